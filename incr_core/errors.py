@@ -1,0 +1,90 @@
+"""Every error a caller of `incr` can meet.
+
+    IncrError                 anything below; `exit_code` is what the command line returns
+    +-- JobError              the job file or the arguments are wrong
+    +-- StreamError           the data cannot be read as the job says
+    |   +-- BadRows           some rows cannot be used and `on_bad_row = "fail"`
+    +-- RunDirectoryError     the run directory belongs to another job, or is not one
+    +-- VersionError          no such version
+    +-- CheckpointError       saved state is damaged, or belongs to something else
+    +-- StorageError          the run directory cannot be written
+    +-- WorkerLost            a worker died; the last commit is intact
+    +-- StrategyError         a strategy cannot do what it was asked
+
+A message names the place, what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadRows",
+    "CheckpointError",
+    "IncrError",
+    "JobError",
+    "RunDirectoryError",
+    "StorageError",
+    "StrategyError",
+    "StreamError",
+    "VersionError",
+    "WorkerLost",
+]
+
+
+class IncrError(Exception):
+    """The root of the tree: catch this to catch every error `incr` raises on purpose.
+
+    >>> raise JobError("job.toml: stream.every: expected a duration, got '1x'; try '1h'")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: job.toml: stream.every: expected a duration, got '1x'; try '1h'
+    """
+
+    exit_code = 1
+
+
+class JobError(IncrError):
+    """The job file or the arguments are wrong."""
+
+    exit_code = 2
+
+
+class StreamError(IncrError):
+    """The data cannot be read as the job says."""
+
+    exit_code = 2
+
+
+class BadRows(StreamError):
+    """Some rows cannot be used and the job says `on_bad_row = "fail"`."""
+
+
+class RunDirectoryError(IncrError):
+    """The run directory belongs to another job, or is not a run directory."""
+
+    exit_code = 2
+
+
+class VersionError(IncrError):
+    """The version asked for does not exist."""
+
+    exit_code = 2
+
+
+class CheckpointError(IncrError):
+    """Saved state is damaged, or belongs to another model or strategy."""
+
+    exit_code = 2
+
+
+class StorageError(IncrError):
+    """The run directory cannot be written; what was committed before is intact."""
+
+
+class WorkerLost(IncrError):
+    """A worker died; the run stands at its last commit and can be resumed."""
+
+
+class StrategyError(IncrError):
+    """A strategy was given something it cannot be right with."""
+
+    exit_code = 2
