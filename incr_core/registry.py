@@ -1,0 +1,626 @@
+"""The run directory and its versions: the whole truth of a run, readable by other tools.
+
+    DIR/job.toml                 the job as resolved; its first line marks the folder as ours
+    DIR/versions/N/              model.safetensors, manifest.json, metrics.parquet, ledger.parquet,
+                                 quarantine.parquet when rows were refused, and whatever else the engine adds
+    DIR/champion                 the number of the published version
+    DIR/metrics.parquet, ...     the versions' tables so far, in one file each
+    DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
+
+A commit is one rename: `versions/.tmp-N` becomes `versions/N`. Everything outside `versions/` follows from
+what is inside, so whatever a kill leaves behind, the next `create` or `open` puts right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import time
+import tomllib
+import urllib.parse
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from incr_core import ledger as ledgers
+from incr_core.checkpoint import (
+    model_sha256,
+    read_verified,
+    remove,
+    seal,
+    sha256,
+    storage,
+    unseal,
+    write_atomically,
+    write_folder,
+)
+from incr_core.errors import CheckpointError, RunDirectoryError, StorageError, VersionError
+
+__all__ = ["RunDirectory", "state_folder"]
+
+TABLES = ("metrics", "ledger", "quarantine")
+
+
+def state_folder(directory: str | Path, participant: str, version: int) -> Path:
+    """Where a participant keeps the state that resumes from `version`; any text serves as its name.
+
+    >>> str(state_folder("runs/flights", "client/AA", 3))
+    'runs/flights/state/client%2FAA/3'
+    """
+    name = urllib.parse.quote(participant, safe="").replace(".", "%2E")
+    return Path(directory, "state", name, str(version))
+
+
+class RunDirectory:
+    """A run on disk: commit versions to it, read them back, roll back.
+
+    `create` takes the run for writing: it makes the folder, or resumes the run of the same job there, and
+    holds the folder's lock until `close` or the death of the process. `open` takes a look at a run without
+    holding anything. Both first put right what a kill may have left.
+
+    keep: how many of the newest versions keep their weights (None: all). The champion always does, and so
+    does every version's manifest and tables.
+
+    >>> import tempfile, torch
+    >>> from incr_core.ledger import SCHEMA
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> job = 'name = "demo"'
+    >>> with RunDirectory(folder.name).create(job, fingerprint="f00d") as run:
+    ...     for value in (1.0, 2.0):
+    ...         version = run.commit(
+    ...             {"weight": torch.tensor(value)},
+    ...             manifest={"increment": 0, "name": "2013-01-01"},
+    ...             metrics=pa.table({"increment": [0]}),
+    ...             ledger=SCHEMA.empty_table(),
+    ...         )
+    ...     run.rollback(1)
+    >>> run = RunDirectory(folder.name).open()
+    >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
+    (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
+    >>> run.table("metrics").num_rows
+    2
+    >>> run.load(7)
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.VersionError: ...: no version 7; there are versions 1 to 2
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: str | Path, *, keep: int | None = None) -> None:
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep: expected at least 1 or None, got {keep}")
+        self.path = Path(path)
+        self._keep = keep
+        self._lock = _Lock(self.path / ".lock")
+        self._tables = {name: _GrowingTable(self.path / f"{name}.parquet") for name in TABLES}
+        self._covered = ledgers.Coverage()
+        self._versions: list[int] = []
+        self._with_weights: list[int] = []
+        self._states: dict[str, list[int]] = {}
+
+    # Taking a run directory
+
+    def create(self, job_toml: str, fingerprint: str) -> RunDirectory:
+        """Start the run of this job here, or resume it; refuse any other folder.
+
+        Jobs with equal fingerprints are the same run. Raises RunDirectoryError when the folder holds
+        something else, another job's run, or a run that another process is writing; StorageError when it
+        cannot be written.
+        """
+        with storage(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise RunDirectoryError(f"{self.path}: expected a folder, found a file; choose another --out")
+            self._refuse_foreign_files()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        try:
+            self._claim(job_toml, fingerprint)
+            with storage(self.path):
+                (self.path / "versions").mkdir(exist_ok=True)
+                (self.path / "state").mkdir(exist_ok=True)
+            self._survey()
+            self._repair()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def open(self) -> RunDirectory:
+        """Look at the run here; repairs what a kill left, unless another process is writing the run."""
+        if not self._is_run():
+            raise RunDirectoryError(f"{self.path}: expected a run directory, found none; start one with `incr run`")
+        # Where nothing can be written there is nothing to repair on disk either: tables are completed in
+        # memory.
+        with (
+            contextlib.suppress(RunDirectoryError, StorageError),
+            storage(self.path),
+            self._lock.held(patience=0),
+        ):
+            self._survey()
+            self._repair()
+            return self
+        self._survey()
+        return self
+
+    def close(self) -> None:
+        """Write the tables out whole and free the lock."""
+        if self._lock.taken:
+            try:
+                for table in self._tables.values():
+                    table.write()
+            finally:
+                self._lock.release()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.close()
+
+    # Committing
+
+    def commit(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        manifest: Mapping[str, Any],
+        metrics: pa.Table,
+        ledger: pa.Table,
+        quarantine: pa.Table | None = None,
+        extra: Mapping[str, pa.Table] | None = None,
+        publish: bool = True,
+        participants: Iterable[str] | None = None,
+    ) -> int:
+        """Commit the next version with everything that belongs to it; return its number.
+
+        Either all of it is there afterwards or, with an error or a kill, none. The numbers start at 1;
+        `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
+        these. `participants` (those in `ledger`, if None) may have saved a state for this version; of each
+        one's states the last two stay. `publish` makes the version the champion. Raises CheckpointError when
+        a row was learned before.
+        """
+        if not self._lock.taken:
+            raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
+        version = self.next_version()
+        covered = self._learned_once(ledger)
+        files = {
+            "model.safetensors": safetensors.torch.save(_on_cpu(weights)),
+            **{f"{name}.arrow": _arrow_bytes(table) for name, table in (extra or {}).items()},
+            "metrics.parquet": _parquet_bytes(metrics),
+            "ledger.parquet": _parquet_bytes(ledger),
+        }
+        if quarantine is not None and quarantine.num_rows:
+            files["quarantine.parquet"] = _parquet_bytes(quarantine)
+        document = {
+            "schema": 1,
+            "version": version,
+            "parent": self.latest(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            "rows": ledgers.count(ledger),
+            "published": publish,
+            "model_sha256": model_sha256(weights),
+            "files": {name: sha256(content) for name, content in files.items()},
+        }
+        if taken := sorted(document.keys() & manifest.keys()):
+            raise ValueError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
+        write_folder(self._folder(version), {**files, "manifest.json": seal({**document, **manifest})})
+
+        # The version is committed. What follows can be done again from it, by the next `create` or `open`.
+        self._versions.append(version)
+        self._with_weights.append(version)
+        self._covered = covered
+        for name, part in (("metrics", metrics), ("ledger", ledger), ("quarantine", quarantine)):
+            if part is not None and part.num_rows:
+                self._tables[name].add(part, version)
+        if publish:
+            self._publish(version)
+        for table in self._tables.values():
+            table.write_if_cheap()
+        self._prune(ledger["participant"].unique().to_pylist() if participants is None else participants)
+        return version
+
+    def _learned_once(self, part: pa.Table) -> ledgers.Coverage:
+        try:
+            return self._covered.extended(part)
+        except CheckpointError:
+            # The coverage has forgotten who learned the row; the whole ledger names both.
+            if self.table("ledger").num_rows:
+                ledgers.check(pa.concat_tables([self.table("ledger"), part]))
+            raise
+
+    def _publish(self, version: int) -> None:
+        write_atomically(self.path / "champion", f"{version}\n".encode())
+
+    def rollback(self, version: int) -> None:
+        """Make another version the champion; none is lost, and the run goes on from `latest`."""
+        self._require(version)
+        with self._lock.held():
+            latest = self._versions[-1]
+            if version != latest:
+                # Tells a champion set back on purpose from one that a kill kept from moving on.
+                write_atomically(self._folder(latest) / "withdrawn", b"")
+            self._publish(version)
+
+    def _prune(self, participants: Iterable[str]) -> None:
+        if self._keep is not None:
+            kept = {*self._with_weights[-self._keep :], self.champion()}
+            for version in [old for old in self._with_weights if old not in kept]:
+                for file in self._folder(version).iterdir():
+                    if file.suffix in (".safetensors", ".arrow"):
+                        remove(file)
+                self._with_weights.remove(version)
+        # Two states each: a participant that sat out some versions resumes from its own last one.
+        for participant in participants:
+            folder = state_folder(self.path, participant, self._versions[-1])
+            if folder.exists():
+                saved = self._states.setdefault(folder.parent.name, [])
+                saved.append(self._versions[-1])
+                while len(saved) > 2:
+                    remove(folder.parent / str(saved.pop(0)))
+
+    # Reading
+
+    def next_version(self) -> int:
+        """The number the next commit will have."""
+        return (self.latest() or 0) + 1
+
+    def latest(self) -> int | None:
+        """The newest version, from which a run goes on; None before the first."""
+        return self._versions[-1] if self._versions else None
+
+    def champion(self) -> int | None:
+        """The published version, as of now; None before the first."""
+        try:
+            return int((self.path / "champion").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def versions(self) -> list[dict[str, Any]]:
+        """The manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
+        champion = self.champion()
+        return [
+            {
+                **unseal(self._folder(version) / "manifest.json"),
+                "champion": version == champion,
+                "has_weights": version in self._with_weights,
+            }
+            for version in self._versions
+        ]
+
+    def load(self, version: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights and manifest of a version, the champion if none is named, verified byte for byte.
+
+        Raises VersionError where there is no such version, CheckpointError naming the damaged file and the
+        versions that are intact.
+        """
+        chosen = self.champion() if version is None else version
+        if chosen is None:
+            raise VersionError(f"{self.path}: no version yet; let the run commit one")
+        self._require(chosen)
+        try:
+            return self._load(chosen)
+        except CheckpointError as error:
+            intact = [str(other) for other in reversed(self._with_weights) if self._is_intact(other)]
+            remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
+            raise CheckpointError(f"version {chosen} is damaged: {error}; {remedy}") from error
+
+    def part(self, version: int, file: str) -> pa.Table:
+        """One of a version's own tables, verified: metrics.parquet, ledger.parquet, an extra NAME.arrow."""
+        if version not in self._versions:
+            self._require(version)
+        manifest = unseal(self._folder(version) / "manifest.json")
+        if file not in manifest["files"]:
+            raise VersionError(f"{self._folder(version)}: no {file}; there are {', '.join(manifest['files'])}")
+        content = pa.BufferReader(read_verified(self._folder(version) / file, manifest["files"][file]))
+        return pq.read_table(content) if file.endswith(".parquet") else pa.ipc.open_file(content).read_all()
+
+    def table(self, name: str) -> pa.Table:
+        """All rows so far of "metrics", "ledger" or "quarantine"."""
+        return self._tables[name].table()
+
+    def job(self) -> dict[str, Any]:
+        """The job as resolved."""
+        return tomllib.loads((self.path / "job.toml").read_text())
+
+    def _folder(self, version: int) -> Path:
+        return self.path / "versions" / str(version)
+
+    def _require(self, version: int) -> None:
+        """Refuse a version that is not there, or has no weights any more."""
+        # A version committed since we looked counts too.
+        if (self._folder(version) / "model.safetensors").exists() or version in self._with_weights:
+            return
+        if version in self._versions:
+            there = f"versions with weights: {_spans(self._with_weights)}"
+            raise VersionError(f"{self.path}: version {version}: its weights were pruned; {there}")
+        there = f"there are versions {_spans(self._versions)}" if self._versions else "there is none yet"
+        raise VersionError(f"{self.path}: no version {version}; {there}")
+
+    def _load(self, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        folder = self._folder(version)
+        manifest = unseal(folder / "manifest.json")
+        content = read_verified(folder / "model.safetensors", manifest["files"]["model.safetensors"])
+        weights = safetensors.torch.load(content)
+        if (found := model_sha256(weights)) != manifest["model_sha256"]:
+            raise CheckpointError(
+                f"{folder / 'model.safetensors'}: expected model_sha256 {manifest['model_sha256']}, found {found}"
+            )
+        return weights, manifest
+
+    def _is_intact(self, version: int) -> bool:
+        try:
+            self._load(version)
+        except CheckpointError:
+            return False
+        return True
+
+    # What a kill may have left
+
+    def _survey(self) -> None:
+        """Read what is there: versions, tables completed from the versions' parts, states."""
+        self._versions = sorted(_numbers(self.path / "versions"))
+        self._with_weights = [
+            version for version in self._versions if (self._folder(version) / "model.safetensors").exists()
+        ]
+        for name, table in self._tables.items():
+            table.read(latest=self.latest() or 0)
+            for version in self._versions:
+                if version > table.version and (self._folder(version) / f"{name}.parquet").exists():
+                    table.add(self.part(version, f"{name}.parquet"), version)
+        self._covered = ledgers.Coverage()
+        if self.table("ledger").num_rows:
+            self._covered = self._covered.extended(self.table("ledger"))
+        with contextlib.suppress(FileNotFoundError):
+            for folder in (self.path / "state").iterdir():
+                self._states[folder.name] = [n for n in sorted(_numbers(folder)) if n in self._versions]
+
+    def _repair(self) -> None:
+        """Finish or undo what a kill interrupted; the caller holds the lock."""
+        for stale in (self.path / "versions").glob(".tmp-*"):
+            remove(stale)
+        for participant, saved in self._states.items():
+            # Nobody may resume from a state saved for a version that never came to be.
+            kept = {str(version) for version in saved[-2:]}
+            for state in (self.path / "state" / participant).iterdir():
+                if state.name not in kept:
+                    remove(state)
+            del saved[:-2]
+        for table in self._tables.values():
+            table.write()
+        if not self._versions:
+            remove(self.path / "champion")
+            return
+        latest, champion = self._versions[-1], self.champion()
+        published = unseal(self._folder(latest) / "manifest.json")["published"]
+        withdrawn = (self._folder(latest) / "withdrawn").exists()
+        if champion != latest and published and not withdrawn:
+            self._publish(latest)
+
+    # Whose folder is this?
+
+    def _is_run(self) -> bool:
+        try:
+            with open(self.path / "job.toml") as file:
+                return file.readline().startswith(_MARK)
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _refuse_foreign_files(self) -> None:
+        # A kill during `create` may leave an empty folder with these two.
+        if self._is_run() or not self.path.exists():
+            return
+        foreign = sorted({file.name for file in self.path.iterdir()} - {".lock", ".tmp-job.toml"})
+        if foreign:
+            raise RunDirectoryError(
+                f"{self.path}: expected a run directory or an empty folder, found other files "
+                f"({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}); choose another --out"
+            )
+
+    def _claim(self, job_toml: str, fingerprint: str) -> None:
+        """Write the job here, unless another job's run is here."""
+        text = f"{_MARK}{fingerprint}\n{job_toml}"
+        if not self._is_run():
+            write_atomically(self.path / "job.toml", text.encode())
+            return
+        with open(self.path / "job.toml") as file:
+            found = file.readline().removeprefix(_MARK).strip()
+        if found != fingerprint:
+            differences = _differences(self.job(), tomllib.loads(job_toml)) or [
+                f"fingerprint: {found} there, {fingerprint} here"
+            ]
+            raise RunDirectoryError(
+                f"{self.path}: holds the run of another job: {'; '.join(differences[:3])}"
+                f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
+                "choose another --out, or run the job it belongs to"
+            )
+        # Keys that make no other run of it, such as publish.keep, may have changed.
+        if (self.path / "job.toml").read_text() != text:
+            write_atomically(self.path / "job.toml", text.encode())
+
+
+_MARK = "# incr run directory, schema 1, job "
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Where two jobs differ, one line per key."""
+    old, new = dict(_leaves(there)), dict(_leaves(here))
+    return [
+        f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} here"
+        for key in [*new, *(key for key in old if key not in new)]
+        if old.get(key, _MARK) != new.get(key, _MARK)
+    ]
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        for i, item in enumerate(node):
+            yield from _leaves(item, f"{path}[{i}]")
+    else:
+        yield path, node
+
+
+def _spans(numbers: list[int]) -> str:
+    """[1, 2, 3, 7] as "1 to 3, 7"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ", ".join(" to ".join(map(str, span)) for span in spans)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(file.name) for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []
+
+
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Cloned, because tied weights share memory and safetensors stores each name on its own.
+    return {
+        name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()
+    }
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _arrow_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+class _GrowingTable:
+    """A table in one Parquet file that grows by the versions' parts.
+
+    Parquet cannot be appended to, so the file is written anew; `write_if_cheap` does so only when writing has
+    taken less than a twentieth of the time so far, which keeps long runs linear. The file says up to which
+    version it goes, and what it lacks after a kill is in the versions.
+    """
+
+    _VERSION = b"incr.version"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.version = 0
+        self._parts: list[pa.Table] = []
+        self._is_written = True
+        self._due = 0.0
+
+    def table(self) -> pa.Table:
+        if len(self._parts) > 1:
+            self._parts = [pa.concat_tables(self._parts, promote_options="permissive").combine_chunks()]
+        return self._parts[0] if self._parts else pa.table({})
+
+    def add(self, part: pa.Table, version: int) -> None:
+        self._parts.append(part.replace_schema_metadata(None))
+        self.version = version
+        self._is_written = False
+
+    def read(self, latest: int) -> None:
+        """Take the file as the start, unless it is damaged or of another history than the versions."""
+        self.version, self._parts, self._is_written = 0, [], True
+        with contextlib.suppress(OSError, pa.ArrowException):
+            found = pq.read_table(self.path)
+            version = int((found.schema.metadata or {}).get(self._VERSION, latest + 1))
+            if version <= latest:
+                self._parts, self.version = [found.replace_schema_metadata(None)], version
+
+    def write(self) -> None:
+        if self._is_written:
+            return
+        began = time.monotonic()
+        labelled = self.table().replace_schema_metadata({self._VERSION: str(self.version)})
+        write_atomically(self.path, _parquet_bytes(labelled))
+        self._is_written = True
+        ended = time.monotonic()
+        self._due = ended + 20 * (ended - began)
+
+    def write_if_cheap(self) -> None:
+        if time.monotonic() >= self._due:
+            self.write()
+
+
+class _Lock:
+    """A lock on a run directory that dies with its process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self._file is not None
+
+    def take(self, patience: float = 0.5) -> None:
+        """Take the lock; `patience` seconds outlast a process that only takes a look."""
+        with storage(self.path):
+            file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                raise RunDirectoryError(
+                    f"{self.path.parent}: another process (pid {holder}) is writing this run; "
+                    "wait for it, stop it, or choose another --out"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+        _held.add(self)
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @contextlib.contextmanager
+    def held(self, patience: float = 0.5) -> Iterator[None]:
+        """Hold the lock for a while, unless it is held already."""
+        if self.taken:
+            yield
+            return
+        self.take(patience)
+        try:
+            yield
+        finally:
+            self.release()
+
+
+_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked child shares our locks and would keep them beyond our death.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
