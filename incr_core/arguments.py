@@ -1,0 +1,64 @@
+"""Checks of what a caller passes to a strategy, so that every strategy complains in the same words."""
+
+from __future__ import annotations
+
+from incr_core.errors import StrategyError
+
+__all__ = ["at_least_one", "fraction", "not_negative", "one_of", "positive"]
+
+
+def not_negative(place: str, value: float) -> float:
+    """A strength, a ratio: 0 or more, and 0 turns the thing off.
+
+    >>> not_negative("ewc.strength", -1.0)
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StrategyError: ewc.strength: expected 0 or more, got -1.0; 0 turns it off
+    """
+    if not 0 <= value < float("inf"):
+        raise StrategyError(f"{place}: expected 0 or more, got {value}; 0 turns it off")
+    return value
+
+
+def positive(place: str, value: float) -> float:
+    """A temperature, a damping: above 0.
+
+    >>> positive("lwf.temperature", 2.0)
+    2.0
+    """
+    if not 0 < value < float("inf"):
+        raise StrategyError(f"{place}: expected a number above 0, got {value}; leave it out for the default")
+    return value
+
+
+def at_least_one(place: str, value: int) -> int:
+    """A count: 1 or more.
+
+    >>> at_least_one("ewc.every", 2)
+    2
+    """
+    if value < 1:
+        raise StrategyError(f"{place}: expected 1 or more, got {value}; leave it out for the default")
+    return value
+
+
+def fraction(place: str, value: float) -> float:
+    """A decay, a share: from 0 to 1.
+
+    >>> fraction("ewc.decay", 1.0)
+    1.0
+    """
+    if not 0 <= value <= 1:
+        raise StrategyError(f"{place}: expected a number from 0 to 1, got {value}")
+    return value
+
+
+def one_of(place: str, value: str, choices: list[str]) -> str:
+    """A name out of a few.
+
+    >>> one_of("replay.memory", "reservoir", ["balanced", "reservoir"])
+    'reservoir'
+    """
+    if value not in choices:
+        raise StrategyError(f"{place}: expected one of {', '.join(sorted(choices))}, got {value!r}")
+    return value

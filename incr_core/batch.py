@@ -1,0 +1,227 @@
+"""A batch: tensors for some rows; and the steps in which an increment's rows become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs"]
+
+Inputs = Tensor | dict[str, Tensor]
+
+
+def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """Inputs with `function` applied to their one or several tensors.
+
+    >>> map_inputs(torch.neg, {"a": torch.ones(1)})
+    {'a': tensor([-1.])}
+    """
+    if isinstance(inputs, dict):
+        return {name: function(value) for name, value in inputs.items()}
+    return function(inputs)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Tensors for B rows; treat it as immutable.
+
+    inputs: what the model takes, (B, ...) or a dict of such tensors.
+    targets: (B,) float for binary and regression, (B,) int64 for multiclass.
+    weights: (B,) float, or None where every row counts once.
+    task: (B,) int64, or None where the stream has no tasks.
+    rows: (B,) int64 row ids (see `rows.py`), or None where nobody asks which rows these are.
+
+    >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
+    >>> len(batch), [len(part) for part in batch.split(2)]
+    (3, [2, 1])
+    >>> batch.take(torch.tensor([2])).inputs
+    tensor([[4., 5.]])
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    weights: Tensor | None = None
+    task: Tensor | None = None
+    rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.targets.shape[0])
+
+    def total_weight(self) -> float | Tensor:
+        """What its rows count for together: their number, or the sum of their weights."""
+        return float(len(self)) if self.weights is None else self.weights.sum()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with `function` applied to each of its tensors."""
+        return Batch(
+            map_inputs(function, self.inputs),
+            function(self.targets),
+            None if self.weights is None else function(self.weights),
+            None if self.task is None else function(self.task),
+            None if self.rows is None else function(self.rows),
+        )
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows at `index` (n,), copied, in that order."""
+        return self.map(lambda tensor: tensor.index_select(0, index))
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The rows from `start` up to `stop`, as views."""
+        return self.map(lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on `device`."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def split(self, size: int) -> list[Batch]:
+        """Consecutive batches of `size` rows, as views; the last may be shorter."""
+        count = -(-len(self) // size)
+
+        def pieces(tensor: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * count if tensor is None else torch.split(tensor, size)
+
+        inputs: list[Inputs]
+        if isinstance(self.inputs, dict):
+            columns = [torch.split(value, size) for value in self.inputs.values()]
+            inputs = [dict(zip(self.inputs, parts, strict=True)) for parts in zip(*columns, strict=True)]
+        else:
+            inputs = list(torch.split(self.inputs, size))
+        fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.rows))
+        return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
+
+
+def cat(batches: Sequence[Batch]) -> Batch:
+    """One batch of all rows, in order. A field that one batch lacks is missing in the result,
+    but `weights`, where a missing one counts as ones.
+
+    >>> one = Batch(torch.zeros(1, 2), torch.zeros(1))
+    >>> len(cat([one, one, one]))
+    3
+    """
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0].inputs
+    inputs: Inputs
+    if isinstance(first, dict):
+        inputs = {
+            name: torch.cat([batch.inputs[name] for batch in batches])  # type: ignore[index]
+            for name in first
+        }
+    else:
+        inputs = torch.cat([batch.inputs for batch in batches])  # type: ignore[misc]
+
+    def joined(fields: list[Tensor | None]) -> Tensor | None:
+        present = [field for field in fields if field is not None]
+        return torch.cat(present) if len(present) == len(fields) else None
+
+    weights: list[Tensor | None] = [batch.weights for batch in batches]
+    if any(weight is not None for weight in weights):
+        weights = [
+            torch.ones(len(batch), device=batch.targets.device) if batch.weights is None else batch.weights
+            for batch in batches
+        ]
+    return Batch(
+        inputs,
+        torch.cat([batch.targets for batch in batches]),
+        joined(weights),
+        joined([batch.task for batch in batches]),
+        joined([batch.rows for batch in batches]),
+    )
+
+
+class Steps:
+    """The optimiser steps of an increment: its rows in a seeded order, cut into batches, grouped by step.
+
+    batch_size: rows of a batch. accumulate: batches of a step. shuffle: each pass in a new order.
+    smallest: a last batch of fewer rows joins the one before it, for models that cannot learn from so few.
+
+    It may be saved between any two steps. Only the generator's state at the beginning of the increment and the
+    number of steps taken are kept, never the rows: given the same rows again, `begin` goes on where it was.
+
+    >>> steps = Steps(batch_size=2, accumulate=2, shuffle=False)
+    >>> rows = Batch(torch.arange(5.0), torch.arange(5.0))
+    >>> steps.begin(rows, passes=1)
+    >>> [[batch.inputs.tolist() for batch in step] for step in steps.take(1)]
+    [[[0.0, 1.0], [2.0, 3.0]]]
+    >>> later = Steps(batch_size=2, accumulate=2, shuffle=False)
+    >>> later.load_state_dict(steps.state_dict())
+    >>> later.begin(rows, passes=1)
+    >>> [[batch.inputs.tolist() for batch in step] for step in later.take()]
+    [[[4.0]]]
+    """
+
+    def __init__(
+        self, batch_size: int, accumulate: int = 1, shuffle: bool = True, seed: int = 0, smallest: int = 1
+    ) -> None:
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.shuffle = shuffle
+        self.smallest = smallest
+        self.left = 0
+        self._taken = 0
+        self._loaded = False
+        self._generator = torch.Generator().manual_seed(seed)
+        self._begun = self._generator.get_state()
+        self._steps: Iterator[list[Batch]] = iter(())
+
+    def count(self, rows: int, passes: int) -> int:
+        """How many steps `passes` over that many rows take."""
+        full, tail = divmod(rows, self.batch_size)
+        batches = full + (tail >= self.smallest or 0 < tail == rows)
+        return -(-batches // self.accumulate) * passes
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a state was loaded from the middle of an increment, which `begin` has yet to be given again."""
+        return self._loaded
+
+    def begin(self, labelled: Batch, passes: int) -> None:
+        """Lay out an increment, or go on with the one whose middle was loaded."""
+        if not self._loaded:
+            self._begun, self._taken = self._generator.get_state(), 0
+        self._loaded = False
+        self._steps = islice(self._lay_out(labelled, passes), self._taken, None)
+        self.left = self.count(len(labelled), passes) - self._taken
+
+    def take(self, steps: int | None = None) -> Iterator[list[Batch]]:
+        """The batches of the next `steps` steps, or of all that are left."""
+        for step in islice(self._steps, steps):
+            self._taken += 1
+            self.left -= 1
+            yield step
+
+    def close(self) -> None:
+        """The increment is over, with all its steps taken or without."""
+        self._steps, self.left, self._loaded = iter(()), 0, False
+
+    def _lay_out(self, labelled: Batch, passes: int) -> Iterator[list[Batch]]:
+        for _ in range(passes):
+            ordered = labelled
+            if self.shuffle and len(labelled) > 1:
+                # Permuting a pass once and cutting views is cheaper than gathering each batch.
+                permutation = torch.randperm(len(labelled), generator=self._generator)
+                ordered = labelled.take(permutation.to(labelled.targets.device))
+            batches = ordered.split(self.batch_size)
+            if len(batches) > 1 and len(batches[-1]) < self.smallest:
+                start = len(ordered) - len(batches[-1]) - self.batch_size
+                batches[-2:] = [ordered.slice(start, len(ordered))]
+            for start in range(0, len(batches), self.accumulate):
+                yield batches[start : start + self.accumulate]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the generator stood before the increment at hand and the steps taken of it, while some are left."""
+        if self.left or self._loaded:
+            return {"generator": self._begun, "taken": self._taken}
+        return {"generator": self._generator.get_state(), "taken": None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; an increment that was not finished must be begun again."""
+        self.close()
+        self._begun, self._taken = state["generator"].cpu(), state["taken"] or 0
+        self._generator.set_state(self._begun)
+        self._loaded = state["taken"] is not None

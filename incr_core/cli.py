@@ -1,0 +1,188 @@
+"""The command line: `incr run JOB.toml`, and what one does with a run directory afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from incr_core.errors import IncrError
+
+__all__ = ["main"]
+
+STOPPED = 130
+"""What shells take for "ended by Ctrl-C"."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except IncrError as error:
+        print(f"incr: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="incr", description="Keep a PyTorch model current: learn increments of data as they come."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", _run, "learn a job's stream; goes on where an unfinished run of the same job stands")
+    run.add_argument("job", metavar="JOB.toml")
+    run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
+    run.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, or runs/NAME-ENGINE)")
+    run.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change a key of the job")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    predict = command("predict", _predict, "predict the rows of a file with a version of a run")
+    predict.add_argument("directory", metavar="DIR")
+    predict.add_argument("rows", metavar="ROWS.parquet")
+    predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    predict.add_argument("-o", "--output", metavar="OUT.parquet", help="default: CSV on standard output")
+
+    evaluate = command("evaluate", _evaluate, "measure a run's champion on labelled rows of a file")
+    evaluate.add_argument("directory", metavar="DIR")
+    evaluate.add_argument("rows", metavar="ROWS.parquet")
+    evaluate.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+    versions = command("versions", _versions, "list the versions of a run")
+    versions.add_argument("directory", metavar="DIR")
+
+    rollback = command("rollback", _rollback, "make another version the champion")
+    rollback.add_argument("directory", metavar="DIR")
+    rollback.add_argument("version", type=int, metavar="N")
+
+    report = command("report", _report, "write the report of a run anew and print its path")
+    report.add_argument("directory", metavar="DIR")
+
+    command("strategies", _strategies, "list the strategies: formula, paper, hooks, what is shared")
+    return parser
+
+
+# Each command imports what it needs: `incr versions` should not wait for torch.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from incr_core.job import Job
+    from incr_core.progress import progress
+    from incr_core.run import run
+
+    job = Job.read(options.job, options.set)
+    out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")
+    with progress(job, quiet=options.quiet) as observe:
+        summary = run(job, out, options.on, observe)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+    elif not options.quiet:
+        _print_summary(summary, out)
+    if not summary["finished"]:
+        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def _print_summary(summary: dict[str, Any], out: str) -> None:
+    main = summary["main_metric"]
+    value = summary["prequential"].get(main, math.nan)
+    print(
+        f"{summary['name']} on {summary['engine']}: {summary['increments']:,} increments, "
+        f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
+        f"({summary['rows_per_second']:,.0f} rows/s)"
+    )
+    if summary["rows_quarantined"]:
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {Path(out, 'quarantine.parquet')}")
+    print(f"  prequential {main} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}")
+    print(f"  report: {Path(out, 'report.html')}")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from incr_core.checkpoint import write_atomically
+    from incr_core.predict import load_version, predictions
+
+    table = predictions(load_version(options.directory, options.version), options.rows)
+    if options.output is None:
+        import pyarrow.csv as csv
+
+        csv.write_csv(table, sys.stdout.buffer)
+    else:
+        import pyarrow.parquet as pq
+
+        write_atomically(options.output, lambda file: pq.write_table(table, file))
+        print(f"{table.num_rows:,} predictions: {options.output}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from incr_core.predict import evaluate, load_version
+
+    found = evaluate(load_version(options.directory, options.version), options.rows)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    return 0
+
+
+def _versions(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+
+    print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
+    for version in RunDirectory(options.directory).open().versions():
+        marks = " champion" if version["champion"] else ""
+        marks += "" if version["has_weights"] else " (weights pruned)"
+        print(
+            f"{version['version']:>8}  {version['created'][:19]:20} {version['name']:20} {version['rows']:>9,}  "
+            f"{version['model_sha256'][:12]}{marks}"
+        )
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+
+    run = RunDirectory(options.directory).open()
+    before = run.champion()
+    run.rollback(options.version)
+    print(f"champion: version {options.version} (was {before})")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+    from incr_core.report import write_report
+
+    print(write_report(RunDirectory(options.directory).open()))
+    return 0
+
+
+def _strategies(options: argparse.Namespace) -> int:
+    from incr_core.catalogue import describe
+
+    print(describe())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Time: int64 microseconds since 1970 UTC, whatever the column that held it.
+
+Accepted columns: timestamps of any unit and zone (without a zone they are taken as UTC), dates, ISO 8601 text, and
+numbers as epoch seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from incr_core.errors import JobError, StreamError
+
+__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label"]
+
+SECOND = 1_000_000
+"""One second, in the unit of this module."""
+
+NEVER = int(np.iinfo(np.int64).max)
+"""Later than every time: the label time of a row whose label never comes."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d:?\d\d)?$"
+# Later seconds than the year 9999: someone wrote milliseconds.
+_LAST_SECOND = 253_402_300_799
+
+
+@dataclass(slots=True)
+class Instants:
+    """A time column, read: microseconds (n,), and which of them are there (n,) bool.
+
+    `expected` and `got` describe the rows that hold something which is not a time, at `wrong` (n,) bool.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.int64]]
+    known: np.ndarray[Any, np.dtype[np.bool_]]
+    wrong: np.ndarray[Any, np.dtype[np.bool_]]
+    got: str = "text"
+
+
+def duration(text: str, place: str = "stream.every") -> int:
+    """Microseconds in a duration such as "15m", "1h", "1d" or "7d".
+
+    >>> duration("1h") // SECOND
+    3600
+    >>> duration("1x")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", text)
+    if match is None or int(match[1]) == 0:
+        raise JobError(f'{place}: expected a duration such as "15m", "1h" or "1d", got {text!r}')
+    return int(match[1]) * _UNITS[match[2]] * SECOND
+
+
+def instant(text: str, place: str = "stream.warm_start") -> int:
+    """Microseconds of an ISO 8601 time.
+
+    >>> label(instant("2013-02-01T05:00"), duration("1h"))
+    '2013-02-01 05:00'
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise JobError(f'{place}: expected an ISO time such as "2013-02-01", got {text!r}') from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def label(time: int, every: int) -> str:
+    """The name of the tick that begins at `time`, as precise as ticks of length `every` need.
+
+    >>> label(0, duration("1d")), label(0, duration("30s"))
+    ('1970-01-01', '1970-01-01 00:00:00')
+    """
+    moment = _EPOCH + timedelta(microseconds=time)
+    if every % (86400 * SECOND) == 0:
+        return f"{moment:%Y-%m-%d}"
+    return f"{moment:%Y-%m-%d %H:%M}" if every % (60 * SECOND) == 0 else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def instants(column: pa.ChunkedArray, place: str) -> Instants:
+    """Read a time column; `place` names column and file in errors.
+
+    >>> instants(pa.chunked_array([["2013-02-01 05:00", None, "soon"]]), "day.csv").known
+    array([ True, False, False])
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = pc.cast(column, kind.value_type)
+        kind = column.type
+    wrong = np.zeros(len(column), dtype=bool)
+    got = "text"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        good = pc.fill_null(pc.match_substring_regex(column, _ISO), False)
+        wrong = _numpy(pc.and_(pc.is_valid(column), pc.invert(good)))
+        column = _from_text(pc.if_else(good, column, pa.scalar(None, kind)), place)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        seconds = pc.cast(column, pa.float64())
+        sane = pc.fill_null(pc.less_equal(pc.abs(seconds), float(_LAST_SECOND)), False)
+        wrong = _numpy(pc.and_(pc.is_valid(column), pc.invert(sane)))
+        got = "no epoch seconds (milliseconds?)"
+        if pa.types.is_integer(kind):  # exact, where a float would lose microseconds
+            whole = pc.if_else(sane, pc.cast(column, pa.int64()), pa.scalar(None, pa.int64()))
+            column = pc.multiply(whole, SECOND)
+        else:
+            micros = pc.round(pc.multiply(seconds, float(SECOND)))
+            column = pc.cast(pc.if_else(sane, micros, pa.scalar(None, pa.float64())), pa.int64())
+    elif pa.types.is_null(kind):
+        column = pc.cast(column, pa.int64())
+    elif not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise StreamError(
+            f"{place}: expected a time (timestamp, date, ISO text or epoch seconds), got {kind}; "
+            "name another column or convert this one"
+        )
+    if not pa.types.is_integer(column.type):
+        column = pc.cast(_microseconds(column), pa.int64())
+    known = _numpy(pc.is_valid(column))
+    return Instants(_numpy(pc.fill_null(column, 0)), known, wrong, got)
+
+
+def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    # Nanoseconds are cut, never rounded up: a label cannot become known earlier than it was.
+    return pc.cast(column, pa.timestamp("us", tz=zone), safe=False)
+
+
+def _from_text(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
+    try:
+        return pc.cast(column, pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        pass
+    try:
+        return pc.cast(column, pa.timestamp("us", tz="UTC"))
+    except pa.ArrowInvalid as error:
+        raise StreamError(
+            f"{place}: expected ISO times, all with a zone or all without, got a mixture or an impossible date "
+            f"({error}); write them alike"
+        ) from None
+
+
+def _numpy(column: pa.ChunkedArray) -> Any:
+    return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()

@@ -1,0 +1,187 @@
+"""Columns of numbers: one Arrow column to floats, whatever numeric type it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from incr_core.errors import StreamError
+
+__all__ = ["Fault", "floats", "is_list", "list_matrix", "numbers", "parsed", "unusable", "width_of"]
+
+Floats = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+
+
+@dataclass(slots=True)
+class Fault:
+    """Rows that hold something unusable: their offsets in the table, and what is wrong there."""
+
+    index: np.ndarray[Any, np.dtype[np.int64]]
+    column: str
+    expected: str
+    got: str
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type holds several numbers a row.
+
+    >>> is_list(pa.list_(pa.uint8(), 784)), is_list(pa.float32())
+    (True, False)
+    """
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def width_of(column: pa.ChunkedArray) -> int | None:
+    """How many numbers a row of this column holds; None while only nulls and no rows have been seen.
+
+    >>> width_of(pa.chunked_array([[[1, 2, 3]]])), width_of(pa.chunked_array([[1]]))
+    (3, 1)
+    """
+    if not is_list(column.type):
+        return 1
+    if pa.types.is_fixed_size_list(column.type):
+        return int(column.type.list_size)
+    lengths = pc.drop_null(pc.list_value_length(column))
+    return int(lengths[0].as_py()) if len(lengths) else None
+
+
+def numbers(column: pa.ChunkedArray, name: str, place: str) -> tuple[Floats, list[Fault]]:
+    """The column as one array with NaN for null, and the rows that are no finite float32.
+
+    Dates are days since 1970, timestamps too (with a fraction), durations and times of day are seconds.
+
+    >>> numbers(pa.chunked_array([["1.5", "n/a", None]]), "distance", "day.csv")[1][0].got
+    'text'
+    """
+    column, faults = parsed(column, name, place)
+    values = floats(column)
+    return values, faults + unusable(column, values, name)
+
+
+def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, list[Fault]]:
+    """The column as integers, floats or booleans, and the rows whose text is no number.
+
+    >>> parsed(pa.chunked_array([["1.5"]]), "distance", "day.csv")[0].type
+    DataType(double)
+    """
+    faults: list[Fault] = []
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = pc.cast(column, kind.value_type)
+        kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column, words = _from_text(column, name, place)
+        if len(words):
+            faults.append(Fault(words, name, "float", "text"))
+    elif pa.types.is_date(kind):
+        column = pc.cast(pc.cast(column, pa.date32()), pa.int32())
+    elif pa.types.is_timestamp(kind):
+        micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=kind.tz), safe=False), pa.int64())
+        column = pc.divide(pc.cast(micros, pa.float64(), safe=False), 86400e6)
+    elif pa.types.is_duration(kind):
+        column = pc.divide(pc.cast(pc.cast(column, pa.duration("us"), safe=False), pa.int64()), 1e6)
+    elif pa.types.is_time(kind):
+        exact = pa.time64("us") if pa.types.is_time32(kind) else kind
+        unit = 1e9 if exact == pa.time64("ns") else 1e6
+        column = pc.divide(pc.cast(pc.cast(column, exact), pa.int64()), unit)
+    elif pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        column = pc.cast(column, pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise StreamError(f"stream.features.{name}: expected float, got {kind} in {place}; convert it or leave it out")
+    return column, faults
+
+
+def floats(column: pa.ChunkedArray) -> Floats:
+    """A parsed column as one array, NaN where it is null; not copied where it is one already.
+
+    >>> floats(pa.chunked_array([[1, None], [3]]))
+    array([ 1., nan,  3.])
+    """
+    chunks = [_floats(chunk) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, np.zeros(0)])
+
+
+def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
+    """The rows of a parsed column that hold NaN, infinity, or more than a float32 can; a null is none of these.
+
+    >>> unusable(pa.chunked_array([[1.0, None, 1e39]]), np.array([1.0, np.nan, 1e39]), "x")[0].got
+    'too large for one'
+    """
+    if not pa.types.is_floating(column.type):
+        return []
+    faults = []
+    broken = ~np.isfinite(values)
+    # A null reads as NaN: only where there are more NaNs than nulls do we need to look closer.
+    if np.count_nonzero(broken) > column.null_count:
+        index = np.flatnonzero(broken & column.is_valid().to_numpy())
+        faults.append(Fault(index, name, "a finite number", "NaN or infinite"))
+    with np.errstate(invalid="ignore"):
+        large = (np.abs(values) > np.finfo(np.float32).max) & ~broken
+    if large.any():
+        faults.append(Fault(np.flatnonzero(large), name, "a float32", "too large for one"))
+    return faults
+
+
+def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> tuple[Floats, list[Fault]]:
+    """A column of lists as (B, width) float32; a null list is a row of NaN.
+
+    >>> list_matrix(pa.chunked_array([[[1, 2], [3]]]), 2, "pixels", "a.parquet")[1][0].expected
+    '2 numbers'
+    """
+    if not is_list(column.type) or not _is_plain(column.type.value_type):
+        raise StreamError(
+            f"stream.features.{name}: expected lists of {width} numbers, got {column.type} in {place}; convert it"
+        )
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    null = pc.is_null(column).to_numpy()
+    right = lengths == width
+    rows = np.flatnonzero(right & ~null)
+    matrix = np.full((len(column), width), np.nan, dtype=np.float32)
+    # `flatten` leaves out null lists, for the fixed size too.
+    kept = column if len(rows) == len(column) else column.take(pa.array(rows))
+    flat = [_floats(chunk.flatten()) for chunk in kept.chunks]
+    if len(rows):
+        matrix[rows] = np.concatenate(flat).reshape(-1, width)
+    faults = []
+    wrong = np.flatnonzero(~right & ~null)
+    if len(wrong):
+        faults.append(Fault(wrong, name, f"{width} numbers", "of another length"))
+    broken = rows[~np.isfinite(matrix[rows]).all(axis=1)]
+    if len(broken):
+        faults.append(Fault(broken, name, "finite numbers", "NaN, null or infinite"))
+    return matrix, faults
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _floats(chunk: pa.Array) -> Floats:
+    """Numbers of a chunk, without a copy where there are no nulls; NaN where there are."""
+    if pa.types.is_boolean(chunk.type):
+        chunk = pc.cast(chunk, pa.uint8())
+    return np.asarray(chunk.to_numpy(zero_copy_only=False))
+
+
+def _from_text(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, Any]:
+    """Text that holds numbers, parsed, and the rows that hold other words; "" is missing."""
+    kind = column.type
+    column = pc.if_else(pc.equal(column, pa.scalar("", kind)), pa.scalar(None, kind), column)
+    numeric = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)
+    words = pc.and_(pc.is_valid(column), pc.invert(numeric))
+    index = np.flatnonzero(words.to_numpy())
+    if len(index) and len(index) == len(column) - column.null_count:
+        example = column[int(index[0])].as_py()
+        raise StreamError(
+            f'stream.features.{name}: expected float, got text ("{example}") in every row of {place}; '
+            "list it as categorical, or convert it"
+        )
+    parsed = pc.cast(pc.utf8_trim_whitespace(pc.if_else(numeric, column, pa.scalar(None, kind))), pa.float64())
+    return parsed, index

@@ -1,0 +1,93 @@
+"""Discover: what a job leaves to the data, which are its classes and which columns are of which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.columns import is_list
+from incr_core.errors import StreamError
+from incr_core.hashing import indexed, text
+from incr_core.source import open_source
+
+__all__ = ["column_kinds", "find_classes"]
+
+MOST_CLASSES = 10_000
+"""More distinct labels than this are no classes: somebody named an id or a measurement."""
+
+
+def find_classes(
+    source: str | Path | Callable[[], Iterable[Any]],
+    label: str,
+    *,
+    objective: str = "multiclass",
+    format: str | None = None,
+) -> list[Any]:
+    """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text.
+
+    >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
+    ['a', 'b']
+    """
+    found: dict[str, Any] = {}
+    place = f"stream.features.{label}"
+    for fragment in open_source(source, format).fragments():
+        values, codes = indexed(fragment.load([label])[label])
+        for value in (values[code] for code in np.unique(codes)):
+            read = text(value)
+            if read is not None and read not in ("nan", "inf", "-inf"):
+                found.setdefault(read, int(read) if read.lstrip("-").isdigit() else value)
+        if len(found) > MOST_CLASSES:
+            raise StreamError(
+                f"{place}: expected at most {MOST_CLASSES:,} classes, got more by {fragment.name} "
+                f'(such as "{next(iter(found))}"); name another label, or set objective = "regression"'
+            )
+    numeric = all(isinstance(value, int | float) for value in found.values())
+    classes: list[Any] = sorted(found.values()) if numeric else sorted(found)
+    if not classes:
+        raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
+    if objective == "binary":
+        if set(classes) <= {0, 1}:  # true == 1: a stream that begins with one class only is binary all the same
+            return [0, 1]
+        if len(classes) != 2:
+            shown = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+            raise StreamError(
+                f"{place}: expected two distinct labels for a binary objective, got {len(classes)} ({shown}); "
+                'clean them, or set objective = "multiclass" or "regression"'
+            )
+    return classes
+
+
+def column_kinds(
+    source: str | Path | Callable[[], Iterable[Any]],
+    taken: Collection[str | None] = (),
+    *,
+    format: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
+
+    Numbers and lists of numbers are numeric; text and booleans are categorical; times and the rest are left out.
+
+    >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
+    (['age'], ['name'])
+    """
+    head = open_source(source, format).head()
+    numeric: list[str] = []
+    categorical: list[str] = []
+    for field in head.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if field.name in taken:
+            continue
+        if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
+            # A dictionary of numbers is somebody's way to say that the numbers are names.
+            (categorical if pa.types.is_dictionary(field.type) else numeric).append(field.name)
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+            categorical.append(field.name)
+    return numeric, categorical
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -1,0 +1,38 @@
+"""How far a student's answers are from a teacher's, for each kind of objective."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core.objective import Binary, Multiclass, Objective
+
+__all__ = ["divergence"]
+
+
+def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """The mean over rows of the divergence of two answers, both outputs of the model.
+
+        multiclass   T^2 KL(softmax(t / T) || softmax(s / T))
+        binary       T^2 KL of the two Bernoulli distributions, likewise
+        others       (s - t)^2
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the size of the gradient.
+
+    student, teacher: (B, ...); no gradient flows to the teacher. Returns a scalar in nats (squared outputs for others).
+
+    >>> import torch
+    >>> divergence(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
+    0.0
+    """
+    teacher = teacher.detach()
+    if isinstance(objective, Multiclass):
+        soft = F.log_softmax(student / temperature, dim=1)
+        target = F.log_softmax(teacher / temperature, dim=1)
+        return F.kl_div(soft, target, reduction="batchmean", log_target=True) * temperature**2
+    if isinstance(objective, Binary):
+        z, t = student.reshape(-1) / temperature, teacher.reshape(-1) / temperature
+        p = t.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(t, p)
+        return (F.binary_cross_entropy_with_logits(z, p) - entropy) * temperature**2
+    return F.mse_loss(student, teacher)

@@ -1,0 +1,300 @@
+"""Encode: Arrow tables to batches, column by column, never row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch, Inputs
+from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, parsed, unusable, width_of
+from incr_core.discover import column_kinds, find_classes
+from incr_core.errors import JobError, StreamError
+from incr_core.hashing import ColumnHash, indexed, text
+from incr_core.quarantine import BadRow
+from incr_core.rows import OFFSET_BITS
+
+__all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
+
+_ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
+_BLOCK = 4_096  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
+_SAFE_SQUARES = 1e76  # a sum of squares below this has no term beyond float32, and no NaN
+
+
+@dataclass(slots=True)
+class Encoded:
+    """The usable rows of a table as a batch, the others as `bad`; `good` (B,) says which is which, None means all."""
+
+    batch: Batch
+    bad: list[BadRow]
+    good: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+
+class Encoder:
+    """Turns a table into a batch.
+
+    Inputs are a float32 tensor (B, N) where there are only numeric columns, else {"numeric": (B, N) float32,
+    "categorical": (B, C, 2) int64}. A numeric column of lists (pixels, an embedding) takes as many columns as its lists
+    are long. A null number is missing, which is legitimate: it becomes NaN, for the model to impute. NaN or infinity
+    *in the data* is a bad row.
+
+    A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that
+    collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is one of its own.
+
+    Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64);
+    anything else the label as float32.
+
+    >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
+    >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
+    >>> batch = encoder.encode(table, torch.arange(2), "day.csv").batch
+    >>> batch.inputs["numeric"].flatten(), batch.inputs["categorical"].shape, batch.targets
+    (tensor([1., nan]), torch.Size([2, 1, 2]), tensor([0., 1.]))
+    """
+
+    def __init__(
+        self,
+        label: str | None,
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        *,
+        objective: str,
+        classes: Sequence[Any] | None,
+        weight: str | None = None,
+        buckets: int = 1024,
+        task: str | None = None,
+    ) -> None:
+        self.label, self.weight, self.task = label, weight, task
+        self.numeric, self.categorical = list(numeric), list(categorical)
+        self.objective, self.buckets = objective, buckets
+        self.classes = None if classes is None else list(classes)
+        if not self.numeric and not self.categorical:
+            raise JobError("features: expected at least one numeric or categorical column, got none; name some")
+        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if repeated or label in [*self.numeric, *self.categorical]:
+            raise JobError(
+                f"features: expected every column once, got {', '.join(repeated) or label} twice "
+                "(the label is no feature); take one out"
+            )
+        if buckets < 2:
+            raise JobError(f"features.buckets: expected at least 2, got {buckets}")
+        if objective == "binary" and self.classes is not None and len(self.classes) != 2:
+            raise JobError(
+                f"features.classes: expected two for a binary objective, got {len(self.classes)}; "
+                'name two, or set objective = "multiclass"'
+            )
+        self.widths: dict[str, int] = {}
+        self._hashes = [ColumnHash(name) for name in self.categorical]
+        self._index = self._label_index()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns a labelled table must have."""
+        extra = [name for name in (self.label, self.weight, self.task) if name is not None]
+        return [*self.numeric, *self.categorical, *dict.fromkeys(extra)]
+
+    @property
+    def width(self) -> int:
+        """N: how many numbers a row's numeric columns take. List columns count once a table was measured."""
+        return sum(self.widths.get(name, 1) for name in self.numeric)
+
+    def measure(self, table: pa.Table) -> None:
+        """Learn how long the lists of numeric columns are, from the first table that tells."""
+        for name in self.numeric:
+            if name not in self.widths and name in table.column_names:
+                width = width_of(table[name])
+                if width is not None and is_list(table[name].type):
+                    self.widths[name] = width
+
+    def empty(self) -> Batch:
+        """A batch of no rows, of the right widths and dtypes."""
+        rows = torch.zeros(0, dtype=torch.int64)
+        inputs: Inputs = torch.zeros(0, self.width)
+        if self.categorical:
+            inputs = {
+                "numeric": torch.zeros(0, self.width),
+                "categorical": torch.zeros(0, len(self.categorical), 2, dtype=torch.int64),
+            }
+        targets = torch.zeros(0, dtype=torch.int64 if self._whole else torch.float32)
+        return Batch(
+            inputs,
+            targets,
+            None if self.weight is None else torch.zeros(0),
+            None if self.task is None else torch.zeros(0, dtype=torch.int64),
+            rows,
+        )
+
+    def encode(
+        self,
+        table: pa.Table,
+        rows: Tensor,
+        place: str,
+        labelled: bool | np.ndarray[Any, np.dtype[np.bool_]] = True,
+    ) -> Encoded:
+        """Encode a table whose rows have the ids `rows` (B,); `place` names its file in errors.
+
+        labelled: whether labels are there, for all rows or for each (B,); where not, the target is 0.
+        """
+        self.measure(table)
+        faults: list[Fault] = []
+        numeric = torch.from_numpy(self._numeric(table, place, faults))
+        inputs: Inputs = numeric
+        if self.categorical:
+            inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table))}
+        known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
+        batch = Batch(
+            inputs,
+            torch.from_numpy(self._targets(table, place, known, faults)),
+            self._weights(table, place, known, faults),
+            self._tasks(table, place, faults),
+            rows,
+        )
+        if not faults:
+            return Encoded(batch, [])
+        bad = _bad_rows(faults, table, rows, place)
+        good = np.ones(len(table), dtype=bool)
+        for fault in faults:
+            good[fault.index] = False
+        return Encoded(batch.take(torch.from_numpy(np.flatnonzero(good))), bad, good)
+
+    @property
+    def _whole(self) -> bool:
+        return self.objective == "multiclass" or (self.classes is not None and self.objective != "binary")
+
+    def _label_index(self) -> dict[str | None, int] | None:
+        """Class text -> index; None where labels are plain numbers."""
+        if self.classes is not None and self.objective != "regression":
+            return {text(value): index for index, value in enumerate(self.classes)}
+        return {**_ZERO_ONE} if self.objective == "binary" else None
+
+    def _numeric(self, table: pa.Table, place: str, faults: list[Fault]) -> np.ndarray[Any, Any]:
+        matrix = np.empty((len(table), self.width), dtype=np.float32)
+        plain: dict[int, tuple[str, pa.ChunkedArray, np.ndarray[Any, Any]]] = {}
+        at = 0
+        for name in self.numeric:
+            if name in self.widths:
+                width = self.widths[name]
+                matrix[:, at : at + width], found = list_matrix(table[name], width, name, place)
+                at += width
+            else:
+                column, found = parsed(table[name], name, place)
+                plain[at] = name, column, floats(column)
+                at += 1
+            faults += found
+        suspects: set[int] = set()
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(table), _BLOCK):
+                stop = start + _BLOCK
+                for at, (_, _, values) in plain.items():
+                    part = values[start:stop]
+                    matrix[start:stop, at] = part
+                    # One fast pass tells that all are finite and fit a float32; NaN fails every comparison.
+                    if part.dtype.kind == "f" and not part.dot(part) < _SAFE_SQUARES:
+                        suspects.add(at)
+        for at in sorted(suspects):
+            name, column, values = plain[at]
+            faults += unusable(column, values, name)
+        return matrix
+
+    def _categorical(self, table: pa.Table) -> np.ndarray[Any, Any]:
+        """(B, C, 2) int64. A pair of hashes is moved as one complex128: nothing else of 16 bytes is as fast."""
+        pairs = np.empty((len(table), len(self.categorical)), dtype=np.complex128)
+        for column, (name, hashes) in enumerate(zip(self.categorical, self._hashes, strict=True)):
+            distinct, codes = hashes.distinct(table[name])
+            # Each half of a hash is a hash of its own.
+            halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
+            buckets = (halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel()
+            for start in range(0, len(table), _BLOCK):
+                pairs[start : start + _BLOCK, column] = buckets.take(codes[start : start + _BLOCK], mode="clip")
+        return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
+
+    def _targets(
+        self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
+    ) -> np.ndarray[Any, Any]:
+        targets = np.zeros(len(table), dtype=np.int64 if self._whole else np.float32)
+        if self.label is None or not known.any():
+            return targets
+        column = table[self.label]
+        if column.null_count:
+            missing = np.flatnonzero(column.is_null().to_numpy() & known)
+            if len(missing):
+                faults.append(Fault(missing, self.label, "a label", "missing"))
+        if self._index is not None:
+            values, codes = indexed(column)
+            indices = np.array([self._index.get(text(value), -1) for value in values], dtype=targets.dtype)
+            found = indices.take(codes)
+            wrong = found < 0
+            if wrong.any():
+                index = np.flatnonzero(wrong & known & column.is_valid().to_numpy())
+                if len(index):
+                    faults.append(Fault(index, self.label, self._expected_label(), "something else"))
+                found[wrong] = 0
+            return np.where(known, found, targets)
+        numeric, broken = numbers(column, self.label, place)
+        faults += [_within(fault, known) for fault in broken if known[fault.index].any()]
+        if self.objective == "multiclass":
+            with np.errstate(invalid="ignore"):
+                wrong = ((numeric < 0) | (numeric % 1 != 0)) & np.isfinite(numeric) & known
+            if wrong.any():
+                faults.append(Fault(np.flatnonzero(wrong), self.label, "a class number from 0", "something else"))
+        with np.errstate(over="ignore"):
+            targets[:] = np.where(known & np.isfinite(numeric), numeric, 0)
+        return targets
+
+    def _expected_label(self) -> str:
+        if self.classes is None:
+            return "0 or 1"
+        names = [str(value) for value in self.classes]
+        return f"one of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+
+    def _weights(
+        self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
+    ) -> Tensor | None:
+        if self.weight is None:
+            return None
+        if not known.any():
+            return torch.ones(len(table))
+        values, found = numbers(table[self.weight], self.weight, place)
+        faults += found
+        with np.errstate(invalid="ignore"):
+            wrong = np.flatnonzero(~(values >= 0) & known)
+        if len(wrong):
+            faults.append(Fault(wrong, self.weight, "a weight of at least 0", "negative or missing"))
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(values.astype(np.float32))
+
+    def _tasks(self, table: pa.Table, place: str, faults: list[Fault]) -> Tensor | None:
+        if self.task is None:
+            return None
+        column = table[self.task]
+        if not pa.types.is_integer(column.type):
+            raise StreamError(
+                f"stream.features.{self.task}: expected integers for the task, got {column.type} in {place}; "
+                "number the tasks from 0"
+            )
+        missing = np.flatnonzero(column.is_null().to_numpy())
+        if len(missing):
+            faults.append(Fault(missing, self.task, "a task number", "missing"))
+        return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
+
+
+def _within(fault: Fault, known: np.ndarray[Any, np.dtype[np.bool_]]) -> Fault:
+    return Fault(fault.index[known[fault.index]], fault.column, fault.expected, fault.got)
+
+
+def _bad_rows(faults: Sequence[Fault], table: pa.Table, rows: Tensor, place: str) -> list[BadRow]:
+    """One entry a row, with its first fault, in row order."""
+    bad: dict[int, BadRow] = {}
+    for fault in faults:
+        values = table[fault.column].take(pa.array(fault.index)).to_pylist()
+        for index, value in zip(fault.index.tolist(), values, strict=True):
+            row = int(rows[index])
+            offset = row & ((1 << OFFSET_BITS) - 1)
+            shown = text(value) if value is not None else "null"
+            shown = str(shown) if len(str(shown)) <= 60 else f"{str(shown)[:57]}..."
+            bad.setdefault(index, BadRow(row, place, offset, fault.column, fault.expected, fault.got, shown))
+    return [bad[index] for index in sorted(bad)]

@@ -1,0 +1,59 @@
+"""The diagonal of the Fisher information, from per-sample gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from incr_core.batch import Batch, Inputs, map_inputs
+from incr_core.objective import Objective
+
+__all__ = ["fisher_diagonal"]
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    generator: torch.Generator | None = None,
+    chunk: int = 64,
+) -> dict[str, Tensor]:
+    """How strongly the model's predictions depend on each weight: the mean over rows of
+
+        F_j = E_{y ~ p(y|x)} [ (d log p(y|x) / d w_j)^2 ] = sum_k ( d (s_k . output(x)) / d w_j )^2
+
+    where the score vectors s_k of the objective satisfy sum_k s_k s_k^T = E_y[score score^T] (`Objective.scores`).
+    The expectation is over the model's own predictions, exact for few outputs and by one draw a row for many
+    (Kirkpatrick et al. 2017; Kunstner et al. 2019 on why neither labels nor squared batch gradients will do).
+
+    batch: N rows. Returns one tensor per trainable parameter, by name, of its shape. The model runs in eval mode.
+
+    >>> from incr_core.objective import Binary
+    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.zeros_(model.weight)
+    >>> fisher_diagonal(model, Binary(), Batch(torch.tensor([[2.0]]), torch.ones(1)))["weight"]
+    tensor([[1.]])
+    """
+    trainable = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    frozen = {name: weight.detach() for name, weight in model.named_parameters() if not weight.requires_grad}
+    fixed = {**frozen, **dict(model.named_buffers())}
+    total = {name: torch.zeros_like(weight) for name, weight in trainable.items()}
+
+    def project(weights: dict[str, Tensor], inputs: Inputs, score: Tensor) -> Tensor:
+        row = map_inputs(lambda value: value[None], inputs)
+        output: Tensor = functional_call(model, (weights, fixed), (row,))
+        return (output.reshape(-1) * score).sum()
+
+    per_row = vmap(grad(project), in_dims=(None, 0, 0), randomness="error")
+    was_training = model.training
+    model.eval()
+    try:
+        for part in batch.split(chunk):
+            with torch.no_grad():
+                scores = objective.scores(model(part.inputs), generator)
+            for score in scores:
+                for name, gradient in per_row(trainable, part.inputs, score).items():
+                    total[name] += gradient.square().sum(0)
+    finally:
+        model.train(was_training)
+    return {name: value / max(1, len(batch)) for name, value in total.items()}

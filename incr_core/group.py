@@ -1,0 +1,305 @@
+"""A group: fragments whose times overlap, loaded, checked, encoded and sorted together.
+
+The whole stream and each owner of a part of it see the same groups, of the same rows in the same order; only the rows
+that are owned are encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch, cat
+from incr_core.clock import NEVER, Instants, instants
+from incr_core.encode import Encoder
+from incr_core.errors import StreamError
+from incr_core.partition import ByColumn, ByHash
+from incr_core.quarantine import BadRow, refuse
+from incr_core.rates import History, Questions, Rate
+from incr_core.rows import row_ids
+from incr_core.source import Fragment
+
+__all__ = ["Group", "Loader", "together", "with_features"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows of some fragments in the order of their arrival.
+
+    fragments: their numbers. first: the earliest time. names, ends: the fragments by order, and where each run of rows
+    of one fragment ends. times (n,): when each row arrives. labels (m,): the label times that will come, ascending.
+
+    Of the owned rows: `batch` in order of arrival, `at` their places among the n, `arrive` their times; `order` those
+    whose labels will come, by label time, and `due` these times; `never` the places of those whose labels will not.
+    `bad` and `bad_at`: the owned rows that cannot be used, and their places.
+    """
+
+    fragments: list[int]
+    first: int
+    names: list[str]
+    ends: Ints
+    times: Ints
+    labels: Ints
+    batch: Batch
+    at: Ints
+    arrive: Ints
+    due: Ints
+    order: Ints
+    bad: list[BadRow]
+    bad_at: Ints
+    never: Ints
+    start: int = 0  # the place of its first row in the stream
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def last_label(self) -> int:
+        """The last label time there will be."""
+        return int(self.labels[-1]) if len(self.labels) else self.first
+
+
+@dataclass(slots=True)
+class _Part:
+    """One fragment, loaded; or several, sorted together.
+
+    times, known, rows (n,): of all rows. good: places of the owned, usable rows; batch, questions: theirs. bad, bad_at:
+    the owned rows that cannot be used, and their places. runs, ends: which fragment is where, and where each run of
+    rows of one fragment ends.
+    """
+
+    times: Ints
+    known: Ints
+    rows: Tensor
+    good: Ints
+    batch: Batch
+    questions: Questions
+    bad: list[BadRow]
+    bad_at: Ints
+    runs: Ints
+    ends: Ints
+
+
+@dataclass(slots=True)
+class Loader:
+    """How fragments become groups.
+
+    by_fragment: rows arrive fragment by fragment, by time only within; else by time. cold_start: the time of a warm
+    start; by fragment, all rows before it come first. floors: fragment -> no row counts as earlier.
+    """
+
+    encoder: Encoder
+    predict_at: str | None
+    label_at: str | None
+    strict: bool
+    owner: ByColumn | ByHash | None
+    by_fragment: bool
+    cold_start: int | None
+    floors: dict[int, int]
+    rates: Sequence[Rate] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that is read."""
+        times = [name for name in (self.predict_at, self.label_at) if name]
+        owner = [self.owner.column] if self.owner else []
+        rates = [name for rate in self.rates for name in rate.columns]
+        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner]))
+
+    def load(self, fragments: Sequence[Fragment], history: History) -> tuple[Group, History]:
+        """Load a group; returns the history with its rows too."""
+        parts = [self._part(fragment) for fragment in fragments]
+        part = parts[0] if len(parts) == 1 and self._is_sorted(parts[0]) else self._sorted(parts)
+        batch, at = part.batch, part.good
+        times, known = (values if len(at) == len(values) else values[at] for values in (part.times, part.known))
+        if self.rates:
+            coming = known < NEVER
+            history = history.since(fragments[0].first).plus(part.questions.take(coming), known[coming])
+            batch = with_features(batch, history.features(part.questions, times))
+        nothing = np.zeros(0, dtype=np.int64)
+        order = never = labels = nothing
+        if self.label_at:
+            assert batch.rows is not None
+            order = np.lexsort((batch.rows.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
+            never = at[known == NEVER]
+            labels = np.sort(part.known[part.known < NEVER])
+        group = Group(
+            [fragment.number for fragment in fragments],
+            fragments[0].first,
+            [fragments[index].name for index in part.runs],
+            part.ends,
+            part.times,
+            labels,
+            batch,
+            at,
+            times,
+            known[order],
+            order,
+            part.bad,
+            part.bad_at,
+            never,
+        )
+        return group, history
+
+    def _is_sorted(self, part: _Part) -> bool:
+        return self.predict_at is None or bool((part.times[1:] >= part.times[:-1]).all())
+
+    def _sorted(self, parts: Sequence[_Part]) -> _Part:
+        """All rows of some parts, in order of arrival."""
+        rank = np.concatenate([np.full(len(part.times), index) for index, part in enumerate(parts)])
+        rows = torch.cat([part.rows for part in parts])
+        times = np.concatenate([part.times for part in parts])
+        keys = [rows.numpy(), times]
+        if self.by_fragment:
+            keys.append(rank)
+            if self.cold_start is not None:
+                keys.append(times >= self.cold_start)
+        sort = np.lexsort(keys)
+        good = np.concatenate([np.isin(np.arange(len(part.times)), part.good) for part in parts])
+        # Where the usable rows, once sorted, lie among the usable rows as loaded.
+        picks = (np.cumsum(good) - 1)[sort[good[sort]]]
+        bad = [row for part in parts for row in part.bad]
+        starts = np.cumsum([0, *(len(part.times) for part in parts)])[:-1]
+        loaded_at = np.concatenate([part.bad_at + start for part, start in zip(parts, starts, strict=True)])
+        bad_at = np.argsort(sort)[loaded_at]
+        by_place = np.argsort(bad_at)
+        rank = rank[sort]
+        ends = np.flatnonzero(np.append(rank[1:] != rank[:-1], True)) + 1 if len(rank) else rank
+        return _Part(
+            times[sort],
+            np.concatenate([part.known for part in parts])[sort],
+            rows[torch.from_numpy(sort)],
+            np.flatnonzero(good[sort]),
+            cat([part.batch for part in parts]).take(torch.from_numpy(picks)),
+            Questions.joined([part.questions for part in parts]).take(picks),
+            [bad[index] for index in by_place],
+            bad_at[by_place],
+            rank[ends - 1],
+            ends,
+        )
+
+    def _part(self, fragment: Fragment) -> _Part:
+        """Load one fragment: its times, and its owned rows encoded."""
+        table = fragment.load(self.columns)
+        self.encoder.measure(table)
+        rows = row_ids(fragment.number, 0, len(table))
+        owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
+        times, known, wrong = self._times(table, fragment)
+        unusable = np.zeros(len(table), dtype=bool)
+        bad: list[BadRow] = []
+        for mask, column, expected, got, role in wrong:
+            index = np.flatnonzero(mask & owned & ~unusable)
+            unusable |= mask
+            if len(index):
+                shown = table[column].take(pa.array(index)).to_pylist()
+                found = [
+                    BadRow(int(rows[i]), fragment.name, i, column, expected, got, "null" if v is None else str(v))
+                    for i, v in zip(index.tolist(), shown, strict=True)
+                ]
+                if self.strict:
+                    refuse(found, len(table), f"stream.{role}")
+                bad += found
+        kept = np.flatnonzero(owned & ~unusable)
+        everything = rows
+        if len(kept) < len(table):
+            table, rows = table.take(pa.array(kept)), rows[torch.from_numpy(kept)]
+        labelled: bool | Mask = known[kept] < NEVER if self.label_at else True
+        encoded = self.encoder.encode(table, rows, fragment.name, labelled)
+        if encoded.bad and self.strict:
+            refuse(encoded.bad, len(times))
+        if encoded.good is not None:
+            kept, table = kept[encoded.good], table.filter(pa.array(encoded.good))
+        bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
+        known[unusable] = NEVER
+        labels = encoded.batch.targets.numpy().astype(np.float64) if self.rates else kept
+        return _Part(
+            times,
+            known,
+            everything,
+            kept,
+            encoded.batch,
+            Questions.of(self.rates, table, labels),
+            bad,
+            np.array([row.offset for row in bad], dtype=np.int64),
+            np.zeros(min(len(times), 1), dtype=np.int64),
+            np.array([len(times)] if len(times) else [], dtype=np.int64),
+        )
+
+    def _times(self, table: pa.Table, fragment: Fragment) -> tuple[Ints, Ints, list[tuple[Mask, str, str, str, str]]]:
+        """When rows arrive, when their labels do, and which rows do not say it right."""
+        wrong: list[tuple[Mask, str, str, str, str]] = []
+        if self.predict_at is None:
+            nothing = np.zeros(len(table), dtype=np.int64)
+            return nothing, nothing, wrong
+        read = self._read(table, self.predict_at, "predict_at", fragment, wrong)
+        wrong.append((~read.known & ~read.wrong, self.predict_at, "a time", "null", "predict_at"))
+        floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
+        # A row without a time is reported where its fragment begins.
+        times = np.maximum(np.where(read.known, read.values, floor), floor)
+        if self.label_at is None:
+            return times, times.copy(), wrong
+        labels = self._read(table, self.label_at, "label_at", fragment, wrong)
+        early = labels.known & read.known & (labels.values < read.values)
+        expected = f"a label time not before {self.predict_at}"
+        wrong.append((early, self.label_at, expected, "label times before prediction time", "label_at"))
+        known = np.where(labels.known, np.maximum(labels.values, times), NEVER)
+        return times, known, wrong
+
+    def _read(
+        self,
+        table: pa.Table,
+        column: str,
+        role: str,
+        fragment: Fragment,
+        wrong: list[tuple[Mask, str, str, str, str]],
+    ) -> Instants:
+        read = instants(table[column], f"stream.{role}.{column} in {fragment.name}")
+        wrong.append((read.wrong, column, "a time", read.got, role))
+        return read
+
+
+def together(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragment]]:
+    """Fragments in lists whose times do not overlap, so that each list can be sorted by itself."""
+    group: list[Fragment] = []
+    last = 0
+    for fragment in fragments:
+        if group and timed and fragment.first < group[0].first:
+            raise StreamError(
+                f"{fragment.name}: expected times not before those of {group[0].name}, got earlier ones; "
+                "a Python source must give its parts in time order"
+            )
+        # Where one ends as the next begins, rows of one moment are in the order of their ids.
+        highest = max((member.number for member in group), default=0)
+        overlaps = timed and (fragment.first < last or (fragment.first == last and fragment.number < highest))
+        if group and not overlaps:
+            yield group
+            group = []
+        last = max(last, fragment.last) if group else fragment.last
+        group.append(fragment)
+    if group:
+        yield group
+
+
+def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]]) -> Batch:
+    """The batch with more numeric columns (B, F).
+
+    >>> with_features(Batch(torch.zeros(2, 1), torch.zeros(2)), np.ones((2, 1), dtype=np.float32)).inputs
+    tensor([[0., 1.],
+            [0., 1.]])
+    """
+    more = torch.from_numpy(features)
+    inputs = batch.inputs
+    if isinstance(inputs, dict):
+        wider: dict[str, Tensor] | Tensor = inputs | {"numeric": torch.cat([inputs["numeric"], more], dim=1)}
+    else:
+        wider = torch.cat([inputs, more], dim=1)
+    return Batch(wider, batch.targets, batch.weights, batch.task, batch.rows)

@@ -1,0 +1,100 @@
+"""Hash a column's values, the same on every machine and in every process."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["ColumnHash", "indexed", "text"]
+
+Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
+
+
+def text(value: object) -> str | None:
+    """How a value reads, whatever type its file gave it: 1, 1.0 and "1" are the same category.
+
+    >>> text(1.0), text(True), text("EWR"), text(None)
+    ('1', 'true', 'EWR', None)
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
+    """The distinct values of a column, and for each row the place of its value among them.
+
+    Some of the values may have no row: dictionaries name what does not occur, and whole numbers are listed by range.
+
+    >>> indexed(pa.chunked_array([["b", None, "b"]]))
+    (['b', None], array([0, 1, 0], dtype=int32))
+    """
+    if len(column) == 0:
+        return [], np.zeros(0, dtype=np.int32)
+    if pa.types.is_null(column.type):
+        return [None], np.zeros(len(column), dtype=np.int32)
+    if pa.types.is_integer(column.type):
+        bounds = pc.min_max(column).as_py()
+        # Few numbers that lie close together need no dictionary.
+        if bounds["min"] is not None and bounds["max"] - bounds["min"] < len(column) // 8:
+            codes = _joined(pc.subtract(column, pa.scalar(bounds["min"], column.type)), bounds["max"] - bounds["min"] + 1)
+            return [*range(bounds["min"], bounds["max"] + 1), None], codes
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column)
+    elif column.num_chunks > 1:
+        column = column.unify_dictionaries()
+    values = column.chunk(0).dictionary.to_pylist()
+    return [*values, None], _joined(pa.chunked_array([chunk.indices for chunk in column.chunks]), len(values))
+
+
+def _joined(codes: pa.ChunkedArray, null: int) -> Codes:
+    """The codes as one array, `null` where there is none; not copied where they are one already."""
+    if codes.null_count:
+        codes = pc.fill_null(pc.cast(codes, pa.int64()), null)
+    chunks = [chunk.to_numpy() for chunk in codes.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+class ColumnHash:
+    """64-bit hashes of one column's values; each distinct value is hashed once.
+
+    >>> hashes = ColumnHash("carrier")(pa.chunked_array([["AA", "UA", "AA", None]]))
+    >>> bool(hashes[0] == hashes[2]), len(set(hashes.tolist()))
+    (True, 3)
+    """
+
+    LIMIT = 200_000
+    """How many distinct values are remembered: a column of ever new ids must not fill the memory."""
+
+    def __init__(self, column: str) -> None:
+        self._salt = blake2b(column.encode(), digest_size=16).digest()
+        self._seen: dict[str | None, int] = {}
+
+    def __call__(self, column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """The hash of each row's value, (B,) uint64; null has its own."""
+        hashes, codes = self.distinct(column)
+        return hashes.take(codes) if len(codes) else np.zeros(0, dtype=np.uint64)
+
+    def distinct(self, column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Codes]:
+        """The hashes of the distinct values (D,), and for each row which of them is its own (B,)."""
+        values, codes = indexed(column)
+        return np.fromiter((self._hash(text(value)) for value in values), np.uint64, len(values)), codes
+
+    def _hash(self, value: str | None) -> int:
+        known = self._seen.get(value)
+        if known is None:
+            if len(self._seen) >= self.LIMIT:
+                self._seen.clear()
+            # The marks keep null apart from the text "None" or "".
+            data = b"0" if value is None else b"1" + value.encode("utf-8", "surrogatepass")
+            known = int.from_bytes(blake2b(data, digest_size=8, key=self._salt).digest(), "little")
+            self._seen[value] = known
+        return known

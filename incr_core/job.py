@@ -1,0 +1,278 @@
+"""A job: the job file, and everything it names, built. Python code may build the same parts by hand."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from incr_core import objective as objectives
+from incr_core.adapt import ADAPTATIONS
+from incr_core.discover import column_kinds, find_classes
+from incr_core.encode import Encoder
+from incr_core.errors import JobError
+from incr_core.jobfile import JobFile, unknown
+from incr_core.learner import Learner, OptimizerFactory
+from incr_core.model import TableMLP, TableShape
+from incr_core.outer import OUTERS, Outer
+from incr_core.participant import Participant
+from incr_core.partition import Partition
+from incr_core.rates import Rate
+from incr_core.source import open_source
+from incr_core.strategies import STRATEGIES
+from incr_core.strategy import Strategy
+from incr_core.stream import Stream
+
+__all__ = ["Job", "load_object"]
+
+
+class Job(JobFile):
+    """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
+
+    @classmethod
+    def read(cls, path: str | Path, settings: Sequence[str] = ()) -> Self:
+        """Read a job file, apply `section.key=value` settings, and resolve what the data decides.
+
+        Raises JobError naming the key; StreamError where the data cannot be looked at.
+        """
+        return super().read(path, settings).resolved()
+
+    def resolved(self) -> Self:
+        """The job with what its data decides filled in: an absolute path, the columns, the classes."""
+        document = self.document()
+        if self._factory() is None:
+            document["stream"]["path"] = str(Path(self.root, self.stream.path).absolute())
+        job = type(self).model_validate(document)
+        features = document["features"]
+        source = job._source()
+        if not self.features.numeric and not self.features.categorical:
+            taken = {self.features.label, self.features.weight, self.features.task}
+            taken |= {self.stream.predict_at, self.stream.label_at}
+            features["numeric"], features["categorical"] = column_kinds(source, taken, format=self.stream.format)
+        if self.features.classes is None and self.learner.objective in ("binary", "multiclass"):
+            features["classes"] = find_classes(
+                source, self.features.label, objective=self.learner.objective, format=self.stream.format
+            )
+        return type(self).from_document(document)
+
+    def _factory(self) -> Callable[..., Any] | None:
+        """The stream's factory, where the path names one instead of files."""
+        path = self.stream.path
+        module, _, name = path.partition(":")
+        if name.isidentifier() and module.replace(".", "_").isidentifier() and not Path(self.root, path).exists():
+            found: Callable[..., Any] = load_object(path, self.root, "stream.path")
+            return found
+        return None
+
+    def _source(self) -> str | Callable[..., Any]:
+        return self._factory() or self.stream.path
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How rows become tensors."""
+        features = self.features
+        return Encoder(
+            features.label,
+            features.numeric,
+            features.categorical,
+            objective=self.learner.objective,
+            classes=features.classes,
+            weight=features.weight,
+            buckets=features.buckets,
+            task=features.task,
+        )
+
+    def rates(self) -> list[Rate]:
+        """Features from labels already known."""
+        return [rate for section in self.features.rate for rate in section.rates()]
+
+    def data(self, part: Partition | None = None) -> Stream:
+        """The stream, or one owner's part of it."""
+        return Stream(
+            self._source(),
+            encoder=self.encoder,
+            every=self.stream.every,
+            format=self.stream.format,
+            order=self.stream.order,
+            predict_at=self.stream.predict_at,
+            label_at=self.stream.label_at,
+            warm_start=self.stream.warm_start,
+            on_bad_row=self.features.on_bad_row,
+            rates=self.rates(),
+            partition=part,
+        )
+
+    def rows_in_stream(self) -> int | None:
+        """How many rows the stream's files hold, where their format tells without reading them."""
+        if self._factory() is not None:
+            return None
+        source = open_source(self.stream.path, self.stream.format)
+        paths = [str(path) for path in getattr(source, "paths", {}).values()]
+        if not paths or not all(path.endswith((".parquet", ".pq")) for path in paths):
+            return None
+        try:
+            return sum(int(pq.read_metadata(path).num_rows) for path in paths)
+        except (OSError, pa.ArrowInvalid):  # the stream will say what is wrong with them
+            return None
+
+    def objective(self) -> objectives.Objective:
+        """What the model is asked to do."""
+        name = self.learner.objective
+        if name == "multiclass":
+            assert self.features.classes is not None
+            return objectives.Multiclass(len(self.features.classes))
+        if name == "binary":
+            return objectives.Binary()
+        if name == "regression":
+            return objectives.Regression()
+        made: objectives.Objective = load_object(name, self.root, "learner.objective")()
+        return made
+
+    def build_model(self, outputs: int, numeric: int) -> nn.Module:
+        """The model, with weights drawn from the seed; equal on every participant."""
+        shape = TableShape(numeric, len(self.features.categorical), self.features.buckets, outputs)
+        theirs = torch.get_rng_state()
+        torch.manual_seed(self.learner.seed)
+        try:
+            return self._adapted(self._plain_model(shape))
+        finally:
+            torch.set_rng_state(theirs)
+
+    def _plain_model(self, shape: TableShape) -> nn.Module:
+        if self.model.factory is None:
+            return TableMLP(shape, self.model.hidden, self.model.embedding, self.model.dropout)
+        factory = load_object(self.model.factory, self.root, "model.factory")
+        arguments = dict(self.model.arguments)
+        if "shape" in inspect.signature(factory).parameters:
+            arguments["shape"] = shape
+        try:
+            model: nn.Module = factory(**arguments)
+        except TypeError as error:
+            raise JobError(f"model.arguments: {self.model.factory} refuses them: {error}") from error
+        return model
+
+    def _adapted(self, model: nn.Module) -> nn.Module:
+        for step in self.model.adapt:
+            adapt = ADAPTATIONS.get(step.name) or load_object(step.name, self.root, "model.adapt.name")
+            try:
+                model = adapt(model, **step.arguments)
+            except TypeError as error:
+                raise JobError(f"model.adapt {step.name}: {_refusal(error, adapt)}") from error
+        return model
+
+    def strategies(self) -> list[Strategy]:
+        """The strategies, in order."""
+        made: list[Strategy] = []
+        for strategy in self.strategy:
+            kind = STRATEGIES.get(strategy.name) or load_object(strategy.name, self.root, "strategy.name")
+            try:
+                made.append(kind(**strategy.arguments))
+            except TypeError as error:
+                raise JobError(f"strategy {strategy.name}: {_refusal(error, kind)}") from error
+        return made
+
+    def optimizer(self, fused: bool = True) -> OptimizerFactory:
+        """Makes the optimiser: any of torch.optim by name; where it has a fused form, that one."""
+        wanted = self.learner.optimizer
+        kinds: dict[str, Any] = {
+            name.lower(): kind
+            for name, kind in vars(torch.optim).items()
+            if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        }
+        kind = kinds.get(wanted.name.lower())
+        if kind is None:
+            raise JobError(f"learner.optimizer.name: {unknown(wanted.name, kinds)}")
+        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.arguments.items()}
+        if fused and "fused" in inspect.signature(kind).parameters and "foreach" not in arguments:
+            arguments.setdefault("fused", True)
+        try:
+            kind([nn.Parameter(torch.zeros(1))], **arguments)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"learner.optimizer: {_refusal(error, kind)}") from error
+        return partial(kind, **arguments)
+
+    def outer_step(self) -> Outer:
+        """The outer step."""
+        kind = OUTERS[self.outer.name]
+        try:
+            return kind(**self.outer.arguments)
+        except TypeError as error:
+            raise JobError(f"outer: {_refusal(error, kind)}") from error
+
+    def learner_for(
+        self,
+        numeric: int,
+        index: int = 0,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Learner:
+        """The learner of participant number `index`, for rows of `numeric` numbers."""
+        settings = self.learner
+        objective = self.objective()
+        try:
+            model = self.build_model(objective.outputs, numeric).to(settings.device)
+        except RuntimeError as error:
+            raise JobError(f"learner.device: {settings.device!r} cannot be used here: {error}") from error
+        return Learner(
+            model if wrap is None else wrap(model),
+            objective,
+            self.optimizer(fused=shard[1] == 1),  # not every fused form takes sharded weights
+            self.strategies(),
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            epochs=settings.epochs,
+            shuffle=settings.shuffle,
+            clip=settings.clip,
+            seed=settings.seed + index,
+            shard=shard,
+            precision=settings.precision,
+        )
+
+    def participant(
+        self,
+        name: str = "all",
+        index: int = 0,
+        partition: Partition | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Participant:
+        """Participant number `index`: its part of the stream and its learner.
+
+        wrap: applied to the model before the optimiser is made, to shard it; shard: (rank, size) of the shard.
+        """
+        stream = self.data(partition)
+        learner = self.learner_for(stream.numeric_width, index, wrap, shard)
+        return Participant(name, stream, learner, warm_passes=self.learner.warm_epochs, frozen=self.learner.frozen)
+
+
+def load_object(name: str, root: str = ".", place: str = "job") -> Any:
+    """What "module:name" names; modules beside the job file are found too.
+
+    >>> load_object("math:sqrt")(4.0)
+    2.0
+    """
+    module_name, _, attribute = name.partition(":")
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise JobError(f"{place}: {name!r}: cannot import {module_name!r} (looked in {root} too): {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise JobError(f"{place}: {name!r}: {module_name} has no {unknown(attribute, vars(module))}") from None
+
+
+def _refusal(error: Exception, kind: Callable[..., Any]) -> str:
+    accepted = [name for name in inspect.signature(kind).parameters if name not in ("self", "params", "model")]
+    return f"{error}; it takes {', '.join(accepted) or 'nothing'}"

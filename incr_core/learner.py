@@ -1,0 +1,399 @@
+"""The update rule: a model, an objective, an optimiser and strategies, learning from rows as they come.
+
+One step is visible in one place, `Learner._step`. Every engine runs this class and no other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+from torch.optim import Optimizer
+
+from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
+from incr_core.errors import CheckpointError, JobError
+from incr_core.objective import Objective
+from incr_core.randomness import global_random_state
+from incr_core.sharding import like, load_optimizer, local, optimizer_state, whole
+from incr_core.strategy import Context, Strategy
+from incr_core.update import Update, Weights, merge_rules
+
+__all__ = ["Learner", "OptimizerFactory"]
+
+OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Learner:
+    """Learn increments of rows, one after another, and keep what was known.
+
+    model: any `nn.Module` from a batch's inputs to an output; already on its device, already sharded if it is to be.
+    objective: what the output is for.
+    optimizer: makes the optimiser from the parameters, like `torch.optim.Adam` or a `functools.partial` of one.
+    strategies: applied in this order.
+    batch_size, accumulate: an optimiser step follows the mean loss of `accumulate` batches of `batch_size` rows.
+        It is exact: the same step, to rounding, as one batch of `accumulate * batch_size` rows, whatever the tail
+        and the weights (but for layers that look at other rows, like BatchNorm, or at chance, like Dropout).
+    epochs: passes over an increment's rows; shuffle: in a new seeded order each.
+    clip: the largest norm of a step's gradient, or None.
+    shard: (rank, size) inside a group of workers that hold one model together.
+    precision: "float32", or "bfloat16" and "float16" for autocast forwards.
+
+    With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
+
+    >>> from incr_core.objective import Binary
+    >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
+    >>> rows = Batch(torch.randn(5, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
+    >>> learner.learn(rows).rows
+    5
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        strategies: Sequence[Strategy] = (),
+        *,
+        batch_size: int = 128,
+        accumulate: int = 1,
+        epochs: int = 1,
+        shuffle: bool = True,
+        clip: float | None = None,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        precision: str = "float32",
+    ) -> None:
+        if batch_size < 1 or accumulate < 1 or epochs < 1:
+            raise JobError(
+                "learner: batch_size, accumulate and epochs must each be at least 1, "
+                f"got {batch_size}, {accumulate} and {epochs}"
+            )
+        if precision not in PRECISIONS:
+            raise JobError(f"learner.precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.model = model
+        self.objective = objective
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.epochs = epochs
+        self.shuffle = shuffle
+        self.clip = clip
+        self.precision = precision
+        self.shard = shard
+        self.strategies = nn.ModuleList(strategies)
+
+        trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        parameters = list(trainable.values())
+        if not parameters:
+            raise JobError("learner: the model has no parameter with requires_grad; there is nothing to learn")
+        self.device = parameters[0].device
+        self.objective.to(self.device)
+        self.optimizer = optimizer(parameters)
+        self.random_state = global_random_state(seed, self.device)
+        self.context = Context(
+            model,
+            objective,
+            self.optimizer,
+            torch.Generator(self.device).manual_seed(seed),
+            self.device,
+            names=list(trainable),
+            parameters=parameters,
+        )
+        with self.random_state:
+            for strategy in strategies:
+                strategy.attach(self.context)
+        self.strategies.to(self.device)
+        pairs_rows = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
+        self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
+        self._losses: dict[str, Tensor] = {}
+
+        # Hooks are resolved once: one that no strategy overrides costs nothing in a step.
+        def overridden(hook: str) -> list[Any]:
+            return [
+                getattr(strategy, hook)
+                for strategy in strategies
+                if getattr(type(strategy), hook) is not getattr(Strategy, hook)
+            ]
+
+        self._begin = overridden("begin")
+        self._augment = overridden("augment")
+        self._loss = overridden("loss")
+        self._after_backward = overridden("after_backward")
+        self._after_step = overridden("after_step")
+        self._end = overridden("end")
+        self._sliced = shard[1] > 1 and not pairs_rows and all(strategy.rowwise for strategy in strategies)
+        self.consolidates = bool(self._end)
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def learn(self, labelled: Batch) -> Update:
+        """Learn the rows of one increment, from `begin` to `end`."""
+        self.begin(labelled)
+        update = self.advance()
+        self.end(labelled)
+        return update
+
+    def begin(self, labelled: Batch, passes: int | None = None, increment: int | None = None) -> None:
+        """Start an increment: tell the strategies, and lay out its steps for `passes` (default `epochs`) passes.
+
+        After `load_state_dict` of a state saved between two steps, go on with the same rows from there.
+        """
+        context = self.context
+        if not (self._steps.unfinished and increment in (None, context.increment)):
+            self._steps.close()
+            context.increment = context.increment + 1 if increment is None else increment
+            if self._begin:
+                with self.random_state:
+                    for hook in self._begin:
+                        hook(context)
+        self.again(labelled, passes)
+
+    def again(self, labelled: Batch, passes: int | None = None) -> None:
+        """Lay out more passes over the rows of an increment that has begun: its next round."""
+        self._steps.begin(labelled.to(self.device), self.epochs if passes is None else passes)
+
+    def steps_in(self, rows: int, passes: int | None = None) -> int:
+        """How many optimiser steps `passes` over that many rows take."""
+        return self._steps.count(rows, self.epochs if passes is None else passes)
+
+    def advance(self, steps: int | None = None) -> Update:
+        """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
+        self.model.train()
+        self._losses = {}
+        rows = 0
+        with self.random_state, _explaining_batch_norm():
+            for batches in self._steps.take(steps):
+                rows += self._step(batches)
+        losses = {name: float(whole(total)) for name, total in self._losses.items()}
+        return Update(self.weights(), rows, losses)
+
+    def end(self, labelled: Batch) -> None:
+        """Finish the increment: let the strategies consolidate what was learned."""
+        if self._end:
+            labelled = labelled.to(self.device)
+            with self.random_state:
+                for hook in self._end:
+                    hook(self.context, labelled)
+        self._steps.close()
+
+    def _step(self, batches: list[Batch]) -> int:
+        """One optimiser step over the new rows of `batches`; returns how many they are."""
+        context, outputs = self.context, []
+        alone = len(batches) == 1 and not self._sliced  # then the loss is the mean already
+        for batch, share in zip(batches, _shares(batches), strict=True):
+            mixed = batch
+            for augment in self._augment:
+                mixed = augment(context, mixed)
+            part, copies = self._part(mixed)
+            with self._autocast():
+                output = self.model(part.inputs)
+                terms = {"loss": self.objective(output, part.targets, part.weights)}
+            for hook in self._loss:
+                for name, term in hook(context, part, output).items():
+                    terms[name] = terms[name] + term if name in terms else term
+            total = reduce(add, terms.values())
+            (total if alone else total * (share * copies)).backward()
+            self._log(terms, len(batch))
+            if self._after_step:
+                outputs.append(output.detach()[: len(batch)])
+
+        for hook in self._after_backward:
+            hook(context)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(context.parameters, self.clip)
+        self.optimizer.step()
+        for weight in context.parameters:  # what `optimizer.zero_grad()` does, without its profiling
+            weight.grad = None
+        context.step += 1
+        if self._after_step:
+            with torch.no_grad():
+                fresh, output = cat(batches), outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                for hook in self._after_step:
+                    hook(context, fresh, output)
+        return sum(map(len, batches))
+
+    def _part(self, batch: Batch) -> tuple[Batch, float | Tensor]:
+        """This shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole batch.
+
+        FSDP averages gradients over a group's `size` shards. Where every strategy treats rows alone, each shard takes
+        every size-th row; its mean loss counts for its rows. Otherwise each shard computes the whole batch.
+        """
+        rank, size = self.shard
+        if not self._sliced or len(batch) < size:
+            return batch, 1.0
+        part = batch.map(lambda tensor: tensor[rank::size])
+        return part, _share(part.total_weight(), batch.total_weight()) * size
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
+        for name, term in terms.items():
+            total = self._losses.get(name)
+            if total is None:
+                self._losses[name] = term.detach() * rows
+            else:
+                total.add_(term.detach(), alpha=rows)
+
+    # -- predicting ----------------------------------------------------------------------------------------------
+
+    # Not `inference_mode`: a model (or FSDP) may keep what it makes here, and must still learn with it afterwards.
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, batch_size: int = 8192) -> Tensor:
+        """The objective's predictions for inputs (B, ...), on the CPU."""
+        self.model.eval()
+        rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        found = []
+        with self.random_state, self._autocast():
+            for start in range(0, max(1, rows), batch_size):
+                window = slice(start, start + batch_size)
+                part = map_inputs(lambda value, rows=window: value[rows].to(self.device), inputs)  # type: ignore[misc]
+                found.append(self.objective.predict(self.model(part)).cpu())
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    # -- statistics of the data, merged exactly between workers -----------------------------------------------------
+
+    @torch.no_grad()
+    def observe(self, labelled: Batch) -> Weights:
+        """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
+
+        It is additive: the sum over workers, added to the anchor before anybody learns, gives all of them the
+        statistics of all rows.
+        """
+        measured = {f"objective.{name}": value for name, value in self.objective.observe(labelled.targets).items()}
+        observe = getattr(self.model, "observe", None)
+        if observe is not None:
+            inputs = labelled.to(self.device).inputs
+            measured |= {f"model.{name}": value for name, value in observe(inputs).items()}
+        return measured
+
+    @torch.no_grad()
+    def absorb(self, measured: Mapping[str, Tensor]) -> None:
+        """Add what all workers observed."""
+        if measured:
+            mine = self.weights()
+            for name, value in measured.items():
+                mine[name] += value.to(self.device)
+
+    # -- weights and state ---------------------------------------------------------------------------------------
+
+    def weights(self) -> Weights:
+        """Parameters and buffers of the model, then of the objective, by name; views of the live ones."""
+        return {
+            **{f"model.{name}": value.detach() for name, value in self.model.state_dict().items()},
+            **{f"objective.{name}": value.detach() for name, value in self.objective.state_dict().items()},
+        }
+
+    def rules(self) -> dict[str, str]:
+        """How each of the weights merges between workers."""
+        return {
+            **{f"model.{name}": rule for name, rule in merge_rules(self.model).items()},
+            **{f"objective.{name}": rule for name, rule in merge_rules(self.objective).items()},
+        }
+
+    @torch.no_grad()
+    def adopt(self, anchor: Mapping[str, Tensor]) -> None:
+        """Start from these weights: copy them into the model and the objective."""
+        for name, mine in self.weights().items():
+            found = anchor.get(name)
+            if found is None or found.shape not in (mine.shape, local(mine).shape):
+                came = "none" if found is None else f"one of shape {tuple(found.shape)}"
+                raise CheckpointError(
+                    f"{name}: expected a weight of shape {tuple(mine.shape)}, got {came}; "
+                    "take the weights of the same model and objective"
+                )
+            own, theirs = local(mine), like(found, mine)
+            if own.data_ptr() != theirs.data_ptr() or own.device != theirs.device:
+                own.copy_(theirs)
+
+    def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Strategy state that may leave the worker, and the rule by which each entry merges."""
+        state: dict[str, Tensor] = {}
+        rules: dict[str, str] = {}
+        for index, strategy in enumerate(self.strategies):
+            assert isinstance(strategy, Strategy)
+            for name, value in strategy.state_dict().items():
+                for shared, rule in strategy.shared.items():
+                    if isinstance(value, Tensor) and f"{name}.".startswith(f"{shared}."):
+                        state[f"{index}.{name}"] = value
+                        rules[f"{index}.{name}"] = rule
+        return state, rules
+
+    def adopt_shared(self, merged: Mapping[str, Tensor]) -> None:
+        """Take the merged strategy state."""
+        own, _ = self.shared_state()
+        for name, value in own.items():
+            value.copy_(merged[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
+
+        It may be asked for after any `advance`: with steps left, `begin` (or `again`) with the same rows goes on.
+        """
+        return {
+            "optimizer": optimizer_state(self.optimizer),
+            "strategies": self.strategies.state_dict(),
+            "generator": self.context.generator.get_state(),
+            "steps": self._steps.state_dict(),
+            "random": self.random_state.state_dict(),
+            "increment": self.context.increment,
+            "step": self.context.step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave, for the same model and strategies."""
+        try:
+            # The optimiser would keep the tensors it is given, and its next step would write into them.
+            load_optimizer(self.optimizer, copy.deepcopy(state["optimizer"]))
+            self.strategies.load_state_dict(state["strategies"])
+        except (RuntimeError, ValueError) as error:  # torch names each leaf, with both shapes
+            told = " ".join(str(error).split())
+            raise CheckpointError(
+                f"learner: the saved state is of another model, optimiser or list of strategies: {told}; "
+                "use the same ones, or start a new run"
+            ) from error
+        self.strategies.to(self.device)
+        self.context.generator.set_state(state["generator"].cpu())
+        self._steps.load_state_dict(state["steps"])
+        self.random_state.load_state_dict(state["random"])
+        self.context.increment = state["increment"]
+        self.context.step = state["step"]
+
+
+def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
+    """What the mean loss of each batch counts for in the mean over all their rows."""
+    if len(batches) == 1:
+        return [1.0]
+    weights = [batch.total_weight() for batch in batches]
+    total = sum(weights)
+    return [_share(weight, total) for weight in weights]
+
+
+def _share(part: float | Tensor, total: float | Tensor) -> float | Tensor:
+    """part / total, where total may be 0 because all weights are."""
+    return part / (total.clamp(min=torch.finfo(total.dtype).tiny) if isinstance(total, Tensor) else total)
+
+
+@contextmanager
+def _explaining_batch_norm() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise JobError(
+            "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
+            "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
+            "(strategy replay), or use LayerNorm"
+        ) from error

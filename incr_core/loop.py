@@ -1,0 +1,227 @@
+"""The loop: increments in, versions out, with everything a run must remember in between."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core import checkpoint, metrics
+from incr_core.engine import Engine, Round
+from incr_core.job import Job
+from incr_core.ledger import SCHEMA, entry_table
+from incr_core.metrics import Statistics
+from incr_core.objective import Objective
+from incr_core.participant import Arrival
+from incr_core.quarantine import BadRow, quarantine_table
+from incr_core.registry import RunDirectory, state_folder
+
+__all__ = ["Loop", "Progress", "Totals"]
+
+LOOP = "loop"
+"""The name under which the loop keeps its own state, beside the participants'."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run has done so far; it survives commits and resumes."""
+
+    increments: int = 0
+    rows_learned: int = 0
+    rows_predicted: int = 0
+    rows_quarantined: int = 0
+    bytes_exchanged: int = 0
+    seconds: float = 0.0
+    statistics: Statistics = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a progress bar may show after an increment."""
+
+    increment: str
+    rows: int
+    rows_per_second: float
+    metric: str
+    value: float
+
+
+class Loop:
+    """Drive an engine over the stream, and commit what it learns to a run directory.
+
+    job, engine, directory: the run. observe: called after every increment.
+
+    `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
+    """
+
+    def __init__(
+        self, job: Job, engine: Engine, directory: RunDirectory, observe: Callable[[Progress], None] | None = None
+    ) -> None:
+        self.job = job
+        self.engine = engine
+        self.directory = directory
+        self.observe = observe
+        self.objective: Objective = job.objective()
+        self.totals = Totals()
+        self.version = directory.latest()
+        self._metrics: list[dict[str, Any]] = []
+        self._rows: dict[str, list[Tensor]] = {}
+        self._bad: list[BadRow] = []
+        self._last: Arrival | None = None
+        self._stop = threading.Event()
+
+    def run(self) -> bool:
+        """Learn until the stream ends, or until asked to stop."""
+        begun, before = time.perf_counter(), 0.0
+        self._resume()
+        before = self.totals.seconds
+        with self._stopping_at_signals():
+            while not self._stop.is_set():
+                arrivals = self.engine.receive()
+                if not arrivals:
+                    break
+                learned = self.engine.learn(arrivals)
+                self.totals.seconds = before + time.perf_counter() - begun
+                self._record(arrivals, learned)
+                if self.totals.increments % self.job.publish.every == 0:
+                    self.commit()
+            self.totals.seconds = before + time.perf_counter() - begun
+            if self._metrics or self.version is None:
+                self.commit()
+        return not self._stop.is_set()
+
+    def _resume(self) -> None:
+        if self.version is None:
+            self.engine.start(None, None)
+            return
+        weights, _ = self.directory.load(self.version)
+        state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
+        self.totals = Totals(**state["totals"])
+        self.engine.load_state_dict(state["engine"])
+        self.engine.start(self.version, weights)
+
+    def _record(self, arrivals: Sequence[Arrival], learned: Round) -> None:
+        """Take in one increment: a row of metrics, the rows learned, the rows refused."""
+        first, totals = arrivals[0], self.totals
+        statistics: Statistics = {}
+        for name, arrival in zip(self.engine.participants, arrivals, strict=True):
+            statistics = metrics.add(statistics, arrival.statistics)
+            if arrival.labelled:
+                self._rows.setdefault(name, []).append(arrival.rows)
+            self._bad += arrival.bad
+            totals.rows_quarantined += len(arrival.bad)
+        labelled = sum(arrival.labelled for arrival in arrivals)
+        totals.increments += 1
+        totals.rows_learned += labelled
+        totals.rows_predicted += sum(arrival.predicted for arrival in arrivals)
+        totals.bytes_exchanged += learned.bytes_exchanged
+        totals.statistics = metrics.add(totals.statistics, statistics)
+        sofar = self.objective.metrics(totals.statistics) if totals.statistics else {}
+        now = self.objective.metrics(statistics) if statistics else {}
+        self._metrics.append(
+            {
+                "increment": first.number,
+                "name": first.name,
+                "warm": first.warm,
+                "rows_arriving": sum(arrival.arriving for arrival in arrivals),
+                "rows_labelled": labelled,
+                **{f"metric.{name}": value for name, value in now.items()},
+                **{f"total.{name}": value for name, value in sofar.items()},
+                **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},
+                "seconds_predicting": max(arrival.seconds for arrival in arrivals),
+                "seconds_learning": learned.seconds_learning,
+                "seconds_exchanging": learned.seconds_exchanging,
+                "bytes_exchanged": learned.bytes_exchanged,
+                "version": self.directory.next_version(),
+            }
+        )
+        self._last = first
+        if self.observe is not None:
+            main = self.objective.main_metric
+            rate = totals.rows_learned / max(totals.seconds, 1e-9)
+            self.observe(Progress(first.name, totals.rows_learned, rate, main, sofar.get(main, math.nan)))
+
+    def commit(self) -> None:
+        """Publish a version: participants' state first, then, by one rename, everything else."""
+        version = self.directory.next_version()
+        self.engine.save(version)
+        state = {
+            "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
+            "engine": self.engine.state_dict(),
+        }
+        checkpoint.save(state_folder(self.directory.path, LOOP, version), state)
+        increment = -1 if self._last is None else self._last.number
+        entries = [
+            entry_table(version, name, torch.cat(rows), self.engine.fragments, increment=increment)
+            for name, rows in self._rows.items()
+        ]
+        history = self.engine.history()
+        self.version = self.directory.commit(
+            self.engine.weights(),
+            manifest={"increment": increment, "name": "" if self._last is None else self._last.name},
+            metrics=metrics_table(self._metrics),
+            ledger=pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
+            quarantine=quarantine_table(self._bad) if self._bad else None,
+            extra={} if history is None else {"history": history},
+            participants=[LOOP, *self.engine.participants],
+        )
+        self._metrics, self._rows, self._bad = [], {}, []
+
+    def summary(self, weights_sha256: str) -> dict[str, Any]:
+        """The numbers of the run."""
+        totals = self.totals
+        return {
+            "name": self.job.name,
+            "engine": self.engine.name,
+            "increments": totals.increments,
+            "rows_learned": totals.rows_learned,
+            "rows_predicted": totals.rows_predicted,
+            "rows_quarantined": totals.rows_quarantined,
+            "rows_per_second": round(totals.rows_learned / max(totals.seconds, 1e-9), 1),
+            "main_metric": self.objective.main_metric,
+            "prequential": self.objective.metrics(totals.statistics) if totals.statistics else {},
+            "bytes_exchanged": totals.bytes_exchanged,
+            "wall_seconds": round(totals.seconds, 3),
+            "model_sha256": weights_sha256,
+            "version": self.version,
+            "seed": self.job.learner.seed,
+        }
+
+    @contextmanager
+    def _stopping_at_signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM stops the run after the increment at hand; the second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def metrics_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Metrics of increments as a table; a column some increments lack is null there.
+
+    >>> metrics_table([{"increment": 0}, {"increment": 1, "metric.auc": 0.5}])["metric.auc"].to_pylist()
+    [None, 0.5]
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: [row.get(name) for row in rows] for name in names})

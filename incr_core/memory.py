@@ -1,0 +1,302 @@
+"""Memories: a bounded number of rows kept from everything seen, to be learned again.
+
+A memory holds raw rows. It never leaves its worker unless its owner says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Batch
+from incr_core.errors import StrategyError
+
+__all__ = ["Balanced", "Memory", "Reservoir", "columns_of", "to_batch"]
+
+Columns = dict[str, Tensor]
+
+
+def columns_of(batch: Batch) -> Columns:
+    """A batch as flat named columns, missing fields left out.
+
+    >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
+    ['inputs/a', 'targets']
+    """
+    inputs = batch.inputs
+    if isinstance(inputs, dict):
+        columns = {f"inputs/{name}": value for name, value in inputs.items()}
+    else:
+        columns = {"inputs": inputs}
+    columns["targets"] = batch.targets
+    for name in ("weights", "task", "rows"):
+        value = getattr(batch, name)
+        if value is not None:
+            columns[name] = value
+    return columns
+
+
+def to_batch(columns: Mapping[str, Tensor]) -> Batch:
+    """The inverse of `columns_of`; columns it does not know are left out."""
+    inputs: Any = columns.get("inputs")
+    if inputs is None:
+        inputs = {name[7:]: value for name, value in columns.items() if name.startswith("inputs/")}
+    return Batch(inputs, columns["targets"], columns.get("weights"), columns.get("task"), columns.get("rows"))
+
+
+class Memory(nn.Module):
+    """Rows in preallocated columns; subclasses decide in `insert` which rows stay.
+
+    capacity: the most rows it ever holds.
+    size: rows it holds; seen: rows it was shown.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        if capacity < 1:
+            raise StrategyError(
+                f"memory.capacity: expected at least 1 row, got {capacity}; leave the memory out instead"
+            )
+        self.capacity = capacity
+        self.size = 0
+        self.seen = 0
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows (n, ...), in order of arrival."""
+        raise NotImplementedError
+
+    def sample(self, count: int, generator: torch.Generator) -> Columns:
+        """`count` of the rows held, each drawn uniformly, with replacement."""
+        index = torch.randint(self.size, (count,), generator=generator, device=generator.device)
+        return {name: column.index_select(0, index) for name, column in self._buffers.items() if column is not None}
+
+    def rows_held(self) -> Columns:
+        """All rows held, as views."""
+        return {name: column[: self.size] for name, column in self._buffers.items() if column is not None}
+
+    def forget(self, rows: Tensor) -> int:
+        """Delete the rows with these ids (a request for erasure); returns how many were held.
+
+        What is left is the sample it would be had the others been alone: their freed slots are filled again only as
+        fast as new rows are drawn into them.
+
+        >>> memory = Reservoir(4)
+        >>> columns = {"targets": torch.arange(4.0), "rows": torch.arange(4)}
+        >>> memory.insert(columns, torch.Generator())
+        >>> memory.forget(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
+        (1, [0.0, 2.0, 3.0])
+        """
+        held = self.rows_held()
+        if "rows" not in held:
+            raise StrategyError("memory.forget: the rows held carry no row ids, so none can be found")
+        keep = (~torch.isin(held["rows"], rows.to(held["rows"].device))).nonzero().flatten()
+        removed = self.size - len(keep)
+        for column in held.values():
+            column[: len(keep)] = column[keep]
+            column[len(keep) :] = 0
+        self.size = len(keep)
+        return removed
+
+    def bytes(self) -> int:
+        """The bytes its columns take."""
+        return sum(column.nbytes for column in self._buffers.values() if column is not None)
+
+    def _allocate(self, columns: Columns) -> None:
+        """Make room on first sight of the columns; afterwards, check that they are the same ones."""
+        if not self._buffers:
+            for name, column in columns.items():
+                self.register_buffer(name, column.new_zeros((self.capacity, *column.shape[1:])))
+            return
+        if self._buffers.keys() != columns.keys():
+            raise StrategyError(
+                f"memory: expected the columns {', '.join(sorted(self._buffers))} as before, "
+                f"got {', '.join(sorted(columns))}; give every increment the same fields, or start a new run"
+            )
+        for name, column in columns.items():
+            held = self._buffers[name]
+            assert held is not None
+            if held.shape[1:] != column.shape[1:] or held.dtype != column.dtype:
+                raise StrategyError(
+                    f"memory.{name}: expected rows of {held.dtype} {tuple(held.shape[1:])} as before, "
+                    f"got {column.dtype} {tuple(column.shape[1:])}; start a new run for another model input"
+                )
+
+    def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
+        for name, column in columns.items():
+            held = self._buffers[name]
+            assert held is not None
+            held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counts, kept as plain numbers so that asking for them never waits for a device."""
+        return {"size": self.size, "seen": self.seen, "capacity": self.capacity}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.size, self.seen = int(state["size"]), int(state["seen"])
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        capacity = state_dict.get(f"{prefix}_extra_state", {}).get("capacity", self.capacity)
+        if capacity != self.capacity:
+            raise StrategyError(
+                f"{prefix}capacity: the saved memory holds {capacity} rows, this one {self.capacity}; "
+                "use the same capacity, or start a new run"
+            )
+        # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
+        self._buffers.clear()
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and "." not in name and name != "_extra_state":
+                self.register_buffer(name, torch.empty_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class Reservoir(Memory):
+    """A uniform sample of everything seen: algorithm R (Vitter 1985), a batch at a time.
+
+    Row number s (from 0) takes slot s if that is below the capacity, or else a slot drawn from 0..s, if that is.
+    Rows of one batch that draw the same slot overwrite one another in order, as one by one they would. Slots from
+    `size` on are empty, freed by `forget`: which of them a row draws does not matter, so it takes the first.
+
+    >>> memory, generator = Reservoir(100), torch.Generator().manual_seed(0)
+    >>> for day in range(50):
+    ...     memory.insert({"targets": torch.full((20,), float(day))}, generator)
+    >>> memory.size, memory.seen, 15 < float(memory.rows_held()["targets"].mean()) < 35
+    (100, 1000, True)
+    """
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows; about capacity / seen of them stay."""
+        count = len(columns["targets"])
+        if count == 0:
+            return
+        self._allocate(columns)
+        device = columns["targets"].device
+        filling = min(count, max(0, self.capacity - self.seen))
+        if filling == count:
+            self._write(torch.arange(self.size, self.size + count, device=device), columns)
+            self.size += count
+        else:
+            number = torch.arange(self.seen, self.seen + count, dtype=torch.float64, device=device)
+            draw = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+            slots = (draw * (number + 1)).long()
+            slots[:filling] = number[:filling].long()
+            self._place(slots, columns)
+        self.seen += count
+
+    def _place(self, slots: Tensor, columns: Columns) -> None:
+        taken = (slots < self.capacity).nonzero().flatten()
+        if len(taken) == 0:
+            return
+        # Of the rows that chose one slot, the last stays: sort by slot, keep the end of each run.
+        slots, order = slots.index_select(0, taken).sort(stable=True)
+        last = torch.ones_like(slots, dtype=torch.bool)
+        torch.ne(slots[1:], slots[:-1], out=last[:-1])
+        keep = last.nonzero().flatten()
+        slots, taken = slots.index_select(0, keep), taken.index_select(0, order.index_select(0, keep))
+        if self.size < self.capacity:
+            held = int((slots < self.size).sum())
+            size = self.size + len(slots) - held
+            slots[held:] = torch.arange(self.size, size, device=slots.device)
+            self.size = size
+        self._write(slots, columns, taken)
+
+
+class Balanced(Memory):
+    """As many rows of each class as the capacity allows, each class a uniform sample of its own rows.
+
+    Each row draws a key in [0, 1); a class keeps its rows of smallest key (bottom-k sampling: Cohen & Kaplan 2007), k
+    being its share of the capacity. Shares are even, and what a rare class does not fill goes to the others. The rows
+    held of a class are always those of all it was shown whose key is below the smallest it ever refused, its limit;
+    a row above the limit is refused at once, so most batches cost almost nothing.
+
+    >>> memory, generator = Balanced(10), torch.Generator().manual_seed(0)
+    >>> memory.insert({"targets": torch.zeros(100)}, generator)
+    >>> memory.insert({"targets": torch.ones(3)}, generator)
+    >>> memory.insert({"targets": torch.full((50,), 2.0)}, generator)
+    >>> memory.rows_held()["targets"].long().bincount().tolist()
+    [4, 3, 3]
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._classes = torch.empty(0, dtype=torch.float64)  # that have refused rows, ascending
+        self._limits = torch.empty(0, dtype=torch.float64)  # the smallest key each has refused
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows."""
+        targets = columns["targets"]
+        if len(targets) == 0:
+            return
+        self._allocate({**columns, "key": torch.empty(1, dtype=torch.float64, device=targets.device)})
+        self.seen += len(targets)
+        key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
+        accepted = (key < self._limits_of(targets)).nonzero().flatten()
+        if len(accepted) == 0:
+            return
+        fresh = {name: column.index_select(0, accepted) for name, column in {**columns, "key": key}.items()}
+        stop = self.size + len(accepted)
+        if stop <= self.capacity:
+            self._write(torch.arange(self.size, stop, device=targets.device), fresh)
+            self.size = stop
+            return
+        held = self.rows_held()
+        self._trim({name: torch.cat([column, fresh[name]]) for name, column in held.items()})
+
+    def _limits_of(self, targets: Tensor) -> Tensor:
+        """The limit of each row's class; infinity where it has refused none."""
+        if self._classes.device != targets.device:
+            self._classes, self._limits = self._classes.to(targets.device), self._limits.to(targets.device)
+        if len(self._classes) == 0:
+            return torch.full_like(targets, torch.inf, dtype=torch.float64)
+        labels = targets.double()
+        place = torch.searchsorted(self._classes, labels).clamp_(max=len(self._classes) - 1)
+        return torch.where(self._classes[place] == labels, self._limits[place], torch.inf)
+
+    def _trim(self, columns: Columns) -> None:
+        labels, which, counts = torch.unique(columns["targets"], return_inverse=True, return_counts=True)
+        quota = torch.tensor(even_shares(counts.tolist(), self.capacity), device=which.device)
+        by_key = columns["key"].argsort(stable=True)
+        order = by_key[which[by_key].argsort(stable=True)]  # by class, and by key within a class
+        start = counts.cumsum(0) - counts
+        rank = torch.arange(len(order), device=order.device) - start[which[order]]
+        allowed = quota[which[order]]
+        refused = order[rank == allowed]  # the first row that each class now refuses
+        self._limit(labels[which[refused]].double(), columns["key"][refused])
+        keep = order[rank < allowed]
+        self._write(torch.arange(len(keep), device=keep.device), columns, keep)
+        self.size = len(keep)
+
+    def _limit(self, classes: Tensor, limits: Tensor) -> None:
+        before = ~torch.isin(self._classes, classes)
+        self._classes, order = torch.cat([self._classes[before], classes]).sort()
+        self._limits = torch.cat([self._limits[before], limits])[order]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counts, and the limit of each class."""
+        return {**super().get_extra_state(), "classes": self._classes, "limits": self._limits}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        super().set_extra_state(state)
+        self._classes, self._limits = state["classes"].clone(), state["limits"].clone()
+
+
+def even_shares(counts: list[int], capacity: int) -> list[int]:
+    """Deal `capacity` evenly to classes that have `counts` rows; what one cannot fill goes to the others.
+
+    >>> even_shares([100, 3, 50], 10)
+    [4, 3, 3]
+    """
+    shares = [0] * len(counts)
+    open_classes = [index for index, count in enumerate(counts) if count > 0]
+    while capacity > 0 and open_classes:
+        each, left = divmod(capacity, len(open_classes))
+        for place, index in enumerate(open_classes):
+            given = min(each + (place < left), counts[index] - shares[index])
+            shares[index] += given
+            capacity -= given
+        open_classes = [index for index in open_classes if shares[index] < counts[index]]
+    return shares

@@ -1,0 +1,89 @@
+"""Running mean and variance whose merge between workers is exact."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Moments"]
+
+
+class Scale(NamedTuple):
+    """What `Moments.scale` made of `sums` after so many writes to it."""
+
+    sums: Tensor
+    writes: int
+    mean: Tensor
+    std: Tensor
+
+
+class Moments(nn.Module):
+    """Count, sum and sum of squares of F features, in float64.
+
+    The three are additive, so the statistics of two workers are the sum of theirs, whatever the split:
+
+        count += n        total += sum_i x_i        square += sum_i x_i^2
+        mean = total / count        var = square / count - mean^2
+
+    Missing values (NaN) are left out of the feature they are missing from. With fewer than two values, or none that
+    differ, the mean is taken off but nothing is divided.
+
+    >>> moments = Moments(1)
+    >>> moments.add(moments.measure(torch.tensor([[1.0], [3.0], [float("nan")]])))
+    >>> moments.standardise(torch.tensor([[2.0], [3.0]])).flatten().tolist()
+    [0.0, 1.0]
+    """
+
+    merge: ClassVar[dict[str, str]] = {"sums": "sum"}
+    sums: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(3, features, dtype=torch.float64))
+        self._scale: Scale | None = None
+
+    def measure(self, values: Tensor) -> Tensor:
+        """What the rows `values` (B, F) would add: (3, F) of count, sum and sum of squares."""
+        values = values.double()
+        known = ~values.isnan()
+        values = torch.where(known, values, 0.0)
+        return torch.stack([known.sum(0, dtype=torch.float64), values.sum(0), (values * values).sum(0)])
+
+    @torch.no_grad()
+    def add(self, measured: Tensor) -> None:
+        """Take in what `measure` returned, here or on another worker."""
+        self.sums += measured.to(self.sums.device)
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (F,) each in float32; (0, 1) where nothing is known.
+
+        They are kept until `sums` changes, which may happen anywhere: a tensor counts the writes to itself.
+        """
+        sums, kept = self.sums, self._scale
+        if kept is not None and kept.sums is sums and kept.writes == sums._version:
+            return kept.mean, kept.std
+        mean, std = self._measured()
+        # Inside torch.func, torch.export and the like, tensors are stand-ins that must not outlive the call.
+        if type(mean) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(mean):
+            self._scale = Scale(sums, sums._version, mean, std)
+        return mean, std
+
+    def _measured(self) -> tuple[Tensor, Tensor]:
+        count, total, square = self.sums
+        known = count.clamp(min=1.0)
+        mean = total / known
+        variance = square / known - mean * mean
+        # Rounding leaves a constant feature with a variance of about 1e-16 * mean^2: that is zero, not a scale.
+        flat = (count < 2) | (variance <= 1e-12 * (1.0 + mean * mean))
+        return mean.float(), torch.where(flat, 1.0, variance.clamp(min=1e-30).sqrt()).float()
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """(values - mean) / std, (B, F) float32. Missing values stay missing (NaN)."""
+        mean, std = self.scale()
+        return (values - mean) / std
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy counts the writes to its own `sums` from 0, so it keeps nothing."""
+        return {**self.__dict__, "_scale": None}

@@ -1,0 +1,95 @@
+"""The outer step: from the anchor and the mean of the updates to the next anchor.
+
+On a cluster this is DiLoCo's outer optimiser (Douillard et al. 2023, arXiv:2311.08105); on federated clients the same
+function is FedAvg (McMahan et al. 2017) or FedAvgM (Hsu et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from incr_core.update import Weights
+
+__all__ = ["OUTERS", "Mean", "Nesterov", "Outer"]
+
+
+class Outer:
+    """From (anchor, mean) to the next anchor. Its state travels with the commit."""
+
+    needs_anchor: bool = True
+
+    def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
+        """The next anchor."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, object]:
+        """What must be kept between rounds."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+class Mean(Outer):
+    """The mean itself: FedAvg, periodic weight averaging.
+
+    >>> Mean().step({}, {"w": torch.ones(1)}, {})
+    {'w': tensor([1.])}
+    """
+
+    needs_anchor = False
+
+    def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
+        """The mean, unchanged."""
+        return mean
+
+
+class Nesterov(Outer):
+    """Treat the way from the anchor to the mean as a gradient, and follow it with Nesterov momentum.
+
+        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (d + momentum * v)
+
+    Only what merges by "mean" is moved; counters and statistics are taken as merged. With momentum 0 and lr 1 this is
+    `Mean`, to rounding. Douillard et al. 2023, section 3, use lr 0.7 and momentum 0.9.
+
+    >>> outer = Nesterov(lr=1.0, momentum=0.5)
+    >>> outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
+    {'w': tensor([-0.5000])}
+    """
+
+    def __init__(self, lr: float = 0.7, momentum: float = 0.9) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.velocity: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
+        """One step; the velocity is kept per entry."""
+        following: Weights = {}
+        for name, value in mean.items():
+            if rules.get(name, "mean") != "mean" or not value.is_floating_point():
+                following[name] = value
+                continue
+            direction = anchor[name] - value
+            velocity = self.velocity.get(name)
+            velocity = direction if velocity is None else self.momentum * velocity + direction
+            self.velocity[name] = velocity
+            following[name] = anchor[name] - self.lr * (direction + self.momentum * velocity)
+        return following
+
+    def state_dict(self) -> dict[str, object]:
+        """The velocity by entry."""
+        return {"velocity": dict(self.velocity)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take it back."""
+        velocity = state["velocity"]
+        assert isinstance(velocity, dict)
+        self.velocity = dict(velocity)
+
+
+OUTERS: dict[str, type[Outer]] = {"mean": Mean, "nesterov": Nesterov}
+"""The outer steps by the names that job files use."""

@@ -1,0 +1,266 @@
+"""A participant: one learner and its part of the stream, wherever it lives.
+
+Every engine drives participants through the same few calls, in the same order, for every increment:
+
+    receive      take the next increment: predict the rows that arrive, score the rows whose labels became known
+    begin        lay out the rows to learn
+    advance      take optimiser steps; the engine exchanges weights between calls
+    consolidate  let the strategies keep what was learned
+    save         at a commit, keep everything that learning on depends on
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core import checkpoint
+from incr_core.batch import Batch, cat
+from incr_core.learner import Learner
+from incr_core.metrics import Statistics
+from incr_core.quarantine import BadRow
+from incr_core.stream import Increment, Stream
+from incr_core.update import Update, Weights
+
+__all__ = ["Arrival", "Participant"]
+
+
+@dataclass(slots=True)
+class Arrival:
+    """What a participant tells about an increment before it learns.
+
+    rows: ids of the rows to learn, (n,) int64; these and counts leave the participant, never the rows themselves.
+    statistics: additive, of the rows labelled now against what was predicted when they arrived.
+    measured: what these rows add to running statistics of the model and the objective.
+    """
+
+    number: int
+    name: str
+    warm: bool
+    arriving: int
+    rows: Tensor
+    predicted: int
+    scored: int
+    statistics: Statistics
+    measured: Weights
+    bad: Sequence[BadRow] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def labelled(self) -> int:
+        """How many rows there are to learn."""
+        return len(self.rows)
+
+
+@dataclass(slots=True)
+class AtHand:
+    """The increment that a participant is at: the rows it has to learn, and whether it has begun to."""
+
+    number: int
+    name: str
+    warm: bool
+    labelled: Batch
+    begun: bool = False
+
+
+class Participant:
+    """One learner and its part of the stream.
+
+    name: unique in the run; its state is kept under it.
+    stream, learner: what it owns.
+    warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
+    frozen: learn nothing after the warm start; a baseline.
+    """
+
+    def __init__(
+        self, name: str, stream: Stream, learner: Learner, *, warm_passes: int | None = None, frozen: bool = False
+    ) -> None:
+        self.name = name
+        self.stream = stream
+        self.learner = learner
+        self.warm_passes = warm_passes
+        self.frozen = frozen
+        self.increment: AtHand | None = None
+        self._increments: Iterator[Increment] = iter(())
+        self._cursor: dict[str, Any] | None = None
+        self._pending = Pending()
+        self._started = False
+
+    def receive(self) -> Arrival | None:
+        """Take the next increment, predict and score; None when the stream has ended.
+
+        Rows that an engine has let wait since the last increment come first among those to learn, and once more, alone,
+        after the stream's end: every row is learned.
+        """
+        if not self._started:
+            self._increments = self.stream.increments(self._cursor)
+            self._started = True
+        increment = next(self._increments, None)
+        waiting = self._waiting()
+        if increment is None:
+            return None if waiting is None else self._remaining(waiting)
+        begun = time.perf_counter()
+        self._cursor = increment.cursor
+        arriving, labelled = increment.arriving, increment.labelled
+        if len(arriving) and not increment.warm:
+            assert arriving.rows is not None
+            self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
+        statistics, scored = self._score(labelled)
+        learns = labelled if increment.warm or not self.frozen else labelled.slice(0, 0)
+        if waiting is not None:
+            learns = cat([waiting, learns])
+        self.increment = AtHand(increment.number, increment.name, increment.warm, learns)
+        assert learns.rows is not None
+        return Arrival(
+            increment.number,
+            increment.name,
+            increment.warm,
+            len(arriving),
+            learns.rows,
+            0 if increment.warm else len(arriving),
+            scored,
+            statistics,
+            self.learner.observe(learns) if len(learns) else {},
+            increment.bad,
+            time.perf_counter() - begun,
+        )
+
+    def _waiting(self) -> Batch | None:
+        """Rows at hand that nobody has begun to learn."""
+        at_hand = self.increment
+        return None if at_hand is None or at_hand.begun or not len(at_hand.labelled) else at_hand.labelled
+
+    def _remaining(self, waiting: Batch) -> Arrival:
+        """An increment after the last, of the rows that still wait."""
+        assert self.increment is not None
+        assert waiting.rows is not None
+        number = self.increment.number + 1
+        self.increment = AtHand(number, "waiting rows", False, waiting)
+        return Arrival(number, "waiting rows", False, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
+
+    def _score(self, labelled: Batch) -> tuple[Statistics, int]:
+        assert labelled.rows is not None
+        place, predictions = self._pending.take(labelled.rows)
+        if len(place) == 0:
+            return {}, 0
+        weights = None if labelled.weights is None else labelled.weights[place]
+        return self.learner.objective.measure(predictions, labelled.targets[place], weights), len(place)
+
+    def passes(self) -> int:
+        """Passes over the increment at hand."""
+        increment = self.increment
+        assert increment is not None
+        warm = increment.warm and self.warm_passes is not None
+        return self.warm_passes if warm and self.warm_passes else self.learner.epochs
+
+    def begin(self, passes: int | None = None) -> None:
+        """Lay out the rows of the increment at hand for `passes` passes."""
+        assert self.increment is not None, "receive an increment before learning it"
+        self.increment.begun = True
+        self.learner.begin(
+            self.increment.labelled, self.passes() if passes is None else passes, increment=self.increment.number
+        )
+
+    def advance(self, steps: int | None = None) -> Update:
+        """Take the next `steps` optimiser steps, or all that are left."""
+        return self.learner.advance(steps)
+
+    def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
+        """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
+        self.learner.adopt(anchor)
+        assert self.increment is not None
+        if first:
+            self.begin()
+        else:
+            self.learner.again(self.increment.labelled, self.passes())
+        return self.learner.advance()
+
+    def consolidate(self, anchor: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Let the strategies consolidate at the round's result; returns what they share."""
+        if anchor is not None:
+            self.learner.adopt(anchor)
+        assert self.increment is not None
+        self.learner.end(self.increment.labelled)
+        return self.learner.shared_state()[0]
+
+    def save(self, path: Path, *, whole: bool = False, **manifest: Any) -> None:
+        """Keep everything that learning on from here depends on, besides the weights.
+
+        At a commit that is little of the increment at hand: rows already learned are not needed again. In the middle of
+        an increment, `whole` keeps them too.
+        """
+        at_hand = self.increment if whole or self._waiting() is not None else None
+        state = {
+            "learner": self.learner.state_dict(),
+            "pending": self._pending.state_dict(),
+            "cursor": self._cursor,
+            "increment": None if at_hand is None else asdict(at_hand),
+        }
+        checkpoint.save(path, state, **manifest)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take back what `save` kept; returns its manifest."""
+        state, manifest = checkpoint.load(path)
+        self.learner.load_state_dict(state["learner"])
+        self._pending.load_state_dict(state["pending"])
+        self._cursor = state["cursor"]
+        at_hand = state["increment"]
+        self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
+        self.close()
+        self._increments, self._started = iter(()), False
+        return manifest
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        stop: Callable[[], None] | None = getattr(self._increments, "close", None)
+        if stop is not None:
+            stop()
+
+
+class Pending:
+    """Predictions waiting for their labels, by row id.
+
+    >>> pending = Pending()
+    >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
+    >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
+    >>> place.tolist(), predictions.tolist(), len(pending.rows)
+    ([1, 2], [0.8999999761581421, 0.699999988079071], 1)
+    """
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0, dtype=torch.int64)  # ascending
+        self.predictions: Tensor | None = None
+
+    def add(self, rows: Tensor, predictions: Tensor) -> None:
+        """Keep predictions (n, ...) of these rows."""
+        if self.predictions is not None:
+            rows, predictions = torch.cat([self.rows, rows]), torch.cat([self.predictions, predictions])
+        self.rows, order = rows.sort()
+        self.predictions = predictions.index_select(0, order)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in `rows` that had a prediction, and the predictions; they are kept no longer."""
+        if self.predictions is None or len(self.rows) == 0 or len(rows) == 0:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        where = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
+        place = (self.rows[where] == rows).nonzero().flatten()
+        where = where[place]
+        found = self.predictions[where]
+        left = torch.ones(len(self.rows), dtype=torch.bool)
+        left[where] = False
+        self.rows, self.predictions = self.rows[left], self.predictions[left]
+        return place, found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and predictions."""
+        return {"rows": self.rows, "predictions": self.predictions}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.rows, self.predictions = state["rows"], state["predictions"]

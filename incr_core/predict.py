@@ -1,0 +1,80 @@
+"""Predict and evaluate rows of a file with a version of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from incr_core.errors import StreamError
+from incr_core.job import Job
+from incr_core.learner import Learner
+from incr_core.registry import RunDirectory
+from incr_core.stream import encode_file
+
+__all__ = ["Version", "evaluate", "load_version", "predictions"]
+
+
+@dataclass(slots=True)
+class Version:
+    """A version of a run, ready to predict.
+
+    history: the outcomes known at its commit, where its features need them.
+    """
+
+    number: int
+    job: Job
+    learner: Learner
+    history: pa.Table | None
+
+
+def load_version(directory: str | Path, number: int | None = None) -> Version:
+    """A version of a run, the champion if none is named; every byte verified.
+
+    Raises RunDirectoryError, VersionError or CheckpointError.
+    """
+    run = RunDirectory(directory).open()
+    weights, manifest = run.load(number)
+    job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
+    torch.set_num_threads(job.learner.threads)
+    learner = job.learner_for(job.data().numeric_width)
+    learner.adopt(weights)
+    version = int(manifest["version"])
+    history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
+    return Version(version, job, learner, history)
+
+
+def predictions(version: Version, path: str | Path) -> pa.Table:
+    """The predictions for the rows of a file, one row each, in the file's order; null where a row cannot be used.
+
+    Columns: `row`, the offset in the file, then `probability` (binary), `class` and `probability.CLASS` (multiclass),
+    or `value`.
+    """
+    job = version.job
+    encoded = encode_file(path, job.encoder, job.rates(), version.history, stream=job.data(), labelled=False)
+    found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
+    columns: dict[str, Any] = {}
+    if job.learner.objective == "multiclass":
+        classes = [str(name) for name in job.features.classes or ()]
+        found = found.reshape(-1, len(classes))
+        columns["class"] = [classes[index] for index in found.argmax(1).tolist()]
+        columns |= {f"probability.{name}": found[:, index].numpy() for index, name in enumerate(classes)}
+    else:
+        columns["probability" if job.learner.objective == "binary" else "value"] = found.numpy()
+    columns = {"row": encoded.offsets.numpy(), **columns}
+    return pa.table(columns)
+
+
+def evaluate(version: Version, path: str | Path) -> dict[str, Any]:
+    """Rows, rows that cannot be used, and the objective's metrics on the labelled rows of a file."""
+    job = version.job
+    encoded = encode_file(path, job.encoder, job.rates(), version.history, stream=job.data(), labelled=True)
+    if len(encoded.batch) == 0:
+        raise StreamError(f"{path}: expected labelled rows to evaluate, found none that can be used")
+    found = version.learner.predict(encoded.batch.inputs)
+    objective = version.learner.objective
+    measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
+    return {"version": version.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}

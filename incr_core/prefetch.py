@@ -1,0 +1,63 @@
+"""Prefetch: run an iterator ahead of its consumer, in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import TypeVar
+
+__all__ = ["prefetch"]
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
+    """Yield the items in order while a thread prepares up to `depth` more.
+
+    An error of the iterator is raised here, after the items before it. The thread ends with the iterator, or when the
+    consumer closes or drops this generator.
+
+    >>> list(prefetch(iter(range(3))))
+    [0, 1, 2]
+    """
+    ready: deque[T] = deque()
+    failure: list[BaseException] = []
+    change = threading.Condition()
+    stopped = finished = False
+
+    def work() -> None:
+        nonlocal finished
+        try:
+            for item in items:
+                with change:
+                    ready.append(item)
+                    change.notify_all()
+                    change.wait_for(lambda: stopped or len(ready) < depth)
+                    if stopped:
+                        return
+        except BaseException as error:  # whatever it is, the consumer must see it
+            failure.append(error)
+        finally:
+            with change:
+                finished = True
+                change.notify_all()
+
+    thread = threading.Thread(target=work, name="incr-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            with change:
+                change.wait_for(lambda: ready or finished)
+                if not ready:
+                    break
+                item = ready.popleft()
+                change.notify_all()
+            yield item
+        if failure:
+            raise failure[0]
+    finally:
+        with change:
+            stopped = True
+            change.notify_all()
+        thread.join()

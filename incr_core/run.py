@@ -1,0 +1,61 @@
+"""Run a job from its first row to its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from incr_core.checkpoint import model_sha256, write_atomically
+from incr_core.engine import engine_named
+from incr_core.job import Job
+from incr_core.loop import Loop, Progress
+from incr_core.registry import RunDirectory
+from incr_core.report import write_report
+
+__all__ = ["run"]
+
+
+def run(
+    job: Job,
+    out: str | Path,
+    on: str = "local",
+    observe: Callable[[str, Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Run a job on an engine, in a run directory; go on from the last commit where one is there.
+
+    out: the run directory. on: "local", "cluster" or "federated". observe: called with the name of the run (the job's,
+    then each baseline's) and its progress after every increment.
+
+    Returns the summary, which is also in DIR/summary.json; "finished" in it is False when a signal stopped the run.
+    """
+    summary = _run_one(job, Path(out), on, observe, job.name)
+    directory = RunDirectory(out).open()
+    for name, settings in job.baselines.items() if summary["finished"] else ():
+        baseline = job.with_settings([*settings, "baselines={}"])
+        if not _run_one(baseline, Path(out, "baselines", name), "local", observe, name)["finished"]:
+            summary["finished"] = False
+            break
+    write_report(directory)
+    return summary
+
+
+def _run_one(
+    job: Job, out: Path, on: str, observe: Callable[[str, Progress], None] | None, name: str
+) -> dict[str, Any]:
+    torch.set_num_threads(job.learner.threads)
+    kind = engine_named(on)
+    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
+        engine = kind(job, out)
+        try:
+            loop = Loop(job, engine, directory, None if observe is None else lambda done: observe(name, done))
+            finished = loop.run()
+            summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
+        finally:
+            engine.close()
+        write_atomically(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        write_report(directory)
+    return summary

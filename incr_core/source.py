@@ -1,0 +1,353 @@
+"""A source: where rows lie, as numbered fragments (files, or the tables of a Python iterable).
+
+Fragments are numbered by the natural order of their paths ("day-2" before "day-10"), and a number never changes:
+files found later get later numbers, so row ids stay valid while a folder grows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import importlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from incr_core.clock import Instants, instants
+from incr_core.errors import JobError, StreamError
+
+__all__ = ["FORMATS", "CallableSource", "FileSource", "Fragment", "Source", "open_source", "read_table"]
+
+FORMATS = {
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "csv": (".csv", ".csv.gz"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+}
+"""Known formats and the endings of their files."""
+
+
+HEAD = 1000
+"""How many rows are looked at where only types matter."""
+
+
+@dataclass(slots=True)
+class Fragment:
+    """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for."""
+
+    number: int
+    name: str
+    load: Callable[[Sequence[str]], pa.Table]
+    first: int = 0
+    last: int = 0
+
+
+class FileSource:
+    """Fragments are files; only the columns asked for are read.
+
+    >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
+    ['a.csv']
+    """
+
+    def __init__(self, paths: dict[str, Path], format: str | None) -> None:
+        self.paths = paths
+        self.names = list(paths)
+        self._format = format
+
+    def resume(self, names: Sequence[str]) -> list[int]:
+        """Give the fragments of an earlier run the numbers they had; returns the numbers of those found since."""
+        known = set(names)
+        self.names = [*names, *(name for name in self.paths if name not in known)]
+        return list(range(len(names), len(self.names)))
+
+    def head(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows of the first file that has any, to look at."""
+        table = pa.table({})
+        for name, path in self.paths.items():
+            if (self._format or _format_of(path)) == "parquet":
+                table = _parquet_head(path, columns, name)
+            else:
+                table = read_table(path, columns, self._format, name).slice(0, HEAD)
+            if len(table):
+                break
+        return table
+
+    def fragments(
+        self,
+        time: str | None = None,
+        *,
+        skip: frozenset[int] = frozenset(),
+        floors: dict[int, int] | None = None,
+        origin: int | None = None,
+    ) -> Iterator[Fragment]:
+        """The fragments in number order or, with a `time` column, in the order of their first times.
+
+        skip: fragments no longer needed; their files may be gone.
+        floors: fragment -> a time; no row of that fragment counts as earlier (it was found late).
+        origin: the time of a fragment none of whose rows has one.
+        """
+        found = [self._fragment(number, name, time) for number, name in enumerate(self.names) if number not in skip]
+        if time is None:
+            yield from (fragment for fragment, _ in found)
+            return
+        if origin is None:
+            origin = min((span[0] for _, span in found if span), default=0)
+        for fragment, span in found:
+            floor = (floors or {}).get(fragment.number, origin)
+            fragment.first, fragment.last = (max(edge, floor) for edge in span or (origin, origin))
+        yield from sorted((fragment for fragment, _ in found), key=lambda fragment: (fragment.first, fragment.number))
+
+    def _fragment(self, number: int, name: str, time: str | None) -> tuple[Fragment, tuple[int, int] | None]:
+        path = self.paths.get(name)
+        if path is None or not path.exists():
+            raise StreamError(
+                f"stream.path: expected {name}, which the run has not finished with, but it is gone; put it back"
+            )
+
+        def load(columns: Sequence[str]) -> pa.Table:
+            return read_table(path, columns, self._format, name)
+
+        span = None if time is None else _span(load([time]), time, name)
+        return Fragment(number, name, load), span
+
+
+class CallableSource:
+    """Fragments come from a Python callable that returns an iterable of tables, batches or dicts of arrays.
+
+    They must be the same at every call, and come in time order: the iterable may be endless, so nothing looks ahead.
+
+    >>> [fragment.name for fragment in CallableSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
+    ['part 0', 'part 1']
+    """
+
+    def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
+        self._factory = factory
+        self.names: list[str] = []
+
+    def resume(self, names: Sequence[str]) -> list[int]:
+        """Keep the names already known; nothing is ever found late here."""
+        self.names = list(names)
+        return []
+
+    def head(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows of the first table that has any, to look at."""
+        for number, part in enumerate(self._factory()):
+            table = _table(part, f"part {number}")
+            if len(table):
+                _check_columns(table.column_names, columns, f"part {number}")
+                return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
+        return pa.table({})
+
+    def fragments(
+        self,
+        time: str | None = None,
+        *,
+        skip: frozenset[int] = frozenset(),
+        floors: dict[int, int] | None = None,
+        origin: int | None = None,
+    ) -> Iterator[Fragment]:
+        """The fragments as they come; see `FileSource.fragments`."""
+        latest = origin or 0
+        for number, part in enumerate(self._factory()):
+            name = f"part {number}"
+            if number == len(self.names):
+                self.names.append(name)
+            fragment = Fragment(number, name, _loader(_table(part, name), name))
+            if time is not None:
+                # A part whose rows have no times stands where the part before it ends.
+                fragment.first, fragment.last = _span(fragment.load([time]), time, name) or (latest, latest)
+                latest = max(latest, fragment.last)
+            if number not in skip:
+                yield fragment
+
+
+Source = FileSource | CallableSource
+
+
+def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | None = None) -> Source:
+    """Find the fragments of a file, a folder, a glob, "module:factory" or a callable.
+
+    >>> open_source("nowhere/at/all")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: stream.path: expected a file, a folder or a glob, got "nowhere/at/all", where nothing
+    is; check the path (relative paths start at ...)
+    """
+    if format is not None and format not in FORMATS:
+        raise JobError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    if callable(source):
+        return CallableSource(source)
+    text = str(source)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return FileSource({path.name: path}, format or _format_of(path, strict=True))
+    if path.is_dir():
+        return FileSource(_inside(path, path.rglob("*"), format), format)
+    if glob.has_magic(text):
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        found = map(Path, glob.glob(str(path), recursive=True))
+        return FileSource(_inside(root, found, format), format)
+    if match := re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", text):
+        return CallableSource(_factory(match[1], match[2]))
+    raise StreamError(
+        f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
+        f"check the path (relative paths start at {Path.cwd()})"
+    )
+
+
+def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
+    """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
+    kind = format or _format_of(path, strict=True) or ""
+    try:
+        if kind == "parquet":
+            return _read_parquet(path, columns, place)
+        if kind == "arrow":
+            table = _read_ipc(path)
+        elif kind == "csv":
+            table = pyarrow.csv.read_csv(path)
+        else:
+            table = pyarrow.json.read_json(path)
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0):
+            return pa.table({name: pa.nulls(0) for name in columns or ()})
+        raise _unreadable(place, kind, error) from error
+    _check_columns(table.column_names, columns, place)
+    return table if columns is None else table.select(list(columns))
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+    _check_columns(schema.names, columns, place)
+    names = list(schema.names if columns is None else columns)
+    # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
+    words = [name for name in names if pa.types.is_string(schema.field(name).type)]
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
+        return file.read(columns=names)
+
+
+def _parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _check_columns(schema.names, columns, place)
+            names = list(schema.names if columns is None else columns)
+            first = next(file.iter_batches(HEAD, columns=names), None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(place, "parquet", error) from error
+    return pa.table({name: pa.nulls(0) for name in names}) if first is None else pa.Table.from_batches([first])
+
+
+def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
+    return StreamError(
+        f"{place}: expected a whole {kind} file, got one that cannot be read ({error}); "
+        "write it again or take it out of the stream"
+    )
+
+
+def _read_ipc(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        try:
+            return pa.ipc.open_file(file).read_all()
+        except pa.ArrowInvalid:  # the streaming format has no footer
+            file.seek(0)
+            return pa.ipc.open_stream(file).read_all()
+
+
+def _check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
+    for column in columns or ():
+        if column not in names:
+            near = difflib.get_close_matches(column, names, 1)
+            hint = f'; the nearest is "{near[0]}"' if near else ""
+            have = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise StreamError(f'{place}: expected a column "{column}", got {have}{hint}; rename it here or in the job')
+
+
+def _format_of(path: Path, *, strict: bool = False) -> str | None:
+    for kind, endings in FORMATS.items():
+        if path.name.lower().endswith(endings):
+            return kind
+    if strict:
+        known = ", ".join(ending for endings in FORMATS.values() for ending in endings)
+        raise StreamError(f"{path}: expected a file ending in one of {known}; set stream.format to say what it is")
+    return None
+
+
+def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
+    """The data files among `found`, by their name within `root`; names that begin with "." or "_" are not data."""
+    paths = {
+        path.relative_to(root).as_posix(): path
+        for path in found
+        if path.is_file()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+        and (_format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+    }
+    if not paths:
+        kinds = ", ".join(FORMATS) if format is None else format
+        raise StreamError(f"stream.path: expected files of a known kind ({kinds}) in {root}, got none")
+    return {name: paths[name] for name in sorted(paths, key=_natural)}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key that compares the numbers in a name as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _factory(module: str, name: str) -> Callable[[], Iterable[Any]]:
+    place = f'stream.path "{module}:{name}"'
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise StreamError(f"{place}: expected a Python module {module}, got none; is it on the path?") from None
+    except AttributeError:
+        raise StreamError(f"{place}: expected a function {name} in {module}, got none") from None
+    if not callable(factory):
+        raise StreamError(f"{place}: expected a function, got {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _table(part: object, name: str) -> pa.Table:
+    if isinstance(part, pa.Table):
+        return part
+    if isinstance(part, pa.RecordBatch):
+        return pa.Table.from_batches([part])
+    if isinstance(part, dict):
+        return pa.table({key: _column(value) for key, value in part.items()})
+    raise StreamError(
+        f"{name}: expected a pyarrow Table or RecordBatch or a dict of arrays, got {type(part).__name__}; "
+        "convert it in the factory"
+    )
+
+
+def _column(value: Any) -> Any:
+    """An array of (B, ...) values as a column of B lists."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        flat = value.reshape(len(value), -1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    return value
+
+
+def _loader(table: pa.Table, name: str) -> Callable[[Sequence[str]], pa.Table]:
+    def load(columns: Sequence[str]) -> pa.Table:
+        _check_columns(table.column_names, columns, name)
+        return table.select(list(columns))
+
+    return load
+
+
+def _span(table: pa.Table, time: str, name: str) -> tuple[int, int] | None:
+    read: Instants = instants(table[time], f"stream.predict_at.{time} in {name}")
+    times = read.values[read.known]
+    return (int(times.min()), int(times.max())) if len(times) else None

@@ -1,0 +1,91 @@
+"""Dark experience replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core.arguments import not_negative
+from incr_core.batch import Batch, cat
+from incr_core.memories import memory_named
+from incr_core.memory import columns_of, to_batch
+from incr_core.strategy import Context, Strategy
+
+__all__ = ["DER"]
+
+
+class DER(Strategy):
+    """Give remembered rows the answers they got when they were new, and their labels.
+
+        loss = mean loss of the n new rows
+             + logits * mean (output - output when it was new)^2      over round(ratio * n) remembered rows
+             + labels * mean loss                                     over as many others
+
+    Buzzega et al. 2020, "Dark experience for general continual learning", equations 6 and 7: alpha is `logits`, beta
+    `labels`; DER is labels = 0, DER++ labels > 0. All rows go through one forward.
+
+    capacity: rows remembered. logits, labels: weights of the two terms; both 0 turns it off.
+    ratio: remembered rows per new row for each term. memory: "reservoir", "balanced" or "window".
+
+    >>> DER(capacity=500, logits=0.2, labels=1.0)
+    DER(
+      capacity=500, logits=0.2, labels=1.0, ratio=1.0
+      (memory): Reservoir()
+    )
+    """
+
+    rowwise: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        capacity: int = 5000,
+        logits: float = 0.5,
+        labels: float = 0.5,
+        ratio: float = 1.0,
+        memory: str = "reservoir",
+    ) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.logits = not_negative("der.logits", logits)
+        self.labels = not_negative("der.labels", labels)
+        self.ratio = not_negative("der.ratio", ratio)
+        self.memory = memory_named("der.memory", memory, capacity)
+        self._terms: list[tuple[str, slice, Mapping[str, Tensor]]] = []
+
+    @property
+    def _on(self) -> bool:
+        return self.ratio > 0 and (self.logits > 0 or self.labels > 0)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Append remembered rows for each term, with weight 0 in the main loss."""
+        self._terms = []
+        if self.memory.size == 0 or not self._on:
+            return batch
+        count, parts = max(1, round(self.ratio * len(batch))), [batch]
+        start = len(batch)
+        for name, weight in (("der", self.logits), ("replay", self.labels)):
+            if weight > 0:
+                columns = self.memory.sample(count, ctx.generator)
+                parts.append(replace(to_batch(columns), weights=columns["logits"].new_zeros(count)))
+                self._terms.append((name, slice(start, start + count), columns))
+                start += count
+        return cat(parts)
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """The two terms."""
+        terms = {}
+        for name, rows, columns in self._terms:
+            if name == "der":
+                terms[name] = self.logits * F.mse_loss(output[rows].float(), columns["logits"])
+            else:
+                terms[name] = self.labels * ctx.objective(output[rows], columns["targets"], columns.get("weights"))
+        return terms
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Show the new rows to the memory, with the answers they got."""
+        if self._on:
+            self.memory.insert({**columns_of(batch), "logits": output.float()}, ctx.generator)

@@ -1,0 +1,81 @@
+"""Feature distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core.arguments import not_negative
+from incr_core.batch import Batch
+from incr_core.features import Features
+from incr_core.strategy import Context, Strategy
+from incr_core.teacher import Teacher
+
+__all__ = ["FeatureDistillation"]
+
+
+class FeatureDistillation(Strategy):
+    """Keep seeing rows as the model did when the increment began.
+
+        loss += strength * mean over rows and features of (f(x) - teacher's f(x))^2
+        at the beginning of an increment but the first: teacher <- w
+
+    f is the input of the model's last linear layer, so the head stays free to move. Romero et al. 2015, "FitNets",
+    equation 3, without a regressor, since teacher and student are one model; Jung et al. 2016, "Less-forgetting
+    learning", equation 2. It remembers no rows; behind a replay strategy it also distils the rows replayed.
+
+    strength: weight of the term, 0 turns it off.
+
+    >>> FeatureDistillation(strength=1.0).extra_repr()
+    'strength=1.0'
+    """
+
+    rowwise: ClassVar[bool] = False
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.strength = not_negative("features.strength", strength)
+        self._increments = 0
+        self.teacher = Teacher()
+        self._taught: Tensor | None = None
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for the teacher, and read the features of every forward."""
+        self._features = Features(ctx.model, "features")
+        if self.strength > 0:
+            self._features.keep()
+        self.teacher.allocate(ctx)
+
+    def begin(self, ctx: Context) -> None:
+        """The model as it is becomes the teacher, once it has learned anything."""
+        if self.strength > 0 and self._increments > 0:
+            self.teacher.capture(ctx)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Ask the teacher about the rows so far."""
+        if self.strength > 0 and self._increments > 0:
+            self.teacher(ctx, batch.inputs)
+            self._taught = self._features.last
+        return batch
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """The distance from the teacher's features."""
+        if self._taught is None:
+            return {}
+        student = self._features.last[: len(self._taught)]
+        return {"features": self.strength * F.mse_loss(student, self._taught)}
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Something was learned."""
+        self._increments += len(labelled) > 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many increments it has seen."""
+        return {"increments": self._increments}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take it back."""
+        self._increments = state["increments"]

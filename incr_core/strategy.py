@@ -1,0 +1,119 @@
+"""What a learner does besides following the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from incr_core.batch import Batch
+from incr_core.objective import Objective
+from incr_core.sharding import local
+
+__all__ = ["Context", "PerWeight", "Strategy"]
+
+
+@dataclass(slots=True)
+class Context:
+    """What a strategy may look at while the learner works.
+
+    increment: the number of the increment being learned, from 0.
+    step: optimiser steps taken since the learner was made.
+    generator: the seeded source of every random choice; part of the learner's state.
+    names, parameters: the trainable weights of the model, in its own order.
+    """
+
+    model: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    generator: torch.Generator
+    device: torch.device
+    increment: int = -1
+    step: int = 0
+    names: list[str] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+
+    def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:
+        """This worker's part of each weight that has a gradient, of that gradient, and its place in `parameters`."""
+        index = [place for place, weight in enumerate(self.parameters) if weight.grad is not None]
+        weights = [local(self.parameters[place].detach()) for place in index]
+        gradients = [local(self.parameters[place].grad) for place in index]  # type: ignore[arg-type]
+        return weights, gradients, index
+
+
+class PerWeight(nn.Module):
+    """One tensor for every trainable weight, of its shape (its shard's, where weights are sharded), from zero.
+
+    >>> model = nn.Linear(2, 1)
+    >>> anchor = PerWeight()
+    >>> anchor.allocate(Context(model, None, None, None, None, names=["weight"], parameters=[model.weight]))
+    >>> [tuple(tensor.shape) for tensor in anchor.tensors()]
+    [(1, 2)]
+    """
+
+    def allocate(self, ctx: Context) -> None:
+        """Make the tensors."""
+        for name, weight in zip(ctx.names, ctx.parameters, strict=True):
+            # A buffer's name may not hold a dot.
+            self.register_buffer(name.replace(".", "/"), torch.zeros_like(local(weight.detach())))
+
+    def tensors(self, index: list[int] | None = None) -> list[Tensor]:
+        """All of them, or those at `index`, in the order of `Context.parameters`."""
+        found = [value for value in self._buffers.values() if value is not None]
+        return found if index is None or len(index) == len(found) else [found[place] for place in index]
+
+
+class Strategy(nn.Module):
+    """The base of every strategy: override the hooks you need; the others cost nothing.
+
+    Its state is its buffers, parameters and submodules, so saving and moving to a device come free. `shared` names the
+    buffers that may leave the worker, and how they merge: "mean" (weighted by rows), "sum" or "max".
+
+    >>> class Lasso(Strategy):
+    ...     "Pull every weight towards zero by a constant: add strength * sum |w| to the loss."
+    ...     def __init__(self, strength: float) -> None:
+    ...         super().__init__()
+    ...         self.strength = strength
+    ...     def loss(self, ctx, batch, output):
+    ...         return {"lasso": self.strength * sum(weight.abs().sum() for weight in ctx.parameters)}
+    """
+
+    shared: ClassVar[Mapping[str, str]] = {}
+    rowwise: ClassVar[bool] = True
+    """Whether each row is treated alone, so that shards of a model may each take some of a batch's rows. Say False
+    where `loss` looks at several rows together, or at which rows are new, or `after_step` looks at `output`."""
+
+    def attach(self, ctx: Context) -> None:
+        """The learner is made: allocate what depends on the model."""
+
+    def begin(self, ctx: Context) -> None:
+        """An increment starts."""
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Append remembered rows to `batch`, whose own rows stay in front, so one forward serves new and old."""
+        return batch
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """Extra terms of the loss, each logged under its name. `batch` is as augmented, `output` (B, ...) its."""
+        return {}
+
+    def after_backward(self, ctx: Context) -> None:
+        """Edit the gradients of `ctx.parameters` in place."""
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """The step is taken, gradients are off. `batch` holds only the new rows, `output` theirs from before it."""
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """The increment, whose rows are `labelled`, is learned: consolidate."""
+
+    def extra_repr(self) -> str:
+        """The arguments, for logs and reports."""
+        return ", ".join(
+            f"{name}={value}"
+            for name, value in self.__dict__.items()
+            if not name.startswith("_") and isinstance(value, int | float | str) and name != "training"
+        )

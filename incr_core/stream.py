@@ -1,0 +1,248 @@
+"""A stream: an ordered source of increments that can be resumed at any of them, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core import clock
+from incr_core.batch import Batch
+from incr_core.columns import is_list
+from incr_core.encode import Encoder
+from incr_core.errors import JobError, StreamError
+from incr_core.group import Loader, with_features
+from incr_core.partition import Blocks, Partition
+from incr_core.prefetch import prefetch
+from incr_core.quarantine import BadRow
+from incr_core.rates import History, Questions, Rate
+from incr_core.rows import row_ids
+from incr_core.source import open_source, read_table
+from incr_core.timeline import Increment, Timeline
+
+__all__ = ["EncodedFile", "Increment", "Stream", "encode_file"]
+
+
+class Stream:
+    """Increments of a source: a file, a folder, a glob, a callable or "module:factory".
+
+    encoder: how rows become tensors. format: of the files, if their names do not tell.
+    every: what an increment is: "file", a number of rows, or a duration such as "1h" whose ticks begin at multiples of
+        it since 1970 (UTC). A tick in which nothing happens is no increment.
+    order: "time" sorts by `predict_at`; files whose times overlap are loaded, and sorted, together. "file" takes rows
+        as they lie.
+    predict_at, label_at: the columns that say when a row must be predicted and when its label is known. Without
+        `label_at` a row is learned in the increment it arrives in, after it was predicted. A row whose label time is
+        null is predicted and never learned.
+    warm_start: rows before this ISO time, or this many rows, are increment 0.
+    on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
+    rates: more numeric features, from labels already known.
+    partition: the owner whose part of the stream this is.
+    prefetch: how many increments a thread prepares ahead.
+
+    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time,
+    and a last increment brings the labels still to come. A file found by a later run, with times the stream has
+    already passed, counts as arriving when it was found.
+
+    Memory: the files of one increment, or one file if that is more; all files that overlap in time with it; and the
+    files of rows whose labels are still to come.
+
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+    >>> [(step.name, step.labelled.targets.tolist()) for step in stream.increments()]
+    [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Callable[[], Iterable[Any]],
+        *,
+        encoder: Encoder,
+        every: str | int = "file",
+        format: str | None = None,
+        order: str = "time",
+        predict_at: str | None = None,
+        label_at: str | None = None,
+        warm_start: str | int | None = None,
+        on_bad_row: str = "fail",
+        rates: Sequence[Rate] = (),
+        partition: Partition | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.source, self.format, self.encoder = source, format, encoder
+        self.every, self.order, self.on_bad_row = every, order, on_bad_row
+        self.predict_at, self.label_at = predict_at, label_at
+        self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
+        self._check()
+        self._tick = clock.duration(every) if isinstance(every, str) and every != "file" else None
+        if self._tick is not None and predict_at is None:
+            raise JobError(
+                f'stream.every: expected a predict_at column with every = "{every}", got none; '
+                'name the time column, or use a number of rows or "file"'
+            )
+        self._warm, self._warm_rows = self._warm_start(warm_start)
+        self._source = open_source(source, format)
+        self._last: Increment | None = None
+
+    def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
+        """The increments from the beginning, or from after the one whose cursor this is.
+
+        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows.
+        """
+        blocks = self.partition if isinstance(self.partition, Blocks) else None
+        loader = Loader(
+            self.encoder,
+            self.predict_at,
+            self.label_at,
+            strict=self.on_bad_row == "fail",
+            owner=None if blocks is self.partition else self.partition,  # type: ignore[arg-type]
+            by_fragment=self.every == "file",
+            cold_start=self._warm,
+            floors={},
+            rates=self.rates,
+        )
+
+        def timeline() -> Generator[Increment, None, None]:
+            # Made in the thread that reads ahead: looking for files takes its time too.
+            yield from Timeline(
+                self._source,
+                loader,
+                every=self._tick,
+                rows=self.every if isinstance(self.every, int) else None,
+                warm=self._warm,
+                warm_rows=self._warm_rows,
+                blocks=blocks,
+                cursor=cursor,
+            )
+
+        ahead = prefetch(timeline(), self.prefetch)
+        try:
+            for increment in ahead:
+                self._last = increment
+                yield increment
+        finally:
+            ahead.close()
+
+    @property
+    def fragments(self) -> list[str]:
+        """Paths of the fragments by number, relative to the source; for a Python source, those met so far."""
+        return self._source.names
+
+    @property
+    def numeric_width(self) -> int:
+        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        if not set(self.encoder.numeric) <= set(self.encoder.widths):
+            head = self._source.head(self.encoder.numeric)
+            if any(is_list(field.type) for field in head.schema):
+                self.encoder.measure(head)
+        return self.encoder.width + 2 * len(self.rates)
+
+    def history(self) -> pa.Table | None:
+        """The outcomes known after the last increment given out, for `encode_file`; None without rates."""
+        if not self.rates:
+            return None
+        return History(self.rates).table() if self._last is None else self._last.history()
+
+    def _check(self) -> None:
+        if isinstance(self.every, int) and (self.every < 1 or isinstance(self.every, bool)):
+            raise JobError(f"stream.every: expected at least 1 row, got {self.every}")
+        if self.order not in ("time", "file"):
+            raise JobError(f'stream.order: expected "time" or "file", got {self.order!r}')
+        if self.on_bad_row not in ("fail", "quarantine"):
+            raise JobError(f'features.on_bad_row: expected "fail" or "quarantine", got {self.on_bad_row!r}')
+        if self.order == "file" and self.predict_at is not None:
+            raise JobError(
+                f'stream.order: expected "time" with predict_at = "{self.predict_at}", got "file", which takes rows as '
+                "they lie; leave one of them out"
+            )
+        if self.label_at is not None and self.predict_at is None:
+            raise JobError(
+                f'stream.label_at: expected a predict_at column too, got label_at = "{self.label_at}" alone; '
+                "name the column that says when a row must be predicted"
+            )
+        if self.rates and self.predict_at is None:
+            raise JobError(
+                "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
+            )
+        if self.rates and self.encoder.objective == "multiclass" and any(rate.outcome is None for rate in self.rates):
+            raise JobError(
+                "features.rate.outcome: expected a column of numbers with a multiclass objective, got none; "
+                "a class has no mean"
+            )
+
+    def _warm_start(self, start: str | int | None) -> tuple[int | None, int | None]:
+        """The warm start as a time, or as a number of rows."""
+        if start is None:
+            return None, None
+        if isinstance(start, int):
+            if start < 1:
+                raise JobError(f"stream.warm_start: expected at least 1 row or a time, got {start}")
+            return None, start
+        if self.predict_at is None:
+            raise JobError(
+                f'stream.warm_start: expected a predict_at column with warm_start = "{start}", got none; '
+                "name the time column, or give a number of rows"
+            )
+        return clock.instant(start), None
+
+
+@dataclass(slots=True)
+class EncodedFile:
+    """The usable rows of a file in its order, their offsets (B,) in it, and the other rows."""
+
+    batch: Batch
+    offsets: Tensor
+    bad: list[BadRow]
+
+
+def encode_file(
+    path: str | Path,
+    encoder: Encoder,
+    rates: Sequence[Rate] = (),
+    history: pa.Table | None = None,
+    *,
+    stream: Stream,
+    labelled: bool = False,
+) -> EncodedFile:
+    """Encode a file of new rows as `stream` would have, with the outcomes of `history` (from `Stream.history`).
+
+    Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
+    Raises StreamError where the file cannot be read, or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
+    name = path.name
+    asked = [
+        *(encoder.columns if labelled else [*encoder.numeric, *encoder.categorical]),
+        *([encoder.task] if encoder.task else []),
+        *(column for rate in rates for column in rate.by),
+        *([stream.predict_at] if rates and stream.predict_at else []),
+    ]
+    table = read_table(path, list(dict.fromkeys(asked)), None, name)
+    rows = row_ids(0, 0, len(table))
+    bad: list[BadRow] = []
+    times = np.zeros(len(table), dtype=np.int64)
+    if rates and stream.predict_at:
+        read = clock.instants(table[stream.predict_at], f"stream.predict_at.{stream.predict_at} in {name}")
+        for offset in np.flatnonzero(~read.known).tolist():
+            value = table[stream.predict_at][offset].as_py()
+            got = read.got if read.wrong[offset] else "null"
+            bad.append(BadRow(offset, name, offset, stream.predict_at, "a time", got, str(value)))
+        kept = np.flatnonzero(read.known)
+        table, rows, times = table.take(pa.array(kept)), rows[torch.from_numpy(kept)], read.values[kept]
+    encoded = encoder.encode(table, rows, name, labelled)
+    batch = encoded.batch
+    if rates:
+        if encoded.good is not None:
+            table, times = table.filter(pa.array(encoded.good)), times[encoded.good]
+        past = History(rates) if history is None else History.from_table(rates, history)
+        batch = with_features(batch, past.features(Questions.of(rates, table, None), times))
+    assert batch.rows is not None
+    return EncodedFile(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row))

@@ -1,0 +1,94 @@
+"""A second set of weights for the model: what it was at an earlier time, or the average of what it has been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Inputs
+from incr_core.heads import NearestMean
+from incr_core.sharding import local
+from incr_core.strategy import Context, PerWeight
+
+__all__ = ["Teacher"]
+
+
+class Teacher(nn.Module):
+    """Weights, and buffers, that the model can put on for a forward.
+
+    They are swapped in place, shard by shard, so a teacher costs the memory of the weights and works on a sharded
+    model too. In-place swapping spoils a graph built before: ask a teacher before the student's own forward, that is
+    in `augment`.
+
+    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
+    >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
+    >>> teacher = Teacher(); teacher.allocate(ctx); teacher.capture(ctx)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> teacher(ctx, torch.ones(1, 1)), model.weight.item()
+    (tensor([[1.]]), 0.0)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = PerWeight()
+        self.statistics = nn.Module()
+        self._heads: tuple[NearestMean, ...] = ()
+
+    def allocate(self, ctx: Context) -> None:
+        """Make room for a copy of the trainable weights and of the model's buffers."""
+        self.weights.allocate(ctx)
+        for name, buffer in ctx.model.named_buffers():
+            self.statistics.register_buffer(name.replace(".", "/"), torch.zeros_like(local(buffer)))
+        self._heads = tuple(part for part in ctx.model.modules() if isinstance(part, NearestMean))
+
+    @torch.no_grad()
+    def capture(self, ctx: Context) -> None:
+        """Take the model's weights as they are now."""
+        torch._foreach_copy_(self._held(), self._live(ctx))
+
+    @torch.no_grad()
+    def restore(self, ctx: Context) -> None:
+        """Give the model these weights, for good."""
+        torch._foreach_copy_(self._live(ctx), self._held())
+
+    @torch.no_grad()
+    def follow(self, ctx: Context, decay: float) -> None:
+        """Move towards the model's weights: t <- decay * t + (1 - decay) * w; buffers are copied."""
+        weights = [local(weight.detach()) for weight in ctx.parameters]
+        torch._foreach_lerp_(self.weights.tensors(), weights, 1 - decay)
+        for mine, theirs in zip(self.statistics.buffers(), ctx.model.buffers(), strict=True):
+            mine.copy_(local(theirs))
+
+    def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
+        """What the model would say with these weights, in eval mode and without gradients, (B, ...)."""
+        with torch.no_grad(), self.worn(ctx):
+            output: Tensor = ctx.model(inputs)
+        return output
+
+    @contextmanager
+    def worn(self, ctx: Context) -> Iterator[None]:
+        """Inside, the model has these weights and is in eval mode; a `NearestMean` head still answers linearly."""
+        live, held = self._live(ctx), self._held()
+        kept = [tensor.clone() for tensor in live]
+        training = ctx.model.training
+        with torch.no_grad():
+            torch._foreach_copy_(live, held)
+        ctx.model.eval()
+        for head in self._heads:
+            head.train()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, kept)
+            ctx.model.train(training)
+
+    def _live(self, ctx: Context) -> list[Tensor]:
+        weights = [local(weight.detach()) for weight in ctx.parameters]
+        return weights + [local(buffer) for buffer in ctx.model.buffers()]
+
+    def _held(self) -> list[Tensor]:
+        return self.weights.tensors() + list(self.statistics.buffers())

@@ -1,0 +1,112 @@
+"""What one learner contributes to a round, and the mean of such contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Update", "Weights", "mean", "merge_rules", "shares"]
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Update:
+    """One learner's contribution to a round.
+
+    weights: its parameters and buffers by name, after learning; they may be views of the live model.
+    rows: how many rows it learned; its share in the mean.
+    losses: name -> (sum over rows of the loss term), for the log.
+    """
+
+    weights: Weights
+    rows: int
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def merge_rules(module: nn.Module) -> dict[str, str]:
+    """How each entry of `module.state_dict()` merges between workers.
+
+    Parameters: "mean". Float buffers: "average", the same mean, which the outer step leaves alone (momentum would
+    carry a running variance below zero). Integer and boolean buffers: "max", since a mean of counts or masks means
+    nothing. A module may declare otherwise in a class attribute `merge = {buffer: rule}`; "sum" adds up what each
+    worker added to the anchor's value.
+
+    >>> rules = merge_rules(nn.BatchNorm1d(2))
+    >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]
+    ('mean', 'average', 'max')
+    """
+    rules: dict[str, str] = {}
+    for prefix, part in module.named_modules():
+        declared: Mapping[str, str] = getattr(part, "merge", {})
+        for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            average = "mean" if isinstance(value, nn.Parameter) else "average"
+            fallback = average if value.is_floating_point() else "max"
+            rules[f"{prefix}.{name}" if prefix else name] = declared.get(name, fallback)
+    return rules
+
+
+def shares(rows: Sequence[int]) -> list[float]:
+    """p_i = rows_i / rows: each learner's share in the mean.
+
+    >>> shares([1, 3])
+    [0.25, 0.75]
+    """
+    total = sum(rows)
+    return [count / total for count in rows]
+
+
+@torch.no_grad()
+def mean(updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+    """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the order given.
+
+    Products are rounded before they are added, and updates without rows are left out: every engine does the same
+    arithmetic in the same order, so equal updates give equal bits everywhere. One update alone is returned as it
+    is, and the mean of none is the anchor.
+
+    >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
+    >>> mean(two, {}, {"w": "mean"})
+    {'w': tensor([4.])}
+    """
+    updates = [update for update in updates if update.rows > 0]
+    if len(updates) == 1:
+        return updates[0].weights
+    if not updates:
+        return dict(anchor)
+    p = shares([update.rows for update in updates])
+    merged: Weights = {}
+    for name in updates[0].weights:
+        values = [update.weights[name] for update in updates]
+        merged[name] = merge(values, p, rules.get(name, "mean"), anchor.get(name))
+    return merged
+
+
+@torch.no_grad()
+def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
+    """Merge one entry by its rule: "mean" or "average", "sum" (of what was added to the anchor) or "max".
+
+    >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
+    >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
+    tensor([14.])
+    """
+    if rule == "max":
+        result = values[0]
+        for value in values[1:]:
+            result = torch.maximum(result, value)
+        return result
+    if rule == "sum":
+        if anchor is None:
+            raise ValueError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
+        result = anchor.clone()
+        for value in values:
+            result += value - anchor
+        return result
+    if rule not in ("mean", "average"):
+        raise ValueError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
+    result = values[0] * p[0]
+    for value, share in zip(values[1:], p[1:], strict=True):
+        result += value * share
+    return result

@@ -1,0 +1,73 @@
+"""`[[model.adapt]]` in a job file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from incr_core.errors import JobError, StrategyError
+from incr_core.job import Job
+
+JOB = """
+[stream]
+path = "people.parquet"
+every = 500
+
+[features]
+label = "tall"
+numeric = ["height", "weight"]
+
+[model]
+hidden = [8]
+
+[[model.adapt]]
+name = "lora"
+rank = 2
+target = "layers.*"
+
+[[model.adapt]]
+name = "freeze"
+names = "layers.2.*"
+
+[learner]
+objective = "binary"
+"""
+
+
+def read(table: Path, text: str = JOB) -> Job:
+    path = table.parent / "job.toml"
+    path.write_text(text)
+    return Job.read(path)
+
+
+def test_adaptations_are_made_in_order_and_read_back(table: Path) -> None:
+    job = read(table)
+    assert read(table, job.toml()) == job
+    learner = job.participant().learner
+    assert learner.context.names == ["layers.0.down", "layers.0.up"]
+    again = job.participant().learner
+    assert all(torch.equal(a, b) for a, b in zip(learner.weights().values(), again.weights().values(), strict=True))
+
+
+def test_a_function_of_ones_own_adapts_too(table: Path) -> None:
+    (table.parent / "own_adaptation.py").write_text(
+        "def still(model, part):\n    model.get_submodule(part).requires_grad_(False)\n    return model\n"
+    )
+    text = JOB.replace('"freeze"\nnames = "layers.2.*"', '"own_adaptation:still"\npart = "layers.0"')
+    assert read(table, text).participant().learner.context.names == ["layers.2.down", "layers.2.up"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ('"lora"', '"lorra"', JobError, "model.adapt.name: unknown 'lorra'; did you mean 'lora'"),
+        ("rank = 2", "rnk = 2", JobError, "model.adapt lora: .*rnk.*; it takes rank, alpha, target, train"),
+        ("rank = 2", "rank = 0", StrategyError, "lora.rank: expected 1 or more, got 0"),
+        ('"layers.2.*"', '"layer.2.*"', StrategyError, "freeze.names: expected a pattern that matches a weight"),
+    ],
+)
+def test_a_typo_is_named(table: Path, old: str, new: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read(table, JOB.replace(old, new)).participant()

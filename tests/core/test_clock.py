@@ -1,0 +1,63 @@
+"""Time columns of every kind read as the same microseconds."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from incr_core import clock
+from incr_core.errors import JobError, StreamError
+
+MOMENT = dt.datetime(2013, 2, 1, 5)
+EXPECTED = clock.instant("2013-02-01T05:00")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([MOMENT], pa.timestamp("s")),
+        pa.array([MOMENT], pa.timestamp("ns")),
+        pa.array([MOMENT], pa.timestamp("ms", tz="America/New_York")),
+        pa.array(["2013-02-01 05:00"]),
+        pa.array(["2013-02-01T05:00:00.000"]).dictionary_encode(),
+        pa.array(["2013-02-01T05:00:00Z"]),
+        pa.array(["2013-02-01T07:00:00+02:00"]),
+        pa.array([EXPECTED // clock.SECOND]),
+        pa.array([EXPECTED / clock.SECOND]),
+    ],
+)
+def test_every_kind_of_time_is_the_same_moment(column: Any) -> None:
+    read = clock.instants(pa.chunked_array([column]), "at")
+    assert (read.values.tolist(), read.known.tolist(), read.wrong.tolist()) == ([EXPECTED], [True], [False])
+
+
+def test_dates_begin_at_midnight_and_nulls_are_not_wrong() -> None:
+    read = clock.instants(pa.chunked_array([[dt.date(2013, 2, 1), None]]), "at")
+    assert read.values[0] == EXPECTED - 5 * 3600 * clock.SECOND
+    assert (read.known.tolist(), read.wrong.tolist()) == ([True, False], [False, False])
+
+
+@pytest.mark.parametrize(
+    ("values", "got"), [(["soon", "2013-02-01"], "text"), ([EXPECTED, 0], "no epoch seconds (milliseconds?)")]
+)
+def test_what_is_no_time_is_wrong(values: list[Any], got: str) -> None:
+    read = clock.instants(pa.chunked_array([values]), "at")
+    assert (read.wrong.tolist(), read.known.tolist(), read.got) == ([True, False], [False, True], got)
+
+
+def test_nanoseconds_are_never_rounded_up() -> None:
+    read = clock.instants(pa.chunked_array([pa.array([1999], pa.timestamp("ns"))]), "at")
+    assert read.values.tolist() == [1]
+
+
+def test_what_the_clock_refuses() -> None:
+    with pytest.raises(StreamError, match=r"at in a.csv: expected ISO times, all with a zone or all without"):
+        clock.instants(pa.chunked_array([["2013-02-01T00:00Z", "2013-02-01T00:00"]]), "at in a.csv")
+    with pytest.raises(StreamError, match=r"at: expected a time .*, got list"):
+        clock.instants(pa.chunked_array([[[1]]]), "at")
+    for text in ("1x", "", "0h", "-1h", "h"):
+        with pytest.raises(JobError, match=r"stream.every: expected a duration"):
+            clock.duration(text)

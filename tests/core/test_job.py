@@ -1,0 +1,99 @@
+"""The job file: what is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from incr_core.errors import JobError, StreamError
+from incr_core.job import Job
+
+MINIMAL = """
+[stream]
+path = "people.parquet"
+every = 500
+
+[features]
+label = "tall"
+
+[learner]
+objective = "binary"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.toml"
+    path.write_text(text)
+    return path
+
+
+def test_ten_lines_without_columns_take_all_columns_by_their_type(table: Path) -> None:
+    job = Job.read(write(table.parent, MINIMAL), ['features.label="size"', "learner.objective=multiclass"])
+    assert job.features.numeric == ["height", "weight", "tall", "score"]
+    assert job.features.categorical == ["colour"]
+    assert job.features.classes == ["large", "medium", "small"]
+    assert job.stream.path == str(table)
+
+
+def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
+    job = Job.read(write(table.parent, MINIMAL))
+    again = Job.read(write(table.parent, job.toml()))
+    assert again == job
+    assert again.fingerprint() == job.fingerprint()
+    assert again.with_settings(["learner.seed=1"]).fingerprint() != job.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("every = 500", "evry = 500"), r'stream.evry: unknown key; did you mean "every"\?'),
+        (("[features]", "[feature]"), r'feature: unknown key; did you mean "features"\?'),
+        (('objective = "binary"', ""), "learner.objective: missing; the job needs it"),
+        (('"binary"', '"binarry"'), "learner.objective: unknown 'binarry'; did you mean 'binary'"),
+        (('"binary"', '"binary"\nbatch_size = 0'), "learner.batch_size: input should be greater than or equal to 1, got 0"),
+        (("every = 500", "every = 500\nevery = 3"), "not valid TOML: Cannot overwrite a value"),
+        (('"binary"', '"binary"\n[[strategy]]\nname = "replya"'), "strategy.name: unknown 'replya'; did you mean 'replay'"),
+        (('"binary"', '"binary"\n[outer]\nname = "nestrov"'), "outer.name: expected one of mean, nesterov, got 'nestrov'"),
+    ],
+)
+def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Job.read(write(table.parent, MINIMAL.replace(*change)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["learner.sed=3"], 'learner.sed: unknown key; did you mean "seed"'),
+        (["learner"], "--set learner: expected section.key=value"),
+        (["name.x=3"], "--set name.x=3: name is not a section"),
+    ],
+)
+def test_settings_are_checked_like_the_file(table: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Job.read(write(table.parent, MINIMAL), settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["learner.optimizer=adamm"], "learner.optimizer.name: unknown 'adamm'; did you mean 'adam'"),
+        (['learner.optimizer={name="sgd", lrr=1}'], "learner.optimizer: .*lrr.*; it takes lr, momentum"),
+        (['learner.optimizer={name="adam", lr=-1.0}'], "learner.optimizer: Invalid learning rate: -1.0"),
+        (['model.factory="nowhere:model"'], "model.factory: 'nowhere:model': cannot import 'nowhere'"),
+        (['model.factory="math:sqr"'], "model.factory: 'math:sqr': math has no unknown 'sqr'; did you mean 'sqrt'"),
+        (['strategy=[{name="replay", size=3}]'], "strategy replay: .*size.*; it takes capacity, ratio, memory"),
+        (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
+    ],
+)
+def test_what_only_building_can_tell_is_told_then(table: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Job.read(write(table.parent, MINIMAL), settings).participant()
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"nothing.toml: no such job file"):
+        Job.read(tmp_path / "nothing.toml")
+    with pytest.raises(StreamError, match="people.parquet"):
+        Job.read(write(tmp_path, MINIMAL))

@@ -1,0 +1,75 @@
+"""Sources: fragments in natural order, whatever names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from incr_core.errors import StreamError
+from incr_core.prefetch import prefetch
+from incr_core.source import open_source, read_table
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [1.0]}), folder / name)
+
+
+def test_names_are_in_natural_order_and_relative(tmp_path: Path) -> None:
+    touch(tmp_path, "day-10.parquet", "day-2.parquet", "month=1/day=1.parquet", "_x.parquet", ".tmp/a.parquet")
+    assert open_source(tmp_path).names == ["day-2.parquet", "day-10.parquet", "month=1/day=1.parquet"]
+    assert open_source(f"{tmp_path}/day-*.parquet").names == ["day-2.parquet", "day-10.parquet"]
+    assert open_source(f"{tmp_path}/**/*.parquet").names == open_source(tmp_path).names
+    assert open_source(tmp_path / "day-2.parquet").names == ["day-2.parquet"]
+
+
+def test_a_factory_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_rows.py").write_text("def rows():\n    yield {'x': [1.0, 2.0]}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (fragment,) = open_source("their_rows:rows").fragments()
+    assert fragment.load(["x"])["x"].to_pylist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.jsonl"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'{"x": [[[')
+    with pytest.raises(
+        StreamError, match=f"the {name}: expected a whole .* file, got one that cannot be read .*write it"
+    ):
+        read_table(tmp_path / name, ["x"], None, f"the {name}")
+
+
+def test_an_ending_nobody_knows(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("x\n1\n")
+    with pytest.raises(StreamError, match=r"expected a file ending in one of .*set stream.format to say what it is"):
+        open_source(tmp_path / "a.xyz")
+    assert open_source(tmp_path / "a.xyz", "csv").head().column_names == ["x"]
+
+
+def test_prefetch_hands_on_an_error_after_the_items_before_it() -> None:
+    def items() -> object:
+        yield 1
+        raise ValueError("later")
+
+    found = prefetch(items())  # type: ignore[arg-type]
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="later"):
+        next(found)
+
+
+def test_prefetch_reads_no_further_than_asked() -> None:
+    seen: list[int] = []
+
+    def items() -> object:
+        for number in range(100):
+            seen.append(number)
+            yield number
+
+    found = prefetch(items(), depth=2)  # type: ignore[arg-type]
+    assert [next(found), next(found)] == [0, 1]
+    found.close()
+    assert len(seen) <= 5
