@@ -1,0 +1,182 @@
+"""The engine of a Ray cluster: R replicas of S shards, each an actor, that average their weights as they learn.
+
+    receive    all workers take the next increment and predict; replicas tell how many rows they have to learn
+    learn      all workers learn, exchange, take the outer step and consolidate, without the driver in between
+    save       all workers keep their state; the first replica hands over the whole weights
+
+So an increment costs two calls to every worker, and a commit one more. The driver does no arithmetic on weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from cluster.crew import Crew
+from cluster.groups import Place, Rendezvous
+from cluster.heartbeat import Pulse
+from cluster.parcel import open_parcel, parcel
+from cluster.session import Session
+from cluster.worker import Kept, Received
+from incr_core.engine import Engine, Round, total_measured
+from incr_core.errors import StreamError, WorkerLost
+from incr_core.participant import Arrival
+from incr_core.update import Weights
+
+if TYPE_CHECKING:
+    from incr_core.job import Job
+
+__all__ = ["ClusterEngine"]
+
+START = 120.0
+"""Seconds that a worker has to be placed on a node, start and import what it needs, if `cluster.timeout` is not more."""
+
+
+class ClusterEngine(Engine):
+    """Participants are replicas, on a Ray of our own or on the one at `cluster.address`.
+
+    With one replica there is nobody to average with: it takes one outer step an increment, as the local engine does.
+    """
+
+    name = "cluster"
+
+    def __init__(self, job: Job, directory: Path) -> None:
+        super().__init__(job, Path(directory).absolute())
+        settings = job.cluster
+        self.places = [
+            Place(replica, settings.replicas, shard, settings.shards)
+            for replica in range(settings.replicas)
+            for shard in range(settings.shards)
+        ]
+        self._fragments: list[str] = []
+        self._steps: list[int] = []
+        self._version: int | None = None
+        self._kept: Kept | None = None
+        self._session = Session(settings.address, len(self.places))
+        try:
+            timeout = timedelta(seconds=settings.timeout)
+            meeting, self._store = Rendezvous.open(self._session.host, 0, timeout)
+            pulse = Pulse(
+                self._store, [place.key for place in self.places], settings.timeout, max(START, settings.timeout)
+            )
+            self._crew = Crew(self.places, pulse, gpu=job.learner.device.startswith("cuda"))
+            with self._lost("starting"):
+                self.processes: list[int] = self._crew.call("build", job.model_dump(), meeting)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def participants(self) -> list[str]:
+        """The replicas."""
+        return [place.participant for place in self.places if place.shard == 0]
+
+    @property
+    def fragments(self) -> Sequence[str]:
+        """Paths of the stream's fragments by number, as far as the first replica has come."""
+        return self._fragments
+
+    def start(self, version: int | None, weights: Weights | None) -> None:
+        """Begin anew, or go on from a commit."""
+        self._version, self._kept = version, None
+        if version is None or weights is None:
+            return
+        sent = ray.put(parcel(weights))
+        with self._lost("going on from the last commit"):
+            self._crew.call_each("start", [(self._path(place, version), sent) for place in self.places])
+
+    def receive(self) -> list[Arrival]:
+        """Let every replica take its next increment."""
+        with self._lost("receiving an increment"):
+            told: list[Received | None] = self._crew.call("receive")
+        received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
+        arrivals = [found.arrival for found in received if found is not None]
+        if len(arrivals) not in (0, len(received)) or len({arrival.number for arrival in arrivals}) > 1:
+            found = ", ".join("its end" if one is None else one.arrival.name for one in received)
+            raise StreamError(
+                f"stream: expected the same increment in all replicas, got {found}; a folder that is being written to is read by one replica, or by the local engine"
+            )
+        self._steps = [found.steps for found in received if found is not None]
+        if received[0] is not None:
+            self._fragments += received[0].fragments
+        return arrivals
+
+    def learn(self, arrivals: Sequence[Arrival]) -> Round:
+        """Let all workers learn the increment, exchanging as often as the job says."""
+        if sum(arrival.labelled for arrival in arrivals) == 0:
+            return Round()
+        every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
+        rounds = -(-max(self._steps) // every) if every else 1
+        self._kept = None
+        with self._lost(f"learning {arrivals[0].name}"):
+            done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
+        return combined(done)
+
+    def save(self, version: int) -> None:
+        """Let all workers keep their state for this version."""
+        with self._lost(f"saving version {version}"):
+            kept = self._crew.call_each("save", [(self._path(place, version),) for place in self.places])
+        self._kept, self._version = kept[0], version
+
+    def weights(self) -> Weights:
+        """The whole weights."""
+        return open_parcel(self._keep().weights)
+
+    def history(self) -> Any:
+        """The stream's recent outcomes, as the first replica knows them."""
+        return self._keep().history
+
+    def _keep(self) -> Kept:
+        if self._kept is None:
+            with self._lost("gathering the weights"):
+                self._kept = self._crew.call("keep")[0]
+        assert self._kept is not None
+        return self._kept
+
+    def close(self) -> None:
+        """End the workers, and Ray too if we started it."""
+        if hasattr(self, "_crew"):
+            self._crew.close()
+        self._session.close()
+
+    def _path(self, place: Place, version: int) -> Path:
+        return self.state_path(place.participant, version) / f"shard-{place.shard}"
+
+    @contextmanager
+    def _lost(self, doing: str) -> Iterator[None]:
+        """Say what the loss of a worker means for the run."""
+        try:
+            yield
+        except WorkerLost as lost:
+            stands = (
+                "nothing is committed yet; run the same command again to start over"
+                if self._version is None
+                else f"version {self._version} is committed and intact; run the same command again to go on from it"
+            )
+            raise WorkerLost(f"cluster: {lost} while {doing}; {stands}") from lost
+
+
+def combined(rounds: Sequence[Round]) -> Round:
+    """What all workers did at the same time, as one: sums, and the longest of their times.
+
+    >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
+    >>> both = combined([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
+    >>> both.losses, both.passes_rows, both.seconds_learning
+    ({'loss': 4.0}, 4, 0.5)
+    """
+    losses: dict[str, float] = {}
+    for done in rounds:
+        for name, value in done.losses.items():
+            losses[name] = losses.get(name, 0.0) + value
+    return Round(
+        losses,
+        sum(done.passes_rows for done in rounds),
+        sum(done.bytes_exchanged for done in rounds),
+        max(done.seconds_learning for done in rounds),
+        max(done.seconds_exchanging for done in rounds),
+    )

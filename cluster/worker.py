@@ -1,0 +1,198 @@
+"""A worker: one shard of one replica, with its participant and its part in every exchange.
+
+It knows nothing of Ray; the crew makes an actor of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster import groups
+from cluster.exchange import Exchange
+from cluster.groups import Place, Rendezvous
+from cluster.heartbeat import Heartbeat
+from cluster.parcel import Parcel, open_parcel, parcel
+from incr_core import checkpoint
+from incr_core.engine import Round
+from incr_core.job import Job
+from incr_core.outer import Outer
+from incr_core.participant import Arrival, Participant
+from incr_core.partition import Blocks, ByHash, Partition
+from incr_core.sharding import local, whole
+from incr_core.update import Update, Weights
+
+__all__ = ["Kept", "Received", "ShardWorker", "partition_of"]
+
+BEATS = 5
+"""Signs of life within the time after which silence counts as death."""
+
+PATIENCE = 30
+"""How many timeouts a worker waits for a slow peer; that one is dead or silent, the driver notices long before."""
+
+
+@dataclass(slots=True)
+class Received:
+    """What a replica tells about the increment it took.
+
+    steps: optimiser steps it will take; fragments: paths of those fragments of the stream that are new.
+    """
+
+    arrival: Arrival
+    steps: int
+    fragments: list[str]
+
+
+@dataclass(slots=True)
+class Kept:
+    """What the first replica hands over at a commit: the whole weights, and the stream's recent outcomes."""
+
+    weights: Parcel
+    history: Any
+
+
+class ShardWorker:
+    """Hold one shard of one replica."""
+
+    participant: Participant
+    outer: Outer
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._told = 0
+
+    def build(self, document: Mapping[str, Any], meeting: Rendezvous) -> int:
+        """Join the others and build the participant; returns the process id.
+
+        Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
+        """
+        place, job = self.place, Job.model_validate(document)
+        torch.set_num_threads(job.learner.threads)
+        groups.use_interface_to(meeting.host)
+        # A connection of its own: waiting for peers on the other must not silence the heart.
+        self._heartbeat = Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
+        self._store, wait, device = meeting.join(), PATIENCE * meeting.timeout, job.learner.device
+        if place.shards > 1:
+            groups.inside_replica(place, meeting, self._store, device, wait)
+        between = groups.between_replicas(place, meeting, self._store, device, wait)
+        self._exchange = Exchange(between, place.replica, place.replicas, wait)
+        self.participant = job.participant(
+            place.participant,
+            place.replica,
+            partition_of(job, place.replica),
+            (lambda model: groups.shard_model(model, place, device)) if place.shards > 1 else None,
+            (place.shard, place.shards),
+        )
+        self.outer = job.outer_step()
+        self._rules = self.participant.learner.rules()
+        # The anchor is copied only where somebody will look back at it.
+        self._anchored = {
+            name
+            for name, rule in self._rules.items()
+            if self.outer.needs_anchor or (rule == "sum" and place.replicas > 1)
+        }
+        return os.getpid()
+
+    def start(self, path: Path | None, weights: Parcel | None) -> None:
+        """Begin anew, or go on from the state kept at `path` and these weights."""
+        if path is None or weights is None:
+            return
+        self.participant.learner.adopt(open_parcel(weights))
+        self.participant.load(path)
+        state, _ = checkpoint.load(path / "outer")
+        self.outer.load_state_dict(state)
+
+    def receive(self) -> Received | None:
+        """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
+        arrival = self.participant.receive()
+        if arrival is None or self.place.shard > 0:
+            return None
+        steps = self.participant.learner.steps_in(arrival.labelled, self.participant.passes())
+        fragments = list(self.participant.stream.fragments[self._told :])
+        self._told += len(fragments)
+        return Received(arrival, steps, fragments)
+
+    def learn(self, measured: Mapping[str, Tensor], rounds: int, every: int | None) -> Round:
+        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+
+        Every worker takes the outer step itself, on its own shard: it is the same function of the same numbers
+        everywhere, so nobody need send the result around.
+        """
+        learner, done, begun = self.participant.learner, Round(), time.perf_counter()
+        sent = self._exchange.bytes_sent
+        learner.absorb(measured)
+        self.participant.begin()
+        learned = 0
+        for _ in range(rounds):
+            anchor = {
+                name: value.clone() if name in self._anchored else value for name, value in self._weights().items()
+            }
+            update = self.participant.advance(every)
+            done.add([update])
+            learned += update.rows
+            mine = Update({name: local(value) for name, value in update.weights.items()}, update.rows)
+            paused = time.perf_counter()
+            merged = self._exchange.mean(mine, anchor, self._rules)
+            done.seconds_exchanging += time.perf_counter() - paused
+            self._adopt(self.outer.step(anchor, merged, self._rules))
+        if learner.consolidates:
+            state = self.participant.consolidate()
+            if self.place.replicas > 1:
+                paused = time.perf_counter()
+                assert self.participant.increment is not None
+                rows = len(self.participant.increment.labelled)
+                learner.adopt_shared(self._exchange.shared(state, rows, learner.shared_state()[1]))
+                done.seconds_exchanging += time.perf_counter() - paused
+        # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
+        done.passes_rows *= self.place.shard == 0
+        done.losses = {name: value / self.place.shards for name, value in done.losses.items()}
+        done.bytes_exchanged = self._exchange.bytes_sent - sent
+        done.seconds_learning = time.perf_counter() - begun - done.seconds_exchanging
+        return done
+
+    def save(self, path: Path) -> Kept | None:
+        """Keep this worker's state, and hand over what a commit needs; None from all but the very first worker."""
+        self.participant.save(path)
+        checkpoint.save(path / "outer", self.outer.state_dict())
+        return self.keep()
+
+    def keep(self) -> Kept | None:
+        """What a commit needs, from replica 0; its shards gather the weights together."""
+        if self.place.replica > 0:
+            return None
+        gathered = {name: whole(value) for name, value in self.participant.learner.weights().items()}
+        if self.place.shard > 0:
+            return None
+        return Kept(parcel(gathered), self.participant.stream.history())
+
+    def close(self) -> None:
+        """Stop reading ahead and leave all groups."""
+        self._heartbeat.stop()
+        self.participant.close()
+        self._exchange.group = None
+        groups.leave()
+
+    def _weights(self) -> Weights:
+        """This worker's part of all weights, as live views."""
+        return {name: local(value) for name, value in self.participant.learner.weights().items()}
+
+    @torch.no_grad()
+    def _adopt(self, following: Weights) -> None:
+        for name, mine in self._weights().items():
+            if mine.data_ptr() != following[name].data_ptr():
+                mine.copy_(following[name])
+
+
+def partition_of(job: Job, replica: int) -> Partition | None:
+    """The rows of the stream that a replica owns; None: all of them, exactly as in the local engine."""
+    replicas, by = job.cluster.replicas, job.cluster.partition
+    if replicas == 1:
+        return None
+    return Blocks(replica, replicas, job.learner.batch_size) if by == "blocks" else ByHash(by, replica, replicas)

@@ -1,0 +1,98 @@
+"""The exchange gives every replica the bits that `update.mean` and `engine.merge_shared` give in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.exchange import Exchange
+from incr_core.checkpoint import model_sha256
+from incr_core.engine import merge_shared
+from incr_core.update import Update, Weights, mean
+
+RULES = {
+    "weight": "mean",
+    "bias": "mean",
+    "half": "mean",
+    "empty": "mean",
+    "seen": "max",
+    "mask": "max",
+    "moments": "sum",
+    "lonely": "mean",
+}
+
+
+def drawn(seed: int) -> Weights:
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(37, 5, generator=draw) * 1e3,
+        "bias": -torch.zeros(3),
+        "half": torch.randn(17, generator=draw).bfloat16(),
+        "empty": torch.zeros(0, 4),
+        "seen": torch.randint(99, (5,), generator=draw),
+        "mask": torch.rand(2, generator=draw) > 0.5,
+        "moments": torch.randn(3, 4, generator=draw, dtype=torch.float64),
+        "lonely": torch.randn((), generator=draw),
+    }
+
+
+def in_each(replicas: int, do: Callable[[Exchange], Weights]) -> list[Weights]:
+    """What `do` gives in each replica: threads here, over the same gloo groups as processes."""
+    store = dist.HashStore()
+
+    def one(rank: int) -> Weights:
+        # The group of threads is built like that of processes, and needs no global state.
+        group = dist.ProcessGroupGloo(store, rank, replicas, timedelta(seconds=20))
+        return do(Exchange(group, rank, replicas))
+
+    with ThreadPoolExecutor(replicas) as pool:
+        return list(pool.map(one, range(replicas)))
+
+
+def assert_same_bits(found: Sequence[Weights], wanted: dict[str, Tensor]) -> None:
+    for weights in found:
+        assert model_sha256(weights) == model_sha256(wanted)
+
+
+@pytest.mark.parametrize("rows", [[3, 5], [0, 4], [1, 2, 4], [3, 0, 5], [0, 0, 7], [1, 1, 0, 1, 1]])
+def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
+    anchor = drawn(99)
+    updates = [Update(drawn(seed), count) for seed, count in enumerate(rows)]
+    found = in_each(len(rows), lambda exchange: exchange.mean(updates[exchange.rank], anchor, RULES))
+    assert_same_bits(found, mean(updates, anchor, RULES))
+
+
+@pytest.mark.parametrize("rows", [[3, 5], [3, 0, 5]])
+def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
+    states = [{name: value for name, value in drawn(seed).items() if RULES[name] != "sum"} for seed in range(len(rows))]
+    found = in_each(len(rows), lambda exchange: exchange.shared(states[exchange.rank], rows[exchange.rank], RULES))
+    assert_same_bits(found, merge_shared(states, rows, RULES))
+
+
+def test_a_second_exchange_keeps_what_the_first_returned() -> None:
+    def twice(exchange: Exchange) -> Weights:
+        first = exchange.mean(Update({"w": torch.full((3,), float(exchange.rank))}, 1), {}, {})
+        exchange.mean(Update({"w": torch.full((3,), 9.0)}, 1), {}, {})
+        return first
+
+    assert_same_bits(in_each(2, twice), {"w": torch.full((3,), 0.5)})
+
+
+def test_each_replica_sends_its_weights_at_most_twice() -> None:
+    weights = {"w": torch.zeros(12_000)}
+    sent: list[int] = []
+
+    def count(exchange: Exchange) -> Weights:
+        merged = exchange.mean(Update(weights, 1), {}, {})
+        sent.append(exchange.bytes_sent)
+        return merged
+
+    in_each(3, count)
+    ring = 2 * (3 - 1) / 3 * weights["w"].nbytes
+    assert all(ring <= bytes_sent < 1.01 * ring for bytes_sent in sent)

@@ -1,0 +1,67 @@
+"""A lost worker ends the run within seconds and in plain words; the run goes on from its last commit, to the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.engine import ClusterEngine
+from incr_core.errors import WorkerLost
+from incr_core.job import Job
+from tests.cluster.runs import rows_learned, run
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+FAULTS = ["DiesLearning", "DiesConsolidating", "DiesSaving"]
+
+
+def dying_job(small_job: Callable[..., Job], fault: str, marker: Path) -> Job:
+    """A job whose replica 1 dies in its third increment, unless the marker says that it has."""
+    dies = {"name": f"tests.cluster.faults:{fault}", "marker": str(marker), "seed": 1, "increment": 2}
+    replay = {"name": "replay", "capacity": 60}
+    return small_job("model.dropout=0.1", "outer={name='nesterov', lr=0.7, momentum=0.9}", strategy=[replay, dies])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session: None, small_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash of the model of a run that nothing befell."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "died").touch()
+    return run(dying_job(small_job, FAULTS[0], folder / "died"), folder / "run")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_killed_worker_is_told_and_the_run_goes_on(
+    fault: str, undisturbed: str, small_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = dying_job(small_job, fault, tmp_path / "died")
+    with pytest.raises(WorkerLost, match="replica 1 died while .*version 2 is committed and intact; run the same"):
+        run(job, tmp_path / "run")
+    assert rows_learned(tmp_path / "run") == list(range(200))
+
+    assert run(job, tmp_path / "run") == undisturbed
+    assert rows_learned(tmp_path / "run") == list(range(470))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_lost_between_calls_is_noticed_by_the_next(
+    how: signal.Signals, small_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    engine = ClusterEngine(small_job("cluster.timeout=5"), tmp_path)
+    try:
+        engine.start(None, None)
+        arrivals = engine.receive()
+        os.kill(engine.processes[1], how)
+        begun = time.monotonic()
+        said = "died" if how == signal.SIGKILL else "gave no sign of life"
+        with pytest.raises(WorkerLost, match=f"replica 1 {said} while learning .*nothing is committed yet"):
+            engine.learn(arrivals)
+        assert time.monotonic() - begun < 15
+    finally:
+        engine.close()

@@ -1,0 +1,120 @@
+"""A real Ray head with its job server: `ray job submit --working-dir . -- incr run JOB.toml --on cluster`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+JOB = """
+name = "people"
+
+[stream]
+path = "people.parquet"
+every = 100
+
+[features]
+label = "tall"
+numeric = ["height", "weight"]
+categorical = ["colour"]
+
+[learner]
+objective = "binary"
+
+[publish]
+every = 5
+"""
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """What a shell in the environment of these tests has, and nothing of a Ray that may run around it."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return found | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+@pytest.fixture
+def job_server(environment: dict[str, str]) -> Iterator[str]:
+    """The address of the job server of a Ray head on loopback, which ends with the test."""
+    port, dashboard, client = free_ports(3)
+    # Not pytest's own folder: the names of Ray's sockets in it would be too long.
+    folder = tempfile.mkdtemp(prefix="incr-ray-")
+    options = {
+        "port": port,
+        "dashboard-port": dashboard,
+        "ray-client-server-port": client,
+        "dashboard-host": "127.0.0.1",
+        "node-ip-address": "127.0.0.1",
+        "include-dashboard": "true",
+        "num-cpus": 3,
+        "object-store-memory": 100_000_000,
+        "temp-dir": folder,
+    }
+    command = [BIN / "ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    with open(Path(folder) / "head.log", "wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        wait_for(f"{address}/api/jobs/", head)
+        yield address
+    finally:
+        # `--block` ends its daemons when it is asked to end; they share its session in case it cannot.
+        head.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def wait_for(url: str, head: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and head.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no answer from {url}; the head's exit code is {head.poll()}")
+
+
+def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
+    job_server: str, environment: dict[str, str], people: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "job", tmp_path / "run"
+    folder.mkdir()
+    (folder / "job.toml").write_text(JOB)
+    shutil.copy(people, folder)
+    submit = [BIN / "ray", "job", "submit", "--address", job_server, "--working-dir", ".", "--"]
+    incr = ["incr", "run", "job.toml", "--on", "cluster", "--out", str(out)]
+    done = subprocess.run(
+        [*submit, *incr], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["engine"] == "cluster"
+    assert summary["rows_learned"] == 470

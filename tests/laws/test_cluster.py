@@ -1,0 +1,61 @@
+"""Laws 2 and 4 for the cluster; laws 1, 6 and 8 are in tests/cluster, where workers are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from incr_core.job import Job
+from tests.cluster.conftest import people, ray_session, small_job  # noqa: F401
+from tests.cluster.runs import Learned, farthest, learned_locally, learned_on_cluster
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+REPLAY = {"name": "replay", "capacity": 60, "ratio": 1.0}
+
+
+def test_law_2_one_replica_equals_local_bit_for_bit(flights_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = flights_job("cluster.replicas=1", "outer={name='nesterov', lr=0.9, momentum=0.5}")
+    assert learned_on_cluster(job, tmp_path).sha256 == learned_locally(job, tmp_path).sha256
+
+
+def test_law_2_two_replicas_averaging_every_step_equal_two_micro_batches(
+    small_job: Callable[..., Job],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    plain = ["learner.optimizer={name='sgd', lr=0.1}", "learner.shuffle=false"]
+    cluster = learned_on_cluster(small_job(*plain, "cluster.average_every=1"), tmp_path)
+    local = learned_locally(small_job(*plain, "learner.accumulate=2"), tmp_path)
+    assert farthest(cluster, local) < 1e-6
+    assert farthest(cluster, learned_locally(small_job(*plain), tmp_path)) > 1e-3
+
+
+@pytest.mark.parametrize("strategy", [[], [REPLAY]], ids=["plain", "replay"])
+def test_law_4_sharded_equals_unsharded(
+    strategy: list[dict[str, object]],
+    small_job: Callable[..., Job],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    settings = ["cluster.replicas=1", "learner.clip=1.0", "learner.accumulate=2"]
+    sharded = learned_on_cluster(small_job(*settings, "cluster.shards=2", strategy=strategy), tmp_path)
+    assert_alike(sharded, learned_locally(small_job(*settings, strategy=strategy), tmp_path))
+
+
+def test_law_4_sharded_replicas_equal_unsharded_ones(
+    small_job: Callable[..., Job],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    outer = "outer={name='nesterov', lr=0.7, momentum=0.9}"
+    job = small_job("stream.every=235", "cluster.average_every=4", outer, strategy=[REPLAY])
+    sharded = learned_on_cluster(job.with_settings(["cluster.shards=2"]), tmp_path)
+    assert_alike(sharded, learned_on_cluster(job, tmp_path))
+
+
+def assert_alike(sharded: Learned, unsharded: Learned) -> None:
+    assert farthest(sharded, unsharded) < 1e-5
+    for one, other in zip(sharded.rounds, unsharded.rounds, strict=True):
+        assert one.passes_rows == other.passes_rows
+        # A shard's part of a batch may be a row shorter, and so its part of the loss is not quite proportional.
+        assert one.losses["loss"] == pytest.approx(other.losses["loss"], rel=0.05)
