@@ -1,0 +1,84 @@
+"""Who the clients of a job are: their names, their order, and which rows each owns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.partition import Blocks, ByColumn, ByHash, Partition, owners
+
+__all__ = ["Client", "clients_of", "spread"]
+
+KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash": ByHash, "blocks": Blocks}
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client: its name in the run, its number, which seeds it, and its part of the stream.
+
+    >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
+    >>> Client.from_document(client.document()) == client
+    True
+    """
+
+    name: str
+    index: int
+    partition: Partition
+
+    def document(self) -> dict[str, Any]:
+        """The client as JSON-able dictionaries."""
+        kind = next(name for name, kind in KINDS.items() if isinstance(self.partition, kind))
+        arguments = {key: value for key, value in asdict(self.partition).items() if not key.startswith("_")}
+        return {"name": self.name, "index": self.index, "kind": kind, "partition": arguments}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Client:
+        """The client that `document` describes."""
+        return cls(document["name"], document["index"], KINDS[document["kind"]](**document["partition"]))
+
+
+def clients_of(job: Job) -> list[Client]:
+    """The clients that `federated.clients` asks for, in the order of their shares in every sum.
+
+    "COLUMN": one client for each of its values. "hash:COLUMN:N": N clients, each with the values that hash to it.
+    "blocks:N": N clients that are dealt blocks of batch_size rows of a common stream.
+
+    Raises JobError where it asks for something else, or for no client at all.
+    """
+    kind, *arguments = job.federated.clients.split(":")
+    match kind, arguments:
+        case "blocks", [count] if count.isdigit() and int(count):
+            size = job.learner.batch_size * job.learner.accumulate
+            return [Client(f"block-{i}", i, Blocks(i, int(count), size)) for i in range(int(count))]
+        case "hash", [column, count] if count.isdigit() and int(count):
+            return [Client(f"{column}-{i}", i, ByHash(column, i, int(count))) for i in range(int(count))]
+        case column, [] if column:
+            found = owners(job._source(), column, format=job.stream.format)
+            if not found:
+                raise JobError(f'federated.clients: column "{column}" has no rows, so there is no client to learn')
+            return [
+                Client(f"{column} is null" if value is None else f"{column}={value}", i, ByColumn(column, value))
+                for i, value in enumerate(found)
+            ]
+    raise JobError(
+        f'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, '
+        f"got {job.federated.clients!r}"
+    )
+
+
+def spread(sizes: list[int], workers: int) -> list[int]:
+    """A worker for each client, so that the busiest worker has as few rows as a greedy choice can give it.
+
+    >>> spread([50, 10, 30, 20], 2)
+    [0, 0, 1, 1]
+    """
+    load: Counter[int] = Counter(dict.fromkeys(range(workers), 0))
+    chosen = [0] * len(sizes)
+    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
+        worker = min(load, key=lambda worker: (load[worker], worker))
+        load[worker] += sizes[client]
+        chosen[client] = worker
+    return chosen

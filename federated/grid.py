@@ -1,0 +1,126 @@
+"""Our own Flower `Grid`: clients live for the whole run in a few Ray actors, with their models and data.
+
+Flower's engine sends every client's app and state to whichever actor is free, and looks for replies ten times a second.
+Here a client always meets the same worker; all messages for a worker make one call; what goes to many clients is put in
+Ray's object store once; and nothing polls. Any Flower ServerApp and strategy runs on it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from federated.embedded_ray import start_ray, stop_ray
+from federated.worker import Worker, wrap
+
+__all__ = ["RayGrid"]
+
+_runs = count(1)
+
+
+class RayGrid(Grid):
+    """Clients in Ray actors of this machine, or of the Ray cluster this process is connected to.
+
+    app: what answers messages. homes: for each client, by partition, the number of its worker.
+    config: the run config that the clients see.
+
+    A worker that dies takes its clients along: messages to them are answered with an error, now and from then on.
+    """
+
+    def __init__(self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None) -> None:
+        self._nodes = list(range(1, len(homes) + 1))
+        self._home = dict(zip(self._nodes, homes, strict=True))
+        self._run = Run.create_empty(next(_runs))
+        self._numbers = count(1)
+        self._flying: dict[Any, list[Message]] = {}
+        self._landed: dict[str, Message] = {}
+        # Flower's Message takes its sender from here; its own server processes set it when they start.
+        TaskIdentity.run_id = self._run.run_id
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        TaskIdentity.task_id = 1
+        workers = max(homes) + 1
+        self._owns_ray = start_ray(workers)
+        actor = ray.remote(Worker).options(num_cpus=1, max_restarts=0)
+        self._workers = [actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)]
+
+    def close(self) -> None:
+        """Stop the workers, and Ray where this grid started it."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+        if self._owns_ray:
+            stop_ray()
+            self._owns_ray = False
+
+    # -- Flower's Grid -------------------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Take another run's identity."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run this grid serves."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message; Flower has deprecated this in favour of `Message` itself."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All clients, always: a lost one answers with an error instead of vanishing."""
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages, one call per worker; returns ids to pull the replies with."""
+        waiting = list(messages)
+        for message in waiting:
+            message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._numbers)}"
+        parcels, shared = wrap(waiting)
+        store = ray.put(shared)
+        for number, worker in enumerate(self._workers):
+            mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == number]
+            if mine:
+                call = worker.answer.remote([parcels[place] for place in mine], store)
+                self._flying[call] = [waiting[place] for place in mine]
+        return [message.metadata.message_id for message in waiting]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies to these messages that are here by now."""
+        self._land(timeout=0)
+        return [self._landed.pop(sent) for sent in list(message_ids) if sent in self._landed]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for the replies; after `timeout` seconds, return those that are here."""
+        sent = self.push_messages(messages)
+        self._land(timeout)
+        return self.pull_messages(sent)
+
+    def _land(self, timeout: float | None) -> None:
+        if not self._flying:
+            return
+        arrived, _ = ray.wait(list(self._flying), num_returns=len(self._flying), timeout=timeout)
+        for call in arrived:
+            asked = self._flying.pop(call)
+            try:
+                replies = ray.get(call)
+            except ray.exceptions.RayError as error:
+                reason = f"its worker is gone: {str(error).splitlines()[0]}"
+                replies = [Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message) for message in asked]
+            for reply in replies:
+                self._landed[reply.metadata.reply_to_message_id] = reply
+
+
+def _node(message: Message) -> int:
+    return message.metadata.dst_node_id

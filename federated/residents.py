@@ -1,0 +1,116 @@
+"""Participants at home in this process, so that a client's model and data need not be made anew for every message.
+
+Flower promises no more than that a client's `Context.state` follows it from message to message; the process that
+serves it may be another each time. So the context counts the client's generation, one for every message answered. A
+participant that lives here and is of that generation is used as it stands; otherwise it is brought up from the client's
+own disk, where it was written after the last message. Where a client always meets the same process (our `RayGrid`),
+nothing needs to be written between commits, and the context says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context
+
+from federated.clients import Client
+from incr_core.errors import CheckpointError
+from incr_core.job import Job
+from incr_core.participant import Participant
+
+__all__ = ["at_home", "close_all", "moved_in", "name_of", "settled"]
+
+CLIENT = "client"
+"""The record of a context that says who the client is."""
+
+LIVE = "live"
+"""The folder, beside the committed versions, of a client's state between messages."""
+
+
+@dataclass(slots=True)
+class Resident:
+    """A participant and the generation it stands at."""
+
+    participant: Participant
+    generation: int
+
+
+_residents: dict[tuple[int, str, str], Resident] = {}
+
+
+def moved_in(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
+    """Make the client's participant, fresh, and note in the context who it is from now on.
+
+    job, client: their JSON. folder: the client's own, for its state. travels: whether the next message may meet
+    another process.
+    """
+    record = ConfigRecord({"job": job, "client": client, "folder": folder, "travels": travels, "generation": 0})
+    record["name"] = Client.from_document(json.loads(client)).name
+    context.state[CLIENT] = record
+    return _make(context)
+
+
+def at_home(context: Context) -> Participant:
+    """The client's participant as its last message left it.
+
+    Raises CheckpointError where it is neither here nor, of the right generation, on its disk.
+    """
+    if CLIENT not in context.state:
+        raise CheckpointError(
+            f"node {context.node_id}: this client has lost its state since the run began; "
+            "run the same command again, which begins at the last commit"
+        )
+    record = context.state.config_records[CLIENT]
+    resident, generation = _residents.get(_key(context)), int(str(record["generation"]))
+    if resident is not None and resident.generation == generation:
+        return resident.participant
+    participant = _make(context) if resident is None else resident.participant
+    found = participant.load(_live(context))
+    if found.get("generation") != generation:
+        raise CheckpointError(
+            f"client {name_of(context)}: expected its state after message {generation}, found that after message "
+            f"{found.get('generation')} in {_live(context)}; another run writes there: give each its own directory"
+        )
+    return participant
+
+
+def settled(context: Context, participant: Participant) -> None:
+    """The client has answered a message: one generation on, and on disk if it may travel."""
+    record = context.state.config_records[CLIENT]
+    generation = int(str(record["generation"])) + 1
+    if record["travels"]:
+        participant.save(_live(context), whole=True, generation=generation)
+    record["generation"] = generation
+    _residents[_key(context)] = Resident(participant, generation)
+
+
+def name_of(context: Context) -> str:
+    """The client's name, for messages; its node's number before it has one."""
+    record = context.state.config_records.get(CLIENT)
+    return f"node {context.node_id}" if record is None else str(record["name"])
+
+
+def close_all() -> None:
+    """Stop what the residents of this process read ahead."""
+    while _residents:
+        _residents.popitem()[1].participant.close()
+
+
+def _make(context: Context) -> Participant:
+    record = context.state.config_records[CLIENT]
+    job = Job.model_validate_json(str(record["job"]))
+    client = Client.from_document(json.loads(str(record["client"])))
+    torch.set_num_threads(job.learner.threads)
+    return job.participant(client.name, client.index, client.partition)
+
+
+def _key(context: Context) -> tuple[int, str, str]:
+    record = context.state.config_records[CLIENT]
+    return context.run_id, str(record["folder"]), str(record["name"])
+
+
+def _live(context: Context) -> Path:
+    return Path(str(context.state.config_records[CLIENT]["folder"]), LIVE)

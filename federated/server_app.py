@@ -1,0 +1,43 @@
+"""The Flower ServerApp: the loop, with its engine on the grid that Flower lends.
+
+    flwr run . --run-config "job='/data/flights/job.toml' out='/data/runs/flights'"
+
+The run directory is the same as that of `incr run --on federated`, and goes on from its last commit likewise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from federated.engine import FederatedEngine
+from incr_core.checkpoint import model_sha256, write_atomically
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.loop import Loop
+from incr_core.registry import RunDirectory
+
+__all__ = ["app"]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job that the run config names, on the clients of `grid`."""
+    path = str(context.run_config.get("job", ""))
+    if not path:
+        raise JobError("run config: no job is named; pass --run-config \"job='/path/to/job.toml'\"")
+    job = Job.read(path)
+    out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
+    torch.set_num_threads(job.learner.threads)
+    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"federated:{job.fingerprint()}") as directory:
+        engine = FederatedEngine(job, out, grid)
+        loop = Loop(job, engine, directory)
+        finished = loop.run()
+        summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
+        write_atomically(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")

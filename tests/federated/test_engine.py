@@ -1,0 +1,187 @@
+"""The engine over clients in this process: who learns what, what is lost, and what is said about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from flwr.app import Message
+
+from federated.engine import FederatedEngine
+from incr_core.errors import BadRows, CheckpointError, IncrError, JobError, WorkerLost
+from incr_core.job import Job
+from tests.conftest import made_up
+from tests.federated.in_process import InProcessGrid
+from tests.federated.runs import MakeEngine, finish, people
+
+
+def on(grid: InProcessGrid) -> MakeEngine:
+    return lambda job, folder: FederatedEngine(job, folder, grid)
+
+
+def test_clients_are_the_values_of_a_column(table: Path, tmp_path: Path) -> None:
+    engine = FederatedEngine(people(table), tmp_path)
+    assert engine.participants == ["colour=blue", "colour=green", "colour=red"]
+
+
+@pytest.mark.parametrize(("clients", "names"), [("blocks:2", ["block-0", "block-1"]), ("hash:at:1", ["at-0"])])
+def test_clients_may_be_dealt_rows(table: Path, tmp_path: Path, clients: str, names: list[str]) -> None:
+    assert FederatedEngine(people(table, f'federated.clients="{clients}"'), tmp_path).participants == names
+
+
+@pytest.mark.parametrize("clients", ["blocks:0", "blocks:two", "hash:colour", "a:b:c:d", ""])
+def test_other_wishes_for_clients_are_refused(table: Path, tmp_path: Path, clients: str) -> None:
+    with pytest.raises(JobError, match=r'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N"'):
+        FederatedEngine(people(table, f'federated.clients="{clients}"'), tmp_path)
+
+
+@pytest.mark.parametrize(("fraction", "rounds"), [(0.3, 1), (0.6, 2)])
+def test_with_a_fraction_of_clients_every_row_is_learned_once(
+    table: Path, tmp_path: Path, fraction: float, rounds: int
+) -> None:
+    job = people(table, f"federated.fraction={fraction}", f"federated.rounds={rounds}")
+    grid = InProcessGrid(3)
+    result = finish(job, tmp_path / "run", on(grid))
+    assert result.learned == list(range(2000))
+    asked = [node for action, node in grid.sent if action == "train.learn"]
+    assert len(asked) < 3 * rounds * result.increments
+    if fraction == 0.3:
+        assert result.increments > 8, "rows that waited at the stream's end need increments of their own"
+
+
+def test_a_client_that_waits_keeps_its_rows_through_a_resume(table: Path, tmp_path: Path) -> None:
+    job = people(table, "federated.fraction=0.3")
+    whole = finish(job, tmp_path / "whole", on(InProcessGrid(3)))
+    for stop in (2, 5):
+        finish(job, tmp_path / "parts", on(InProcessGrid(3)), stop_after=stop)
+    assert finish(job, tmp_path / "parts", on(InProcessGrid(3))) == whole
+
+
+def test_clients_may_meet_another_process_with_every_message(table: Path, tmp_path: Path) -> None:
+    job = people(table, "federated.rounds=2", "federated.fraction=0.6")
+    at_home = finish(job, tmp_path / "home", on(InProcessGrid(3)))
+    assert finish(job, tmp_path / "away", on(InProcessGrid(3, forgetful=True))) == at_home
+
+
+def test_rows_stay_with_their_owners(table: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Watching(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
+            replies = super().send_and_receive(messages, timeout=timeout)
+            for reply in replies:
+                for record in reply.content.array_records.values():
+                    seen.append(bytes(record["layout"].data).decode())
+            return replies
+
+    finish(people(table), tmp_path / "run", on(Watching(3)))
+    assert seen
+    assert not any("inputs" in layout or "targets" in layout for layout in seen)
+
+
+# -- failures --------------------------------------------------------------------------------------------------------
+
+
+def spoiled(folder: Path) -> Path:
+    """The made-up table with text among the heights of green people."""
+    table = made_up(600)
+    heights = [
+        "n/a" if colour == "green" and row > 400 else str(height)
+        for row, (height, colour) in enumerate(zip(*(table[name].to_pylist() for name in ("height", "colour")), strict=True))
+    ]
+    path = folder / "spoiled.parquet"
+    pq.write_table(table.set_column(0, "height", pa.array(heights)), path)
+    return path
+
+
+def failing(job: Job, folder: Path, make: MakeEngine) -> IncrError:
+    with pytest.raises(IncrError) as caught:
+        finish(job, folder, make)
+    return caught.value
+
+
+def test_a_clients_own_error_keeps_its_type_and_message(tmp_path: Path) -> None:
+    error = failing(people(spoiled(tmp_path)), tmp_path / "run", on(InProcessGrid(3)))
+    assert type(error) is BadRows
+    assert "stream.features.height: expected float" in str(error)
+    assert '("n/a")' in str(error)
+
+
+def test_quarantined_rows_are_told_without_their_values(tmp_path: Path) -> None:
+    job = people(spoiled(tmp_path), "features.on_bad_row=quarantine", "stream.warm_start=100")
+    result = finish(job, tmp_path / "run", on(InProcessGrid(3)))
+    refused = pq.read_table(tmp_path / "run/quarantine.parquet")
+    assert len(refused) + len(result.learned) == 600
+    assert set(refused["value"].to_pylist()) == {"(kept by its owner)"}
+    assert set(refused["column"].to_pylist()) == {"height"}
+
+
+def test_any_other_exception_names_the_client_and_what_to_do(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from incr_core.learner import Learner
+
+    def fail(self: Learner, steps: int | None = None) -> None:
+        raise ZeroDivisionError("scripted")
+
+    monkeypatch.setattr(Learner, "advance", fail)
+    error = failing(people(table), tmp_path / "run", on(InProcessGrid(3)))
+    assert type(error) is WorkerLost
+    assert "client colour=blue: ZeroDivisionError: scripted at " in str(error)
+    assert "the run stands at its last commit" in str(error)
+
+
+def test_a_client_that_does_not_answer_stops_the_run(table: Path, tmp_path: Path) -> None:
+    def lost(message: Message) -> bool:
+        return message.metadata.message_type == "train.learn" and message.metadata.dst_node_id == 12
+
+    error = failing(people(table), tmp_path / "run", on(InProcessGrid(3, lose=lost)))
+    assert type(error) is WorkerLost
+    assert str(error).startswith("client colour=green: lost (no answer); the run stands at its last commit")
+
+
+def test_a_run_goes_on_after_a_lost_client_to_the_same_weights(table: Path, tmp_path: Path) -> None:
+    asked = 0
+
+    def lost(message: Message) -> bool:
+        nonlocal asked
+        asked += message.metadata.message_type == "train.learn"
+        return asked == 14
+
+    job = people(table)
+    whole = finish(job, tmp_path / "whole", on(InProcessGrid(3)))
+    assert type(failing(job, tmp_path / "run", on(InProcessGrid(3, lose=lost)))) is WorkerLost
+    assert finish(job, tmp_path / "run", on(InProcessGrid(3))) == whole
+
+
+def test_missing_nodes_are_named(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated.engine.PATIENCE", 0.1)
+    error = failing(people(table), tmp_path / "run", on(InProcessGrid(2)))
+    assert "client colour=red: no node has answered for it" in str(error)
+
+
+def test_a_client_whose_context_is_gone_says_so(table: Path, tmp_path: Path) -> None:
+    grid = InProcessGrid(3)
+    engine = FederatedEngine(people(table), tmp_path, grid)
+    engine.start(None, None)
+    grid._worker._contexts.clear()
+    with pytest.raises(CheckpointError, match="has lost its state since the run began"):
+        engine.receive()
+
+
+def test_state_of_another_generation_is_refused(table: Path, tmp_path: Path) -> None:
+    grid = InProcessGrid(3, forgetful=True)
+    engine = FederatedEngine(people(table), tmp_path, grid)
+    engine.start(None, None)
+    for context in grid._worker._contexts.values():
+        context.state.config_records["client"]["generation"] = 5
+    with pytest.raises(CheckpointError, match="expected its state after message 5, found that after message 1"):
+        engine.receive()
+
+
+def test_the_engine_may_be_closed_twice_and_before_it_starts(table: Path, tmp_path: Path) -> None:
+    engine = FederatedEngine(people(table), tmp_path)
+    engine.close()
+    engine.close()
