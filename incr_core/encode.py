@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
 _ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
 _BLOCK = 4_096  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
+_ROWS_A_THREAD = 65_536  # fewer rows are filled before a second thread is up
 _SAFE_SQUARES = 1e76  # a sum of squares below this has no term beyond float32, and no NaN
 
 
@@ -186,15 +188,19 @@ class Encoder:
                 at += 1
             faults += found
         suspects: set[int] = set()
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(table), _BLOCK):
-                stop = start + _BLOCK
-                for at, (_, _, values) in plain.items():
-                    part = values[start:stop]
-                    matrix[start:stop, at] = part
-                    # One fast pass tells that all are finite and fit a float32; NaN fails every comparison.
-                    if part.dtype.kind == "f" and not part.dot(part) < _SAFE_SQUARES:
-                        suspects.add(at)
+
+        def fill(first: int, last: int) -> None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                for start in range(first, last, _BLOCK):
+                    rows = slice(start, min(start + _BLOCK, last))
+                    for at, (_, _, values) in plain.items():
+                        part = values[rows]
+                        matrix[rows, at] = part
+                        # One fast pass tells that all are finite and fit a float32; NaN fails every comparison.
+                        if part.dtype.kind == "f" and not part.dot(part) < _SAFE_SQUARES:
+                            suspects.add(at)
+
+        _on_all_cores(fill, len(table))
         for at in sorted(suspects):
             name, column, values = plain[at]
             faults += unusable(column, values, name)
@@ -203,13 +209,20 @@ class Encoder:
     def _categorical(self, table: pa.Table) -> np.ndarray[Any, Any]:
         """(B, C, 2) int64. A pair of hashes is moved as one complex128: nothing else of 16 bytes is as fast."""
         pairs = np.empty((len(table), len(self.categorical)), dtype=np.complex128)
-        for column, (name, hashes) in enumerate(zip(self.categorical, self._hashes, strict=True)):
+        columns = []
+        for name, hashes in zip(self.categorical, self._hashes, strict=True):
             distinct, codes = hashes.distinct(table[name])
             # Each half of a hash is a hash of its own.
             halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
-            buckets = (halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel()
-            for start in range(0, len(table), _BLOCK):
-                pairs[start : start + _BLOCK, column] = buckets.take(codes[start : start + _BLOCK], mode="clip")
+            columns.append(((halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
+
+        def fill(first: int, last: int) -> None:
+            for start in range(first, last, _BLOCK):
+                rows = slice(start, min(start + _BLOCK, last))
+                for column, (buckets, codes) in enumerate(columns):
+                    pairs[rows, column] = buckets.take(codes[rows], mode="clip")
+
+        _on_all_cores(fill, len(table))
         return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
 
     def _targets(
@@ -280,6 +293,17 @@ class Encoder:
         if len(missing):
             faults.append(Fault(missing, self.task, "a task number", "missing"))
         return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
+
+
+def _on_all_cores(fill: Callable[[int, int], None], rows: int) -> None:
+    """Fill the rows of a large table from as many threads as pyarrow reads with: numpy copies without the GIL."""
+    threads = min(pa.cpu_count(), rows // _ROWS_A_THREAD)
+    if threads < 2:
+        fill(0, rows)
+        return
+    cuts = [rows * index // threads for index in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, cuts[:-1], cuts[1:]))
 
 
 def _within(fault: Fault, known: np.ndarray[Any, np.dtype[np.bool_]]) -> Fault:
