@@ -1,1 +1,1 @@
-"""Learning on Ray: replicas of a learner, each of one or more shards, that average their weights as they learn."""
+"""The engine of a Ray cluster: replicas made of shards, that average their weights. The only place that imports ray."""

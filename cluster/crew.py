@@ -35,7 +35,7 @@ class Crew:
         self._need = "GPU" if gpu else "CPU"
         # A worker that died is not restarted: its peers could not go on with it from the middle of an increment.
         kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
-        self._workers = [kind.remote(place) for place in places]
+        self._workers: list[Any] = [kind.remote(place) for place in places]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of all workers with the same arguments; their results, by place."""
@@ -72,7 +72,9 @@ class Crew:
 
     def _explain(self, calls: Sequence[Any], error: Exception) -> NoReturn:
         """One call has failed: raise its cause. When a worker dies, its peers' exchanges may fail a moment earlier."""
-        lost, raised, waiting = [], [], list(calls)
+        lost: list[int] = []
+        raised: list[BaseException] = []
+        waiting = list(calls)
         until = time.monotonic() + GRACE
         while waiting and not lost and (left := until - time.monotonic()) > 0:
             ready, waiting = ray.wait(waiting, timeout=left)
@@ -93,7 +95,7 @@ class Crew:
         return ", ".join(str(self.places[place]) for place in lost)
 
     def _cannot_start(self, never: Sequence[int]) -> JobError:
-        free = ray.available_resources()
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         return JobError(
             f"cluster: {self._named(never)} did not start within {self.pulse.start:g} s; the job needs "
             f"{len(self.places)} workers with a {self._need} each, and Ray has {free.get(self._need, 0.0):g} more; "

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterEngine"]
 
 START = 120.0
-"""Seconds that a worker has to be placed on a node, start and import what it needs, if `cluster.timeout` is not more."""
+"""Seconds that a worker has to be placed on a node and to start, if `cluster.timeout` is not more."""
 
 
 class ClusterEngine(Engine):
@@ -97,9 +97,10 @@ class ClusterEngine(Engine):
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
         if len(arrivals) not in (0, len(received)) or len({arrival.number for arrival in arrivals}) > 1:
-            found = ", ".join("its end" if one is None else one.arrival.name for one in received)
+            found = ", ".join("the end" if one is None else one.arrival.name for one in received)
             raise StreamError(
-                f"stream: expected the same increment in all replicas, got {found}; a folder that is being written to is read by one replica, or by the local engine"
+                f"stream: expected the same increment in every replica, got {found}; "
+                "did files appear while the replicas began to read? run the same command again"
             )
         self._steps = [found.steps for found in received if found is not None]
         if received[0] is not None:

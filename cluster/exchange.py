@@ -47,12 +47,13 @@ class Exchange:
         self.size = size
         self.timeout = timeout
         self.bytes_sent = 0
+        self._packings: dict[tuple[str, ...], Packing] = {}
 
     def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """What `update.mean` makes of all replicas' updates. `anchor` needs what merges by "sum"."""
         if self.size == 1:
             return mean([update], anchor, rules)
-        packing = Packing(update.weights, rules, self.size)
+        packing = self._packing(update.weights, rules)
         summed = [name for name, rule in packing.rules.items() if rule == "sum"]
         start = {name: flat[self.rank] for name, flat in packing.flatten(anchor, summed).items()}
 
@@ -65,8 +66,15 @@ class Exchange:
         """What `engine.merge_shared` makes of all replicas' shared strategy state."""
         if self.size == 1 or not state:
             return state
-        packing = Packing(state, rules, self.size)
+        packing = self._packing(state, rules)
         return self._merged(packing, state, rows, lambda slices, counts: merge_shared(slices, counts, packing.rules))
+
+    def _packing(self, tensors: Weights, rules: Mapping[str, str]) -> Packing:
+        """Laid out once: the same names are the same tensors for as long as a learner lives."""
+        names = tuple(tensors)
+        if names not in self._packings:
+            self._packings[names] = Packing(tensors, rules, self.size)
+        return self._packings[names]
 
     @torch.no_grad()
     def _merged(self, packing: Packing, tensors: Weights, rows: int, merge: Merge) -> Weights:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 __all__ = ["Place", "Rendezvous", "between_replicas", "inside_replica", "leave", "shard_model", "use_interface_to"]
 

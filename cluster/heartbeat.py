@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 __all__ = ["Heartbeat", "Pulse"]
 

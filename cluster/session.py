@@ -56,7 +56,7 @@ class Session:
     @property
     def host(self) -> str:
         """The address under which workers reach this process."""
-        address: str = ray.util.get_node_ip_address()
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return address
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from incr_core.errors import JobError
@@ -19,6 +19,8 @@ KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash"
 class Client:
     """One client: its name in the run, its number, which seeds it, and its part of the stream.
 
+    rows: about how many it has, as far as that is known; only for finding it a place.
+
     >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
     >>> Client.from_document(client.document()) == client
     True
@@ -27,6 +29,7 @@ class Client:
     name: str
     index: int
     partition: Partition
+    rows: int = field(default=1, compare=False)
 
     def document(self) -> dict[str, Any]:
         """The client as JSON-able dictionaries."""
@@ -51,7 +54,7 @@ def clients_of(job: Job) -> list[Client]:
     kind, *arguments = job.federated.clients.split(":")
     match kind, arguments:
         case "blocks", [count] if count.isdigit() and int(count):
-            size = job.learner.batch_size * job.learner.accumulate
+            size = job.learner.batch_size
             return [Client(f"block-{i}", i, Blocks(i, int(count), size)) for i in range(int(count))]
         case "hash", [column, count] if count.isdigit() and int(count):
             return [Client(f"{column}-{i}", i, ByHash(column, i, int(count))) for i in range(int(count))]
@@ -60,8 +63,8 @@ def clients_of(job: Job) -> list[Client]:
             if not found:
                 raise JobError(f'federated.clients: column "{column}" has no rows, so there is no client to learn')
             return [
-                Client(f"{column} is null" if value is None else f"{column}={value}", i, ByColumn(column, value))
-                for i, value in enumerate(found)
+                Client(f"{column} is null" if value is None else f"{column}={value}", i, ByColumn(column, value), rows)
+                for i, (value, rows) in enumerate(found.items())
             ]
     raise JobError(
         f'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, '

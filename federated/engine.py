@@ -104,7 +104,7 @@ class FederatedEngine(Engine):
         wanted = self.job.federated
         workers = min(wanted.workers, len(self.clients))
         if wanted.backend == "grid":
-            return RayGrid(app, spread([1] * len(self.clients), workers))
+            return RayGrid(app, spread([client.rows for client in self.clients], workers))
         self._simulation = FlowerSimulation(app, len(self.clients), workers)
         return self._simulation.grid
 
@@ -148,7 +148,9 @@ class FederatedEngine(Engine):
         for answer in map(told, answers):
             self._fragments += answer["fragments"][len(self._fragments) - known :]
             arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
-        here = [(client, arrival) for client, arrival in zip(self.clients, arrivals, strict=True) if arrival is not None]
+        here = [
+            (client, arrival) for client, arrival in zip(self.clients, arrivals, strict=True) if arrival is not None
+        ]
         if not here:
             return []
         leader, first = here[0]

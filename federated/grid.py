@@ -50,7 +50,9 @@ class RayGrid(Grid):
         workers = max(homes) + 1
         self._owns_ray = start_ray(workers)
         actor = ray.remote(Worker).options(num_cpus=1, max_restarts=0)
-        self._workers = [actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)]
+        self._workers: list[Any] = [
+            actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)
+        ]
 
     def close(self) -> None:
         """Stop the workers, and Ray where this grid started it."""

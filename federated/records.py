@@ -19,7 +19,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from incr_core import checkpoint
+from incr_core import packing
 
 __all__ = ["pack", "payload", "tell", "told", "unpack"]
 
@@ -66,19 +66,19 @@ def unpack(record: ArrayRecord, *, copy: bool = True) -> dict[str, Tensor]:
 
 
 def tell(state: Any) -> RecordDict:
-    """Any nested state that `checkpoint.pack` takes, as records.
+    """Any nested state that `packing.pack` takes, as records.
 
     >>> told(tell({"rows": torch.tensor([3, 4]), "seconds": 0.5, "bad": []}))
     {'rows': tensor([3, 4]), 'seconds': 0.5, 'bad': []}
     """
-    tensors, structure = checkpoint.pack(state)
+    tensors, structure = packing.pack(state)
     return RecordDict({"state": pack(tensors), "structure": ConfigRecord({"json": json.dumps(structure)})})
 
 
 def told(content: RecordDict, *, copy: bool = True) -> Any:
     """What `tell` was given; see `unpack` for `copy`."""
     structure = json.loads(str(content.config_records["structure"]["json"]))
-    return checkpoint.unpack(unpack(content.array_records["state"], copy=copy), structure)
+    return packing.unpack(unpack(content.array_records["state"], copy=copy), structure)
 
 
 def payload(content: RecordDict) -> int:

@@ -15,11 +15,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from federated.engine import FederatedEngine
-from incr_core.checkpoint import model_sha256, write_atomically
 from incr_core.errors import JobError
+from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.seal import model_sha256
 
 __all__ = ["app"]
 

@@ -1,7 +1,7 @@
 """Keep a PyTorch model current.
 
-The update rule is a `Learner`: a model, an objective, an optimiser and strategies. A `Job` names them and a stream; `run`
-runs it in one process, on Ray actors, or inside Flower clients.
+The update rule is a `Learner`: a model, an objective, an optimiser and strategies. A `Job` names them and a stream;
+`run` runs it in one process, on Ray actors, or inside Flower clients.
 """
 
 from __future__ import annotations

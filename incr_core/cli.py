@@ -117,7 +117,7 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from incr_core.checkpoint import write_atomically
+    from incr_core.files import write_atomically
     from incr_core.predict import load_version, predictions
 
     table = predictions(load_version(options.directory, options.version), options.rows)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from incr_core.errors import StreamError
 
-__all__ = ["Fault", "floats", "is_list", "list_matrix", "numbers", "parsed", "unusable", "width_of"]
+__all__ = ["Fault", "floats", "is_list", "list_matrix", "numbers", "numpy_of", "parsed", "unusable", "width_of"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -104,7 +104,7 @@ def floats(column: pa.ChunkedArray) -> Floats:
     >>> floats(pa.chunked_array([[1, None], [3]]))
     array([ 1., nan,  3.])
     """
-    chunks = [_floats(chunk) for chunk in column.chunks]
+    chunks = [numpy_of(chunk) for chunk in column.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, np.zeros(0)])
 
 
@@ -129,6 +129,17 @@ def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
     return faults
 
 
+def numpy_of(chunk: pa.Array) -> Floats:
+    """Numbers of a chunk, without a copy where there are no nulls; NaN where there are.
+
+    >>> numpy_of(pa.array([True, None]))
+    array([ 1., nan])
+    """
+    if pa.types.is_boolean(chunk.type):
+        chunk = pc.cast(chunk, pa.uint8())
+    return np.asarray(chunk.to_numpy(zero_copy_only=False))
+
+
 def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> tuple[Floats, list[Fault]]:
     """A column of lists as (B, width) float32; a null list is a row of NaN.
 
@@ -146,7 +157,7 @@ def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> t
     matrix = np.full((len(column), width), np.nan, dtype=np.float32)
     # `flatten` leaves out null lists, for the fixed size too.
     kept = column if len(rows) == len(column) else column.take(pa.array(rows))
-    flat = [_floats(chunk.flatten()) for chunk in kept.chunks]
+    flat = [numpy_of(chunk.flatten()) for chunk in kept.chunks]
     if len(rows):
         matrix[rows] = np.concatenate(flat).reshape(-1, width)
     faults = []
@@ -161,13 +172,6 @@ def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> t
 
 def _is_plain(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def _floats(chunk: pa.Array) -> Floats:
-    """Numbers of a chunk, without a copy where there are no nulls; NaN where there are."""
-    if pa.types.is_boolean(chunk.type):
-        chunk = pc.cast(chunk, pa.uint8())
-    return np.asarray(chunk.to_numpy(zero_copy_only=False))
 
 
 def _from_text(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, Any]:

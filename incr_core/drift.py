@@ -14,16 +14,16 @@ Needs `pip install 'incr[drift]'`.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from incr_core.detectors import DETECTORS, Detector, State, river
 from incr_core.errors import CheckpointError, JobError
 
-__all__ = ["DETECTORS", "DriftMonitor"]
+__all__ = ["DriftMonitor"]
 
-State = dict[str, Any]
 SCHEMA = 1
 
 
@@ -71,7 +71,7 @@ class DriftMonitor:
             raise JobError(f"drift.block: expected at least one row, got {block}")
         if warm_up < 2:
             raise JobError(f"drift.warm_up: expected at least two blocks, got {warm_up}")
-        _river()
+        river()
         try:
             DETECTORS[detector](1, options)
         except TypeError as error:  # river's own constructor says which argument it does not know
@@ -120,7 +120,7 @@ class DriftMonitor:
             "detector": self.detector,
             "watch": self.watch,
             "block": self.block,
-            "river": str(_river().__version__),
+            "river": str(river().__version__),
             "pending": [[v if math.isfinite(v) else None for v in row] for row in self._pending.tolist()],
             "channels": [channel.state() for channel in self._channels],
         }
@@ -128,7 +128,7 @@ class DriftMonitor:
     def load_state_dict(self, state: State) -> None:
         """Go on from `state`, as if never stopped."""
         mine = {"schema": SCHEMA, "detector": self.detector, "watch": self.watch, "block": self.block}
-        mine["river"] = str(_river().__version__)  # whose bytes these are
+        mine["river"] = str(river().__version__)  # whose bytes these are
         for name, value in mine.items():
             if state.get(name) != value:
                 raise CheckpointError(f"drift.{name}: expected {value!r}, saved was {state.get(name)!r}")
@@ -146,7 +146,7 @@ class DriftMonitor:
 class _Channel:
     """One column: its scale, and its detector."""
 
-    def __init__(self, detector: _Detector, warm_up: int, both: bool) -> None:
+    def __init__(self, detector: Detector, warm_up: int, both: bool) -> None:
         self.detector = detector
         self.warm_up = warm_up
         self.both = both
@@ -201,166 +201,3 @@ def _means(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     count = finite.sum(1)
     total = np.where(finite, blocks, 0.0).sum(1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-# -- river's detectors behind one face --
-
-
-def _river() -> Any:
-    try:
-        import river
-        import river.drift.binary
-    except ImportError as error:
-        raise JobError("drift: needs river, which is not installed; pip install 'incr[drift]'") from error
-    return river
-
-
-class _Detector(Protocol):
-    """One of river's detectors. `update` gives the direction of a change (+1, -1), or 0 for none."""
-
-    scaled: bool
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None: ...
-    def restart(self) -> None: ...
-    def update(self, value: float) -> int: ...
-    def state(self) -> Any: ...
-    def load(self, state: Any) -> None: ...
-
-
-class _Adwin:
-    """Two sub-windows with unequal means. Its state is river's own bytes of the buckets, about 1 kB."""
-
-    scaled = True
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        defaults: dict[str, Any] = {"delta": 0.002 / columns, "clock": 1}
-        self.options = defaults | options
-        self.restart()
-
-    def restart(self) -> None:
-        self.river = _river().drift.ADWIN(**self.options)
-
-    def update(self, value: float) -> int:
-        before = self.river.estimation
-        self.river.update(value)
-        if not self.river.drift_detected:
-            return 0
-        return 1 if self.river.estimation > before else -1
-
-    def state(self) -> str:
-        return bytes(self.river._helper.__getstate__()).hex()
-
-    def load(self, state: str) -> None:
-        self.river._helper.__setstate__(bytes.fromhex(state))
-
-
-class _PageHinkley:
-    """A cumulative sum that leaves its extreme by more than a threshold."""
-
-    scaled = True
-    _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm.
-        defaults: dict[str, Any] = {"delta": 0.5, "threshold": 15.0 + math.log(columns), "min_instances": 1}
-        self.options = defaults | options
-        self.restart()
-
-    def restart(self) -> None:
-        self.river = _river().drift.PageHinkley(**self.options)
-
-    def update(self, value: float) -> int:
-        river = self.river
-        river.update(value)
-        if not river.drift_detected:
-            return 0
-        return 1 if river._sum_increase - river._min_increase > river.threshold else -1
-
-    def state(self) -> State | None:
-        mean = self.river._x_mean
-        if mean.n == 0:
-            return None
-        return {name: getattr(self.river, name) for name in self._fields} | {"n": mean.n, "mean": mean.get()}
-
-    def load(self, state: State | None) -> None:
-        self.restart()
-        if state is not None:
-            for name in self._fields:
-                setattr(self.river, name, state[name])
-            self.river._x_mean = _river().stats.Mean._from_state(state["n"], state["mean"])
-
-
-class _KSWIN:
-    """The newest values beside as many older ones, in a Kolmogorov-Smirnov test.
-
-    A change of shape counts too, but one that keeps the mean needs more values: try stat_size = 100 of 200.
-    """
-
-    scaled = False  # a rank test needs no scale
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        defaults: dict[str, Any] = {"alpha": 1e-5 / columns, "window_size": 60, "stat_size": 30, "seed": 0}
-        self.options = defaults | options
-        self.restart()
-
-    def restart(self) -> None:
-        self.river = _river().drift.KSWIN(**self.options)
-
-    def update(self, value: float) -> int:
-        values = [*self.river.window, value]
-        self.river.update(value)
-        if not self.river.drift_detected:
-            return 0
-        recent = values[-self.river.stat_size :]
-        return 1 if np.mean(recent) > np.mean(values[: -len(recent)]) else -1
-
-    def state(self) -> State:
-        version, words, _ = self.river._rng.getstate()
-        return {"window": list(self.river.window), "n": self.river.n, "draws": [version, list(words)]}
-
-    def load(self, state: State) -> None:
-        self.restart()
-        self.river.window.extend(state["window"])
-        self.river.n = state["n"]
-        version, words = state["draws"]
-        self.river._rng.setstate((version, tuple(words), None))
-
-
-class _DDM:
-    """An error rate that leaves its minimum by so many of its deviations."""
-
-    scaled = False
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # River's 30 rows and 3 deviations cry wolf. The rate is over all rows since the last drift, so the delay
-        # grows with them: after a long calm the other detectors are faster.
-        defaults: dict[str, Any] = {"warm_start": 500, "drift_threshold": 3.5}
-        self.options = defaults | options
-        self.restart()
-
-    def restart(self) -> None:
-        self.river = _river().drift.binary.DDM(**self.options)
-
-    def update(self, value: float) -> int:
-        self.river.update(value)
-        return int(self.river.drift_detected)
-
-    def state(self) -> State:
-        river = self.river
-        return {"n": river._p.n, "rate": river._p.get(), "p_min": river._p_min, "s_min": river._s_min}
-
-    def load(self, state: State) -> None:
-        self.restart()
-        river = self.river
-        river._p = _river().stats.Mean._from_state(state["n"], state["rate"])
-        river._p_min, river._s_min = state["p_min"], state["s_min"]
-        if river._p_min is not None:
-            river._ps_min = river._p_min + river._s_min
-
-
-DETECTORS: dict[str, type[_Detector]] = {
-    "adwin": _Adwin,
-    "page_hinkley": _PageHinkley,
-    "kswin": _KSWIN,
-    "ddm": _DDM,
-}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, Inputs
-from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, parsed, unusable, width_of
+from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, numpy_of, parsed, unusable, width_of
 from incr_core.discover import column_kinds, find_classes
 from incr_core.errors import JobError, StreamError
 from incr_core.hashing import ColumnHash, indexed, text
@@ -23,8 +23,8 @@ from incr_core.rows import OFFSET_BITS
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
 _ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
-_BLOCK = 4_096  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
-_ROWS_A_THREAD = 65_536  # fewer rows are filled before a second thread is up
+_BLOCK = 16_384  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
+_BLOCKS_A_THREAD = 4  # fewer are filled before a second thread is up
 _SAFE_SQUARES = 1e76  # a sum of squares below this has no term beyond float32, and no NaN
 
 
@@ -175,7 +175,8 @@ class Encoder:
 
     def _numeric(self, table: pa.Table, place: str, faults: list[Fault]) -> np.ndarray[Any, Any]:
         matrix = np.empty((len(table), self.width), dtype=np.float32)
-        plain: dict[int, tuple[str, pa.ChunkedArray, np.ndarray[Any, Any]]] = {}
+        plain: dict[str, pa.ChunkedArray] = {}
+        places: list[int] = []
         at = 0
         for name in self.numeric:
             if name in self.widths:
@@ -183,27 +184,28 @@ class Encoder:
                 matrix[:, at : at + width], found = list_matrix(table[name], width, name, place)
                 at += width
             else:
-                column, found = parsed(table[name], name, place)
-                plain[at] = name, column, floats(column)
+                plain[name], found = parsed(table[name], name, place)
+                places.append(at)
                 at += 1
             faults += found
-        suspects: set[int] = set()
+        suspects: set[str] = set()
+        blocks = pa.table(plain).to_batches(max_chunksize=_BLOCK) if plain else []
+        starts = np.cumsum([0, *map(len, blocks)]).tolist()
 
         def fill(first: int, last: int) -> None:
             with np.errstate(over="ignore", invalid="ignore"):
-                for start in range(first, last, _BLOCK):
-                    rows = slice(start, min(start + _BLOCK, last))
-                    for at, (_, _, values) in plain.items():
-                        part = values[rows]
-                        matrix[rows, at] = part
+                for start, block in zip(starts[first:last], blocks[first:last], strict=False):
+                    for name, at, column in zip(plain, places, block.columns, strict=True):
+                        part = numpy_of(column)
+                        matrix[start : start + len(part), at] = part
                         # One fast pass tells that all are finite and fit a float32; NaN fails every comparison.
                         if part.dtype.kind == "f" and not part.dot(part) < _SAFE_SQUARES:
-                            suspects.add(at)
+                            suspects.add(name)
 
-        _on_all_cores(fill, len(table))
-        for at in sorted(suspects):
-            name, column, values = plain[at]
-            faults += unusable(column, values, name)
+        _on_all_cores(fill, len(blocks))
+        for name in plain:
+            if name in suspects:
+                faults += unusable(plain[name], floats(plain[name]), name)
         return matrix
 
     def _categorical(self, table: pa.Table) -> np.ndarray[Any, Any]:
@@ -217,12 +219,12 @@ class Encoder:
             columns.append(((halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
 
         def fill(first: int, last: int) -> None:
-            for start in range(first, last, _BLOCK):
-                rows = slice(start, min(start + _BLOCK, last))
+            for start in range(first * _BLOCK, last * _BLOCK, _BLOCK):
+                rows = slice(start, start + _BLOCK)
                 for column, (buckets, codes) in enumerate(columns):
                     pairs[rows, column] = buckets.take(codes[rows], mode="clip")
 
-        _on_all_cores(fill, len(table))
+        _on_all_cores(fill, -(-len(table) // _BLOCK))
         return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
 
     def _targets(
@@ -246,7 +248,7 @@ class Encoder:
                 if len(index):
                     faults.append(Fault(index, self.label, self._expected_label(), "something else"))
                 found[wrong] = 0
-            return np.where(known, found, targets)
+            return found if known.all() else np.where(known, found, targets)
         numeric, broken = numbers(column, self.label, place)
         faults += [_within(fault, known) for fault in broken if known[fault.index].any()]
         if self.objective == "multiclass":
@@ -295,13 +297,13 @@ class Encoder:
         return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
 
 
-def _on_all_cores(fill: Callable[[int, int], None], rows: int) -> None:
-    """Fill the rows of a large table from as many threads as pyarrow reads with: numpy copies without the GIL."""
-    threads = min(pa.cpu_count(), rows // _ROWS_A_THREAD)
+def _on_all_cores(fill: Callable[[int, int], None], blocks: int) -> None:
+    """Fill the blocks of a table from as many threads as pyarrow reads with: numpy copies without the GIL."""
+    threads = min(pa.cpu_count(), blocks // _BLOCKS_A_THREAD)
     if threads < 2:
-        fill(0, rows)
+        fill(0, blocks)
         return
-    cuts = [rows * index // threads for index in range(threads + 1)]
+    cuts = [blocks * index // threads for index in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, cuts[:-1], cuts[1:]))
 

@@ -132,6 +132,7 @@ class ClusterSection(Section):
     replicas: int = Field(2, ge=1)
     shards: int = Field(1, ge=1)
     average_every: int = Field(0, ge=0)
+    pace: Literal["rows"] = "rows"
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(60.0, gt=0)
@@ -283,7 +284,7 @@ def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict
 
 
 def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing wrong with a job, in one sentence; unknown keys first, for they are often the cause of the rest."""
+    """The first thing wrong with a job, in one sentence; unknown keys first: they often cause the rest."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     path = [str(part) for part in fault["loc"]]

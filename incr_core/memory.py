@@ -179,10 +179,11 @@ class Reservoir(Memory):
             self._write(torch.arange(self.size, self.size + count, device=device), columns)
             self.size += count
         else:
-            number = torch.arange(self.seen, self.seen + count, dtype=torch.float64, device=device)
+            among = torch.arange(self.seen + 1, self.seen + count + 1, dtype=torch.float64, device=device)
             draw = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
-            slots = (draw * (number + 1)).long()
-            slots[:filling] = number[:filling].long()
+            slots = draw.mul_(among).long()
+            if filling:
+                slots[:filling] = torch.arange(self.seen, self.capacity, device=device)
             self._place(slots, columns)
         self.seen += count
 
@@ -190,12 +191,13 @@ class Reservoir(Memory):
         taken = (slots < self.capacity).nonzero().flatten()
         if len(taken) == 0:
             return
-        # Of the rows that chose one slot, the last stays: sort by slot, keep the end of each run.
-        slots, order = slots.index_select(0, taken).sort(stable=True)
-        last = torch.ones_like(slots, dtype=torch.bool)
-        torch.ne(slots[1:], slots[:-1], out=last[:-1])
-        keep = last.nonzero().flatten()
-        slots, taken = slots.index_select(0, keep), taken.index_select(0, order.index_select(0, keep))
+        slots = slots.index_select(0, taken)
+        if len(taken) > 1:
+            # Of the rows that chose one slot, the last stays: sort by slot, keep the end of each run.
+            slots, order = slots.sort(stable=True)
+            keep = torch.ones_like(slots, dtype=torch.bool)
+            torch.ne(slots[1:], slots[:-1], out=keep[:-1])
+            slots, taken = slots[keep], taken[order[keep]]
         if self.size < self.capacity:
             held = int((slots < self.size).sum())
             size = self.size + len(slots) - held

@@ -6,6 +6,7 @@ owner's features depend on its own rows only. `Blocks` deals out the finished in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,14 +85,17 @@ class Blocks:
 Partition = ByColumn | ByHash | Blocks
 
 
-def owners(source: str | Path | Callable[[], Any], column: str, *, format: str | None = None) -> list[str | None]:
-    """The distinct values of a column over a whole source, as text, sorted; null, if it occurs, comes last.
+def owners(
+    source: str | Path | Callable[[], Any], column: str, *, format: str | None = None
+) -> dict[str | None, int]:
+    """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
 
     >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
-    ['AA', 'UA']
+    {'AA': 1, 'UA': 2}
     """
-    found: set[str | None] = set()
+    rows: Counter[str | None] = Counter()
     for fragment in open_source(source, format).fragments():
         values, codes = indexed(fragment.load([column])[column])
-        found |= {text(values[code]) for code in np.unique(codes)}
-    return [*sorted(value for value in found if value is not None), *([None] if None in found else [])]
+        for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
+            rows[text(values[code])] += int(count)
+    return {value: rows[value] for value in sorted(rows, key=lambda value: (value is None, value or ""))}

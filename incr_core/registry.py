@@ -14,36 +14,22 @@ what is inside, so whatever a kill leaves behind, the next `create` or `open` pu
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
-import os
-import time
 import tomllib
 import urllib.parse
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from incr_core import ledger as ledgers
-from incr_core.checkpoint import (
-    model_sha256,
-    read_verified,
-    remove,
-    seal,
-    sha256,
-    storage,
-    unseal,
-    write_atomically,
-    write_folder,
-)
+from incr_core.claim import claim, is_run, refuse_foreign_files
 from incr_core.errors import CheckpointError, RunDirectoryError, StorageError, VersionError
+from incr_core.files import remove, storage, write_atomically
+from incr_core.lock import Lock
+from incr_core.tables import GrowingTable
+from incr_core.version import has_weights, is_intact, read_manifest, read_part, read_version, write_version
 
 __all__ = ["RunDirectory", "state_folder"]
 
@@ -100,8 +86,8 @@ class RunDirectory:
             raise ValueError(f"keep: expected at least 1 or None, got {keep}")
         self.path = Path(path)
         self._keep = keep
-        self._lock = _Lock(self.path / ".lock")
-        self._tables = {name: _GrowingTable(self.path / f"{name}.parquet") for name in TABLES}
+        self._lock = Lock(self.path / ".lock")
+        self._tables = {name: GrowingTable(self.path / f"{name}.parquet") for name in TABLES}
         self._covered = ledgers.Coverage()
         self._versions: list[int] = []
         self._with_weights: list[int] = []
@@ -119,11 +105,11 @@ class RunDirectory:
         with storage(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunDirectoryError(f"{self.path}: expected a folder, found a file; choose another --out")
-            self._refuse_foreign_files()
+            refuse_foreign_files(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
         try:
-            self._claim(job_toml, fingerprint)
+            claim(self.path, job_toml, fingerprint)
             with storage(self.path):
                 (self.path / "versions").mkdir(exist_ok=True)
                 (self.path / "state").mkdir(exist_ok=True)
@@ -136,7 +122,7 @@ class RunDirectory:
 
     def open(self) -> RunDirectory:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
-        if not self._is_run():
+        if not is_run(self.path):
             raise RunDirectoryError(f"{self.path}: expected a run directory, found none; start one with `incr run`")
         # Where nothing can be written there is nothing to repair on disk either: tables are completed in
         # memory.
@@ -192,27 +178,17 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
         version = self.next_version()
         covered = self._learned_once(ledger)
-        files = {
-            "model.safetensors": safetensors.torch.save(_on_cpu(weights)),
-            **{f"{name}.arrow": _arrow_bytes(table) for name, table in (extra or {}).items()},
-            "metrics.parquet": _parquet_bytes(metrics),
-            "ledger.parquet": _parquet_bytes(ledger),
-        }
+        tables = {f"{name}.arrow": table for name, table in (extra or {}).items()}
+        tables |= {"metrics.parquet": metrics, "ledger.parquet": ledger}
         if quarantine is not None and quarantine.num_rows:
-            files["quarantine.parquet"] = _parquet_bytes(quarantine)
-        document = {
-            "schema": 1,
+            tables["quarantine.parquet"] = quarantine
+        own = {
             "version": version,
             "parent": self.latest(),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "rows": ledgers.count(ledger),
             "published": publish,
-            "model_sha256": model_sha256(weights),
-            "files": {name: sha256(content) for name, content in files.items()},
         }
-        if taken := sorted(document.keys() & manifest.keys()):
-            raise ValueError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
-        write_folder(self._folder(version), {**files, "manifest.json": seal({**document, **manifest})})
+        write_version(self._folder(version), weights, tables, own, manifest)
 
         # The version is committed. What follows can be done again from it, by the next `create` or `open`.
         self._versions.append(version)
@@ -289,7 +265,7 @@ class RunDirectory:
         champion = self.champion()
         return [
             {
-                **unseal(self._folder(version) / "manifest.json"),
+                **read_manifest(self._folder(version)),
                 "champion": version == champion,
                 "has_weights": version in self._with_weights,
             }
@@ -307,9 +283,9 @@ class RunDirectory:
             raise VersionError(f"{self.path}: no version yet; let the run commit one")
         self._require(chosen)
         try:
-            return self._load(chosen)
+            return read_version(self._folder(chosen))
         except CheckpointError as error:
-            intact = [str(other) for other in reversed(self._with_weights) if self._is_intact(other)]
+            intact = [str(other) for other in reversed(self._with_weights) if is_intact(self._folder(other))]
             remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
             raise CheckpointError(f"version {chosen} is damaged: {error}; {remedy}") from error
 
@@ -317,11 +293,7 @@ class RunDirectory:
         """One of a version's own tables, verified: metrics.parquet, ledger.parquet, an extra NAME.arrow."""
         if version not in self._versions:
             self._require(version)
-        manifest = unseal(self._folder(version) / "manifest.json")
-        if file not in manifest["files"]:
-            raise VersionError(f"{self._folder(version)}: no {file}; there are {', '.join(manifest['files'])}")
-        content = pa.BufferReader(read_verified(self._folder(version) / file, manifest["files"][file]))
-        return pq.read_table(content) if file.endswith(".parquet") else pa.ipc.open_file(content).read_all()
+        return read_part(self._folder(version), file)
 
     def table(self, name: str) -> pa.Table:
         """All rows so far of "metrics", "ledger" or "quarantine"."""
@@ -337,7 +309,7 @@ class RunDirectory:
     def _require(self, version: int) -> None:
         """Refuse a version that is not there, or has no weights any more."""
         # A version committed since we looked counts too.
-        if (self._folder(version) / "model.safetensors").exists() or version in self._with_weights:
+        if has_weights(self._folder(version)) or version in self._with_weights:
             return
         if version in self._versions:
             there = f"versions with weights: {_spans(self._with_weights)}"
@@ -345,32 +317,12 @@ class RunDirectory:
         there = f"there are versions {_spans(self._versions)}" if self._versions else "there is none yet"
         raise VersionError(f"{self.path}: no version {version}; {there}")
 
-    def _load(self, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        folder = self._folder(version)
-        manifest = unseal(folder / "manifest.json")
-        content = read_verified(folder / "model.safetensors", manifest["files"]["model.safetensors"])
-        weights = safetensors.torch.load(content)
-        if (found := model_sha256(weights)) != manifest["model_sha256"]:
-            raise CheckpointError(
-                f"{folder / 'model.safetensors'}: expected model_sha256 {manifest['model_sha256']}, found {found}"
-            )
-        return weights, manifest
-
-    def _is_intact(self, version: int) -> bool:
-        try:
-            self._load(version)
-        except CheckpointError:
-            return False
-        return True
-
     # What a kill may have left
 
     def _survey(self) -> None:
         """Read what is there: versions, tables completed from the versions' parts, states."""
         self._versions = sorted(_numbers(self.path / "versions"))
-        self._with_weights = [
-            version for version in self._versions if (self._folder(version) / "model.safetensors").exists()
-        ]
+        self._with_weights = [version for version in self._versions if has_weights(self._folder(version))]
         for name, table in self._tables.items():
             table.read(latest=self.latest() or 0)
             for version in self._versions:
@@ -400,75 +352,10 @@ class RunDirectory:
             remove(self.path / "champion")
             return
         latest, champion = self._versions[-1], self.champion()
-        published = unseal(self._folder(latest) / "manifest.json")["published"]
+        published = read_manifest(self._folder(latest))["published"]
         withdrawn = (self._folder(latest) / "withdrawn").exists()
         if champion != latest and published and not withdrawn:
             self._publish(latest)
-
-    # Whose folder is this?
-
-    def _is_run(self) -> bool:
-        try:
-            with open(self.path / "job.toml") as file:
-                return file.readline().startswith(_MARK)
-        except (OSError, UnicodeDecodeError):
-            return False
-
-    def _refuse_foreign_files(self) -> None:
-        # A kill during `create` may leave an empty folder with these two.
-        if self._is_run() or not self.path.exists():
-            return
-        foreign = sorted({file.name for file in self.path.iterdir()} - {".lock", ".tmp-job.toml"})
-        if foreign:
-            raise RunDirectoryError(
-                f"{self.path}: expected a run directory or an empty folder, found other files "
-                f"({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}); choose another --out"
-            )
-
-    def _claim(self, job_toml: str, fingerprint: str) -> None:
-        """Write the job here, unless another job's run is here."""
-        text = f"{_MARK}{fingerprint}\n{job_toml}"
-        if not self._is_run():
-            write_atomically(self.path / "job.toml", text.encode())
-            return
-        with open(self.path / "job.toml") as file:
-            found = file.readline().removeprefix(_MARK).strip()
-        if found != fingerprint:
-            differences = _differences(self.job(), tomllib.loads(job_toml)) or [
-                f"fingerprint: {found} there, {fingerprint} here"
-            ]
-            raise RunDirectoryError(
-                f"{self.path}: holds the run of another job: {'; '.join(differences[:3])}"
-                f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
-                "choose another --out, or run the job it belongs to"
-            )
-        # Keys that make no other run of it, such as publish.keep, may have changed.
-        if (self.path / "job.toml").read_text() != text:
-            write_atomically(self.path / "job.toml", text.encode())
-
-
-_MARK = "# incr run directory, schema 1, job "
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Where two jobs differ, one line per key."""
-    old, new = dict(_leaves(there)), dict(_leaves(here))
-    return [
-        f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} here"
-        for key in [*new, *(key for key in old if key not in new)]
-        if old.get(key, _MARK) != new.get(key, _MARK)
-    ]
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else key)
-    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
-        for i, item in enumerate(node):
-            yield from _leaves(item, f"{path}[{i}]")
-    else:
-        yield path, node
 
 
 def _spans(numbers: list[int]) -> str:
@@ -484,143 +371,3 @@ def _spans(numbers: list[int]) -> str:
 
 def _numbers(folder: Path) -> list[int]:
     return [int(file.name) for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []
-
-
-def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Cloned, because tied weights share memory and safetensors stores each name on its own.
-    return {
-        name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()
-    }
-
-
-def _parquet_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def _arrow_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-class _GrowingTable:
-    """A table in one Parquet file that grows by the versions' parts.
-
-    Parquet cannot be appended to, so the file is written anew; `write_if_cheap` does so only when writing has
-    taken less than a twentieth of the time so far, which keeps long runs linear. The file says up to which
-    version it goes, and what it lacks after a kill is in the versions.
-    """
-
-    _VERSION = b"incr.version"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.version = 0
-        self._parts: list[pa.Table] = []
-        self._is_written = True
-        self._due = 0.0
-
-    def table(self) -> pa.Table:
-        if len(self._parts) > 1:
-            self._parts = [pa.concat_tables(self._parts, promote_options="permissive").combine_chunks()]
-        return self._parts[0] if self._parts else pa.table({})
-
-    def add(self, part: pa.Table, version: int) -> None:
-        self._parts.append(part.replace_schema_metadata(None))
-        self.version = version
-        self._is_written = False
-
-    def read(self, latest: int) -> None:
-        """Take the file as the start, unless it is damaged or of another history than the versions."""
-        self.version, self._parts, self._is_written = 0, [], True
-        with contextlib.suppress(OSError, pa.ArrowException):
-            found = pq.read_table(self.path)
-            version = int((found.schema.metadata or {}).get(self._VERSION, latest + 1))
-            if version <= latest:
-                self._parts, self.version = [found.replace_schema_metadata(None)], version
-
-    def write(self) -> None:
-        if self._is_written:
-            return
-        began = time.monotonic()
-        labelled = self.table().replace_schema_metadata({self._VERSION: str(self.version)})
-        write_atomically(self.path, _parquet_bytes(labelled))
-        self._is_written = True
-        ended = time.monotonic()
-        self._due = ended + 20 * (ended - began)
-
-    def write_if_cheap(self) -> None:
-        if time.monotonic() >= self._due:
-            self.write()
-
-
-class _Lock:
-    """A lock on a run directory that dies with its process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] | None = None
-
-    @property
-    def taken(self) -> bool:
-        return self._file is not None
-
-    def take(self, patience: float = 0.5) -> None:
-        """Take the lock; `patience` seconds outlast a process that only takes a look."""
-        with storage(self.path):
-            file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.02)
-                    continue
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                file.close()
-                raise RunDirectoryError(
-                    f"{self.path.parent}: another process (pid {holder}) is writing this run; "
-                    "wait for it, stop it, or choose another --out"
-                ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
-        _held.add(self)
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    @contextlib.contextmanager
-    def held(self, patience: float = 0.5) -> Iterator[None]:
-        """Hold the lock for a while, unless it is held already."""
-        if self.taken:
-            yield
-            return
-        self.take(patience)
-        try:
-            yield
-        finally:
-            self.release()
-
-
-_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    # A forked child shares our locks and would keep them beyond our death.
-    for lock in list(_held):
-        lock.release()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

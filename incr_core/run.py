@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from incr_core.checkpoint import model_sha256, write_atomically
 from incr_core.engine import engine_named
+from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
 from incr_core.registry import RunDirectory
 from incr_core.report import write_report
+from incr_core.seal import model_sha256
 
 __all__ = ["run"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incr_core import checkpoint
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.memory import Memory
 from incr_core.objective import Multiclass, Objective
+from incr_core.packing import pack, unpack
 from incr_core.strategy import Strategy
 from incr_core.update import merge, shares
 
@@ -182,8 +182,8 @@ class Trial:
             learner.end(self.increments[number])
         fresh = self.learner(self.make(), seed=4)
         # As through a file, but for the disk.
-        tensors, rest = checkpoint.pack({"weights": learner.weights(), "learner": learner.state_dict()})
-        state = checkpoint.unpack(tensors, json.loads(json.dumps(rest)))
+        tensors, rest = pack({"weights": learner.weights(), "learner": learner.state_dict()})
+        state = unpack(tensors, json.loads(json.dumps(rest)))
         fresh.adopt(state["weights"])
         fresh.load_state_dict(state["learner"])
         for labelled in self.increments[number + (taken is None) :]:
@@ -290,7 +290,7 @@ class Trial:
 
 def _everything(learner: Learner) -> dict[str, Any]:
     """Weights, and every leaf of the learner's state, by name."""
-    tensors, rest = checkpoint.pack({"state": learner.state_dict()})
+    tensors, rest = pack({"state": learner.state_dict()})
     return {**learner.weights(), **tensors, "the state's other values": rest}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -21,17 +22,20 @@ __all__ = ["ACE"]
 class ACE(Strategy):
     """Learn new rows only against the classes beside them, so that they do not push old classes away.
 
-        loss = mean over new rows of -log softmax over (classes in the batch, classes never seen) (output)[y]
-             + the mean loss of remembered rows, over all classes
+        loss = mean over new rows of -log softmax(output - margin * absent)[y]
+             + the mean loss of remembered rows
+
+        absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
 
     Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning" (ER-ACE),
-    equation 4. It needs remembered rows, or old classes are never told from new ones: put it first, and replay after
-    it, so that ER-ACE is `[ACE(), Replay(capacity=500)]`.
+    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are told from old
+    classes once their outputs come near. It needs remembered rows, or nothing tells old classes from new ones: put it
+    first, and replay after it, so that ER-ACE is `[ACE(), Replay(capacity=500)]`.
 
-    on: False turns it off.
+    margin: how much, in nats, the outputs of absent classes are lowered; 0 turns it off.
 
-    >>> ACE()
-    ACE(on=True)
+    >>> ACE(margin=4.0)
+    ACE(margin=4.0)
     """
 
     rowwise: ClassVar[bool] = False
@@ -39,10 +43,13 @@ class ACE(Strategy):
 
     seen: Tensor
 
-    def __init__(self, on: bool = True) -> None:
+    def __init__(self, margin: float = math.inf) -> None:
         super().__init__()
-        self.on = on
+        if not margin >= 0:
+            raise StrategyError(f"ace.margin: expected 0 or more, got {margin}; 0 turns it off")
+        self.margin = margin
         self._new = 0
+        self._weights: Tensor | None = None
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes."""
@@ -54,7 +61,7 @@ class ACE(Strategy):
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Take the new rows out of the main loss; those appended later stay in it."""
-        if not self.on:
+        if self.margin == 0:
             return batch
         self._new = len(batch)
         self._weights = batch.weights
@@ -62,13 +69,13 @@ class ACE(Strategy):
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """The cross-entropy of the new rows, with the old classes that are not among them left out."""
-        if not self.on:
+        if self.margin == 0:
             return {}
         targets = batch.targets[: self._new]
         here = torch.zeros_like(self.seen).index_fill_(0, targets, 1)
-        absent = (self.seen > here)[None]
+        lowered = torch.zeros_like(output[0]).masked_fill_(self.seen > here, self.margin)
         self.seen = torch.maximum(self.seen, here)
-        logits = output[: self._new].masked_fill(absent, float("-inf"))
+        logits = output[: self._new] - lowered
         if self._weights is None:
             return {"ace": F.cross_entropy(logits, targets)}
         return {"ace": ctx.objective(logits, targets, self._weights)}

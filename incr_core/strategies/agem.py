@@ -25,7 +25,7 @@ class AGEM(Strategy):
     learned when it ends, as in the paper, where it holds past tasks only.
 
     capacity: rows remembered. rows: how many the reference gradient is taken over, 0 turns it off.
-    memory: "reservoir", "balanced" or "window".
+    memory: see `memories.MEMORIES`.
 
     >>> AGEM(capacity=500, rows=128)
     AGEM(

@@ -29,7 +29,7 @@ class DER(Strategy):
     `labels`; DER is labels = 0, DER++ labels > 0. All rows go through one forward.
 
     capacity: rows remembered. logits, labels: weights of the two terms; both 0 turns it off.
-    ratio: remembered rows per new row for each term. memory: "reservoir", "balanced" or "window".
+    ratio: remembered rows per new row for each term. memory: see `memories.MEMORIES`.
 
     >>> DER(capacity=500, logits=0.2, labels=1.0)
     DER(

@@ -25,7 +25,7 @@ class MIR(Strategy):
     The look ahead runs in eval mode, so dropout does not blur it and BatchNorm's statistics do not move.
 
     capacity: rows remembered. ratio: replayed rows per new row, 0 turns it off. candidates: rows searched in.
-    memory: "reservoir", "balanced" or "window".
+    memory: see `memories.MEMORIES`.
 
     >>> MIR(capacity=500)
     MIR(

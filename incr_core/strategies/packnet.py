@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from incr_core.arguments import at_least_one, fraction
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
-from incr_core.sharding import local, whole
+from incr_core.ownership import Ownership
+from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight, Strategy
 
 __all__ = ["PackNet"]
@@ -38,14 +39,16 @@ class PackNet(Strategy):
     >>> PackNet(keep=0.5, tasks=3)
     PackNet(
       keep=0.5, tasks=3, retrain=1, every=1, batch_size=128, done=0, settled=0
-      (owner): PerWeight()
-      (kept): PerWeight()
+      (ownership): Ownership(
+        (owner): PerWeight()
+        (kept): PerWeight()
+      )
       (fresh): PerWeight()
       (statistics): Module()
     )
     """
 
-    shared: ClassVar[dict[str, str]] = {"owner": "max", "fresh": "mean"}
+    shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
 
     def __init__(
         self, keep: float = 0.5, tasks: int = 5, retrain: int = 1, every: int = 1, batch_size: int = 128
@@ -60,98 +63,65 @@ class PackNet(Strategy):
         self.batch_size = at_least_one("packnet.batch_size", batch_size)
         self.done = 0
         self.settled = 0
-        self.owner = PerWeight()
-        self.kept = PerWeight()
+        self.ownership = Ownership()
         self.fresh = PerWeight()
         self.statistics = nn.Module()
 
     def attach(self, ctx: Context) -> None:
         """Make room for owners, kept weights, and buffers for every task but the last."""
-        for state in (self.owner, self.kept, self.fresh):
-            state.allocate(ctx)
+        self.ownership.allocate(ctx)
+        self.fresh.allocate(ctx)
         for name, value in ctx.model.named_buffers():
             room = local(value).new_zeros((self.tasks - 1, *local(value).shape))
             self.statistics.register_buffer(name.replace(".", "/"), room)
 
-    @torch.no_grad()
     def begin(self, ctx: Context) -> None:
         """Settle what belongs to the last task, and put back what an exchange has rounded or an outer step moved."""
-        self.done = max(int(owner.max()) for owner in self.owner.tensors())
-        if self.done == 0:
-            return
-        states = (self.owner.tensors(), self.kept.tensors(), self.fresh.tensors())
-        for weight, owner, kept, fresh in zip(ctx.parameters, *states, strict=True):
-            # A worker that had no rows of a task learns of it here: from what the others shared, or from the anchor.
-            newest = torch.where(owner == self.done, fresh, local(weight))
-            kept.copy_(torch.where(owner > self.settled, newest, kept))
-        self.settled = self.done
-        self._put_back(ctx, learning=0)
+        self.done = self.ownership.owners()
+        if self.done:
+            # A worker that had no rows of a task learns of it here, from what the others shared and from the anchor.
+            self.ownership.settle(ctx, self.fresh.tensors(), self.settled, self.done)
+            self.settled = self.done
+            self.ownership.put_back(ctx, learning=0)
 
-    @torch.no_grad()
     def after_backward(self, ctx: Context) -> None:
         """Weights of earlier tasks get no gradient, so that clipping does not count theirs."""
         if self.done:
-            self._mask_gradients(ctx, learning=0)
+            self.ownership.mask_gradients(ctx, learning=0)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Undo what momentum and weight decay did to weights of earlier tasks."""
         if self.done:
-            self._put_back(ctx, learning=0)
+            self.ownership.put_back(ctx, learning=0)
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Prune, retrain, and keep."""
         if self.done >= self.tasks - 1 or len(labelled) == 0 or (ctx.increment + 1) % self.every:
             return
         self.done += 1
-        with torch.no_grad():
-            self._prune(ctx)
+        self.ownership.claim(ctx, self.done, self.keep)
+        self.ownership.keep(ctx)
         for _ in range(self.retrain):
             self._retrain(ctx, labelled)
-        for weight, owner, fresh in zip(ctx.parameters, self.owner.tensors(), self.fresh.tensors(), strict=True):
+        self.ownership.keep(ctx)
+        for weight, owner, fresh in zip(
+            ctx.parameters, self.ownership.owner.tensors(), self.fresh.tensors(), strict=True
+        ):
             fresh.copy_(torch.where(owner == self.done, local(weight.detach()), 0.0))
         for room, value in zip(self.statistics.buffers(), ctx.model.buffers(), strict=True):
             room[self.done - 1].copy_(local(value))
 
-    def _prune(self, ctx: Context) -> None:
-        for weight, owner in zip(ctx.parameters, self.owner.tensors(), strict=True):
-            mine = local(weight)
-            free = owner == 0
-            if weight.ndim < 2:
-                owner[free] = self.done
-                continue
-            # The threshold is that of the whole tensor: sizes of free weights are gathered through the weight itself.
-            live = mine.clone()
-            mine.copy_(torch.where(free, live.abs(), -1.0))
-            size = whole(weight).detach().flatten().clone()
-            mine.copy_(live)
-            count = round(self.keep * int((size >= 0).sum()))
-            chosen = free & (live.abs() >= size.topk(count).values[-1]) if count else torch.zeros_like(free)
-            owner[chosen] = self.done
-            mine[owner == 0] = 0.0
-
     def _retrain(self, ctx: Context, labelled: Batch) -> None:
         training = ctx.model.training
         ctx.model.train()
-        torch._foreach_copy_(self.kept.tensors(), [local(weight.detach()) for weight in ctx.parameters])
         order = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)
         for part in labelled.take(order).split(self.batch_size):
             ctx.objective(ctx.model(part.inputs), part.targets, part.weights).backward()
-            with torch.no_grad():
-                self._mask_gradients(ctx, learning=self.done)
-                ctx.optimizer.step()
-                ctx.optimizer.zero_grad()
-                self._put_back(ctx, learning=self.done)
+            self.ownership.mask_gradients(ctx, learning=self.done)
+            ctx.optimizer.step()
+            ctx.optimizer.zero_grad()
+            self.ownership.put_back(ctx, learning=self.done)
         ctx.model.train(training)
-
-    def _mask_gradients(self, ctx: Context, learning: int) -> None:
-        _, gradients, index = ctx.weights_and_gradients()
-        for gradient, owner in zip(gradients, self.owner.tensors(index), strict=True):
-            gradient.masked_fill_(owner != learning, 0.0)
-
-    def _put_back(self, ctx: Context, learning: int) -> None:
-        for weight, owner, kept in zip(ctx.parameters, self.owner.tensors(), self.kept.tensors(), strict=True):
-            mine = local(weight.detach())
-            mine.copy_(torch.where(owner == learning, mine, kept))
 
     @contextmanager
     def as_task(self, ctx: Context, task: int) -> Iterator[None]:
@@ -163,8 +133,7 @@ class PackNet(Strategy):
         before, training = [tensor.clone() for tensor in live], ctx.model.training
         if task < self.done:
             with torch.no_grad():
-                for weight, owner in zip(live, self.owner.tensors(), strict=False):
-                    weight.masked_fill_((owner == 0) | (owner > task + 1), 0.0)
+                self.ownership.hide(ctx, above=task + 1)
                 for value, room in zip(ctx.model.buffers(), self.statistics.buffers(), strict=True):
                     local(value).copy_(room[task])
         ctx.model.eval()

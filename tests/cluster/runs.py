@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from cluster.engine import ClusterEngine
-from incr_core.checkpoint import model_sha256
 from incr_core.engine import Engine, LocalEngine, Round
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.participant import Arrival
 from incr_core.registry import RunDirectory
 from incr_core.rows import row_ids
+from incr_core.seal import model_sha256
 
 
 class Learned:

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.exchange import Exchange
-from incr_core.checkpoint import model_sha256
 from incr_core.engine import merge_shared
+from incr_core.seal import model_sha256
 from incr_core.update import Update, Weights, mean
 
 RULES = {
@@ -44,7 +45,7 @@ def drawn(seed: int) -> Weights:
 
 def in_each(replicas: int, do: Callable[[Exchange], Weights]) -> list[Weights]:
     """What `do` gives in each replica: threads here, over the same gloo groups as processes."""
-    store = dist.HashStore()
+    store = HashStore()
 
     def one(rank: int) -> Weights:
         # The group of threads is built like that of processes, and needs no global state.

@@ -1,4 +1,4 @@
-"""A lost worker ends the run within seconds and in plain words; the run goes on from its last commit, to the same bits."""
+"""A lost worker ends the run within seconds, in plain words; run again, it comes to the same bits as undisturbed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_killed_worker_is_told_and_the_run_goes_on(
     fault: str, undisturbed: str, small_job: Callable[..., Job], tmp_path: Path
 ) -> None:
     job = dying_job(small_job, fault, tmp_path / "died")
-    with pytest.raises(WorkerLost, match="replica 1 died while .*version 2 is committed and intact; run the same"):
+    with pytest.raises(WorkerLost, match=r"replica 1 died while .*version 2 is committed and intact; run the same"):
         run(job, tmp_path / "run")
     assert rows_learned(tmp_path / "run") == list(range(200))
 

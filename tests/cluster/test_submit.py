@@ -21,6 +21,7 @@ import pytest
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
+RAY = str(BIN / "ray")
 JOB = """
 name = "people"
 
@@ -69,7 +70,7 @@ def job_server(environment: dict[str, str]) -> Iterator[str]:
         "object-store-memory": 100_000_000,
         "temp-dir": folder,
     }
-    command = [BIN / "ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    command = [RAY, "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
     with open(Path(folder) / "head.log", "wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -109,7 +110,7 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
     folder.mkdir()
     (folder / "job.toml").write_text(JOB)
     shutil.copy(people, folder)
-    submit = [BIN / "ray", "job", "submit", "--address", job_server, "--working-dir", ".", "--"]
+    submit = [RAY, "job", "submit", "--address", job_server, "--working-dir", ".", "--"]
     incr = ["incr", "run", "job.toml", "--on", "cluster", "--out", str(out)]
     done = subprocess.run(
         [*submit, *incr], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False

@@ -197,6 +197,9 @@ def test_targets_not_observed_before_are_learned_all_the_same() -> None:
     objective = GrowingMulticlass(4)
     loss = objective(torch.zeros(2, 4), torch.tensor([1, 3]))
     torch.testing.assert_close(loss, torch.tensor(2.0).log())
+    weighted = objective(torch.zeros(2, 4), torch.tensor([1, 3]), torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(weighted, loss)
+    torch.testing.assert_close(objective.rows(torch.zeros(2, 4), torch.tensor([1, 3])), loss.expand(2))
     torch.testing.assert_close(objective.predict(torch.zeros(1, 4)), torch.full((1, 4), 0.25))
 
 
@@ -207,7 +210,7 @@ def test_a_class_beyond_the_capacity_is_refused_before_it_is_learned() -> None:
 
 def test_adapted_models_can_be_copied_whole() -> None:
     model = task_heads(body_and_head(), tasks=3)
-    nn.init.normal_(model[2].weight)  # type: ignore[index, operator]
+    nn.init.normal_(model[2].weight)  # type: ignore[index]
     again = copy.deepcopy(model)
     nn.init.zeros_(model[2].weight)  # type: ignore[index]
     rows = task(1).inputs

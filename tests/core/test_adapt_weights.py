@@ -104,6 +104,14 @@ def test_merged_low_rank_equals_unmerged_and_is_a_plain_layer(kind: str) -> None
     assert torch.linalg.matrix_rank(layer.change().flatten(1)) == 2
 
 
+def test_padding_stays_as_it_is() -> None:
+    model = lora(nn.Sequential(nn.Embedding(9, 4, padding_idx=2), nn.Flatten(), nn.Linear(8, 3)), rank=2)
+    learner = Learner(model, Multiclass(3), partial(torch.optim.SGD, lr=0.5), batch_size=8)
+    learner.learn(Batch(torch.randint(9, (200, 2)), torch.randint(3, (200,))))
+    entries = model[0](torch.arange(9)) - model[0].base.weight  # type: ignore[index, union-attr]
+    assert (entries.abs().sum(1) > 0).tolist() == [entry != 2 for entry in range(9)]
+
+
 def test_low_rank_of_full_rank_learns_what_the_layer_could() -> None:
     torch.manual_seed(1)
     data = rows(2000)

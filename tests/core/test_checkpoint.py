@@ -23,6 +23,9 @@ from hypothesis.extra import numpy as npst
 
 from incr_core import checkpoint
 from incr_core.errors import CheckpointError, StorageError
+from incr_core.files import write_atomically
+from incr_core.packing import pack, unpack
+from incr_core.seal import model_sha256, seal, unseal
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -84,9 +87,9 @@ def fingerprint(node: Any) -> Any:
     }
 )
 def test_packed_and_unpacked_through_json_is_the_same_state(state: Any) -> None:
-    flat, structure = checkpoint.pack(state)
+    flat, structure = pack(state)
     content = safetensors.torch.save(flat)
-    again = checkpoint.unpack(safetensors.torch.load(content), json.loads(json.dumps(structure, allow_nan=False)))
+    again = unpack(safetensors.torch.load(content), json.loads(json.dumps(structure, allow_nan=False)))
     assert fingerprint(again) == fingerprint(state)
 
 
@@ -126,7 +129,7 @@ def test_an_optimiser_state_comes_back() -> None:
     weight.sum().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     state = optimiser.state_dict()
-    assert fingerprint(checkpoint.unpack(*checkpoint.pack(OrderedDict(state)))) == fingerprint(state)
+    assert fingerprint(unpack(*pack(OrderedDict(state)))) == fingerprint(state)
 
 
 class Pair(NamedTuple):
@@ -150,7 +153,7 @@ class Pair(NamedTuple):
 )
 def test_what_cannot_be_kept_is_named(state: Any, path: str, got: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.pack(state)
+        pack(state)
     message = str(caught.value)
     assert message.startswith(f"state[{path}]: expected a dict with str or int keys, list, tuple")
     assert got in message
@@ -164,7 +167,7 @@ def test_model_sha256_is_the_documented_sum() -> None:
     expected = hashlib.sha256(
         b'["a","int64",[]]\n' + struct.pack("<q", 3) + b'["b","bfloat16",[1,2]]\n' + bytes([0xC0, 0x3F, 0x00, 0xC0])
     )
-    assert checkpoint.model_sha256(weights) == expected.hexdigest()
+    assert model_sha256(weights) == expected.hexdigest()
 
 
 def test_model_sha256_tells_models_apart() -> None:
@@ -178,8 +181,8 @@ def test_model_sha256_tells_models_apart() -> None:
         {"a": torch.zeros(2, 3), "b": torch.zeros(2), "c": torch.zeros(0)},
         {"a": torch.zeros(2, 3), "b": torch.zeros(1), "c": torch.zeros(1)},
     ]
-    assert len({checkpoint.model_sha256(weights) for weights in others}) == len(others)
-    assert checkpoint.model_sha256(dict(reversed(base.items()))) == checkpoint.model_sha256(base)
+    assert len({model_sha256(weights) for weights in others}) == len(others)
+    assert model_sha256(dict(reversed(base.items()))) == model_sha256(base)
 
 
 # Damage
@@ -218,7 +221,7 @@ def test_cut_and_missing_files_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_schema_is_not_called_damage(tmp_path: Path) -> None:
     file = saved(tmp_path) / "state.json"
-    file.write_bytes(checkpoint.seal({**checkpoint.unseal(file), "schema": 2}))
+    file.write_bytes(seal({**unseal(file), "schema": 2}))
     with pytest.raises(CheckpointError, match=r"state.json: expected schema 1, found 2; read it with the incr version"):
         checkpoint.load(tmp_path / "s")
 
@@ -231,7 +234,7 @@ def test_sealed_files_are_plain_json(tmp_path: Path) -> None:
 
 def test_a_manifest_json_cannot_hold_is_refused() -> None:
     with pytest.raises(CheckpointError, match="manifest: expected values JSON can hold, got Out of range float"):
-        checkpoint.seal({"rate": math.nan})
+        seal({"rate": math.nan})
 
 
 # The disk refuses
@@ -275,14 +278,14 @@ def test_a_state_saved_again_leaves_no_old_tensors(tmp_path: Path) -> None:
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "champion"
-    checkpoint.write_atomically(file, lambda stream: stream.write(b"3"))
+    write_atomically(file, lambda stream: stream.write(b"3"))
 
     def half(stream: Any) -> None:
         stream.write(b"44")
         raise DiskFullError
 
     with pytest.raises(StorageError, match=r"champion: cannot be written: No space left on device \(ENOSPC\)"):
-        checkpoint.write_atomically(file, half)
+        write_atomically(file, half)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("champion", b"3")]
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from incr_core.drift import DETECTORS, DriftMonitor
+from incr_core.detectors import DETECTORS
+from incr_core.drift import DriftMonitor
 from incr_core.errors import CheckpointError, JobError
 
 pytest.importorskip("river")

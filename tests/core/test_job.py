@@ -8,6 +8,8 @@ import pytest
 
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
+from incr_core.jobfile import Section
+from tests.conftest import ROOT
 
 MINIMAL = """
 [stream]
@@ -97,3 +99,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         Job.read(tmp_path / "nothing.toml")
     with pytest.raises(StreamError, match="people.parquet"):
         Job.read(write(tmp_path, MINIMAL))
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (ROOT / "docs/job.md").read_text()
+    keys = [name for section in Section.__subclasses__() for name in section.model_fields]
+    assert len(keys) > 40
+    assert [key for key in keys if f"`{key}`" not in text and f"[{key}]" not in text] == ["rate"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from incr_core import checkpoint
+from incr_core import checkpoint, packing
 from incr_core.batch import Batch, Steps, cat
 from incr_core.errors import CheckpointError, JobError
 from incr_core.learner import Learner, OptimizerFactory
@@ -41,7 +41,7 @@ def assert_same(found: Learner, expected: Learner) -> None:
     assert mine.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.equal(mine[name], value), name
-    (mine, rest), (theirs, expected_rest) = (checkpoint.pack(learner.state_dict()) for learner in (found, expected))
+    (mine, rest), (theirs, expected_rest) = (packing.pack(learner.state_dict()) for learner in (found, expected))
     assert rest == expected_rest
     for name, value in theirs.items():
         assert torch.equal(mine[name], value), name
@@ -90,10 +90,10 @@ def test_a_used_learner_returns_to_what_was_saved() -> None:
     learner, expected = make(Replay(capacity=9), seed=3), make(Replay(capacity=9), seed=3)
     for other in (learner, expected):
         other.learn(increment(0))
-    tensors, rest = checkpoint.pack({"weights": learner.weights(), "learner": learner.state_dict()})
+    tensors, rest = packing.pack({"weights": learner.weights(), "learner": learner.state_dict()})
     learner.begin(increment(1))
     learner.advance(2)
-    state = checkpoint.unpack(tensors, rest)
+    state = packing.unpack(tensors, rest)
     for _ in range(2):  # and what was loaded stays as it was, so it can be loaded again
         learner.adopt(state["weights"])
         learner.load_state_dict(state["learner"])
@@ -104,9 +104,9 @@ def test_a_used_learner_returns_to_what_was_saved() -> None:
 
 def test_a_used_learner_returns_to_a_state_from_before_any_row() -> None:
     learner = make(Replay(capacity=9), EWC())
-    tensors, rest = checkpoint.pack({"weights": learner.weights(), "learner": learner.state_dict()})
+    tensors, rest = packing.pack({"weights": learner.weights(), "learner": learner.state_dict()})
     learner.learn(increment(0))
-    state = checkpoint.unpack(tensors, rest)
+    state = packing.unpack(tensors, rest)
     learner.adopt(state["weights"])
     learner.load_state_dict(state["learner"])
     assert_same(learner, make(Replay(capacity=9), EWC()))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from incr_core import checkpoint
 from incr_core.outer import Mean, Nesterov
+from incr_core.packing import pack, unpack
 from incr_core.update import merge_rules
 
 
@@ -72,7 +72,7 @@ def test_its_state_comes_back() -> None:
     expected = walk(outer, means)
     first = Nesterov()
     middle = walk(first, means[:3])[-1]
-    again.load_state_dict(checkpoint.unpack(*checkpoint.pack(first.state_dict())))
+    again.load_state_dict(unpack(*pack(first.state_dict())))
     anchor = {"w": middle}
     for mean in means[3:]:
         anchor = again.step(anchor, {"w": mean}, {})

@@ -70,7 +70,7 @@ def test_each_task_gets_its_share_and_masks_only_grow() -> None:
     owned: list[Tensor] = []
     for number in range(3):
         learner.learn(task(number))
-        owner = strategy.owner.get_buffer("3/weight")
+        owner = strategy.ownership.owner.get_buffer("3/weight")
         assert int((owner == number + 1).sum()) == 64 * 64 // 2 ** (number + 1)
         for old, mask in enumerate(owned):
             assert torch.equal(owner == old + 1, mask)
@@ -83,19 +83,19 @@ def test_pruning_keeps_the_largest_and_after_the_last_task_learning_goes_on() ->
     strategy = PackNet(keep=0.25, tasks=2, retrain=0)
     learner = learner_with(strategy)
     seen: list[Tensor] = []
-    end = strategy._prune
+    claim = strategy.ownership.claim
     weight = learner.context.parameters[learner.context.names.index("3.weight")]
 
-    def spy(ctx: Any) -> None:
+    def spy(ctx: Any, *arguments: Any) -> None:
         seen.append(weight.detach().abs().clone())
-        end(ctx)
+        claim(ctx, *arguments)
 
-    strategy._prune = spy  # type: ignore[method-assign]
+    strategy.ownership.claim = spy  # type: ignore[assignment]
     for number in range(4):
         before = weight.detach().clone()
         learner.learn(task(number))
         assert not torch.equal(weight, before)
-    owner = strategy.owner.get_buffer("3/weight")
+    owner = strategy.ownership.owner.get_buffer("3/weight")
     assert len(seen) == 1
     assert seen[0][owner == 1].min() >= seen[0][owner == 0].max()
 

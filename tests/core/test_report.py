@@ -17,7 +17,8 @@ import torch
 
 from incr_core.ledger import SCHEMA
 from incr_core.registry import RunDirectory
-from incr_core.report import _rolling, _times, write_report
+from incr_core.report import write_report
+from incr_core.report.course import days, rolling
 
 
 def metrics(n: int, name: str = "date", level: float = 0.75) -> pa.Table:
@@ -146,8 +147,8 @@ def test_missing_columns_and_numbers_that_are_none_are_left_out(tmp_path: Path) 
 def test_the_recent_metric_is_the_mean_over_the_windows_rows() -> None:
     values = np.array([np.nan, 1.0, 0.0, 1.0, np.nan, np.nan])
     rows = np.array([5.0, 1.0, 3.0, 0.0, 2.0, 2.0])
-    assert _rolling(values, rows, 2).tolist() == pytest.approx([np.nan, 1.0, 0.25, 0.0, np.nan, np.nan], nan_ok=True)
-    assert _rolling(values, rows, 1).tolist() == pytest.approx([np.nan, 1.0, 0.0, np.nan, np.nan, np.nan], nan_ok=True)
+    assert rolling(values, rows, 2).tolist() == pytest.approx([np.nan, 1.0, 0.25, 0.0, np.nan, np.nan], nan_ok=True)
+    assert rolling(values, rows, 1).tolist() == pytest.approx([np.nan, 1.0, 0.0, np.nan, np.nan, np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +166,4 @@ def test_the_recent_metric_is_the_mean_over_the_windows_rows() -> None:
     ],
 )
 def test_times_are_told_from_other_names(names: list[Any], dated: bool) -> None:
-    assert (_times(names) is not None) == dated
+    assert (days(names) is not None) == dated

@@ -9,17 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from incr_core.checkpoint import model_sha256
 from incr_core.engine import Engine
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.seal import model_sha256
 
 MakeEngine = Callable[[Job, Path], Engine]
 
 
 def people(table: Path, *settings: str) -> Job:
-    """A job of eight increments of some 250 rows, with everything that could go wrong: dropout, Adam, replay, a warm start."""
+    """A job of eight increments of some 250 rows, with all that could go wrong: dropout, Adam, replay, a warm start."""
     document: dict[str, Any] = {
         "name": "people",
         "stream": {"path": str(table), "every": 250, "warm_start": 300},

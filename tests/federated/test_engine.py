@@ -89,7 +89,9 @@ def spoiled(folder: Path) -> Path:
     table = made_up(600)
     heights = [
         "n/a" if colour == "green" and row > 400 else str(height)
-        for row, (height, colour) in enumerate(zip(*(table[name].to_pylist() for name in ("height", "colour")), strict=True))
+        for row, (height, colour) in enumerate(
+            zip(*(table[name].to_pylist() for name in ("height", "colour")), strict=True)
+        )
     ]
     path = folder / "spoiled.parquet"
     pq.write_table(table.set_column(0, "height", pa.array(heights)), path)

@@ -57,3 +57,14 @@ def test_one_client_with_all_real_flights_equals_local(flights_job, tmp_path: Pa
     job: Job = flights_job("federated.clients=blocks:1")
     local = finish(job, tmp_path / "local", LocalEngine)
     assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
+
+
+def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_path: Path) -> None:
+    cluster = pytest.importorskip("cluster.engine")
+    # Increments of 330 rows: ten batches and ten rows, so that shares differ.
+    settings = [STRATEGIES["ewc"], "outer=nesterov", "federated.clients=blocks:2", "stream.every=330"]
+    job = people(table, *settings)
+    replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
+    clients = finish(job, tmp_path / "federated", over(2))
+    assert clients.sha256 == replicas.sha256
+    assert clients.auc == replicas.auc

@@ -1,0 +1,183 @@
+"""River's drift detectors behind one face, with defaults for values that are about standard normal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+
+from incr_core.errors import JobError
+
+__all__ = ["DETECTORS", "Detector", "State", "river"]
+
+State = dict[str, Any]
+
+
+def river() -> Any:
+    """River, with its detectors; a JobError says how to install it."""
+    try:
+        import river
+        import river.drift.binary
+    except ImportError as error:
+        raise JobError("drift: needs river, which is not installed; pip install 'incr[drift]'") from error
+    return river
+
+
+class Detector(Protocol):
+    """One of river's detectors."""
+
+    scaled: bool
+    """Whether its thresholds are in deviations, so that it needs values of unit scale."""
+
+    def __init__(self, columns: int, options: dict[str, float]) -> None: ...
+    def restart(self) -> None:
+        """Forget all values."""
+
+    def update(self, value: float) -> int:
+        """Take a value; give the direction of a change (+1, -1), or 0 for none."""
+
+    def state(self) -> Any:
+        """All it remembers, as JSON can hold it."""
+
+    def load(self, state: Any) -> None:
+        """Go on from `state`."""
+
+
+class _Adwin:
+    """Two sub-windows with unequal means. Its state is river's own bytes of the buckets, about 1 kB."""
+
+    scaled = True
+
+    def __init__(self, columns: int, options: dict[str, float]) -> None:
+        defaults: dict[str, Any] = {"delta": 0.002 / columns, "clock": 1}
+        self.options = defaults | options
+        self.restart()
+
+    def restart(self) -> None:
+        self.inner = river().drift.ADWIN(**self.options)
+
+    def update(self, value: float) -> int:
+        before = self.inner.estimation
+        self.inner.update(value)
+        if not self.inner.drift_detected:
+            return 0
+        return 1 if self.inner.estimation > before else -1
+
+    def state(self) -> str:
+        return bytes(self.inner._helper.__getstate__()).hex()
+
+    def load(self, state: str) -> None:
+        self.inner._helper.__setstate__(bytes.fromhex(state))
+
+
+class _PageHinkley:
+    """A cumulative sum that leaves its extreme by more than a threshold."""
+
+    scaled = True
+    _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
+
+    def __init__(self, columns: int, options: dict[str, float]) -> None:
+        # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm.
+        defaults: dict[str, Any] = {"delta": 0.5, "threshold": 15.0 + math.log(columns), "min_instances": 1}
+        self.options = defaults | options
+        self.restart()
+
+    def restart(self) -> None:
+        self.inner = river().drift.PageHinkley(**self.options)
+
+    def update(self, value: float) -> int:
+        inner = self.inner
+        inner.update(value)
+        if not inner.drift_detected:
+            return 0
+        return 1 if inner._sum_increase - inner._min_increase > inner.threshold else -1
+
+    def state(self) -> State | None:
+        mean = self.inner._x_mean
+        if mean.n == 0:
+            return None
+        return {name: getattr(self.inner, name) for name in self._fields} | {"n": mean.n, "mean": mean.get()}
+
+    def load(self, state: State | None) -> None:
+        self.restart()
+        if state is not None:
+            for name in self._fields:
+                setattr(self.inner, name, state[name])
+            self.inner._x_mean = river().stats.Mean._from_state(state["n"], state["mean"])
+
+
+class _KSWIN:
+    """The newest values beside as many older ones, in a Kolmogorov-Smirnov test.
+
+    A change of shape counts too, but one that keeps the mean needs more values: try stat_size = 100 of 200.
+    """
+
+    scaled = False  # a rank test needs no scale
+
+    def __init__(self, columns: int, options: dict[str, float]) -> None:
+        defaults: dict[str, Any] = {"alpha": 1e-5 / columns, "window_size": 60, "stat_size": 30, "seed": 0}
+        self.options = defaults | options
+        self.restart()
+
+    def restart(self) -> None:
+        self.inner = river().drift.KSWIN(**self.options)
+
+    def update(self, value: float) -> int:
+        values = [*self.inner.window, value]
+        self.inner.update(value)
+        if not self.inner.drift_detected:
+            return 0
+        recent = values[-self.inner.stat_size :]
+        return 1 if np.mean(recent) > np.mean(values[: -len(recent)]) else -1
+
+    def state(self) -> State:
+        version, words, _ = self.inner._rng.getstate()
+        return {"window": list(self.inner.window), "n": self.inner.n, "draws": [version, list(words)]}
+
+    def load(self, state: State) -> None:
+        self.restart()
+        self.inner.window.extend(state["window"])
+        self.inner.n = state["n"]
+        version, words = state["draws"]
+        self.inner._rng.setstate((version, tuple(words), None))
+
+
+class _DDM:
+    """An error rate that leaves its minimum by so many of its deviations."""
+
+    scaled = False
+
+    def __init__(self, columns: int, options: dict[str, float]) -> None:
+        # River's 30 rows and 3 deviations cry wolf. The rate is over all rows since the last drift, so the delay
+        # grows with them: after a long calm the other detectors are faster.
+        defaults: dict[str, Any] = {"warm_start": 500, "drift_threshold": 3.5}
+        self.options = defaults | options
+        self.restart()
+
+    def restart(self) -> None:
+        self.inner = river().drift.binary.DDM(**self.options)
+
+    def update(self, value: float) -> int:
+        self.inner.update(value)
+        return int(self.inner.drift_detected)
+
+    def state(self) -> State:
+        inner = self.inner
+        return {"n": inner._p.n, "rate": inner._p.get(), "p_min": inner._p_min, "s_min": inner._s_min}
+
+    def load(self, state: State) -> None:
+        self.restart()
+        inner = self.inner
+        inner._p = river().stats.Mean._from_state(state["n"], state["rate"])
+        inner._p_min, inner._s_min = state["p_min"], state["s_min"]
+        if inner._p_min is not None:
+            inner._ps_min = inner._p_min + inner._s_min
+
+
+DETECTORS: dict[str, type[Detector]] = {
+    "adwin": _Adwin,
+    "page_hinkley": _PageHinkley,
+    "kswin": _KSWIN,
+    "ddm": _DDM,
+}

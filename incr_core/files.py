@@ -1,0 +1,112 @@
+"""Files and folders that appear whole or not at all, whatever is killed and however full the disk is."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from incr_core.errors import StorageError
+
+__all__ = ["remove", "storage", "sync", "write_atomically", "write_folder"]
+
+
+def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file through a temporary one beside it: temp, fsync, rename, fsync of the folder.
+
+    Raises StorageError, leaving what was at `path` as it was and no temporary file.
+
+    >>> write_atomically("/dev/null/champion", b"3")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StorageError: /dev/null/champion: cannot be written: Not a directory (ENOTDIR); ...
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    with storage(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content) if isinstance(content, bytes) else content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync(path.parent)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make a new folder appear with all its files, or not at all. `path` must not exist yet.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_folder(Path(folder, "1"), {"a.txt": b"a", "b.txt": b"b"})
+    ...     sorted(file.name for file in Path(folder).rglob("*"))
+    ['1', 'a.txt', 'b.txt']
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    with storage(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+            # All writes first: the first fsync then carries most of the journal for the others.
+            for name in files:
+                sync(temporary / name)
+            sync(temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder that nothing refers to any more; none there is fine.
+
+    >>> remove(Path("/nowhere/versions/1/model.safetensors"))
+    """
+    with storage(path), contextlib.suppress(FileNotFoundError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    >>> sync(Path("."))
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses here into a StorageError about `path`.
+
+    >>> with storage(Path("runs/flights")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StorageError: runs/flights: cannot be written: No space left on device (ENOSPC); ...
+    """
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror or error} ({code}); earlier versions are intact; "
+            "free space or make the folder writable, then run the same command again"
+        ) from error

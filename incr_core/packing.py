@@ -1,0 +1,134 @@
+"""Split nested state into what safetensors holds and what JSON holds, without loss and without pickle.
+
+state --pack--> {"0:net/weight": Tensor}, {"net": {"weight": {"$tensor": "0:net/weight"}}, "step": 3}
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.errors import CheckpointError
+
+__all__ = ["pack", "unpack"]
+
+
+def pack(state: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split nested state into flat tensors and JSON; `unpack` is its exact inverse.
+
+    Takes dicts with str or int keys, lists, tuples, None, bool, int, float, str, tensors, and numpy arrays
+    and scalars of any dtype without objects or fields. Dict subclasses come back as dict, tensors on the CPU.
+    Tensors are copied, so the result is a snapshot and memory they share is stored twice.
+
+    Raises CheckpointError naming the path of the first leaf it cannot keep.
+
+    >>> tensors, structure = pack({"step": 3, "weight": torch.ones(2), "seen": (1, 2)})
+    >>> structure
+    {'step': 3, 'weight': {'$tensor': '0:weight'}, 'seen': {'$tuple': [1, 2]}}
+    >>> list(tensors)
+    ['0:weight']
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, _pack(state, (), tensors)
+
+
+def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
+    """Put back together what `pack` took apart.
+
+    >>> unpack(*pack({1: (float("inf"), [torch.tensor(2)]), "name": None}))
+    {1: (inf, [tensor(2)]), 'name': None}
+    """
+    if isinstance(structure, list):
+        return [unpack(tensors, item) for item in structure]
+    if not isinstance(structure, dict):
+        return structure
+    tag = next(iter(structure), "")
+    if not tag.startswith("$"):
+        return {key: unpack(tensors, value) for key, value in structure.items()}
+    content = structure[tag]
+    match tag:
+        case "$tuple":
+            return tuple(unpack(tensors, item) for item in content)
+        case "$items":
+            return {key: unpack(tensors, value) for key, value in content}
+        case "$float":
+            return struct.unpack(">d", bytes.fromhex(content))[0]
+        case "$tensor":
+            return tensors[content]
+        case "$array" | "$scalar":
+            shape = structure.get("shape", ())
+            array = np.ndarray(shape, np.dtype(structure["dtype"]), bytearray(tensors[content].numpy().tobytes()))
+            return array if tag == "$array" else array[()]
+    raise CheckpointError(f"state: unknown tag {tag!r}; it was saved by a newer incr")
+
+
+def _pack(node: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    kind = type(node)
+    if node is None or kind in (bool, int, str):
+        return node
+    if kind is float:
+        # JSON has no nan or inf, and a nan's bits are part of the state.
+        return node if np.isfinite(node) else {"$float": struct.pack(">d", node).hex()}
+    if kind is list:
+        return [_pack(item, (*path, str(i)), tensors) for i, item in enumerate(node)]
+    if kind is tuple:
+        return {"$tuple": [_pack(item, (*path, str(i)), tensors) for i, item in enumerate(node)]}
+    if isinstance(node, dict):
+        return _pack_dict(node, path, tensors)
+    if isinstance(node, Tensor):
+        if node.layout is not torch.strided or node.is_meta or node.dtype not in _STORED:
+            raise _cannot_keep(path, f"a {node.layout} tensor of {node.dtype} on {node.device}")
+        plain = node.detach().resolve_conj().resolve_neg()
+        return {"$tensor": _store(plain.cpu().clone(memory_format=torch.contiguous_format), path, tensors)}
+    if (kind is np.ndarray or isinstance(node, np.generic)) and node.dtype.kind in "biufcSUmM":
+        # As bytes, because torch has no datetime64, no text and no big-endian numbers.
+        flat = np.frombuffer(bytearray(node.tobytes()), np.uint8)
+        key = _store(torch.from_numpy(flat), path, tensors)
+        dtype = np.lib.format.dtype_to_descr(node.dtype)
+        if isinstance(node, np.generic):
+            return {"$scalar": key, "dtype": dtype}
+        return {"$array": key, "dtype": dtype, "shape": list(node.shape)}
+    raise _cannot_keep(path, f"a {kind.__module__}.{kind.__qualname__}")
+
+
+def _pack_dict(node: dict[Any, Any], path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
+    packed = []
+    for key, value in node.items():
+        if type(key) not in (str, int):
+            raise _cannot_keep((*path, repr(key)), f"a key of type {type(key).__qualname__}")
+        packed.append((key, _pack(value, (*path, str(key)), tensors)))
+    # A JSON object serves while its keys are text and cannot be taken for one of our tags.
+    if all(type(key) is str and not key.startswith("$") for key, _ in packed):
+        return dict(packed)
+    return {"$items": [[key, value] for key, value in packed]}
+
+
+def _store(tensor: Tensor, path: tuple[str, ...], tensors: dict[str, Tensor]) -> str:
+    # The count makes the key unique: {"a/b": t} and {"a": {"b": t}} have the same path.
+    name = "/".join(path).encode("utf-8", "backslashreplace").decode()
+    key = f"{len(tensors)}:{name}"
+    tensors[key] = tensor
+    return key
+
+
+def _cannot_keep(path: tuple[str, ...], got: str) -> CheckpointError:
+    return CheckpointError(
+        f"state[{'/'.join(path)}]: expected a dict with str or int keys, list, tuple, None, bool, "
+        f"int, float, str, dense tensor or numpy array, got {got}; keep it as one of those"
+    )
+
+
+# What safetensors has a name for.
+_STORED = frozenset(
+    getattr(torch, name)
+    for name in (
+        *("float64", "float32", "float16", "bfloat16", "complex64", "bool"),
+        *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+    )
+)

@@ -1,0 +1,129 @@
+"""What happened in a run, as arrays over its increments."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+__all__ = ["Course", "Floats", "days", "read_summary", "rolling", "window_sum"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Course:
+    """One run's course: arrays over its increments (n,)."""
+
+    name: str
+    metric: str
+    x: Floats
+    """Days since the epoch where increments are named by time, else their numbers."""
+    dated: bool
+    values: Floats
+    totals: Floats
+    rows: Floats
+    seconds: dict[str, Floats]
+    losses: dict[str, Floats]
+    versions: Floats
+    final: float
+    window: int
+    label: str
+    """The name of the last increment."""
+
+    @classmethod
+    def of(cls, name: str, table: pa.Table, summary: Mapping[str, Any]) -> Course:
+        """The course in a table of metrics, and where its summary says how it ended."""
+        names = table.column_names
+        metrics = [column.removeprefix("metric.") for column in names if column.startswith("metric.")]
+        metric = summary.get("main_metric") or (metrics[0] if metrics else "")
+        dates = days(table["name"].to_pylist()) if "name" in names else None
+        totals = _floats(table, f"total.{metric}")
+        known = totals[np.isfinite(totals)]
+        final = (summary.get("prequential") or {}).get(metric)
+        return cls(
+            name=name,
+            metric=metric,
+            x=_floats(table, "increment") if dates is None else dates,
+            dated=dates is not None,
+            values=_floats(table, f"metric.{metric}"),
+            totals=totals,
+            rows=np.nan_to_num(_floats(table, "rows_labelled")),
+            seconds={
+                kind: np.nan_to_num(_floats(table, f"seconds_{kind}"))
+                for kind in ("predicting", "learning", "exchanging")
+            },
+            losses={
+                column.removeprefix("loss."): _floats(table, column)
+                for column in names
+                if column.startswith("loss.") and np.isfinite(_floats(table, column)).any()
+            },
+            versions=_floats(table, "version"),
+            final=float(final if isinstance(final, int | float) else known[-1] if len(known) else np.nan),
+            # A fortieth of the run is smooth enough to read and short enough to show drift.
+            window=max(1, round(table.num_rows / 40)),
+            label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
+        )
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether there is any value to draw."""
+        return bool(np.isfinite(self.values).any() or np.isfinite(self.totals).any())
+
+
+def _floats(table: pa.Table, column: str) -> Floats:
+    if column not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.asarray(table[column].cast(pa.float64()).to_numpy(), np.float64)
+
+
+def days(names: Sequence[Any]) -> Floats | None:
+    """Days since the epoch, if every name is a time and they run forward."""
+    try:
+        times = [datetime.datetime.fromisoformat(name).replace(tzinfo=None) for name in names if "-" in name]
+    except (TypeError, ValueError):
+        return None
+    since = np.array(times, "datetime64[us]").astype(np.int64) / 86_400e6
+    ordered = len(since) == len(names) and len(since) > 0 and bool((np.diff(since) >= 0).all())
+    return np.asarray(since, np.float64) if ordered else None
+
+
+def rolling(values: Floats, weights: Floats, window: int) -> Floats:
+    """The weighted mean over the last `window` increments; NaN where none of them has a value."""
+    known = np.isfinite(values) & (weights > 0)
+    weight = window_sum(np.where(known, weights, 0.0), window)
+    total = window_sum(np.where(known, values * weights, 0.0), window)
+    seen = window_sum(known.astype(np.float64), window) > 0
+    mean = np.full(len(values), np.nan)
+    np.divide(total, weight, out=mean, where=seen)
+    return mean
+
+
+def window_sum(values: Floats, window: int) -> Floats:
+    """Sums over the last `window` values.
+
+    >>> window_sum(np.array([1.0, 2.0, 3.0]), 2)
+    array([1., 3., 5.])
+    """
+    sums = np.cumsum(np.concatenate([np.zeros(window), values]))
+    return np.asarray(sums[window:] - sums[:-window], np.float64)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json says, or nothing.
+
+    >>> read_summary(Path("/nowhere"))
+    {}
+    """
+    try:
+        found = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,127 @@
+"""Hashes that give away a single changed byte: of files, of models, and inside JSON that carries its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.errors import CheckpointError
+
+__all__ = ["SCHEMA", "model_sha256", "read_verified", "seal", "sha256", "unseal"]
+
+SCHEMA = 1  # of every sealed document
+
+_REMEDY = "restore it from a copy or use another version"
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 of some bytes, in hex.
+
+    >>> sha256(b"")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(content).hexdigest()
+
+
+def model_sha256(weights: Mapping[str, Tensor]) -> str:
+    r"""Hash weights: equal hash means equal model.
+
+    SHA-256 over the weights in order of their names (by code point); each contributes
+
+        one line of ASCII JSON: ["name", "float32", [rows, columns]] without spaces, then "\n"
+        its elements' bytes, row-major, little-endian
+
+    The line fixes how many bytes follow it, so no two different models feed the hash the same bytes. Where
+    the tensors live, their strides and whether they share memory do not matter.
+
+    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(4)[::2]})
+    True
+    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(2, dtype=torch.int32)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name]
+        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(header, separators=(",", ":")).encode() + b"\n")
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
+    """Read a file and refuse it unless its SHA-256 is the expected one.
+
+    >>> read_verified(Path("/nowhere/model.safetensors"), "e3b0")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/model.safetensors: expected a file, found none; ...
+    """
+    content = _read(path)
+    if size is not None and len(content) != size:
+        raise CheckpointError(f"{path}: expected {size} bytes, found {len(content)}; the file is cut; {_REMEDY}")
+    if sha256(content) != expected:
+        raise CheckpointError(
+            f"{path}: expected SHA-256 {expected[:16]}..., found {sha256(content)[:16]}...; "
+            f"the file is damaged; {_REMEDY}"
+        )
+    return content
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    r"""Write a non-empty JSON object whose last entry, "sha256", covers every byte before it.
+
+    The checksum is that of the object without the entry. This framing never changes with the schema, so that
+    an intact document of an unknown schema can be told from a damaged one.
+
+    >>> seal({"schema": 1})
+    b'{"schema": 1,\n"sha256": "..."}\n'
+    """
+    try:
+        # One entry a line, for human readers.
+        entries = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items())
+        body = b"{" + ",\n".join(entries).encode() + b"}"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"manifest: expected values JSON can hold, got {error}; convert them first") from error
+    return body[:-1] + _ending(body)
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read a sealed JSON file, refusing it when any byte has changed or the schema is unknown.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     size = Path(file.name).write_bytes(seal({"schema": 1, "rows": 5}))
+    ...     unseal(Path(file.name))
+    {'schema': 1, 'rows': 5}
+    """
+    raw = _read(path)
+    body = raw[: -len(_ending(b""))] + b"}"
+    if body[:-1] + _ending(body) != raw:
+        raise CheckpointError(f"{path}: its contents do not match the checksum in its last line; {_REMEDY}")
+    document: dict[str, Any] = json.loads(body)
+    if document.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path}: expected schema {SCHEMA}, found {document.get('schema')!r}; "
+            "read it with the incr version that wrote it"
+        )
+    return document
+
+
+def _ending(body: bytes) -> bytes:
+    return b',\n"sha256": "' + sha256(body).encode() + b'"}\n'
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected a file, found none; {_REMEDY}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {_REMEDY}") from error

@@ -1,0 +1,28 @@
+"""Every example runs, on a slice where it is long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from incr_core.job import Job, load_object
+from incr_core.run import run
+from incr_core.testing import check_strategy
+from tests.conftest import ROOT
+
+
+def test_the_flights_job_learns_a_week(flights: Path, tmp_path: Path) -> None:
+    settings = [f'stream.path="{flights}"', 'stream.warm_start="2013-01-04"', "learner.warm_epochs=1"]
+    summary = run(Job.read(ROOT / "examples/flights/job.toml", settings), tmp_path / "run")
+    assert summary["rows_learned"] == sum(pq.read_metadata(path).num_rows for path in flights.glob("*.parquet"))
+    assert summary["prequential"]["auc"] > 0.6
+    assert {path.name for path in (tmp_path / "run/baselines").iterdir()} == {"frozen", "no replay"}
+
+
+def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
+    folder = ROOT / "examples/own_strategy"
+    summary = run(Job.read(folder / "job.toml"), tmp_path / "run")
+    assert summary["prequential"]["auc"] > 0.95
+    own = load_object("gradient_noise:GradientNoise", str(folder))
+    check_strategy(own, zero=lambda: own(strength=0.0))
