@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -50,25 +51,27 @@ class Method:
     joint: bool = False
 
     def rate(self, rows: int) -> float:
+        """The learning rate with that much memory."""
         return self.lr[rows] if isinstance(self.lr, dict) else self.lr
 
 
 METHODS = {
     "naive": Method(lambda rows: [], 0.03, buffered=False),
-    "joint": Method(lambda rows: [], 0.1, buffered=False, joint=True),
+    "joint": Method(lambda rows: [], 0.03, buffered=False, joint=True),
     "ewc": Method(lambda rows: [EWC(strength=180.0)], 0.03, buffered=False),
     "si": Method(lambda rows: [SI(strength=1.0, damping=0.9)], 0.1, buffered=False),
-    "mas": Method(lambda rows: [MAS(strength=1.0)], 0.03, buffered=False),
+    "mas": Method(lambda rows: [MAS(strength=0.1)], 0.03, buffered=False),
     "lwf": Method(lambda rows: [LwF(strength=1.0)], 0.03, buffered=False),
     "er": Method(lambda rows: [Replay(rows)], {200: 0.01, 500: 0.1}),
-    "derpp": Method(
-        lambda rows: [DER(rows, 0.2, 1.0, ratio=12.8) if rows == 200 else DER(rows, 1.0, 0.5)], 0.03
-    ),
+    "derpp": Method(lambda rows: [DER(rows, 0.2, 1.0, ratio=12.8) if rows == 200 else DER(rows, 1.0, 0.5)], 0.03),
     "er_ace": Method(lambda rows: [ACE(), Replay(rows)], {200: 0.1, 500: 0.03}),
-    "gdumb": Method(lambda rows: [GDumb(rows)], 0.05),
+    "gdumb": Method(lambda rows: [GDumb(rows, passes=60, rows=10)], 0.05),
     "icarl": Method(lambda rows: [ICaRL(rows)], 0.1, nearest_mean=True),
     "agem": Method(lambda rows: [AGEM(rows)], 0.1),
     "mir": Method(lambda rows: [MIR(rows)], 0.03),
+    "ace+der on prototypes": Method(
+        lambda rows: [ACE(margin=3.0), DER(rows, logits=0.2, labels=1.0, ratio=3.0, memory="prototypes")], 0.05
+    ),
 }
 
 MAMMOTH: dict[tuple[str, int], tuple[float, float]] = {
@@ -115,7 +118,7 @@ def network(widths: Sequence[int], seed: int, nearest_mean: bool = False) -> nn.
     """An MLP with rectified hidden layers, initialised like Mammoth's: Xavier uniform, biases zero."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-2], widths[1:-1], strict=True):
+    for before, after in pairwise(widths[:-1]):
         layers += [nn.Linear(before, after), nn.ReLU()]
     head = NearestMean if nearest_mean else nn.Linear
     model = nn.Sequential(*layers, head(widths[-2], widths[-1]))
@@ -126,17 +129,13 @@ def network(widths: Sequence[int], seed: int, nearest_mean: bool = False) -> nn.
     return model
 
 
-def run(
-    method: Method, rows: int, seed: int, train: list[Batch], test: list[Batch], hidden: int, size: int
-) -> Score:
+def run(method: Method, rows: int, seed: int, train: list[Batch], test: list[Batch], hidden: int, size: int) -> Score:
     """Learn the increments in turn, and test on all tasks after each."""
     if method.joint:
         train = [cat(train)]
     model = network([784, hidden, hidden, 10], seed, method.nearest_mean)
     optimizer = partial(torch.optim.SGD, lr=method.rate(rows))
-    learner = Learner(
-        model, Multiclass(10), optimizer, [*method.make(rows)], batch_size=size, seed=seed
-    )
+    learner = Learner(model, Multiclass(10), optimizer, [*method.make(rows)], batch_size=size, seed=seed)
     begun, matrix, within = time.perf_counter(), [], [0.0]
     for increment in train:
         learner.learn(increment)
@@ -162,7 +161,10 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 def split(names: Sequence[str], buffers: Sequence[int], seeds: int) -> list[dict[str, object]]:
     """Protocol A, a line of the table for each method and buffer."""
     train, test = (class_incremental(part, 2) for part in fashion_mnist())
-    print(f"{'method':<12}{'rows':>5}  {'class-IL':>13} {'Mammoth':>8} {'diff':>6}  {'task-IL':>13} {'Mammoth':>8}", end="")
+    print(
+        f"{'method':<22}{'rows':>5}  {'class-IL':>13} {'Mammoth':>8} {'diff':>6}  {'task-IL':>13} {'Mammoth':>8}",
+        end="",
+    )
     print(f" {'diff':>6}  {'forgetting':>10} {'s':>6}")
     lines: list[dict[str, object]] = []
     for name in names:
@@ -172,7 +174,7 @@ def split(names: Sequence[str], buffers: Sequence[int], seeds: int) -> list[dict
             classes, tasks = spread([s.classes for s in scores]), spread([s.tasks for s in scores])
             forgot, seconds = statistics.mean(s.forgetting for s in scores), statistics.mean(s.seconds for s in scores)
             peer = MAMMOTH.get((name, rows))
-            print(f"{name:<12}{rows:>5}  {cell(classes, peer and peer[0])}  {cell(tasks, peer and peer[1])}", end="")
+            print(f"{name:<22}{rows:>5}  {cell(classes, peer and peer[0])}  {cell(tasks, peer and peer[1])}", end="")
             print(f"  {forgot:>10.2f} {seconds:>6.1f}", flush=True)
             lines.append(
                 {"method": name, "rows": rows, "class_il": classes, "task_il": tasks, "forgetting": forgot}
@@ -184,13 +186,13 @@ def split(names: Sequence[str], buffers: Sequence[int], seeds: int) -> list[dict
 def permuted_split(names: Sequence[str], seeds: int) -> list[dict[str, object]]:
     """Permuted Fashion-MNIST, a line of the table for each method."""
     train, test = (permuted(part, 10, seed=0) for part in fashion_mnist())
-    print(f"\n{'permuted':<17}  {'accuracy':>13} {'Avalanche':>8} {'diff':>6}  {'forgetting':>10} {'s':>6}")
+    print(f"\n{'permuted':<27}  {'accuracy':>13} {'Avalanche':>8} {'diff':>6}  {'forgetting':>10} {'s':>6}")
     lines: list[dict[str, object]] = []
     for name in names:
         scores = [run(PERMUTED[name], 0, seed, train, test, hidden=256, size=64) for seed in range(seeds)]
         mean, seconds = spread([s.classes for s in scores]), statistics.mean(s.seconds for s in scores)
         forgot, peer = statistics.mean(s.forgetting for s in scores), AVALANCHE.get(name)
-        print(f"{name:<17}  {cell(mean, peer)}  {forgot:>10.2f} {seconds:>6.1f}", flush=True)
+        print(f"{name:<27}  {cell(mean, peer)}  {forgot:>10.2f} {seconds:>6.1f}", flush=True)
         lines.append({"method": name, "accuracy": mean, "forgetting": forgot, "seconds": seconds, "avalanche": peer})
     return lines
 

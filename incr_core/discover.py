@@ -33,9 +33,11 @@ def find_classes(
     ['a', 'b']
     """
     found: dict[str, Any] = {}
+    rows = 0
     place = f"stream.features.{label}"
     for fragment in open_source(source, format).fragments():
         values, codes = indexed(fragment.load([label])[label])
+        rows += len(codes)
         for value in (values[code] for code in np.unique(codes)):
             read = text(value)
             if read is not None and read not in ("nan", "inf", "-inf"):
@@ -47,6 +49,8 @@ def find_classes(
             )
     numeric = all(isinstance(value, int | float) for value in found.values())
     classes: list[Any] = sorted(found.values()) if numeric else sorted(found)
+    if not rows:
+        raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
     if not classes:
         raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
     if objective == "binary":

@@ -25,7 +25,6 @@ __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 _ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
 _BLOCK = 16_384  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
 _BLOCKS_A_THREAD = 4  # fewer are filled before a second thread is up
-_SAFE_SQUARES = 1e76  # a sum of squares below this has no term beyond float32, and no NaN
 
 
 @dataclass(slots=True)
@@ -193,14 +192,11 @@ class Encoder:
         starts = np.cumsum([0, *map(len, blocks)]).tolist()
 
         def fill(first: int, last: int) -> None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                for start, block in zip(starts[first:last], blocks[first:last], strict=False):
-                    for name, at, column in zip(plain, places, block.columns, strict=True):
-                        part = numpy_of(column)
-                        matrix[start : start + len(part), at] = part
-                        # One fast pass tells that all are finite and fit a float32; NaN fails every comparison.
-                        if part.dtype.kind == "f" and not part.dot(part) < _SAFE_SQUARES:
-                            suspects.add(name)
+            for start, block in zip(starts[first:last], blocks[first:last], strict=False):
+                for name, at, column in zip(plain, places, block.columns, strict=True):
+                    part = numpy_of(column)
+                    if not _copy(part, matrix[start : start + len(part), at]):
+                        suspects.add(name)
 
         _on_all_cores(fill, len(blocks))
         for name in plain:
@@ -295,6 +291,19 @@ class Encoder:
         if len(missing):
             faults.append(Fault(missing, self.task, "a task number", "missing"))
         return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
+
+
+def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
+    """Copy numbers to float32; False if any may be NaN, infinite, or too large (who doubts must look closer)."""
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            target[:] = values
+            # A sum is finite only if every term is.
+            return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
+    except FloatingPointError:
+        with np.errstate(over="ignore", invalid="ignore"):
+            target[:] = values
+        return False
 
 
 def _on_all_cores(fill: Callable[[int, int], None], blocks: int) -> None:

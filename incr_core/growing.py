@@ -59,7 +59,7 @@ class GrowingMulticlass(Multiclass):
         return self._masked(output, seen | ~seen.any())
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """How many rows of each class are about to be learned, (capacity,). Raises StrategyError beyond the capacity."""
+        """How many rows of each class are about to be learned, (capacity,). StrategyError beyond the capacity."""
         highest = int(targets.max()) if len(targets) else -1
         if highest >= self.outputs:
             raise StrategyError(

@@ -106,9 +106,10 @@ class Ownership(nn.Module):
             self._masks = learning, learns, held
         return self._masks[1], self._masks[2]
 
-    def _apply(self, *arguments: Any, **named: Any) -> Self:
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
         self._masks = None
-        return super()._apply(*arguments, **named)
+        moved: Self = super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self._masks = None

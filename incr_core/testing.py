@@ -19,7 +19,7 @@ from incr_core.packing import pack, unpack
 from incr_core.strategy import Strategy
 from incr_core.update import merge, shares
 
-__all__ = ["check_strategy"]
+__all__ = ["check_strategy", "three_classes"]
 
 BATCH_SIZE, ACCUMULATE = 4, 2
 
@@ -44,7 +44,7 @@ def check_strategy(
 
     make: a new strategy at each call, always with the same arguments.
     model, objective, increments: what to try it on, from float inputs; the default is a small MLP with Dropout and
-    three increments of 40 rows of three classes.
+    three increments of 38 rows of three classes, so that the last batch is ragged.
 
     >>> from incr_core.strategies import Replay
     >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
@@ -63,7 +63,7 @@ def check_strategy(
     AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
     learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
     """
-    trial = Trial(make, model or Small, objective or partial(Multiclass, 3), list(increments or _three_classes()))
+    trial = Trial(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()))
     trial.check_resume()
     trial.check_tidy()
     if zero is not None:
@@ -87,8 +87,12 @@ class Small(nn.Module):
         return output
 
 
-def _three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
-    """Classes around three points; the later the increment, the rarer class 0. The last batch is ragged."""
+def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
+    """Increments of rows around three points in four dimensions; the later, the fewer of class 0.
+
+    >>> [len(labelled) for labelled in three_classes(increments=2, rows=5)]
+    [5, 5]
+    """
     generator = torch.Generator().manual_seed(11)
     centres = torch.randn(3, 4, generator=generator)
     for day in range(increments):

@@ -49,6 +49,7 @@ def ranking_metrics(statistics: Statistics) -> dict[str, float]:
     Candidates of equal score share the mean of what their places earn: a model that scores everything alike
     gets what chance gets, wherever the relevant candidate happens to stand.
 
+    >>> import torch
     >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
     >>> metrics = ranking_metrics(ranking_statistics(scores, torch.tensor([2, 0])))
     >>> metrics["recall@1"], metrics["recall@5"], metrics["ndcg@5"]

@@ -28,6 +28,7 @@ def regression_metrics(statistics: Statistics) -> dict[str, float]:
     targets around a million that vary by one lose no digit. (float32 targets, that is: a float64 one rounds
     when squared.)
 
+    >>> import torch
     >>> rows = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])
     >>> regression_metrics(regression_statistics(*rows))
     {'mae': 0.3333..., 'rmse': 0.5773..., 'r2': 0.5, 'bias': 0.3333...}

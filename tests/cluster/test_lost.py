@@ -24,8 +24,8 @@ FAULTS = ["DiesLearning", "DiesConsolidating", "DiesSaving"]
 def dying_job(small_job: Callable[..., Job], fault: str, marker: Path) -> Job:
     """A job whose replica 1 dies in its third increment, unless the marker says that it has."""
     dies = {"name": f"tests.cluster.faults:{fault}", "marker": str(marker), "seed": 1, "increment": 2}
-    replay = {"name": "replay", "capacity": 60}
-    return small_job("model.dropout=0.1", "outer={name='nesterov', lr=0.7, momentum=0.9}", strategy=[replay, dies])
+    replay, ewc = {"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}
+    return small_job("model.dropout=0.1", "outer={name='nesterov', lr=0.7, momentum=0.9}", strategy=[replay, ewc, dies])
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_workers_agree_and_old_tasks_keep_their_bits_through_exchanges(retrain: 
         updates = []
         for worker, part in zip(active, parts, strict=False):
             worker.adopt(anchor)
-            worker.begin(part)
+            worker.begin(part, increment=number)
             updates.append(worker.advance())
         merged = {name: value.clone() for name, value in mean(updates, anchor, workers[0].rules()).items()}
         for worker, part in zip(active, parts, strict=False):
@@ -146,15 +146,13 @@ def test_workers_agree_and_old_tasks_keep_their_bits_through_exchanges(retrain: 
         for worker in workers:
             worker.adopt(merged)  # the server's weights, neither pruned nor retrained
             worker.adopt_shared(shared)
-        again = {name: value.clone() for name, value in workers[0].weights().items()}
-        for worker in workers:
-            worker.begin(task(number + 1))
+        for worker in workers[:2] if number + 1 in (1, 2) else workers:
+            worker.begin(task(number + 1), increment=number + 1)
             for name, value in worker.weights().items():
                 torch.testing.assert_close(value, workers[0].weights()[name], msg=name)
         if number < 3:
             found.append(answers(workers[0], strategies[0], number))
         assert all(torch.equal(answers(workers[0], strategies[0], old), bits) for old, bits in enumerate(found))
-        assert again.keys() == anchor.keys()
 
 
 def test_weights_that_an_outer_step_moved_are_put_back_before_learning() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_ranges_are_sorted_merged_and_hold_the_same_rows(rows: list[tuple[int, i
     assert {(f, o) for f, pairs in found.items() for start, stop in pairs for o in range(start, stop)} == set(rows)
     assert list(found) == sorted(found)
     for pairs in found.values():
-        assert all(before[1] < after[0] for before, after in zip(pairs, pairs[1:], strict=False))
+        assert all(before[1] < after[0] for before, after in pairwise(pairs))
 
 
 def test_the_last_row_of_a_fragment_does_not_run_into_the_next() -> None:

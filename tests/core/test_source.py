@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,11 +52,11 @@ def test_an_ending_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_prefetch_hands_on_an_error_after_the_items_before_it() -> None:
-    def items() -> object:
+    def items() -> Iterator[int]:
         yield 1
         raise ValueError("later")
 
-    found = prefetch(items())  # type: ignore[arg-type]
+    found = prefetch(items())
     assert next(found) == 1
     with pytest.raises(ValueError, match="later"):
         next(found)
@@ -64,12 +65,12 @@ def test_prefetch_hands_on_an_error_after_the_items_before_it() -> None:
 def test_prefetch_reads_no_further_than_asked() -> None:
     seen: list[int] = []
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         for number in range(100):
             seen.append(number)
             yield number
 
-    found = prefetch(items(), depth=2)  # type: ignore[arg-type]
+    found = prefetch(items(), depth=2)
     assert [next(found), next(found)] == [0, 1]
     found.close()
     assert len(seen) <= 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incr_core.adapt.heads import task_heads, with_task
+from incr_core.adapt.lda import lda
 from incr_core.batch import Batch
 from incr_core.heads import NearestMean
 from incr_core.memory import Reservoir, columns_of
 from incr_core.strategies import STRATEGIES, Replay
 from incr_core.strategy import Context, PerWeight, Strategy
-from incr_core.testing import check_strategy
+from incr_core.testing import check_strategy, three_classes
 
 ZERO: dict[str, dict[str, float]] = {
     "agem": {"rows": 0},
@@ -38,20 +41,33 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"gdumb": {"passes": 1}}
 """Arguments other than the defaults, where those would take minutes."""
 
 
-def nearest_mean() -> nn.Module:
-    """4 numbers in, 3 classes out, by the nearest class mean."""
-    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), NearestMean(16, 3))
+def layers(head: nn.Module) -> nn.Sequential:
+    """4 numbers in, 3 classes out."""
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), head)
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"icarl": nearest_mean}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "icarl": lambda: layers(NearestMean(16, 3)),
+    "isolate": lambda: task_heads(layers(nn.Linear(16, 3)), tasks=3),
+    "slda": lambda: lda(layers(nn.Linear(16, 3)), frozen=False),
+}
 """Models of strategies that need one of a kind."""
+
+INCREMENTS: dict[str, list[Batch]] = {
+    "isolate": [
+        with_task(replace(labelled, task=torch.full((len(labelled),), day)))
+        for day, labelled in enumerate(three_classes())
+    ]
+}
+"""Rows for strategies that need some of a kind."""
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_obeys_the_laws(name: str) -> None:
     kind = STRATEGIES[name]
     zero = partial(kind, **ZERO[name]) if name in ZERO else None
-    check_strategy(partial(kind, **ARGUMENTS.get(name, {})), zero=zero, model=MODELS.get(name))
+    make = partial(kind, **ARGUMENTS.get(name, {}))
+    check_strategy(make, zero=zero, model=MODELS.get(name), increments=INCREMENTS.get(name))
 
 
 @pytest.mark.parametrize("memory", ["reservoir", "balanced", "window"])
