@@ -96,7 +96,7 @@ MAMMOTH: dict[tuple[str, int], tuple[float, float]] = {
 
 PERMUTED = {
     "naive": Method(lambda rows: [], 0.05, buffered=False),
-    "ewc": Method(lambda rows: [EWC(strength=100.0)], 0.05, buffered=False),
+    "ewc": Method(lambda rows: [EWC(strength=100.0, samples=256)], 0.05, buffered=False),
     "si": Method(lambda rows: [SI(strength=1.0)], 0.05, buffered=False),
 }
 

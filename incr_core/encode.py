@@ -168,9 +168,11 @@ class Encoder:
 
     def _label_index(self) -> dict[str | None, int] | None:
         """Class text -> index; None where labels are plain numbers."""
+        if self.objective == "binary" and self.classes in (None, [0, 1]):
+            return {**_ZERO_ONE}
         if self.classes is not None and self.objective != "regression":
             return {text(value): index for index, value in enumerate(self.classes)}
-        return {**_ZERO_ONE} if self.objective == "binary" else None
+        return None
 
     def _numeric(self, table: pa.Table, place: str, faults: list[Fault]) -> np.ndarray[Any, Any]:
         matrix = np.empty((len(table), self.width), dtype=np.float32)

@@ -107,8 +107,8 @@ class LearnerSection(Section):
     """The update rule."""
 
     objective: str
-    optimizer: Named = Named(name="adam")
-    batch_size: int = Field(128, ge=1)
+    optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
+    batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     warm_epochs: int | None = Field(None, ge=1)
@@ -165,7 +165,7 @@ class JobFile(Section):
     ...     "learner": {"objective": "binary"},
     ... })
     >>> job.learner.batch_size
-    128
+    32
     """
 
     name: str = "job"

@@ -65,7 +65,7 @@ class Learner:
         optimizer: OptimizerFactory,
         strategies: Sequence[Strategy] = (),
         *,
-        batch_size: int = 128,
+        batch_size: int = 32,
         accumulate: int = 1,
         epochs: int = 1,
         shuffle: bool = True,

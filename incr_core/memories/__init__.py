@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from incr_core.arguments import one_of
 from incr_core.memories.herding import Herding
 from incr_core.memories.prototypes import Prototypes
 from incr_core.memories.window import Window
-from incr_core.memory import Balanced, Memory, Reservoir
+from incr_core.memory import Balanced, Columns, Memory, Reservoir
 
-__all__ = ["MEMORIES", "Herding", "Prototypes", "Window", "memory_named"]
+__all__ = ["MEMORIES", "Herding", "Prototypes", "Window", "draw", "memory_named"]
 
 MEMORIES: dict[str, type[Memory]] = {
     "reservoir": Reservoir,
@@ -26,3 +28,22 @@ def memory_named(place: str, name: str, capacity: int) -> Memory:
     Window()
     """
     return MEMORIES[one_of(place, name, list(MEMORIES))](capacity)
+
+
+def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
+    """`count` rows of a memory, none twice before all were drawn once: a small memory is told more evenly so.
+
+    Where the memory holds many times `count` rows, the odds of a row drawn twice are not worth a permutation.
+
+    >>> memory, generator = Reservoir(4), torch.Generator().manual_seed(0)
+    >>> memory.insert({"targets": torch.arange(4)}, generator)
+    >>> sorted(draw(memory, 6, generator)["targets"].tolist()[:4])
+    [0, 1, 2, 3]
+    """
+    if memory.size > 16 * count:
+        return memory.sample(count, generator)
+    device = generator.device
+    turns = [torch.randperm(memory.size, generator=generator, device=device) for _ in range(-(-count // memory.size))]
+    index = torch.cat(turns)[:count] if len(turns) > 1 else turns[0][:count]
+    columns = {name: column.index_select(0, index) for name, column in memory.rows_held().items()}
+    return memory.around(columns, generator) if isinstance(memory, Prototypes) else columns

@@ -46,7 +46,10 @@ class Prototypes(Memory):
 
     def sample(self, count: int, generator: torch.Generator) -> Columns:
         """`count` rows, each drawn around a mean, the means uniformly and with replacement."""
-        columns = super().sample(count, generator)
+        return self.around(super().sample(count, generator), generator)
+
+    def around(self, columns: Columns, generator: torch.Generator) -> Columns:
+        """Rows drawn around the means given."""
         if self.noise > 0:
             means = columns["inputs"]
             drawn = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)

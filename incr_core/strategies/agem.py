@@ -7,7 +7,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative
 from incr_core.batch import Batch
-from incr_core.memories import memory_named
+from incr_core.memories import draw, memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.sharding import local, whole
 from incr_core.strategy import Context, Strategy
@@ -44,7 +44,7 @@ class AGEM(Strategy):
         """Project the gradient."""
         if self.rows == 0 or self.memory.size == 0:
             return
-        remembered = to_batch(self.memory.sample(self.rows, ctx.generator))
+        remembered = to_batch(draw(self.memory, self.rows, ctx.generator))
         mine = [weight.grad for weight in ctx.parameters]
         for weight in ctx.parameters:
             weight.grad = None

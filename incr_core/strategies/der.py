@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from incr_core.arguments import not_negative
 from incr_core.batch import Batch, cat
-from incr_core.memories import memory_named
+from incr_core.memories import draw, memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
 
@@ -69,10 +69,11 @@ class DER(Strategy):
         start = len(batch)
         for name, weight in (("der", self.logits), ("replay", self.labels)):
             if weight > 0:
-                columns = self.memory.sample(count, ctx.generator)
-                parts.append(replace(to_batch(columns), weights=columns["logits"].new_zeros(count)))
-                self._terms.append((name, slice(start, start + count), columns))
-                start += count
+                columns = draw(self.memory, count, ctx.generator)
+                found = len(columns["targets"])
+                parts.append(replace(to_batch(columns), weights=columns["logits"].new_zeros(found)))
+                self._terms.append((name, slice(start, start + found), columns))
+                start += found
         return cat(parts)
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from incr_core.arguments import at_least_one, not_negative
 from incr_core.batch import Batch, cat
-from incr_core.memories import memory_named
+from incr_core.memories import draw, memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
 
@@ -48,7 +48,7 @@ class MIR(Strategy):
         if self.ratio == 0 or self.memory.size == 0:
             return batch
         count = max(1, round(self.ratio * len(batch)))
-        found = to_batch(self.memory.sample(max(self.candidates, count), ctx.generator))
+        found = to_batch(draw(self.memory, max(self.candidates, count), ctx.generator))
         training = ctx.model.training
         ctx.model.eval()
         harm = self._harm(ctx, batch, found)

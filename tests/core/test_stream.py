@@ -260,6 +260,34 @@ def test_partitions_share_names_and_together_hold_every_row_once(tmp_path: Path,
     assert kind != "column" or all(learned)
 
 
+def test_only_one_of_those_who_share_a_stream_tells_of_its_bad_rows(tmp_path: Path) -> None:
+    table = flights(60)
+    table = table.set_column(2, "x", pa.array(np.where(np.arange(60) % 7 == 0, np.inf, 0.0)))
+    folder = write(tmp_path, table, 2)
+    shares = [stream(folder, partition=Blocks(index, 2, 4), on_bad_row="quarantine") for index in range(2)]
+    told = [[row.row for step in share.increments() for row in step.bad] for share in shares]
+    assert [len(rows) for rows in told] == [9, 0]
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_a_warm_start_holds_exactly_the_rows_before_it(tmp_path: Path, every: Any) -> None:
+    """Of files that overlap in time, too."""
+    table = flights(300).take(np.argsort(np.arange(300) + np.random.default_rng(0).integers(0, 90, 300)))
+    first = next(stream(write(tmp_path, table, 5), every=every, warm_start="2013-01-01T20:00").increments())
+    before = 1_356_998_400 * clock.SECOND + 20 * HOUR
+    assert len(first.arriving) == np.count_nonzero(table["at"].cast(pa.int64()).to_numpy() < before)
+    assert len(first.labelled) == np.count_nonzero(table["known"].cast(pa.int64()).to_numpy() < before)
+
+
+def test_rows_of_one_moment_arrive_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    """Whichever file begins first: the order must not depend on what was loaded together."""
+    table = flights(4).set_column(0, "at", pa.array([0, 10, 10, 10])).set_column(1, "known", pa.array([20] * 4))
+    pq.write_table(table.slice(0, 2), tmp_path / "b.parquet")
+    pq.write_table(table.slice(2, 2), tmp_path / "a.parquet")
+    (step,) = list(stream(tmp_path, every=10, label_at=None).increments())
+    assert ids([step.arriving]) == [1 << 40, 0, 1, (1 << 40) + 1]
+
+
 def test_an_owners_rates_know_its_own_rows_only(tmp_path: Path) -> None:
     table = flights(200)
     mine = table.filter(pa.compute.equal(table["carrier"], "UA"))

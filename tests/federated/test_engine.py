@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 
 from federated.engine import FederatedEngine
+from federated.server_app import app as server_app
 from incr_core.errors import BadRows, CheckpointError, IncrError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.conftest import made_up
@@ -187,3 +189,25 @@ def test_the_engine_may_be_closed_twice_and_before_it_starts(table: Path, tmp_pa
     engine = FederatedEngine(people(table), tmp_path)
     engine.close()
     engine.close()
+
+
+# -- the ServerApp ---------------------------------------------------------------------------------------------------
+
+
+def serve(**config: str) -> None:
+    server_app(InProcessGrid(3), Context(1, 0, {}, RecordDict(), dict(config)))
+
+
+def test_the_server_app_runs_a_job_file_like_the_command_line(table: Path, tmp_path: Path) -> None:
+    job = people(table)
+    (tmp_path / "job.toml").write_text(job.toml())
+    serve(job=str(tmp_path / "job.toml"), out=str(tmp_path / "run"))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["finished"]
+    assert summary["engine"] == "federated"
+    assert summary["model_sha256"] == finish(job, tmp_path / "other", on(InProcessGrid(3))).sha256
+
+
+def test_the_server_app_asks_for_a_job() -> None:
+    with pytest.raises(JobError, match="no job is named; pass --run-config"):
+        serve()

@@ -32,6 +32,7 @@ ZERO: dict[str, dict[str, float]] = {
     "lwf": {"strength": 0.0},
     "mas": {"strength": 0.0},
     "mir": {"ratio": 0.0},
+    "packnet": {"tasks": 1},
     "replay": {"ratio": 0.0},
     "si": {"strength": 0.0},
 }
