@@ -45,7 +45,9 @@ def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
         bounds = pc.min_max(column).as_py()
         # Few numbers that lie close together need no dictionary.
         if bounds["min"] is not None and bounds["max"] - bounds["min"] < len(column) // 8:
-            codes = _joined(pc.subtract(column, pa.scalar(bounds["min"], column.type)), bounds["max"] - bounds["min"] + 1)
+            codes = _joined(
+                pc.subtract(column, pa.scalar(bounds["min"], column.type)), bounds["max"] - bounds["min"] + 1
+            )
             return [*range(bounds["min"], bounds["max"] + 1), None], codes
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)

@@ -71,11 +71,7 @@ class RateSection(Section):
         """The rates that the section stands for."""
         keys = [key for key in self.by if isinstance(key, list)] or [[str(key) for key in self.by]]
         windows = [self.window] if isinstance(self.window, str) else self.window
-        return [
-            Rate(by, window, self.prior, self.weight, self.outcome)
-            for by in keys
-            for window in windows
-        ]
+        return [Rate(by, window, self.prior, self.weight, self.outcome) for by in keys for window in windows]
 
 
 class FeaturesSection(Section):

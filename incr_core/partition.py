@@ -85,9 +85,7 @@ class Blocks:
 Partition = ByColumn | ByHash | Blocks
 
 
-def owners(
-    source: str | Path | Callable[[], Any], column: str, *, format: str | None = None
-) -> dict[str | None, int]:
+def owners(source: str | Path | Callable[[], Any], column: str, *, format: str | None = None) -> dict[str | None, int]:
     """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
 
     >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")

@@ -309,7 +309,9 @@ class History:
         """
         which = table["series"].to_numpy()
         columns = [table[name].to_numpy() for name in _FIELDS]
-        return cls(rates, [_Outcomes(*(column[which == index] for column in columns)) for index in range(len(_series(rates)))])
+        return cls(
+            rates, [_Outcomes(*(column[which == index] for column in columns)) for index in range(len(_series(rates)))]
+        )
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray[Any, Any]:

@@ -1,7 +1,7 @@
 """Keep a model of late flights current, in three engines, and print what each of them got.
 
-    python -m examples.flights.demo          January to March, every engine
-    python -m examples.flights.demo --full   the whole year, every engine
+python -m examples.flights.demo          January to March, every engine
+python -m examples.flights.demo --full   the whole year, every engine
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A strategy of one's own, in thirty lines: noise on the gradient, which finds flatter minima that forget less.
 
-    incr run examples/own_strategy/job.toml
+incr run examples/own_strategy/job.toml
 """
 
 from __future__ import annotations
