@@ -36,15 +36,7 @@ class Parcel:
 
 
 def wrap(messages: list[Message]) -> tuple[list[Parcel], dict[int, Any]]:
-    """Messages as parcels, and the records that more than one of them holds.
-
-    >>> from flwr.app import ConfigRecord
-    >>> anchor = ConfigRecord({"lr": 0.1})
-    >>> send = [Message(RecordDict({"anchor": anchor}), dst_node_id=i, message_type="train") for i in (1, 2)]
-    >>> parcels, shared = wrap(send)
-    >>> len(parcels), list(shared.values())
-    (2, [{'lr': 0.1}])
-    """
+    """Messages as parcels, and the records that more than one of them holds."""
     seen: dict[int, int] = {}
     for message in messages:
         for record in message.content.values():

@@ -6,14 +6,18 @@ The update rule is a `Learner`: a model, an objective, an optimiser and strategi
 
 from __future__ import annotations
 
-from incr_core.batch import Batch
-from incr_core.errors import IncrError
-from incr_core.job import Job
-from incr_core.learner import Learner
-from incr_core.objective import Binary, Multiclass, Objective, Regression
-from incr_core.run import run
-from incr_core.strategies import EWC, Replay
-from incr_core.strategy import Strategy
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from incr_core.batch import Batch
+    from incr_core.errors import IncrError
+    from incr_core.job import Job
+    from incr_core.learner import Learner
+    from incr_core.objective import Binary, Multiclass, Objective, Regression
+    from incr_core.runner import run
+    from incr_core.strategies import EWC, Replay
+    from incr_core.strategy import Strategy
 
 __all__ = [
     "EWC",
@@ -29,3 +33,22 @@ __all__ = [
     "Strategy",
     "run",
 ]
+
+_HOMES = {
+    "batch": ["Batch"],
+    "errors": ["IncrError"],
+    "job": ["Job"],
+    "learner": ["Learner"],
+    "objective": ["Binary", "Multiclass", "Objective", "Regression"],
+    "runner": ["run"],
+    "strategies": ["EWC", "Replay"],
+    "strategy": ["Strategy"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: torch takes seconds that `incr --help` need not wait."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"incr_core.{module}"), name)
+    raise AttributeError(f"module 'incr_core' has no attribute {name!r}")

@@ -15,8 +15,8 @@ HOOKS = ("begin", "augment", "loss", "after_backward", "after_step", "end")
 def describe() -> str:
     """Every strategy: its arguments, docstring up to the example, hooks, and what is shared and how it merges.
 
-    >>> print(describe().splitlines()[0])
-    ewc(strength=100.0, decay=1.0, samples=1024, every=1)
+    >>> [line for line in describe().splitlines() if line.startswith("replay(")]
+    ["replay(capacity=5000, ratio=1.0, memory='reservoir')"]
     """
     return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
 

@@ -80,13 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# Each command imports what it needs: `incr versions` should not wait for torch.
+# Each command imports what it needs, so that `incr --help` answers at once.
 
 
 def _run(options: argparse.Namespace) -> int:
     from incr_core.job import Job
     from incr_core.progress import progress
-    from incr_core.run import run
+    from incr_core.runner import run
 
     job = Job.read(options.job, options.set)
     out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")

@@ -35,7 +35,7 @@ def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
     Some of the values may have no row: dictionaries name what does not occur, and whole numbers are listed by range.
 
     >>> indexed(pa.chunked_array([["b", None, "b"]]))
-    (['b', None], array([0, 1, 0], dtype=int32))
+    (['b', None], array([0, 1, 0]))
     """
     if len(column) == 0:
         return [], np.zeros(0, dtype=np.int32)
@@ -60,7 +60,7 @@ def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
 def _joined(codes: pa.ChunkedArray, null: int) -> Codes:
     """The codes as one array, `null` where there is none; not copied where they are one already."""
     if codes.null_count:
-        codes = pc.fill_null(pc.cast(codes, pa.int64()), null)
+        codes = pc.fill_null(pc.cast(codes, pa.int64()), null)  # one more than a narrow type may hold
     chunks = [chunk.to_numpy() for chunk in codes.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from incr_core.job import Job, load_object
-from incr_core.run import run
+from incr_core.runner import run
 from incr_core.testing import check_strategy
 from tests.conftest import ROOT
 

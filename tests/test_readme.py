@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from incr_core.cli import main
 from tests.conftest import ROOT, made_up
 
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
@@ -24,13 +25,10 @@ def test_every_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / block["file"]).write_text(block["text"])
     for block in [block for block in blocks if not block["file"]]:
         if block["kind"] == "python":
-            _succeeds([sys.executable, "-c", block["text"]], tmp_path)
+            command = [sys.executable, "-c", block["text"]]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{block['text']}\n{done.stderr}"
         else:
             for line in block["text"].splitlines():
-                command = line.removeprefix("$ incr ").split()
-                _succeeds([sys.executable, "-m", "incr_core.cli", *command], tmp_path)
+                assert main(line.removeprefix("$ incr ").split()) == 0, line
 
-
-def _succeeds(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -10,7 +10,8 @@ from torch.func import functional_call, grad, vmap
 
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
-from incr_core.sharding import local
+from incr_core.pull import pull
+from incr_core.sharding import like, local, whole
 from incr_core.strategy import Context, PerWeight, Strategy
 
 __all__ = ["MAS", "sensitivity"]
@@ -19,7 +20,7 @@ __all__ = ["MAS", "sensitivity"]
 class MAS(Strategy):
     """Penalise moving weights that the model's answers are sensitive to.
 
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: g_j += 2 * strength * F_j (w_j - a_j)
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = 2 * strength * F_j
         at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
 
     Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4. It needs no labels: rows of a stream whose labels
@@ -51,10 +52,8 @@ class MAS(Strategy):
         """Add the penalty's gradient, without a graph."""
         if self.strength == 0:
             return
-        weights, gradients, index = ctx.weights_and_gradients()
-        drift = torch._foreach_sub(weights, self.anchor.tensors(index))
-        torch._foreach_mul_(drift, self.importance.tensors(index))
-        torch._foreach_add_(gradients, drift, alpha=2 * self.strength)
+        _, _, index = ctx.weights_and_gradients()
+        pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
@@ -63,8 +62,8 @@ class MAS(Strategy):
             return
         picked = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)[: self.samples]
         measured = sensitivity(ctx.model, labelled.take(picked))
-        for old, name in zip(self.importance.tensors(), ctx.names, strict=True):
-            old.mul_(self.decay).add_(local(measured[name]))
+        for old, name, weight in zip(self.importance.tensors(), ctx.names, ctx.parameters, strict=True):
+            old.mul_(self.decay).add_(like(measured[name], weight))
         torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
 
 
@@ -75,8 +74,8 @@ def sensitivity(model: nn.Module, batch: Batch, chunk: int = 64) -> dict[str, Te
     >>> sensitivity(model, Batch(torch.tensor([[3.0]]), torch.ones(1)))["weight"]
     tensor([[18.]])
     """
-    weights = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-    fixed = {name: weight.detach() for name, weight in model.named_parameters() if not weight.requires_grad}
+    weights = {name: whole(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
+    fixed = {name: whole(weight.detach()) for name, weight in model.named_parameters() if not weight.requires_grad}
     fixed |= dict(model.named_buffers())
 
     def squared(weights: dict[str, Tensor], inputs: Inputs) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch
+from incr_core.pull import pull
 from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight, Strategy
 
@@ -20,7 +21,7 @@ class SI(Strategy):
 
         every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
         end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: g_j += 2 * strength * F_j (w_j - a_j)
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = 2 * strength * F_j
 
     g in the path integral p is the gradient without this penalty. Zenke et al. 2017, "Continual learning through
     synaptic intelligence", section 3, equations 3 to 5. Put it before other strategies that edit gradients, or p counts
@@ -60,9 +61,8 @@ class SI(Strategy):
         weights, gradients, self._index = ctx.weights_and_gradients()
         self._before = [weight.clone() for weight in weights]
         self._gradients = [gradient.clone() for gradient in gradients]
-        drift = torch._foreach_sub(weights, self.anchor.tensors(self._index))
-        torch._foreach_mul_(drift, self.importance.tensors(self._index))
-        torch._foreach_add_(gradients, drift, alpha=2 * self.strength)
+        index = self._index
+        pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Walk the path: subtract gradient times movement."""

@@ -91,7 +91,8 @@ def test_si_pulls_back_to_the_anchor() -> None:
         list(one.model.parameters()),
     )[0]
     assert len(batch) == 8
-    expected = w - LR * (gradient + 2 * 2.0 * importance * (w - anchor))
+    stiffness = 2 * 2.0 * importance
+    expected = w - LR * (gradient + stiffness / (1 + LR * stiffness) * (w - anchor))
     one.learn(rows(8, [2, 3]))
     torch.testing.assert_close(w, expected)
 

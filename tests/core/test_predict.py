@@ -16,7 +16,7 @@ from incr_core.cli import main
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.predict import evaluate, load_version, predictions
-from incr_core.run import run
+from incr_core.runner import run
 
 
 def learned(table: Path, label: str, objective: str, out: Path) -> Path:

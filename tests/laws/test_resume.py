@@ -12,7 +12,7 @@ from pathlib import Path
 from incr_core.job import Job
 from incr_core.ledger import check, count
 from incr_core.registry import RunDirectory
-from incr_core.run import run
+from incr_core.runner import run
 
 KILLS = 20
 
