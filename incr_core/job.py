@@ -53,7 +53,7 @@ class Job(JobFile):
             document["stream"]["path"] = str(Path(self.root, self.stream.path).absolute())
         job = type(self).model_validate(document)
         features = document["features"]
-        source = job._source()
+        source = job.source()
         if not self.features.numeric and not self.features.categorical:
             taken = {self.features.label, self.features.weight, self.features.task}
             taken |= {self.stream.predict_at, self.stream.label_at}
@@ -73,7 +73,8 @@ class Job(JobFile):
             return found
         return None
 
-    def _source(self) -> str | Callable[..., Any]:
+    def source(self) -> str | Callable[..., Any]:
+        """Where the rows come from: a path, or a function that yields them."""
         return self._factory() or self.stream.path
 
     @cached_property
@@ -98,7 +99,7 @@ class Job(JobFile):
     def data(self, part: Partition | None = None) -> Stream:
         """The stream, or one owner's part of it."""
         return Stream(
-            self._source(),
+            self.source(),
             encoder=self.encoder,
             every=self.stream.every,
             format=self.stream.format,

@@ -135,6 +135,7 @@ class Loop:
                 "warm": first.warm,
                 "rows_arriving": sum(arrival.arriving for arrival in arrivals),
                 "rows_labelled": labelled,
+                "rows_scored": sum(arrival.scored for arrival in arrivals),
                 **{f"metric.{name}": value for name, value in now.items()},
                 **{f"total.{name}": value for name, value in sofar.items()},
                 **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = HERE / "data" / f"{months}.parquet"
 
     table = Table(title="late flights, predicted at departure time" + (" (the year)" if options.full else ""))
-    for column in ("engine", "where learners live", "AUC", "rows/s", "MB exchanged", "seconds", "version"):
-        table.add_column(column, justify="left" if column in ("engine", "where learners live") else "right")
+    for column in ("engine", "learners", "AUC", "rows/s", "MB exchanged", "seconds", "version"):
+        table.add_column(column, justify="left" if column in ("engine", "learners") else "right", no_wrap=True)
     for engine, (where, settings) in ENGINES.items():
         out = options.out / f"{name}-{engine}"
         summary = run(engine, [f'stream.path="{path}"', *settings], out)

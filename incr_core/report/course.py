@@ -30,6 +30,7 @@ class Course:
     values: Floats
     totals: Floats
     rows: Floats
+    scored: Floats
     seconds: dict[str, Floats]
     losses: dict[str, Floats]
     versions: Floats
@@ -56,6 +57,7 @@ class Course:
             values=_floats(table, f"metric.{metric}"),
             totals=totals,
             rows=np.nan_to_num(_floats(table, "rows_labelled")),
+            scored=np.nan_to_num(_floats(table, "rows_scored")),
             seconds={
                 kind: np.nan_to_num(_floats(table, f"seconds_{kind}"))
                 for kind in ("predicting", "learning", "exchanging")
@@ -85,9 +87,15 @@ def _floats(table: pa.Table, column: str) -> Floats:
 
 
 def days(names: Sequence[Any]) -> Floats | None:
-    """Days since the epoch, if every name is a time and they run forward."""
+    """Days since the epoch, if names are times that run forward; the first and the last may be words of the stream's,
+    such as "warm start": they stand beside their neighbours.
+    """
+    named = [str(name) for name in names]
+    if len(named) > 2:
+        named[0] = named[1] if "-" not in named[0] else named[0]
+        named[-1] = named[-2] if "-" not in named[-1] else named[-1]
     try:
-        times = [datetime.datetime.fromisoformat(name).replace(tzinfo=None) for name in names if "-" in name]
+        times = [datetime.datetime.fromisoformat(name).replace(tzinfo=None) for name in named if "-" in name]
     except (TypeError, ValueError):
         return None
     since = np.array(times, "datetime64[us]").astype(np.int64) / 86_400e6

@@ -24,7 +24,7 @@ def metric_plot(courses: Sequence[Course]) -> str:
         for course, style in zip(courses, styles, strict=True):
             if course.dated != ours.dated:
                 continue
-            y = rolling(course.values, course.rows, course.window) if smooth else course.totals
+            y = rolling(course.values, course.scored, course.window) if smooth else course.totals
             last = draw(axes, course.x, y, **style)
             if last is not None:
                 text = course.name if smooth else f"{course.name} {course.final:.3f}"

@@ -11,8 +11,9 @@ from torch.func import functional_call, grad, vmap
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
 from incr_core.pull import pull
-from incr_core.sharding import like, local, whole
+from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
+from incr_core.unsharded import unsharded, whole_weights
 
 __all__ = ["MAS", "sensitivity"]
 
@@ -74,9 +75,7 @@ def sensitivity(model: nn.Module, batch: Batch, chunk: int = 64) -> dict[str, Te
     >>> sensitivity(model, Batch(torch.tensor([[3.0]]), torch.ones(1)))["weight"]
     tensor([[18.]])
     """
-    weights = {name: whole(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
-    fixed = {name: whole(weight.detach()) for name, weight in model.named_parameters() if not weight.requires_grad}
-    fixed |= dict(model.named_buffers())
+    weights, fixed = whole_weights(model)
 
     def squared(weights: dict[str, Tensor], inputs: Inputs) -> Tensor:
         row = {name: value[None] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[None]
@@ -88,9 +87,10 @@ def sensitivity(model: nn.Module, batch: Batch, chunk: int = 64) -> dict[str, Te
     training = model.training
     model.eval()
     try:
-        for part in batch.split(chunk):
-            for name, gradient in per_row(weights, part.inputs).items():
-                total[name] += gradient.abs().sum(0)
+        with unsharded(model):
+            for part in batch.split(chunk):
+                for name, gradient in per_row(weights, part.inputs).items():
+                    total[name] += gradient.abs().sum(0)
     finally:
         model.train(training)
     return {name: value / max(1, len(batch)) for name, value in total.items()}

@@ -114,6 +114,27 @@ def test_balanced_keeps_of_each_class_the_rows_of_smallest_key() -> None:
             assert sorted(kept["rows"][kept["targets"] == label].tolist()) == sorted(smallest.tolist())
 
 
+def test_balanced_refuses_for_ever_what_it_once_refused() -> None:
+    """However rows were forgotten since: or those that come later would have better chances."""
+    memory, generator, shadow = Balanced(12), seeded(3), seeded(3)
+    keys, targets = torch.zeros(0), torch.randint(3, (300,), generator=seeded(4))
+    forgotten: set[int] = set()
+    for start in range(0, 300, 10):
+        rows = torch.arange(start, start + 10)
+        memory.insert({"targets": targets[rows], "rows": rows}, generator)
+        keys = torch.cat([keys, torch.rand(10, generator=shadow, dtype=torch.float64)])
+        kept = set(held(memory))
+        for label in range(3):
+            mine = {row for row in range(start + 10) if targets[row] == label} - forgotten
+            if mine - kept:
+                limit = min(keys[row] for row in mine - kept)
+                assert all(keys[row] < limit for row in mine & kept)
+        if start % 40 == 30:
+            gone = held(memory)[::4]
+            forgotten |= set(gone)
+            memory.forget(torch.tensor(gone))
+
+
 def test_balanced_with_more_classes_than_rows() -> None:
     memory = filled(Balanced(3), 100, 10, seeded(), classes=7)
     assert len(set(memory.rows_held()["targets"].tolist())) == memory.size == 3

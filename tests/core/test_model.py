@@ -70,3 +70,9 @@ def test_two_categories_are_confused_only_if_both_hashes_collide() -> None:
     same, other = torch.tensor([[1, 2]]), torch.tensor([[1, 3]])
     found = model({"numeric": numeric, "categorical": torch.stack([same, same, other])}).flatten().tolist()
     assert found[0] == found[1] != found[2]
+
+
+def test_one_hash_in_two_columns_is_two_categories() -> None:
+    model = TableMLP(TableShape(0, 2, 16, 1), [])
+    swapped = model({"numeric": torch.zeros(2, 0), "categorical": torch.tensor([[[1, 2], [3, 4]], [[3, 4], [1, 2]]])})
+    assert swapped[0] != swapped[1]

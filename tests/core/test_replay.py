@@ -107,6 +107,12 @@ def test_nothing_of_it_is_shared() -> None:
     assert chain.shared_state() == ({}, {})
 
 
+def test_without_a_ratio_nothing_is_remembered() -> None:
+    replay = Replay(ratio=0.0)
+    learner(replay).learn(increment(0))
+    assert (replay.memory.seen, replay.memory.bytes()) == (0, 0)
+
+
 def test_arguments() -> None:
     assert isinstance(Replay(memory="balanced").memory, Balanced)
     with pytest.raises(StrategyError, match=r"replay.ratio: expected 0 or more .* got -1"):
