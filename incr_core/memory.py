@@ -137,20 +137,29 @@ class Memory(nn.Module):
         """Take them back."""
         self.size, self.seen = int(state["size"]), int(state["seen"])
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        # Only the rows held: a large memory that has seen little is a small state.
+        for name, column in self.rows_held().items():
+            destination[prefix + name] = column
+        destination[f"{prefix}_extra_state"] = self.get_extra_state()
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        capacity = state_dict.get(f"{prefix}_extra_state", {}).get("capacity", self.capacity)
-        if capacity != self.capacity:
+        extra = state_dict[f"{prefix}_extra_state"]
+        if extra["capacity"] != self.capacity:
             raise StrategyError(
-                f"{prefix}capacity: the saved memory holds {capacity} rows, this one {self.capacity}; "
+                f"{prefix}capacity: the saved memory holds {extra['capacity']} rows, this one {self.capacity}; "
                 "use the same capacity, or start a new run"
             )
         # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
+        device = next((column.device for column in self._buffers.values() if column is not None), None)
         self._buffers.clear()
         for key, value in state_dict.items():
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and "." not in name and name != "_extra_state":
-                self.register_buffer(name, torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+                column = value.new_zeros((self.capacity, *value.shape[1:]), device=device)
+                column[: len(value)] = value
+                self.register_buffer(name, column)
+        self.set_extra_state(extra)
 
 
 class Reservoir(Memory):

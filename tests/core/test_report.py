@@ -32,6 +32,7 @@ def metrics(n: int, name: str = "date", level: float = 0.75) -> pa.Table:
             "warm": np.arange(n) < n // 10,
             "rows_arriving": np.full(n, 900),
             "rows_labelled": np.full(n, 900),
+            "rows_scored": np.full(n, 900),
             "metric.auc": auc,
             "total.auc": np.full(n, level),
             "loss.objective": pa.array([None] + [0.5] * (n - 1), pa.float64()),
