@@ -32,3 +32,12 @@ def test_every_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
             for line in block["text"].splitlines():
                 assert main(line.removeprefix("$ incr ").split()) == 0, line
 
+
+def test_the_tree_of_the_readme_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    tree = readme[readme.index("## The tree") :]
+    for package in ("incr_core", "cluster", "federated"):
+        part = tree[tree.index(f"    {package}/") :]
+        names = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        names |= {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
+        assert [name for name in sorted(names) if name not in part] == [], package
