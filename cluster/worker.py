@@ -21,6 +21,7 @@ from cluster.groups import Place, Rendezvous
 from cluster.heartbeat import Heartbeat
 from cluster.parcel import Parcel, open_parcel, parcel
 from incr_core import checkpoint
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import Round
 from incr_core.job import Job
 from incr_core.outer import Outer
@@ -74,7 +75,7 @@ class ShardWorker:
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
         place, job = self.place, Job.model_validate(document)
-        torch.set_num_threads(job.learner.threads)
+        settle_arithmetic(job.learner.threads)
         groups.use_interface_to(meeting.host)
         # A connection of its own: waiting for peers on the other must not silence the heart.
         self._heartbeat = Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)

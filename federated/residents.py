@@ -13,10 +13,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from flwr.app import ConfigRecord, Context
 
 from federated.clients import Client
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.participant import Participant
@@ -103,7 +103,7 @@ def _make(context: Context) -> Participant:
     record = context.state.config_records[CLIENT]
     job = Job.model_validate_json(str(record["job"]))
     client = Client.from_document(json.loads(str(record["client"])))
-    torch.set_num_threads(job.learner.threads)
+    settle_arithmetic(job.learner.threads)
     return job.participant(client.name, client.index, client.partition)
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from federated.engine import FederatedEngine
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
 from incr_core.files import write_atomically
 from incr_core.job import Job
@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
         raise JobError("run config: no job is named; pass --run-config \"job='/path/to/job.toml'\"")
     job = Job.read(path)
     out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
-    torch.set_num_threads(job.learner.threads)
+    settle_arithmetic(job.learner.threads)
     with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"federated:{job.fingerprint()}") as directory:
         engine = FederatedEngine(job, out, grid)
         loop = Loop(job, engine, directory)

@@ -18,9 +18,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
 from incr_core.participant import Arrival, Participant
 from incr_core.registry import state_folder
@@ -147,7 +147,7 @@ class LocalEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)
-        torch.set_num_threads(job.learner.threads)
+        settle_arithmetic(job.learner.threads)
         self.participant: Participant = job.participant()
         self.outer = job.outer_step()
         self.rules = self.participant.learner.rules()

@@ -111,7 +111,8 @@ class Participant:
         if len(arriving) and not increment.warm:
             assert arriving.rows is not None
             self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
-        statistics, scored = self._score(labelled)
+        # Whoever predicted a row scores it, whoever learns it.
+        statistics, scored = self._score(increment.revealed)
         learns = labelled if increment.warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
@@ -144,13 +145,13 @@ class Participant:
         self.increment = AtHand(number, "waiting rows", False, waiting)
         return Arrival(number, "waiting rows", False, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
 
-    def _score(self, labelled: Batch) -> tuple[Statistics, int]:
-        assert labelled.rows is not None
-        place, predictions = self._pending.take(labelled.rows)
+    def _score(self, revealed: Batch) -> tuple[Statistics, int]:
+        assert revealed.rows is not None
+        place, predictions = self._pending.take(revealed.rows)
         if len(place) == 0:
             return {}, 0
-        weights = None if labelled.weights is None else labelled.weights[place]
-        return self.learner.objective.measure(predictions, labelled.targets[place], weights), len(place)
+        weights = None if revealed.weights is None else revealed.weights[place]
+        return self.learner.objective.measure(predictions, revealed.targets[place], weights), len(place)
 
     def passes(self) -> int:
         """Passes over the increment at hand."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.learner import Learner
@@ -39,7 +40,7 @@ def load_version(directory: str | Path, number: int | None = None) -> Version:
     run = RunDirectory(directory).open()
     weights, manifest = run.load(number)
     job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
-    torch.set_num_threads(job.learner.threads)
+    settle_arithmetic(job.learner.threads)
     learner = job.learner_for(job.data().numeric_width)
     learner.adopt(weights)
     version = int(manifest["version"])

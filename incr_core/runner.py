@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import engine_named
 from incr_core.files import write_atomically
 from incr_core.job import Job
@@ -47,7 +46,7 @@ def run(
 def _run_one(
     job: Job, out: Path, on: str, observe: Callable[[str, Progress], None] | None, name: str
 ) -> dict[str, Any]:
-    torch.set_num_threads(job.learner.threads)
+    settle_arithmetic(job.learner.threads)
     kind = engine_named(on)
     with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
         engine = kind(job, out)

@@ -34,7 +34,9 @@ class Increment:
 
     number, name: the same for every owner of a part of the stream. warm: the warm start, learned but not predicted for
     the metrics. arriving: rows to predict now; their targets are there for the test afterwards and not to be used.
-    labelled: rows to learn now, with their features as of their prediction time. bad: rows that cannot be used.
+    labelled: rows to learn now, with their features as of their prediction time. revealed: all rows whose labels became
+    known now, of which `labelled` is this owner's part; where blocks are dealt, who predicted a row need not be who
+    learns it. bad: rows that cannot be used.
     never: how many of the arriving rows have no label time; they are never learned. cursor: JSON, where to resume after
     this increment. known: outcomes known at its end.
     """
@@ -44,6 +46,7 @@ class Increment:
     warm: bool
     arriving: Batch
     labelled: Batch
+    revealed: Batch
     bad: list[BadRow]
     never: int
     cursor: dict[str, Any]
@@ -233,6 +236,7 @@ class Timeline:
                 never += int(np.diff(np.searchsorted(group.never, (start, stop)))[0])
         arrived = self._joined(arriving)
         labelled = arrived if self.loader.label_at is None else self._labelled(cut.time)
+        revealed = labelled
         if self.blocks is not None:
             same = labelled is arrived
             arrived = self.blocks.deal(arrived)
@@ -249,6 +253,7 @@ class Timeline:
             cut.warm,
             arrived,
             labelled,
+            revealed,
             bad,
             never,
             self._cursor(),

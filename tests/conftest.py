@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from examples.flights.prepare import main as prepare
+from incr_core.arithmetic import settle_arithmetic
 from incr_core.job import Job
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ WEEK = "2013-01-08"
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    settle_arithmetic(1)
 
 
 @pytest.fixture(scope="session")
