@@ -10,6 +10,7 @@
     +-- StorageError          the run directory cannot be written
     +-- WorkerLost            a worker died; the last commit is intact
     +-- StrategyError         a strategy cannot do what it was asked
+    +-- DivergedError         the loss or the weights are no longer finite; the last commit is intact
 
 A message names the place, what was expected, what came, and what to do.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 __all__ = [
     "BadRows",
     "CheckpointError",
+    "DivergedError",
     "IncrError",
     "JobError",
     "RunDirectoryError",
@@ -88,3 +90,7 @@ class StrategyError(IncrError):
     """A strategy was given something it cannot be right with."""
 
     exit_code = 2
+
+
+class DivergedError(IncrError):
+    """The loss or the weights are no longer finite; the run stands at its last commit."""

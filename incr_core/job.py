@@ -17,6 +17,7 @@ from torch import nn
 
 from incr_core import objective as objectives
 from incr_core.adapt import ADAPTATIONS
+from incr_core.batch import Inputs
 from incr_core.discover import column_kinds, find_classes
 from incr_core.encode import Encoder
 from incr_core.errors import JobError
@@ -135,8 +136,35 @@ class Job(JobFile):
             return objectives.Binary()
         if name == "regression":
             return objectives.Regression()
-        made: objectives.Objective = load_object(name, self.root, "learner.objective")()
+        factory = load_object(name, self.root, "learner.objective")
+        try:
+            made = factory()
+        except TypeError as error:
+            raise JobError(f"learner.objective: {name} cannot be called without arguments: {error}") from error
+        if not isinstance(made, objectives.Objective):
+            raise JobError(f"learner.objective: expected {name} to make an Objective, got {type(made).__name__}")
         return made
+
+    def _try_out(self, model: nn.Module, outputs: int, numeric: int) -> None:
+        """Answer one empty row: a model of another width says so here, and not in the middle of a step."""
+        inputs: Inputs = torch.zeros(1, numeric)
+        if self.features.categorical:
+            codes = torch.zeros(1, len(self.features.categorical), 2, dtype=torch.int64)
+            inputs = {"numeric": torch.zeros(1, numeric), "categorical": codes}
+        training = model.training
+        try:
+            with torch.no_grad():
+                output = model.eval()(inputs)
+        except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+            given = f"{numeric} numbers and {len(self.features.categorical)} categories"
+            raise JobError(f"model.factory: {self.model.factory} cannot take rows of {given}: {error}") from error
+        finally:
+            model.train(training)
+        if output.numel() != outputs:
+            raise JobError(
+                f"model.factory: expected {outputs} outputs a row, got {output.numel()} from {self.model.factory}; "
+                "change its last layer"
+            )
 
     def build_model(self, outputs: int, numeric: int) -> nn.Module:
         """The model, with weights drawn from the seed; equal on every participant."""
@@ -195,9 +223,11 @@ class Job(JobFile):
         arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.arguments.items()}
         if fused and "fused" in inspect.signature(kind).parameters and "foreach" not in arguments:
             arguments.setdefault("fused", True)
+        probe = nn.Parameter(torch.zeros(2, 2))
+        probe.grad = torch.zeros_like(probe)
         try:
-            kind([nn.Parameter(torch.zeros(1))], **arguments)
-        except (TypeError, ValueError) as error:
+            kind([probe], **arguments).step()
+        except (TypeError, ValueError, RuntimeError) as error:
             raise JobError(f"learner.optimizer: {_refusal(error, kind)}") from error
         return partial(kind, **arguments)
 
@@ -219,9 +249,13 @@ class Job(JobFile):
         """The learner of participant number `index`, for rows of `numeric` numbers."""
         settings = self.learner
         objective = self.objective()
+        model = self.build_model(objective.outputs, numeric)
+        if self.model.factory is not None:
+            self._try_out(model, objective.outputs, numeric)
         try:
-            model = self.build_model(objective.outputs, numeric).to(settings.device)
-        except RuntimeError as error:
+            model = model.to(settings.device)
+            torch.Generator(settings.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise JobError(f"learner.device: {settings.device!r} cannot be used here: {error}") from error
         return Learner(
             model if wrap is None else wrap(model),

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -51,8 +51,8 @@ class StreamSection(Section):
     order: Literal["time", "file"] = "time"
     predict_at: str | None = None
     label_at: str | None = None
-    every: str | int = "file"
-    warm_start: str | int | None = None
+    every: str | Annotated[int, Field(strict=True)] = "file"
+    warm_start: str | Annotated[int, Field(strict=True)] | None = None
 
 
 class RateSection(Section):
@@ -93,7 +93,7 @@ class ModelSection(Section):
 
     factory: str | None = None
     arguments: dict[str, Any] = {}
-    hidden: list[int] = [128, 64]
+    hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
     embedding: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     adapt: list[Named] = []
@@ -110,8 +110,8 @@ class LearnerSection(Section):
     warm_epochs: int | None = Field(None, ge=1)
     shuffle: bool = True
     clip: float | None = Field(None, gt=0)
-    seed: int = 0
-    threads: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(1, ge=1, le=1024)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     frozen: bool = False
@@ -119,7 +119,9 @@ class LearnerSection(Section):
     @field_validator("optimizer", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        return {"name": "adam", **value} if isinstance(value, dict) else value
 
 
 class ClusterSection(Section):
@@ -192,6 +194,14 @@ class JobFile(Section):
         for adaptation in self.model.adapt:
             if ":" not in adaptation.name and adaptation.name not in ADAPTATIONS:
                 raise ValueError(f"model.adapt.name: {unknown(adaptation.name, ADAPTATIONS)}")
+        for key, column in (
+            ("features.task", self.features.task),
+            ("features.weight", self.features.weight),
+            ("stream.predict_at", self.stream.predict_at),
+            ("stream.label_at", self.stream.label_at),
+        ):
+            if column == self.features.label:
+                raise ValueError(f"{key}: expected a column other than the label, got {column!r}")
         if ":" not in self.learner.objective and self.learner.objective not in OBJECTIVES:
             raise ValueError(f"learner.objective: {unknown(self.learner.objective, OBJECTIVES)}")
         return self

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from incr_core import checkpoint, metrics
 from incr_core.engine import Engine, Round
+from incr_core.errors import DivergedError
 from incr_core.job import Job
 from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
@@ -113,6 +114,9 @@ class Loop:
     def _record(self, arrivals: Sequence[Arrival], learned: Round) -> None:
         """Take in one increment: a row of metrics, the rows learned, the rows refused."""
         first, totals = arrivals[0], self.totals
+        for name, value in learned.losses.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the {name} of {first.name} is {value}")
         statistics: Statistics = {}
         for name, arrival in zip(self.engine.participants, arrivals, strict=True):
             statistics = metrics.add(statistics, arrival.statistics)
@@ -155,6 +159,10 @@ class Loop:
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""
         version = self.directory.next_version()
+        weights = self.engine.weights()
+        for name, value in weights.items():
+            if not bool(value.isfinite().all()):
+                raise self._diverged(f"{name} has values that are not finite")
         self.engine.save(version)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
@@ -168,7 +176,7 @@ class Loop:
         ]
         history = self.engine.history()
         self.version = self.directory.commit(
-            self.engine.weights(),
+            weights,
             manifest={"increment": increment, "name": "" if self._last is None else self._last.name},
             metrics=metrics_table(self._metrics),
             ledger=pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
@@ -177,6 +185,10 @@ class Loop:
             participants=[LOOP, *self.engine.participants],
         )
         self._metrics, self._rows, self._bad = [], {}, []
+
+    def _diverged(self, what: str) -> DivergedError:
+        stands = "nothing is committed yet" if self.version is None else f"version {self.version} is intact"
+        return DivergedError(f"learner: {what}; lower learner.optimizer.lr or set learner.clip; {stands}")
 
     def summary(self, weights_sha256: str) -> dict[str, Any]:
         """The numbers of the run."""

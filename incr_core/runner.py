@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import engine_named
+from incr_core.errors import JobError
 from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
@@ -32,15 +34,28 @@ def run(
 
     Returns the summary, which is also in DIR/summary.json; "finished" in it is False when a signal stopped the run.
     """
+    baselines = _baselines(job)
     summary = _run_one(job, Path(out), on, observe, job.name)
     directory = RunDirectory(out).open()
-    for name, settings in job.baselines.items() if summary["finished"] else ():
-        baseline = job.with_settings([*settings, "baselines={}"])
+    for name, baseline in baselines.items() if summary["finished"] else ():
         if not _run_one(baseline, Path(out, "baselines", name), "local", observe, name)["finished"]:
             summary["finished"] = False
             break
     write_report(directory)
     return summary
+
+
+def _baselines(job: Job) -> dict[str, Job]:
+    """The baselines' jobs by name, checked before the run that they stand beside."""
+    found: dict[str, Job] = {}
+    for name, settings in job.baselines.items():
+        if not re.fullmatch(r"\w[\w .-]*", name):
+            raise JobError(f"baselines.{name}: expected a plain name, for a folder; use letters, digits, spaces, . - _")
+        try:
+            found[name] = job.with_settings([*settings, "baselines={}"])
+        except JobError as error:
+            raise JobError(f"baselines.{name}: {error}") from None
+    return found
 
 
 def _run_one(

@@ -317,3 +317,26 @@ def test_ctrl_c_stops_at_the_next_commit_and_the_run_resumes(run: Run) -> None:
         assert 0 < (directory.latest() or 0) < 590
         learned = count(directory.table("ledger"))
     assert 0 < learned < 59_000
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_run_at_its_last_commit(run: Run) -> None:
+    code, printed = run("--set", 'learner.optimizer={name="sgd", lr=1e30}')
+    assert code == 1
+    assert "lower learner.optimizer.lr or set learner.clip" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("slow", "learner.lr=3", "baselines.slow: job: learner.lr: unknown key"),
+        ("../out", "learner.frozen=true", "baselines.../out: expected a plain name"),
+    ],
+)
+def test_baselines_are_checked_before_the_run(run: Run, name: str, setting: str, message: str) -> None:
+    text = (run.folder / "job.toml").read_text()
+    (run.folder / "job.toml").write_text(f'{text}\n[baselines]\n"{name}" = ["{setting}"]\n')
+    code, printed = run()
+    assert code == 2
+    assert message in printed
+    assert not (run.folder / "out").exists()

@@ -70,6 +70,10 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
         (["learner.sed=3"], 'learner.sed: unknown key; did you mean "seed"'),
         (["learner"], "--set learner: expected section.key=value"),
         (["name.x=3"], "--set name.x=3: name is not a section"),
+        (["learner.seed=99999999999999999999"], "learner.seed: "),
+        (["model.hidden=[-1]"], "model.hidden"),
+        (["stream.every=true"], "stream.every"),
+        (["features.task=tall"], "features.task: expected a column other than the label, got 'tall'"),
     ],
 )
 def test_settings_are_checked_like_the_file(table: Path, settings: list[str], message: str) -> None:
@@ -87,11 +91,32 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (['model.factory="math:sqr"'], "model.factory: 'math:sqr': math has no unknown 'sqr'; did you mean 'sqrt'"),
         (['strategy=[{name="replay", size=3}]'], "strategy replay: .*size.*; it takes capacity, ratio, memory"),
         (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
+        (["learner.device=meta"], "learner.device: 'meta' cannot be used here"),
+        (["learner.optimizer=lbfgs"], "learner.optimizer: "),
+        (['outer={name="nesterov", lr="x"}'], "outer.lr: expected a number of at least 0, got 'x'"),
+        (['learner.objective="math:sqrt"'], "learner.objective: math:sqrt cannot be called without arguments"),
+        (['learner.objective="builtins:dict"'], "learner.objective: expected builtins:dict to make an Objective"),
+        (
+            ['model.factory="torch.nn:Linear"', "model.arguments={in_features=3, out_features=1}"],
+            "model.factory: torch.nn:Linear cannot take rows of",
+        ),
     ],
 )
 def test_what_only_building_can_tell_is_told_then(table: Path, settings: list[str], message: str) -> None:
+    job = Job.read(write(table.parent, MINIMAL), settings)
     with pytest.raises(JobError, match=message):
-        Job.read(write(table.parent, MINIMAL), settings).participant()
+        build(job)
+
+
+def test_an_optimiser_without_a_name_is_adam(table: Path) -> None:
+    job = Job.read(write(table.parent, MINIMAL), ["learner.optimizer.lr=0.5"])
+    assert job.learner.optimizer.name == "adam"
+    assert job.learner.optimizer.arguments == {"lr": 0.5}
+
+
+def build(job: Job) -> None:
+    job.outer_step()
+    job.participant()
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
