@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.errors import IncrError
+from incr_core.plainjson import json_text
 
 __all__ = ["main"]
 
 STOPPED = 130
 """What shells take for "ended by Ctrl-C"."""
+
+REASONS = 3
+"""How many of the rows that cannot be predicted are told with their reasons."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     with progress(job, quiet=options.quiet) as observe:
         summary = run(job, out, options.on, observe)
     if options.json:
-        print(json.dumps(summary, indent=2))
+        print(json_text(summary))
     elif not options.quiet:
         _print_summary(summary, out)
     if not summary["finished"]:
@@ -104,7 +107,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print_summary(summary: dict[str, Any], out: str) -> None:
     main = summary["main_metric"]
-    value = summary["prequential"].get(main, math.nan)
+    value = summary["prequential"].get(main)
+    value = math.nan if value is None else value
     print(
         f"{summary['name']} on {summary['engine']}: {summary['increments']:,} increments, "
         f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
@@ -118,9 +122,9 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     from incr_core.files import write_atomically
-    from incr_core.predict import load_version, predictions
+    from incr_core.predict import load_version, predict_file
 
-    table = predictions(load_version(options.directory, options.version), options.rows)
+    table, bad = predict_file(load_version(options.directory, options.version), options.rows)
     if options.output is None:
         import pyarrow.csv as csv
 
@@ -129,7 +133,15 @@ def _predict(options: argparse.Namespace) -> int:
         import pyarrow.parquet as pq
 
         write_atomically(options.output, lambda file: pq.write_table(table, file))
-        print(f"{table.num_rows:,} predictions: {options.output}")
+        print(f"{table.num_rows - len(bad):,} predictions: {options.output}")
+    if bad:
+        shown = [f'row {row.offset}: {row.column}: {row.reason} ("{row.value}")' for row in bad[:REASONS]]
+        more = "; ..." if len(bad) > REASONS else ""
+        print(
+            f"incr: {len(bad):,} of {table.num_rows:,} rows of {options.rows} cannot be used, their predictions are "
+            f"null: {'; '.join(shown)}{more}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -138,7 +150,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     found = evaluate(load_version(options.directory, options.version), options.rows)
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json_text(found))
     else:
         for name, value in found.items():
             print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")

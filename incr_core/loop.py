@@ -18,7 +18,7 @@ from torch import Tensor
 
 from incr_core import checkpoint, metrics
 from incr_core.engine import Engine, Round
-from incr_core.errors import DivergedError
+from incr_core.errors import DivergedError, StreamError
 from incr_core.job import Job
 from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
@@ -80,6 +80,7 @@ class Loop:
         self._bad: list[BadRow] = []
         self._last: Arrival | None = None
         self._stop = threading.Event()
+        self._shape: dict[str, Any] | None = None
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
@@ -177,7 +178,11 @@ class Loop:
         history = self.engine.history()
         self.version = self.directory.commit(
             weights,
-            manifest={"increment": increment, "name": "" if self._last is None else self._last.name},
+            manifest={
+                "increment": increment,
+                "name": "" if self._last is None else self._last.name,
+                **self._shape_of_rows(),
+            },
             metrics=metrics_table(self._metrics),
             ledger=pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
             quarantine=quarantine_table(self._bad) if self._bad else None,
@@ -185,6 +190,16 @@ class Loop:
             participants=[LOOP, *self.engine.participants],
         )
         self._metrics, self._rows, self._bad = [], {}, []
+
+    def _shape_of_rows(self) -> dict[str, Any]:
+        """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""
+        if self._shape is None:
+            try:
+                width = self.job.data().numeric_width
+                self._shape = {"numeric_width": width, "widths": dict(self.job.encoder.widths)}
+            except StreamError:
+                self._shape = {}
+        return self._shape
 
     def _diverged(self, what: str) -> DivergedError:
         stands = "nothing is committed yet" if self.version is None else f"version {self.version} is intact"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -13,10 +14,11 @@ from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.learner import Learner
+from incr_core.quarantine import BadRow
 from incr_core.registry import RunDirectory
-from incr_core.stream import encode_file
+from incr_core.stream import EncodedFile, encode_file
 
-__all__ = ["Version", "evaluate", "load_version", "predictions"]
+__all__ = ["Version", "evaluate", "load_version", "predict_file", "predictions"]
 
 
 @dataclass(slots=True)
@@ -35,13 +37,16 @@ class Version:
 def load_version(directory: str | Path, number: int | None = None) -> Version:
     """A version of a run, the champion if none is named; every byte verified.
 
+    The rows it learned from may be gone; only a manifest without `numeric_width`, as old ones are, needs a look at them.
+
     Raises RunDirectoryError, VersionError or CheckpointError.
     """
     run = RunDirectory(directory).open()
     weights, manifest = run.load(number)
     job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
     settle_arithmetic(job.learner.threads)
-    learner = job.learner_for(job.data().numeric_width)
+    job.encoder.widths.update(manifest.get("widths", {}))
+    learner = job.learner_for(manifest["numeric_width"] if "numeric_width" in manifest else job.data().numeric_width)
     learner.adopt(weights)
     version = int(manifest["version"])
     history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
@@ -54,28 +59,54 @@ def predictions(version: Version, path: str | Path) -> pa.Table:
     Columns: `row`, the offset in the file, then `probability` (binary), `class` and `probability.CLASS` (multiclass),
     or `value`.
     """
+    return predict_file(version, path)[0]
+
+
+def predict_file(version: Version, path: str | Path) -> tuple[pa.Table, list[BadRow]]:
+    """The predictions for the rows of a file, and the rows that cannot be used, each with its reason."""
     job = version.job
-    encoded = encode_file(path, job.encoder, job.rates(), version.history, stream=job.data(), labelled=False)
+    encoded = _encoded(version, path, labelled=False)
     found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
-    columns: dict[str, Any] = {}
+    offsets = encoded.offsets.numpy()
+    missing = np.ones(encoded.total, dtype=bool)
+    missing[offsets] = False
+
+    def column(values: np.ndarray[Any, Any]) -> pa.Array:
+        whole = np.zeros(encoded.total, dtype=values.dtype)
+        whole[offsets] = values
+        return pa.array(whole, mask=missing)
+
+    columns: dict[str, Any] = {"row": np.arange(encoded.total)}
     if job.learner.objective == "multiclass":
         classes = [str(name) for name in job.features.classes or ()]
         found = found.reshape(-1, len(classes))
-        columns["class"] = [classes[index] for index in found.argmax(1).tolist()]
-        columns |= {f"probability.{name}": found[:, index].numpy() for index, name in enumerate(classes)}
+        columns["class"] = pa.array(classes, pa.string()).take(column(found.argmax(1).numpy()))
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
     else:
-        columns["probability" if job.learner.objective == "binary" else "value"] = found.numpy()
-    columns = {"row": encoded.offsets.numpy(), **columns}
-    return pa.table(columns)
+        columns["probability" if job.learner.objective == "binary" else "value"] = column(found.numpy())
+    return pa.table(columns), encoded.bad
 
 
 def evaluate(version: Version, path: str | Path) -> dict[str, Any]:
     """Rows, rows that cannot be used, and the objective's metrics on the labelled rows of a file."""
-    job = version.job
-    encoded = encode_file(path, job.encoder, job.rates(), version.history, stream=job.data(), labelled=True)
+    encoded = _encoded(version, path, labelled=True)
     if len(encoded.batch) == 0:
         raise StreamError(f"{path}: expected labelled rows to evaluate, found none that can be used")
     found = version.learner.predict(encoded.batch.inputs)
     objective = version.learner.objective
     measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
     return {"version": version.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
+
+
+def _encoded(version: Version, path: str | Path, *, labelled: bool) -> EncodedFile:
+    job = version.job
+    stream = job.stream
+    return encode_file(
+        path,
+        job.encoder,
+        job.rates(),
+        version.history,
+        predict_at=stream.predict_at,
+        format=stream.format,
+        labelled=labelled,
+    )

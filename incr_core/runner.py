@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from incr_core.errors import JobError
 from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
+from incr_core.plainjson import json_text
 from incr_core.registry import RunDirectory
 from incr_core.report import write_report
 from incr_core.seal import model_sha256
@@ -32,7 +32,7 @@ def run(
     out: the run directory. on: "local", "cluster" or "federated". observe: called with the name of the run (the job's,
     then each baseline's) and its progress after every increment.
 
-    Returns the summary, which is also in DIR/summary.json; "finished" in it is False when a signal stopped the run.
+    Returns the summary, which is also in DIR/summary.json, NaN as null; "finished" in it is False when a signal stopped the run.
     """
     baselines = _baselines(job)
     summary = _run_one(job, Path(out), on, observe, job.name)
@@ -71,6 +71,6 @@ def _run_one(
             summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
         finally:
             engine.close()
-        write_atomically(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")
         write_report(directory)
     return summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow
 from incr_core.rates import History, Questions, Rate
 from incr_core.rows import row_ids
-from incr_core.source import open_source, read_table
+from incr_core.source import FORMATS, Source, open_source, read_table
 from incr_core.timeline import Increment, Timeline
 
 __all__ = ["EncodedFile", "Increment", "Stream", "encode_file"]
@@ -87,7 +88,6 @@ class Stream:
                 'name the time column, or use a number of rows or "file"'
             )
         self._warm, self._warm_rows = self._warm_start(warm_start)
-        self._source = open_source(source, format)
         self._last: Increment | None = None
 
     def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
@@ -128,6 +128,11 @@ class Stream:
                 yield increment
         finally:
             ahead.close()
+
+    @cached_property
+    def _source(self) -> Source:
+        """Opened when first asked for: what the stream is can be known where its rows are not."""
+        return open_source(self.source, self.format)
 
     @property
     def fragments(self) -> list[str]:
@@ -194,11 +199,12 @@ class Stream:
 
 @dataclass(slots=True)
 class EncodedFile:
-    """The usable rows of a file in its order, their offsets (B,) in it, and the other rows."""
+    """The usable rows of a file in its order, their offsets (B,) in it, the other rows, and how many there are."""
 
     batch: Batch
     offsets: Tensor
     bad: list[BadRow]
+    total: int
 
 
 def encode_file(
@@ -207,11 +213,13 @@ def encode_file(
     rates: Sequence[Rate] = (),
     history: pa.Table | None = None,
     *,
-    stream: Stream,
+    predict_at: str | None = None,
+    format: str | None = None,
     labelled: bool = False,
 ) -> EncodedFile:
-    """Encode a file of new rows as `stream` would have, with the outcomes of `history` (from `Stream.history`).
+    """Encode a file of new rows as a stream would have, with the outcomes of `history` (from `Stream.history`).
 
+    predict_at, format: those of the stream; the format counts where the file's ending tells none.
     Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
     Raises StreamError where the file cannot be read, or lacks a column.
     """
@@ -223,18 +231,21 @@ def encode_file(
         *(encoder.columns if labelled else [*encoder.numeric, *encoder.categorical]),
         *([encoder.task] if encoder.task else []),
         *(column for rate in rates for column in rate.by),
-        *([stream.predict_at] if rates and stream.predict_at else []),
+        *([predict_at] if rates and predict_at else []),
     ]
-    table = read_table(path, list(dict.fromkeys(asked)), None, name)
-    rows = row_ids(0, 0, len(table))
+    if name.lower().endswith(tuple(ending for endings in FORMATS.values() for ending in endings)):
+        format = None
+    table = read_table(path, list(dict.fromkeys(asked)), format, name)
+    total = len(table)
+    rows = row_ids(0, 0, total)
     bad: list[BadRow] = []
-    times = np.zeros(len(table), dtype=np.int64)
-    if rates and stream.predict_at:
-        read = clock.instants(table[stream.predict_at], f"stream.predict_at.{stream.predict_at} in {name}")
+    times = np.zeros(total, dtype=np.int64)
+    if rates and predict_at:
+        read = clock.instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
         for offset in np.flatnonzero(~read.known).tolist():
-            value = table[stream.predict_at][offset].as_py()
+            value = table[predict_at][offset].as_py()
             got = read.got if read.wrong[offset] else "null"
-            bad.append(BadRow(offset, name, offset, stream.predict_at, "a time", got, str(value)))
+            bad.append(BadRow(offset, name, offset, predict_at, "a time", got, str(value)))
         kept = np.flatnonzero(read.known)
         table, rows, times = table.take(pa.array(kept)), rows[torch.from_numpy(kept)], read.values[kept]
     encoded = encoder.encode(table, rows, name, labelled)
@@ -245,4 +256,4 @@ def encode_file(
         past = History(rates) if history is None else History.from_table(rates, history)
         batch = with_features(batch, past.features(Questions.of(rates, table, None), times))
     assert batch.rows is not None
-    return EncodedFile(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row))
+    return EncodedFile(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)

@@ -50,21 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = HERE / "data" / f"{months}.parquet"
 
     table = Table(title="late flights, predicted at departure time" + (" (the year)" if options.full else ""))
-    for column in ("engine", "learners", "AUC", "rows/s", "MB exchanged", "seconds", "version"):
+    for column in ("engine", "learners", "AUC", "rows/s", "MB sent", "seconds", "version"):
         table.add_column(column, justify="left" if column in ("engine", "learners") else "right", no_wrap=True)
     for engine, (where, settings) in ENGINES.items():
         out = options.out / f"{name}-{engine}"
         summary = run(engine, [f'stream.path="{path}"', *settings], out)
+        auc = summary["prequential"].get("auc")
         table.add_row(
             engine,
             where,
-            f"{summary['prequential']['auc']:.4f}",
+            "-" if auc is None else f"{auc:.4f}",
             f"{summary['rows_per_second']:,.0f}",
             f"{summary['bytes_exchanged'] / 1e6:,.1f}",
             f"{summary['wall_seconds']:,.1f}",
             f"{summary['version']}",
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 90)
+    console.print(table)
     print(f"report: {options.out / f'{name}-local' / 'report.html'}")
 
 

@@ -125,7 +125,7 @@ def window_sum(values: Floats, window: int) -> Floats:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json says, or nothing.
+    """What summary.json says, or nothing. A metric that is null there was not finite: it is NaN here.
 
     >>> read_summary(Path("/nowhere"))
     {}
@@ -134,4 +134,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    if isinstance(final := found.get("prequential"), dict):
+        found["prequential"] = {name: np.nan if value is None else value for name, value in final.items()}
+    return found

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
-from incr_core.cli import main
+from incr_core.cli import _print_summary, main
 from incr_core.errors import StreamError
 from incr_core.job import Job
+from incr_core.loop import Loop
 from incr_core.predict import evaluate, load_version, predictions
+from incr_core.registry import RunDirectory
+from incr_core.report.course import read_summary
 from incr_core.runner import run
 
 
@@ -68,18 +74,145 @@ def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Pat
     assert error < 0.6 * np.abs(truth - truth.mean()).mean()
 
 
-def test_rows_without_labels_are_predicted_and_rows_that_cannot_be_used_are_left_out(
-    table: Path, tmp_path: Path
+@pytest.mark.parametrize(("label", "objective"), [("tall", "binary"), ("size", "multiclass"), ("score", "regression")])
+def test_every_row_has_a_prediction_which_is_null_where_the_row_cannot_be_used(
+    table: Path, tmp_path: Path, label: str, objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = load_version(learned(table, "tall", "binary", tmp_path / "run"))
-    rows = pq.read_table(table).slice(0, 5).drop_columns(["tall"])
+    out = learned(table, label, objective, tmp_path / "run")
+    version = load_version(out)
+    rows = pq.read_table(table).slice(0, 5).drop_columns([label])
     heights = rows["height"].to_numpy().copy()
     heights[2] = np.nan
+    pq.write_table(rows, tmp_path / "whole.parquet")
     pq.write_table(rows.set_column(0, "height", [heights]), tmp_path / "new.parquet")
-    found = predictions(version, tmp_path / "new.parquet")
-    assert found["row"].to_pylist() == [0, 1, 3, 4]
-    with pytest.raises(StreamError, match="tall"):
+    whole, found = (predictions(version, tmp_path / f"{name}.parquet") for name in ("whole", "new"))
+    assert found["row"].to_pylist() == [0, 1, 2, 3, 4]
+    assert found.schema == whole.schema
+    assert [found[name].is_null().to_pylist() for name in found.column_names[1:]] == [
+        [False, False, True, False, False] for _ in found.column_names[1:]
+    ]
+    assert found.take([0, 1, 3, 4]) == whole.take([0, 1, 3, 4])
+    pq.write_table(rows.set_column(0, "height", [np.full(5, np.nan)]), tmp_path / "none.parquet")
+    none = predictions(version, tmp_path / "none.parquet")
+    assert [none[name].null_count for name in none.column_names] == [0, *[5] * (none.num_columns - 1)]
+    with pytest.raises(StreamError, match=label):
         evaluate(version, tmp_path / "new.parquet")
+    capsys.readouterr()
+    assert main(["predict", str(out), str(tmp_path / "new.parquet"), "-o", str(tmp_path / "out.parquet")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("4 predictions: ")
+    assert "1 of 5 rows of " in printed.err
+    assert 'row 2: height: expected a finite number, got NaN or infinite ("nan")' in printed.err
+    assert pq.read_table(tmp_path / "out.parquet") == found
+
+
+def pixels(path: Path, rows: int = 60) -> Path:
+    """Rows with a column of four pixels, which only the data tells the number of."""
+    values = np.random.default_rng(0).random((rows, 4)).astype(np.float32)
+    image = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4)
+    pq.write_table(pa.table({"image": image, "z": values[:, 1], "y": (values[:, 0] > 0.5).astype(int)}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["table", "pixels", "flights"])
+def test_a_copied_run_directory_predicts_when_its_data_is_gone(
+    kind: str, table: Path, flights: Path, flights_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    if kind == "table":
+        data = table
+        learned(table, "tall", "binary", out)
+    elif kind == "pixels":
+        data = pixels(tmp_path / "pixels.parquet")
+        document = {
+            "stream": {"path": str(data), "every": 20},
+            "features": {"label": "y", "numeric": ["image", "z"]},
+            "learner": {"objective": "binary"},
+        }
+        run(Job.from_document(document).resolved(), out)
+    else:
+        data = tmp_path / "days"
+        data.mkdir()
+        for path in sorted(flights.glob("*.parquet"))[:2]:
+            shutil.copy(path, data / path.name)
+        run(flights_job(f'stream.path="{data}"'), out)
+    new = tmp_path / "new.parquet"
+    pq.write_table(pq.read_table(data).slice(0, 30), new)
+    before, measured = predictions(load_version(out), new), evaluate(load_version(out), new)
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(out, copy)
+    shutil.rmtree(out)
+    data.rename(tmp_path / "moved")
+    version = load_version(copy)
+    assert predictions(version, new) == before
+    assert evaluate(version, new) == measured
+
+
+def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pixels(tmp_path / "pixels.parquet")
+    document = {
+        "stream": {"path": str(data), "every": 20},
+        "features": {"label": "y", "numeric": ["image", "z"]},
+        "learner": {"objective": "binary"},
+    }
+    run(Job.from_document(document).resolved(), tmp_path / "new")
+    monkeypatch.setattr(Loop, "_shape_of_rows", lambda loop: {})
+    run(Job.from_document(document).resolved(), tmp_path / "old")
+    assert "numeric_width" not in RunDirectory(tmp_path / "old").open().versions()[0]
+    assert predictions(load_version(tmp_path / "old"), data) == predictions(load_version(tmp_path / "new"), data)
+    data.rename(tmp_path / "moved.parquet")
+    with pytest.raises(StreamError, match="where nothing is"):
+        load_version(tmp_path / "old")
+
+
+def test_files_without_a_known_ending_are_in_the_format_of_the_stream(table: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(table)
+    data = tmp_path / "people.dat"
+    pyarrow.csv.write_csv(rows, data)
+    document = {
+        "stream": {"path": str(data), "format": "csv", "every": 500},
+        "features": {"label": "tall", "numeric": ["height", "weight"], "categorical": ["colour"]},
+        "learner": {"objective": "binary"},
+    }
+    run(Job.from_document(document).resolved(), tmp_path / "run")
+    version = load_version(tmp_path / "run")
+    assert predictions(version, data) == predictions(version, table)
+    assert evaluate(version, data) == evaluate(version, table)
+
+
+def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is not JSON")
+
+    rows = pq.read_table(table)
+    alike = rows.filter(pc.equal(rows["tall"], 0))  # no AUC without both classes
+    pq.write_table(alike, tmp_path / "alike.parquet")
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f"""
+        [stream]
+        path = "{tmp_path / "alike.parquet"}"
+        every = 500
+        [features]
+        label = "tall"
+        numeric = ["height", "weight"]
+        classes = [0, 1]
+        [learner]
+        objective = "binary"
+        """
+    )
+    out = tmp_path / "run"
+    assert main(["run", str(job), "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert printed["prequential"]["auc"] is None
+    assert json.loads((out / "summary.json").read_text(), parse_constant=refuse) == printed
+    assert np.isnan(read_summary(out)["prequential"]["auc"])
+    assert main(["evaluate", str(out), str(tmp_path / "alike.parquet"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse)["auc"] is None
+    _print_summary(printed, str(out))
+    assert "prequential auc nan" in capsys.readouterr().out
 
 
 def test_rates_of_new_rows_come_from_the_history_of_the_version(

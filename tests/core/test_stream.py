@@ -332,7 +332,7 @@ def test_prediction_of_a_file_sees_what_the_stream_would_have_seen(tmp_path: Pat
     steps.close()
     path = tmp_path / "new.parquet"
     pq.write_table(late.slice(0, 5), path)
-    found = encode_file(path, encoder(), RATES, history, stream=source)
+    found = encode_file(path, encoder(), RATES, history, predict_at=source.predict_at)
     rest = list(stream(tmp_path / "whole").increments(step.cursor))
     expected = torch.cat([numeric(s.arriving) for s in rest])[:5]
     first_only = late["at"][0].as_py()
@@ -347,11 +347,11 @@ def test_an_evaluated_file_with_bad_rows_says_which(tmp_path: Path) -> None:
     path = tmp_path / "new.parquet"
     pq.write_table(table, path)
     source = stream(write(tmp_path / "old", flights(10), 1))
-    found = encode_file(path, encoder(), RATES, None, stream=source, labelled=True)
+    found = encode_file(path, encoder(), RATES, None, predict_at=source.predict_at, labelled=True)
     assert [row.offset for row in found.bad] == [1, 4]
     assert found.offsets.tolist() == [0, 2, 3, 5, 6, 7, 8, 9]
     with pytest.raises(StreamError, match=r"missing\.parquet: expected a file of rows, got nothing there"):
-        encode_file(tmp_path / "missing.parquet", encoder(), stream=source)
+        encode_file(tmp_path / "missing.parquet", encoder())
 
 
 def test_width_counts_lists_and_rates(tmp_path: Path) -> None:
