@@ -12,6 +12,7 @@ It runs unchanged on our `RayGrid`, in Flower's simulation and on a SuperNode.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ def hello(message: Message, context: Context) -> Message:
 
 @app.query("open")
 def open_client(message: Message, context: Context) -> Message:
-    """Become a client of a job: fresh, or as it was at a version."""
+    """Become a client of a job: fresh, as it was at a version, or fresh at a place in the stream."""
     order = message.content.config_records[ORDER]
 
     def begin() -> Participant:
@@ -56,6 +57,9 @@ def open_client(message: Message, context: Context) -> Message:
     def describe(participant: Participant) -> RecordDict:
         if "version" in order:
             participant.load(Path(str(order["folder"]), str(order["version"])))
+        elif "cursor" in order:
+            # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
+            participant._cursor = json.loads(str(order["cursor"]))
         learner = participant.learner
         shared, shared_rules = learner.shared_state()
         return tell(
@@ -65,6 +69,7 @@ def open_client(message: Message, context: Context) -> Message:
                 "shared_rules": shared_rules,
                 "consolidates": learner.consolidates,
                 "shares": bool(shared),
+                "cursor": json.dumps(participant._cursor) if order["describe"] else "",
             }
         )
 

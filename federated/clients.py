@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.partition import Blocks, ByColumn, ByHash, Partition, owners
 
-__all__ = ["Client", "clients_of", "spread"]
+__all__ = ["Client", "clients_of", "joined", "spread"]
 
 KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash": ByHash, "blocks": Blocks}
 
@@ -70,6 +71,21 @@ def clients_of(job: Job) -> list[Client]:
         f'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, '
         f"got {job.federated.clients!r}"
     )
+
+
+def joined(known: Sequence[Client], found: Sequence[Client]) -> list[Client]:
+    """The clients of a run that goes on: those it knows keep their numbers, new ones come after them.
+
+    >>> known = [Client("c=a", 0, ByColumn("c", "a")), Client("c=m", 1, ByColumn("c", "m"))]
+    >>> found = [known[0], Client("c=b", 1, ByColumn("c", "b")), Client("c=m", 2, ByColumn("c", "m"))]
+    >>> [(client.name, client.index) for client in joined(known, found)]
+    [('c=a', 0), ('c=m', 1), ('c=b', 2)]
+    """
+    latest = {client.name: client for client in found}
+    names = {client.name for client in known}
+    everyone = [latest.get(client.name, client) for client in known]
+    everyone += [client for client in found if client.name not in names]
+    return [replace(client, index=index) for index, client in enumerate(everyone)]
 
 
 def spread(sizes: list[int], workers: int) -> list[int]:

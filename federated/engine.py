@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.client_app import ANCHOR, ORDER, SHARED, WORK, app
-from federated.clients import clients_of, spread
+from federated.clients import Client, clients_of, joined, spread
 from federated.failures import raise_failures
 from federated.grid import RayGrid
 from federated.records import pack, payload, told, unpack
@@ -31,8 +31,9 @@ from incr_core.update import Update, Weights, mean
 
 __all__ = ["FederatedEngine"]
 
-PATIENCE = 60.0
-"""Seconds to wait for the nodes of all clients to appear, and for them to answer first."""
+PATIENCE = 180.0
+"""Seconds to wait for the nodes of all clients to appear, and for them to answer first: on a busy machine, a worker
+takes a minute to import what it needs."""
 
 
 class FederatedEngine(Engine):
@@ -51,6 +52,7 @@ class FederatedEngine(Engine):
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
         self.clients = clients_of(job)
+        self._known = 0  # how many of them, the first, have a state at the commit to go on from
         self.outer = job.outer_step()
         self.anchor: Weights = {}
         self._grid = grid
@@ -90,10 +92,17 @@ class FederatedEngine(Engine):
                 "folder": str(self._folder(client.name)),
                 "travels": travels,
                 # Every client draws the same first weights from the job's seed; one of them tells.
-                "describe": weights is None and client.index == 0,
+                "describe": client.index == 0,
             }
-            orders.append(order if version is None else order | {"version": version})
-        described = told(self._ask("query.open", self._everybody, orders=orders)[0])
+            orders.append(order)
+        known = len(self.clients) if version is None else self._known
+        if version is not None:
+            orders[:known] = [order | {"version": version} for order in orders[:known]]
+        described = told(self._ask("query.open", self._everybody[:known], orders=orders[:known])[0])
+        if new := self._everybody[known:]:
+            # A place in the stream counts everybody's rows, so one client's place is every client's.
+            orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
+            self._ask("query.open", new, orders=orders)
         self._model = Model(
             described["rules"], described["shared_rules"], described["consolidates"], described["shares"]
         )
@@ -234,8 +243,9 @@ class FederatedEngine(Engine):
         return self.anchor
 
     def state_dict(self) -> dict[str, Any]:
-        """The outer step's state, the draw of clients, what strategies share, and the fragments known."""
+        """The clients, the outer step's state, the draw, what strategies share, and the fragments known."""
         return {
+            "clients": [client.document() for client in self.clients],
             "outer": self.outer.state_dict(),
             "generator": self._generator.get_state(),
             "merged": self._merged,
@@ -243,7 +253,9 @@ class FederatedEngine(Engine):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Take it back; clients that are new in the source come after those of the state."""
+        known = [Client.from_document(document) for document in state["clients"]]
+        self.clients, self._known = joined(known, self.clients), len(known)
         self.outer.load_state_dict(state["outer"])
         self._generator.set_state(state["generator"])
         self._merged = dict(state["merged"])

@@ -7,6 +7,9 @@ Ray's object store once; and nothing polls. Any Flower ServerApp and strategy ru
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -23,6 +26,9 @@ from federated.embedded_ray import start_ray, stop_ray
 from federated.worker import Worker, wrap
 
 __all__ = ["RayGrid"]
+
+FAREWELL = 30.0
+"""Seconds to wait for the processes of workers that were told to stop."""
 
 _runs = count(1)
 
@@ -49,16 +55,23 @@ class RayGrid(Grid):
         TaskIdentity.task_id = 1
         workers = max(homes) + 1
         self._owns_ray = start_ray(workers)
-        actor = ray.remote(Worker).options(num_cpus=1, max_restarts=0)
+        # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
+        actor = ray.remote(Worker).options(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
             actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)
         ]
+        self._places: list[Any] = [worker.place.remote() for worker in self._workers]
 
     def close(self) -> None:
-        """Stop the workers, and Ray where this grid started it."""
+        """Stop the workers, wait until they are gone, and stop Ray where this grid started it."""
+        started, _ = ray.wait(self._places, num_returns=len(self._places), timeout=0) if self._places else ([], [])
         for worker in self._workers:
             ray.kill(worker)
-        self._workers = []
+        deadline = time.monotonic() + FAREWELL
+        for place in started:
+            while _lives(place) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        self._workers, self._places = [], []
         if self._owns_ray:
             stop_ray()
             self._owns_ray = False
@@ -122,6 +135,21 @@ class RayGrid(Grid):
                 replies = [Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message) for message in asked]
             for reply in replies:
                 self._landed[reply.metadata.reply_to_message_id] = reply
+
+
+def _lives(place: Any) -> bool:
+    """Whether the worker that told this place is a process of this machine that still runs."""
+    try:
+        machine, process = ray.get(place)
+    except ray.exceptions.RayError:  # it died before it could tell
+        return False
+    if machine != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _node(message: Message) -> int:

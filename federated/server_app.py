@@ -7,7 +7,6 @@ The run directory is the same as that of `incr run --on federated`, and goes on 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from flwr.app import Context
@@ -19,6 +18,7 @@ from incr_core.errors import JobError
 from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop
+from incr_core.plainjson import json_text
 from incr_core.registry import RunDirectory
 from incr_core.seal import model_sha256
 
@@ -41,4 +41,4 @@ def main(grid: Grid, context: Context) -> None:
         loop = Loop(job, engine, directory)
         finished = loop.run()
         summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
-        write_atomically(out / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")

@@ -6,6 +6,8 @@ name its records or, where `shared` holds one, the key under which it lies there
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +77,10 @@ class Worker:
         self._nodes = nodes
         self._config = config
         self._contexts: dict[int, Context] = {}
+
+    def place(self) -> tuple[str, int]:
+        """The machine and the process that the worker is."""
+        return socket.gethostname(), os.getpid()
 
     def answer(self, parcels: list[Parcel], shared: dict[int, Any]) -> list[Message]:
         """One reply for each parcel; an exception becomes an error reply, as everywhere in Flower."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from incr_core.errors import JobError, StreamError
 
-__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label"]
+__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "readable"]
 
 SECOND = 1_000_000
 """One second, in the unit of this module."""
@@ -30,6 +30,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d:?\d\d)?$"
 # Later seconds than the year 9999: someone wrote milliseconds.
 _LAST_SECOND = 253_402_300_799
+_FIRST_SECOND = -62_135_596_800
+_OUTSIDE = "outside the years 1 to 9999"
+_OUTSIDE_TEXT = r"^(\d{5,}-|-\d|0000-|<value out of range)"  # as Arrow writes such times
+_PER_SECOND = {"s": 1, "ms": 1000, "us": SECOND}  # in nanoseconds, int64 ends in 2262
 
 
 @dataclass(slots=True)
@@ -81,7 +85,8 @@ def label(time: int, every: int) -> str:
     >>> label(0, duration("1d")), label(0, duration("30s"))
     ('1970-01-01', '1970-01-01 00:00:00')
     """
-    moment = _EPOCH + timedelta(microseconds=time)
+    # A tick of weeks may begin before the year 1.
+    moment = _EPOCH + timedelta(microseconds=max(time, _FIRST_SECOND * SECOND))
     if every % (86400 * SECOND) == 0:
         return f"{moment:%Y-%m-%d}"
     return f"{moment:%Y-%m-%d %H:%M}" if every % (60 * SECOND) == 0 else f"{moment:%Y-%m-%d %H:%M:%S}"
@@ -102,10 +107,17 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         good = pc.fill_null(pc.match_substring_regex(column, _ISO), False)
         wrong = _numpy(pc.and_(pc.is_valid(column), pc.invert(good)))
+        if wrong.any():
+            outside = _numpy(pc.fill_null(pc.match_substring_regex(column, _OUTSIDE_TEXT), False))
+            got = _OUTSIDE if outside[wrong].all() else got
         column = _from_text(pc.if_else(good, column, pa.scalar(None, kind)), place)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         seconds = pc.cast(column, pa.float64())
-        sane = pc.fill_null(pc.less_equal(pc.abs(seconds), float(_LAST_SECOND)), False)
+        sane = pc.and_(
+            pc.greater_equal(seconds, float(_FIRST_SECOND)),
+            pc.less_equal(seconds, float(_LAST_SECOND)),
+        )
+        sane = pc.fill_null(sane, False)
         wrong = _numpy(pc.and_(pc.is_valid(column), pc.invert(sane)))
         got = "no epoch seconds (milliseconds?)"
         if pa.types.is_integer(kind):  # exact, where a float would lose microseconds
@@ -122,9 +134,51 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
             "name another column or convert this one"
         )
     if not pa.types.is_integer(column.type):
+        inside = _inside(column)
+        if not pc.all(inside, min_count=0).as_py():
+            got = got if wrong.any() else _OUTSIDE
+            wrong |= ~_numpy(inside)
+            column = pc.if_else(inside, column, pa.scalar(None, column.type))
         column = pc.cast(_microseconds(column), pa.int64())
     known = _numpy(pc.is_valid(column))
     return Instants(_numpy(pc.fill_null(column, 0)), known, wrong, got)
+
+
+def readable(table: pa.Table) -> pa.Table:
+    """The table, with columns of times outside the years 1 to 9999 as text: Python has no such times to show.
+
+    >>> readable(pa.table({"at": pa.array([0, 253402300800], pa.timestamp("s"))}))["at"].to_pylist()
+    ['1970-01-01 00:00:00', '10000-01-01 00:00:00']
+    """
+    for place, field in enumerate(table.schema):
+        kind = field.type
+        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            continue
+        column = table.column(place)
+        if not pc.all(_inside(column), min_count=0).as_py():
+            if pa.types.is_timestamp(kind):
+                column = pc.cast(column, pa.timestamp(kind.unit))  # in UTC, as times without a zone are read
+            table = table.set_column(place, field.name, pc.cast(column, pa.string()))
+    return table
+
+
+def _inside(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which times are in the years 1 to 9999; nulls count as inside."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        unit = _PER_SECOND.get(kind.unit)
+        if unit is None:
+            return pa.chunked_array([pa.repeat(True, len(column))])
+        first, last = _FIRST_SECOND * unit, (_LAST_SECOND + 1) * unit - 1
+        numbers = pc.cast(column, pa.int64())
+    elif pa.types.is_date32(kind):
+        first, last = _FIRST_SECOND // 86400, _LAST_SECOND // 86400
+        numbers = pc.cast(column, pa.int32())
+    else:
+        first, last = _FIRST_SECOND * 1000, _LAST_SECOND * 1000
+        numbers = pc.cast(column, pa.int64())
+    low, high = pa.scalar(first, numbers.type), pa.scalar(last, numbers.type)
+    return pc.fill_null(pc.and_(pc.greater_equal(numbers, low), pc.less_equal(numbers, high)), True)
 
 
 def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,7 +11,18 @@ import pyarrow.compute as pc
 
 from incr_core.errors import StreamError
 
-__all__ = ["Fault", "floats", "is_list", "list_matrix", "numbers", "numpy_of", "parsed", "unusable", "width_of"]
+__all__ = [
+    "Fault",
+    "floats",
+    "is_list",
+    "list_matrix",
+    "numbers",
+    "numpy_of",
+    "parsed",
+    "share_of_numbers",
+    "unusable",
+    "width_of",
+]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -96,6 +107,18 @@ def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedAr
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise StreamError(f"stream.features.{name}: expected float, got {kind} in {place}; convert it or leave it out")
     return column, faults
+
+
+def share_of_numbers(column: pa.ChunkedArray) -> float:
+    """The share of numbers among the texts of a column that are there; "" and null are not.
+
+    >>> share_of_numbers(pa.chunked_array([["1", "2.5", "", None, "n/a", "-1e3"]]))
+    0.75
+    """
+    there = column.filter(pc.fill_null(pc.not_equal(column, pa.scalar("", column.type)), False))
+    if not len(there):
+        return 0.0
+    return int(pc.sum(pc.match_substring_regex(there, _NUMBER)).as_py()) / len(there)
 
 
 def floats(column: pa.ChunkedArray) -> Floats:

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from incr_core.columns import is_list
+from incr_core.columns import is_list, share_of_numbers
 from incr_core.errors import StreamError
 from incr_core.hashing import indexed, text
-from incr_core.source import open_source
+from incr_core.source import FileSource, open_source
 
 __all__ = ["column_kinds", "find_classes"]
 
 MOST_CLASSES = 10_000
 """More distinct labels than this are no classes: somebody named an id or a measurement."""
+
+MOSTLY = 0.9
+"""A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
 
 
 def find_classes(
@@ -27,7 +30,7 @@ def find_classes(
     objective: str = "multiclass",
     format: str | None = None,
 ) -> list[Any]:
-    """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text.
+    """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
 
     >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
     ['a', 'b']
@@ -36,11 +39,11 @@ def find_classes(
     rows = 0
     place = f"stream.features.{label}"
     for fragment in open_source(source, format).fragments():
-        values, codes = indexed(fragment.load([label])[label])
+        values, codes = indexed(fragment.load([label])[label], f"{place} in {fragment.name}")
         rows += len(codes)
         for value in (values[code] for code in np.unique(codes)):
             read = text(value)
-            if read is not None and read not in ("nan", "inf", "-inf"):
+            if read is not None and read not in ("", "nan", "inf", "-inf"):
                 found.setdefault(read, int(read) if read.lstrip("-").isdigit() else value)
         if len(found) > MOST_CLASSES:
             raise StreamError(
@@ -73,12 +76,15 @@ def column_kinds(
 ) -> tuple[list[str], list[str]]:
     """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
 
-    Numbers and lists of numbers are numeric; text and booleans are categorical; times and the rest are left out.
+    Numbers and lists of numbers are numeric; text (in any encoding) and booleans are categorical; times and the
+    rest are left out. Text in a CSV file is numeric where nine in ten values are numbers.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
     """
-    head = open_source(source, format).head()
+    opened = open_source(source, format)
+    head = opened.head()
+    guessed = isinstance(opened, FileSource) and opened.is_csv
     numeric: list[str] = []
     categorical: list[str] = []
     for field in head.schema:
@@ -88,9 +94,21 @@ def column_kinds(
         if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
             # A dictionary of numbers is somebody's way to say that the numbers are names.
             (categorical if pa.types.is_dictionary(field.type) else numeric).append(field.name)
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+        elif guessed and pa.types.is_string(kind) and share_of_numbers(head[field.name]) >= MOSTLY:
+            numeric.append(field.name)
+        elif _is_text(kind) or pa.types.is_boolean(kind):
             categorical.append(field.name)
     return numeric, categorical
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Text that is not UTF-8 comes as binary."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
 
 
 def _is_number(kind: pa.DataType) -> bool:

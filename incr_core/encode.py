@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -145,7 +146,7 @@ class Encoder:
         numeric = torch.from_numpy(self._numeric(table, place, faults))
         inputs: Inputs = numeric
         if self.categorical:
-            inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table))}
+            inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table, place))}
         known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
         batch = Batch(
             inputs,
@@ -206,12 +207,12 @@ class Encoder:
                 faults += unusable(plain[name], floats(plain[name]), name)
         return matrix
 
-    def _categorical(self, table: pa.Table) -> np.ndarray[Any, Any]:
+    def _categorical(self, table: pa.Table, place: str) -> np.ndarray[Any, Any]:
         """(B, C, 2) int64. A pair of hashes is moved as one complex128: nothing else of 16 bytes is as fast."""
         pairs = np.empty((len(table), len(self.categorical)), dtype=np.complex128)
         columns = []
         for name, hashes in zip(self.categorical, self._hashes, strict=True):
-            distinct, codes = hashes.distinct(table[name])
+            distinct, codes = hashes.distinct(table[name], place)
             # Each half of a hash is a hash of its own.
             halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
             columns.append(((halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
@@ -232,17 +233,16 @@ class Encoder:
         if self.label is None or not known.any():
             return targets
         column = table[self.label]
-        if column.null_count:
-            missing = np.flatnonzero(column.is_null().to_numpy() & known)
-            if len(missing):
-                faults.append(Fault(missing, self.label, "a label", "missing"))
+        absent = _is_missing(column, blank=self._index is None or "" not in self._index)
+        if (absent & known).any():
+            faults.append(Fault(np.flatnonzero(absent & known), self.label, "a label", "missing"))
         if self._index is not None:
-            values, codes = indexed(column)
+            values, codes = indexed(column, f"stream.features.{self.label} in {place}")
             indices = np.array([self._index.get(text(value), -1) for value in values], dtype=targets.dtype)
             found = indices.take(codes)
             wrong = found < 0
             if wrong.any():
-                index = np.flatnonzero(wrong & known & column.is_valid().to_numpy())
+                index = np.flatnonzero(wrong & known & ~absent)
                 if len(index):
                     faults.append(Fault(index, self.label, self._expected_label(), "something else"))
                 found[wrong] = 0
@@ -293,6 +293,15 @@ class Encoder:
         if len(missing):
             faults.append(Fault(missing, self.task, "a task number", "missing"))
         return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
+
+
+def _is_missing(column: pa.ChunkedArray, blank: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows (B,) hold null or, where `blank` is no value, the text "": a CSV file has no other way to say it."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if blank and (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        column = pc.equal(pc.cast(column, kind), pa.scalar("" if not pa.types.is_binary(kind) else b"", kind))
+        return pc.fill_null(column, True).to_numpy()  # type: ignore[no-any-return]
+    return column.is_null().to_numpy()  # type: ignore[no-any-return]
 
 
 def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:

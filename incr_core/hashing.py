@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from incr_core.errors import StreamError
+
 __all__ = ["ColumnHash", "indexed", "text"]
 
 Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
@@ -29,10 +31,11 @@ def text(value: object) -> str | None:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
+def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object], Codes]:
     """The distinct values of a column, and for each row the place of its value among them.
 
     Some of the values may have no row: dictionaries name what does not occur, and whole numbers are listed by range.
+    `place` names column and file in errors.
 
     >>> indexed(pa.chunked_array([["b", None, "b"]]))
     (['b', None], array([0, 1, 0]))
@@ -50,7 +53,12 @@ def indexed(column: pa.ChunkedArray) -> tuple[list[object], Codes]:
             )
             return [*range(bounds["min"], bounds["max"] + 1), None], codes
     if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column)
+        try:
+            column = pc.dictionary_encode(column)
+        except pa.ArrowNotImplementedError:
+            raise StreamError(
+                f"{place}: expected text, numbers or true and false, got {column.type}; convert it or leave it out"
+            ) from None
     elif column.num_chunks > 1:
         column = column.unify_dictionaries()
     values = column.chunk(0).dictionary.to_pylist()
@@ -77,6 +85,7 @@ class ColumnHash:
     """How many distinct values are remembered: a column of ever new ids must not fill the memory."""
 
     def __init__(self, column: str) -> None:
+        self._name = column
         self._salt = blake2b(column.encode(), digest_size=16).digest()
         self._seen: dict[str | None, int] = {}
 
@@ -85,9 +94,11 @@ class ColumnHash:
         hashes, codes = self.distinct(column)
         return hashes.take(codes) if len(codes) else np.zeros(0, dtype=np.uint64)
 
-    def distinct(self, column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Codes]:
+    def distinct(
+        self, column: pa.ChunkedArray, place: str | None = None
+    ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Codes]:
         """The hashes of the distinct values (D,), and for each row which of them is its own (B,)."""
-        values, codes = indexed(column)
+        values, codes = indexed(column, f"stream.features.{self._name}" + (f" in {place}" if place else ""))
         return np.fromiter((self._hash(text(value)) for value in values), np.uint64, len(values)), codes
 
     def _hash(self, value: str | None) -> int:

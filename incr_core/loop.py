@@ -18,7 +18,7 @@ from torch import Tensor
 
 from incr_core import checkpoint, metrics
 from incr_core.engine import Engine, Round
-from incr_core.errors import DivergedError, StreamError
+from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
@@ -197,7 +197,7 @@ class Loop:
             try:
                 width = self.job.data().numeric_width
                 self._shape = {"numeric_width": width, "widths": dict(self.job.encoder.widths)}
-            except StreamError:
+            except (JobError, StreamError):
                 self._shape = {}
         return self._shape
 

@@ -37,7 +37,8 @@ class Version:
 def load_version(directory: str | Path, number: int | None = None) -> Version:
     """A version of a run, the champion if none is named; every byte verified.
 
-    The rows it learned from may be gone; only a manifest without `numeric_width`, as old ones are, needs a look at them.
+    The rows it learned from may be gone; only where a manifest lacks `numeric_width`, as old ones do, are they looked
+    at.
 
     Raises RunDirectoryError, VersionError or CheckpointError.
     """

@@ -32,7 +32,8 @@ def run(
     out: the run directory. on: "local", "cluster" or "federated". observe: called with the name of the run (the job's,
     then each baseline's) and its progress after every increment.
 
-    Returns the summary, which is also in DIR/summary.json, NaN as null; "finished" in it is False when a signal stopped the run.
+    Returns the summary, which is also in DIR/summary.json (NaN as null there); "finished" in it is False when a signal
+    stopped the run.
     """
     baselines = _baselines(job)
     summary = _run_one(job, Path(out), on, observe, job.name)

@@ -11,7 +11,8 @@ import glob
 import importlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from incr_core.clock import Instants, instants
+from incr_core.clock import Instants, instants, readable
 from incr_core.errors import JobError, StreamError
 
 __all__ = ["FORMATS", "CallableSource", "FileSource", "Fragment", "Source", "open_source", "read_table"]
@@ -55,6 +56,9 @@ class Fragment:
 class FileSource:
     """Fragments are files; only the columns asked for are read.
 
+    sizes: the bytes of each file when it was first read. A file that has another size when it is read again is refused:
+    its rows would not be those that were learned.
+
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
     """
@@ -62,11 +66,29 @@ class FileSource:
     def __init__(self, paths: dict[str, Path], format: str | None) -> None:
         self.paths = paths
         self.names = list(paths)
+        self.sizes: dict[str, int] = {}
         self._format = format
 
-    def resume(self, names: Sequence[str]) -> list[int]:
-        """Give the fragments of an earlier run the numbers they had; returns the numbers of those found since."""
+    @property
+    def is_csv(self) -> bool:
+        """Whether the file that `head` begins with is CSV, whose types are a guess."""
+        return (self._format or next((_format_of(path) for path in self.paths.values()), None)) == "csv"
+
+    def begin(self) -> None:
+        """A run starts from the first row: forget what an earlier one has read."""
+        self.sizes = {}
+
+    def resume(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
+        """Give the fragments of an earlier run the numbers they had; returns the numbers of those found since.
+
+        Raises StreamError where a file of that run is there with another size.
+        """
         known = set(names)
+        self.sizes = dict(sizes)
+        for name in sizes:
+            path = self.paths.get(name)
+            if path is not None and path.exists():
+                self._meet(name, path)
         self.names = [*names, *(name for name in self.paths if name not in known)]
         return list(range(len(names), len(self.names)))
 
@@ -115,10 +137,20 @@ class FileSource:
             )
 
         def load(columns: Sequence[str]) -> pa.Table:
+            self._meet(name, path)
             return read_table(path, columns, self._format, name)
 
         span = None if time is None else _span(load([time]), time, name)
         return Fragment(number, name, load), span
+
+    def _meet(self, name: str, path: Path) -> None:
+        size = path.stat().st_size
+        known = self.sizes.setdefault(name, size)
+        if known != size:
+            raise StreamError(
+                f"stream.path: {name} has changed since the run read it ({known} bytes then, {size} now); "
+                "put it back, and add new rows as a new file"
+            )
 
 
 class CallableSource:
@@ -133,8 +165,12 @@ class CallableSource:
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         self._factory = factory
         self.names: list[str] = []
+        self.sizes: dict[str, int] = {}
 
-    def resume(self, names: Sequence[str]) -> list[int]:
+    def begin(self) -> None:
+        """Nothing to forget."""
+
+    def resume(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
         """Keep the names already known; nothing is ever found late here."""
         self.names = list(names)
         return []
@@ -222,7 +258,7 @@ def read_table(path: Path, columns: Sequence[str] | None, format: str | None, pl
             return pa.table({name: pa.nulls(0) for name in columns or ()})
         raise _unreadable(place, kind, error) from error
     _check_columns(table.column_names, columns, place)
-    return table if columns is None else table.select(list(columns))
+    return readable(table if columns is None else table.select(list(columns)))
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
@@ -233,7 +269,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, place: str) -> pa.T
     # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
     words = [name for name in names if pa.types.is_string(schema.field(name).type)]
     with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
-        return file.read(columns=names)
+        return readable(file.read(columns=names))
 
 
 def _parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
@@ -265,8 +301,11 @@ def _read_ipc(path: Path) -> pa.Table:
 
 
 def _check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
-    for column in columns or ():
-        if column not in names:
+    counts = Counter(names)
+    for column in names if columns is None else columns:
+        if counts[column] > 1:
+            raise StreamError(f'{place}: expected column "{column}" once, found it {counts[column]} times; rename one')
+        if column not in counts:
             near = difflib.get_close_matches(column, names, 1)
             hint = f'; the nearest is "{near[0]}"' if near else ""
             have = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
@@ -342,7 +381,7 @@ def _column(value: Any) -> Any:
 def _loader(table: pa.Table, name: str) -> Callable[[Sequence[str]], pa.Table]:
     def load(columns: Sequence[str]) -> pa.Table:
         _check_columns(table.column_names, columns, name)
-        return table.select(list(columns))
+        return readable(table.select(list(columns)))
 
     return load
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow
 from incr_core.rates import History, Questions, Rate
 from incr_core.rows import row_ids
-from incr_core.source import FORMATS, Source, open_source, read_table
+from incr_core.source import FORMATS, open_source, read_table
 from incr_core.timeline import Increment, Timeline
 
 __all__ = ["EncodedFile", "Increment", "Stream", "encode_file"]
@@ -88,6 +87,7 @@ class Stream:
                 'name the time column, or use a number of rows or "file"'
             )
         self._warm, self._warm_rows = self._warm_start(warm_start)
+        self._source = open_source(source, format)
         self._last: Increment | None = None
 
     def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
@@ -128,11 +128,6 @@ class Stream:
                 yield increment
         finally:
             ahead.close()
-
-    @cached_property
-    def _source(self) -> Source:
-        """Opened when first asked for: what the stream is can be known where its rows are not."""
-        return open_source(self.source, self.format)
 
     @property
     def fragments(self) -> list[str]:

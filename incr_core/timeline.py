@@ -109,11 +109,14 @@ class Timeline:
         self._rows_done = self._loaded_to
         self._floors: dict[str, int] = dict(cursor.get("floors", {}))
         if "fragments" in cursor:
-            late = source.resume(cursor["fragments"])
+            late = source.resume(cursor["fragments"], cursor.get("sizes", {}))
             if self.time is not None:
                 self._floors |= {str(number): self.time for number in late}
+        else:
+            source.begin()
         loader.floors = {int(number): floor for number, floor in self._floors.items()}
         self._names: list[str] = []  # shared by cursors: never changed, only replaced
+        self._sizes: dict[str, int] = {}  # the same
         self._done_ranges = cursor.get("done", [])
         self._live: list[Group] = []
         self._seen: deque[_Seen] = deque()
@@ -333,8 +336,11 @@ class Timeline:
     def _cursor(self) -> dict[str, Any]:
         if len(self._names) != len(self.source.names):
             self._names = list(self.source.names)
+        if len(self._sizes) != len(self.source.sizes):
+            self._sizes = dict(self.source.sizes)
         return {
             "fragments": self._names,
+            "sizes": self._sizes,
             "floors": self._floors,
             "origin": self._origin,
             "done": self._done_ranges,

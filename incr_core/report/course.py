@@ -48,7 +48,7 @@ class Course:
         dates = days(table["name"].to_pylist()) if "name" in names else None
         totals = _floats(table, f"total.{metric}")
         known = totals[np.isfinite(totals)]
-        final = (summary.get("prequential") or {}).get(metric)
+        final = (summary.get("prequential") or {}).get(metric, known[-1] if len(known) else np.nan)
         return cls(
             name=name,
             metric=metric,
@@ -68,7 +68,7 @@ class Course:
                 if column.startswith("loss.") and np.isfinite(_floats(table, column)).any()
             },
             versions=_floats(table, "version"),
-            final=float(final if isinstance(final, int | float) else known[-1] if len(known) else np.nan),
+            final=np.nan if final is None else float(final),  # null in JSON
             # A fortieth of the run is smooth enough to read and short enough to show drift.
             window=max(1, round(table.num_rows / 40)),
             label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
@@ -125,7 +125,7 @@ def window_sum(values: Floats, window: int) -> Floats:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json says, or nothing. A metric that is null there was not finite: it is NaN here.
+    """What summary.json says, or nothing.
 
     >>> read_summary(Path("/nowhere"))
     {}
@@ -134,8 +134,4 @@ def read_summary(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    if isinstance(final := found.get("prequential"), dict):
-        found["prequential"] = {name: np.nan if value is None else value for name, value in final.items()}
-    return found
+    return found if isinstance(found, dict) else {}

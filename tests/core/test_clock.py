@@ -61,3 +61,26 @@ def test_what_the_clock_refuses() -> None:
     for text in ("1x", "", "0h", "-1h", "h"):
         with pytest.raises(JobError, match=r"stream.every: expected a duration"):
             clock.duration(text)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([-62_135_596_800 * clock.SECOND, 253_402_300_800 * clock.SECOND - 1, 253_402_300_800 * clock.SECOND]),
+        pa.array([-62_135_596_800_000, 253_402_300_799_999, 2**62], pa.timestamp("ms", tz="Europe/Berlin")),
+        pa.array([-719_162, 2_932_896, 2**31 - 1], pa.date32()),
+        pa.array([0, None, -(2**62)], pa.date64()),
+        pa.array(["2013-02-01", None, "10000-01-01"]),
+        pa.array(["2013-02-01", None, "0000-01-01"]),
+    ],
+)
+def test_times_outside_the_years_1_to_9999_are_wrong(column: Any) -> None:
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.timestamp("us"))
+    chunked = pa.chunked_array([column])
+    for read in (clock.instants(chunked, "at"), clock.instants(clock.readable(pa.table({"at": chunked}))["at"], "at")):
+        assert (read.wrong.tolist(), read.got) == ([False, False, True], "outside the years 1 to 9999")
+        assert read.known.tolist() == [True, column[1].is_valid, False]
+        for moment in read.values[read.known].tolist():
+            clock.label(moment // clock.duration("1w") * clock.duration("1w"), clock.duration("1w"))
+    assert clock.instants(pa.chunked_array([[-62_135_596_801, 0]]), "at").wrong.tolist() == [True, False]

@@ -6,8 +6,10 @@ import datetime as dt
 import decimal
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,9 +169,13 @@ def test_labels_become_targets(objective: str, classes: Any, labels: list[Any], 
         ("regression", None, [1.0, math.nan], "expected a finite number, got NaN or infinite"),
         ("regression", None, ["1", "n/a"], "expected float, got text"),
         ("regression", None, [1.0, None], "expected a label, got missing"),
+        ("regression", None, ["1", ""], "expected a label, got missing"),
+        ("multiclass", ["a", "b"], ["a", ""], "expected a label, got missing"),
+        ("binary", ["no", "yes"], pa.array(["no", ""]).dictionary_encode(), "expected a label, got missing"),
+        ("multiclass", ["a", "b"], pa.array([b"a", b""]), "expected a label, got missing"),
     ],
 )
-def test_a_row_whose_label_is_wrong_is_bad(objective: str, classes: Any, labels: list[Any], reason: str) -> None:
+def test_a_row_whose_label_is_wrong_is_bad(objective: str, classes: Any, labels: Any, reason: str) -> None:
     found = encode(plain("y", objective, classes=classes), {"x": [5.0, 6.0], "y": labels})
     assert [(row.row, row.fragment, row.offset, row.column, row.reason) for row in found.bad] == [
         ((2 << 40) + 1, "day.parquet", 1, "y", reason)
@@ -224,6 +230,7 @@ def test_classes_are_found_in_every_fragment() -> None:
 
     assert find_classes(source([3, 1], [2, 10]), "y") == [1, 2, 3, 10]
     assert find_classes(source(["b"], ["a", None]), "y") == ["a", "b"]
+    assert find_classes(source(["b", ""], ["a", ""]), "y") == ["a", "b"]
     assert find_classes(source([True], [True]), "y", objective="binary") == [0, 1]
     assert find_classes(source(["no"], ["yes"]), "y", objective="binary") == ["no", "yes"]
     with pytest.raises(StreamError, match=r"stream.features.y: expected two distinct labels .*, got 3 \(1, 2, 3\)"):
@@ -249,3 +256,34 @@ def test_column_kinds() -> None:
         }
     )
     assert column_kinds(lambda: [table], {"y", None}) == (["number", "whole", "pixels"], ["name", "flag", "coded"])
+
+
+def test_text_that_is_not_utf8_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("x,town\n1,K\xf6ln\n2,Bonn\n".encode("latin-1"))
+    assert column_kinds(path) == (["x"], ["town"])
+    assert column_kinds(lambda: [pa.table({"k": pa.array([b"\xe9"], pa.large_binary())})]) == ([], ["k"])
+    encoder = Encoder(None, [], ["k"], objective="binary", classes=None)
+    codes = encode(encoder, {"k": [b"\xe9", b"a", b"\xe9"]}).batch.inputs["categorical"]
+    assert torch.equal(codes[0], codes[2])
+
+
+@pytest.mark.parametrize(("words", "expected"), [(1, (["x"], [])), (2, ([], ["x"]))])
+def test_text_in_a_csv_file_that_is_mostly_numbers_is_numeric(tmp_path: Path, words: int, expected: Any) -> None:
+    values = ["n/k"] * words + [str(i) for i in range(10 - words)]
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "".join(f"{value},0\n" for value in [*values, ""]))
+    assert column_kinds(path, {"y"}) == expected
+    assert column_kinds(lambda: [{"x": values}]) == ([], ["x"])  # elsewhere a type is no guess
+
+
+@pytest.mark.parametrize("values", [[[1, 2]], [{"a": 1}], [["a"]]])
+def test_labels_and_categories_must_be_single_values(values: list[Any]) -> None:
+    kind = re.escape(str(pa.array(values).type))
+    message = f"expected text, numbers or true and false, got {kind}; convert it or leave it out"
+    with pytest.raises(StreamError, match=f"stream.features.k in day.parquet: {message}"):
+        encode(Encoder(None, [], ["k"], objective="binary", classes=None), {"k": values})
+    with pytest.raises(StreamError, match=f"stream.features.y in day.parquet: {message}"):
+        encode(plain("y", "multiclass", classes=["a", "b"]), {"x": [1.0], "y": values})
+    with pytest.raises(StreamError, match=f"stream.features.y in part 0: {message}"):
+        find_classes(lambda: [{"y": values}], "y")

@@ -21,7 +21,7 @@ from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.predict import evaluate, load_version, predictions
 from incr_core.registry import RunDirectory
-from incr_core.report.course import read_summary
+from incr_core.report.course import Course, read_summary
 from incr_core.runner import run
 
 
@@ -91,7 +91,11 @@ def test_every_row_has_a_prediction_which_is_null_where_the_row_cannot_be_used(
     assert [found[name].is_null().to_pylist() for name in found.column_names[1:]] == [
         [False, False, True, False, False] for _ in found.column_names[1:]
     ]
-    assert found.take([0, 1, 3, 4]) == whole.take([0, 1, 3, 4])
+    for usable, expected in zip(found.take([0, 1, 3, 4]).columns, whole.take([0, 1, 3, 4]).columns, strict=True):
+        if pa.types.is_floating(expected.type):
+            assert usable.to_pylist() == pytest.approx(expected.to_pylist(), rel=1e-4)
+        else:
+            assert usable == expected
     pq.write_table(rows.set_column(0, "height", [np.full(5, np.nan)]), tmp_path / "none.parquet")
     none = predictions(version, tmp_path / "none.parquet")
     assert [none[name].null_count for name in none.column_names] == [0, *[5] * (none.num_columns - 1)]
@@ -208,7 +212,7 @@ def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys:
     printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert printed["prequential"]["auc"] is None
     assert json.loads((out / "summary.json").read_text(), parse_constant=refuse) == printed
-    assert np.isnan(read_summary(out)["prequential"]["auc"])
+    assert np.isnan(Course.of("ours", RunDirectory(out).open().table("metrics"), read_summary(out)).final)
     assert main(["evaluate", str(out), str(tmp_path / "alike.parquet"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=refuse)["auc"] is None
     _print_summary(printed, str(out))

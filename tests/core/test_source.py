@@ -74,3 +74,18 @@ def test_prefetch_reads_no_further_than_asked() -> None:
     assert [next(found), next(found)] == [0, 1]
     found.close()
     assert len(seen) <= 5
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "python"])
+def test_a_column_named_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    table = pa.table([pa.array([1.0]), pa.array([2.0]), pa.array([3.0])], ["x", "x", "y"])
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        path.write_text("x,x,y\n1,2,3\n")
+    source = open_source(lambda: [table]) if kind == "python" else open_source(path)
+    (fragment,) = source.fragments()
+    with pytest.raises(StreamError, match=r': expected column "x" once, found it 2 times; rename one$'):
+        fragment.load(["x", "y"])
+    assert fragment.load(["y"])["y"].to_pylist() == [3.0]

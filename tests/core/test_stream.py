@@ -521,3 +521,68 @@ def test_empty_files_among_others_and_other_files_are_no_matter(tmp_path: Path) 
     assert [(s.name, len(s.labelled)) for s in found] == [(s.name, len(s.labelled)) for s in expected]
     by_file = list(Stream(folder, encoder=encoder()).increments())
     assert [step.name for step in by_file] == ["part-0.parquet", "part-1.parquet"]
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("stop", [1, -1])
+@pytest.mark.parametrize("rows", [20, 160])
+def test_a_file_that_changed_since_it_was_read_is_refused(tmp_path: Path, timed: bool, stop: int, rows: int) -> None:
+    """Law 6: rows added to a finished file would be learned never, and rows put before others twice."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(flights(60), path)
+
+    def run(cursor: Any = None) -> Any:
+        return list((stream(path) if timed else untimed(path, every=25)).increments(cursor))
+
+    whole = run()
+    cursor = json.loads(json.dumps(whole[stop].cursor))
+    assert cursor["sizes"] == {"a.parquet": path.stat().st_size}
+    before = path.stat().st_size
+    original = path.read_bytes()
+    pq.write_table(flights(rows, seed=1), path)
+    with pytest.raises(StreamError) as error:
+        run(cursor)
+    assert str(error.value) == (
+        f"stream.path: a.parquet has changed since the run read it ({before} bytes then, {path.stat().st_size} now); "
+        "put it back, and add new rows as a new file"
+    )
+    path.write_bytes(original)
+    assert same(run(cursor), whole[stop:][1:])
+    del cursor["sizes"]  # a cursor of an older version
+    assert [step.name for step in run(cursor)] == [step.name for step in whole[stop:][1:]]
+
+
+def test_a_file_that_changes_between_two_reads_of_one_run_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, flights(60), 2)
+    increments = stream(folder, prefetch=1).increments()
+    next(increments)
+    pq.write_table(flights(90), folder / "part-1.parquet")
+    with pytest.raises(StreamError, match=r"part-1\.parquet has changed since the run read it"):
+        list(increments)
+
+
+def test_a_file_not_read_yet_may_still_grow(tmp_path: Path) -> None:
+    folder = write(tmp_path, flights(60), 3)
+    first = next(untimed(folder, every="file", prefetch=1).increments())
+    assert list(first.cursor["sizes"]) == ["part-0.parquet"]
+    pq.write_table(flights(90), folder / "part-2.parquet")
+    rest = list(untimed(folder, every="file").increments(first.cursor))
+    assert [len(step.labelled) for step in rest] == [20, 90]
+
+
+@pytest.mark.parametrize("column", ["at", "known"])
+@pytest.mark.parametrize(("unit", "seconds"), [("us", 253_402_300_800), ("s", -62_135_596_801), ("s", 2**50)])
+def test_a_time_no_calendar_has_is_a_bad_row(tmp_path: Path, column: str, unit: str, seconds: int) -> None:
+    table = flights(12)
+    whole = table[column].cast(pa.timestamp(unit, tz="UTC"), safe=False)
+    values = whole.cast(pa.int64()).to_numpy().copy()
+    values[3] = seconds * (clock.SECOND if unit == "us" else 1)
+    place = table.column_names.index(column)
+    table = table.set_column(place, column, pa.array(values, pa.timestamp(unit, tz="UTC")))
+    folder = write(tmp_path, table, 1)
+    with pytest.raises(BadRows, match=r"expected a time, 1 of 12 rows in part-0.* are outside the years 1 to 9999"):
+        list(stream(folder).increments())
+    steps = list(stream(folder, on_bad_row="quarantine").increments())
+    refused = [(row.offset, row.column, row.got) for step in steps for row in step.bad]
+    assert (3, column, "outside the years 1 to 9999") in refused
+    assert len(ids(step.labelled for step in steps)) + len(refused) == 12

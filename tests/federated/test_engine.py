@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -81,6 +83,46 @@ def test_rows_stay_with_their_owners(table: Path, tmp_path: Path) -> None:
     finish(people(table), tmp_path / "run", on(Watching(3)))
     assert seen
     assert not any("inputs" in layout or "targets" in layout for layout in seen)
+
+
+def grown(folder: Path) -> int:
+    """Add a file to the source in which a client is new whose name sorts between the old ones; returns its rows."""
+    table = made_up(600, seed=1)
+    table = table.filter(pc.not_equal(table["colour"], "red"))
+    pq.write_table(table, folder / "2.parquet")
+    return int(pc.sum(pc.equal(table["colour"], "green")).as_py())
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_a_client_that_is_new_in_a_grown_source_joins_the_others(tmp_path: Path, forgetful: bool) -> None:
+    source, run, parts = tmp_path / "source", tmp_path / "run", tmp_path / "parts"
+    source.mkdir()
+    table = made_up(900)
+    pq.write_table(table.filter(pc.not_equal(table["colour"], "green")), source / "1.parquet")
+    job = people(source)
+    engines: list[FederatedEngine] = []
+
+    def make(job: Job, folder: Path) -> FederatedEngine:
+        engines.append(FederatedEngine(job, folder, InProcessGrid(3, forgetful=forgetful)))
+        return engines[-1]
+
+    before = finish(job, run, make)
+    shutil.copytree(run, parts)
+    green = grown(source)
+    after = finish(job, run, make)
+    assert [(client.name, client.index) for client in engines[-1].clients] == [
+        ("colour=blue", 0),
+        ("colour=red", 1),
+        ("colour=green", 2),
+    ]
+    rows = sum(pq.read_metadata(path).num_rows for path in source.iterdir())
+    assert len(after.learned) == len(before.learned) + pq.read_metadata(source / "2.parquet").num_rows == rows
+    ledger = pq.read_table(run / "ledger.parquet").to_pylist()
+    theirs = [entry for entry in ledger if entry["participant"] == "colour=green"]
+    assert sum(part["stop"] - part["start"] for entry in theirs for part in entry["ranges"]) == green
+    # And it is a client like any other from then on.
+    finish(job, parts, make, stop_after=before.increments + 2)
+    assert finish(job, parts, make) == after
 
 
 # -- failures --------------------------------------------------------------------------------------------------------
