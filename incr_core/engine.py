@@ -63,6 +63,8 @@ class Engine:
     name = "engine"
 
     def __init__(self, job: Job, directory: Path) -> None:
+        # Whoever merges updates must round as those do who made them.
+        settle_arithmetic(job.learner.threads)
         self.job = job
         self.directory = directory
 
@@ -147,7 +149,6 @@ class LocalEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)
-        settle_arithmetic(job.learner.threads)
         self.participant: Participant = job.participant()
         self.outer = job.outer_step()
         self.rules = self.participant.learner.rules()

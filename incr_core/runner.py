@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import engine_named
 from incr_core.errors import JobError
 from incr_core.files import write_atomically
@@ -62,7 +61,6 @@ def _baselines(job: Job) -> dict[str, Job]:
 def _run_one(
     job: Job, out: Path, on: str, observe: Callable[[str, Progress], None] | None, name: str
 ) -> dict[str, Any]:
-    settle_arithmetic(job.learner.threads)
     kind = engine_named(on)
     with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
         engine = kind(job, out)
