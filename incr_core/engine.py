@@ -135,6 +135,7 @@ def merge_shared(
 ) -> dict[str, Tensor]:
     """Merge the strategy state that participants share, weighted by the rows each learned.
 
+    >>> import torch
     >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"})
     {'0.f': tensor([0.2500])}
     """
