@@ -16,7 +16,7 @@ from incr_core.features import Features
 from incr_core.heads import NearestMean
 from incr_core.idx import fashion_mnist, read_idx
 from incr_core.learner import Learner
-from incr_core.memories import Herding, Window
+from incr_core.memories import Herding, Prototypes, Window
 from incr_core.objective import Binary, Multiclass
 from incr_core.scenarios import blurry, class_incremental, permuted, rotated
 from incr_core.strategies import (
@@ -303,3 +303,8 @@ def test_er_ace_is_the_composition() -> None:
     one.learn(rows(8, [0, 1]))
     losses = one.learn(rows(4, [2], seed=1)).losses
     assert set(losses) == {"loss", "ace"}
+
+
+def test_prototypes_refuse_an_erasure_that_they_cannot_do() -> None:
+    with pytest.raises(StrategyError, match="none can be erased; use a memory of rows"):
+        Prototypes(4).forget(torch.tensor([3]))
