@@ -56,12 +56,14 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def job_server(environment: dict[str, str]) -> Iterator[str]:
     """The address of the job server of a Ray head on loopback, which ends with the test."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, agent, client = free_ports(4)
     # Not pytest's own folder: the names of Ray's sockets in it would be too long.
     folder = tempfile.mkdtemp(prefix="incr-ray-")
     options = {
         "port": port,
         "dashboard-port": dashboard,
+        # Jobs are started by the node's agent. Its port has a default, which the embedded Ray of other tests may hold.
+        "dashboard-agent-listen-port": agent,
         "ray-client-server-port": client,
         "dashboard-host": "127.0.0.1",
         "node-ip-address": "127.0.0.1",
@@ -76,6 +78,7 @@ def job_server(environment: dict[str, str]) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{dashboard}"
         wait_for(f"{address}/api/jobs/", head)
+        wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz", head)
         yield address
     finally:
         # `--block` ends its daemons when it is asked to end; they share its session in case it cannot.
