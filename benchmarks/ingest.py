@@ -3,7 +3,8 @@
     python benchmarks/ingest.py
 
 Both read the same file, in turns; the table holds medians. The peer stops at one numpy array a column: it stacks no
-matrix, hashes no category and looks for no NaN. It keeps the file's strings as dictionary codes.
+matrix, hashes no category and looks for no NaN. It keeps the file's strings as dictionary codes. `--threads` is how
+many of them pyarrow may decode with, ours and the peer's; encoding has one of its own.
 """
 
 from __future__ import annotations
@@ -81,9 +82,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--every", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    pa.set_cpu_count(arguments.threads)
     results = []
     print(f"{'file':28}{'columns':24}{'ours, rows/s':>16}{'pyarrow, rows/s':>18}{'ratio':>8}   target {TARGET}")
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +106,13 @@ def main() -> None:
                 print(f"{layout:28}{case:24}{rates['ours']:16,.0f}{rates['pyarrow']:18,.0f}{ratio:8.2f}")
                 results.append({"file": layout, "columns": case, "rows_per_second": rates, "ratio": ratio})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    document = {"rows": arguments.rows, "every": arguments.every, "target": TARGET, "results": results}
+    document = {
+        "rows": arguments.rows,
+        "every": arguments.every,
+        "threads": arguments.threads,
+        "target": TARGET,
+        "results": results,
+    }
     arguments.out.write_text(json.dumps(document, indent=2) + "\n")
 
 

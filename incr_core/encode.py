@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
 _ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
 _BLOCK = 16_384  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
-_BLOCKS_A_THREAD = 4  # fewer are filled before a second thread is up
 
 
 @dataclass(slots=True)
@@ -106,11 +104,11 @@ class Encoder:
 
     def measure(self, table: pa.Table) -> None:
         """Learn how long the lists of numeric columns are, from the first table that tells."""
-        for name in self.numeric:
-            if name not in self.widths and name in table.column_names:
-                width = width_of(table[name])
-                if width is not None and is_list(table[name].type):
-                    self.widths[name] = width
+        for field in table.schema:
+            if is_list(field.type) and field.name in self.numeric and field.name not in self.widths:
+                width = width_of(table[field.name])
+                if width is not None:
+                    self.widths[field.name] = width
 
     def empty(self) -> Batch:
         """A batch of no rows, of the right widths and dtypes."""
@@ -191,17 +189,12 @@ class Encoder:
                 at += 1
             faults += found
         suspects: set[str] = set()
-        blocks = pa.table(plain).to_batches(max_chunksize=_BLOCK) if plain else []
-        starts = np.cumsum([0, *map(len, blocks)]).tolist()
-
-        def fill(first: int, last: int) -> None:
-            for start, block in zip(starts[first:last], blocks[first:last], strict=False):
-                for name, at, column in zip(plain, places, block.columns, strict=True):
-                    part = numpy_of(column)
-                    if not _copy(part, matrix[start : start + len(part), at]):
-                        suspects.add(name)
-
-        _on_all_cores(fill, len(blocks))
+        start = 0
+        for block in pa.table(plain).to_batches(max_chunksize=_BLOCK) if plain else []:
+            for name, at, column in zip(plain, places, block.columns, strict=True):
+                if not _copy(numpy_of(column), matrix[start : start + len(block), at]):
+                    suspects.add(name)
+            start += len(block)
         for name in plain:
             if name in suspects:
                 faults += unusable(plain[name], floats(plain[name]), name)
@@ -217,13 +210,10 @@ class Encoder:
             halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
             columns.append(((halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
 
-        def fill(first: int, last: int) -> None:
-            for start in range(first * _BLOCK, last * _BLOCK, _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                for column, (buckets, codes) in enumerate(columns):
-                    pairs[rows, column] = buckets.take(codes[rows], mode="clip")
-
-        _on_all_cores(fill, -(-len(table) // _BLOCK))
+        for start in range(0, len(table), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            for column, (buckets, codes) in enumerate(columns):
+                pairs[block, column] = buckets.take(codes[block], mode="clip")
         return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
 
     def _targets(
@@ -315,17 +305,6 @@ def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
         with np.errstate(over="ignore", invalid="ignore"):
             target[:] = values
         return False
-
-
-def _on_all_cores(fill: Callable[[int, int], None], blocks: int) -> None:
-    """Fill the blocks of a table from as many threads as pyarrow reads with: numpy copies without the GIL."""
-    threads = min(pa.cpu_count(), blocks // _BLOCKS_A_THREAD)
-    if threads < 2:
-        fill(0, blocks)
-        return
-    cuts = [blocks * index // threads for index in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, cuts[:-1], cuts[1:]))
 
 
 def _within(fault: Fault, known: np.ndarray[Any, np.dtype[np.bool_]]) -> Fault:

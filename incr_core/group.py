@@ -1,4 +1,4 @@
-"""A group: fragments whose times overlap, loaded, checked, encoded and sorted together.
+"""A group: fragments whose times overlap, loaded, checked, encoded and sorted together; or a chunk of one.
 
 The whole stream and each owner of a part of it see the same groups, of the same rows in the same order; only the rows
 that are owned are encoded.
@@ -6,9 +6,10 @@ that are owned are encoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from incr_core.clock import NEVER, Instants, instants
 from incr_core.encode import Encoder
 from incr_core.errors import StreamError
 from incr_core.partition import ByColumn, ByHash
+from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow, refuse
 from incr_core.rates import History, Questions, Rate
 from incr_core.rows import row_ids
@@ -29,6 +31,7 @@ __all__ = ["Group", "Loader", "together", "with_features"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_Wrong = tuple[Mask, str, str, str]  # which rows (B,), the column, what was expected there, what came
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ class Group:
 
 @dataclass(slots=True)
 class _Part:
-    """One fragment, loaded; or several, sorted together.
+    """One fragment or a chunk of it, loaded; or several fragments, sorted together.
 
     times, known, rows (n,): of all rows. good: places of the owned, usable rows; batch, questions: theirs. bad, bad_at:
     the owned rows that cannot be used, and their places. runs, ends: which fragment is where, and where each run of
@@ -115,31 +118,56 @@ class Loader:
         rates = [name for rate in self.rates for name in rate.columns]
         return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner]))
 
-    def load(self, fragments: Sequence[Fragment], history: History) -> tuple[Group, History]:
-        """Load a group; returns the history with its rows too."""
-        parts = [self._part(fragment) for fragment in fragments]
+    def groups(self, fragments: Sequence[Fragment], history: History) -> Generator[tuple[Group, History, bool]]:
+        """Load fragments that are sorted together; a group comes with the history that has its rows too.
+
+        They are one group. But where rows come as they lie, each chunk of a file is a group by itself: one is read
+        while the one before is encoded, and no more of the file is in memory. The flag tells the last group.
+        """
+        if self.predict_at is not None or self.by_fragment:
+            yield *self._timed(fragments, history), True
+            return
+        [fragment] = fragments
+        with closing(prefetch(fragment.chunks(self.columns))) as chunks:
+            start = 0
+            chunk: pa.Table | None = next(chunks)
+            while chunk is not None:
+                following = next(chunks, None)
+                part = self._part(fragment, chunk, start)
+                yield self._group(fragments, part), history, following is None
+                start += len(chunk)
+                chunk = following
+
+    def _timed(self, fragments: Sequence[Fragment], history: History) -> tuple[Group, History]:
+        """All rows of some fragments, in order of arrival, with their rates."""
+        parts = [self._part(fragment, fragment.load(self.columns), 0) for fragment in fragments]
         part = parts[0] if len(parts) == 1 and self._is_sorted(parts[0]) else self._sorted(parts)
-        batch, at = part.batch, part.good
-        times, known = (values if len(at) == len(values) else values[at] for values in (part.times, part.known))
         if self.rates:
+            known = part.known[part.good]
             coming = known < NEVER
             history = history.since(fragments[0].first).plus(part.questions.take(coming), known[coming])
-            batch = with_features(batch, history.features(part.questions, times))
+            features = history.features(part.questions, part.times[part.good])
+            part.batch = with_features(part.batch, features)
+        return self._group(fragments, part), history
+
+    def _group(self, fragments: Sequence[Fragment], part: _Part) -> Group:
+        at = part.good
+        times, known = (values if len(at) == len(values) else values[at] for values in (part.times, part.known))
         nothing = np.zeros(0, dtype=np.int64)
         order = never = labels = nothing
         if self.label_at:
-            assert batch.rows is not None
-            order = np.lexsort((batch.rows.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
+            assert part.batch.rows is not None
+            order = np.lexsort((part.batch.rows.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
             never = at[known == NEVER]
             labels = np.sort(part.known[part.known < NEVER])
-        group = Group(
+        return Group(
             [fragment.number for fragment in fragments],
             fragments[0].first,
             [fragments[index].name for index in part.runs],
             part.ends,
             part.times,
             labels,
-            batch,
+            part.batch,
             at,
             times,
             known[order],
@@ -148,7 +176,6 @@ class Loader:
             part.bad_at,
             never,
         )
-        return group, history
 
     def _is_sorted(self, part: _Part) -> bool:
         return self.predict_at is None or bool((part.times[1:] >= part.times[:-1]).all())
@@ -187,38 +214,40 @@ class Loader:
             ends,
         )
 
-    def _part(self, fragment: Fragment) -> _Part:
-        """Load one fragment: its times, and its owned rows encoded."""
-        table = fragment.load(self.columns)
+    def _refuse(self, bad: Sequence[BadRow], total: int) -> NoReturn:
+        for role, column in (("predict_at", self.predict_at), ("label_at", self.label_at)):
+            found = [row for row in bad if row.column == column]
+            if found:
+                refuse(found, total, f"stream.{role}")
+        refuse(bad, total)
+
+    def _part(self, fragment: Fragment, table: pa.Table, start: int) -> _Part:
+        """Rows of a fragment from offset `start` on: the times of all, and the owned ones encoded."""
         self.encoder.measure(table)
-        rows = row_ids(fragment.number, 0, len(table))
+        rows = row_ids(fragment.number, start, start + len(table))
         owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
         times, known, wrong = self._times(table, fragment)
         unusable = np.zeros(len(table), dtype=bool)
         bad: list[BadRow] = []
-        for mask, column, expected, got, role in wrong:
+        for mask, column, expected, got in wrong:
             index = np.flatnonzero(mask & owned & ~unusable)
             unusable |= mask
-            if len(index):
-                shown = table[column].take(pa.array(index)).to_pylist()
-                found = [
-                    BadRow(int(rows[i]), fragment.name, i, column, expected, got, "null" if v is None else str(v))
-                    for i, v in zip(index.tolist(), shown, strict=True)
-                ]
-                if self.strict:
-                    refuse(found, len(table), f"stream.{role}")
-                bad += found
+            shown = table[column].take(pa.array(index)).to_pylist()
+            bad += [
+                BadRow(int(rows[i]), fragment.name, start + i, column, expected, got, "null" if v is None else str(v))
+                for i, v in zip(index.tolist(), shown, strict=True)
+            ]
         kept = np.flatnonzero(owned & ~unusable)
         everything = rows
         if len(kept) < len(table):
             table, rows = table.take(pa.array(kept)), rows[torch.from_numpy(kept)]
         labelled: bool | Mask = known[kept] < NEVER if self.label_at else True
         encoded = self.encoder.encode(table, rows, fragment.name, labelled)
-        if encoded.bad and self.strict:
-            refuse(encoded.bad, len(times))
         if encoded.good is not None:
             kept, table = kept[encoded.good], table.filter(pa.array(encoded.good))
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
+        if bad and self.strict:
+            self._refuse(bad, start + len(times))
         known[unusable] = NEVER
         labels = encoded.batch.targets.numpy().astype(np.float64) if self.rates else kept
         return _Part(
@@ -229,19 +258,19 @@ class Loader:
             encoded.batch,
             Questions.of(self.rates, table, labels),
             bad,
-            np.array([row.offset for row in bad], dtype=np.int64),
+            np.array([row.offset - start for row in bad], dtype=np.int64),
             np.zeros(min(len(times), 1), dtype=np.int64),
             np.array([len(times)] if len(times) else [], dtype=np.int64),
         )
 
-    def _times(self, table: pa.Table, fragment: Fragment) -> tuple[Ints, Ints, list[tuple[Mask, str, str, str, str]]]:
+    def _times(self, table: pa.Table, fragment: Fragment) -> tuple[Ints, Ints, list[_Wrong]]:
         """When rows arrive, when their labels do, and which rows do not say it right."""
-        wrong: list[tuple[Mask, str, str, str, str]] = []
+        wrong: list[_Wrong] = []
         if self.predict_at is None:
             nothing = np.zeros(len(table), dtype=np.int64)
             return nothing, nothing, wrong
         read = self._read(table, self.predict_at, "predict_at", fragment, wrong)
-        wrong.append((~read.known & ~read.wrong, self.predict_at, "a time", "null", "predict_at"))
+        wrong.append((~read.known & ~read.wrong, self.predict_at, "a time", "null"))
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
         # A row without a time is reported where its fragment begins.
         times = np.maximum(np.where(read.known, read.values, floor), floor)
@@ -250,7 +279,7 @@ class Loader:
         labels = self._read(table, self.label_at, "label_at", fragment, wrong)
         early = labels.known & read.known & (labels.values < read.values)
         expected = f"a label time not before {self.predict_at}"
-        wrong.append((early, self.label_at, expected, "label times before prediction time", "label_at"))
+        wrong.append((early, self.label_at, expected, "label times before prediction time"))
         known = np.where(labels.known, np.maximum(labels.values, times), NEVER)
         return times, known, wrong
 
@@ -260,10 +289,10 @@ class Loader:
         column: str,
         role: str,
         fragment: Fragment,
-        wrong: list[tuple[Mask, str, str, str, str]],
+        wrong: list[_Wrong],
     ) -> Instants:
         read = instants(table[column], f"stream.{role}.{column} in {fragment.name}")
-        wrong.append((read.wrong, column, "a time", read.got, role))
+        wrong.append((read.wrong, column, "a time", read.got))
         return read
 
 

@@ -88,6 +88,8 @@ class ColumnHash:
         self._name = column
         self._salt = blake2b(column.encode(), digest_size=16).digest()
         self._seen: dict[str | None, int] = {}
+        # Chunks of one file often have one dictionary: comparing it is much faster than looking its values up.
+        self._latest: tuple[pa.DataType, list[object], np.ndarray[Any, np.dtype[np.uint64]]] | None = None
 
     def __call__(self, column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """The hash of each row's value, (B,) uint64; null has its own."""
@@ -99,7 +101,10 @@ class ColumnHash:
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Codes]:
         """The hashes of the distinct values (D,), and for each row which of them is its own (B,)."""
         values, codes = indexed(column, f"stream.features.{self._name}" + (f" in {place}" if place else ""))
-        return np.fromiter((self._hash(text(value)) for value in values), np.uint64, len(values)), codes
+        if self._latest is None or self._latest[0] != column.type or self._latest[1] != values:
+            hashes = np.fromiter((self._hash(text(value)) for value in values), np.uint64, len(values))
+            self._latest = column.type, values, hashes
+        return self._latest[2], codes
 
     def _hash(self, value: str | None) -> int:
         known = self._seen.get(value)

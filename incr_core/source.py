@@ -42,15 +42,26 @@ HEAD = 1000
 """How many rows are looked at where only types matter."""
 
 
+CHUNK = 65_536
+"""Rows of a Parquet file that are decoded at a time: the next ones are, while these are encoded."""
+
+
 @dataclass(slots=True)
 class Fragment:
-    """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for."""
+    """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for.
+
+    chunks: reads some columns, a table of consecutive rows at a time; at least one table.
+    """
 
     number: int
     name: str
-    load: Callable[[Sequence[str]], pa.Table]
+    chunks: Callable[[Sequence[str]], Iterator[pa.Table]]
     first: int = 0
     last: int = 0
+
+    def load(self, columns: Sequence[str]) -> pa.Table:
+        """All its rows, of some columns."""
+        return pa.concat_tables(self.chunks(columns))
 
 
 class FileSource:
@@ -136,12 +147,12 @@ class FileSource:
                 f"stream.path: expected {name}, which the run has not finished with, but it is gone; put it back"
             )
 
-        def load(columns: Sequence[str]) -> pa.Table:
+        def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
             self._meet(name, path)
-            return read_table(path, columns, self._format, name)
+            return read_chunks(path, columns, self._format, name)
 
-        span = None if time is None else _span(load([time]), time, name)
-        return Fragment(number, name, load), span
+        fragment = Fragment(number, name, chunks)
+        return fragment, None if time is None else _span(fragment.load([time]), time, name)
 
     def _meet(self, name: str, path: Path) -> None:
         size = path.stat().st_size
@@ -198,7 +209,7 @@ class CallableSource:
             name = f"part {number}"
             if number == len(self.names):
                 self.names.append(name)
-            fragment = Fragment(number, name, _loader(_table(part, name), name))
+            fragment = Fragment(number, name, _chunks(_table(part, name), name))
             if time is not None:
                 # A part whose rows have no times stands where the part before it ends.
                 fragment.first, fragment.last = _span(fragment.load([time]), time, name) or (latest, latest)
@@ -243,10 +254,16 @@ def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | 
 
 def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
     """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
+    return pa.concat_tables(read_chunks(path, columns, format, place))
+
+
+def read_chunks(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time where the format allows it; always one table at least."""
     kind = format or _format_of(path, strict=True) or ""
     try:
         if kind == "parquet":
-            return _read_parquet(path, columns, place)
+            yield from _parquet_chunks(path, columns, place)
+            return
         if kind == "arrow":
             table = _read_ipc(path)
         elif kind == "csv":
@@ -255,13 +272,14 @@ def read_table(path: Path, columns: Sequence[str] | None, format: str | None, pl
             table = pyarrow.json.read_json(path)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0):
-            return pa.table({name: pa.nulls(0) for name in columns or ()})
+            yield pa.table({name: pa.nulls(0) for name in columns or ()})
+            return
         raise _unreadable(place, kind, error) from error
     _check_columns(table.column_names, columns, place)
-    return readable(table if columns is None else table.select(list(columns)))
+    yield readable(table if columns is None else table.select(list(columns)))
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
+def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
     _check_columns(schema.names, columns, place)
@@ -269,7 +287,23 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, place: str) -> pa.T
     # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
     words = [name for name in names if pa.types.is_string(schema.field(name).type)]
     with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
-        return readable(file.read(columns=names))
+        if metadata.num_rows <= CHUNK:
+            yield readable(file.read(columns=names))
+            return
+        # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
+        for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
+            for batch in file.iter_batches(CHUNK, row_groups=run, columns=names):
+                yield readable(pa.Table.from_batches([batch]))
+
+
+def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive row groups of at least a chunk of rows together."""
+    run: list[int] = []
+    for index in range(len(rows)):
+        run.append(index)
+        if sum(rows[member] for member in run) >= CHUNK or index == len(rows) - 1:
+            yield run
+            run = []
 
 
 def _parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
@@ -378,12 +412,12 @@ def _column(value: Any) -> Any:
     return value
 
 
-def _loader(table: pa.Table, name: str) -> Callable[[Sequence[str]], pa.Table]:
-    def load(columns: Sequence[str]) -> pa.Table:
+def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+    def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
         _check_columns(table.column_names, columns, name)
-        return readable(table.select(list(columns)))
+        yield readable(table.select(list(columns)))
 
-    return load
+    return chunks
 
 
 def _span(table: pa.Table, time: str, name: str) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ is due at or after the time of a row that arrives later, so no prediction can de
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,10 @@ class Increment:
 
 @dataclass(slots=True)
 class _Seen:
-    """A group that was loaded, and must be loaded again by whoever resumes here."""
+    """A group that was loaded, and must be loaded again by whoever resumes here.
+
+    fragments: those that end with it.
+    """
 
     group: Group | None
     fragments: list[int]
@@ -106,7 +109,7 @@ class Timeline:
         self._origin: int | None = cursor.get("origin")
         self._done = {number for start, stop in cursor.get("done", []) for number in range(start, stop)}
         self._loaded_to: int = cursor.get("rows", 0)
-        self._rows_done = self._loaded_to
+        self._rows_done = self._rows_dropped = self._loaded_to
         self._floors: dict[str, int] = dict(cursor.get("floors", {}))
         if "fragments" in cursor:
             late = source.resume(cursor["fragments"], cursor.get("sizes", {}))
@@ -133,6 +136,7 @@ class Timeline:
             loader.predict_at is not None,
         )
         self._coming = next(self._groups, None)
+        self._loading: Generator[tuple[Group, History, bool]] | None = None
         if self._origin is None and self._coming and loader.predict_at is not None:
             self._origin = self._coming[0].first
 
@@ -290,20 +294,24 @@ class Timeline:
     # -- loading, forgetting, resuming
 
     def _load(self) -> bool:
-        if self._coming is None:
-            return False
-        if self._seen and self.loader.predict_at and self._coming[0].first < self._latest:
-            raise StreamError(
-                f"{self._coming[0].name}: expected times not before those of the part before it, got earlier ones; "
-                "a Python source must give its parts in time order"
-            )
-        group, self._history = self.loader.load(self._coming, self._history)
+        if self._loading is None:
+            if self._coming is None:
+                return False
+            if self._seen and self.loader.predict_at and self._coming[0].first < self._latest:
+                raise StreamError(
+                    f"{self._coming[0].name}: expected times not before those of the part before it, got earlier ones; "
+                    "a Python source must give its parts in time order"
+                )
+            self._loading = self.loader.groups(self._coming, self._history)
+        group, self._history, last = next(self._loading)
         group.start = self._loaded_to
         self._loaded_to += len(group)
         self._latest = int(group.times.max(initial=self._latest))
         self._live.append(group)
-        self._seen.append(_Seen(group, group.fragments, len(group), group.first, group.last_label))
-        self._coming = next(self._groups, None)
+        whole = group.fragments if last else []
+        self._seen.append(_Seen(group, whole, len(group), group.first, group.last_label))
+        if last:
+            self._loading, self._coming = None, next(self._groups, None)
         return True
 
     def _forget(self) -> None:
@@ -325,9 +333,11 @@ class Timeline:
             if spans and (oldest is core or oldest.last_label >= core.first - max(known)):
                 break
             self._seen.popleft()
-            self._rows_done += oldest.rows
-            self._done |= set(oldest.fragments)
-            self._done_ranges = _ranges(self._done)
+            self._rows_dropped += oldest.rows
+            if oldest.fragments:  # else a chunk: whoever resumes reads its file from the beginning
+                self._rows_done = self._rows_dropped
+                self._done |= set(oldest.fragments)
+                self._done_ranges = _ranges(self._done)
 
     def _finished(self, group: Group) -> bool:
         labelled = len(group.labels) == 0 or (self.time is not None and group.last_label < self.time)
