@@ -60,6 +60,7 @@ class Group:
     bad: list[BadRow]
     bad_at: Ints
     never: Ints
+    last_known: int
     start: int = 0  # the place of its first row in the stream
 
     def __len__(self) -> int:
@@ -143,9 +144,7 @@ class Loader:
         parts = [self._part(fragment, fragment.load(self.columns), 0) for fragment in fragments]
         part = parts[0] if len(parts) == 1 and self._is_sorted(parts[0]) else self._sorted(parts)
         if self.rates:
-            known = part.known[part.good]
-            coming = known < NEVER
-            history = history.since(fragments[0].first).plus(part.questions.take(coming), known[coming])
+            history = history.since(fragments[0].first).plus(part.questions)
             features = history.features(part.questions, part.times[part.good])
             part.batch = with_features(part.batch, features)
         return self._group(fragments, part), history
@@ -175,6 +174,7 @@ class Loader:
             part.bad,
             part.bad_at,
             never,
+            max(int(labels[-1]) if len(labels) else fragments[0].first, part.questions.last_known),
         )
 
     def _is_sorted(self, part: _Part) -> bool:
@@ -250,13 +250,14 @@ class Loader:
             self._refuse(bad, start + len(times))
         known[unusable] = NEVER
         labels = encoded.batch.targets.numpy().astype(np.float64) if self.rates else kept
+        questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
         return _Part(
             times,
             known,
             everything,
             kept,
             encoded.batch,
-            Questions.of(self.rates, table, labels),
+            questions,
             bad,
             np.array([row.offset - start for row in bad], dtype=np.int64),
             np.zeros(min(len(times), 1), dtype=np.int64),
@@ -269,14 +270,16 @@ class Loader:
         if self.predict_at is None:
             nothing = np.zeros(len(table), dtype=np.int64)
             return nothing, nothing, wrong
-        read = self._read(table, self.predict_at, "predict_at", fragment, wrong)
+        read = self._read(table, self.predict_at, "stream.predict_at", fragment, wrong)
         wrong.append((~read.known & ~read.wrong, self.predict_at, "a time", "null"))
+        for column in dict.fromkeys(rate.known_at for rate in self.rates if rate.known_at):
+            self._read(table, column, "features.rate.known_at", fragment, wrong)
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
         # A row without a time is reported where its fragment begins.
         times = np.maximum(np.where(read.known, read.values, floor), floor)
         if self.label_at is None:
             return times, times.copy(), wrong
-        labels = self._read(table, self.label_at, "label_at", fragment, wrong)
+        labels = self._read(table, self.label_at, "stream.label_at", fragment, wrong)
         early = labels.known & read.known & (labels.values < read.values)
         expected = f"a label time not before {self.predict_at}"
         wrong.append((early, self.label_at, expected, "label times before prediction time"))
@@ -287,11 +290,11 @@ class Loader:
         self,
         table: pa.Table,
         column: str,
-        role: str,
+        place: str,
         fragment: Fragment,
         wrong: list[_Wrong],
     ) -> Instants:
-        read = instants(table[column], f"stream.{role}.{column} in {fragment.name}")
+        read = instants(table[column], f"{place}.{column} in {fragment.name}")
         wrong.append((read.wrong, column, "a time", read.got))
         return read
 

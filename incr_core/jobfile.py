@@ -64,6 +64,7 @@ class RateSection(Section):
     by: list[str] | list[list[str]] = []
     window: str | list[str]
     outcome: str | None = None
+    known_at: str | None = None
     prior: float | None = None
     weight: float = Field(10.0, gt=0)
 
@@ -71,7 +72,8 @@ class RateSection(Section):
         """The rates that the section stands for."""
         keys = [key for key in self.by if isinstance(key, list)] or [[str(key) for key in self.by]]
         windows = [self.window] if isinstance(self.window, str) else self.window
-        return [Rate(by, window, self.prior, self.weight, self.outcome) for by in keys for window in windows]
+        named = self.outcome, self.known_at
+        return [Rate(by, window, self.prior, self.weight, *named) for by in keys for window in windows]
 
 
 class FeaturesSection(Section):

@@ -1,10 +1,12 @@
 """Rates: features made of labels already known, such as the share of late flights of this carrier in the last hours.
 
-For a row predicted at time p, over the rows with the same key whose label became known in [p - window, p):
+For a row predicted at time p, over the rows with the same key whose outcome became known in [p - window, p):
 
     rate = (sum of outcomes + weight * prior) / (count + weight)        and        log(1 + count)
 
-The interval is open at p: a label that becomes known at the very moment of a prediction does not enter it.
+The interval is open at p: what becomes known at the very moment of a prediction does not enter it. The outcome is the
+label, or a column that is known with it, or one that says itself when it was known: a flight's delay at departure is
+known hours before its delay at arrival.
 
 Sums are exact. Outcomes are held as integers of 2**-32, so a sum does not depend on where the summing began, and a
 stream that resumes from the middle computes the same features, bit for bit, as one that began at the beginning.
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from incr_core.clock import SECOND, duration
+from incr_core.clock import NEVER, SECOND, duration, instants
 from incr_core.errors import JobError
 from incr_core.hashing import ColumnHash
 
@@ -38,7 +40,8 @@ class Rate:
     window: seconds or a duration such as "6h", or None for all of the past.
     prior: the rate to expect of a key without rows; None takes the overall rate over the same window (0 before any).
     weight: how many rows the prior counts as.
-    outcome: a numeric column known when the label is; None for the label itself.
+    outcome: a numeric column; None for the label itself.
+    known_at: the column that says when the outcome is known; None for when the label is. It needs an outcome.
 
     >>> Rate(["carrier"], "6h").names
     ['rate of label by carrier in 6h', 'count by carrier in 6h']
@@ -49,6 +52,7 @@ class Rate:
     prior: float | None = None
     weight: float = 10.0
     outcome: str | None = None
+    known_at: str | None = None
     _hashes: tuple[ColumnHash, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -58,6 +62,11 @@ class Rate:
             raise JobError(f"features.rate.window: expected a duration above 0, got {self.window}")
         if self.weight <= 0:
             raise JobError(f"features.rate.weight: expected a number above 0, got {self.weight}")
+        if self.known_at is not None and self.outcome is None:
+            raise JobError(
+                f'features.rate.known_at: expected an outcome too, got known_at = "{self.known_at}" alone; '
+                "when the label is known, label_at says"
+            )
         object.__setattr__(self, "by", tuple(self.by))
         object.__setattr__(self, "_hashes", tuple(ColumnHash(name) for name in self.by))
 
@@ -71,7 +80,7 @@ class Rate:
     @property
     def columns(self) -> list[str]:
         """The columns this rate reads, beside the label."""
-        return [*self.by, *([self.outcome] if self.outcome else [])]
+        return [*self.by, *(name for name in (self.outcome, self.known_at) if name)]
 
     @property
     def span(self) -> int | None:
@@ -99,7 +108,7 @@ class _Outcomes:
 
     @classmethod
     def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> _Outcomes:
-        valid = np.isfinite(outcomes)
+        valid = np.isfinite(outcomes) & (known < NEVER)
         outcomes = outcomes[valid].astype(np.float64)
         whole = np.floor(outcomes)
         part = np.rint((outcomes - whole) * 2.0**32)
@@ -178,36 +187,61 @@ def _series(rates: Sequence[Rate]) -> list[list[int]]:
     """Rates of the same outcome by the same keys differ in their windows only: one history serves them."""
     found: dict[Any, list[int]] = {}
     for index, rate in enumerate(rates):
-        found.setdefault((tuple(rate.by), rate.outcome), []).append(index)
+        found.setdefault((tuple(rate.by), rate.outcome, rate.known_at), []).append(index)
     return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
     """What rates need of B rows, for each of S series of rates with the same keys and outcome: the keys (S, B) int64,
-    and the rows' own outcomes (S, B) float64, NaN where unknown.
+    the rows' own outcomes (S, B) float64, NaN where there is none, and the microseconds (S, B) when they are known.
     """
 
     keys: Ints
     outcomes: np.ndarray[Any, np.dtype[np.float64]]
+    known: Ints
 
     @classmethod
-    def of(cls, rates: Sequence[Rate], table: pa.Table, labels: np.ndarray[Any, Any] | None) -> Questions:
-        """Read them off a table; `labels` (B,) are the outcomes of the rates that name none, None where unknown.
+    def of(cls, rates: Sequence[Rate], table: pa.Table) -> Questions:
+        """Of rows whose outcomes nobody knows: only their keys are read.
 
-        >>> Questions.of([Rate([], "1h")], pa.table({"x": [1]}), np.array([1.0])).outcomes
-        array([[1.]])
+        >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
+        array([[nan]])
         """
-        count = len(table) if labels is None else len(labels)
-        series = _series(rates)
-        keys = np.zeros((len(series), count), dtype=np.int64)
-        outcomes = np.full((len(series), count), np.nan)
-        for index, members in enumerate(series):
+        keys = np.array([rates[members[0]].keys(table, len(table)) for members in _series(rates)], dtype=np.int64)
+        keys = keys.reshape(len(_series(rates)), len(table))
+        return cls(keys, np.full(keys.shape, np.nan), np.full(keys.shape, NEVER))
+
+    @classmethod
+    def answered(
+        cls, rates: Sequence[Rate], table: pa.Table, labels: np.ndarray[Any, Any], known: Ints, times: Ints
+    ) -> Questions:
+        """Of rows with labels (B,), known at `known` (B,) microseconds, that arrived at `times` (B,).
+
+        No outcome is known before its row arrives.
+
+        >>> hour = np.array([3600 * SECOND])
+        >>> table = pa.table({"delay": [9.0], "left": [7200]})
+        >>> rates = [Rate([], "1h"), Rate([], "1h", outcome="delay", known_at="left")]
+        >>> Questions.answered(rates, table, np.array([1.0]), 9 * hour, hour).known // hour
+        array([[9],
+               [2]])
+        """
+        questions = cls.of(rates, table)
+        for index, members in enumerate(_series(rates)):
             rate = rates[members[0]]
-            keys[index] = rate.keys(table, count)
-            if labels is not None:
-                outcomes[index] = labels if rate.outcome is None else _column(table, rate.outcome)
-        return cls(keys, outcomes)
+            questions.outcomes[index] = labels if rate.outcome is None else _column(table, rate.outcome)
+            if rate.known_at is None:
+                questions.known[index] = known
+            else:
+                read = instants(table[rate.known_at], f"features.rate.known_at.{rate.known_at}")
+                questions.known[index] = np.where(read.known, np.maximum(read.values, times), NEVER)
+        return questions
+
+    @property
+    def last_known(self) -> int:
+        """The latest time at which an outcome becomes known."""
+        return int(self.known.max(initial=-NEVER, where=self.known < NEVER))
 
     @classmethod
     def joined(cls, parts: Sequence[Questions]) -> Questions:
@@ -215,20 +249,22 @@ class Questions:
         return cls(
             np.concatenate([part.keys for part in parts], axis=1),
             np.concatenate([part.outcomes for part in parts], axis=1),
+            np.concatenate([part.known for part in parts], axis=1),
         )
 
     def take(self, index: Any) -> Questions:
         """Those of the rows at `index`, numbers or a mask."""
-        return Questions(self.keys[:, index], self.outcomes[:, index])
+        return Questions(self.keys[:, index], self.outcomes[:, index], self.known[:, index])
 
 
 class History:
     """What is known of past outcomes, for each of some rates; never changed, only replaced.
 
     >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
-    >>> past = Questions.of(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]))
-    >>> history = History(rates).plus(past, np.array([5, 8]) * SECOND)
-    >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}), None)
+    >>> known = np.array([5, 8]) * SECOND
+    >>> past = Questions.answered(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]), known, known)
+    >>> history = History(rates).plus(past)
+    >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}))
     >>> history.features(now, np.array([8, 8]) * SECOND).round(2)
     array([[0.75, 0.69],
            [0.5 , 0.  ]], dtype=float32)
@@ -240,13 +276,15 @@ class History:
         self._series = _series(rates)
         self._outcomes = tuple(outcomes or (_Outcomes.of(nothing, nothing, nothing) for _ in self._series))
 
-    def plus(self, rows: Questions, known: Ints) -> History:
-        """The history with the outcomes of rows whose labels become known at `known` (B,) microseconds."""
+    def plus(self, rows: Questions) -> History:
+        """The history with the outcomes of these rows too; each counts from when it is known."""
         return History(
             self.rates,
             [
-                past.plus(_Outcomes.of(rows.keys[index], known, rows.outcomes[index]))
-                for index, past in enumerate(self._outcomes)
+                past.plus(_Outcomes.of(keys, known, outcomes))
+                for past, keys, known, outcomes in zip(
+                    self._outcomes, rows.keys, rows.known, rows.outcomes, strict=True
+                )
             ],
         )
 

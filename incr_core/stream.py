@@ -249,6 +249,6 @@ def encode_file(
         if encoded.good is not None:
             table, times = table.filter(pa.array(encoded.good)), times[encoded.good]
         past = History(rates) if history is None else History.from_table(rates, history)
-        batch = with_features(batch, past.features(Questions.of(rates, table, None), times))
+        batch = with_features(batch, past.features(Questions.of(rates, table), times))
     assert batch.rows is not None
     return EncodedFile(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)

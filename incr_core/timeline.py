@@ -69,7 +69,7 @@ class _Seen:
     fragments: list[int]
     rows: int
     first: int
-    last_label: int
+    last_known: int
     finished: bool = False
 
 
@@ -309,7 +309,7 @@ class Timeline:
         self._latest = int(group.times.max(initial=self._latest))
         self._live.append(group)
         whole = group.fragments if last else []
-        self._seen.append(_Seen(group, whole, len(group), group.first, group.last_label))
+        self._seen.append(_Seen(group, whole, len(group), group.first, group.last_known))
         if last:
             self._loading, self._coming = None, next(self._groups, None)
         return True
@@ -330,7 +330,7 @@ class Timeline:
         known = [span for span in spans if span is not None]
         while self._seen and self._seen[0].finished and len(known) == len(spans):
             oldest = self._seen[0]
-            if spans and (oldest is core or oldest.last_label >= core.first - max(known)):
+            if spans and (oldest is core or oldest.last_known >= core.first - max(known)):
                 break
             self._seen.popleft()
             self._rows_dropped += oldest.rows

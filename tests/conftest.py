@@ -54,7 +54,10 @@ def flights_job(flights: Path) -> Callable[..., Job]:
                 "numeric": ["distance", "temp", "wind_speed"],
                 "categorical": ["carrier", "origin", "dest"],
                 "buckets": 64,
-                "rate": [{"by": ["origin"], "window": "6h"}],
+                "rate": [
+                    {"by": ["origin"], "window": "6h"},
+                    {"by": [], "window": "2h", "outcome": "departure_delay", "known_at": "departed_at", "prior": 0.0},
+                ],
             },
             "model": {"hidden": [16], "embedding": 4, "dropout": 0.1},
             "learner": {"objective": "binary", "batch_size": 64, "optimizer": {"name": "adam", "lr": 0.003}},

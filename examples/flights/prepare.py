@@ -3,8 +3,9 @@
     python examples/flights/prepare.py --out examples/flights/data --until 2013-04-01
 
 A file holds the flights scheduled to depart that day, by scheduled departure. Each row says when it must be predicted
-(`predict_at`) and when the truth was known (`label_at`); every other column but the outcomes `late` and
-`delay_minutes` was known at `predict_at`. Times are New York's local time, as in the source; missing values are nulls.
+(`predict_at`) and when the truth was known (`label_at`). The outcomes `late` and `delay_minutes` were known then, and
+`departure_delay` at `departed_at`; every other column was known at `predict_at`. Times are New York's local time, as in
+the source; missing values are nulls.
 Aircraft are left out: the source knows the tail number only of flights that were assigned one in the end, and every
 flight without one was cancelled, so its absence would tell the label.
 
@@ -27,11 +28,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-FORMAT = 1  # raise it when the columns change: a finished folder of another format is written anew
+FORMAT = 2  # raise it when the columns change: a finished folder of another format is written anew
 DONE = "_done.json"
 START, END = date(2013, 1, 1), date(2014, 1, 1)
 LATE = 15  # minutes after the scheduled arrival
-DELAYS = (-30, 90)  # `delay_minutes` is clipped to these, and a flight that never came counts as the last
+DELAYS = (-30, 90)  # delays are clipped to these, and a flight that never came counts as the last
 TAXI = 30  # minutes on the ground added to the time in the air
 CANCELLED = 240  # minutes after the scheduled departure until a flight counts as cancelled
 DIVERTED = 60  # minutes after its expected arrival until a flight counts as diverted
@@ -92,6 +93,9 @@ def rows() -> pa.Table:
     known = np.where(np.isnan(departure), CANCELLED, np.maximum(departure + due + TAXI, 0))
     label_at = scheduled + np.round(known).astype("timedelta64[m]")
 
+    departed_at = scheduled + np.nan_to_num(departure).astype("timedelta64[m]")
+    cancelled = np.isnan(departure)
+
     # Scheduled minutes from gate to gate. Arrivals are given in the destination's time: `tz` is its winter offset to
     # UTC, and dst "A" follows the American summer time, which New York's own offset shows.
     zone = look_up(flights["dest"], airports, airports["faa"], ["tz", "dst"])
@@ -108,6 +112,8 @@ def rows() -> pa.Table:
             "label_at": pa.array(label_at),
             "late": pa.array((np.isnan(arrival) | (arrival > LATE)).astype(np.int8)),
             "delay_minutes": pa.array(np.clip(np.where(np.isnan(arrival), DELAYS[1], arrival), *DELAYS), pa.float32()),
+            "departed_at": pa.array(departed_at, mask=cancelled),
+            "departure_delay": pa.array(np.clip(departure, *DELAYS), pa.float32(), mask=cancelled),
             "month": pa.array(month, pa.int8()),
             "weekday": pa.array((midnight.astype(np.int64) + 3) % 7, pa.int8()),  # Monday is 0
             "hour": pa.array(hour, pa.int8()),

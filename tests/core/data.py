@@ -22,7 +22,10 @@ HOUR = 3600 * SECOND
 
 
 def flights(rows: int, seed: int = 0, *, hours: float = 48.0, delay: float = 6.0) -> pa.Table:
-    """Rows over `hours` hours of time, their labels known up to `delay` hours later, in time order."""
+    """Rows over `hours` hours of time, in time order; labels are known up to `delay` hours later.
+
+    `gain` is an outcome of its own: it is known when `seen` says, before or after the label, or never.
+    """
     draw = np.random.default_rng(seed)
     times = np.sort(draw.integers(0, int(hours * 3600), rows)) * SECOND + 1_356_998_400 * SECOND
     known = times + draw.integers(0, int(delay * 3600), rows) * SECOND
@@ -35,6 +38,12 @@ def flights(rows: int, seed: int = 0, *, hours: float = 48.0, delay: float = 6.0
             "carrier": draw.choice(["AA", "UA", "DL", "B6"], rows),
             "minutes": draw.normal(size=rows) * 30,
             "late": draw.integers(0, 2, rows),
+            "gain": draw.normal(size=rows),
+            "seen": pa.array(
+                times + draw.integers(0, int(2 * delay * 3600), rows) * SECOND,
+                pa.timestamp("us"),
+                mask=draw.random(rows) < 0.1,
+            ),
         }
     )
 
@@ -54,7 +63,12 @@ def encoder(**changes: Any) -> Encoder:
     return Encoder("late", ["x", "n"], ["carrier"], **arguments)
 
 
-RATES = (Rate([], "3h"), Rate(["carrier"], "6h", 0.3), Rate(["carrier"], "2h", 0.0, 5.0, "minutes"))
+RATES = (
+    Rate([], "3h"),
+    Rate(["carrier"], "6h", 0.3),
+    Rate(["carrier"], "2h", 0.0, 5.0, "minutes"),
+    Rate([], "4h", 0.0, 1.0, "gain", "seen"),
+)
 
 
 def stream(source: Any, **changes: Any) -> Stream:

@@ -37,8 +37,8 @@ def test_a_rate_is_what_its_formula_says(past: Any, now: Any, window: Any, prior
     rate = Rate(["carrier"] if by_carrier else [], window, prior, weight=3.0)
     table, known, outcomes = columns(past)
     asked, times, _ = columns(now)
-    history = History([rate]).plus(Questions.of([rate], table, outcomes), known)
-    found = history.features(Questions.of([rate], asked, None), times)
+    history = History([rate]).plus(Questions.answered([rate], table, outcomes, known, known))
+    found = history.features(Questions.of([rate], asked), times)
     for (carrier, time, _), (value, count) in zip(now, found.tolist(), strict=True):
         start = -math.inf if window is None else time - window
         inside = [row for row in past if start <= row[1] < time and row[2] is not None]
@@ -55,11 +55,12 @@ def test_forgetting_what_nobody_can_ask_for_changes_no_bit(past: Any, more: Any,
     history = History(rates)
     trimmed = history
     for table, known, outcomes in map(columns, (past, more)):
-        history = history.plus(Questions.of(rates, table, outcomes), known)
-        trimmed = trimmed.plus(Questions.of(rates, table, outcomes), known).since(time * SECOND)
+        rows = Questions.answered(rates, table, outcomes, known, known)
+        history = history.plus(rows)
+        trimmed = trimmed.plus(rows).since(time * SECOND)
     asked, times, _ = columns(now)
     later = times >= time * SECOND
-    questions = Questions.of(rates, asked, None).take(later)
+    questions = Questions.of(rates, asked).take(later)
     expected = history.features(questions, times[later])
     assert np.array_equal(trimmed.features(questions, times[later]), expected)
     saved = History.from_table(rates, history.since(time * SECOND).table())
@@ -68,8 +69,9 @@ def test_forgetting_what_nobody_can_ask_for_changes_no_bit(past: Any, more: Any,
 
 def test_a_label_known_at_the_moment_of_the_prediction_does_not_enter() -> None:
     rate = Rate([], 10, prior=0.0, weight=1.0)
-    questions = Questions.of([rate], pa.table({"x": [0, 0]}), np.array([1.0, 1.0]))
-    history = History([rate]).plus(questions, np.array([0, 10]) * SECOND)
+    known = np.array([0, 10]) * SECOND
+    questions = Questions.answered([rate], pa.table({"x": [0, 0]}), np.array([1.0, 1.0]), known, known)
+    history = History([rate]).plus(questions)
     counts = history.features(questions, np.array([10, 11]) * SECOND)[:, 1]
     assert counts == pytest.approx([math.log(2), math.log(2)])  # [0, 10) holds the first, [1, 11) the second
 
@@ -87,5 +89,18 @@ def test_what_a_rate_refuses() -> None:
         Rate([], -1)
     with pytest.raises(JobError, match=r"features.rate.weight: expected a number above 0, got 0"):
         Rate([], 1, weight=0)
+    zero = np.zeros(1, dtype=np.int64)
     with pytest.raises(JobError, match=r"features.rate.outcome: expected a column of numbers, got x of string"):
-        Questions.of([Rate([], 1, outcome="x")], pa.table({"x": ["a"]}), np.zeros(1))
+        Questions.answered([Rate([], 1, outcome="x")], pa.table({"x": ["a"]}), np.zeros(1), zero, zero)
+    with pytest.raises(JobError, match=r'features.rate.known_at: expected an outcome too, got known_at = "x" alone'):
+        Rate([], 1, known_at="x")
+
+
+def test_an_outcome_with_a_time_of_its_own_counts_from_then_and_never_before_its_row() -> None:
+    rate = Rate([], 100, prior=0.0, weight=1.0, outcome="gain", known_at="seen")
+    table = pa.table({"gain": [1.0, 2.0, 4.0, None], "seen": [30, None, 5, 20]})
+    label, arrival = np.array([90, 90, 90, 90]) * SECOND, np.array([10, 10, 10, 10]) * SECOND
+    history = History([rate]).plus(Questions.answered([rate], table, np.zeros(4), label, arrival))
+    found = history.features(Questions.of([rate], table), np.array([10, 11, 31, 99]) * SECOND)
+    assert np.expm1(found[:, 1]) == pytest.approx([0, 1, 2, 2])
+    assert found[:, 0] == pytest.approx([0, 4 / 2, 5 / 3, 5 / 3])

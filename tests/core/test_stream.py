@@ -81,13 +81,16 @@ def test_no_prediction_depends_on_a_label_not_yet_known(tmp_path: Path) -> None:
     """Law 7: scramble all labels and outcomes unknown at t, and no row predicted up to t changes."""
     table = flights(400)
     known = table["known"].cast(pa.int64()).to_numpy()
+    seen = table["seen"].cast(pa.int64()).fill_null(0).to_numpy()
     before = list(stream(write(tmp_path / "a", table, 4)).increments())
     for hours in (5, 17, 30, 47):
         moment = 1_356_998_400 * clock.SECOND + hours * HOUR
         unknown = known >= moment
         late = np.where(unknown, 1 - table["late"].to_numpy(), table["late"].to_numpy())
         minutes = np.where(unknown, 1e6, table["minutes"].to_numpy())
+        gain = np.where(seen >= moment, 1e6, table["gain"].to_numpy())
         scrambled = table.set_column(6, "late", pa.array(late)).set_column(5, "minutes", pa.array(minutes))
+        scrambled = scrambled.set_column(7, "gain", pa.array(gain))
         after = list(stream(write(tmp_path / f"b{hours}", scrambled, 4)).increments())
         changed = 0
         for old, new in zip(before, after, strict=True):
@@ -138,8 +141,8 @@ def test_a_resume_does_not_need_files_it_has_finished_with(tmp_path: Path) -> No
     folder = write(tmp_path, flights(300), 6)
     whole = list(stream(folder).increments())
     cursor = whole[-5].cursor
-    assert cursor["done"] == [[0, 3]]
-    for number in range(3):
+    assert cursor["done"] == [[0, 2]]  # what became known of the third lies within a window still
+    for number in range(2):
         (folder / f"part-{number}.parquet").unlink()
     assert same(stream(folder).increments(cursor), whole[-4:])
     (folder / "part-5.parquet").unlink()
@@ -220,8 +223,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
         with pa.output_stream(path) as sink:  # compresses by name
             pyarrow.csv.write_csv(table, sink)
     else:
-        rows = [{**row, "at": str(row["at"]), "known": str(row["known"])} for row in table.to_pylist()]
-        path.write_text("\n".join(map(json.dumps, rows)))
+        path.write_text("\n".join(json.dumps(row, default=str) for row in table.to_pylist()))
     found = list(stream(path).increments())
     assert all(same_batch(a.labelled, b.labelled) for a, b in zip(found, expected, strict=True))
 

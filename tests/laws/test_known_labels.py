@@ -30,8 +30,11 @@ def test_scrambling_labels_not_yet_known_changes_no_earlier_prediction(
         unknown = table["label_at"].to_numpy().astype("datetime64[s]") >= MOMENT
         late = np.where(unknown, 1 - table["late"].to_numpy(), table["late"].to_numpy())
         changed += int(unknown.sum())
-        at = table.column_names.index("late")
-        pq.write_table(table.set_column(at, "late", pa.array(late, pa.int8())), scrambled / path.name)
+        table = table.set_column(table.column_names.index("late"), "late", pa.array(late, pa.int8()))
+        unseen = table["departed_at"].to_numpy().astype("datetime64[s]") >= MOMENT
+        delay = pa.array(np.where(unseen, 90.0, table["departure_delay"].to_numpy()), pa.float32())
+        table = table.set_column(table.column_names.index("departure_delay"), "departure_delay", delay)
+        pq.write_table(table, scrambled / path.name)
     assert changed > 1000
 
     before = predictions(flights_job(f'stream.every="{every}"'), monkeypatch)
