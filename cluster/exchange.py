@@ -54,20 +54,29 @@ class Exchange:
         if self.size == 1:
             return mean([update], anchor, rules)
         packing = self._packing(update.weights, rules)
-        summed = [name for name, rule in packing.rules.items() if rule == "sum"]
-        start = {name: flat[self.rank] for name, flat in packing.flatten(anchor, summed).items()}
+        start = self._summed(packing, anchor)
 
         def merge(slices: Sequence[Weights], rows: Sequence[int]) -> Weights:
             return mean([Update(part, count) for part, count in zip(slices, rows, strict=True)], start, packing.rules)
 
         return self._merged(packing, update.weights, update.rows, merge)
 
-    def shared(self, state: Weights, rows: int, rules: Mapping[str, str]) -> Weights:
-        """What `engine.merge_shared` makes of all replicas' shared strategy state."""
+    def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """What `engine.merge_shared` makes of all replicas' shared strategy state. `anchor` as in `mean`."""
         if self.size == 1 or not state:
             return state
         packing = self._packing(state, rules)
-        return self._merged(packing, state, rows, lambda slices, counts: merge_shared(slices, counts, packing.rules))
+        start = self._summed(packing, anchor)
+
+        def merge(slices: Sequence[Weights], counts: Sequence[int]) -> Weights:
+            return merge_shared(slices, counts, packing.rules, start)
+
+        return self._merged(packing, state, rows, merge)
+
+    def _summed(self, packing: Packing, anchor: Mapping[str, Tensor]) -> Weights:
+        """This replica's slices of the anchor, of what merges by "sum"."""
+        summed = [name for name, rule in packing.rules.items() if rule == "sum"]
+        return {name: flat[self.rank] for name, flat in packing.flatten(anchor, summed).items()}
 
     def _packing(self, tensors: Weights, rules: Mapping[str, str]) -> Packing:
         """Laid out once: the same names are the same tensors for as long as a learner lives."""

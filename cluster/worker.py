@@ -129,6 +129,8 @@ class ShardWorker:
         learner, done, begun = self.participant.learner, Round(), time.perf_counter()
         sent = self._exchange.bytes_sent
         learner.absorb(measured)
+        state, rules = learner.shared_state()
+        shared = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         self.participant.begin()
         learned = 0
         for _ in range(rounds):
@@ -149,7 +151,7 @@ class ShardWorker:
                 paused = time.perf_counter()
                 assert self.participant.increment is not None
                 rows = len(self.participant.increment.labelled)
-                learner.adopt_shared(self._exchange.shared(state, rows, learner.shared_state()[1]))
+                learner.adopt_shared(self._exchange.shared(state, rows, shared, rules))
                 done.seconds_exchanging += time.perf_counter() - paused
         # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
         done.passes_rows *= self.place.shard == 0
@@ -189,6 +191,7 @@ class ShardWorker:
         for name, mine in self._weights().items():
             if mine.data_ptr() != following[name].data_ptr():
                 mine.copy_(following[name])
+        self.participant.learner.adopted()
 
 
 def partition_of(job: Job, replica: int) -> Partition | None:

@@ -65,6 +65,7 @@ def open_client(message: Message, context: Context) -> Message:
         return tell(
             {
                 "weights": learner.weights() if order["describe"] else {},
+                "shared": shared if order["describe"] else {},
                 "rules": learner.rules(),
                 "shared_rules": shared_rules,
                 "consolidates": learner.consolidates,

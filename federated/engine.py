@@ -107,6 +107,8 @@ class FederatedEngine(Engine):
             described["rules"], described["shared_rules"], described["consolidates"], described["shares"]
         )
         self.anchor = described["weights"] if weights is None else weights
+        if version is None and "sum" in self._model.shared_rules.values():
+            self._merged = described["shared"]  # what additions are counted from
         self._bytes = 0  # an increment's bytes do not depend on how often the run was started
 
     def _start_grid(self) -> Grid:
@@ -231,7 +233,7 @@ class FederatedEngine(Engine):
         if self._model.shares:
             states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
             weights = [rows[client] for client in learners]
-            self._merged = merge_shared(states, weights, self._model.shared_rules)
+            self._merged = merge_shared(states, weights, self._model.shared_rules, self._merged)
 
     def save(self, version: int) -> None:
         """Let every client keep its state for this version, on its own disk."""

@@ -131,16 +131,21 @@ def total_measured(arrivals: Sequence[Arrival]) -> Weights:
 
 
 def merge_shared(
-    states: Sequence[Mapping[str, Tensor]], rows: Sequence[int], rules: Mapping[str, str]
+    states: Sequence[Mapping[str, Tensor]],
+    rows: Sequence[int],
+    rules: Mapping[str, str],
+    anchor: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Merge the strategy state that participants share, weighted by the rows each learned.
 
+    Where nobody learned a row, all count alike. anchor: what merges by "sum", as all had it before.
+
     >>> import torch
-    >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"})
+    >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"}, {})
     {'0.f': tensor([0.2500])}
     """
-    p = shares(rows)
-    return {name: merge([state[name] for state in states], p, rules[name], None) for name in states[0]}
+    p = shares(rows if any(rows) else [1] * len(rows))
+    return {name: merge([state[name] for state in states], p, rules[name], anchor.get(name)) for name in states[0]}
 
 
 class LocalEngine(Engine):

@@ -8,6 +8,7 @@ from torch.func import functional_call, grad, vmap
 
 from incr_core.batch import Batch, Inputs, map_inputs
 from incr_core.objective import Objective
+from incr_core.unsharded import unsharded, whole_weights
 
 __all__ = ["fisher_diagonal"]
 
@@ -27,17 +28,16 @@ def fisher_diagonal(
     The expectation is over the model's own predictions, exact for few outputs and by one draw a row for many
     (Kirkpatrick et al. 2017; Kunstner et al. 2019 on why neither labels nor squared batch gradients will do).
 
-    batch: N rows. Returns one tensor per trainable parameter, by name, of its shape. The model runs in eval mode.
+    batch: N rows. Returns one tensor per trainable parameter, by name, of its whole shape, also where `model` is
+    sharded (a collective call then). The model runs in eval mode.
 
     >>> from incr_core.objective import Binary
     >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.zeros_(model.weight)
     >>> fisher_diagonal(model, Binary(), Batch(torch.tensor([[2.0]]), torch.ones(1)))["weight"]
     tensor([[1.]])
     """
-    trainable = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-    frozen = {name: weight.detach() for name, weight in model.named_parameters() if not weight.requires_grad}
-    fixed = {**frozen, **dict(model.named_buffers())}
-    total = {name: torch.zeros_like(weight) for name, weight in trainable.items()}
+    weights, fixed = whole_weights(model)
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
     def project(weights: dict[str, Tensor], inputs: Inputs, score: Tensor) -> Tensor:
         row = map_inputs(lambda value: value[None], inputs)
@@ -48,12 +48,14 @@ def fisher_diagonal(
     was_training = model.training
     model.eval()
     try:
-        for part in batch.split(chunk):
-            with torch.no_grad():
-                scores = objective.scores(model(part.inputs), generator)
-            for score in scores:
-                for name, gradient in per_row(trainable, part.inputs, score).items():
-                    total[name] += gradient.square().sum(0)
+        with unsharded(model):
+            for part in batch.split(chunk):
+                with torch.no_grad():
+                    output: Tensor = functional_call(model, (weights, fixed), (part.inputs,))
+                    scores = objective.scores(output, generator)
+                for score in scores:
+                    for name, gradient in per_row(weights, part.inputs, score).items():
+                        total[name] += gradient.square().sum(0)
     finally:
         model.train(was_training)
     return {name: value / max(1, len(batch)) for name, value in total.items()}

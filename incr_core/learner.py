@@ -132,7 +132,8 @@ class Learner:
         self._after_step = overridden("after_step")
         self._end = overridden("end")
         self._sliced = shard[1] > 1 and not pairs_rows and all(strategy.rowwise for strategy in strategies)
-        self.consolidates = bool(self._end)
+        self._adopted = overridden("adopted")
+        self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies)
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -316,6 +317,12 @@ class Learner:
             own, theirs = local(mine), like(found, mine)
             if own.data_ptr() != theirs.data_ptr() or own.device != theirs.device:
                 own.copy_(theirs)
+        self.adopted()
+
+    def adopted(self) -> None:
+        """Tell the strategies that the weights are now an anchor."""
+        for hook in self._adopted:
+            hook(self.context)
 
     def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Strategy state that may leave the worker, and the rule by which each entry merges."""

@@ -93,6 +93,9 @@ class Strategy(nn.Module):
     def begin(self, ctx: Context) -> None:
         """An increment starts."""
 
+    def adopted(self, ctx: Context) -> None:
+        """The weights are now an anchor that all workers share: a round starts, or has ended. Gradients are off."""
+
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows to `batch`, whose own rows stay in front, so one forward serves new and old."""
         return batch

@@ -35,6 +35,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.weights = PerWeight()
         self.statistics = nn.Module()
+        self.captured = False
         self._heads: tuple[NearestMean, ...] = ()
 
     def allocate(self, ctx: Context) -> None:
@@ -48,6 +49,7 @@ class Teacher(nn.Module):
     def capture(self, ctx: Context) -> None:
         """Take the model's weights as they are now."""
         torch._foreach_copy_(self._held(), self._live(ctx))
+        self.captured = True
 
     @torch.no_grad()
     def restore(self, ctx: Context) -> None:
@@ -85,6 +87,14 @@ class Teacher(nn.Module):
             with torch.no_grad():
                 torch._foreach_copy_(live, kept)
             ctx.model.train(training)
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether it has weights to teach from."""
+        return {"captured": self.captured}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Take it back."""
+        self.captured = state["captured"]
 
     def _live(self, ctx: Context) -> list[Tensor]:
         weights = [local(weight.detach()) for weight in ctx.parameters]

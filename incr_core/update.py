@@ -61,11 +61,10 @@ def shares(rows: Sequence[int]) -> list[float]:
 
 @torch.no_grad()
 def mean(updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-    """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the order given.
+    """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the order given (see `merge`).
 
-    Products are rounded before they are added, and updates without rows are left out: every engine does the same
-    arithmetic in the same order, so equal updates give equal bits everywhere. One update alone is returned as it
-    is, and the mean of none is the anchor.
+    Updates without rows are left out. Every engine does the same arithmetic in the same order, so equal updates give
+    equal bits everywhere. One update alone is returned as it is, and the mean of none is the anchor.
 
     >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
     >>> mean(two, {}, {"w": "mean"})
@@ -88,6 +87,12 @@ def mean(updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping
 def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
     """Merge one entry by its rule: "mean" or "average", "sum" (of what was added to the anchor) or "max".
 
+        mean = v_1 + sum_i p_i (v_i - v_1)        over those with p_i > 0; sum_i p_i = 1
+        sum  = a + sum_i (v_i - a)
+
+    The mean is taken about the first value, so that what is equal everywhere, a frozen weight for instance, stays as it
+    is: sum_i p_i v would often be the next number. Products are rounded before they are added.
+
     >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
     >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
     tensor([14.])
@@ -106,7 +111,9 @@ def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tenso
         return result
     if rule not in ("mean", "average"):
         raise ValueError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
-    result = values[0] * p[0]
-    for value, share in zip(values[1:], p[1:], strict=True):
-        result += value * share
+    counted = [(value, share) for value, share in zip(values, p, strict=True) if share > 0]
+    first = counted[0][0]
+    result = first.clone()
+    for value, share in counted[1:]:
+        result += torch.sub(value, first).mul_(share)
     return result

@@ -9,7 +9,8 @@ import torch
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.fisher import fisher_diagonal
-from incr_core.sharding import local
+from incr_core.pull import pull
+from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
 
 __all__ = ["EWC"]
@@ -18,19 +19,24 @@ __all__ = ["EWC"]
 class EWC(Strategy):
     """Penalise moving weights that mattered.
 
-        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        as a gradient: g_j += strength * F_j (w_j - a_j)
-        at the end of an increment: F <- decay * F + F_new, a <- w
+        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = strength * F_j
+        at the end of an increment: F <- decay * F + F_new,  and
+            online:   a <- w
+            else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
-    F is the diagonal Fisher information of the increment's rows and a the weights they left behind. Kirkpatrick et
-    al. 2017 (PNAS 114), in the online form of Schwarz et al. 2018 (Progress & Compress, section 3): one running F and
-    one anchor, so its memory does not grow with the number of increments.
+    F_new is the diagonal Fisher information of the increment's rows and w the weights they left behind. Online is the
+    form of Schwarz et al. 2018 (Progress & Compress, section 3), one running F and the last anchor. Otherwise every
+    consolidation keeps an anchor of its own, as in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one
+    quadratic about the mean of their anchors, weighted by F (Huszar 2018, PNAS 115), so it takes no more memory.
 
     strength: weight of the penalty, 0 turns it off. decay: how much of the past Fisher is kept, in [0, 1].
     samples: rows of an increment that the Fisher is estimated from. every: increments between consolidations.
 
+    The buffer `anchor` holds a, or F * a where not online: this, as F, merges exactly between workers.
+
     >>> EWC(strength=200.0)
     EWC(
-      strength=200.0, decay=1.0, samples=1024, every=1
+      strength=200.0, decay=1.0, samples=1024, every=1, online=True
       (fisher): PerWeight()
       (anchor): PerWeight()
     )
@@ -38,7 +44,9 @@ class EWC(Strategy):
 
     shared: ClassVar[dict[str, str]] = {"fisher": "mean", "anchor": "mean"}
 
-    def __init__(self, strength: float = 100.0, decay: float = 1.0, samples: int = 1024, every: int = 1) -> None:
+    def __init__(
+        self, strength: float = 100.0, decay: float = 1.0, samples: int = 1024, every: int = 1, online: bool = True
+    ) -> None:
         super().__init__()
         if strength < 0:
             raise StrategyError(f"ewc.strength: expected 0 or more, got {strength}")
@@ -50,6 +58,7 @@ class EWC(Strategy):
         self.decay = decay
         self.samples = samples
         self.every = every
+        self.online = online
         self.fisher = PerWeight()
         self.anchor = PerWeight()
 
@@ -62,10 +71,12 @@ class EWC(Strategy):
         """Add the penalty's gradient, without a graph."""
         if self.strength == 0:
             return
-        weights, gradients, index = ctx.weights_and_gradients()
-        drift = torch._foreach_sub(weights, self.anchor.tensors(index))
-        torch._foreach_mul_(drift, self.fisher.tensors(index))
-        torch._foreach_add_(gradients, drift, alpha=self.strength)
+        _, _, index = ctx.weights_and_gradients()
+        fisher, anchors = self.fisher.tensors(index), self.anchor.tensors(index)
+        if not self.online:
+            divisors = [torch.clamp(value, min=torch.finfo(value.dtype).tiny) for value in fisher]
+            anchors = list(torch._foreach_div(anchors, divisors))
+        pull(ctx, anchors, fisher, self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
@@ -73,8 +84,13 @@ class EWC(Strategy):
         if self.strength == 0 or len(labelled) == 0 or (ctx.increment + 1) % self.every:
             return
         picked = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)[: self.samples]
-        fisher = fisher_diagonal(ctx.model, ctx.objective, labelled.take(picked), ctx.generator)
-        for old, new in zip(self.fisher.tensors(), (fisher[name] for name in ctx.names), strict=True):
-            old.mul_(self.decay).add_(new)
-        for anchor, weight in zip(self.anchor.tensors(), ctx.parameters, strict=True):
-            anchor.copy_(local(weight))
+        measured = fisher_diagonal(ctx.model, ctx.objective, labelled.take(picked), ctx.generator)
+        for fisher, anchor, name, weight in zip(
+            self.fisher.tensors(), self.anchor.tensors(), ctx.names, ctx.parameters, strict=True
+        ):
+            new = like(measured[name], weight)
+            fisher.mul_(self.decay).add_(new)
+            if self.online:
+                anchor.copy_(local(weight))
+            else:
+                anchor.mul_(self.decay).addcmul_(new, local(weight))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,29 +35,32 @@ class FeatureDistillation(Strategy):
     """
 
     rowwise: ClassVar[bool] = False
+    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+
+    learned: Tensor
 
     def __init__(self, strength: float = 1.0) -> None:
         super().__init__()
         self.strength = not_negative("features.strength", strength)
-        self._increments = 0
         self.teacher = Teacher()
         self._taught: Tensor | None = None
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the teacher, and read the features of every forward."""
+        """Make room for the teacher and for whether anything was learned, and read the features of every forward."""
         self._features = Features(ctx.model, "features")
         if self.strength > 0:
             self._features.keep()
         self.teacher.allocate(ctx)
+        self.register_buffer("learned", torch.zeros((), dtype=torch.int64))
 
     def begin(self, ctx: Context) -> None:
-        """The model as it is becomes the teacher, once it has learned anything."""
-        if self.strength > 0 and self._increments > 0:
+        """The model as it is becomes the teacher, once it has learned anything, here or elsewhere."""
+        if self.strength > 0 and self.learned:
             self.teacher.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Ask the teacher about the rows so far."""
-        if self.strength > 0 and self._increments > 0:
+        if self.teacher.captured:
             self.teacher(ctx, batch.inputs)
             self._taught = self._features.last
         return batch
@@ -70,12 +74,5 @@ class FeatureDistillation(Strategy):
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Something was learned."""
-        self._increments += len(labelled) > 0
-
-    def get_extra_state(self) -> dict[str, int]:
-        """How many increments it has seen."""
-        return {"increments": self._increments}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take it back."""
-        self._increments = state["increments"]
+        if len(labelled):
+            self.learned.fill_(1)

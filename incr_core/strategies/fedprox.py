@@ -12,13 +12,13 @@ __all__ = ["FedProx"]
 
 
 class FedProx(Strategy):
-    """Keep what one worker learns close to the anchor that all workers started the increment from.
+    """Keep what one worker learns close to the anchor that all workers started the round from.
 
         loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
-        at the beginning of an increment: a <- w
+        at the beginning of an increment, and whenever an anchor is adopted: a <- w
 
-    Li et al. 2020, "Federated optimization in heterogeneous networks", equation 2, whose mu is `strength`. The anchor
-    is taken when the increment begins, after the worker adopted it.
+    Li et al. 2020, "Federated optimization in heterogeneous networks", equation 2, whose mu is `strength`. With several
+    rounds in an increment each has its own anchor; where nothing is exchanged, the increment's first weights are it.
 
     strength: weight of the penalty, 0 turns it off.
 
@@ -36,10 +36,14 @@ class FedProx(Strategy):
         self.anchor.allocate(ctx)
 
     @torch.no_grad()
-    def begin(self, ctx: Context) -> None:
-        """Keep a copy of the weights that the increment starts from."""
+    def adopted(self, ctx: Context) -> None:
+        """Keep a copy of the anchor."""
         if self.strength > 0:
             torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+
+    def begin(self, ctx: Context) -> None:
+        """Keep a copy of the weights that the increment starts from."""
+        self.adopted(ctx)
 
     def after_backward(self, ctx: Context) -> None:
         """Add the penalty's gradient, without a graph."""

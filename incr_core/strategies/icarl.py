@@ -30,7 +30,10 @@ class ICaRL(Strategy):
         loss = sum over classes of binary cross-entropy(output, q) / classes, mean over new and remembered rows, where
         q_c = sigmoid(teacher's output_c) for classes of earlier increments, and [y = c] for the others
         at the end of an increment: exemplars by herding; class means, from normalised features of the exemplars, into
-        the model's `NearestMean` head; teacher <- w
+        the model's `NearestMean` head
+        at the beginning of an increment but the first: teacher <- w
+
+    Earlier increments count wherever they were learned.
 
     Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5.
 
@@ -41,6 +44,7 @@ class ICaRL(Strategy):
     """
 
     rowwise: ClassVar[bool] = False
+    shared: ClassVar[dict[str, str]] = {"seen": "max"}
 
     seen: Tensor
 
@@ -69,6 +73,11 @@ class ICaRL(Strategy):
         self.teacher.allocate(ctx)
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs))
 
+    def begin(self, ctx: Context) -> None:
+        """The model as it is becomes the teacher, once it has learned anything."""
+        if self.ratio > 0 and self.seen.any():
+            self.teacher.capture(ctx)
+
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append exemplars, and ask the teacher about all."""
         if self.ratio == 0:
@@ -76,6 +85,7 @@ class ICaRL(Strategy):
         if self.memory.size:
             count = max(1, round(self.ratio * len(batch)))
             batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
+        if self.teacher.captured:
             self._taught = self.teacher(ctx, batch.inputs)
         self._weights = batch.weights
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
@@ -106,7 +116,6 @@ class ICaRL(Strategy):
         counts = members.sum(1, keepdim=True)
         self._head[0].tell(members @ features / counts.clamp(min=1), (counts[:, 0] > 0).float())
         self.seen[labelled.targets] = 1.0
-        self.teacher.capture(ctx)
 
     def _normalised(self, ctx: Context, batch: Batch) -> Tensor:
         """f / |f| of every row, (n, d), in eval mode."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch
 from incr_core.distillation import divergence
+from incr_core.objective import Multiclass
 from incr_core.strategy import Context, Strategy
 from incr_core.teacher import Teacher
 
@@ -22,8 +24,10 @@ class LwF(Strategy):
         loss += strength * divergence(output, teacher's output)       see `distillation.divergence`
         at the beginning of an increment but the first: teacher <- w
 
-    Li & Hoiem 2016, "Learning without forgetting", equation 2. It remembers no rows; behind a replay strategy it also
-    distils the rows replayed.
+    Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, the answers compared are those among
+    the classes of earlier increments, wherever these were learned: what a teacher says of a class it never met is
+    chance, and would hold the new classes down. It remembers no rows; behind a replay strategy it also distils the rows
+    replayed.
 
     strength: weight of the term, 0 turns it off. temperature: how soft the answers are made.
 
@@ -32,45 +36,50 @@ class LwF(Strategy):
     """
 
     rowwise: ClassVar[bool] = False
+    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+
+    learned: Tensor
+    taught: Tensor
 
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()
         self.strength = not_negative("lwf.strength", strength)
         self.temperature = positive("lwf.temperature", temperature)
-        self._increments = 0
         self.teacher = Teacher()
-        self._taught: Tensor | None = None
+        self._answers: Tensor | None = None
+        self._classes: Tensor | None = None
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the teacher."""
+        """Make room for the teacher, and for which outputs were learned, and which of them before this teacher."""
         self.teacher.allocate(ctx)
+        self.register_buffer("learned", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
+        self.register_buffer("taught", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
 
     def begin(self, ctx: Context) -> None:
         """The model as it is becomes the teacher, once it has learned anything."""
-        if self.strength > 0 and self._increments > 0:
+        if self.strength > 0 and self.learned.any():
             self.teacher.capture(ctx)
+            self.taught.copy_(self.learned)
+            self._classes = None
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Ask the teacher about the rows so far."""
-        if self.strength > 0 and self._increments > 0:
-            self._taught = self.teacher(ctx, batch.inputs)
+        if self.teacher.captured:
+            self._answers = self.teacher(ctx, batch.inputs)
         return batch
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """The divergence from the teacher."""
-        if self._taught is None:
+        if self._answers is None:
             return {}
-        student = output[: len(self._taught)]
-        return {"lwf": self.strength * divergence(ctx.objective, student, self._taught, self.temperature)}
+        student, answers = output[: len(self._answers)], self._answers
+        if isinstance(ctx.objective, Multiclass):
+            if self._classes is None:  # asked of the device once an increment
+                self._classes = self.taught.nonzero().flatten()
+            student, answers = student[:, self._classes], answers[:, self._classes]
+        return {"lwf": self.strength * divergence(ctx.objective, student, answers, self.temperature)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Something was learned."""
-        self._increments += len(labelled) > 0
-
-    def get_extra_state(self) -> dict[str, int]:
-        """How many increments it has seen."""
-        return {"increments": self._increments}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take it back."""
-        self._increments = state["increments"]
+        """Something was learned: of several classes these, of other outputs all."""
+        if len(labelled):
+            self.learned[labelled.targets if isinstance(ctx.objective, Multiclass) else slice(None)] = 1

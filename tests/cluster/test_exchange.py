@@ -69,11 +69,13 @@ def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
     assert_same_bits(found, mean(updates, anchor, RULES))
 
 
-@pytest.mark.parametrize("rows", [[3, 5], [3, 0, 5]])
+@pytest.mark.parametrize("rows", [[3, 5], [3, 0, 5], [0, 0]])
 def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
-    states = [{name: value for name, value in drawn(seed).items() if RULES[name] != "sum"} for seed in range(len(rows))]
-    found = in_each(len(rows), lambda exchange: exchange.shared(states[exchange.rank], rows[exchange.rank], RULES))
-    assert_same_bits(found, merge_shared(states, rows, RULES))
+    anchor, states = drawn(99), [drawn(seed) for seed in range(len(rows))]
+    found = in_each(
+        len(rows), lambda exchange: exchange.shared(states[exchange.rank], rows[exchange.rank], anchor, RULES)
+    )
+    assert_same_bits(found, merge_shared(states, rows, RULES, anchor))
 
 
 def test_a_second_exchange_keeps_what_the_first_returned() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from incr_core.batch import Batch
+from incr_core.engine import merge_shared
 from incr_core.errors import StrategyError
 from incr_core.fisher import fisher_diagonal
 from incr_core.learner import Learner
@@ -31,25 +32,68 @@ def tensors(part: nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace("/", "."): value.clone() for name, value in part.named_buffers()}
 
 
-def test_the_gradient_is_that_of_the_penalty() -> None:
-    ewc = EWC(strength=37.0)
-    learner = make(ewc)
-    for day in range(2):
-        learner.learn(increment(day))
-    fisher, anchor, rows = tensors(ewc.fisher), tensors(ewc.anchor), increment(2, rows=5)
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_the_step_is_that_of_the_penalties(online: bool, decay: float) -> None:
+    """The penalties as written, one for each consolidation or the last; implicit in them, explicit in the loss."""
+    learner = make(EWC(strength=37.0, decay=decay, online=online))
     weights = dict(learner.model.named_parameters())
+    fishers: list[dict[str, torch.Tensor]] = []
+    anchors: list[dict[str, torch.Tensor]] = []
+    for day in range(3):
+        learner.learn(increment(day))
+        fishers = [{name: decay * value for name, value in fisher.items()} for fisher in fishers]
+        fishers.append(fisher_diagonal(learner.model, learner.objective, increment(day)))
+        anchors.append({name: weight.detach().clone() for name, weight in weights.items()})
+    if online:
+        anchors = [anchors[-1]] * 3
     with torch.no_grad():
         for weight in weights.values():
             weight.add_(torch.randn_like(weight), alpha=0.1)
+    rows = increment(3, rows=5)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-
-    terms = [(fisher[name] * (weight - anchor[name]) ** 2).sum() for name, weight in weights.items()]
-    loss = learner.objective(learner.model(rows.inputs), rows.targets) + 37.0 / 2 * torch.stack(terms).sum()
+    loss = learner.objective(learner.model(rows.inputs), rows.targets)
     gradients = torch.autograd.grad(loss, list(weights.values()))
+
     learner.begin(rows)
     learner.advance()
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        torch.testing.assert_close(weight.detach(), before[name] - 0.1 * gradient, rtol=1e-10, atol=1e-12)
+        # w' = w - lr * gradient - lr * 37 * sum_k F_k (w'' - a_k), where w'' is where the penalties alone would lead.
+        stiffness = 37.0 * torch.stack([fisher[name] for fisher in fishers]).sum(0)
+        force = 37.0 * torch.stack(
+            [fisher[name] * (before[name] - anchor[name]) for fisher, anchor in zip(fishers, anchors, strict=True)]
+        ).sum(0)
+        expected = before[name] - 0.1 * (gradient + force / (1 + 0.1 * stiffness))
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_no_strength_makes_it_diverge(online: bool) -> None:
+    for strength in (10.0, 100.0, 1e6):
+        learner = make(EWC(strength=strength, online=online), lr=0.1)
+        for day in range(6):
+            learner.learn(increment(day, rows=100))
+        assert all(weight.abs().max() < 10 for weight in learner.model.parameters())
+
+
+def test_separate_anchors_merge_to_those_of_all_rows() -> None:
+    """Two workers at the same weights, each with half of the rows, keep what one with all of them keeps."""
+    learners = [make(EWC(online=False)) for _ in range(3)]
+    for day in range(2):
+        whole = increment(day, rows=40)
+        parts = [whole, whole.slice(0, 20), whole.slice(20, 40)]
+        learners[0].learn(whole)
+        for learner, rows in zip(learners, parts, strict=True):
+            learner.adopt(learners[0].weights())
+            if learner is not learners[0]:
+                learner.begin(rows, increment=day)
+                learner.end(rows)
+        states, rules = [learner.shared_state()[0] for learner in learners], learners[0].shared_state()[1]
+        merged = merge_shared(states[1:], [20, 20], rules, {})
+        for name, value in merged.items():
+            torch.testing.assert_close(value, states[0][name], rtol=1e-6, atol=1e-9)
+        for learner in learners[1:]:
+            learner.adopt_shared(merged)
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
@@ -90,23 +134,6 @@ def test_it_holds_weights_back() -> None:
         )
 
     assert moved(100.0) < 0.8 * moved(0.0)
-
-
-def test_a_worker_without_rows_applies_what_others_learned() -> None:
-    """Its share in the merge is 0, but the merged penalty is its own from then on."""
-    busy, idle = make(EWC(strength=50.0)), make(EWC(strength=50.0))
-    busy.learn(increment(0))
-    idle.learn(increment(0, rows=0))
-    idle.adopt(busy.weights())
-    idle.adopt_shared(busy.shared_state()[0])
-    for learner in (busy, idle):
-        learner.context.generator.manual_seed(0)
-        learner.load_state_dict({**learner.state_dict(), "steps": make(EWC()).state_dict()["steps"]})
-        for _ in range(2):
-            learner.begin(increment(1))
-            learner.advance()
-    for name, value in busy.weights().items():
-        assert torch.equal(value, idle.weights()[name])
 
 
 def test_it_shares_fisher_and_anchor() -> None:

@@ -142,7 +142,7 @@ def test_workers_agree_and_old_tasks_keep_their_bits_through_exchanges(retrain: 
             worker.adopt(merged)
             worker.end(part)
         states, rules = [worker.shared_state()[0] for worker in active], workers[0].shared_state()[1]
-        shared = merge_shared(states, [90, 90, 30][: len(active)], rules)
+        shared = merge_shared(states, [90, 90, 30][: len(active)], rules, {})
         for worker in workers:
             worker.adopt(merged)  # the server's weights, neither pruned nor retrained
             worker.adopt_shared(shared)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incr_core.engine import merge_shared
 from incr_core.moments import Moments
 from incr_core.update import Update, mean, merge, merge_rules, shares
 
@@ -22,12 +23,20 @@ def test_the_mean_is_weighted_by_rows() -> None:
 def test_products_are_rounded_and_added_in_order() -> None:
     values = [torch.randn(1000, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     rows = [3, 5, 7, 11]
-    expected = values[0] * (3 / 26)
+    expected = values[0]
     for value, count in zip(values[1:], rows[1:], strict=True):
-        expected = expected + value * (count / 26)
+        expected = expected + (value - values[0]) * (count / 26)
     updates = [update(count, w=value) for value, count in zip(values, rows, strict=True)]
     assert torch.equal(mean(updates, {}, {})["w"], expected)
     assert not torch.equal(mean(updates[::-1], {}, {})["w"], expected)  # so the order is part of the law
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_what_is_equal_everywhere_stays_to_the_bit(workers: int) -> None:
+    same, rows = torch.randn(1000), [3 + worker for worker in range(workers)]
+    assert torch.equal(mean([update(count, w=same.clone()) for count in rows], {}, {})["w"], same)
+    p = shares(rows)
+    assert not torch.equal(sum(same * share for share in p), same)  # type: ignore[arg-type]  # as one might have it
 
 
 def test_updates_without_rows_are_left_out() -> None:
@@ -59,6 +68,24 @@ def test_sums_add_what_each_added() -> None:
     assert merge([anchor + 1, anchor + 2, anchor], [0.2, 0.3, 0.5], "sum", anchor).item() == 103.0
     with pytest.raises(ValueError, match="needs the anchor"):
         merge([anchor], [1.0], "sum", None)
+
+
+@pytest.mark.parametrize("rule", ["mean", "sum", "max"])
+def test_shared_state_where_nobody_learned_stays(rule: str) -> None:
+    state = {"0.f": torch.randn(5)}
+    found = merge_shared([state, state], [0, 0], {"0.f": rule}, state)
+    assert torch.equal(found["0.f"], state["0.f"])
+
+
+def test_shared_state_adds_to_what_all_had() -> None:
+    anchor = {"0.n": torch.tensor([100])}
+    found = merge_shared([{"0.n": torch.tensor([103])}, {"0.n": torch.tensor([104])}], [9, 1], {"0.n": "sum"}, anchor)
+    assert found["0.n"].tolist() == [107]
+
+
+def test_shared_state_of_workers_without_rows_does_not_count() -> None:
+    states = [{"0.f": torch.tensor([torch.nan])}, {"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}]
+    assert merge_shared(states, [0, 1, 3], {"0.f": "mean"}, {})["0.f"].tolist() == [0.25]
 
 
 def test_max_of_counters_and_masks() -> None:

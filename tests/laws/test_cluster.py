@@ -14,6 +14,7 @@ from tests.cluster.runs import Learned, farthest, learned_locally, learned_on_cl
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 REPLAY = {"name": "replay", "capacity": 60, "ratio": 1.0}
+EWC = {"name": "ewc", "strength": 30.0, "online": False}
 
 
 def test_law_2_one_replica_equals_local_bit_for_bit(flights_job: Callable[..., Job], tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_law_2_two_replicas_averaging_every_step_equal_two_micro_batches(
     assert farthest(cluster, learned_locally(small_job(*plain), tmp_path)) > 1e-3
 
 
-@pytest.mark.parametrize("strategy", [[], [REPLAY]], ids=["plain", "replay"])
+@pytest.mark.parametrize("strategy", [[], [REPLAY], [EWC]], ids=["plain", "replay", "ewc"])
 def test_law_4_sharded_equals_unsharded(
     strategy: list[dict[str, object]],
     small_job: Callable[..., Job],  # noqa: F811
