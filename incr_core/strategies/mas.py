@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
+from incr_core.fisher import rows_at_once
 from incr_core.pull import pull
 from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
@@ -68,7 +69,7 @@ class MAS(Strategy):
         torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
 
 
-def sensitivity(model: nn.Module, batch: Batch, chunk: int = 64) -> dict[str, Tensor]:
+def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """mean_x | d |output(x)|^2 / d w_j | for every trainable weight, by name; the model runs in eval mode.
 
     >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
@@ -88,7 +89,7 @@ def sensitivity(model: nn.Module, batch: Batch, chunk: int = 64) -> dict[str, Te
     model.eval()
     try:
         with unsharded(model):
-            for part in batch.split(chunk):
+            for part in batch.split(rows_at_once(weights)):
                 for name, gradient in per_row(weights, part.inputs).items():
                     total[name] += gradient.abs().sum(0)
     finally:
