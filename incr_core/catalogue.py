@@ -9,7 +9,7 @@ from incr_core.strategy import Strategy
 
 __all__ = ["describe"]
 
-HOOKS = ("begin", "augment", "loss", "after_backward", "after_step", "end")
+HOOKS = ("begin", "augment", "weigh", "loss", "after_backward", "after_step", "end")
 
 
 def describe() -> str:

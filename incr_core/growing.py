@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.errors import StrategyError
+from incr_core.losses import Loss
 from incr_core.objective import Multiclass
 
 __all__ = ["GrowingMulticlass"]
@@ -37,8 +38,8 @@ class GrowingMulticlass(Multiclass):
     merge: ClassVar[dict[str, str]] = {"counts": "sum"}
     counts: Tensor
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, capacity: int, loss: Loss | None = None) -> None:
+        super().__init__(capacity, loss)
         self.register_buffer("counts", torch.zeros(capacity, dtype=torch.float64))
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from incr_core.encode import Encoder
 from incr_core.errors import JobError
 from incr_core.jobfile import JobFile, unknown
 from incr_core.learner import Learner, OptimizerFactory
+from incr_core.losses import LOSSES, Loss
 from incr_core.model import TableMLP, TableShape
 from incr_core.outer import OUTERS, Outer
 from incr_core.participant import Participant
@@ -131,11 +132,13 @@ class Job(JobFile):
         name = self.learner.objective
         if name == "multiclass":
             assert self.features.classes is not None
-            return objectives.Multiclass(len(self.features.classes))
+            return objectives.Multiclass(len(self.features.classes), self._loss(objectives.Multiclass))
         if name == "binary":
-            return objectives.Binary()
+            return objectives.Binary(self._loss(objectives.Binary))
         if name == "regression":
-            return objectives.Regression()
+            return objectives.Regression(self._loss(objectives.Regression))
+        if self.learner.loss is not None:
+            raise JobError(f"learner.loss: {name} has a loss of its own; leave learner.loss out")
         factory = load_object(name, self.root, "learner.objective")
         try:
             made = factory()
@@ -144,6 +147,21 @@ class Job(JobFile):
         if not isinstance(made, objectives.Objective):
             raise JobError(f"learner.objective: expected {name} to make an Objective, got {type(made).__name__}")
         return made
+
+    def _loss(self, kind: type[objectives.Objective]) -> Loss | None:
+        """The loss that the job wants instead of the objective's own."""
+        wanted = self.learner.loss
+        if wanted is None:
+            return None
+        if wanted.name not in kind.losses:
+            raise JobError(
+                f"learner.loss.name: expected one of {', '.join(kind.losses)} for the objective "
+                f"{self.learner.objective}, got {wanted.name!r}"
+            )
+        try:
+            return LOSSES[wanted.name](**wanted.arguments)
+        except TypeError as error:
+            raise JobError(f"learner.loss {wanted.name}: {_refusal(error, LOSSES[wanted.name])}") from error
 
     def _try_out(self, model: nn.Module, outputs: int, numeric: int) -> None:
         """Answer one empty row: a model of another width says so here, and not in the middle of a step."""

@@ -105,6 +105,7 @@ class LearnerSection(Section):
     """The update rule."""
 
     objective: str
+    loss: Named | None = None
     optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)
@@ -117,6 +118,11 @@ class LearnerSection(Section):
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     frozen: bool = False
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _loss_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("optimizer", mode="before")
     @classmethod

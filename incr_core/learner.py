@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import reduce
-from operator import add
+from operator import add, mul
 from typing import Any
 
 import torch
@@ -127,11 +127,14 @@ class Learner:
 
         self._begin = overridden("begin")
         self._augment = overridden("augment")
+        self._weigh = overridden("weigh")
         self._loss = overridden("loss")
         self._after_backward = overridden("after_backward")
         self._after_step = overridden("after_step")
         self._end = overridden("end")
-        self._sliced = shard[1] > 1 and not pairs_rows and all(strategy.rowwise for strategy in strategies)
+        self._sliced = (
+            shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
+        )
         self._adopted = overridden("adopted")
         self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies)
 
@@ -198,7 +201,9 @@ class Learner:
             part, copies = self._part(mixed)
             with self._autocast():
                 output = self.model(part.inputs)
-                terms = {"loss": self.objective(output, part.targets, part.weights)}
+                weights, kept = self._weighed(part, output) if self._weigh else (part.weights, None)
+                loss = self.objective(output, part.targets, weights)
+                terms = {"loss": loss if kept is None else loss * kept}
             for hook in self._loss:
                 for name, term in hook(context, part, output).items():
                     terms[name] = terms[name] + term if name in terms else term
@@ -222,6 +227,20 @@ class Learner:
                 for hook in self._after_step:
                     hook(context, fresh, output)
         return sum(map(len, batches))
+
+    @torch.no_grad()
+    def _weighed(self, batch: Batch, output: Tensor) -> tuple[Tensor | None, float | Tensor | None]:
+        """The rows' weights times the factors that strategies give them, and the sum of these over that of the weights.
+
+        Their product with the weighted mean is sum_i f_i w_i l_i / sum_i w_i; without a factor there is no sum.
+        """
+        found = [hook(self.context, batch, output.detach()) for hook in self._weigh]
+        factors = [factor for factor in found if factor is not None]
+        if not factors:
+            return batch.weights, None
+        before = torch.ones_like(factors[0]) if batch.weights is None else batch.weights
+        weights = reduce(mul, factors, before)
+        return weights, _share(weights.sum(), before.sum())
 
     def _part(self, batch: Batch) -> tuple[Batch, float | Tensor]:
         """This shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole batch.

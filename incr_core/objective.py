@@ -5,11 +5,14 @@ To add one, subclass `Objective` and write `rows`, `predict`, `measure` and `met
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core import metrics
+from incr_core.losses import Loss
 from incr_core.metrics import Statistics
 from incr_core.moments import Moments
 
@@ -24,7 +27,13 @@ class Objective(nn.Module):
 
     outputs: how many numbers the model gives for a row.
     main_metric: the metric to look at first, and whether more is better.
+    losses: names of the losses it takes besides its own (`losses.LOSSES`).
+    rowwise: whether the loss of a row depends on no other row of its batch. Where it does, accumulation is not exact,
+    and shards each compute the whole batch.
     """
+
+    losses: ClassVar[tuple[str, ...]] = ()
+    rowwise: ClassVar[bool] = True
 
     outputs: int = 1
     main_metric: str = "loss"
@@ -68,6 +77,8 @@ class Objective(nn.Module):
 class Binary(Objective):
     """Two classes: binary cross-entropy of one logit, targets 0 or 1.
 
+    loss: "gce" or "sce" instead of cross-entropy.
+
     >>> loss = Binary()
     >>> round(float(loss(torch.zeros(2), torch.tensor([0.0, 1.0]))), 4)
     0.6931
@@ -75,12 +86,18 @@ class Binary(Objective):
     [0.5]
     """
 
+    losses = ("gce", "sce")
     main_metric = "auc"
     higher_is_better = True
 
+    def __init__(self, loss: Loss | None = None) -> None:
+        super().__init__()
+        self.loss = loss
+
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """-(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,)."""
-        return F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
+        """-(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the loss made of it."""
+        ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
+        return ce if self.loss is None else self.loss(ce)
 
     def predict(self, output: Tensor) -> Tensor:
         """The probability of class 1, (B,)."""
@@ -103,28 +120,33 @@ class Binary(Objective):
 class Multiclass(Objective):
     """One of C classes: cross-entropy of C logits, targets int64 class numbers.
 
+    loss: "gce" or "sce" instead of cross-entropy.
+
     >>> loss = Multiclass(4)
     >>> round(float(loss(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)
     1.3863
     """
 
+    losses = ("gce", "sce")
     main_metric = "accuracy"
     higher_is_better = True
     target_type = torch.int64
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, loss: Loss | None = None) -> None:
         super().__init__()
         self.outputs = classes
+        self.loss = loss
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean loss; without weights in one fused call, since this is the hot path."""
-        if weights is None:
+        if weights is None and self.loss is None:
             return F.cross_entropy(output, targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """-log softmax(output)[y], (B,)."""
-        return F.cross_entropy(output, targets, reduction="none")
+        """-log softmax(output)[y], (B,), or the loss made of it."""
+        ce = F.cross_entropy(output, targets, reduction="none")
+        return ce if self.loss is None else self.loss(ce)
 
     def predict(self, output: Tensor) -> Tensor:
         """Class probabilities, (B, C)."""
@@ -153,7 +175,8 @@ class Regression(Objective):
 
         l = (output - (y - mean) / std)^2        prediction = mean + std * output
 
-    mean and std are those of all targets learned so far, merged exactly between workers.
+    mean and std are those of all targets learned so far, merged exactly between workers. loss: "huber" instead of the
+    square.
 
     >>> loss = Regression()
     >>> loss.target.add(loss.observe(torch.tensor([100.0, 300.0]))["target.sums"])
@@ -161,16 +184,18 @@ class Regression(Objective):
     [200.0, 300.0]
     """
 
+    losses = ("huber",)
     main_metric = "mae"
 
-    def __init__(self) -> None:
+    def __init__(self, loss: Loss | None = None) -> None:
         super().__init__()
         self.target = Moments(1)
+        self.loss = loss
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Squared error of the standardised target, (B,)."""
-        scaled = self.target.standardise(targets.reshape(-1, 1)).reshape(-1)
-        return (output.reshape(-1) - scaled) ** 2
+        """Squared error of the standardised target, (B,), or the loss made of the error."""
+        error = output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1)
+        return error**2 if self.loss is None else self.loss(error)
 
     def predict(self, output: Tensor) -> Tensor:
         """The value in the target's own unit, (B,)."""

@@ -100,6 +100,16 @@ class Strategy(nn.Module):
         """Append remembered rows to `batch`, whose own rows stay in front, so one forward serves new and old."""
         return batch
 
+    def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:
+        """How much each row's loss counts for, (B,), times the weight it has; gradients are off. None: as it is.
+
+        The objective's loss becomes sum_i f_i w_i l_i / sum_i w_i: it is divided by the weights the rows came with. So
+        the factor of one row does not change what another counts for, and accumulation stays exact where a factor
+        depends on its own row and on state that moves in `after_step`. Choose factors of mean 1 to keep the size of a
+        step. Terms that strategies add in `loss` are theirs to weigh.
+        """
+        return None
+
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """Extra terms of the loss, each logged under its name. `batch` is as augmented, `output` (B, ...) its."""
         return {}

@@ -16,10 +16,13 @@ from incr_core.strategies.l2sp import L2SP
 from incr_core.strategies.lwf import LwF
 from incr_core.strategies.mas import MAS
 from incr_core.strategies.mir import MIR
+from incr_core.strategies.outliers import Outliers
 from incr_core.strategies.packnet import PackNet
 from incr_core.strategies.replay import Replay
+from incr_core.strategies.selective import Selective
 from incr_core.strategies.si import SI
 from incr_core.strategies.slda import SLDA
+from incr_core.strategies.small_loss import SmallLoss
 from incr_core.strategy import Strategy
 
 __all__ = [
@@ -40,8 +43,11 @@ __all__ = [
     "ICaRL",
     "Isolate",
     "LwF",
+    "Outliers",
     "PackNet",
     "Replay",
+    "Selective",
+    "SmallLoss",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -63,4 +69,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "isolate": Isolate,
     "packnet": PackNet,
     "slda": SLDA,
+    "outliers": Outliers,
+    "selective": Selective,
+    "small_loss": SmallLoss,
 }

@@ -32,14 +32,22 @@ ZERO: dict[str, dict[str, float]] = {
     "lwf": {"strength": 0.0},
     "mas": {"strength": 0.0},
     "mir": {"ratio": 0.0},
+    "outliers": {"strength": 0.0},
     "packnet": {"tasks": 1},
     "replay": {"ratio": 0.0},
+    "selective": {"beta": 0.0},
     "si": {"strength": 0.0},
+    "small_loss": {"rate": 0.0},
 }
 """The arguments that turn a strategy off. One that has no strength has no entry."""
 
-ARGUMENTS: dict[str, dict[str, Any]] = {"gdumb": {"passes": 1}}
-"""Arguments other than the defaults, where those would take minutes."""
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "gdumb": {"passes": 1},
+    "outliers": {"threshold": 0.7, "window": 50},
+    "selective": {"history": 20},
+    "small_loss": {"warmup": 4, "history": 20},
+}
+"""Arguments other than the defaults, where those would take minutes, or do nothing on so few rows."""
 
 
 def layers(head: nn.Module) -> nn.Sequential:
