@@ -31,6 +31,7 @@ def find_classes(
     format: str | None = None,
 ) -> list[Any]:
     """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
+    Of a column of lists, the distinct labels in them.
 
     >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
     ['a', 'b']
@@ -39,7 +40,10 @@ def find_classes(
     rows = 0
     place = f"stream.features.{label}"
     for fragment in open_source(source, format).fragments():
-        values, codes = indexed(fragment.load([label])[label], f"{place} in {fragment.name}")
+        column = fragment.load([label])[label]
+        if is_list(column.type):
+            column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+        values, codes = indexed(column, f"{place} in {fragment.name}")
         rows += len(codes)
         for value in (values[code] for code in np.unique(codes)):
             read = text(value)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.objective import Binary, Multiclass, Objective
+from incr_core.objectives import Multilabel, NextToken
 
 __all__ = ["divergence"]
 
@@ -15,6 +16,8 @@ def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperatu
 
         multiclass   T^2 KL(softmax(t / T) || softmax(s / T))
         binary       T^2 KL of the two Bernoulli distributions, likewise
+        multilabel   the same, in the mean over labels
+        next_token   that of multiclass, in the mean over places
         others       (s - t)^2
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the size of the gradient.
@@ -26,11 +29,11 @@ def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperatu
     0.0
     """
     teacher = teacher.detach()
-    if isinstance(objective, Multiclass):
-        soft = F.log_softmax(student / temperature, dim=1)
-        target = F.log_softmax(teacher / temperature, dim=1)
+    if isinstance(objective, Multiclass | NextToken):
+        soft = F.log_softmax(student.flatten(0, -2) / temperature, dim=1)
+        target = F.log_softmax(teacher.flatten(0, -2) / temperature, dim=1)
         return F.kl_div(soft, target, reduction="batchmean", log_target=True) * temperature**2
-    if isinstance(objective, Binary):
+    if isinstance(objective, Binary | Multilabel):
         z, t = student.reshape(-1) / temperature, teacher.reshape(-1) / temperature
         p = t.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(t, p)

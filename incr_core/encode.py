@@ -19,6 +19,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.hashing import ColumnHash, indexed, text
 from incr_core.quarantine import BadRow
 from incr_core.rows import OFFSET_BITS
+from incr_core.targets import check_labels, flags, sets, tokens
 
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
@@ -46,8 +47,10 @@ class Encoder:
     A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that
     collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is one of its own.
 
-    Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64);
-    anything else the label as float32.
+    Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
+    a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
+    label columns; next_token (B, T) int64, whose inputs are the same tokens, one earlier, of `vocabulary`; anything
+    else the label as float32.
 
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
     >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
@@ -58,7 +61,7 @@ class Encoder:
 
     def __init__(
         self,
-        label: str | None,
+        label: str | Sequence[str] | None,
         numeric: Sequence[str],
         categorical: Sequence[str],
         *,
@@ -67,17 +70,21 @@ class Encoder:
         weight: str | None = None,
         buckets: int = 1024,
         task: str | None = None,
+        capacity: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
-        self.label, self.weight, self.task = label, weight, task
+        self.labels = [label] if isinstance(label, str) else list(label or ())
+        self.label = self.labels[0] if self.labels else None
+        self.weight, self.task, self.capacity, self.vocabulary = weight, task, capacity, vocabulary
         self.numeric, self.categorical = list(numeric), list(categorical)
         self.objective, self.buckets = objective, buckets
         self.classes = None if classes is None else list(classes)
-        if not self.numeric and not self.categorical:
-            raise JobError("features: expected at least one numeric or categorical column, got none; name some")
+        check_labels(objective, self.labels, vocabulary, len(self.inputs))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        if repeated or label in [*self.numeric, *self.categorical]:
+        repeated = repeated or [name for name in self.labels if name in self.inputs]
+        if repeated:
             raise JobError(
-                f"features: expected every column once, got {', '.join(repeated) or label} twice "
+                f"features: expected every column once, got {', '.join(repeated)} twice "
                 "(the label is no feature); take one out"
             )
         if buckets < 2:
@@ -92,20 +99,42 @@ class Encoder:
         self._index = self._label_index()
 
     @property
+    def inputs(self) -> list[str]:
+        """The columns that features are made of."""
+        return [*self.numeric, *self.categorical]
+
+    @property
     def columns(self) -> list[str]:
         """The columns a labelled table must have."""
-        extra = [name for name in (self.label, self.weight, self.task) if name is not None]
-        return [*self.numeric, *self.categorical, *dict.fromkeys(extra)]
+        extra = [name for name in (*self.labels, self.weight, self.task) if name is not None]
+        return [*self.inputs, *dict.fromkeys(extra)]
+
+    @property
+    def asked(self) -> list[str]:
+        """The columns a table to predict must have."""
+        return self.labels if self.of_tokens else self.inputs
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether rows are sequences of tokens."""
+        return self.objective == "next_token"
+
+    @property
+    def listed(self) -> list[str]:
+        """The columns whose lists must all be of one length."""
+        return self.labels if self.of_tokens else self.numeric
 
     @property
     def width(self) -> int:
-        """N: how many numbers a row's numeric columns take. List columns count once a table was measured."""
+        """N: how many numbers, or tokens, a row's inputs take. List columns count once a table was measured."""
+        if self.of_tokens:
+            return self.widths.get(self.labels[0], 1) - 1
         return sum(self.widths.get(name, 1) for name in self.numeric)
 
     def measure(self, table: pa.Table) -> None:
-        """Learn how long the lists of numeric columns are, from the first table that tells."""
+        """Learn how long the lists of columns are, from the first table that tells."""
         for field in table.schema:
-            if is_list(field.type) and field.name in self.numeric and field.name not in self.widths:
+            if is_list(field.type) and field.name in self.listed and field.name not in self.widths:
                 width = width_of(table[field.name])
                 if width is not None:
                     self.widths[field.name] = width
@@ -113,16 +142,16 @@ class Encoder:
     def empty(self) -> Batch:
         """A batch of no rows, of the right widths and dtypes."""
         rows = torch.zeros(0, dtype=torch.int64)
-        inputs: Inputs = torch.zeros(0, self.width)
+        inputs: Inputs = torch.zeros(0, self.width, dtype=torch.int64 if self.of_tokens else torch.float32)
         if self.categorical:
             inputs = {
                 "numeric": torch.zeros(0, self.width),
                 "categorical": torch.zeros(0, len(self.categorical), 2, dtype=torch.int64),
             }
-        targets = torch.zeros(0, dtype=torch.int64 if self._whole else torch.float32)
+        parts = {"multilabel": (len(self._index or self.labels),), "next_token": (self.width,)}.get(self.objective, ())
         return Batch(
             inputs,
-            targets,
+            torch.zeros(0, *parts, dtype=torch.int64 if self._whole else torch.float32),
             None if self.weight is None else torch.zeros(0),
             None if self.task is None else torch.zeros(0, dtype=torch.int64),
             rows,
@@ -141,14 +170,15 @@ class Encoder:
         """
         self.measure(table)
         faults: list[Fault] = []
-        numeric = torch.from_numpy(self._numeric(table, place, faults))
+        known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
+        found, targets = self._inputs_and_targets(table, place, known, faults)
+        numeric = torch.from_numpy(found)
         inputs: Inputs = numeric
         if self.categorical:
             inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table, place))}
-        known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
         batch = Batch(
             inputs,
-            torch.from_numpy(self._targets(table, place, known, faults)),
+            torch.from_numpy(targets),
             self._weights(table, place, known, faults),
             self._tasks(table, place, faults),
             rows,
@@ -163,12 +193,16 @@ class Encoder:
 
     @property
     def _whole(self) -> bool:
-        return self.objective == "multiclass" or (self.classes is not None and self.objective != "binary")
+        if self.objective in ("multiclass", "next_token"):
+            return True
+        return self.classes is not None and self.objective not in ("binary", "multilabel")
 
     def _label_index(self) -> dict[str | None, int] | None:
         """Class text -> index; None where labels are plain numbers."""
         if self.objective == "binary" and self.classes in (None, [0, 1]):
             return {**_ZERO_ONE}
+        if self.objective == "multilabel" and len(self.labels) > 1:
+            return None
         if self.classes is not None and self.objective != "regression":
             return {text(value): index for index, value in enumerate(self.classes)}
         return None
@@ -216,9 +250,35 @@ class Encoder:
                 pairs[block, column] = buckets.take(codes[block], mode="clip")
         return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
 
+    def _inputs_and_targets(
+        self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        if self.of_tokens:
+            assert self.vocabulary is not None
+            name = self.labels[0]
+            width = self.widths.get(name, 1)
+            inputs, targets, found = tokens(table[name], width, self.vocabulary, name, place, known)
+            faults += found
+            return inputs, targets
+        return self._numeric(table, place, faults), self._targets(table, place, known, faults)
+
+    def _several(
+        self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
+    ) -> np.ndarray[Any, Any]:
+        if not known.any():
+            return np.zeros((len(table), len(self._index or self.labels)), dtype=np.float32)
+        if self._index is None:
+            targets, found = flags(table, self.labels, place)
+        else:
+            targets, found = sets(table[self.labels[0]], self._index, self.labels[0], place)
+        faults += [_within(fault, known) for fault in found if known[fault.index].any()]
+        return targets * known[:, None]
+
     def _targets(
         self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
     ) -> np.ndarray[Any, Any]:
+        if self.objective == "multilabel":
+            return self._several(table, place, known, faults)
         targets = np.zeros(len(table), dtype=np.int64 if self._whole else np.float32)
         if self.label is None or not known.any():
             return targets
@@ -241,9 +301,11 @@ class Encoder:
         faults += [_within(fault, known) for fault in broken if known[fault.index].any()]
         if self.objective == "multiclass":
             with np.errstate(invalid="ignore"):
-                wrong = ((numeric < 0) | (numeric % 1 != 0)) & np.isfinite(numeric) & known
+                high = np.inf if self.capacity is None else self.capacity
+                wrong = ((numeric < 0) | (numeric % 1 != 0) | (numeric >= high)) & np.isfinite(numeric) & known
             if wrong.any():
-                faults.append(Fault(np.flatnonzero(wrong), self.label, "a class number from 0", "something else"))
+                expected = "a class number from 0" + ("" if self.capacity is None else f" to {self.capacity - 1}")
+                faults.append(Fault(np.flatnonzero(wrong), self.label, expected, "something else"))
         with np.errstate(over="ignore"):
             targets[:] = np.where(known & np.isfinite(numeric), numeric, 0)
         return targets

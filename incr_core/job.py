@@ -21,10 +21,12 @@ from incr_core.batch import Inputs
 from incr_core.discover import column_kinds, find_classes
 from incr_core.encode import Encoder
 from incr_core.errors import JobError
+from incr_core.growing import GrowingMulticlass
 from incr_core.jobfile import JobFile, unknown
 from incr_core.learner import Learner, OptimizerFactory
 from incr_core.losses import LOSSES, Loss
 from incr_core.model import TableMLP, TableShape
+from incr_core.objectives import Multilabel, NextToken, Ranking
 from incr_core.outer import OUTERS, Outer
 from incr_core.participant import Participant
 from incr_core.partition import Partition
@@ -33,6 +35,8 @@ from incr_core.source import open_source
 from incr_core.strategies import STRATEGIES
 from incr_core.strategy import Strategy
 from incr_core.stream import Stream
+from incr_core.tokens import TokenCNN
+from incr_core.towers import TwoTower
 
 __all__ = ["Job", "load_object"]
 
@@ -56,15 +60,25 @@ class Job(JobFile):
         job = type(self).model_validate(document)
         features = document["features"]
         source = job.source()
-        if not self.features.numeric and not self.features.categorical:
-            taken = {self.features.label, self.features.weight, self.features.task}
+        of_tokens = self.learner.objective == "next_token"
+        if not self.features.numeric and not self.features.categorical and not of_tokens:
+            taken = {*self.features.labels, self.features.weight, self.features.task}
             taken |= {self.stream.predict_at, self.stream.label_at}
             features["numeric"], features["categorical"] = column_kinds(source, taken, format=self.stream.format)
-        if self.features.classes is None and self.learner.objective in ("binary", "multiclass"):
+        if self.features.classes is None and self.learner.objective == "multilabel" and len(self.features.labels) > 1:
+            features["classes"] = self.features.labels
+        elif self._finds_classes():
             features["classes"] = find_classes(
-                source, self.features.label, objective=self.learner.objective, format=self.stream.format
+                source, self.features.labels[0], objective=self.learner.objective, format=self.stream.format
             )
         return type(self).from_document(document)
+
+    def _finds_classes(self) -> bool:
+        """Whether the data says what the classes are; with a capacity they are numbers, and some are yet to come."""
+        if self.features.classes is not None:
+            return False
+        objective = self.learner.objective
+        return objective in ("binary", "multilabel") or (objective == "multiclass" and self.features.capacity is None)
 
     def _factory(self) -> Callable[..., Any] | None:
         """The stream's factory, where the path names one instead of files."""
@@ -92,6 +106,8 @@ class Job(JobFile):
             weight=features.weight,
             buckets=features.buckets,
             task=features.task,
+            capacity=features.capacity,
+            vocabulary=features.vocabulary,
         )
 
     def rates(self) -> list[Rate]:
@@ -130,15 +146,26 @@ class Job(JobFile):
     def objective(self) -> objectives.Objective:
         """What the model is asked to do."""
         name = self.learner.objective
+        classes, capacity = self.features.classes or [], self.features.capacity
+        if name == "multiclass" and capacity is not None:
+            if capacity < len(classes):
+                raise JobError(f"features.capacity: expected at least the {len(classes)} classes named, got {capacity}")
+            return GrowingMulticlass(capacity, self._loss(GrowingMulticlass))
         if name == "multiclass":
-            assert self.features.classes is not None
-            return objectives.Multiclass(len(self.features.classes), self._loss(objectives.Multiclass))
+            return objectives.Multiclass(len(classes), self._loss(objectives.Multiclass))
+        if name == "multilabel":
+            return Multilabel(len(classes), self._loss(Multilabel))
         if name == "binary":
             return objectives.Binary(self._loss(objectives.Binary))
         if name == "regression":
             return objectives.Regression(self._loss(objectives.Regression))
+        if name == "ranking":
+            return self._ranking()
         if self.learner.loss is not None:
             raise JobError(f"learner.loss: {name} has a loss of its own; leave learner.loss out")
+        if name == "next_token":
+            assert self.features.vocabulary is not None  # the encoder asks for it
+            return NextToken(self.features.vocabulary)
         factory = load_object(name, self.root, "learner.objective")
         try:
             made = factory()
@@ -147,6 +174,14 @@ class Job(JobFile):
         if not isinstance(made, objectives.Objective):
             raise JobError(f"learner.objective: expected {name} to make an Objective, got {type(made).__name__}")
         return made
+
+    def _ranking(self) -> Ranking:
+        wanted = self.learner.loss
+        arguments = {} if wanted is None else {"loss": wanted.name, **wanted.arguments}
+        try:
+            return Ranking(self.model.dimension, **arguments)
+        except TypeError as error:
+            raise JobError(f"learner.loss: {_refusal(error, Ranking)}") from error
 
     def _loss(self, kind: type[objectives.Objective]) -> Loss | None:
         """The loss that the job wants instead of the objective's own."""
@@ -165,7 +200,8 @@ class Job(JobFile):
 
     def _try_out(self, model: nn.Module, outputs: int, numeric: int) -> None:
         """Answer one empty row: a model of another width says so here, and not in the middle of a step."""
-        inputs: Inputs = torch.zeros(1, numeric)
+        inputs: Inputs = torch.zeros(1, numeric, dtype=torch.int64 if self.encoder.of_tokens else torch.float32)
+        outputs *= numeric if self.encoder.of_tokens else 1
         if self.features.categorical:
             codes = torch.zeros(1, len(self.features.categorical), 2, dtype=torch.int64)
             inputs = {"numeric": torch.zeros(1, numeric), "categorical": codes}
@@ -196,7 +232,13 @@ class Job(JobFile):
 
     def _plain_model(self, shape: TableShape) -> nn.Module:
         if self.model.factory is None:
-            return TableMLP(shape, self.model.hidden, self.model.embedding, self.model.dropout)
+            sizes = self.model.hidden, self.model.embedding, self.model.dropout
+            if self.encoder.of_tokens:
+                return TokenCNN(shape.outputs, *sizes)
+            if self.learner.objective == "ranking":
+                numeric, categorical = self._places_of_item()
+                return TwoTower(shape, numeric, categorical, *sizes)
+            return TableMLP(shape, *sizes)
         factory = load_object(self.model.factory, self.root, "model.factory")
         arguments = dict(self.model.arguments)
         if "shape" in inspect.signature(factory).parameters:
@@ -206,6 +248,24 @@ class Job(JobFile):
         except TypeError as error:
             raise JobError(f"model.arguments: {self.model.factory} refuses them: {error}") from error
         return model
+
+    def _places_of_item(self) -> tuple[list[int], list[int]]:
+        """Where among a row's numbers, and among its categories, those of the item are."""
+        features, widths = self.features, self.encoder.widths
+        strangers = [name for name in features.item if name not in self.encoder.inputs]
+        if not features.item or strangers or len(features.item) == len(self.encoder.inputs):
+            got = f"{strangers[0]!r}, which is no feature" if strangers else f"{len(features.item)} of them"
+            raise JobError(
+                f"features.item: expected some of the {len(self.encoder.inputs)} feature columns, got {got}; "
+                "name those that tell items apart, and leave some to the query"
+            )
+        numeric: list[int] = []
+        at = 0
+        for name in features.numeric:
+            width = widths.get(name, 1)
+            numeric += range(at, at + width) if name in features.item else []
+            at += width
+        return numeric, [place for place, name in enumerate(features.categorical) if name in features.item]
 
     def _adapted(self, model: nn.Module) -> nn.Module:
         for step in self.model.adapt:

@@ -21,7 +21,7 @@ from incr_core.strategies import STRATEGIES
 
 __all__ = ["JobFile", "unknown"]
 
-OBJECTIVES = ("binary", "multiclass", "regression")
+OBJECTIVES = ("binary", "multiclass", "multilabel", "next_token", "ranking", "regression")
 
 
 class Section(BaseModel):
@@ -79,15 +79,23 @@ class RateSection(Section):
 class FeaturesSection(Section):
     """Which columns are what."""
 
-    label: str
+    label: str | Annotated[list[str], Field(min_length=1)]
     numeric: list[str] = []
     categorical: list[str] = []
+    item: list[str] = []
     weight: str | None = None
     task: str | None = None
     classes: list[str | int | float | bool] | None = None
+    capacity: int | None = Field(None, ge=2)
+    vocabulary: int | None = Field(None, ge=2, le=2**24)
     buckets: int = Field(1024, ge=2)
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
+
+    @property
+    def labels(self) -> list[str]:
+        """The label columns."""
+        return [self.label] if isinstance(self.label, str) else self.label
 
 
 class ModelSection(Section):
@@ -97,6 +105,7 @@ class ModelSection(Section):
     arguments: dict[str, Any] = {}
     hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
     embedding: int = Field(8, ge=1)
+    dimension: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     adapt: list[Named] = []
 
@@ -208,8 +217,18 @@ class JobFile(Section):
             ("stream.predict_at", self.stream.predict_at),
             ("stream.label_at", self.stream.label_at),
         ):
-            if column == self.features.label:
+            if column in self.features.labels:
                 raise ValueError(f"{key}: expected a column other than the label, got {column!r}")
+        for key, given, objective in (
+            ("item", bool(self.features.item), "ranking"),
+            ("capacity", self.features.capacity is not None, "multiclass"),
+            ("vocabulary", self.features.vocabulary is not None, "next_token"),
+        ):
+            if given and self.learner.objective != objective:
+                raise ValueError(
+                    f'features.{key}: expected with the objective "{objective}" only, got it with '
+                    f'"{self.learner.objective}"; leave it out'
+                )
         if ":" not in self.learner.objective and self.learner.objective not in OBJECTIVES:
             raise ValueError(f"learner.objective: {unknown(self.learner.objective, OBJECTIVES)}")
         return self

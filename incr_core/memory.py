@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 
-__all__ = ["Balanced", "Memory", "Reservoir", "columns_of", "to_batch"]
+__all__ = ["Balanced", "Memory", "Reservoir", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
 
 Columns = dict[str, Tensor]
 
@@ -241,6 +241,7 @@ class Balanced(Memory):
         targets = columns["targets"]
         if len(targets) == 0:
             return
+        one_class_a_row("balanced", targets)
         self._allocate({**columns, "key": torch.empty(1, dtype=torch.float64, device=targets.device)})
         self.seen += len(targets)
         key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
@@ -293,6 +294,18 @@ class Balanced(Memory):
         """Take them back."""
         super().set_extra_state(state)
         self._classes, self._limits = state["classes"].clone(), state["limits"].clone()
+
+
+def one_class_a_row(memory: str, targets: Tensor) -> None:
+    """StrategyError where rows have several targets, so that no class says where they belong.
+
+    >>> one_class_a_row("balanced", torch.zeros(3))
+    """
+    if targets.dim() != 1:
+        raise StrategyError(
+            f"memory: expected one target a row for {memory!r}, got {tuple(targets.shape[1:])}; "
+            "use the memory reservoir or window"
+        )
 
 
 def even_shares(counts: list[int], capacity: int) -> list[int]:

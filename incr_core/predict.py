@@ -58,7 +58,8 @@ def predictions(version: Version, path: str | Path) -> pa.Table:
     """The predictions for the rows of a file, one row each, in the file's order; null where a row cannot be used.
 
     Columns: `row`, the offset in the file, then `probability` (binary), `class` and `probability.CLASS` (multiclass),
-    or `value`.
+    `probability.LABEL` (multilabel), `token` and `probability` (next_token), `score` of the row's item (ranking), or
+    `value`.
     """
     return predict_file(version, path)[0]
 
@@ -78,13 +79,22 @@ def predict_file(version: Version, path: str | Path) -> tuple[pa.Table, list[Bad
         return pa.array(whole, mask=missing)
 
     columns: dict[str, Any] = {"row": np.arange(encoded.total)}
-    if job.learner.objective == "multiclass":
-        classes = [str(name) for name in job.features.classes or ()]
-        found = found.reshape(-1, len(classes))
+    objective = job.learner.objective
+    if objective in ("multiclass", "multilabel"):
+        classes = [str(name) for name in job.features.classes or range(version.learner.objective.outputs)]
+        found = found.reshape(-1, version.learner.objective.outputs)
+    if objective == "multiclass":
         columns["class"] = pa.array(classes, pa.string()).take(column(found.argmax(1).numpy()))
         columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "multilabel":
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "next_token":
+        best = found.reshape(-1, version.learner.objective.outputs).max(1)
+        columns |= {"token": column(best.indices.numpy()), "probability": column(best.values.numpy())}
+    elif objective == "ranking":
+        columns["score"] = column(found.reshape(len(offsets), -1)[:, 0].numpy() if len(offsets) else found.numpy())
     else:
-        columns["probability" if job.learner.objective == "binary" else "value"] = column(found.numpy())
+        columns["probability" if objective == "binary" else "value"] = column(found.numpy())
     return pa.table(columns), encoded.bad
 
 

@@ -137,8 +137,8 @@ class Stream:
     @property
     def numeric_width(self) -> int:
         """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
-        if not set(self.encoder.numeric) <= set(self.encoder.widths):
-            head = self._source.head(self.encoder.numeric)
+        if not set(self.encoder.listed) <= set(self.encoder.widths):
+            head = self._source.head(self.encoder.listed)
             if any(is_list(field.type) for field in head.schema):
                 self.encoder.measure(head)
         return self.encoder.width + 2 * len(self.rates)
@@ -170,9 +170,12 @@ class Stream:
             raise JobError(
                 "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
             )
-        if self.rates and self.encoder.objective == "multiclass" and any(rate.outcome is None for rate in self.rates):
+        if self.rates and self.encoder.of_tokens:
+            raise JobError("features.rate: expected none with the objective next_token, whose inputs are tokens alone")
+        objective = self.encoder.objective
+        if objective in ("multiclass", "multilabel") and any(rate.outcome is None for rate in self.rates):
             raise JobError(
-                "features.rate.outcome: expected a column of numbers with a multiclass objective, got none; "
+                f"features.rate.outcome: expected a column of numbers with a {objective} objective, got none; "
                 "a class has no mean"
             )
 
@@ -223,7 +226,7 @@ def encode_file(
         raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
     name = path.name
     asked = [
-        *(encoder.columns if labelled else [*encoder.numeric, *encoder.categorical]),
+        *(encoder.columns if labelled else encoder.asked),
         *([encoder.task] if encoder.task else []),
         *(column for rate in rates for column in rate.by),
         *([predict_at] if rates and predict_at else []),

@@ -26,3 +26,9 @@ def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     assert summary["prequential"]["auc"] > 0.95
     own = load_object("gradient_noise:GradientNoise", str(folder))
     check_strategy(own, zero=lambda: own(strength=0.0))
+
+
+def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) -> None:
+    summary = run(Job.read(ROOT / "examples/own_objective/job.toml"), tmp_path / "run")
+    assert summary["main_metric"] == "pinball"
+    assert 0.8 < summary["prequential"]["coverage"] < 0.95

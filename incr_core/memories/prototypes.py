@@ -7,7 +7,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative
 from incr_core.errors import StrategyError
-from incr_core.memory import Columns, Memory, even_shares
+from incr_core.memory import Columns, Memory, even_shares, one_class_a_row
 
 __all__ = ["Prototypes"]
 
@@ -67,6 +67,7 @@ class Prototypes(Memory):
                 "memory: expected inputs of one floating tensor to average, got columns "
                 f"{sorted(columns)}; use the memory 'balanced'"
             )
+        one_class_a_row("prototypes", columns["targets"])
         ones = torch.ones(count, device=columns["targets"].device)
         fresh = {**columns, "count": ones, "spread": torch.zeros_like(ones)}
         self._allocate(fresh)

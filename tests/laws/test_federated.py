@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from incr_core.engine import LocalEngine
 from incr_core.job import Job
+from incr_core.loop import Loop
+from incr_core.registry import RunDirectory
+from incr_core.seal import model_sha256
 from tests.federated.runs import finish, people
 
 pytest.importorskip("flwr.app")
@@ -57,6 +62,49 @@ def test_one_client_with_all_real_flights_equals_local(flights_job, tmp_path: Pa
     job: Job = flights_job("federated.clients=blocks:1")
     local = finish(job, tmp_path / "local", LocalEngine)
     assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
+
+
+@pytest.mark.parametrize("name", ["multilabel", "ranking", "next_token"])
+def test_one_client_equals_local_whatever_the_objective(tmp_path: Path, name: str) -> None:
+    job = several_parts(tmp_path, name)
+    measured: list[tuple[str, dict[str, float]]] = []
+    for make in (LocalEngine, over(1)):
+        folder = tmp_path / str(len(measured))
+        with RunDirectory(folder).create(job.toml(), job.fingerprint()) as directory:
+            loop = Loop(job, make(job, folder), directory)
+            loop.run()
+            measured.append((model_sha256(loop.engine.weights()), loop.objective.metrics(loop.totals.statistics)))
+            loop.engine.close()
+    assert measured[0] == measured[1]
+
+
+def several_parts(folder: Path, objective: str) -> Job:
+    """A small job whose targets, outputs or predictions have several parts."""
+    table = pa.table(
+        {
+            "x": [float(row % 7) for row in range(200)],
+            "item": [f"p{row % 7}" for row in range(200)],
+            "tags": [["a"] * (row % 2) + ["b"] * (row % 7 > 3) for row in range(200)],
+            "bought": [row % 3 > 0 for row in range(200)],
+            "words": [[(row + place) % 5 for place in range(6)] for row in range(200)],
+        }
+    )
+    pq.write_table(table, folder / "rows.parquet")
+    features = {
+        "multilabel": {"label": "tags", "numeric": ["x"]},
+        "ranking": {"label": "bought", "numeric": ["x"], "categorical": ["item"], "item": ["item"], "buckets": 16},
+        "next_token": {"label": "words", "vocabulary": 5},
+    }
+    document = {
+        "stream": {"path": str(folder / "rows.parquet"), "every": 50},
+        "features": features[objective],
+        "model": {"hidden": [8], "dimension": 4},
+        "learner": {"objective": objective, "batch_size": 16},
+        "strategy": [{"name": "replay", "capacity": 40}],
+        "federated": {"clients": "blocks:1"},
+        "publish": {"every": 2},
+    }
+    return Job.from_document(document).resolved()
 
 
 def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_path: Path) -> None:
