@@ -31,7 +31,7 @@ def find_classes(
     format: str | None = None,
 ) -> list[Any]:
     """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
-    Of a column of lists, the distinct labels in them.
+    For a multilabel objective, the distinct labels in a column of lists.
 
     >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
     ['a', 'b']
@@ -41,7 +41,7 @@ def find_classes(
     place = f"stream.features.{label}"
     for fragment in open_source(source, format).fragments():
         column = fragment.load([label])[label]
-        if is_list(column.type):
+        if is_list(column.type) and objective == "multilabel":
             column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
         values, codes = indexed(column, f"{place} in {fragment.name}")
         rows += len(codes)

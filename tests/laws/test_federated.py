@@ -11,6 +11,7 @@ import pytest
 from incr_core.engine import LocalEngine
 from incr_core.job import Job
 from incr_core.loop import Loop
+from incr_core.predict import load_version, predictions
 from incr_core.registry import RunDirectory
 from incr_core.seal import model_sha256
 from tests.federated.runs import finish, people
@@ -76,6 +77,47 @@ def test_one_client_equals_local_whatever_the_objective(tmp_path: Path, name: st
             measured.append((model_sha256(loop.engine.weights()), loop.objective.metrics(loop.totals.statistics)))
             loop.engine.close()
     assert measured[0] == measured[1]
+
+
+def test_a_class_that_one_client_alone_has_seen_is_known_to_all(tmp_path: Path) -> None:
+    """Labels 0 and 1 everywhere; from the fourth increment on, label 2 at one of the two clients."""
+    late = [row >= 300 and row % 2 == 0 and row % 3 == 0 for row in range(600)]
+    label = [2 if new else row // 2 % 2 for row, new in enumerate(late)]
+    x = [3.0 * value + (row % 5 - 2) * 0.05 for row, value in enumerate(label)]
+    who = ["AA" if row % 2 else "UA" for row in range(600)]
+    pq.write_table(pa.table({"x": x, "who": who, "y": label}), tmp_path / "rows.parquet")
+    document = {
+        "stream": {"path": str(tmp_path / "rows.parquet"), "every": 100},
+        "features": {"label": "y", "numeric": ["x"], "capacity": 4},
+        "model": {"hidden": [16]},
+        "learner": {
+            "objective": "multiclass",
+            "batch_size": 10,
+            "epochs": 8,
+            "optimizer": {"name": "adam", "lr": 0.02},
+        },
+        "strategy": [{"name": "ewc", "strength": 0.1}, {"name": "replay", "capacity": 50}],
+        "federated": {"clients": "who"},
+        "publish": {"every": 2},
+    }
+    job = Job.from_document(document).resolved()
+    found = {}
+    for name, stops in (("whole", []), ("parts", [3, 5])):
+        for stop in [*stops, None]:
+            with RunDirectory(tmp_path / name).create(job.toml(), job.fingerprint()) as directory:
+                loop = Loop(job, over(2)(job, tmp_path / name), directory)
+                if stop:
+                    loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
+                loop.run()
+                found[name] = {key: value.clone() for key, value in loop.engine.weights().items()}
+                loop.engine.close()
+    assert all(value.equal(found["parts"][key]) for key, value in found["whole"].items())
+    counts = found["whole"]["objective.counts"].tolist()
+    assert counts == [label.count(0), label.count(1), label.count(2), 0]
+    version = load_version(tmp_path / "whole")
+    measured = predictions(version, tmp_path / "rows.parquet")
+    right = [said == "2" for said, truth in zip(measured["class"].to_pylist(), label, strict=True) if truth == 2]
+    assert sum(right) > 0.8 * len(right)
 
 
 def several_parts(folder: Path, objective: str) -> Job:
