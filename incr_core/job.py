@@ -31,6 +31,7 @@ from incr_core.outer import OUTERS, Outer
 from incr_core.participant import Participant
 from incr_core.partition import Partition
 from incr_core.rates import Rate
+from incr_core.schedule import SCHEDULES, Schedule
 from incr_core.source import open_source
 from incr_core.strategies import STRATEGIES
 from incr_core.strategy import Strategy
@@ -307,7 +308,27 @@ class Job(JobFile):
             kind([probe], **arguments).step()
         except (TypeError, ValueError, RuntimeError) as error:
             raise JobError(f"learner.optimizer: {_refusal(error, kind)}") from error
+        known = kind([probe], **arguments).defaults
+        for group in self.learner.groups:
+            for key in group.arguments.keys() - known.keys():
+                raise JobError(f"learner.groups {group.match!r}: {unknown(key, known)}")
         return partial(kind, **arguments)
+
+    def schedule(self) -> Schedule | None:
+        """What changes the learning rate."""
+        wanted = self.learner.schedule
+        if wanted is None:
+            return None
+        kind = SCHEDULES.get(wanted.name.lower().removesuffix("lr"))
+        if kind is None:
+            raise JobError(f"learner.schedule.name: {unknown(wanted.name, SCHEDULES)}")
+        arguments = wanted.arguments
+        each = arguments.pop("each", "step")
+        try:
+            kind(self.optimizer()([nn.Parameter(torch.zeros(1))]), **arguments)
+        except (TypeError, ValueError) as error:
+            raise JobError(f"learner.schedule: {_refusal(error, kind)}") from error
+        return Schedule(partial(kind, **arguments), each)
 
     def outer_step(self) -> Outer:
         """The outer step."""
@@ -348,6 +369,8 @@ class Job(JobFile):
             seed=settings.seed + index,
             shard=shard,
             precision=settings.precision,
+            schedule=self.schedule(),
+            groups=[(group.match, group.arguments) for group in settings.groups],
         )
 
     def participant(
@@ -387,5 +410,7 @@ def load_object(name: str, root: str = ".", place: str = "job") -> Any:
 
 
 def _refusal(error: Exception, kind: Callable[..., Any]) -> str:
-    accepted = [name for name in inspect.signature(kind).parameters if name not in ("self", "params", "model")]
+    accepted = [
+        name for name in inspect.signature(kind).parameters if name not in ("self", "params", "model", "optimizer")
+    ]
     return f"{error}; it takes {', '.join(accepted) or 'nothing'}"

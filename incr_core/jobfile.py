@@ -110,12 +110,27 @@ class ModelSection(Section):
     adapt: list[Named] = []
 
 
+class GroupSection(BaseModel):
+    """Weights by name pattern, with settings of the optimiser of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    match: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All keys but the pattern."""
+        return dict(self.model_extra or {})
+
+
 class LearnerSection(Section):
     """The update rule."""
 
     objective: str
     loss: Named | None = None
     optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
+    schedule: Named | None = None
+    groups: list[GroupSection] = []
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
@@ -128,9 +143,9 @@ class LearnerSection(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     frozen: bool = False
 
-    @field_validator("loss", mode="before")
+    @field_validator("loss", "schedule", mode="before")
     @classmethod
-    def _loss_by_name(cls, value: Any) -> Any:
+    def _others_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("optimizer", mode="before")

@@ -21,6 +21,7 @@ from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
 from incr_core.errors import CheckpointError, JobError
 from incr_core.objective import Objective
 from incr_core.randomness import global_random_state
+from incr_core.schedule import Groups, Schedule, grouped
 from incr_core.sharding import like, load_optimizer, local, optimizer_state, whole
 from incr_core.strategy import Context, Strategy
 from incr_core.update import Update, Weights, merge_rules
@@ -47,7 +48,10 @@ class Learner:
     epochs: passes over an increment's rows; shuffle: in a new seeded order each.
     clip: the largest norm of a step's gradient, or None.
     shard: (rank, size) inside a group of workers that hold one model together.
-    precision: "float32", or "bfloat16" and "float16" for autocast forwards.
+    precision: "float32", or "bfloat16" and "float16" for autocast forwards. float16 scales the loss up before the
+        backward and the gradients down after it, and leaves out a step whose gradients overflow.
+    schedule: changes the learning rate; None: it stays.
+    groups: weights by name pattern, and what the optimiser is told about them (see `schedule.grouped`).
 
     With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
 
@@ -73,6 +77,8 @@ class Learner:
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
         precision: str = "float32",
+        schedule: Schedule | None = None,
+        groups: Groups = (),
     ) -> None:
         if batch_size < 1 or accumulate < 1 or epochs < 1:
             raise JobError(
@@ -98,7 +104,15 @@ class Learner:
             raise JobError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         self.device = parameters[0].device
         self.objective.to(self.device)
-        self.optimizer = optimizer(parameters)
+        self.optimizer = optimizer(grouped(trainable, groups))
+        self.schedule = schedule
+        if schedule is not None:
+            schedule.start(self.optimizer)
+        self._scaler: torch.amp.GradScaler | None = None
+        if precision == "float16":
+            if shard[1] > 1:
+                raise JobError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
+            self._scaler = torch.amp.GradScaler(self.device.type)
         self.random_state = global_random_state(seed, self.device)
         self.context = Context(
             model,
@@ -136,7 +150,8 @@ class Learner:
             shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
         )
         self._adopted = overridden("adopted")
-        self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies)
+        stepped = schedule is not None and schedule.each == "increment"
+        self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies) or stepped
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -188,6 +203,8 @@ class Learner:
             with self.random_state:
                 for hook in self._end:
                     hook(self.context, labelled)
+        if self.schedule is not None:
+            self.schedule.after("increment")
         self._steps.close()
 
     def _step(self, batches: list[Batch]) -> int:
@@ -208,16 +225,25 @@ class Learner:
                 for name, term in hook(context, part, output).items():
                     terms[name] = terms[name] + term if name in terms else term
             total = reduce(add, terms.values())
-            (total if alone else total * (share * copies)).backward()
+            total = total if alone else total * (share * copies)
+            (total if self._scaler is None else self._scaler.scale(total)).backward()
             self._log(terms, len(batch))
             if self._after_step:
                 outputs.append(output.detach()[: len(batch)])
 
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
         for hook in self._after_backward:
             hook(context)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(context.parameters, self.clip)
-        self.optimizer.step()
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        if self.schedule is not None:
+            self.schedule.after("step")
         for weight in context.parameters:  # what `optimizer.zero_grad()` does, without its profiling
             weight.grad = None
         context.step += 1
@@ -369,6 +395,8 @@ class Learner:
         """
         return {
             "optimizer": optimizer_state(self.optimizer),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "strategies": self.strategies.state_dict(),
             "generator": self.context.generator.get_state(),
             "steps": self._steps.state_dict(),
@@ -389,6 +417,10 @@ class Learner:
                 f"learner: the saved state is of another model, optimiser or list of strategies: {told}; "
                 "use the same ones, or start a new run"
             ) from error
+        if self.schedule is not None:
+            self.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
         self.strategies.to(self.device)
         self.context.generator.set_state(state["generator"].cpu())
         self._steps.load_state_dict(state["steps"])

@@ -20,7 +20,7 @@ def pull(ctx: Context, anchors: list[Tensor], stiffness: list[Tensor], strength:
     implicit Euler: w_j comes closer by the factor 1 / (1 + lr * k_j), whatever k_j, and where lr * k_j is small nothing
     changes (Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.3).
 
-    anchors, stiffness: a and F of the weights that have gradients, in that order. lr: of the optimiser's first group.
+    anchors, stiffness: a and F of the weights that have gradients, in that order. lr: each weight's own.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0])); weight.grad = torch.zeros(1)
     >>> ctx = Context(None, None, torch.optim.SGD([weight], lr=0.5), None, None, names=["w"], parameters=[weight])
@@ -28,10 +28,10 @@ def pull(ctx: Context, anchors: list[Tensor], stiffness: list[Tensor], strength:
     >>> ctx.optimizer.step(); weight.data
     tensor([1.])
     """
-    weights, gradients, _ = ctx.weights_and_gradients()
-    lr = ctx.optimizer.param_groups[0]["lr"]
+    weights, gradients, index = ctx.weights_and_gradients()
+    lr = ctx.rates(index)
     force = torch._foreach_sub(weights, anchors)
     torch._foreach_mul_(force, stiffness)
-    damping = torch._foreach_mul(stiffness, lr * strength)
+    damping = torch._foreach_mul(stiffness, [rate * strength for rate in lr] if isinstance(lr, list) else lr * strength)
     torch._foreach_add_(damping, 1.0)
     torch._foreach_addcdiv_(gradients, force, damping, value=strength)

@@ -37,6 +37,14 @@ class Context:
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
 
+    def rates(self, index: list[int] | None = None) -> float | list[float]:
+        """The learning rate of all weights, or a list of those at `index` where the optimiser has several groups."""
+        groups = self.optimizer.param_groups
+        if len(groups) == 1:
+            return float(groups[0]["lr"])
+        rate = {id(weight): float(group["lr"]) for group in groups for weight in group["params"]}
+        return [rate[id(self.parameters[place])] for place in (index or range(len(self.parameters)))]
+
     def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:
         """This worker's part of each weight that has a gradient, of that gradient, and its place in `parameters`."""
         index = [place for place, weight in enumerate(self.parameters) if weight.grad is not None]

@@ -59,8 +59,12 @@ class ElasticNet(Strategy):
             return
         weights = [local(weight) for weight in ctx.parameters]
         anchors = self.anchor.tensors()
-        threshold = ctx.optimizer.param_groups[0]["lr"] * self.l1
+        lr = ctx.rates()
         moved = torch._foreach_sub(weights, anchors)
-        kept = torch._foreach_clamp_max(torch._foreach_clamp_min(moved, -threshold), threshold)
+        if isinstance(lr, list):
+            above, below = [rate * self.l1 for rate in lr], [-rate * self.l1 for rate in lr]
+            kept = torch._foreach_clamp_max(torch._foreach_clamp_min(moved, below), above)
+        else:
+            kept = torch._foreach_clamp_max(torch._foreach_clamp_min(moved, -lr * self.l1), lr * self.l1)
         torch._foreach_sub_(moved, kept)
         torch._foreach_copy_(weights, torch._foreach_add(anchors, moved))

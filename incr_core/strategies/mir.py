@@ -20,9 +20,9 @@ class MIR(Strategy):
         w' = w - lr * gradient of the new rows' mean loss
         replay the round(ratio * n) of `candidates` remembered rows with the largest loss(w') - loss(w)
 
-    Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", section 3.1. lr is the
-    learning rate of the optimiser's first group. It costs about three forwards and a backward more than replay.
-    The look ahead runs in eval mode, so dropout does not blur it and BatchNorm's statistics do not move.
+    Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", section 3.1. It costs about
+    three forwards and a backward more than replay. The look ahead runs in eval mode, so dropout does not blur it and
+    BatchNorm's statistics do not move.
 
     capacity: rows remembered. ratio: replayed rows per new row, 0 turns it off. candidates: rows searched in.
     memory: see `memories.MEMORIES`.
@@ -64,10 +64,11 @@ class MIR(Strategy):
         for weight in ctx.parameters:
             weight.grad = None
         ctx.objective(ctx.model(batch.inputs), batch.targets, batch.weights).backward()
-        weights, gradients, _ = ctx.weights_and_gradients()
+        weights, gradients, index = ctx.weights_and_gradients()
+        lr = ctx.rates(index)
         kept = [weight.clone() for weight in weights]
         with torch.no_grad():
-            torch._foreach_add_(weights, gradients, alpha=-ctx.optimizer.param_groups[0]["lr"])
+            torch._foreach_sub_(weights, torch._foreach_mul(gradients, lr))
             after = ctx.objective.rows(ctx.model(found.inputs), found.targets)
             torch._foreach_copy_(weights, kept)
         for weight, gradient in zip(ctx.parameters, held, strict=True):
