@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from incr_core.errors import StrategyError
 
-__all__ = ["at_least_one", "fraction", "not_negative", "one_of", "positive"]
+__all__ = ["at_least_one", "byte_count", "fraction", "not_negative", "one_of", "positive"]
 
 
 def not_negative(place: str, value: float) -> float:
@@ -51,6 +53,19 @@ def fraction(place: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise StrategyError(f"{place}: expected a number from 0 to 1, got {value}")
     return value
+
+
+def byte_count(place: str, size: str) -> int:
+    """A size in bytes, such as "64MB" (64,000,000) or "64MiB" (64 * 2^20).
+
+    >>> byte_count("memory.capacity", "1.5 kB"), byte_count("memory.capacity", "2MiB")
+    (1500, 2097152)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]i?)?B\s*", size)
+    if match is None or float(match[1]) == 0:
+        raise StrategyError(f'{place}: expected a number of rows, or a size such as "64MB", got {size!r}')
+    prefix = match[2] or ""
+    return int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** " kmgt".index((prefix[:1] or " ").lower()))
 
 
 def one_of(place: str, value: str, choices: list[str]) -> str:

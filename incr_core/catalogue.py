@@ -16,7 +16,7 @@ def describe() -> str:
     """Every strategy: its arguments, docstring up to the example, hooks, and what is shared and how it merges.
 
     >>> [line for line in describe().splitlines() if line.startswith("replay(")]
-    ["replay(capacity=5000, ratio=1.0, memory='reservoir')"]
+    ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)"]
     """
     return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
 

@@ -5,12 +5,13 @@ A memory holds raw rows. It never leaves its worker unless its owner says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from incr_core.arguments import byte_count
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 
@@ -49,17 +50,23 @@ def to_batch(columns: Mapping[str, Tensor]) -> Batch:
 class Memory(nn.Module):
     """Rows in preallocated columns; subclasses decide in `insert` which rows stay.
 
-    capacity: the most rows it ever holds.
+    capacity: the most rows it ever holds, or the most bytes their columns take, such as "64MB"; then how many rows that
+        is follows from the first ones.
+    ttl: rows live until so many more were shown; None: for ever. It must be above the capacity, or the rows would be
+        those of `Window`.
     size: rows it holds; seen: rows it was shown.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__()
-        if capacity < 1:
+        self.budget = byte_count("memory.capacity", capacity) if isinstance(capacity, str) else None
+        self.capacity = 0 if isinstance(capacity, str) else capacity
+        if self.budget is None and self.capacity < 1:
             raise StrategyError(
                 f"memory.capacity: expected at least 1 row, got {capacity}; leave the memory out instead"
             )
-        self.capacity = capacity
+        self.ttl = ttl
+        self._check_ttl()
         self.size = 0
         self.seen = 0
 
@@ -88,16 +95,44 @@ class Memory(nn.Module):
         >>> memory.forget(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
         (1, [0.0, 2.0, 3.0])
         """
-        held = self.rows_held()
-        if "rows" not in held:
+        if "rows" not in self._buffers:
             raise StrategyError("memory.forget: the rows held carry no row ids, so none can be found")
-        keep = (~torch.isin(held["rows"], rows.to(held["rows"].device))).nonzero().flatten()
+        return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
+
+    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
+        """Take out the rows held of which it is true, (size,); returns how many."""
+        held = self.rows_held()
+        keep = (~which(held)).nonzero().flatten()
         removed = self.size - len(keep)
-        for column in held.values():
-            column[: len(keep)] = column[keep]
-            column[len(keep) :] = 0
-        self.size = len(keep)
+        if removed:
+            for column in held.values():
+                column[: len(keep)] = column[keep]
+                column[len(keep) :] = 0
+            self.size = len(keep)
         return removed
+
+    def _dated(self, columns: Columns) -> Columns:
+        """New rows with their time of birth, where rows have a time to live."""
+        if self.ttl is None:
+            return columns
+        count = len(columns["targets"])
+        return {**columns, "born": torch.arange(self.seen, self.seen + count, device=columns["targets"].device)}
+
+    def _expire(self) -> None:
+        """Let go of rows that have lived their time; called when rows were shown."""
+        if self.ttl is not None:
+            self._drop(self._expired)
+
+    def _expired(self, held: Columns) -> Tensor:
+        assert self.ttl is not None
+        return held["born"] < self.seen - self.ttl
+
+    def _check_ttl(self) -> None:
+        if self.ttl is not None and self.ttl <= self.capacity:
+            raise StrategyError(
+                f"memory.ttl: expected more than the {self.capacity} rows of the capacity, got {self.ttl}; "
+                "use the memory window, which holds the last rows"
+            )
 
     def bytes(self) -> int:
         """The bytes its columns take."""
@@ -106,6 +141,7 @@ class Memory(nn.Module):
     def _allocate(self, columns: Columns) -> None:
         """Make room on first sight of the columns; afterwards, check that they are the same ones."""
         if not self._buffers:
+            self._spend(columns)
             for name, column in columns.items():
                 self.register_buffer(name, column.new_zeros((self.capacity, *column.shape[1:])))
             return
@@ -123,6 +159,18 @@ class Memory(nn.Module):
                     f"got {column.dtype} {tuple(column.shape[1:])}; start a new run for another model input"
                 )
 
+    def _spend(self, columns: Columns) -> None:
+        """How many rows the bytes pay for."""
+        if self.budget is None:
+            return
+        each = sum(column.element_size() * column[:1].numel() for column in columns.values())
+        self.capacity = self.budget // max(1, each)
+        if self.capacity < 1:
+            raise StrategyError(
+                f"memory.capacity: expected room for at least 1 row of {each:,} bytes, got {self.budget:,} bytes"
+            )
+        self._check_ttl()
+
     def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
         for name, column in columns.items():
             held = self._buffers[name]
@@ -131,7 +179,7 @@ class Memory(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counts, kept as plain numbers so that asking for them never waits for a device."""
-        return {"size": self.size, "seen": self.seen, "capacity": self.capacity}
+        return {"size": self.size, "seen": self.seen, "capacity": self.capacity, "budget": self.budget}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
@@ -145,11 +193,16 @@ class Memory(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         extra = state_dict[f"{prefix}_extra_state"]
-        if extra["capacity"] != self.capacity:
+        theirs, mine = (
+            (b, "bytes") if b else (c, "rows")
+            for b, c in ((extra.get("budget"), extra["capacity"]), (self.budget, self.capacity))
+        )
+        if theirs != mine:
             raise StrategyError(
-                f"{prefix}capacity: the saved memory holds {extra['capacity']} rows, this one {self.capacity}; "
-                "use the same capacity, or start a new run"
+                f"{prefix}capacity: the saved memory holds {theirs[0]} {theirs[1]}, this one {mine[0]}"
+                f"{'' if mine[1] == theirs[1] else f' {mine[1]}'}; use the same capacity, or start a new run"
             )
+        self.capacity = extra["capacity"]
         # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
         device = next((column.device for column in self._buffers.values() if column is not None), None)
         self._buffers.clear()
@@ -169,6 +222,9 @@ class Reservoir(Memory):
     Rows of one batch that draw the same slot overwrite one another in order, as one by one they would. Slots from
     `size` on are empty, freed by `forget`: which of them a row draws does not matter, so it takes the first.
 
+    With a ttl it is a sample of the last `ttl` rows: once more were shown, s stays there, so that a row is taken with
+    probability capacity / ttl, and one that is taken fills an empty slot before it takes another's.
+
     >>> memory, generator = Reservoir(100), torch.Generator().manual_seed(0)
     >>> for day in range(50):
     ...     memory.insert({"targets": torch.full((20,), float(day))}, generator)
@@ -181,6 +237,7 @@ class Reservoir(Memory):
         count = len(columns["targets"])
         if count == 0:
             return
+        columns = self._dated(columns)
         self._allocate(columns)
         device = columns["targets"].device
         filling = min(count, max(0, self.capacity - self.seen))
@@ -189,18 +246,25 @@ class Reservoir(Memory):
             self.size += count
         else:
             among = torch.arange(self.seen + 1, self.seen + count + 1, dtype=torch.float64, device=device)
+            if self.ttl is not None:
+                among.clamp_(max=self.ttl)
             draw = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
             slots = draw.mul_(among).long()
             if filling:
                 slots[:filling] = torch.arange(self.seen, self.capacity, device=device)
             self._place(slots, columns)
         self.seen += count
+        self._expire()
 
     def _place(self, slots: Tensor, columns: Columns) -> None:
         taken = (slots < self.capacity).nonzero().flatten()
         if len(taken) == 0:
             return
         slots = slots.index_select(0, taken)
+        if self.ttl is not None:
+            free = min(len(slots), self.capacity - self.size)
+            slots[:free] = torch.arange(self.size, self.size + free, device=slots.device)
+            self.size += free
         if len(taken) > 1:
             # Of the rows that chose one slot, the last stays: sort by slot, keep the end of each run.
             slots, order = slots.sort(stable=True)
@@ -223,6 +287,9 @@ class Balanced(Memory):
     held of a class are always those of all it was shown whose key is below the smallest it ever refused, its limit;
     a row above the limit is refused at once, so most batches cost almost nothing.
 
+    With a ttl, a class that lost rows to age has no limit until it refuses a row again, so that it stays filled; newer
+    rows are then somewhat more likely than older ones.
+
     >>> memory, generator = Balanced(10), torch.Generator().manual_seed(0)
     >>> memory.insert({"targets": torch.zeros(100)}, generator)
     >>> memory.insert({"targets": torch.ones(3)}, generator)
@@ -231,8 +298,8 @@ class Balanced(Memory):
     [4, 3, 3]
     """
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
+        super().__init__(capacity, ttl)
         self._classes = torch.empty(0, dtype=torch.float64)  # that have refused rows, ascending
         self._limits = torch.empty(0, dtype=torch.float64)  # the smallest key each has refused
 
@@ -242,8 +309,10 @@ class Balanced(Memory):
         if len(targets) == 0:
             return
         one_class_a_row("balanced", targets)
+        columns = self._dated(columns)
         self._allocate({**columns, "key": torch.empty(1, dtype=torch.float64, device=targets.device)})
         self.seen += len(targets)
+        self._expire()
         key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
         accepted = (key < self._limits_of(targets)).nonzero().flatten()
         if len(accepted) == 0:
@@ -256,6 +325,14 @@ class Balanced(Memory):
             return
         held = self.rows_held()
         self._trim({name: torch.cat([column, fresh[name]]) for name, column in held.items()})
+
+    def _expire(self) -> None:
+        if self.ttl is not None and self.size:
+            held = self.rows_held()
+            lost = torch.unique(held["targets"][self._expired(held)]).double()
+            super()._expire()
+            keep = ~torch.isin(self._classes, lost.to(self._classes.device))
+            self._classes, self._limits = self._classes[keep], self._limits[keep]
 
     def _limits_of(self, targets: Tensor) -> Tensor:
         """The limit of each row's class; infinity where it has refused none."""

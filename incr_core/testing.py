@@ -290,6 +290,8 @@ class Trial:
                 held = memory.bytes()
                 before = taken.setdefault(name, held) or held
                 self.require(held <= before, "memory", f"{name} took {before} bytes, and takes {held} later")
+                within = memory.budget is None or held <= memory.budget
+                self.require(within, "memory", f"{name} takes {held} bytes of at most {memory.budget}")
 
 
 def _everything(learner: Learner) -> dict[str, Any]:

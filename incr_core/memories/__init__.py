@@ -21,13 +21,13 @@ MEMORIES: dict[str, type[Memory]] = {
 """Memories that take rows as they come; `Herding` needs their features too, and is iCaRL's own."""
 
 
-def memory_named(place: str, name: str, capacity: int) -> Memory:
+def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = None) -> Memory:
     """An empty memory; `place` is the argument to name in errors.
 
     >>> memory_named("der.memory", "window", 100)
     Window()
     """
-    return MEMORIES[one_of(place, name, list(MEMORIES))](capacity)
+    return MEMORIES[one_of(place, name, list(MEMORIES))](capacity, ttl)
 
 
 def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:

@@ -25,6 +25,7 @@ class Herding(Memory):
 
     def choose(self, columns: Columns, features: Tensor) -> None:
         """Replace what is held by the best of the candidates `columns`, (n, ...), whose features are (n, d)."""
+        self._allocate(columns)
         labels, which, counts = torch.unique(columns["targets"], return_inverse=True, return_counts=True)
         shares = even_shares(counts.tolist(), self.capacity)
         chosen = []
@@ -33,7 +34,6 @@ class Herding(Memory):
             chosen.append(members[herd(features[members], share)])
         keep = torch.cat(chosen)
         fresh = {name: column.index_select(0, keep) for name, column in columns.items()}
-        self._allocate(fresh)
         self._write(torch.arange(len(keep), device=keep.device), fresh)
         self.size = len(keep)
 

@@ -40,8 +40,10 @@ class Prototypes(Memory):
     ([0.5, 10.0], [2.0, 2.0])
     """
 
-    def __init__(self, capacity: int, noise: float = 1.0) -> None:
-        super().__init__(capacity)
+    def __init__(self, capacity: int | str, ttl: int | None = None, noise: float = 1.0) -> None:
+        super().__init__(capacity, ttl)
+        if ttl is not None:
+            raise StrategyError("memory.ttl: prototypes are means of rows of every age, none of which can be let go")
         self.noise = not_negative("memory.noise", noise)
 
     def sample(self, count: int, generator: torch.Generator) -> Columns:

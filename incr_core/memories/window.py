@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ class Window(Memory):
     [2.0, 3.0, 4.0]
     """
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
+        super().__init__(capacity, ttl)
         self._next = 0  # the slot of the next row: behind the newest, which is the oldest once the ring is full
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
@@ -32,6 +32,7 @@ class Window(Memory):
         count = len(columns["targets"])
         if count == 0:
             return
+        columns = self._dated(columns)
         self._allocate(columns)
         last = min(count, self.capacity)  # of more rows than fit, only the last stay
         slots = (torch.arange(last, device=columns["targets"].device) + self._next) % self.capacity
@@ -39,14 +40,15 @@ class Window(Memory):
         self._next = (self._next + last) % self.capacity
         self.size = min(self.capacity, self.size + last)
         self.seen += count
+        self._expire()
 
-    def forget(self, rows: Tensor) -> int:
-        """Delete the rows with these ids; the others keep their order of age."""
+    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
+        """The others keep their order of age."""
         if self.size == self.capacity:
             for column in self.rows_held().values():
                 column.copy_(column.roll(-self._next, 0))
             self._next = 0
-        removed = super().forget(rows)
+        removed = super()._drop(which)
         self._next = self.size % self.capacity
         return removed
 

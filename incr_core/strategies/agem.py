@@ -24,7 +24,8 @@ class AGEM(Strategy):
     Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", equation 11. The memory takes what an increment
     learned when it ends, as in the paper, where it holds past tasks only.
 
-    capacity: rows remembered. rows: how many the reference gradient is taken over, 0 turns it off.
+    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
+    rows: how many the reference gradient is taken over, 0 turns it off.
     memory: see `memories.MEMORIES`.
 
     >>> AGEM(capacity=500, rows=128)
@@ -34,11 +35,13 @@ class AGEM(Strategy):
     )
     """
 
-    def __init__(self, capacity: int = 5000, rows: int = 128, memory: str = "reservoir") -> None:
+    def __init__(
+        self, capacity: int | str = 5000, rows: int = 128, memory: str = "reservoir", ttl: int | None = None
+    ) -> None:
         super().__init__()
         self.capacity = capacity
         self.rows = int(not_negative("agem.rows", rows))
-        self.memory = memory_named("agem.memory", memory, capacity)
+        self.memory = memory_named("agem.memory", memory, capacity, ttl)
 
     def after_backward(self, ctx: Context) -> None:
         """Project the gradient."""

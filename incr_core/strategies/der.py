@@ -28,7 +28,8 @@ class DER(Strategy):
     Buzzega et al. 2020, "Dark experience for general continual learning", equations 6 and 7: alpha is `logits`, beta
     `labels`; DER is labels = 0, DER++ labels > 0. All rows go through one forward.
 
-    capacity: rows remembered. logits, labels: weights of the two terms; both 0 turns it off.
+    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
+    logits, labels: weights of the two terms; both 0 turns it off.
     ratio: remembered rows per new row for each term. memory: see `memories.MEMORIES`.
 
     >>> DER(capacity=500, logits=0.2, labels=1.0)
@@ -42,18 +43,19 @@ class DER(Strategy):
 
     def __init__(
         self,
-        capacity: int = 5000,
+        capacity: int | str = 5000,
         logits: float = 0.5,
         labels: float = 0.5,
         ratio: float = 1.0,
         memory: str = "reservoir",
+        ttl: int | None = None,
     ) -> None:
         super().__init__()
         self.capacity = capacity
         self.logits = not_negative("der.logits", logits)
         self.labels = not_negative("der.labels", labels)
         self.ratio = not_negative("der.ratio", ratio)
-        self.memory = memory_named("der.memory", memory, capacity)
+        self.memory = memory_named("der.memory", memory, capacity, ttl)
         self._terms: list[tuple[str, slice, Mapping[str, Tensor]]] = []
 
     @property

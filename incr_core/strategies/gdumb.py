@@ -40,7 +40,7 @@ class GDumb(Strategy):
     )
     """
 
-    def __init__(self, capacity: int = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
+    def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
         super().__init__()
         self.capacity = capacity
         self.passes = int(not_negative("gdumb.passes", passes))

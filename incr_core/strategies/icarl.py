@@ -48,7 +48,7 @@ class ICaRL(Strategy):
 
     seen: Tensor
 
-    def __init__(self, capacity: int = 5000, ratio: float = 1.0) -> None:
+    def __init__(self, capacity: int | str = 5000, ratio: float = 1.0) -> None:
         super().__init__()
         self.capacity = capacity
         self.ratio = not_negative("icarl.ratio", ratio)

@@ -24,7 +24,8 @@ class MIR(Strategy):
     three forwards and a backward more than replay. The look ahead runs in eval mode, so dropout does not blur it and
     BatchNorm's statistics do not move.
 
-    capacity: rows remembered. ratio: replayed rows per new row, 0 turns it off. candidates: rows searched in.
+    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
+    ratio: replayed rows per new row, 0 turns it off. candidates: rows searched in.
     memory: see `memories.MEMORIES`.
 
     >>> MIR(capacity=500)
@@ -35,13 +36,18 @@ class MIR(Strategy):
     """
 
     def __init__(
-        self, capacity: int = 5000, ratio: float = 1.0, candidates: int = 50, memory: str = "reservoir"
+        self,
+        capacity: int | str = 5000,
+        ratio: float = 1.0,
+        candidates: int = 50,
+        memory: str = "reservoir",
+        ttl: int | None = None,
     ) -> None:
         super().__init__()
         self.capacity = capacity
         self.ratio = not_negative("mir.ratio", ratio)
         self.candidates = at_least_one("mir.candidates", candidates)
-        self.memory = memory_named("mir.memory", memory, capacity)
+        self.memory = memory_named("mir.memory", memory, capacity, ttl)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append the most interfered rows."""

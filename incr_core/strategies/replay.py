@@ -6,7 +6,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
-from incr_core.memories import memory_named
+from incr_core.memories import draw, memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
 
@@ -20,8 +20,8 @@ class Replay(Strategy):
 
     Chaudhry et al. 2019, "On tiny episodic memories in continual learning" (ER).
 
-    capacity: rows remembered.
-    ratio: remembered rows per new row in each batch; 0 turns replay off.
+    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
+    ratio: remembered rows per new row in each batch, of a small memory none twice; 0 turns replay off.
     memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number of every class; "window", the
     last rows.
 
@@ -32,20 +32,22 @@ class Replay(Strategy):
     )
     """
 
-    def __init__(self, capacity: int = 5000, ratio: float = 1.0, memory: str = "reservoir") -> None:
+    def __init__(
+        self, capacity: int | str = 5000, ratio: float = 1.0, memory: str = "reservoir", ttl: int | None = None
+    ) -> None:
         super().__init__()
         if ratio < 0:
             raise StrategyError(f"replay.ratio: expected 0 or more remembered rows per new row, got {ratio}")
         self.capacity = capacity
         self.ratio = ratio
-        self.memory = memory_named("replay.memory", memory, capacity)
+        self.memory = memory_named("replay.memory", memory, capacity, ttl)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows; a non-empty batch gets at least one, unless the ratio is 0."""
         if self.memory.size == 0 or self.ratio == 0:
             return batch
         count = max(1, round(self.ratio * len(batch)))
-        remembered = to_batch(self.memory.sample(count, ctx.generator))
+        remembered = to_batch(draw(self.memory, count, ctx.generator))
         return cat([batch, remembered])
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
