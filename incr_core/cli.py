@@ -69,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--version", type=int, metavar="N", help="default: the champion")
     evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
+    distill = command(
+        "distill", _distill, "teach a smaller model what a run's champion knows; `incr run` goes on with it"
+    )
+    distill.add_argument("directory", metavar="DIR")
+    distill.add_argument("--out", required=True, metavar="DIR2", help="the student's run directory")
+    distill.add_argument(
+        "--student", action="append", default=[], metavar="section.key=value", help="what the student's job changes"
+    )
+    distill.add_argument("--strength", type=float, default=1.0, help="weight of the teacher's word (default: 1)")
+    distill.add_argument("--temperature", type=float, default=2.0, help="how soft its answers are made (default: 2)")
+    distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+
     versions = command("versions", _versions, "list the versions of a run")
     versions.add_argument("directory", metavar="DIR")
 
@@ -154,6 +166,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         for name, value in found.items():
             print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from incr_core.distill import distill
+
+    summary = distill(
+        options.directory, options.out, options.student, strength=options.strength, temperature=options.temperature
+    )
+    if options.json:
+        print(json_text(summary))
+    else:
+        _print_summary(summary, options.out)
+        print(f"  it goes on with: incr run {Path(options.out, 'job.toml')} --out {options.out}")
+    if not summary["finished"]:
+        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
     return 0
 
 
