@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--temperature", type=float, default=2.0, help="how soft its answers are made (default: 2)")
     distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
+    serve = command(
+        "serve", _serve, "answer questions over HTTP with a run's champion: POST /predict, GET /version, /health"
+    )
+    serve.add_argument("directory", metavar="DIR")
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+
     versions = command("versions", _versions, "list the versions of a run")
     versions.add_argument("directory", metavar="DIR")
 
@@ -183,6 +190,17 @@ def _distill(options: argparse.Namespace) -> int:
     if not summary["finished"]:
         print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
         return STOPPED
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from incr_core.errors import JobError
+
+    try:
+        from incr_core.serve import serve
+    except ModuleNotFoundError as missing:
+        raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
+    serve(options.directory, options.host, options.port)
     return 0
 
 

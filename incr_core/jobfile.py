@@ -185,6 +185,12 @@ class PublishSection(Section):
     keep: int | None = Field(None, ge=1)
 
 
+class TrackSection(Section):
+    """Where else the metrics of increments are written."""
+
+    tensorboard: bool = False
+
+
 class JobFile(Section):
     """A whole job, as written.
 
@@ -209,6 +215,7 @@ class JobFile(Section):
     cluster: ClusterSection = ClusterSection()
     federated: FederatedSection = FederatedSection()
     publish: PublishSection = PublishSection()
+    track: TrackSection = TrackSection()
     baselines: dict[str, list[str]] = {}
 
     @field_validator("outer", mode="before")

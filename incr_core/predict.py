@@ -16,9 +16,9 @@ from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.quarantine import BadRow
 from incr_core.registry import RunDirectory
-from incr_core.stream import EncodedFile, encode_file
+from incr_core.stream import EncodedFile, encode_file, encode_table
 
-__all__ = ["Version", "evaluate", "load_version", "predict_file", "predictions"]
+__all__ = ["Version", "evaluate", "load_version", "predict_file", "predict_table", "predictions"]
 
 
 @dataclass(slots=True)
@@ -66,8 +66,18 @@ def predictions(version: Version, path: str | Path) -> pa.Table:
 
 def predict_file(version: Version, path: str | Path) -> tuple[pa.Table, list[BadRow]]:
     """The predictions for the rows of a file, and the rows that cannot be used, each with its reason."""
+    return _answered(version, _encoded(version, path, labelled=False))
+
+
+def predict_table(version: Version, table: pa.Table, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
+    """The predictions for the rows of a table, and the rows that cannot be used; `name` is for errors."""
     job = version.job
-    encoded = _encoded(version, path, labelled=False)
+    encoded = encode_table(table, name, job.encoder, job.rates(), version.history, predict_at=job.stream.predict_at)
+    return _answered(version, encoded)
+
+
+def _answered(version: Version, encoded: EncodedFile) -> tuple[pa.Table, list[BadRow]]:
+    job = version.job
     found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
     offsets = encoded.offsets.numpy()
     missing = np.ones(encoded.total, dtype=bool)

@@ -16,6 +16,7 @@ from incr_core.plainjson import json_text
 from incr_core.registry import RunDirectory
 from incr_core.report import write_report
 from incr_core.seal import model_sha256
+from incr_core.track import TensorBoard
 
 __all__ = ["run"]
 
@@ -63,13 +64,23 @@ def _run_one(
 ) -> dict[str, Any]:
     kind = engine_named(on)
     with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
+        tracker = TensorBoard(directory) if job.track.tensorboard else None
+
+        def seen(done: Progress) -> None:
+            if tracker is not None:
+                tracker.follow()
+            if observe is not None:
+                observe(name, done)
+
         engine = kind(job, out)
         try:
-            loop = Loop(job, engine, directory, None if observe is None else lambda done: observe(name, done))
+            loop = Loop(job, engine, directory, seen)
             finished = loop.run()
             summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
         finally:
             engine.close()
+            if tracker is not None:
+                tracker.close()
         write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")
         write_report(directory)
     return summary

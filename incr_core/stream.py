@@ -26,7 +26,7 @@ from incr_core.rows import row_ids
 from incr_core.source import FORMATS, open_source, read_table
 from incr_core.timeline import Increment, Timeline
 
-__all__ = ["EncodedFile", "Increment", "Stream", "encode_file"]
+__all__ = ["EncodedFile", "Increment", "Stream", "columns_asked", "encode_file", "encode_table"]
 
 
 class Stream:
@@ -205,6 +205,21 @@ class EncodedFile:
     total: int
 
 
+def columns_asked(encoder: Encoder, rates: Sequence[Rate], predict_at: str | None, labelled: bool) -> list[str]:
+    """The columns that a table to predict, or to evaluate, must have.
+
+    >>> columns_asked(Encoder("y", ["x"], [], objective="regression", classes=None), [], None, labelled=False)
+    ['x']
+    """
+    asked = [
+        *(encoder.columns if labelled else encoder.asked),
+        *([encoder.task] if encoder.task else []),
+        *(column for rate in rates for column in rate.by),
+        *([predict_at] if rates and predict_at else []),
+    ]
+    return list(dict.fromkeys(asked))
+
+
 def encode_file(
     path: str | Path,
     encoder: Encoder,
@@ -225,15 +240,34 @@ def encode_file(
     if not path.is_file():
         raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
     name = path.name
-    asked = [
-        *(encoder.columns if labelled else encoder.asked),
-        *([encoder.task] if encoder.task else []),
-        *(column for rate in rates for column in rate.by),
-        *([predict_at] if rates and predict_at else []),
-    ]
     if name.lower().endswith(tuple(ending for endings in FORMATS.values() for ending in endings)):
         format = None
-    table = read_table(path, list(dict.fromkeys(asked)), format, name)
+    table = read_table(path, columns_asked(encoder, rates, predict_at, labelled), format, name)
+    return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
+
+
+def encode_table(
+    table: pa.Table,
+    name: str,
+    encoder: Encoder,
+    rates: Sequence[Rate] = (),
+    history: pa.Table | None = None,
+    *,
+    predict_at: str | None = None,
+    labelled: bool = False,
+) -> EncodedFile:
+    """Encode a table of new rows as `encode_file` does; `name` is where they are from, for errors.
+
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> encode_table(pa.table({"x": [1.0, None]}), "here", encoder).batch.inputs.flatten()
+    tensor([1., nan])
+    """
+    asked = columns_asked(encoder, rates, predict_at, labelled)
+    if absent := [column for column in asked if column not in table.column_names]:
+        raise StreamError(
+            f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
+            "add what is missing, null where it is unknown"
+        )
     total = len(table)
     rows = row_ids(0, 0, total)
     bad: list[BadRow] = []
