@@ -25,9 +25,10 @@ class EWC(Strategy):
             else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
     F_new is the diagonal Fisher information of the increment's rows and w the weights they left behind. Online is the
-    form of Schwarz et al. 2018 (Progress & Compress, section 3), one running F and the last anchor. Otherwise every
-    consolidation keeps an anchor of its own, as in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one
-    quadratic about the mean of their anchors, weighted by F (Huszar 2018, PNAS 115), so it takes no more memory.
+    form of Schwarz et al. 2018 (Progress & Compress, section 3): one running F, and the last anchor, at which what was
+    learned and all penalties before are balanced already. Otherwise every consolidation keeps an anchor of its own, as
+    in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one about the mean of their anchors, weighted by F, so
+    it takes no more memory; but it pulls what was learned under a penalty back towards it (Huszar 2018, PNAS 115).
 
     strength: weight of the penalty, 0 turns it off. decay: how much of the past Fisher is kept, in [0, 1].
     samples: rows of an increment that the Fisher is estimated from. every: increments between consolidations.
