@@ -73,8 +73,13 @@ class Reservoir:
         self.seen = 0
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows drawn with replacement."""
-        index = torch.randint(min(self.seen, CAPACITY), (count,), generator=generator)
+        """Rows drawn uniformly, from a small memory without replacement."""
+        held = min(self.seen, CAPACITY)
+        if held > 16 * count:
+            index = torch.randint(held, (count,), generator=generator)
+        else:  # none twice before all were drawn once
+            turns = [torch.randperm(held, generator=generator) for _ in range(-(-count // held))]
+            index = torch.cat(turns)[:count]
         return self.x[index], self.y[index]
 
     def insert(self, x: Tensor, y: Tensor, generator: torch.Generator) -> None:

@@ -25,6 +25,7 @@ STRATEGIES = {
     "none": "strategy=[]",
     "replay": 'strategy=[{name="replay", capacity=100}]',
     "ewc": 'strategy=[{name="ewc", strength=10.0}, {name="replay", capacity=100}]',
+    "chosen": 'strategy=[{name="replay", capacity="4kB", ttl=400}, {name="small_loss"}, {name="selective"}]',
 }
 
 
@@ -32,7 +33,9 @@ def over(clients: int, **habits: object):  # type: ignore[no-untyped-def]
     return lambda job, folder: FederatedEngine(job, folder, InProcessGrid(clients, **habits))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("strategy", "outer"), [("none", "mean"), ("replay", "nesterov"), ("ewc", "nesterov")])
+@pytest.mark.parametrize(
+    ("strategy", "outer"), [("none", "mean"), ("replay", "nesterov"), ("ewc", "nesterov"), ("chosen", "mean")]
+)
 def test_one_client_with_all_rows_equals_local_bit_for_bit(
     table: Path, tmp_path: Path, strategy: str, outer: str
 ) -> None:
@@ -51,6 +54,22 @@ def test_resumed_equals_uninterrupted_bit_for_bit(table: Path, tmp_path: Path, s
     for stop in (1, 5):
         finish(job, tmp_path / "parts", over(3), stop_after=stop)
     assert finish(job, tmp_path / "parts", over(3)) == whole
+
+
+def test_schedules_and_groups_live_where_the_learner_does(table: Path, tmp_path: Path) -> None:
+    schedules = [
+        "{name='onecycle', max_lr=0.05, total_steps=2000}",
+        "{name='exponential', gamma=0.7, each='increment'}",
+    ]
+    groups = "learner.groups=[{match='layers.*.bias', lr=0.001}]"
+    found = []
+    for number, schedule in enumerate(schedules):
+        job = people(table, "federated.clients=blocks:1", STRATEGIES["none"], f"learner.schedule={schedule}", groups)
+        local = finish(job, tmp_path / f"local{number}", LocalEngine)
+        finish(job, tmp_path / f"federated{number}", over(1), stop_after=3)
+        assert finish(job, tmp_path / f"federated{number}", over(1)).sha256 == local.sha256
+        found.append(local.sha256)
+    assert found[0] != found[1]
 
 
 def test_replies_in_any_order_give_the_same_bits(table: Path, tmp_path: Path) -> None:
