@@ -118,6 +118,18 @@ class ClusterEngine(Engine):
             done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
         return combined(done)
 
+    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
+        """Let all workers let their rows go."""
+        with self._lost(f"refusing {arrivals[0].name}"):
+            self._crew.call("refuse")
+        return Round()
+
+    def reset(self) -> None:
+        """Let all workers make their participants anew."""
+        self._fragments, self._steps, self._kept = [], [], None
+        with self._lost("returning to the last commit"):
+            self._crew.call("reset")
+
     def save(self, version: int) -> None:
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):

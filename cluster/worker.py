@@ -67,14 +67,14 @@ class ShardWorker:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._told = 0
 
     def build(self, document: Mapping[str, Any], meeting: Rendezvous) -> int:
         """Join the others and build the participant; returns the process id.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        place, job = self.place, Job.model_validate(document)
+        place = self.place
+        self._job = job = Job.model_validate(document)
         settle_arithmetic(job.learner.threads)
         groups.use_interface_to(meeting.host)
         # A connection of its own: waiting for peers on the other must not silence the heart.
@@ -84,11 +84,16 @@ class ShardWorker:
             groups.inside_replica(place, meeting, self._store, device, wait)
         between = groups.between_replicas(place, meeting, self._store, device, wait)
         self._exchange = Exchange(between, place.replica, place.replicas, wait)
+        self._make()
+        return os.getpid()
+
+    def _make(self) -> None:
+        place, job, self._told = self.place, self._job, 0
         self.participant = job.participant(
             place.participant,
             place.replica,
             partition_of(job, place.replica),
-            (lambda model: groups.shard_model(model, place, device)) if place.shards > 1 else None,
+            (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
             (place.shard, place.shards),
         )
         self.outer = job.outer_step()
@@ -99,7 +104,6 @@ class ShardWorker:
             for name, rule in self._rules.items()
             if self.outer.needs_anchor or (rule == "sum" and place.replicas > 1)
         }
-        return os.getpid()
 
     def start(self, path: Path | None, weights: Parcel | None) -> None:
         """Begin anew, or go on from the state kept at `path` and these weights."""
@@ -159,6 +163,15 @@ class ShardWorker:
         done.bytes_exchanged = self._exchange.bytes_sent - sent
         done.seconds_learning = time.perf_counter() - begun - done.seconds_exchanging
         return done
+
+    def refuse(self) -> None:
+        """Let the rows of the increment at hand go."""
+        self.participant.refuse()
+
+    def reset(self) -> None:
+        """Another participant, as fresh as the first was."""
+        self.participant.close()
+        self._make()
 
     def save(self, path: Path) -> Kept | None:
         """Keep this worker's state, and hand over what a commit needs; None from all but the very first worker."""

@@ -4,6 +4,7 @@
     query.open           be this client of this job      -> what the server must know of the model
     evaluate.receive     take the next increment         -> Arrival, without rows
     train.learn          learn it from this anchor       -> Update
+    train.refuse         let it go, unlearned
     train.consolidate    keep what was learned           -> what the strategies share
     query.save           keep your state for a version
 
@@ -106,6 +107,17 @@ def learn(message: Message, context: Context) -> Message:
         content = tell({"rows": update.rows, "losses": update.losses})
         content["weights"] = pack(update.weights)
         return content
+
+    return _answer(message, context, work)
+
+
+@app.train("refuse")
+def refuse(message: Message, context: Context) -> Message:
+    """Let the rows of the increment at hand go."""
+
+    def work(participant: Participant) -> RecordDict:
+        participant.refuse()
+        return RecordDict()
 
     return _answer(message, context, work)
 

@@ -52,18 +52,22 @@ class FederatedEngine(Engine):
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
         self.clients = clients_of(job)
-        self._known = 0  # how many of them, the first, have a state at the commit to go on from
-        self.outer = job.outer_step()
-        self.anchor: Weights = {}
         self._grid = grid
         self._lent = grid is not None
         self._simulation: FlowerSimulation | None = None
         self._nodes: list[int] = []
         self._model = Model({}, {}, consolidates=False, shares=False)
+        self._bytes, self._seconds = 0, 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the server holds; `start` makes the clients anew."""
+        self._known = 0  # how many clients, the first, have a state at the commit to go on from
+        self.outer = self.job.outer_step()
+        self.anchor: Weights = {}
         self._merged: dict[str, Tensor] = {}
         self._fragments: list[str] = []
-        self._generator = torch.Generator().manual_seed(job.learner.seed)
-        self._bytes, self._seconds = 0, 0.0
+        self._generator = torch.Generator().manual_seed(self.job.learner.seed)
 
     @property
     def participants(self) -> list[str]:
@@ -177,12 +181,7 @@ class FederatedEngine(Engine):
     def learn(self, arrivals: Sequence[Arrival]) -> Round:
         """Adopt, learn, mean, outer step, as often as there are rounds; then consolidate."""
         done, begun, waited = Round(), time.perf_counter(), self._seconds
-        rounds = self._draw(arrivals)
-        learners = sorted({client for drawn in rounds for client in drawn})
-        for client, arrival in enumerate(arrivals):
-            if client not in learners:
-                # Held back by the client, and told again when they are offered again.
-                arrival.rows = arrival.rows[:0]
+        rounds, learners = self._draw(arrivals)
         if learners:
             self._observe(total_measured([arrivals[client] for client in learners]))
             rows = self._rounds(rounds, done)
@@ -193,8 +192,25 @@ class FederatedEngine(Engine):
         done.bytes_exchanged, self._bytes = self._bytes, 0
         return done
 
-    def _draw(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
-        """The clients of each round."""
+    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
+        """Let the clients that would have learned let their rows go."""
+        _, learners = self._draw(arrivals)
+        self._ask("train.refuse", learners)
+        done = Round(bytes_exchanged=self._bytes)
+        self._bytes = 0
+        return done
+
+    def _draw(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
+        """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
+        rounds = self._drawn(arrivals)
+        learners = sorted({client for drawn in rounds for client in drawn})
+        for client, arrival in enumerate(arrivals):
+            if client not in learners:
+                # Held back by the client, and told again when they are offered again.
+                arrival.rows = arrival.rows[:0]
+        return rounds, learners
+
+    def _drawn(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
         candidates = [client for client, arrival in enumerate(arrivals) if arrival.labelled]
         wanted, count = self.job.federated, len(candidates)
         if not candidates:

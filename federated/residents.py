@@ -50,6 +50,8 @@ def moved_in(context: Context, job: str, client: str, folder: str, travels: bool
     record = ConfigRecord({"job": job, "client": client, "folder": folder, "travels": travels, "generation": 0})
     record["name"] = Client.from_document(json.loads(client)).name
     context.state[CLIENT] = record
+    if (before := _residents.pop(_key(context), None)) is not None:
+        before.participant.close()
     return _make(context)
 
 

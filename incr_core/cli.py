@@ -135,6 +135,9 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
     )
     if summary["rows_quarantined"]:
         print(f"  {summary['rows_quarantined']:,} rows in quarantine: {Path(out, 'quarantine.parquet')}")
+    if summary["events"]:
+        told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
+        print(f"  events: {told}: {Path(out, 'events.parquet')}")
     print(f"  prequential {main} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}")
     print(f"  report: {Path(out, 'report.html')}")
 

@@ -4,6 +4,7 @@ The loop drives every engine the same way for each increment:
 
     arrivals = engine.receive()        every participant predicts what arrives and tells what it has to learn
     round = engine.learn(arrivals)     adopt, learn, exchange, outer step: once or several times
+    engine.refuse(arrivals)            or, instead: let the rows to learn go
     engine.save(version)               at a commit, participants keep their state under that version
 
 Engines are found by name among the entry points of the group `incr.engines`.
@@ -90,6 +91,14 @@ class Engine:
         """Learn the increment at hand."""
         raise NotImplementedError
 
+    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
+        """Let go of the rows that `learn` would have learned: those that `arrivals` tell afterwards."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget everything, as when made; `start` follows, to return to a commit."""
+        raise NotImplementedError
+
     def save(self, version: int) -> None:
         """Let participants keep their state for this version."""
         raise NotImplementedError
@@ -155,8 +164,11 @@ class LocalEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)
-        self.participant: Participant = job.participant()
-        self.outer = job.outer_step()
+        self._make()
+
+    def _make(self) -> None:
+        self.participant: Participant = self.job.participant()
+        self.outer = self.job.outer_step()
         self.rules = self.participant.learner.rules()
 
     @property
@@ -197,6 +209,16 @@ class LocalEngine(Engine):
             self.participant.consolidate()
         done.seconds_learning = time.perf_counter() - begun
         return done
+
+    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
+        """Let the rows go."""
+        self.participant.refuse()
+        return Round()
+
+    def reset(self) -> None:
+        """Another participant, as fresh as the first was."""
+        self.participant.close()
+        self._make()
 
     def save(self, version: int) -> None:
         """Keep the participant's state."""

@@ -10,7 +10,7 @@
     +-- StorageError          the run directory cannot be written
     +-- WorkerLost            a worker died; the last commit is intact
     +-- StrategyError         a strategy cannot do what it was asked
-    +-- DivergedError         the loss or the weights are no longer finite; the last commit is intact
+    +-- DivergedError         losses or weights are not finite again and again; the last commit is intact
 
 A message names the place, what was expected, what came, and what to do.
 """

@@ -141,6 +141,7 @@ class LearnerSection(Section):
     threads: int = Field(1, ge=1, le=1024)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    give_up_after: int = Field(3, ge=1)
     frozen: bool = False
 
     @field_validator("loss", "schedule", mode="before")

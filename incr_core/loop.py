@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from incr_core import checkpoint, metrics
+from incr_core.divergence import Divergence, fault_of
 from incr_core.engine import Engine, Round
 from incr_core.errors import DivergedError, JobError, StreamError
+from incr_core.events import Event, events_table
 from incr_core.job import Job
 from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
 from incr_core.objective import Objective
 from incr_core.participant import Arrival
-from incr_core.quarantine import BadRow, quarantine_table
+from incr_core.quarantine import BadRow, quarantine_table, whole_table
 from incr_core.registry import RunDirectory, state_folder
 
 __all__ = ["Loop", "Progress", "Totals"]
@@ -35,7 +37,10 @@ LOOP = "loop"
 
 @dataclass(slots=True)
 class Totals:
-    """What a run has done so far; it survives commits and resumes."""
+    """What a run has done so far; it survives commits and resumes.
+
+    events: kind -> how many. diverged_in_a_row: of the last increments with rows to learn, how many diverged.
+    """
 
     increments: int = 0
     rows_learned: int = 0
@@ -44,6 +49,8 @@ class Totals:
     bytes_exchanged: int = 0
     seconds: float = 0.0
     statistics: Statistics = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    diverged_in_a_row: int = 0
 
 
 @dataclass(slots=True)
@@ -78,32 +85,86 @@ class Loop:
         self._metrics: list[dict[str, Any]] = []
         self._rows: dict[str, list[Tensor]] = {}
         self._bad: list[BadRow] = []
+        self._refused: list[pa.Table] = []
+        self._events: list[Event] = []
+        self._divergence = Divergence()
         self._last: Arrival | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
-        begun, before = time.perf_counter(), 0.0
         self._resume()
-        before = self.totals.seconds
+        self._begun = time.perf_counter() - self.totals.seconds
         with self._stopping_at_signals():
             while not self._stop.is_set():
                 arrivals = self.engine.receive()
-                if not arrivals:
+                if arrivals:
+                    self._increment(arrivals)
+                elif self._ended():
                     break
-                learned = self.engine.learn(arrivals)
-                self.totals.seconds = before + time.perf_counter() - begun
-                self._record(arrivals, learned)
-                if self.totals.increments % self.job.publish.every == 0:
-                    self.commit()
-            self.totals.seconds = before + time.perf_counter() - begun
-            if self._metrics or self.version is None:
-                self.commit()
+            if self._stop.is_set() and (self._metrics or self.version is None):
+                self._stopped()
         return not self._stop.is_set()
 
+    def _increment(self, arrivals: Sequence[Arrival]) -> None:
+        """Learn an increment, or refuse the one that has diverged; commit when it is time."""
+        number, name = arrivals[0].number, arrivals[0].name
+        reason = self._divergence.refused.get(number)
+        learned = self.engine.learn(arrivals) if reason is None else self.engine.refuse(arrivals)
+        due = (self.totals.increments + 1) % self.job.publish.every == 0
+        seen = due or self._divergence.watches(number)
+        fault = fault_of(learned, self.engine.weights() if seen else None)
+        if fault is not None:
+            self._go_back(number, f"in {name}, {fault}")
+            return
+        self._divergence.learned(number, seen)
+        self._tick()
+        self._record(arrivals, learned, reason)
+        if due:
+            self.commit()
+
+    def _ended(self) -> bool:
+        """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
+        fault = fault_of(Round(), self.engine.weights()) if self._last and self._metrics else None
+        if fault is not None:
+            self._go_back(self._last.number if self._last else 0, fault)
+            return False
+        self._tick()
+        if self._metrics or self.version is None:
+            self.commit()
+        if self.totals.events.get("diverged") and not self.totals.rows_learned:
+            raise self._diverged("every increment has diverged")
+        return True
+
+    def _stopped(self) -> None:
+        """Asked to stop: commit what there is, if it is sound; what is not is found again by whoever goes on."""
+        self._tick()
+        if fault_of(Round(), self.engine.weights()) is None:
+            self.commit()
+
+    def _tick(self) -> None:
+        self.totals.seconds = time.perf_counter() - self._begun
+
+    def _go_back(self, number: int, fault: str) -> None:
+        """Return to the last commit, to learn on from there without the increment that diverged, once it is known."""
+        if self._divergence.found(number, fault):
+            before = self.totals.diverged_in_a_row
+            if before + 1 >= self.job.learner.give_up_after:
+                times = f", after {before} increments that diverged too" if before else ""
+                raise self._diverged(fault + times)
+        self._forget_uncommitted()
+        self._last = None
+        self.engine.reset()
+        self._resume()
+
+    def _forget_uncommitted(self) -> None:
+        self._metrics, self._rows, self._bad, self._refused, self._events = [], {}, [], [], []
+
     def _resume(self) -> None:
+        """Go on from the last commit."""
         if self.version is None:
+            self.totals = Totals()
             self.engine.start(None, None)
             return
         weights, _ = self.directory.load(self.version)
@@ -112,20 +173,22 @@ class Loop:
         self.engine.load_state_dict(state["engine"])
         self.engine.start(self.version, weights)
 
-    def _record(self, arrivals: Sequence[Arrival], learned: Round) -> None:
-        """Take in one increment: a row of metrics, the rows learned, the rows refused."""
+    def _record(self, arrivals: Sequence[Arrival], learned: Round, reason: str | None) -> None:
+        """Take in one increment: a row of metrics, the rows learned, the rows refused; all of them for a `reason`."""
         first, totals = arrivals[0], self.totals
-        for name, value in learned.losses.items():
-            if not math.isfinite(value):
-                raise self._diverged(f"the {name} of {first.name} is {value}")
         statistics: Statistics = {}
         for name, arrival in zip(self.engine.participants, arrivals, strict=True):
             statistics = metrics.add(statistics, arrival.statistics)
-            if arrival.labelled:
+            if arrival.labelled and reason is None:
                 self._rows.setdefault(name, []).append(arrival.rows)
             self._bad += arrival.bad
             totals.rows_quarantined += len(arrival.bad)
         labelled = sum(arrival.labelled for arrival in arrivals)
+        if reason is not None:
+            self._refuse(arrivals, labelled, reason)
+            labelled = 0
+        elif labelled:
+            totals.diverged_in_a_row = 0
         totals.increments += 1
         totals.rows_learned += labelled
         totals.rows_predicted += sum(arrival.predicted for arrival in arrivals)
@@ -157,13 +220,22 @@ class Loop:
             rate = totals.rows_learned / max(totals.seconds, 1e-9)
             self.observe(Progress(first.name, totals.rows_learned, rate, main, sofar.get(main, math.nan)))
 
+    def _refuse(self, arrivals: Sequence[Arrival], rows: int, reason: str) -> None:
+        """Put the rows of a diverged increment in quarantine."""
+        totals = self.totals
+        self._refused += [whole_table(arrival.rows, self.engine.fragments, reason) for arrival in arrivals]
+        totals.rows_quarantined += rows
+        totals.diverged_in_a_row += 1
+        self._happened(arrivals[0], "diverged", reason, "its rows are in quarantine", rows)
+
+    def _happened(self, arrival: Arrival, kind: str, what: str, action: str, rows: int) -> None:
+        self.totals.events[kind] = self.totals.events.get(kind, 0) + 1
+        self._events.append(Event(arrival.number, arrival.name, kind, what, action, rows))
+
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""
         version = self.directory.next_version()
         weights = self.engine.weights()
-        for name, value in weights.items():
-            if not bool(value.isfinite().all()):
-                raise self._diverged(f"{name} has values that are not finite")
         self.engine.save(version)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
@@ -185,11 +257,13 @@ class Loop:
             },
             metrics=metrics_table(self._metrics),
             ledger=pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
-            quarantine=quarantine_table(self._bad) if self._bad else None,
+            quarantine=pa.concat_tables([quarantine_table(self._bad), *self._refused]),
+            events=events_table(self._events),
             extra={} if history is None else {"history": history},
             participants=[LOOP, *self.engine.participants],
         )
-        self._metrics, self._rows, self._bad = [], {}, []
+        self._forget_uncommitted()
+        self._divergence.committed()
 
     def _shape_of_rows(self) -> dict[str, Any]:
         """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""
@@ -215,6 +289,7 @@ class Loop:
             "rows_learned": totals.rows_learned,
             "rows_predicted": totals.rows_predicted,
             "rows_quarantined": totals.rows_quarantined,
+            "events": totals.events,
             "rows_per_second": round(totals.rows_learned / max(totals.seconds, 1e-9), 1),
             "main_metric": self.objective.main_metric,
             "prequential": self.objective.metrics(totals.statistics) if totals.statistics else {},

@@ -7,6 +7,8 @@ Every engine drives participants through the same few calls, in the same order, 
     advance      take optimiser steps; the engine exchanges weights between calls
     consolidate  let the strategies keep what was learned
     save         at a commit, keep everything that learning on depends on
+
+An increment that must not be learned is refused instead of begun.
 """
 
 from __future__ import annotations
@@ -167,6 +169,11 @@ class Participant:
         self.learner.begin(
             self.increment.labelled, self.passes() if passes is None else passes, increment=self.increment.number
         )
+
+    def refuse(self) -> None:
+        """Let the rows of the increment at hand go: they are neither learned nor offered again."""
+        assert self.increment is not None, "receive an increment before refusing it"
+        self.increment.labelled, self.increment.begun = self.increment.labelled.slice(0, 0), True
 
     def advance(self, steps: int | None = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""

@@ -7,11 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from incr_core.errors import BadRows
+from incr_core.rows import fragment_of, offset_of
 
-__all__ = ["BadRow", "quarantine_table", "refuse"]
+__all__ = ["BadRow", "quarantine_table", "refuse", "whole_table"]
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("fragment", pa.string()),
+        ("offset", pa.int64()),
+        ("column", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +78,25 @@ def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
     >>> quarantine_table([]).column_names
     ['row', 'fragment', 'offset', 'column', 'reason', 'value']
     """
-    schema = pa.schema(
-        [
-            ("row", pa.int64()),
-            ("fragment", pa.string()),
-            ("offset", pa.int64()),
-            ("column", pa.string()),
-            ("reason", pa.string()),
-            ("value", pa.string()),
-        ]
-    )
-    names = schema.names
-    return pa.table({name: [getattr(row, name) for row in bad] for name in names}, schema=schema)
+    return pa.table({name: [getattr(row, name) for row in bad] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
+    """Rows (n,) that are refused together and not for a value of theirs, for `quarantine.parquet`.
+
+    >>> import torch
+    >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]
+    'the loss is nan'
+    """
+    numbers, place = np.unique(fragment_of(rows).numpy(), return_inverse=True)
+    names = pa.array([fragments[number] for number in numbers.tolist()], pa.string())
+    nothing = pa.nulls(len(rows), pa.string())
+    columns = [
+        pa.array(rows.numpy()),
+        names.take(pa.array(place.reshape(-1))),
+        pa.array(offset_of(rows).numpy()),
+        nothing,
+        pa.array([reason]).take(pa.array(np.zeros(len(rows), dtype=np.int64))),
+        nothing,
+    ]
+    return pa.table(columns, schema=SCHEMA)

@@ -2,7 +2,8 @@
 
     DIR/job.toml                 the job as resolved; its first line marks the folder as ours
     DIR/versions/N/              model.safetensors, manifest.json, metrics.parquet, ledger.parquet,
-                                 quarantine.parquet when rows were refused, and whatever else the engine adds
+                                 quarantine.parquet when rows were refused, events.parquet when something else
+                                 happened, and whatever the engine adds
     DIR/champion                 the number of the published version
     DIR/metrics.parquet, ...     the versions' tables so far, in one file each
     DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
@@ -33,7 +34,7 @@ from incr_core.version import has_weights, is_intact, read_manifest, read_part, 
 
 __all__ = ["RunDirectory", "state_folder"]
 
-TABLES = ("metrics", "ledger", "quarantine")
+TABLES = ("metrics", "ledger", "quarantine", "events")
 
 
 def state_folder(directory: str | Path, participant: str, version: int) -> Path:
@@ -162,6 +163,7 @@ class RunDirectory:
         metrics: pa.Table,
         ledger: pa.Table,
         quarantine: pa.Table | None = None,
+        events: pa.Table | None = None,
         extra: Mapping[str, pa.Table] | None = None,
         publish: bool = True,
         participants: Iterable[str] | None = None,
@@ -180,8 +182,9 @@ class RunDirectory:
         covered = self._learned_once(ledger)
         tables = {f"{name}.arrow": table for name, table in (extra or {}).items()}
         tables |= {"metrics.parquet": metrics, "ledger.parquet": ledger}
-        if quarantine is not None and quarantine.num_rows:
-            tables["quarantine.parquet"] = quarantine
+        for name, table in (("quarantine", quarantine), ("events", events)):
+            if table is not None and table.num_rows:
+                tables[f"{name}.parquet"] = table
         own = {
             "version": version,
             "parent": self.latest(),
@@ -194,7 +197,8 @@ class RunDirectory:
         self._versions.append(version)
         self._with_weights.append(version)
         self._covered = covered
-        for name, part in (("metrics", metrics), ("ledger", ledger), ("quarantine", quarantine)):
+        parts = (("metrics", metrics), ("ledger", ledger), ("quarantine", quarantine), ("events", events))
+        for name, part in parts:
             if part is not None and part.num_rows:
                 self._tables[name].add(part, version)
         if publish:
@@ -296,7 +300,7 @@ class RunDirectory:
         return read_part(self._folder(version), file)
 
     def table(self, name: str) -> pa.Table:
-        """All rows so far of "metrics", "ledger" or "quarantine"."""
+        """All rows so far of "metrics", "ledger", "quarantine" or "events"."""
         return self._tables[name].table()
 
     def job(self) -> dict[str, Any]:

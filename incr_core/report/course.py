@@ -38,21 +38,24 @@ class Course:
     window: int
     label: str
     """The name of the last increment."""
+    events: dict[str, Floats]
+    """Kind of event -> where such events were, on the scale of x."""
 
     @classmethod
-    def of(cls, name: str, table: pa.Table, summary: Mapping[str, Any]) -> Course:
-        """The course in a table of metrics, and where its summary says how it ended."""
+    def of(cls, name: str, table: pa.Table, summary: Mapping[str, Any], events: pa.Table | None = None) -> Course:
+        """The course in a table of metrics, where its summary says how it ended, and the run's events."""
         names = table.column_names
         metrics = [column.removeprefix("metric.") for column in names if column.startswith("metric.")]
         metric = summary.get("main_metric") or (metrics[0] if metrics else "")
         dates = days(table["name"].to_pylist()) if "name" in names else None
         totals = _floats(table, f"total.{metric}")
         known = totals[np.isfinite(totals)]
+        x = _floats(table, "increment") if dates is None else dates
         final = (summary.get("prequential") or {}).get(metric, known[-1] if len(known) else np.nan)
         return cls(
             name=name,
             metric=metric,
-            x=_floats(table, "increment") if dates is None else dates,
+            x=x,
             dated=dates is not None,
             values=_floats(table, f"metric.{metric}"),
             totals=totals,
@@ -72,12 +75,22 @@ class Course:
             # A fortieth of the run is smooth enough to read and short enough to show drift.
             window=max(1, round(table.num_rows / 40)),
             label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
+            events={} if events is None else _places(events, x, _floats(table, "increment")),
         )
 
     @property
     def has_metric(self) -> bool:
         """Whether there is any value to draw."""
         return bool(np.isfinite(self.values).any() or np.isfinite(self.totals).any())
+
+
+def _places(events: pa.Table, x: Floats, increments: Floats) -> dict[str, Floats]:
+    """Where the events of each kind were."""
+    if not events.num_rows or not len(x):
+        return {}
+    kinds = np.array(events["kind"].to_pylist())
+    at = np.searchsorted(increments, _floats(events, "increment")).clip(max=len(x) - 1)
+    return {kind: x[np.unique(at[kinds == kind])] for kind in dict.fromkeys(kinds.tolist())}
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from incr_core.report.course import Course, Floats
-from incr_core.report.style import DASHES, GRID, OTHERS, OURS, QUIET
+from incr_core.report.style import DASHES, EVENTS, GRID, OTHERS, OURS, QUIET
 from incr_core.report.words import short
 
-__all__ = ["draw", "label_ends", "leave_room", "line_style", "new_figure", "svg", "x_axis"]
+__all__ = ["draw", "label_ends", "leave_room", "line_style", "mark_events", "new_figure", "svg", "x_axis"]
 
 _MOST_POINTS = 1200
+_MOST_MARKS = 200
 
 
 def new_figure(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -92,6 +93,13 @@ def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str, bool]]) -> None
             annotation_clip=False,
         )
         note.set(color=color, fontsize=9.5, fontweight="bold" if bold else "normal", va="center")
+
+
+def mark_events(axes: Axes, course: Course) -> None:
+    """A thin upright line where something happened, in the colour of its kind."""
+    for kind, places in course.events.items():
+        for place in places[-_MOST_MARKS:]:
+            axes.axvline(place, color=EVENTS.get(kind, QUIET), linewidth=1.0, alpha=0.7, zorder=2, gid=f"event {kind}")
 
 
 def x_axis(axes: Axes, course: Course) -> None:

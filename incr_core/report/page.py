@@ -1,8 +1,8 @@
 """The run as one page: `report.html`, self-contained, no scripts, nothing to fetch.
 
 Top to bottom: the headline numbers, the prequential metric against the baselines, the loss terms, where the
-time went, the versions and the rows that could not be used. It reads only what any tool can read in the run
-directory.
+time went, what happened, the versions and the rows that could not be used. It reads only what any tool can
+read in the run directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from incr_core.files import write_atomically
 from incr_core.registry import RunDirectory
 from incr_core.report.course import Course, read_summary
 from incr_core.report.plots import loss_plot, metric_plot, speed_plot
-from incr_core.report.sections import headline, quarantine, section, time_bar, versions
+from incr_core.report.sections import events, headline, quarantine, section, time_bar, versions
 from incr_core.report.style import STYLE
 from incr_core.report.words import escaped, increments, words
 
@@ -35,7 +35,8 @@ def write_report(run: RunDirectory) -> Path:
     >>> folder.cleanup()
     """
     summary = read_summary(run.path)
-    course = Course.of("ours", run.table("metrics"), summary)
+    happened = run.table("events")
+    course = Course.of("ours", run.table("metrics"), summary, happened)
     baselines = [
         Course.of(file.parent.name, pq.read_table(file), read_summary(file.parent))
         for file in sorted((run.path / "baselines").glob("*/metrics.parquet"))
@@ -56,6 +57,7 @@ def write_report(run: RunDirectory) -> Path:
         section("Speed", "Rows learned per second of work.", speed_plot(course) + time_bar(course))
         if course.rows.any()
         else "",
+        events(happened),
         versions(run, course),
         quarantine(run.table("quarantine")),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from incr_core.report.course import Course, rolling, window_sum
-from incr_core.report.drawing import draw, label_ends, leave_room, line_style, new_figure, svg, x_axis
+from incr_core.report.drawing import draw, label_ends, leave_room, line_style, mark_events, new_figure, svg, x_axis
 from incr_core.report.style import OURS
 from incr_core.report.words import count, words
 
@@ -31,6 +31,7 @@ def metric_plot(courses: Sequence[Course]) -> str:
                 ends.append((last, text, style["color"], course is ours))
         leave_room(axes)
         label_ends(axes, ends)
+        mark_events(axes, ours)
     above.set_ylabel(f"{words(ours.metric)}, recent")
     below.set_ylabel(f"{words(ours.metric)}, so far")
     x_axis(below, ours)

@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from incr_core.registry import RunDirectory
 from incr_core.report.course import Course
-from incr_core.report.style import OURS
+from incr_core.report.style import EVENTS, OURS, QUIET
 from incr_core.report.words import count, escaped, number, size, words
 
-__all__ = ["headline", "quarantine", "section", "time_bar", "versions"]
+__all__ = ["events", "headline", "quarantine", "section", "time_bar", "versions"]
 
 _MOST_VERSIONS = 15
 _MOST_REASONS = 30
+_MOST_EVENTS = 30
 
 
 def headline(summary: Mapping[str, Any], course: Course) -> str:
@@ -85,6 +86,28 @@ def versions(run: RunDirectory, course: Course) -> str:
     note = f"{count(hidden)} earlier {'ones are' if hidden > 1 else 'one is'} in the folder versions." if hidden else ""
     head = ["version", "up to", "rows", f"{words(course.metric)} so far", "committed (UTC)", "model sha256"]
     return section("Versions", note, html_table(head, rows, numeric=(2, 3)))
+
+
+def events(table: pa.Table) -> str:
+    """The newest things that happened besides learning."""
+    if not table.num_rows:
+        return ""
+    shown = table.slice(max(0, table.num_rows - _MOST_EVENTS)).to_pylist()[::-1]
+    rows = [
+        [
+            f'<i class="dot" style="background:{EVENTS.get(event["kind"], QUIET)}"></i>{escaped(event["kind"])}',
+            escaped(event["name"]),
+            escaped(event["what"]),
+            escaped(event["action"]),
+            count(event["rows"]),
+        ]
+        for event in shown
+    ]
+    kinds = table["kind"].value_counts().to_pylist()
+    note = ", ".join(f"{kind['values']} {count(kind['counts'])}" for kind in kinds)
+    note += "; the plot marks where" + (", the newest are below" if table.num_rows > len(rows) else "")
+    head = ["event", "at", "what", "done", "rows"]
+    return section("Events", f"{note}; all are in events.parquet.", html_table(head, rows, numeric=(4,)))
 
 
 def quarantine(table: pa.Table) -> str:

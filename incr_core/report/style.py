@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DASHES", "GRID", "OTHERS", "OURS", "QUIET", "STYLE"]
+__all__ = ["DASHES", "EVENTS", "GRID", "OTHERS", "OURS", "QUIET", "STYLE"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes tell them apart in print.
 OURS = "#0072B2"
 OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B")
 DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), (0, (8, 3)), "-")
 QUIET, GRID = "#6b7785", "#e6eaee"
+EVENTS = {"diverged": "#D55E00", "drift": "#CC79A7", "review": "#c5ccd3"}
 
 STYLE = """
 :root { color-scheme: light; }
@@ -40,6 +41,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 th { text-align: left; font-weight: 500; font-size: 12.5px; color: #6b7785; border-bottom: 1px solid #d7dde3;
 } td, th { padding: 7px 14px 7px 0; } td { border-bottom: 1px solid #eef1f4; overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; } .n { text-align: right; padding-right: 26px; white-space: nowrap; }
+.dot { display: inline-block; width: 9px; height: 9px; border-radius: 5px; margin-right: 7px; }
 .champion { font-style: normal; font-size: 12px; font-weight: 600; color: #0072B2; background: #e5f1f8;
             border-radius: 9px; padding: 2px 9px; margin-left: 6px; }
 code { font-size: 12.5px; color: #44505c; }

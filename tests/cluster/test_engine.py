@@ -10,7 +10,9 @@ import pytest
 from cluster.engine import ClusterEngine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
-from tests.cluster.runs import Learned, all_rows, first_rows, learned_on_cluster, run
+from tests.cluster.runs import Learned, all_rows, first_rows, learned_on_cluster, rows_learned, run
+from tests.core.test_divergence import job as heavy_job
+from tests.core.test_divergence import table, written
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -66,3 +68,12 @@ def test_what_a_worker_meets_in_its_stream_arrives_as_itself(small_job: Callable
     job = small_job("cluster.replicas=1", "features.numeric=['height', 'size']")
     with pytest.raises(StreamError, match=r"stream\.features\.size: expected float"):
         learned_on_cluster(job, tmp_path)
+
+
+def test_replicas_return_to_the_last_commit_when_an_increment_diverges(tmp_path: Path) -> None:
+    settings = ("cluster.average_every=1", "publish.every=2")
+    found = run(heavy_job(written(tmp_path / "a", table((3,))), *settings), tmp_path / "run")
+    kept = [row for row in range(480) if row // 40 != 3]
+    assert rows_learned(tmp_path / "run") == kept
+    without = heavy_job(written(tmp_path / "b", table().take(kept)), *settings)
+    assert run(without, tmp_path / "without") == found

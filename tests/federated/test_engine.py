@@ -14,9 +14,13 @@ from flwr.app import Context, Message, RecordDict
 
 from federated.engine import FederatedEngine
 from federated.server_app import app as server_app
+from incr_core.engine import LocalEngine
 from incr_core.errors import BadRows, CheckpointError, IncrError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.conftest import made_up
+from tests.core.test_divergence import job as heavy_job
+from tests.core.test_divergence import table as heavy_table
+from tests.core.test_divergence import written
 from tests.federated.in_process import InProcessGrid
 from tests.federated.runs import MakeEngine, finish, people
 
@@ -253,3 +257,27 @@ def test_the_server_app_runs_a_job_file_like_the_command_line(table: Path, tmp_p
 def test_the_server_app_asks_for_a_job() -> None:
     with pytest.raises(JobError, match="no job is named; pass --run-config"):
         serve()
+
+
+@pytest.mark.parametrize("travels", [False, True])
+def test_an_increment_that_diverges_is_let_go_by_those_who_learned_it(tmp_path: Path, travels: bool) -> None:
+    path = written(tmp_path / "data", heavy_table((3, 7)))
+    wanted = heavy_job(path, "federated.clients=blocks:3", "federated.fraction=0.5", "publish.every=3")
+    finish(wanted, tmp_path / "run", on(InProcessGrid(3, forgetful=travels)))
+    learned = [row for pairs in ledger_ranges(tmp_path / "run") for row in range(*pairs)]
+    refused = pq.read_table(tmp_path / "run" / "quarantine.parquet")["offset"].to_pylist()
+    assert sorted(learned + refused) == list(range(480))
+    # A client that was not drawn in increment 3 offers its heavy rows with the next one.
+    assert {row // 40 for row in refused} >= {3, 7}
+    assert len(refused) < 240
+
+
+def test_one_client_lets_go_of_what_the_local_engine_does(tmp_path: Path) -> None:
+    wanted = heavy_job(written(tmp_path / "data", heavy_table((3,))), "federated.clients=blocks:1", "publish.every=2")
+    clients = finish(wanted, tmp_path / "clients", on(InProcessGrid(1)))
+    assert clients.sha256 == finish(wanted, tmp_path / "local", LocalEngine).sha256
+
+
+def ledger_ranges(folder: Path) -> list[tuple[int, int]]:
+    lists = pq.read_table(folder / "ledger.parquet")["ranges"].to_pylist()
+    return [(pair["start"], pair["stop"]) for pairs in lists for pair in pairs]
