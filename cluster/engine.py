@@ -25,6 +25,7 @@ from cluster.session import Session
 from cluster.worker import Kept, Received
 from incr_core.engine import Engine, Round, total_measured
 from incr_core.errors import StreamError, WorkerLost
+from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.update import Weights
 
@@ -123,6 +124,19 @@ class ClusterEngine(Engine):
         with self._lost(f"refusing {arrivals[0].name}"):
             self._crew.call("refuse")
         return Round()
+
+    def order(self, orders: Orders) -> None:
+        """Let all workers do it."""
+        self._kept = None
+        with self._lost("following orders"):
+            self._crew.call("order", orders)
+
+    def adopt(self, weights: Weights) -> None:
+        """Let all workers stand at these weights."""
+        self._kept = None
+        sent = ray.put(parcel(weights))
+        with self._lost("adopting weights"):
+            self._crew.call("adopt", sent)
 
     def reset(self) -> None:
         """Let all workers make their participants anew."""

@@ -24,6 +24,7 @@ from incr_core import checkpoint
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import Round
 from incr_core.job import Job
+from incr_core.orders import Orders
 from incr_core.outer import Outer
 from incr_core.participant import Arrival, Participant
 from incr_core.partition import Blocks, ByHash, Partition
@@ -89,6 +90,9 @@ class ShardWorker:
 
     def _make(self) -> None:
         place, job, self._told = self.place, self._job, 0
+        self._before: dict[str, Tensor] | None = (
+            None  # shared state that adds up, as merged last
+        )
         self.participant = job.participant(
             place.participant,
             place.replica,
@@ -112,7 +116,8 @@ class ShardWorker:
         self.participant.learner.adopt(open_parcel(weights))
         self.participant.load(path)
         state, _ = checkpoint.load(path / "outer")
-        self.outer.load_state_dict(state)
+        self.outer.load_state_dict(state["outer"])
+        self._before = state["before"]
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -133,8 +138,9 @@ class ShardWorker:
         learner, done, begun = self.participant.learner, Round(), time.perf_counter()
         sent = self._exchange.bytes_sent
         learner.absorb(measured)
-        state, rules = learner.shared_state()
-        shared = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
+        if self._before is None:
+            state, rules = learner.shared_state()
+            self._before = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         self.participant.begin()
         learned = 0
         for _ in range(rounds):
@@ -149,20 +155,35 @@ class ShardWorker:
             merged = self._exchange.mean(mine, anchor, self._rules)
             done.seconds_exchanging += time.perf_counter() - paused
             self._adopt(self.outer.step(anchor, merged, self._rules))
-        if learner.consolidates:
-            state = self.participant.consolidate()
-            if self.place.replicas > 1:
-                paused = time.perf_counter()
-                assert self.participant.increment is not None
-                rows = len(self.participant.increment.labelled)
-                learner.adopt_shared(self._exchange.shared(state, rows, shared, rules))
-                done.seconds_exchanging += time.perf_counter() - paused
+        if self.participant.consolidates:
+            assert self.participant.increment is not None
+            done.seconds_exchanging += self._consolidate(len(self.participant.increment.labelled))
         # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
         done.passes_rows *= self.place.shard == 0
         done.losses = {name: value / self.place.shards for name, value in done.losses.items()}
         done.bytes_exchanged = self._exchange.bytes_sent - sent
         done.seconds_learning = time.perf_counter() - begun - done.seconds_exchanging
         return done
+
+    def _consolidate(self, rows: int) -> float:
+        """Consolidate what this worker's `rows` rows taught, and merge what is shared; returns seconds exchanging."""
+        learner, state = self.participant.learner, self.participant.consolidate()
+        paused = time.perf_counter()
+        if self.place.replicas > 1:
+            rules = learner.shared_state()[1]
+            learner.adopt_shared(self._exchange.shared(state, rows, self._before or {}, rules))
+        self._before = None
+        return time.perf_counter() - paused
+
+    def order(self, orders: Orders) -> None:
+        """Do what is ordered."""
+        if orders.consolidate:
+            self._consolidate(self.participant.unconsolidated or 0)
+        self.participant.follow(orders)
+
+    def adopt(self, weights: Parcel) -> None:
+        """Stand at these weights."""
+        self.participant.learner.adopt(open_parcel(weights))
 
     def refuse(self) -> None:
         """Let the rows of the increment at hand go."""
@@ -176,7 +197,7 @@ class ShardWorker:
     def save(self, path: Path) -> Kept | None:
         """Keep this worker's state, and hand over what a commit needs; None from all but the very first worker."""
         self.participant.save(path)
-        checkpoint.save(path / "outer", self.outer.state_dict())
+        checkpoint.save(path / "outer", {"outer": self.outer.state_dict(), "before": self._before})
         return self.keep()
 
     def keep(self) -> Kept | None:

@@ -5,6 +5,7 @@
     evaluate.receive     take the next increment         -> Arrival, without rows
     train.learn          learn it from this anchor       -> Update
     train.refuse         let it go, unlearned
+    train.follow         do what is ordered besides
     train.consolidate    keep what was learned           -> what the strategies share
     query.save           keep your state for a version
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from federated import residents
 from federated.failures import failure
 from federated.records import pack, tell, unpack
+from incr_core.orders import Orders
 from incr_core.participant import Arrival, Participant
 
 __all__ = ["app"]
@@ -69,7 +71,8 @@ def open_client(message: Message, context: Context) -> Message:
                 "shared": shared if order["describe"] else {},
                 "rules": learner.rules(),
                 "shared_rules": shared_rules,
-                "consolidates": learner.consolidates,
+                "consolidates": participant.consolidates,
+                "spans": participant.unconsolidated is not None,
                 "shares": bool(shared),
                 "cursor": json.dumps(participant._cursor) if order["describe"] else "",
             }
@@ -117,6 +120,19 @@ def refuse(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         participant.refuse()
+        return RecordDict()
+
+    return _answer(message, context, work)
+
+
+@app.train("follow")
+def follow(message: Message, context: Context) -> Message:
+    """Do what is ordered, with the strategy state that was merged last."""
+
+    def work(participant: Participant) -> RecordDict:
+        if SHARED in message.content:
+            participant.learner.adopt_shared(unpack(message.content.array_records[SHARED], copy=False))
+        participant.follow(Orders(**json.loads(str(message.content.config_records[ORDER]["orders"]))))
         return RecordDict()
 
     return _answer(message, context, work)

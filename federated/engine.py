@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from federated.simulation import FlowerSimulation
 from incr_core.engine import Engine, Round, merge_shared, total_measured
 from incr_core.errors import StreamError, WorkerLost
 from incr_core.job import Job
+from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.quarantine import BadRow
 from incr_core.registry import state_folder
@@ -56,7 +57,7 @@ class FederatedEngine(Engine):
         self._lent = grid is not None
         self._simulation: FlowerSimulation | None = None
         self._nodes: list[int] = []
-        self._model = Model({}, {}, consolidates=False, shares=False)
+        self._model = Model({}, {}, consolidates=False, spans=False, shares=False)
         self._bytes, self._seconds = 0, 0.0
         self.reset()
 
@@ -66,6 +67,7 @@ class FederatedEngine(Engine):
         self.outer = self.job.outer_step()
         self.anchor: Weights = {}
         self._merged: dict[str, Tensor] = {}
+        self._span: dict[int, int] = {}  # rows that clients learned since they consolidated, where they do on order
         self._fragments: list[str] = []
         self._generator = torch.Generator().manual_seed(self.job.learner.seed)
 
@@ -108,7 +110,11 @@ class FederatedEngine(Engine):
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self._ask("query.open", new, orders=orders)
         self._model = Model(
-            described["rules"], described["shared_rules"], described["consolidates"], described["shares"]
+            described["rules"],
+            described["shared_rules"],
+            described["consolidates"],
+            described["spans"],
+            described["shares"],
         )
         self.anchor = described["weights"] if weights is None else weights
         if version is None and "sum" in self._model.shared_rules.values():
@@ -156,8 +162,10 @@ class FederatedEngine(Engine):
     def receive(self) -> list[Arrival]:
         """Let every client take its next increment; one whose stream has ended has nothing to tell."""
         known = len(self._fragments)
+        # Over several increments, what clients share goes its own way until they consolidate on order.
+        merged = None if self._model.spans else self._merged
         answers = self._ask(
-            "evaluate.receive", self._everybody, {"fragments": known}, anchor=self.anchor, shared=self._merged
+            "evaluate.receive", self._everybody, {"fragments": known}, anchor=self.anchor, shared=merged
         )
         arrivals: list[Arrival | None] = []
         for answer in map(told, answers):
@@ -187,10 +195,26 @@ class FederatedEngine(Engine):
             rows = self._rounds(rounds, done)
             if self._model.consolidates:
                 self._consolidate(rows)
+            elif self._model.spans:
+                for client, count in rows.items():
+                    self._span[client] = self._span.get(client, 0) + count
         done.seconds_learning = self._seconds - waited
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, self._bytes = self._bytes, 0
         return done
+
+    def order(self, orders: Orders) -> None:
+        """Let all clients do it; those that have learned since they consolidated do so again."""
+        if orders.consolidate and self._span:
+            self._consolidate(self._span)
+            self._span = {}
+        # What was merged must be there for the next step; the next increment's first message may come after it.
+        merged = self._merged if orders.consolidate else None
+        self._ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=merged)
+
+    def adopt(self, weights: Weights) -> None:
+        """The anchor is what clients begin their next message with."""
+        self.anchor = {name: value.clone() for name, value in weights.items()}
 
     def refuse(self, arrivals: Sequence[Arrival]) -> Round:
         """Let the clients that would have learned let their rows go."""
@@ -267,6 +291,7 @@ class FederatedEngine(Engine):
             "outer": self.outer.state_dict(),
             "generator": self._generator.get_state(),
             "merged": self._merged,
+            "span": self._span,
             "fragments": list(self._fragments),
         }
 
@@ -277,6 +302,7 @@ class FederatedEngine(Engine):
         self.outer.load_state_dict(state["outer"])
         self._generator.set_state(state["generator"])
         self._merged = dict(state["merged"])
+        self._span = dict(state["span"])
         self._fragments = list(state["fragments"])
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -328,11 +354,14 @@ class FederatedEngine(Engine):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the server knows of the model: how each weight and each shared strategy entry merges."""
+    """What the server knows of the model: how each weight and each shared strategy entry merges; whether strategies
+    consolidate after each increment, or, over several, when told to.
+    """
 
     rules: dict[str, str]
     shared_rules: dict[str, str]
     consolidates: bool
+    spans: bool
     shares: bool
 
 

@@ -5,6 +5,7 @@ The loop drives every engine the same way for each increment:
     arrivals = engine.receive()        every participant predicts what arrives and tells what it has to learn
     round = engine.learn(arrivals)     adopt, learn, exchange, outer step: once or several times
     engine.refuse(arrivals)            or, instead: let the rows to learn go
+    engine.order(orders)               before or after: what else participants are to do; mostly nothing
     engine.save(version)               at a commit, participants keep their state under that version
 
 Engines are found by name among the entry points of the group `incr.engines`.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
+from incr_core.orders import Orders
 from incr_core.participant import Arrival, Participant
 from incr_core.registry import state_folder
 from incr_core.update import Update, Weights, mean, merge, shares
@@ -93,6 +95,14 @@ class Engine:
 
     def refuse(self, arrivals: Sequence[Arrival]) -> Round:
         """Let go of the rows that `learn` would have learned: those that `arrivals` tell afterwards."""
+        raise NotImplementedError
+
+    def order(self, orders: Orders) -> None:
+        """Let all participants do this, between two increments or before one is learned."""
+        raise NotImplementedError
+
+    def adopt(self, weights: Weights) -> None:
+        """Let all participants stand at these weights."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -205,7 +215,7 @@ class LocalEngine(Engine):
         update = self.participant.advance()
         done.add([update])
         learner.adopt(self.outer.step(anchor, mean([update], anchor, self.rules), self.rules))
-        if learner.consolidates:
+        if self.participant.consolidates:
             self.participant.consolidate()
         done.seconds_learning = time.perf_counter() - begun
         return done
@@ -214,6 +224,16 @@ class LocalEngine(Engine):
         """Let the rows go."""
         self.participant.refuse()
         return Round()
+
+    def order(self, orders: Orders) -> None:
+        """Do it."""
+        if orders.consolidate:
+            self.participant.consolidate()
+        self.participant.follow(orders)
+
+    def adopt(self, weights: Weights) -> None:
+        """Stand at these weights."""
+        self.participant.learner.adopt(weights)
 
     def reset(self) -> None:
         """Another participant, as fresh as the first was."""

@@ -15,11 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from incr_core.adapt import ADAPTATIONS
 from incr_core.errors import JobError
+from incr_core.orders import ACTIONS
 from incr_core.outer import OUTERS
 from incr_core.rates import Rate
 from incr_core.strategies import STRATEGIES
 
 __all__ = ["JobFile", "unknown"]
+
+RECENT = 5000
+"""Rows kept to consolidate on, where that waits for a drift."""
 
 OBJECTIVES = ("binary", "multiclass", "multilabel", "next_token", "ranking", "regression")
 
@@ -142,6 +146,7 @@ class LearnerSection(Section):
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     give_up_after: int = Field(3, ge=1)
+    consolidate: Literal["increment", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
     frozen: bool = False
 
     @field_validator("loss", "schedule", mode="before")
@@ -155,6 +160,34 @@ class LearnerSection(Section):
         if isinstance(value, str):
             return {"name": value}
         return {"name": "adam", **value} if isinstance(value, dict) else value
+
+
+class DriftSection(Section):
+    """A detector over what is known before it is learned, and what to do when it signals."""
+
+    detector: Literal["adwin", "page_hinkley", "kswin", "ddm"] = "adwin"
+    watch: str = "loss"
+    columns: list[str] = []
+    action: list[str] = ["alert"]
+    rate: float = Field(3.0, gt=0)
+    lasting: int = Field(5, ge=1)
+    enlarge: float = Field(2.0, gt=1)
+    block: int | None = Field(None, ge=1)
+    warm_up: int = Field(32, ge=2)
+    options: dict[str, float] = {}
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("action")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for action in value:
+            if action not in ACTIONS:
+                raise ValueError(f"{unknown(action, ACTIONS)}")
+        return value
 
 
 class ClusterSection(Section):
@@ -212,12 +245,18 @@ class JobFile(Section):
     model: ModelSection = ModelSection()
     learner: LearnerSection
     strategy: list[Named] = []
+    drift: list[DriftSection] = []
     outer: Named = Named(name="mean")
     cluster: ClusterSection = ClusterSection()
     federated: FederatedSection = FederatedSection()
     publish: PublishSection = PublishSection()
     track: TrackSection = TrackSection()
     baselines: dict[str, list[str]] = {}
+
+    @field_validator("drift", mode="before")
+    @classmethod
+    def _one_or_more_detectors(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
 
     @field_validator("outer", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
 from incr_core.errors import CheckpointError, JobError
+from incr_core.memory import Memory
 from incr_core.objective import Objective
 from incr_core.randomness import global_random_state
 from incr_core.schedule import Groups, Schedule, grouped
@@ -52,6 +53,8 @@ class Learner:
         backward and the gradients down after it, and leaves out a step whose gradients overflow.
     schedule: changes the learning rate; None: it stays.
     groups: weights by name pattern, and what the optimiser is told about them (see `schedule.grouped`).
+
+    rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
 
     With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
 
@@ -96,6 +99,7 @@ class Learner:
         self.clip = clip
         self.precision = precision
         self.shard = shard
+        self.rate = 1.0
         self.strategies = nn.ModuleList(strategies)
 
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -152,6 +156,7 @@ class Learner:
         self._adopted = overridden("adopted")
         stepped = schedule is not None and schedule.each == "increment"
         self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies) or stepped
+        self.spans = self.consolidates or bool(self._begin)
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -162,16 +167,19 @@ class Learner:
         self.end(labelled)
         return update
 
-    def begin(self, labelled: Batch, passes: int | None = None, increment: int | None = None) -> None:
+    def begin(
+        self, labelled: Batch, passes: int | None = None, increment: int | None = None, *, opens: bool = True
+    ) -> None:
         """Start an increment: tell the strategies, and lay out its steps for `passes` (default `epochs`) passes.
 
+        opens: False where strategies, which consolidate less often than at every increment, are in the midst of it.
         After `load_state_dict` of a state saved between two steps, go on with the same rows from there.
         """
         context = self.context
         if not (self._steps.unfinished and increment in (None, context.increment)):
             self._steps.close()
             context.increment = context.increment + 1 if increment is None else increment
-            if self._begin:
+            if self._begin and opens:
                 with self.random_state:
                     for hook in self._begin:
                         hook(context)
@@ -195,6 +203,25 @@ class Learner:
                 rows += self._step(batches)
         losses = {name: float(whole(total)) for name, total in self._losses.items()}
         return Update(self.weights(), rows, losses)
+
+    def _move(self) -> None:
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+
+    @contextmanager
+    def _at_rate(self) -> Iterator[None]:
+        groups = self.optimizer.param_groups
+        before = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group["lr"] * self.rate
+        try:
+            yield
+        finally:
+            for group, lr in zip(groups, before, strict=True):
+                group["lr"] = lr
 
     def end(self, labelled: Batch) -> None:
         """Finish the increment: let the strategies consolidate what was learned."""
@@ -237,11 +264,11 @@ class Learner:
             hook(context)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(context.parameters, self.clip)
-        if self._scaler is None:
-            self.optimizer.step()
+        if self.rate == 1.0:
+            self._move()
         else:
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
+            with self._at_rate():
+                self._move()
         if self.schedule is not None:
             self.schedule.after("step")
         for weight in context.parameters:  # what `optimizer.zero_grad()` does, without its profiling
@@ -291,6 +318,10 @@ class Learner:
                 self._losses[name] = term.detach() * rows
             else:
                 total.add_(term.detach(), alpha=rows)
+
+    def memories(self) -> list[Memory]:
+        """The memories of its strategies."""
+        return [module for module in self.strategies.modules() if isinstance(module, Memory)]
 
     # -- predicting ----------------------------------------------------------------------------------------------
 
@@ -403,6 +434,7 @@ class Learner:
             "random": self.random_state.state_dict(),
             "increment": self.context.increment,
             "step": self.context.step,
+            "rate": self.rate,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -427,6 +459,7 @@ class Learner:
         self.random_state.load_state_dict(state["random"])
         self.context.increment = state["increment"]
         self.context.step = state["step"]
+        self.rate = state["rate"]
 
 
 def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:

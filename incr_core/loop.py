@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from incr_core import checkpoint, metrics
+from incr_core.alarm import Alarms
 from incr_core.divergence import Divergence, fault_of
 from incr_core.engine import Engine, Round
 from incr_core.errors import DivergedError, JobError, StreamError
@@ -25,6 +26,7 @@ from incr_core.job import Job
 from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
 from incr_core.objective import Objective
+from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.quarantine import BadRow, quarantine_table, whole_table
 from incr_core.registry import RunDirectory, state_folder
@@ -88,6 +90,7 @@ class Loop:
         self._refused: list[pa.Table] = []
         self._events: list[Event] = []
         self._divergence = Divergence()
+        self._alarms = job.alarms()
         self._last: Arrival | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -110,6 +113,8 @@ class Loop:
     def _increment(self, arrivals: Sequence[Arrival]) -> None:
         """Learn an increment, or refuse the one that has diverged; commit when it is time."""
         number, name = arrivals[0].number, arrivals[0].name
+        if self._alarms is not None:
+            self._react(self._alarms, arrivals)
         reason = self._divergence.refused.get(number)
         learned = self.engine.learn(arrivals) if reason is None else self.engine.refuse(arrivals)
         due = (self.totals.increments + 1) % self.job.publish.every == 0
@@ -118,11 +123,29 @@ class Loop:
         if fault is not None:
             self._go_back(number, f"in {name}, {fault}")
             return
+        if self._alarms is not None and reason is None:
+            self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
         self._divergence.learned(number, seen)
         self._tick()
         self._record(arrivals, learned, reason)
         if due:
             self.commit()
+
+    def _react(self, alarms: Alarms, arrivals: Sequence[Arrival]) -> None:
+        """Look for drift in what is known before the increment is learned, and do what is to be done."""
+        signalled = alarms.notice(arrivals)
+        for alarm, rows in signalled:
+            for row in rows:
+                what = f"{alarm.monitor.detector} on {alarm.watch}, after {row:,} rows"
+                self._happened(arrivals[0], "drift", what, alarm.described(), row)
+        self._order(alarms.orders([alarm for alarm, _ in signalled]))
+        champion = self.directory.champion()
+        if champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled):
+            self.engine.adopt(self.directory.load(champion)[0])
+
+    def _order(self, orders: Orders) -> None:
+        if orders:
+            self.engine.order(orders)
 
     def _ended(self) -> bool:
         """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
@@ -165,11 +188,14 @@ class Loop:
         """Go on from the last commit."""
         if self.version is None:
             self.totals = Totals()
+            self._alarms = self.job.alarms()
             self.engine.start(None, None)
             return
         weights, _ = self.directory.load(self.version)
         state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
         self.totals = Totals(**state["totals"])
+        if self._alarms is not None:
+            self._alarms.load_state_dict(state["alarms"])
         self.engine.load_state_dict(state["engine"])
         self.engine.start(self.version, weights)
 
@@ -240,6 +266,7 @@ class Loop:
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "engine": self.engine.state_dict(),
+            "alarms": None if self._alarms is None else self._alarms.state_dict(),
         }
         checkpoint.save(state_folder(self.directory.path, LOOP, version), state)
         increment = -1 if self._last is None else self._last.number

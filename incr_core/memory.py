@@ -67,6 +67,7 @@ class Memory(nn.Module):
             )
         self.ttl = ttl
         self._check_ttl()
+        self._made_for = self.capacity
         self.size = 0
         self.seen = 0
 
@@ -134,6 +135,41 @@ class Memory(nn.Module):
                 "use the memory window, which holds the last rows"
             )
 
+    def clear(self) -> None:
+        """Forget all rows, as if none had been shown.
+
+        >>> memory = Reservoir(4)
+        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.clear()
+        >>> memory.size, memory.seen
+        (0, 0)
+        """
+        for column in self.rows_held().values():
+            column.zero_()
+        self.size = self.seen = 0
+
+    def enlarge(self, times: float) -> None:
+        """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come.
+
+        >>> memory = Reservoir(4)
+        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.enlarge(2.5)
+        >>> memory.capacity, memory.size, len(memory.targets)
+        (10, 4, 10)
+        """
+        if times < 1:
+            raise StrategyError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
+        held = {name: column.clone() for name, column in self.rows_held().items()}
+        most = round(self.capacity * times)
+        self.capacity = most if self.ttl is None else min(most, self.ttl - 1)
+        self._buffers.clear()
+        self._room_for(held)
+
+    def _room_for(self, held: Columns) -> None:
+        """Columns of the whole capacity, which begin with these rows."""
+        for name, value in held.items():
+            column = value.new_zeros((self.capacity, *value.shape[1:]))
+            column[: len(value)] = value
+            self.register_buffer(name, column)
+
     def bytes(self) -> int:
         """The bytes its columns take."""
         return sum(column.nbytes for column in self._buffers.values() if column is not None)
@@ -179,7 +215,13 @@ class Memory(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counts, kept as plain numbers so that asking for them never waits for a device."""
-        return {"size": self.size, "seen": self.seen, "capacity": self.capacity, "budget": self.budget}
+        return {
+            "size": self.size,
+            "seen": self.seen,
+            "capacity": self.capacity,
+            "budget": self.budget,
+            "made_for": self._made_for,
+        }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
@@ -195,7 +237,7 @@ class Memory(nn.Module):
         extra = state_dict[f"{prefix}_extra_state"]
         theirs, mine = (
             (b, "bytes") if b else (c, "rows")
-            for b, c in ((extra.get("budget"), extra["capacity"]), (self.budget, self.capacity))
+            for b, c in ((extra.get("budget"), extra["made_for"]), (self.budget, self._made_for))
         )
         if theirs != mine:
             raise StrategyError(
@@ -206,12 +248,9 @@ class Memory(nn.Module):
         # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
         device = next((column.device for column in self._buffers.values() if column is not None), None)
         self._buffers.clear()
-        for key, value in state_dict.items():
-            name = key.removeprefix(prefix)
-            if key.startswith(prefix) and "." not in name and name != "_extra_state":
-                column = value.new_zeros((self.capacity, *value.shape[1:]), device=device)
-                column[: len(value)] = value
-                self.register_buffer(name, column)
+        found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        names = [name for name in found if "." not in name and name != "_extra_state"]
+        self._room_for({name: found[name].to(device or found[name].device) for name in names})
         self.set_extra_state(extra)
 
 
@@ -333,6 +372,11 @@ class Balanced(Memory):
             super()._expire()
             keep = ~torch.isin(self._classes, lost.to(self._classes.device))
             self._classes, self._limits = self._classes[keep], self._limits[keep]
+
+    def clear(self) -> None:
+        """Forget all rows, and what was refused."""
+        super().clear()
+        self._classes, self._limits = self._classes[:0], self._limits[:0]
 
     def _limits_of(self, targets: Tensor) -> Tensor:
         """The limit of each row's class; infinity where it has refused none."""

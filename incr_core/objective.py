@@ -61,6 +61,14 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """How wrong each prediction was, (B,), for whoever watches for drift."""
+        raise NotImplementedError
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """1 where a prediction was wrong, else 0, (B,)."""
+        raise NotImplementedError
+
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """Additive statistics of predictions against targets."""
         raise NotImplementedError
@@ -107,6 +115,14 @@ class Binary(Objective):
         """E[(y - p)^2] = p (1 - p): one vector, sqrt(p (1 - p)), exact."""
         p = self.predict(output)
         return (p * (1 - p)).sqrt().reshape(1, -1, 1)
+
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """-(y log p + (1 - y) log(1 - p)), each logarithm at least -100."""
+        return F.binary_cross_entropy(prediction, targets, reduction="none")
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Where p >= 1/2 is not y."""
+        return ((prediction >= 0.5) != (targets > 0.5)).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.binary_statistics`."""
@@ -161,6 +177,14 @@ class Multiclass(Objective):
             return (F.one_hot(drawn, classes) - p)[None]
         return p.t().sqrt()[:, :, None] * (torch.eye(classes, device=p.device)[:, None, :] - p[None])
 
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """-log p[y], at most 100."""
+        return -prediction.gather(1, targets[:, None]).squeeze(1).log().clamp(min=-100.0)
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Where the likeliest class is not y."""
+        return (prediction.argmax(1) != targets).float()
+
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.multiclass_statistics`."""
         return metrics.multiclass_statistics(prediction, targets, weights)
@@ -205,6 +229,10 @@ class Regression(Objective):
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A Gaussian of unit variance in standardised units: E[(y - output)^2] = 1, exact."""
         return torch.ones_like(output.float()).reshape(1, -1, 1)
+
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """|prediction - y|, in the target's unit."""
+        return (prediction - targets).abs()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.regression_statistics`."""

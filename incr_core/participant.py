@@ -26,9 +26,11 @@ from incr_core import checkpoint
 from incr_core.batch import Batch, cat
 from incr_core.learner import Learner
 from incr_core.metrics import Statistics
+from incr_core.orders import Orders
 from incr_core.quarantine import BadRow
 from incr_core.stream import Increment, Stream
 from incr_core.update import Update, Weights
+from incr_core.watch import Watch
 
 __all__ = ["Arrival", "Participant"]
 
@@ -40,6 +42,7 @@ class Arrival:
     rows: ids of the rows to learn, (n,) int64; these and counts leave the participant, never the rows themselves.
     statistics: additive, of the rows labelled now against what was predicted when they arrived.
     measured: what these rows add to running statistics of the model and the objective.
+    watched: for each `Watch`, sums over rows scored or arriving now.
     """
 
     number: int
@@ -53,6 +56,7 @@ class Arrival:
     measured: Weights
     bad: Sequence[BadRow] = field(default_factory=list)
     seconds: float = 0.0
+    watched: list[Tensor] = field(default_factory=list)
 
     @property
     def labelled(self) -> int:
@@ -78,16 +82,30 @@ class Participant:
     stream, learner: what it owns.
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
     frozen: learn nothing after the warm start; a baseline.
+    watches: what to tell about rows before they are learned.
+    keeps: None where strategies consolidate after every increment. Else they do when told to, on the rows learned since
+        they last did, of which at least the last `keeps` are kept.
     """
 
     def __init__(
-        self, name: str, stream: Stream, learner: Learner, *, warm_passes: int | None = None, frozen: bool = False
+        self,
+        name: str,
+        stream: Stream,
+        learner: Learner,
+        *,
+        warm_passes: int | None = None,
+        frozen: bool = False,
+        watches: Sequence[Watch] = (),
+        keeps: int | None = None,
     ) -> None:
         self.name = name
         self.stream = stream
         self.learner = learner
         self.warm_passes = warm_passes
         self.frozen = frozen
+        self.watches = tuple(watches)
+        self.consolidates = learner.consolidates and keeps is None
+        self._span = Span(keeps) if learner.spans and keeps is not None else None
         self.increment: AtHand | None = None
         self._increments: Iterator[Increment] = iter(())
         self._cursor: dict[str, Any] | None = None
@@ -114,7 +132,10 @@ class Participant:
             assert arriving.rows is not None
             self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
         # Whoever predicted a row scores it, whoever learns it.
-        statistics, scored = self._score(increment.revealed)
+        statistics, scored, watched = self._score(increment.revealed)
+        if self.watches and not increment.warm:
+            told = [watch.arriving(arriving.inputs) for watch in self.watches]
+            watched = [torch.cat([one, other]) for one, other in zip(told, watched, strict=True)]
         learns = labelled if increment.warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
@@ -132,6 +153,7 @@ class Participant:
             self.learner.observe(learns) if len(learns) else {},
             increment.bad,
             time.perf_counter() - begun,
+            watched,
         )
 
     def _waiting(self) -> Batch | None:
@@ -147,13 +169,16 @@ class Participant:
         self.increment = AtHand(number, "waiting rows", False, waiting)
         return Arrival(number, "waiting rows", False, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
 
-    def _score(self, revealed: Batch) -> tuple[Statistics, int]:
+    def _score(self, revealed: Batch) -> tuple[Statistics, int, list[Tensor]]:
         assert revealed.rows is not None
+        objective = self.learner.objective
         place, predictions = self._pending.take(revealed.rows)
+        targets = revealed.targets[place]
+        watched = [watch.scored(objective, predictions, targets) for watch in self.watches]
         if len(place) == 0:
-            return {}, 0
+            return {}, 0, watched
         weights = None if revealed.weights is None else revealed.weights[place]
-        return self.learner.objective.measure(predictions, revealed.targets[place], weights), len(place)
+        return objective.measure(predictions, targets, weights), len(place), watched
 
     def passes(self) -> int:
         """Passes over the increment at hand."""
@@ -165,10 +190,14 @@ class Participant:
     def begin(self, passes: int | None = None) -> None:
         """Lay out the rows of the increment at hand for `passes` passes."""
         assert self.increment is not None, "receive an increment before learning it"
-        self.increment.begun = True
-        self.learner.begin(
-            self.increment.labelled, self.passes() if passes is None else passes, increment=self.increment.number
-        )
+        again, self.increment.begun = self.increment.begun, True
+        labelled, passes = self.increment.labelled, self.passes() if passes is None else passes
+        if self._span is None:
+            self.learner.begin(labelled, passes, increment=self.increment.number)
+        else:
+            self.learner.begin(labelled, passes, increment=self._span.number, opens=self._span.opens)
+            if not again:
+                self._span.add(labelled)
 
     def refuse(self) -> None:
         """Let the rows of the increment at hand go: they are neither learned nor offered again."""
@@ -194,8 +223,26 @@ class Participant:
         if anchor is not None:
             self.learner.adopt(anchor)
         assert self.increment is not None
-        self.learner.end(self.increment.labelled)
+        if self._span is None:
+            self.learner.end(self.increment.labelled)
+        elif (rows := self._span.close()) is not None:
+            self.learner.end(rows)
         return self.learner.shared_state()[0]
+
+    @property
+    def unconsolidated(self) -> int | None:
+        """How many rows were learned since the strategies consolidated; None where they do after every increment."""
+        return None if self._span is None else self._span.rows
+
+    def follow(self, orders: Orders) -> None:
+        """Do what is ordered, but for consolidating: that takes an exchange."""
+        if orders.rate is not None:
+            self.learner.rate = orders.rate
+        for memory in self.learner.memories():
+            if orders.flush:
+                memory.clear()
+            if orders.enlarge != 1.0:
+                memory.enlarge(orders.enlarge)
 
     def save(self, path: Path, *, whole: bool = False, **manifest: Any) -> None:
         """Keep everything that learning on from here depends on, besides the weights.
@@ -209,6 +256,7 @@ class Participant:
             "pending": self._pending.state_dict(),
             "cursor": self._cursor,
             "increment": None if at_hand is None else asdict(at_hand),
+            "span": None if self._span is None else self._span.state_dict(),
         }
         checkpoint.save(path, state, **manifest)
 
@@ -218,6 +266,8 @@ class Participant:
         self.learner.load_state_dict(state["learner"])
         self._pending.load_state_dict(state["pending"])
         self._cursor = state["cursor"]
+        if self._span is not None:
+            self._span.load_state_dict(state["span"])
         at_hand = state["increment"]
         self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
         self.close()
@@ -229,6 +279,60 @@ class Participant:
         stop: Callable[[], None] | None = getattr(self._increments, "close", None)
         if stop is not None:
             stop()
+
+
+class Span:
+    """Rows learned since the strategies last consolidated: at least the last `keeps` of them.
+
+    number: how many times they have consolidated. rows: how many rows were learned since. opens: whether none was.
+
+    >>> span = Span(keeps=3)
+    >>> for day in range(4):
+    ...     span.add(Batch(torch.zeros(2, 1), torch.full((2,), float(day))))
+    >>> span.rows, span.close().targets.tolist(), span.number, span.rows
+    (8, [2.0, 2.0, 3.0, 3.0], 1, 0)
+    """
+
+    def __init__(self, keeps: int) -> None:
+        self.keeps = keeps
+        self.number = 0
+        self.rows = 0
+        self._kept: list[Batch] = []
+
+    @property
+    def opens(self) -> bool:
+        """Whether no increment of it was begun."""
+        return not self._kept
+
+    def add(self, labelled: Batch) -> None:
+        """An increment is begun."""
+        self._kept.append(labelled)
+        self.rows += len(labelled)
+        held = sum(map(len, self._kept))
+        while held - len(self._kept[0]) >= self.keeps:
+            held -= len(self._kept.pop(0))
+
+    def close(self) -> Batch | None:
+        """The rows to consolidate on, None where nothing was learned; the next span opens."""
+        if not self.rows:
+            return None
+        rows = cat(self._kept)
+        self._kept, self.rows, self.number = [], 0, self.number + 1
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows kept, and the counts."""
+        kept = asdict(cat(self._kept)) if self._kept else None
+        return {"kept": kept, "sizes": list(map(len, self._kept)), "rows": self.rows, "number": self.number}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.rows, self.number, self._kept = state["rows"], state["number"], []
+        if state["kept"] is not None:
+            whole, start = Batch(**state["kept"]), 0
+            for size in state["sizes"]:
+                self._kept.append(whole.slice(start, start + size))
+                start += size
 
 
 class Pending:

@@ -42,12 +42,26 @@ class Window(Memory):
         self.seen += count
         self._expire()
 
-    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
-        """The others keep their order of age."""
+    def clear(self) -> None:
+        """Forget all rows."""
+        super().clear()
+        self._next = 0
+
+    def enlarge(self, times: float) -> None:
+        """Make room for `times` as many rows, behind those held."""
+        self._by_age()
+        super().enlarge(times)
+        self._next = self.size % max(1, self.capacity)
+
+    def _by_age(self) -> None:
         if self.size == self.capacity:
             for column in self.rows_held().values():
                 column.copy_(column.roll(-self._next, 0))
             self._next = 0
+
+    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
+        """The others keep their order of age."""
+        self._by_age()
         removed = super()._drop(which)
         self._next = self.size % self.capacity
         return removed

@@ -465,7 +465,7 @@ def test_reserved_manifest_names_are_refused(run: RunDirectory) -> None:
 def test_tables_are_rewritten_for_a_bounded_share_of_the_time(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that ticks whenever it is read, a write takes a tick, and then must rest for twenty. Four tables read it."""
+    """By a clock that ticks whenever it is read, a write takes a tick and must rest for twenty; four tables read it."""
     written: list[str] = []
     real, ticks = write_atomically, itertools.count(10**9)
 

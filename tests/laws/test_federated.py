@@ -14,6 +14,8 @@ from incr_core.loop import Loop
 from incr_core.predict import load_version, predictions
 from incr_core.registry import RunDirectory
 from incr_core.seal import model_sha256
+from tests.core.test_alarm import EVERYTHING, drifting
+from tests.core.test_alarm import job as watched
 from tests.federated.runs import finish, people
 
 pytest.importorskip("flwr.app")
@@ -177,3 +179,32 @@ def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_p
     clients = finish(job, tmp_path / "federated", over(2))
     assert clients.sha256 == replicas.sha256
     assert clients.auc == replicas.auc
+
+
+def drifting_job(folder: Path, *settings: str) -> Job:
+    """Half a stream of one concept and half of another, watched, with everything that can be done about it."""
+    pytest.importorskip("river")
+    pq.write_table(drifting(5_000, (3_000,)), folder / "drifting.parquet")
+    strategies = [{"name": "ewc", "strength": 5.0}, {"name": "replay", "capacity": 100}]
+    settings = ("learner.consolidate=1500", "publish.every=4", "outer=nesterov", *settings)
+    return watched(folder / "drifting.parquet", *settings, drift=EVERYTHING, strategy=strategies)
+
+
+def test_one_client_does_about_a_drift_what_the_local_engine_does(tmp_path: Path) -> None:
+    job = drifting_job(tmp_path, "federated.clients=blocks:1")
+    local = finish(job, tmp_path / "local", LocalEngine)
+    assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
+    events = pq.read_table(tmp_path / "local" / "events.parquet")
+    assert events.num_rows >= 2
+    assert pq.read_table(tmp_path / "federated" / "events.parquet").equals(events)
+
+
+def test_two_clients_do_about_a_drift_what_two_replicas_do_and_after_a_resume_too(tmp_path: Path) -> None:
+    cluster = pytest.importorskip("cluster.engine")
+    job = drifting_job(tmp_path, "federated.clients=blocks:2")
+    replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
+    assert finish(job, tmp_path / "federated", over(2, forgetful=True)).sha256 == replicas.sha256
+    assert pq.read_table(tmp_path / "cluster" / "events.parquet").num_rows >= 2
+    for stop in (13, 15):
+        finish(job, tmp_path / "parts", over(2), stop_after=stop)
+    assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256

@@ -1,0 +1,40 @@
+"""Orders: what all participants are to do besides learning the increments as they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ACTIONS", "Orders"]
+
+ACTIONS = ("alert", "consolidate", "raise_rate", "flush_replay", "enlarge_replay", "rewarm")
+"""What may be done at a drift. alert: an event, as every drift is; rewarm: return to the champion's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What to do between two increments; every participant gets the same.
+
+    consolidate: let the strategies consolidate what was learned since they last did.
+    rate: from now on the learning rate is this many times what it was made with; None: leave it.
+    flush: forget the rows that memories hold. enlarge: let memories hold this many times as many rows.
+
+    >>> bool(Orders()), bool(Orders(rate=3.0))
+    (False, True)
+    """
+
+    consolidate: bool = False
+    rate: float | None = None
+    flush: bool = False
+    enlarge: float = 1.0
+
+    def __bool__(self) -> bool:
+        return self != Orders()
+
+    def __or__(self, other: Orders) -> Orders:
+        """Both: what either of them asks for; of two numbers the second."""
+        return Orders(
+            self.consolidate or other.consolidate,
+            self.rate if other.rate is None else other.rate,
+            self.flush or other.flush,
+            self.enlarge if other.enlarge == 1.0 else other.enlarge,
+        )
