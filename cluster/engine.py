@@ -9,13 +9,15 @@ So an increment costs two calls to every worker, and a commit one more. The driv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
+from torch import Tensor
 
 from cluster.crew import Crew
 from cluster.groups import Place, Rendezvous
@@ -124,6 +126,14 @@ class ClusterEngine(Engine):
         with self._lost(f"refusing {arrivals[0].name}"):
             self._crew.call("refuse")
         return Round()
+
+    def review(self, rows: Mapping[str, Tensor]) -> Round:
+        """Let all workers learn their rows of the history, and exchange once."""
+        self._kept = None
+        none = torch.empty(0, dtype=torch.int64)
+        with self._lost("reviewing"):
+            done = self._crew.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
+        return combined(done)
 
     def order(self, orders: Orders) -> None:
         """Let all workers do it."""

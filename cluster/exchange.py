@@ -57,6 +57,8 @@ class Exchange:
         start = self._summed(packing, anchor)
 
         def merge(slices: Sequence[Weights], rows: Sequence[int]) -> Weights:
+            if not any(rows):  # nobody has learned anything: all slices are the anchor's
+                return slices[0]
             return mean([Update(part, count) for part, count in zip(slices, rows, strict=True)], start, packing.rules)
 
         return self._merged(packing, update.weights, update.rows, merge)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,7 @@ class ShardWorker:
 
     def _make(self) -> None:
         place, job, self._told = self.place, self._job, 0
-        self._before: dict[str, Tensor] | None = (
-            None  # shared state that adds up, as merged last
-        )
+        self._before: dict[str, Tensor] | None = None  # shared state that adds up, as merged last
         self.participant = job.participant(
             place.participant,
             place.replica,
@@ -142,22 +140,32 @@ class ShardWorker:
             state, rules = learner.shared_state()
             self._before = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         self.participant.begin()
-        learned = 0
         for _ in range(rounds):
-            anchor = {
-                name: value.clone() if name in self._anchored else value for name, value in self._weights().items()
-            }
-            update = self.participant.advance(every)
-            done.add([update])
-            learned += update.rows
-            mine = Update({name: local(value) for name, value in update.weights.items()}, update.rows)
-            paused = time.perf_counter()
-            merged = self._exchange.mean(mine, anchor, self._rules)
-            done.seconds_exchanging += time.perf_counter() - paused
-            self._adopt(self.outer.step(anchor, merged, self._rules))
+            self._round(lambda: self.participant.advance(every), done)
         if self.participant.consolidates:
             assert self.participant.increment is not None
             done.seconds_exchanging += self._consolidate(len(self.participant.increment.labelled))
+        return self._told_of(done, sent, begun)
+
+    def review(self, rows: Tensor) -> Round:
+        """Learn rows of the history once more, in one round."""
+        done, begun, sent = Round(), time.perf_counter(), self._exchange.bytes_sent
+        self._round(lambda: self.participant.review(rows), done)
+        return self._told_of(done, sent, begun)
+
+    def _round(self, learn: Callable[[], Update], done: Round) -> None:
+        """Learn, exchange, take the outer step."""
+        anchor = {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
+        update = learn()
+        done.add([update])
+        mine = Update({name: local(value) for name, value in update.weights.items()}, update.rows)
+        paused = time.perf_counter()
+        merged = self._exchange.mean(mine, anchor, self._rules)
+        done.seconds_exchanging += time.perf_counter() - paused
+        self._adopt(self.outer.step(anchor, merged, self._rules))
+
+    def _told_of(self, done: Round, sent: int, begun: float) -> Round:
+        """What this worker tells of rounds that began at `begun`, when it had sent so many bytes."""
         # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
         done.passes_rows *= self.place.shard == 0
         done.losses = {name: value / self.place.shards for name, value in done.losses.items()}

@@ -4,6 +4,7 @@
     query.open           be this client of this job      -> what the server must know of the model
     evaluate.receive     take the next increment         -> Arrival, without rows
     train.learn          learn it from this anchor       -> Update
+    train.review         learn these rows of your history -> Update
     train.refuse         let it go, unlearned
     train.follow         do what is ordered besides
     train.consolidate    keep what was learned           -> what the strategies share
@@ -31,11 +32,13 @@ from federated.failures import failure
 from federated.records import pack, tell, unpack
 from incr_core.orders import Orders
 from incr_core.participant import Arrival, Participant
+from incr_core.update import Update
 
 __all__ = ["app"]
 
-ANCHOR, SHARED, ORDER, WORK = "anchor", "shared", "order", "work"
-"""Records of a message: weights to start from, merged strategy state, what to do; and of an answer: what it took."""
+ANCHOR, SHARED, ROWS, ORDER, WORK = "anchor", "shared", "rows", "order", "work"
+"""Records of a message: weights to start from, merged strategy state, rows to review, what to do; and of an answer:
+what it took."""
 
 app = ClientApp()
 
@@ -106,10 +109,18 @@ def learn(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         order = message.content.config_records[ORDER]
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        update = participant.learn(anchor, bool(order["first"]))
-        content = tell({"rows": update.rows, "losses": update.losses})
-        content["weights"] = pack(update.weights)
-        return content
+        return _contribution(participant.learn(anchor, bool(order["first"])))
+
+    return _answer(message, context, work)
+
+
+@app.train("review")
+def review(message: Message, context: Context) -> Message:
+    """Learn rows of the history once more, from the anchor."""
+
+    def work(participant: Participant) -> RecordDict:
+        _adopt(participant, message.content)
+        return _contribution(participant.review(unpack(message.content.array_records[ROWS], copy=True)["rows"]))
 
     return _answer(message, context, work)
 
@@ -177,6 +188,12 @@ def _answer(
         return Message(failure(residents.name_of(context), error), reply_to=message)
     content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid()})
     return Message(content, reply_to=message)
+
+
+def _contribution(update: Update) -> RecordDict:
+    content = tell({"rows": update.rows, "losses": update.losses})
+    content["weights"] = pack(update.weights)
+    return content
 
 
 def _adopt(participant: Participant, content: RecordDict) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.client_app import ANCHOR, ORDER, SHARED, WORK, app
+from federated.client_app import ANCHOR, ORDER, ROWS, SHARED, WORK, app
 from federated.clients import Client, clients_of, joined, spread
 from federated.failures import raise_failures
 from federated.grid import RayGrid
@@ -198,10 +198,23 @@ class FederatedEngine(Engine):
             elif self._model.spans:
                 for client, count in rows.items():
                     self._span[client] = self._span.get(client, 0) + count
+        return self._told_of(done, begun, waited)
+
+    def _told_of(self, done: Round, begun: float, waited: float) -> Round:
+        """What rounds took that began at `begun`, when clients had worked for `waited` seconds."""
         done.seconds_learning = self._seconds - waited
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, self._bytes = self._bytes, 0
         return done
+
+    def review(self, rows: Mapping[str, Tensor]) -> Round:
+        """Let the clients learn their rows of the history, and merge once."""
+        done, begun, waited = Round(), time.perf_counter(), self._seconds
+        drawn = [client for client in self._everybody if len(rows.get(self.clients[client].name, ()))]
+        ids = [{ROWS: pack({"rows": rows[self.clients[client].name]})} for client in drawn]
+        answers = self._ask("train.review", drawn, anchor=self.anchor, shared=self._merged, records=ids)
+        self._step(answers, done)
+        return self._told_of(done, begun, waited)
 
     def order(self, orders: Orders) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""
@@ -257,15 +270,20 @@ class FederatedEngine(Engine):
         for drawn in rounds:
             orders = [{"first": client not in learned} for client in drawn]
             answers = self._ask("train.learn", drawn, orders=orders, anchor=self.anchor)
-            updates = [_update(answer) for answer in answers]
-            done.add(updates)
-            for client, update in zip(drawn, updates, strict=True):
+            for client, update in zip(drawn, self._step(answers, done), strict=True):
                 learned[client] = learned.get(client, 0) + update.rows
+        return learned
+
+    def _step(self, answers: Sequence[RecordDict], done: Round) -> list[Update]:
+        """Merge the updates of a round and take the outer step."""
+        updates = [_update(answer) for answer in answers]
+        done.add(updates)
+        if any(update.rows for update in updates):
             merged = mean(updates, self.anchor, self._model.rules)
             following = self.outer.step(self.anchor, merged, self._model.rules)
             # A lone update is its own mean, and its memory is on loan from the grid.
             self.anchor = {name: value.clone() for name, value in following.items()}
-        return learned
+        return updates
 
     def _consolidate(self, rows: Mapping[int, int]) -> None:
         learners = sorted(rows)
@@ -321,6 +339,7 @@ class FederatedEngine(Engine):
         order: Mapping[str, Any] | None = None,
         *,
         orders: Sequence[Mapping[str, Any]] | None = None,
+        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
         anchor: Weights | None = None,
         shared: Mapping[str, Tensor] | None = None,
     ) -> list[RecordDict]:
@@ -334,7 +353,13 @@ class FederatedEngine(Engine):
             common[SHARED] = pack(shared)
         every = ConfigRecord(dict(order or {}))
         contents = [
-            RecordDict({**common, ORDER: every if orders is None else ConfigRecord(dict(orders[place]))})
+            RecordDict(
+                {
+                    **common,
+                    **({} if records is None else records[place]),
+                    ORDER: every if orders is None else ConfigRecord(dict(orders[place])),
+                }
+            )
             for place in range(len(clients))
         ]
         nodes = [self._nodes[client] for client in clients]

@@ -5,6 +5,7 @@ The loop drives every engine the same way for each increment:
     arrivals = engine.receive()        every participant predicts what arrives and tells what it has to learn
     round = engine.learn(arrivals)     adopt, learn, exchange, outer step: once or several times
     engine.refuse(arrivals)            or, instead: let the rows to learn go
+    engine.review(rows)                after it: one more round, over rows of the history
     engine.order(orders)               before or after: what else participants are to do; mostly nothing
     engine.save(version)               at a commit, participants keep their state under that version
 
@@ -14,7 +15,7 @@ Engines are found by name among the entry points of the group `incr.engines`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -95,6 +96,10 @@ class Engine:
 
     def refuse(self, arrivals: Sequence[Arrival]) -> Round:
         """Let go of the rows that `learn` would have learned: those that `arrivals` tell afterwards."""
+        raise NotImplementedError
+
+    def review(self, rows: Mapping[str, Tensor]) -> Round:
+        """One round over rows learned before: their ids (n,) by participant."""
         raise NotImplementedError
 
     def order(self, orders: Orders) -> None:
@@ -208,17 +213,29 @@ class LocalEngine(Engine):
         if arrivals[0].labelled == 0:
             return done
         learner.absorb(total_measured(arrivals))
-        anchor = learner.weights()
-        if self.outer.needs_anchor:
-            anchor = {name: value.clone() for name, value in anchor.items()}
         self.participant.begin()
-        update = self.participant.advance()
-        done.add([update])
-        learner.adopt(self.outer.step(anchor, mean([update], anchor, self.rules), self.rules))
+        self._round(self.participant.advance, done)
         if self.participant.consolidates:
             self.participant.consolidate()
         done.seconds_learning = time.perf_counter() - begun
         return done
+
+    def review(self, rows: Mapping[str, Tensor]) -> Round:
+        """Learn the rows, outer step."""
+        done, begun = Round(), time.perf_counter()
+        self._round(lambda: self.participant.review(rows[self.participant.name]), done)
+        done.seconds_learning = time.perf_counter() - begun
+        return done
+
+    def _round(self, learn: Callable[[], Update], done: Round) -> None:
+        learner = self.participant.learner
+        anchor = learner.weights()
+        if self.outer.needs_anchor:
+            anchor = {name: value.clone() for name, value in anchor.items()}
+        update = learn()
+        done.add([update])
+        if update.rows:
+            learner.adopt(self.outer.step(anchor, mean([update], anchor, self.rules), self.rules))
 
     def refuse(self, arrivals: Sequence[Arrival]) -> Round:
         """Let the rows go."""

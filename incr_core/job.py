@@ -33,6 +33,7 @@ from incr_core.outer import OUTERS, Outer
 from incr_core.participant import Participant
 from incr_core.partition import Partition
 from incr_core.rates import Rate
+from incr_core.review import Review
 from incr_core.schedule import SCHEDULES, Schedule
 from incr_core.source import open_source
 from incr_core.strategies import STRATEGIES
@@ -405,6 +406,18 @@ class Job(JobFile):
         """Rows to keep for consolidating, where that is not done after every increment."""
         consolidate = self.learner.consolidate
         return consolidate if isinstance(consolidate, int) else RECENT if consolidate == "drift" else None
+
+    def reviews(self) -> Review | None:
+        """When to look back at the history; None where it is not asked for."""
+        section = self.review
+        if section is None:
+            return None
+        if isinstance(section.every, str) and self.stream.predict_at is None:
+            raise JobError(
+                f'review.every: expected a predict_at column with every = "{section.every}", got none; '
+                "name the time column, or give a number of increments"
+            )
+        return Review(section.every, section.rows, self.learner.seed)
 
     # -- drift -----------------------------------------------------------------------------------------------------
 

@@ -190,6 +190,13 @@ class DriftSection(Section):
         return value
 
 
+class ReviewSection(Section):
+    """Now and then a pass over rows of the history."""
+
+    every: str | Annotated[int, Field(strict=True, ge=1)]
+    rows: int = Field(5000, ge=1)
+
+
 class ClusterSection(Section):
     """Learning on Ray."""
 
@@ -246,6 +253,7 @@ class JobFile(Section):
     learner: LearnerSection
     strategy: list[Named] = []
     drift: list[DriftSection] = []
+    review: ReviewSection | None = None
     outer: Named = Named(name="mean")
     cluster: ClusterSection = ClusterSection()
     federated: FederatedSection = FederatedSection()

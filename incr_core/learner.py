@@ -149,6 +149,7 @@ class Learner:
         self._loss = overridden("loss")
         self._after_backward = overridden("after_backward")
         self._after_step = overridden("after_step")
+        self._after_rehearsal = [hook for hook in self._after_step if not _remembers(hook.__self__)]
         self._end = overridden("end")
         self._sliced = (
             shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
@@ -203,6 +204,16 @@ class Learner:
                 rows += self._step(batches)
         losses = {name: float(whole(total)) for name, total in self._losses.items()}
         return Update(self.weights(), rows, losses)
+
+    def rehearse(self, rows: Batch) -> Update:
+        """One more pass over rows that were learned before; memories, which have been shown them, take no notice."""
+        self.again(rows, 1)
+        hooks, self._after_step = self._after_step, self._after_rehearsal
+        try:
+            return self.advance()
+        finally:
+            self._after_step = hooks
+            self._steps.close()
 
     def _move(self) -> None:
         if self._scaler is None:
@@ -460,6 +471,10 @@ class Learner:
         self.context.increment = state["increment"]
         self.context.step = state["step"]
         self.rate = state["rate"]
+
+
+def _remembers(strategy: nn.Module) -> bool:
+    return any(isinstance(part, Memory) for part in strategy.modules())
 
 
 def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:

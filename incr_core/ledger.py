@@ -22,7 +22,7 @@ from torch import Tensor
 from incr_core.errors import CheckpointError
 from incr_core.rows import OFFSET_BITS, ranges
 
-__all__ = ["SCHEMA", "Coverage", "check", "count", "entry_table", "rows_of"]
+__all__ = ["SCHEMA", "Coverage", "check", "count", "entry_table", "flat", "rows_of"]
 
 SCHEMA = pa.schema(
     [
@@ -150,7 +150,7 @@ class Coverage:
     def extended(self, part: pa.Table) -> Coverage:
         """The coverage with some entries added; raises CheckpointError when a row is already in it."""
         codes = dict(self.codes)
-        entry, start, stop = _flat(part)
+        entry, start, stop = flat(part)
         code = [codes.setdefault(fragment, len(codes)) for fragment in part["fragment"].to_pylist()]
         base = np.array(code, np.int64)[entry] << OFFSET_BITS
         starts = np.concatenate([self.starts, base + start])
@@ -169,7 +169,7 @@ class Coverage:
 
 
 def _learned_twice(fragment: str, offset: int, part: pa.Table) -> CheckpointError:
-    entry, start, stop = _flat(part)
+    entry, start, stop = flat(part)
     versions, participants = part["version"].to_pylist(), part["participant"].to_pylist()
     fragments = part["fragment"].to_pylist()
     holders = [i for i in entry[(start <= offset) & (offset < stop)] if fragments[i] == fragment]
@@ -185,8 +185,13 @@ def _first_repeated(ids: Tensor) -> Tensor:
     return ordered[1:][ordered[1:] == ordered[:-1]][0]
 
 
-def _flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
-    """Which entry each range belongs to, its start and its stop; empty ranges left out."""
+def flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
+    """Which entry each range belongs to, its start and its stop; empty ranges left out.
+
+    >>> from incr_core.rows import row_ids
+    >>> flat(entry_table(3, "local", row_ids(0, 10, 15), ["a.parquet"], increment=7))
+    (array([0]), array([10]), array([15]))
+    """
     lists = table["ranges"].combine_chunks()
     pairs = lists.flatten()
     start, stop = (pairs.field(name).to_numpy() for name in ("start", "stop"))

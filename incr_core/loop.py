@@ -30,6 +30,7 @@ from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.quarantine import BadRow, quarantine_table, whole_table
 from incr_core.registry import RunDirectory, state_folder
+from incr_core.review import Review
 
 __all__ = ["Loop", "Progress", "Totals"]
 
@@ -90,7 +91,7 @@ class Loop:
         self._refused: list[pa.Table] = []
         self._events: list[Event] = []
         self._divergence = Divergence()
-        self._alarms = job.alarms()
+        self._alarms, self._review = job.alarms(), job.reviews()
         self._last: Arrival | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -117,6 +118,8 @@ class Loop:
             self._react(self._alarms, arrivals)
         reason = self._divergence.refused.get(number)
         learned = self.engine.learn(arrivals) if reason is None else self.engine.refuse(arrivals)
+        if self._review is not None and reason is None and learned.passes_rows:
+            self._look_back(self._review, arrivals[0], learned)
         due = (self.totals.increments + 1) % self.job.publish.every == 0
         seen = due or self._divergence.watches(number)
         fault = fault_of(learned, self.engine.weights() if seen else None)
@@ -142,6 +145,27 @@ class Loop:
         champion = self.directory.champion()
         if champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled):
             self.engine.adopt(self.directory.load(champion)[0])
+
+    def _look_back(self, review: Review, arrival: Arrival, learned: Round) -> None:
+        """When it is time, learn rows of the history once more; they stay in the versions they are in."""
+        if not review.due(arrival.number, arrival.time):
+            return
+        names = list(self.engine.fragments)
+        rows = review.draw(arrival.number, self._rows, self.directory.table("ledger"), names)
+        if not rows:
+            return
+        reviewed = self.engine.review(rows)
+        learned.bytes_exchanged += reviewed.bytes_exchanged
+        learned.seconds_learning += reviewed.seconds_learning
+        learned.seconds_exchanging += reviewed.seconds_exchanging
+        count, loss = reviewed.passes_rows, reviewed.losses.get("loss", math.nan)
+        if fault_of(reviewed, None) is not None:
+            learned.losses["loss of the review"] = loss
+            return
+        asked = sum(map(len, rows.values()))
+        what = f"a pass over {count:,} rows drawn from those learned"
+        what += f"; the files of {asked - count:,} are gone" if count < asked else ""
+        self._happened(arrival, "review", what, f"loss {loss / max(count, 1):.4g}", count)
 
     def _order(self, orders: Orders) -> None:
         if orders:
@@ -188,7 +212,7 @@ class Loop:
         """Go on from the last commit."""
         if self.version is None:
             self.totals = Totals()
-            self._alarms = self.job.alarms()
+            self._alarms, self._review = self.job.alarms(), self.job.reviews()
             self.engine.start(None, None)
             return
         weights, _ = self.directory.load(self.version)
@@ -196,6 +220,8 @@ class Loop:
         self.totals = Totals(**state["totals"])
         if self._alarms is not None:
             self._alarms.load_state_dict(state["alarms"])
+        if self._review is not None:
+            self._review.load_state_dict(state["review"])
         self.engine.load_state_dict(state["engine"])
         self.engine.start(self.version, weights)
 
@@ -267,6 +293,7 @@ class Loop:
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "engine": self.engine.state_dict(),
             "alarms": None if self._alarms is None else self._alarms.state_dict(),
+            "review": None if self._review is None else self._review.state_dict(),
         }
         checkpoint.save(state_folder(self.directory.path, LOOP, version), state)
         increment = -1 if self._last is None else self._last.number

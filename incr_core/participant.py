@@ -6,6 +6,7 @@ Every engine drives participants through the same few calls, in the same order, 
     begin        lay out the rows to learn
     advance      take optimiser steps; the engine exchanges weights between calls
     consolidate  let the strategies keep what was learned
+    review       learn rows of the history once more
     save         at a commit, keep everything that learning on depends on
 
 An increment that must not be learned is refused instead of begun.
@@ -43,6 +44,7 @@ class Arrival:
     statistics: additive, of the rows labelled now against what was predicted when they arrived.
     measured: what these rows add to running statistics of the model and the objective.
     watched: for each `Watch`, sums over rows scored or arriving now.
+    time: up to which the increment goes, in microseconds.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Arrival:
     bad: Sequence[BadRow] = field(default_factory=list)
     seconds: float = 0.0
     watched: list[Tensor] = field(default_factory=list)
+    time: int = 0
 
     @property
     def labelled(self) -> int:
@@ -154,6 +157,7 @@ class Participant:
             increment.bad,
             time.perf_counter() - begun,
             watched,
+            increment.time,
         )
 
     def _waiting(self) -> Batch | None:
@@ -217,6 +221,18 @@ class Participant:
         else:
             self.learner.again(self.increment.labelled, self.passes())
         return self.learner.advance()
+
+    def review(self, rows: Tensor) -> Update:
+        """Learn rows of its history once more, by their ids (n,); none where their files are gone."""
+        assert self._cursor is not None, "there is no history before the first increment"
+        found = self.stream.read_back(rows, self._cursor) if len(rows) else None
+        if found is None:
+            return Update(self.learner.weights(), 0)
+        # What strategies share was merged already, and counts each row once.
+        shared = {name: value.clone() for name, value in self.learner.shared_state()[0].items()}
+        update = self.learner.rehearse(found)
+        self.learner.adopt_shared(shared)
+        return update
 
     def consolidate(self, anchor: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Let the strategies consolidate at the round's result; returns what they share."""

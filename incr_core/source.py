@@ -29,6 +29,8 @@ from incr_core.errors import JobError, StreamError
 
 __all__ = ["FORMATS", "CallableSource", "FileSource", "Fragment", "Source", "open_source", "read_table"]
 
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
 FORMATS = {
     "parquet": (".parquet", ".pq"),
     "arrow": (".arrow", ".feather", ".ipc"),
@@ -50,7 +52,8 @@ CHUNK = 65_536
 class Fragment:
     """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for.
 
-    chunks: reads some columns, a table of consecutive rows at a time; at least one table.
+    chunks: reads some columns, a table of consecutive rows at a time; at least one table. rows: reads some columns of
+    the rows at some offsets, where there is a way that does not read all of them.
     """
 
     number: int
@@ -58,6 +61,11 @@ class Fragment:
     chunks: Callable[[Sequence[str]], Iterator[pa.Table]]
     first: int = 0
     last: int = 0
+    rows: Callable[[Sequence[str], Offsets], pa.Table] | None = None
+
+    def take(self, columns: Sequence[str], offsets: Offsets) -> pa.Table:
+        """Its rows at `offsets` (n,), in their order."""
+        return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
 
     def load(self, columns: Sequence[str]) -> pa.Table:
         """All its rows, of some columns."""
@@ -151,8 +159,17 @@ class FileSource:
             self._meet(name, path)
             return read_chunks(path, columns, self._format, name)
 
-        fragment = Fragment(number, name, chunks)
+        def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
+            self._meet(name, path)
+            return read_rows(path, columns, self._format, name, offsets)
+
+        fragment = Fragment(number, name, chunks, rows=rows)
         return fragment, None if time is None else _span(fragment.load([time]), time, name)
+
+    def gone(self) -> frozenset[int]:
+        """The numbers of files that are not there any more."""
+        there = {name for name, path in self.paths.items() if path.exists()}
+        return frozenset(number for number, name in enumerate(self.names) if name not in there)
 
     def _meet(self, name: str, path: Path) -> None:
         size = path.stat().st_size
@@ -216,6 +233,10 @@ class CallableSource:
                 latest = max(latest, fragment.last)
             if number not in skip:
                 yield fragment
+
+    def gone(self) -> frozenset[int]:
+        """None: what a callable gives it gives again."""
+        return frozenset()
 
 
 Source = FileSource | CallableSource
@@ -294,6 +315,25 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
         for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names):
                 yield readable(pa.Table.from_batches([batch]))
+
+
+def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
+    """The rows at `offsets` (n,) of one file; of Parquet, only the row groups that hold them are read."""
+    if (format or _format_of(path)) != "parquet":
+        return read_table(path, columns, format, place).take(pa.array(offsets))
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, columns, place)
+            sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+            ends = np.cumsum(sizes)
+            holders, which = np.unique(np.searchsorted(ends, offsets, side="right"), return_inverse=True)
+            kept = np.array(sizes, dtype=np.int64)[holders]
+            # Where each row group begins in what is read, less where it begins in the file.
+            shift = np.cumsum(kept) - kept - (ends - sizes)[holders]
+            table = file.read_row_groups(holders.tolist(), columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(place, "parquet", error) from error
+    return readable(table).take(pa.array(offsets + shift[which.reshape(-1)]))
 
 
 def _runs(rows: Sequence[int]) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from incr_core.partition import Blocks, Partition
 from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow
 from incr_core.rates import History, Questions, Rate
+from incr_core.recall import by_address, by_replay, in_order
 from incr_core.rows import row_ids
 from incr_core.source import FORMATS, open_source, read_table
 from incr_core.timeline import Increment, Timeline
@@ -96,17 +97,7 @@ class Stream:
         Close the generator to end the thread that reads ahead. Raises StreamError, BadRows.
         """
         blocks = self.partition if isinstance(self.partition, Blocks) else None
-        loader = Loader(
-            self.encoder,
-            self.predict_at,
-            self.label_at,
-            strict=self.on_bad_row == "fail",
-            owner=None if blocks is self.partition else self.partition,  # type: ignore[arg-type]
-            by_fragment=self.every == "file",
-            cold_start=self._warm,
-            floors={},
-            rates=self.rates,
-        )
+        loader = self._loader()
 
         def timeline() -> Generator[Increment, None, None]:
             # Made in the thread that reads ahead: looking for files takes its time too.
@@ -128,6 +119,36 @@ class Stream:
                 yield increment
         finally:
             ahead.close()
+
+    def _loader(self) -> Loader:
+        return Loader(
+            self.encoder,
+            self.predict_at,
+            self.label_at,
+            strict=self.on_bad_row == "fail",
+            owner=None if isinstance(self.partition, Blocks) else self.partition,
+            by_fragment=self.every == "file",
+            cold_start=self._warm,
+            floors={},
+            rates=self.rates,
+        )
+
+    def read_back(self, rows: Tensor, cursor: dict[str, Any]) -> Batch | None:
+        """Labelled rows given out before, by their ids (n,), as they were then; None where all their files are gone.
+
+        cursor: that of the last increment given out. Raises StreamError where a file has changed since.
+
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+        >>> first = next(stream.increments())
+        >>> stream.read_back(torch.tensor([1]), first.cursor).targets
+        tensor([2.])
+        """
+        source = open_source(self.source, self.format)
+        source.resume(cursor["fragments"], cursor["sizes"])
+        if self.rates:
+            return in_order(by_replay(source, self._loader(), rows, cursor))
+        return in_order(by_address(source, self.encoder, rows))
 
     @property
     def fragments(self) -> list[str]:

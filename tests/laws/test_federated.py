@@ -208,3 +208,20 @@ def test_two_clients_do_about_a_drift_what_two_replicas_do_and_after_a_resume_to
     for stop in (13, 15):
         finish(job, tmp_path / "parts", over(2), stop_after=stop)
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
+
+
+def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) -> None:
+    cluster = pytest.importorskip("cluster.engine")
+    settings = ("review.every=2", "review.rows=200", STRATEGIES["ewc"], "outer=nesterov")
+    job = people(table, *settings, "federated.clients=blocks:2")
+    replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
+    clients = finish(job, tmp_path / "federated", over(2, forgetful=True))
+    assert clients.sha256 == replicas.sha256
+    assert clients.learned == list(range(2000))
+    assert pq.read_table(tmp_path / "cluster" / "events.parquet")["rows"].to_pylist() == [200] * 4
+    alone = people(table, *settings, "federated.clients=blocks:1")
+    local = finish(alone, tmp_path / "local", LocalEngine)
+    assert finish(alone, tmp_path / "one", over(1)).sha256 == local.sha256 != replicas.sha256
+    for stop in (3, 4):
+        finish(job, tmp_path / "parts", over(2), stop_after=stop)
+    assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
