@@ -124,11 +124,15 @@ class Alarm:
 class Alarms:
     """All alarms of a run, and what is under way because of them.
 
-    every: rows after which the strategies consolidate, where they do not after each increment.
+    every: rows after which the strategies consolidate, where they do not after each increment. by_task: they do before
+    rows of a task are learned that is new.
     """
 
-    def __init__(self, alarms: Sequence[Alarm], objective: Objective, every: int | None = None) -> None:
-        self.alarms, self.objective, self.every = list(alarms), objective, every
+    def __init__(
+        self, alarms: Sequence[Alarm], objective: Objective, every: int | None = None, by_task: bool = False
+    ) -> None:
+        self.alarms, self.objective, self.every, self.by_task = list(alarms), objective, every, by_task
+        self._tasks: set[int] = set()
         self._raised_for = 0  # increments for which the learning rate stays raised
         self._unconsolidated = 0  # rows learned since the strategies consolidated
 
@@ -147,9 +151,17 @@ class Alarms:
                 found.append((alarm, rows))
         return found
 
-    def orders(self, signalled: Sequence[Alarm]) -> Orders:
-        """What is to be done now, before the increment is learned."""
-        orders = Orders()
+    def new_tasks(self, arrivals: Sequence[Arrival]) -> list[int]:
+        """The tasks of rows to learn that no rows were of before; none where nobody waits for them."""
+        if not self.by_task:
+            return []
+        new = sorted({task for arrival in arrivals for task in arrival.tasks} - self._tasks)
+        self._tasks.update(new)
+        return new
+
+    def orders(self, signalled: Sequence[Alarm], boundary: bool = False) -> Orders:
+        """What is to be done now, before the increment is learned; boundary: another task begins with it."""
+        orders = Orders(consolidate=boundary)
         for alarm in signalled:
             orders |= alarm.orders
             if alarm.orders.rate is not None:
@@ -186,6 +198,7 @@ class Alarms:
             "alarms": [alarm.state_dict() for alarm in self.alarms],
             "raised_for": self._raised_for,
             "unconsolidated": self._unconsolidated,
+            "tasks": sorted(self._tasks),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -193,6 +206,7 @@ class Alarms:
         for alarm, saved in zip(self.alarms, state["alarms"], strict=True):
             alarm.load_state_dict(saved)
         self._raised_for, self._unconsolidated = state["raised_for"], state["unconsolidated"]
+        self._tasks = set(state["tasks"])
 
 
 def _numpy(told: Tensor) -> npt.NDArray[np.float64]:

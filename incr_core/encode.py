@@ -47,6 +47,8 @@ class Encoder:
     A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that
     collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is one of its own.
 
+    tasks: the model is told the task of each row, a number below this: inputs are a dict with "task" (B,) int64 too.
+
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
     label columns; next_token (B, T) int64, whose inputs are the same tokens, one earlier, of `vocabulary`; anything
@@ -72,7 +74,9 @@ class Encoder:
         task: str | None = None,
         capacity: int | None = None,
         vocabulary: int | None = None,
+        tasks: int | None = None,
     ) -> None:
+        self.tasks = tasks
         self.labels = [label] if isinstance(label, str) else list(label or ())
         self.label = self.labels[0] if self.labels else None
         self.weight, self.task, self.capacity, self.vocabulary = weight, task, capacity, vocabulary
@@ -149,13 +153,16 @@ class Encoder:
                 "categorical": torch.zeros(0, len(self.categorical), 2, dtype=torch.int64),
             }
         parts = {"multilabel": (len(self._index or self.labels),), "next_token": (self.width,)}.get(self.objective, ())
-        return Batch(
-            inputs,
-            torch.zeros(0, *parts, dtype=torch.int64 if self._whole else torch.float32),
-            None if self.weight is None else torch.zeros(0),
-            None if self.task is None else torch.zeros(0, dtype=torch.int64),
-            rows,
-        )
+        targets = torch.zeros(0, *parts, dtype=torch.int64 if self._whole else torch.float32)
+        task = None if self.task is None else torch.zeros(0, dtype=torch.int64)
+        weights = None if self.weight is None else torch.zeros(0)
+        return Batch(self._told(inputs, task), targets, weights, task, rows)
+
+    def _told(self, inputs: Inputs, task: Tensor | None) -> Inputs:
+        """The inputs, with the task where the model is told it."""
+        if self.tasks is None or task is None:
+            return inputs
+        return {**(inputs if isinstance(inputs, dict) else {"numeric": inputs}), "task": task}
 
     def encode(
         self,
@@ -176,13 +183,8 @@ class Encoder:
         inputs: Inputs = numeric
         if self.categorical:
             inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table, place))}
-        batch = Batch(
-            inputs,
-            torch.from_numpy(targets),
-            self._weights(table, place, known, faults),
-            self._tasks(table, place, faults),
-            rows,
-        )
+        weights, task = self._weights(table, place, known, faults), self._tasks(table, place, faults)
+        batch = Batch(self._told(inputs, task), torch.from_numpy(targets), weights, task, rows)
         if not faults:
             return Encoded(batch, [])
         bad = _bad_rows(faults, table, rows, place)
@@ -344,7 +346,13 @@ class Encoder:
         missing = np.flatnonzero(column.is_null().to_numpy())
         if len(missing):
             faults.append(Fault(missing, self.task, "a task number", "missing"))
-        return torch.from_numpy(column.fill_null(0).to_numpy().astype(np.int64))
+        tasks = column.fill_null(0).to_numpy().astype(np.int64)
+        most = np.iinfo(np.int64).max if self.tasks is None else self.tasks
+        strange = np.flatnonzero((tasks < 0) | (tasks >= most))
+        if len(strange):
+            last = "on" if self.tasks is None else f"to {self.tasks - 1}"
+            faults.append(Fault(strange, self.task, f"a task number from 0 {last}", "another"))
+        return torch.from_numpy(tasks)
 
 
 def _is_missing(column: pa.ChunkedArray, blank: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:

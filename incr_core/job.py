@@ -45,6 +45,9 @@ from incr_core.watch import PIECE, Watch
 
 __all__ = ["Job", "load_object"]
 
+TASKED = ("task_heads", "experts")
+"""Adaptations that make a model which is told the task of each row."""
+
 
 class Job(JobFile):
     """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
@@ -113,7 +116,19 @@ class Job(JobFile):
             task=features.task,
             capacity=features.capacity,
             vocabulary=features.vocabulary,
+            tasks=self._tasks_told,
         )
+
+    @property
+    def _tasks_told(self) -> int | None:
+        """How many tasks the model has room for, where it is told each row's."""
+        wanted = [step for step in self.model.adapt if step.name in TASKED]
+        if wanted and self.features.task is None:
+            raise JobError(
+                f"model.adapt {wanted[0].name}: expected a column with the task of each row, got none; "
+                "name it in features.task"
+            )
+        return min((int(step.arguments.get("tasks", 2)) for step in wanted), default=None)
 
     def rates(self) -> list[Rate]:
         """Features from labels already known."""
@@ -290,7 +305,27 @@ class Job(JobFile):
                 made.append(kind(**strategy.arguments))
             except TypeError as error:
                 raise JobError(f"strategy {strategy.name}: {_refusal(error, kind)}") from error
+            self._check_tasks(strategy.name, made[-1], "every" in strategy.arguments)
         return made
+
+    def _check_tasks(self, name: str, strategy: Strategy, counts: bool) -> None:
+        """Refuse a strategy that needs what the stream does not tell; counts: it was told to count increments."""
+        if strategy.needs_tasks and self.features.task is None:
+            raise JobError(
+                f"strategy {name}: expected a stream whose rows tell their task, got one without; "
+                "name the column in features.task"
+            )
+        if (
+            strategy.needs_boundaries
+            and not counts
+            and self.learner.consolidate == "increment"
+            and self.stream.every != "file"
+        ):
+            raise JobError(
+                f"strategy {name}: expected a stream with boundaries between tasks, got one cut by "
+                f'stream.every = {self.stream.every!r}; set learner.consolidate = "task" (with features.task), "drift" '
+                f"or a number of rows, or stream.every = 'file', or {name}'s own `every`, in increments"
+            )
 
     def optimizer(self, fused: bool = True) -> OptimizerFactory:
         """Makes the optimiser: any of torch.optim by name; where it has a fused form, that one."""
@@ -399,13 +434,14 @@ class Job(JobFile):
             frozen=self.learner.frozen,
             watches=self._watches(),
             keeps=self._keeps,
+            tells_tasks=self.learner.consolidate == "task",
         )
 
     @property
     def _keeps(self) -> int | None:
         """Rows to keep for consolidating, where that is not done after every increment."""
         consolidate = self.learner.consolidate
-        return consolidate if isinstance(consolidate, int) else RECENT if consolidate == "drift" else None
+        return consolidate if isinstance(consolidate, int) else None if consolidate == "increment" else RECENT
 
     def reviews(self) -> Review | None:
         """When to look back at the history; None where it is not asked for."""
@@ -431,10 +467,12 @@ class Job(JobFile):
                 f'learner.schedule: expected each = "step" with learner.consolidate = {every!r}, got "increment"; '
                 "the end of an increment is where strategies consolidate"
             )
-        if not self.drift and not isinstance(every, int):
+        if every == "task" and self.features.task is None:
+            raise JobError('learner.consolidate: expected features.task with "task", got none; name the column')
+        if not self.drift and every in ("increment", "drift"):
             return None
         made = [self._alarm(section) for section in self.drift]
-        return Alarms(made, self.objective(), every if isinstance(every, int) else None)
+        return Alarms(made, self.objective(), every if isinstance(every, int) else None, by_task=every == "task")
 
     def _alarm(self, section: DriftSection) -> Alarm:
         self._check_watch(section)

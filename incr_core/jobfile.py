@@ -146,7 +146,7 @@ class LearnerSection(Section):
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     give_up_after: int = Field(3, ge=1)
-    consolidate: Literal["increment", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
+    consolidate: Literal["increment", "task", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
     frozen: bool = False
 
     @field_validator("loss", "schedule", mode="before")

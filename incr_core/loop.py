@@ -141,7 +141,11 @@ class Loop:
             for row in rows:
                 what = f"{alarm.monitor.detector} on {alarm.watch}, after {row:,} rows"
                 self._happened(arrivals[0], "drift", what, alarm.described(), row)
-        self._order(alarms.orders([alarm for alarm, _ in signalled]))
+        known = self.totals.rows_learned > 0
+        new = alarms.new_tasks(arrivals)
+        if new and known:
+            self._happened(arrivals[0], "task", f"task {', '.join(map(str, new))} begins", "consolidated", 0)
+        self._order(alarms.orders([alarm for alarm, _ in signalled], boundary=bool(new) and known))
         champion = self.directory.champion()
         if champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled):
             self.engine.adopt(self.directory.load(champion)[0])

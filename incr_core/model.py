@@ -89,4 +89,4 @@ class TableMLP(nn.Module):
 
 
 def _parts(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    return (inputs["numeric"], inputs["categorical"]) if isinstance(inputs, dict) else (inputs, None)
+    return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

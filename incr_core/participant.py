@@ -44,7 +44,7 @@ class Arrival:
     statistics: additive, of the rows labelled now against what was predicted when they arrived.
     measured: what these rows add to running statistics of the model and the objective.
     watched: for each `Watch`, sums over rows scored or arriving now.
-    time: up to which the increment goes, in microseconds.
+    time: up to which the increment goes, in microseconds. tasks: of the rows to learn, if somebody waits for new ones.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Arrival:
     seconds: float = 0.0
     watched: list[Tensor] = field(default_factory=list)
     time: int = 0
+    tasks: list[int] = field(default_factory=list)
 
     @property
     def labelled(self) -> int:
@@ -86,6 +87,7 @@ class Participant:
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
     frozen: learn nothing after the warm start; a baseline.
     watches: what to tell about rows before they are learned.
+    tells_tasks: whether to tell which tasks the rows to learn are of.
     keeps: None where strategies consolidate after every increment. Else they do when told to, on the rows learned since
         they last did, of which at least the last `keeps` are kept.
     """
@@ -100,6 +102,7 @@ class Participant:
         frozen: bool = False,
         watches: Sequence[Watch] = (),
         keeps: int | None = None,
+        tells_tasks: bool = False,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -107,6 +110,7 @@ class Participant:
         self.warm_passes = warm_passes
         self.frozen = frozen
         self.watches = tuple(watches)
+        self.tells_tasks = tells_tasks
         self.consolidates = learner.consolidates and keeps is None
         self._span = Span(keeps) if learner.spans and keeps is not None else None
         self.increment: AtHand | None = None
@@ -158,6 +162,7 @@ class Participant:
             time.perf_counter() - begun,
             watched,
             increment.time,
+            torch.unique(learns.task).tolist() if self.tells_tasks and learns.task is not None else [],
         )
 
     def _waiting(self) -> Batch | None:

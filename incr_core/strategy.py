@@ -95,6 +95,12 @@ class Strategy(nn.Module):
     """Whether each row is treated alone, so that shards of a model may each take some of a batch's rows. Say False
     where `loss` looks at several rows together, or at which rows are new, or `after_step` looks at `output`."""
 
+    needs_tasks: ClassVar[bool] = False
+    """Whether it asks each row for its task."""
+
+    needs_boundaries: ClassVar[bool] = False
+    """Whether an increment, or what `learner.consolidate` makes of several, must be a task."""
+
     def attach(self, ctx: Context) -> None:
         """The learner is made: allocate what depends on the model."""
 

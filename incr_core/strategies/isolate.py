@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,8 @@ class Isolate(Strategy):
     >>> _ = learner.learn(with_task(rows)); bool((model[1].weight[1] == before).all())
     True
     """
+
+    needs_tasks: ClassVar[bool] = True
 
     def attach(self, ctx: Context) -> None:
         """Find the weights that belong to tasks."""

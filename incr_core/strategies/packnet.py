@@ -49,6 +49,7 @@ class PackNet(Strategy):
     """
 
     shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
+    needs_boundaries: ClassVar[bool] = True
 
     def __init__(
         self, keep: float = 0.5, tasks: int = 5, retrain: int = 1, every: int = 1, batch_size: int = 128
