@@ -36,6 +36,7 @@ from incr_core.rates import Rate
 from incr_core.review import Review
 from incr_core.schedule import SCHEDULES, Schedule
 from incr_core.source import open_source
+from incr_core.stopping import EarlyStopping
 from incr_core.strategies import STRATEGIES
 from incr_core.strategy import Strategy
 from incr_core.stream import Stream
@@ -435,7 +436,24 @@ class Job(JobFile):
             watches=self._watches(),
             keeps=self._keeps,
             tells_tasks=self.learner.consolidate == "task",
+            stopping=self._stopping(),
         )
+
+    def _stopping(self) -> EarlyStopping | None:
+        settings = self.learner
+        if settings.validation is None:
+            return None
+        if settings.epochs == 1 and (settings.warm_epochs or 1) == 1:
+            raise JobError(
+                "learner.validation: expected several passes, of which some may be left out, got one; "
+                "raise learner.epochs or learner.warm_epochs"
+            )
+        if self.cluster.average_every:
+            raise JobError(
+                "learner.validation: expected cluster.average_every = 0, since replicas that stop at different passes "
+                f"cannot meet between them, got {self.cluster.average_every}"
+            )
+        return EarlyStopping(settings.validation, settings.patience)
 
     @property
     def _keeps(self) -> int | None:

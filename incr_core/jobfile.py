@@ -139,6 +139,8 @@ class LearnerSection(Section):
     accumulate: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     warm_epochs: int | None = Field(None, ge=1)
+    validation: float | None = Field(None, gt=0, lt=1)
+    patience: int = Field(1, ge=1)
     shuffle: bool = True
     clip: float | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**63)

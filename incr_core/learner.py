@@ -350,6 +350,18 @@ class Learner:
                 found.append(self.objective.predict(self.model(part)).cpu())
         return found[0] if len(found) == 1 else torch.cat(found)
 
+    @torch.no_grad()
+    def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
+        """The objective's mean loss on some rows, as the model is when it predicts."""
+        self.model.eval()
+        total = weight = 0.0
+        with self.random_state, self._autocast():
+            for part in rows.to(self.device).split(batch_size):
+                share = float(part.total_weight())
+                total += share * float(self.objective(self.model(part.inputs), part.targets, part.weights))
+                weight += share
+        return total / weight if weight else 0.0
+
     # -- statistics of the data, merged exactly between workers -----------------------------------------------------
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from incr_core.learner import Learner
 from incr_core.metrics import Statistics
 from incr_core.orders import Orders
 from incr_core.quarantine import BadRow
+from incr_core.stopping import EarlyStopping
 from incr_core.stream import Increment, Stream
 from incr_core.update import Update, Weights
 from incr_core.watch import Watch
@@ -87,6 +88,7 @@ class Participant:
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
     frozen: learn nothing after the warm start; a baseline.
     watches: what to tell about rows before they are learned.
+    stopping: when to stop passing over an increment's rows; by default after all passes.
     tells_tasks: whether to tell which tasks the rows to learn are of.
     keeps: None where strategies consolidate after every increment. Else they do when told to, on the rows learned since
         they last did, of which at least the last `keeps` are kept.
@@ -103,6 +105,7 @@ class Participant:
         watches: Sequence[Watch] = (),
         keeps: int | None = None,
         tells_tasks: bool = False,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -111,6 +114,8 @@ class Participant:
         self.frozen = frozen
         self.watches = tuple(watches)
         self.tells_tasks = tells_tasks
+        self.stopping = stopping
+        self._passes: tuple[Batch, Batch, int] | None = None  # to pass over, held back, and how often at most
         self.consolidates = learner.consolidates and keeps is None
         self._span = Span(keeps) if learner.spans and keeps is not None else None
         self.increment: AtHand | None = None
@@ -200,13 +205,23 @@ class Participant:
         """Lay out the rows of the increment at hand for `passes` passes."""
         assert self.increment is not None, "receive an increment before learning it"
         again, self.increment.begun = self.increment.begun, True
-        labelled, passes = self.increment.labelled, self.passes() if passes is None else passes
+        labelled, passes = self._laid_out(self.passes() if passes is None else passes)
         if self._span is None:
             self.learner.begin(labelled, passes, increment=self.increment.number)
         else:
             self.learner.begin(labelled, passes, increment=self._span.number, opens=self._span.opens)
             if not again:
-                self._span.add(labelled)
+                self._span.add(self.increment.labelled)
+
+    def _laid_out(self, passes: int) -> tuple[Batch, int]:
+        """The rows to lay out, and how often: one pass, where it will be seen how many more it takes."""
+        assert self.increment is not None
+        labelled, self._passes = self.increment.labelled, None
+        if self.stopping is not None and self.stopping.applies(len(labelled), passes):
+            kept, held = self.stopping.split(labelled, seed=self.increment.number)
+            self._passes = kept, held, passes
+            return kept, 1
+        return labelled, passes
 
     def refuse(self) -> None:
         """Let the rows of the increment at hand go: they are neither learned nor offered again."""
@@ -215,6 +230,10 @@ class Participant:
 
     def advance(self, steps: int | None = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""
+        if self._passes is not None and self.stopping is not None:
+            assert steps is None, "an increment that may be stopped is learned in one go"
+            passes, self._passes = self._passes, None
+            return self.stopping.learn(self.learner, *passes)
         return self.learner.advance(steps)
 
     def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
@@ -224,8 +243,8 @@ class Participant:
         if first:
             self.begin()
         else:
-            self.learner.again(self.increment.labelled, self.passes())
-        return self.learner.advance()
+            self.learner.again(*self._laid_out(self.passes()))
+        return self.advance()
 
     def review(self, rows: Tensor) -> Update:
         """Learn rows of its history once more, by their ids (n,); none where their files are gone."""

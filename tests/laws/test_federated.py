@@ -225,3 +225,10 @@ def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) 
     for stop in (3, 4):
         finish(job, tmp_path / "parts", over(2), stop_after=stop)
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
+
+
+def test_one_client_stops_early_where_the_local_engine_does(table: Path, tmp_path: Path) -> None:
+    job = people(table, "learner.epochs=4", "learner.validation=0.2", "federated.clients=blocks:1")
+    local = finish(job, tmp_path / "local", LocalEngine)
+    assert finish(job, tmp_path / "federated", over(1, forgetful=True)).sha256 == local.sha256
+    assert local.learned == list(range(2000))
