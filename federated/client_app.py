@@ -65,7 +65,7 @@ def open_client(message: Message, context: Context) -> Message:
             participant.load(Path(str(order["folder"]), str(order["version"])))
         elif "cursor" in order:
             # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
-            participant._cursor = json.loads(str(order["cursor"]))
+            participant.begin_at(json.loads(str(order["cursor"])))
         learner = participant.learner
         shared, shared_rules = learner.shared_state()
         return tell(
@@ -77,7 +77,7 @@ def open_client(message: Message, context: Context) -> Message:
                 "consolidates": participant.consolidates,
                 "spans": participant.unconsolidated is not None,
                 "shares": bool(shared),
-                "cursor": json.dumps(participant._cursor) if order["describe"] else "",
+                "cursor": json.dumps(participant.cursor) if order["describe"] else "",
             }
         )
 

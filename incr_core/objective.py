@@ -173,7 +173,8 @@ class Multiclass(Objective):
         p = self.predict(output)
         classes = p.shape[1]
         if classes > EXACT_CLASSES:
-            drawn = torch.multinomial(p, 1, generator=generator).reshape(-1)
+            # Where the model has diverged there is nothing to draw from; who looks at the loss will say so.
+            drawn = torch.multinomial(p.nan_to_num(1.0), 1, generator=generator).reshape(-1)
             return (F.one_hot(drawn, classes) - p)[None]
         return p.t().sqrt()[:, :, None] * (torch.eye(classes, device=p.device)[:, None, :] - p[None])
 

@@ -124,6 +124,16 @@ class Participant:
         self._pending = Pending()
         self._started = False
 
+    @property
+    def cursor(self) -> dict[str, Any] | None:
+        """Its place in the stream, JSON: behind the last increment received; None before the first."""
+        return self._cursor
+
+    def begin_at(self, cursor: dict[str, Any] | None) -> None:
+        """Begin at another participant's place in the stream, before anything was received."""
+        assert not self._started, "a participant begins once"
+        self._cursor = cursor
+
     def receive(self) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
 

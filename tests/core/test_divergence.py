@@ -11,12 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from incr_core.batch import Batch
 from incr_core.engine import LocalEngine, Round
 from incr_core.errors import DivergedError
+from incr_core.fisher import fisher_diagonal
 from incr_core.job import Job
 from incr_core.ledger import count
 from incr_core.loop import Loop
+from incr_core.objective import Multiclass
 from incr_core.participant import Arrival
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
@@ -142,3 +146,11 @@ def test_a_run_that_learned_nothing_has_failed(tmp_path: Path) -> None:
     wanted = job(written(tmp_path / "a", table((0,)).slice(0, EVERY)))
     with pytest.raises(DivergedError, match="every increment has diverged"):
         run(wanted, tmp_path / "run")
+
+
+def test_consolidating_a_model_that_has_diverged_is_no_error() -> None:
+    # More classes than the Fisher information is exact for: it draws labels from the model's answers.
+    model = torch.nn.Linear(2, 20)
+    model.weight.data.fill_(float("nan"))
+    rows = Batch(torch.ones(4, 2), torch.arange(4))
+    assert fisher_diagonal(model, Multiclass(20), rows, torch.Generator())["weight"].isnan().all()
