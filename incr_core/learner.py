@@ -18,7 +18,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
-from incr_core.errors import CheckpointError, JobError
+from incr_core.errors import CheckpointError, JobError, StrategyError
 from incr_core.memory import Memory
 from incr_core.objective import Objective
 from incr_core.randomness import global_random_state
@@ -147,6 +147,13 @@ class Learner:
         self._augment = overridden("augment")
         self._weigh = overridden("weigh")
         self._loss = overridden("loss")
+        aside = [type(strategy).__name__ for strategy in strategies if strategy.sets_aside]
+        if self._weigh and aside:
+            weighs = [type(s).__name__ for s in strategies if type(s).weigh is not Strategy.weigh]
+            raise StrategyError(
+                f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
+                f"{', '.join(aside)} takes them out of it; leave one of them out"
+            )
         self._after_backward = overridden("after_backward")
         self._after_step = overridden("after_step")
         self._after_rehearsal = [hook for hook in self._after_step if not _remembers(hook.__self__)]

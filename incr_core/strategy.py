@@ -101,6 +101,10 @@ class Strategy(nn.Module):
     needs_boundaries: ClassVar[bool] = False
     """Whether an increment, or what `learner.consolidate` makes of several, must be a task."""
 
+    sets_aside: ClassVar[bool] = False
+    """Whether it takes new rows out of the objective's loss, by weight 0, and learns them in its own way. A strategy
+    that overrides `weigh` would have nothing to weigh then, so the learner refuses the two together."""
+
     def attach(self, ctx: Context) -> None:
         """The learner is made: allocate what depends on the model."""
 

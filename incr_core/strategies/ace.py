@@ -38,6 +38,7 @@ class ACE(Strategy):
     """
 
     rowwise: ClassVar[bool] = False
+    sets_aside: ClassVar[bool] = True
     shared: ClassVar[dict[str, str]] = {"seen": "max"}
 
     seen: Tensor

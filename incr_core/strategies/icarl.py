@@ -44,6 +44,7 @@ class ICaRL(Strategy):
     """
 
     rowwise: ClassVar[bool] = False
+    sets_aside: ClassVar[bool] = True
     shared: ClassVar[dict[str, str]] = {"seen": "max"}
 
     seen: Tensor

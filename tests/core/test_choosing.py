@@ -19,7 +19,7 @@ from incr_core.learner import Learner
 from incr_core.losses import Generalised, Huber, Symmetric
 from incr_core.objective import Binary, Multiclass, Objective, Regression
 from incr_core.recent import Recent
-from incr_core.strategies import Outliers, Replay, Selective, SmallLoss
+from incr_core.strategies import ACE, GDumb, Outliers, Replay, Selective, SmallLoss
 from incr_core.strategy import Context, Strategy
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -111,6 +111,15 @@ def test_remembered_rows_are_weighed_too() -> None:
     rows = three(24).map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     learner([Replay(ratio=0.5), Times(factor)]).learn(rows)
     assert lengths == [12, 18]
+
+
+@pytest.mark.parametrize("aside", [ACE, GDumb])
+def test_what_takes_new_rows_out_of_the_loss_leaves_nothing_to_choose(aside: type[Strategy]) -> None:
+    with pytest.raises(
+        StrategyError, match=rf"strategy: SmallLoss chooses among new rows .* and {aside.__name__} takes"
+    ):
+        learner([aside(), SmallLoss(), Replay()])
+    learner([aside(), Replay()])
 
 
 def test_a_rank_is_the_share_at_most_as_large_and_of_its_own_class_where_asked() -> None:
