@@ -37,7 +37,7 @@ class ICaRL(Strategy):
 
     Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5.
 
-    capacity: exemplars. ratio: exemplars per new row in each batch; 0 turns it all off.
+    capacity: exemplars, or their bytes. ratio: exemplars per new row in each batch; 0 turns it all off.
 
     >>> ICaRL(capacity=500).memory
     Herding()
