@@ -27,8 +27,8 @@ class GDumb(Strategy):
     Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
     is learned from new rows directly: their loss has weight 0. Put it last, and alone: it overwrites what others did.
 
-    capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the start.
-    rows: a batch's.
+    capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
+    start. rows: a batch's.
 
     >>> GDumb(capacity=500)
     GDumb(
