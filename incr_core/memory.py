@@ -148,7 +148,8 @@ class Memory(nn.Module):
         self.size = self.seen = 0
 
     def enlarge(self, times: float) -> None:
-        """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come.
+        """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come. A memory
+        bounded by bytes keeps to them.
 
         >>> memory = Reservoir(4)
         >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.enlarge(2.5)
@@ -157,6 +158,8 @@ class Memory(nn.Module):
         """
         if times < 1:
             raise StrategyError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
+        if self.budget is not None:
+            return
         held = {name: column.clone() for name, column in self.rows_held().items()}
         most = round(self.capacity * times)
         self.capacity = most if self.ttl is None else min(most, self.ttl - 1)

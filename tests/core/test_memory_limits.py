@@ -45,6 +45,16 @@ def test_a_memory_never_takes_more_than_its_bytes_and_uses_them(name: str, capac
     assert memory.size > 0.9 * memory.capacity
 
 
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_memory_in_bytes_keeps_to_them_when_it_is_to_be_enlarged(name: str) -> None:
+    memory = filled(MEMORIES[name]("2kB"), 500)
+    before = {key: value.clone() for key, value in memory.rows_held().items()}
+    memory.enlarge(3.0)
+    filled(memory, 500)
+    assert memory.bytes() <= 2000
+    assert memory.rows_held().keys() == before.keys()
+
+
 def test_herding_keeps_to_its_bytes() -> None:
     memory = Herding("1kB")
     rows = columns(0, 200)
