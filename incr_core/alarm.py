@@ -92,6 +92,7 @@ class Alarm:
             rate=self.rate if "raise_rate" in self.actions else None,
             flush="flush_replay" in self.actions,
             enlarge=self.enlarge if "enlarge_replay" in self.actions else 1.0,
+            restart="restart_schedule" in self.actions,
         )
 
     def described(self) -> str:
@@ -101,6 +102,7 @@ class Alarm:
             "flush_replay": "flushed the memories",
             "enlarge_replay": f"memories x {self.enlarge:g}",
             "consolidate": "consolidated",
+            "restart_schedule": "restarted the schedule",
             "rewarm": "returned to the champion's weights",
         }
         return ", ".join(words[action] for action in self.actions if action in words) or "alert"

@@ -275,6 +275,8 @@ class JobFile(Section):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
+        if self.learner.schedule is None and any("restart_schedule" in drift.action for drift in self.drift):
+            raise ValueError('drift.action: expected learner.schedule with "restart_schedule", got none; name one')
         if self.outer.name not in OUTERS:
             raise ValueError(f"outer.name: expected one of {', '.join(OUTERS)}, got {self.outer.name!r}")
         for strategy in self.strategy:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["ACTIONS", "Orders"]
 
-ACTIONS = ("alert", "consolidate", "raise_rate", "flush_replay", "enlarge_replay", "rewarm")
+ACTIONS = ("alert", "consolidate", "raise_rate", "flush_replay", "enlarge_replay", "restart_schedule", "rewarm")
 """What may be done at a drift. alert: an event, as every drift is; rewarm: return to the champion's weights."""
 
 
@@ -16,7 +16,8 @@ class Orders:
 
     consolidate: let the strategies consolidate what was learned since they last did.
     rate: from now on the learning rate is this many times what it was made with; None: leave it.
-    flush: forget the rows that memories hold. enlarge: let memories hold this many times as many rows.
+    flush: forget the rows that memories hold. enlarge: let memories hold this many times as many rows. restart: the
+    learning rate's schedule begins again (a warm restart).
 
     >>> bool(Orders()), bool(Orders(rate=3.0))
     (False, True)
@@ -26,6 +27,7 @@ class Orders:
     rate: float | None = None
     flush: bool = False
     enlarge: float = 1.0
+    restart: bool = False
 
     def __bool__(self) -> bool:
         return self != Orders()
@@ -37,4 +39,5 @@ class Orders:
             self.rate if other.rate is None else other.rate,
             self.flush or other.flush,
             self.enlarge if other.enlarge == 1.0 else other.enlarge,
+            self.restart or other.restart,
         )

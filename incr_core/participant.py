@@ -288,6 +288,8 @@ class Participant:
         """Do what is ordered, but for consolidating: that takes an exchange."""
         if orders.rate is not None:
             self.learner.rate = orders.rate
+        if orders.restart and self.learner.schedule is not None:
+            self.learner.schedule.restart()
         for memory in self.learner.memories():
             if orders.flush:
                 memory.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,12 +55,24 @@ class Schedule:
     def start(self, optimizer: Optimizer) -> None:
         """Take charge of an optimiser's learning rates."""
         self.scheduler = self.make(optimizer)
+        self._first = copy.deepcopy(self.scheduler.state_dict())
+        self._settings = [_settings(group) for group in optimizer.param_groups]
 
     def after(self, event: str) -> None:
         """A step, or an increment, is done."""
         if event == self.each:
             assert self.scheduler is not None, "start it with an optimiser"
             self.scheduler.step()
+
+    def restart(self) -> None:
+        """Begin again, with the rates of the first step; the optimiser keeps its moments.
+
+        Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
+        """
+        assert self.scheduler is not None, "start it with an optimiser"
+        self.scheduler.load_state_dict(copy.deepcopy(self._first))
+        for group, settings in zip(self.scheduler.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; the rates themselves are the optimiser's."""
@@ -71,6 +84,11 @@ class Schedule:
         """Go on from there."""
         assert self.scheduler is not None, "start it with an optimiser"
         self.scheduler.load_state_dict(state)
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What schedulers move: rates, and momentum in the cyclic ones."""
+    return {name: group[name] for name in ("lr", "momentum", "betas") if name in group}
 
 
 def grouped(trainable: Mapping[str, Parameter], groups: Groups) -> list[Any]:

@@ -20,6 +20,7 @@ from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.loop import Loop
 from incr_core.objective import Binary, Multiclass
+from incr_core.orders import Orders
 from incr_core.packing import pack, unpack
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
@@ -83,6 +84,20 @@ def test_a_schedule_of_increments_steps_when_one_ends() -> None:
     for day in range(3):
         mine.learn(three(16, day))
     assert watch._rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle", "exponential", "multistep"])
+def test_a_warm_restart_begins_again_with_the_rates_of_the_first_step(name: str) -> None:
+    watch = Watch()
+    schedule = Schedule(partial(SCHEDULES[name], **ARGUMENTS[name]))
+    mine = learner(schedule, watch, groups=[("0.*", {"lr": 0.02})])
+    first = [dict(group, params=None) for group in mine.optimizer.param_groups]
+    for day in range(2):
+        mine.learn(three(48, day))
+        schedule.restart()
+        assert [dict(group, params=None) for group in mine.optimizer.param_groups] == first
+    assert watch._rates[6:] == watch._rates[:6]
+    assert len(set(watch._rates)) > 1
 
 
 def test_all_schedules_have_a_test() -> None:
@@ -192,6 +207,22 @@ def test_a_job_with_a_schedule_killed_goes_on_to_the_same_bits(table: Path, tmp_
         loop.run()
         loop.engine.close()
     assert run(named, tmp_path / "parts")["model_sha256"] == whole["model_sha256"]
+
+
+def test_a_drift_may_restart_it(table: Path) -> None:
+    drift = "drift=[{watch='error', action='restart_schedule'}]"
+    with pytest.raises(JobError, match=r"drift.action: expected learner.schedule with \"restart_schedule\", got none"):
+        job(table, drift)
+    named = job(table, drift, "learner.schedule={name='exponential', gamma=0.5}")
+    participant = named.participant()
+    participant.receive()
+    participant.begin()
+    participant.advance(3)
+    (group,) = participant.learner.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.003 / 8)
+    participant.follow(Orders(restart=True))
+    assert group["lr"] == 0.003
+    participant.close()
 
 
 @pytest.mark.parametrize(
