@@ -82,6 +82,8 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Consecutive batches of `size` rows, as views; the last may be shorter."""
         count = -(-len(self) // size)
+        if count == 1:
+            return [self]
 
         def pieces(tensor: Tensor | None) -> Sequence[Tensor | None]:
             return [None] * count if tensor is None else torch.split(tensor, size)
