@@ -118,6 +118,7 @@ def stopping(wanted: Job, out: Path, increments: int) -> None:
         loop = Loop(wanted, LocalEngine(wanted, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
+        loop.engine.close()
 
 
 class Told(LocalEngine):

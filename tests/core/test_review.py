@@ -129,6 +129,7 @@ def stopping(job: Job, out: Path, increments: int) -> None:
         loop = Loop(job, LocalEngine(job, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
+        loop.engine.close()
 
 
 def test_memories_take_no_notice_of_a_review(flights_job: Callable[..., Job], tmp_path: Path) -> None:

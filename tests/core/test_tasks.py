@@ -95,6 +95,7 @@ def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) ->
             loop = Loop(wanted, LocalEngine(wanted, out), directory)
             loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
+            loop.engine.close()
     resumed = run(wanted, out)
     assert resumed["events"] == {"task": 2}
     weights, _ = RunDirectory(out).open().load()
