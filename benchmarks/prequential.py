@@ -69,7 +69,8 @@ def by_hand(x: np.ndarray, y: np.ndarray, rows: int) -> float:
     model = nn.Linear(FEATURES, 1)
     descent = torch.optim.SGD(model.parameters(), lr=RATE)
     right = torch.zeros((), dtype=torch.int64)
-    for inputs, targets in zip(torch.from_numpy(x).split(rows), torch.from_numpy(y).split(rows), strict=True):
+    pieces = [torch.split(torch.from_numpy(values), rows) for values in (x, y)]
+    for inputs, targets in zip(*pieces, strict=True):
         with torch.no_grad():
             right += ((model(inputs).squeeze(1) > 0) == (targets > 0.5)).sum()
         loss = F.binary_cross_entropy_with_logits(model(inputs).squeeze(1), targets)
