@@ -33,10 +33,10 @@ import torch
 from torch import nn
 
 from benchmarks.scores import Scores, spread
+from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.batch import Batch, cat
 from incr_core.continual import forgetting
-from incr_core.heads import NearestMean
 from incr_core.idx import fashion_mnist
 from incr_core.learner import Learner
 from incr_core.memory import Memory

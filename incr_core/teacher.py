@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Inputs
-from incr_core.heads import NearestMean
 from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight
 

@@ -20,6 +20,7 @@ from incr_core.adapt.freeze import bitfit, freeze, head_only
 from incr_core.adapt.heads import task_heads, with_task
 from incr_core.adapt.lda import lda
 from incr_core.adapt.lora import lora, merge_lora
+from incr_core.adapt.nearest_mean import nearest_mean
 from incr_core.adapt.text import prefix, prompt
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "lda",
     "lora",
     "merge_lora",
+    "nearest_mean",
     "prefix",
     "prompt",
     "task_heads",
@@ -46,6 +48,7 @@ ADAPTATIONS: dict[str, Callable[..., nn.Module]] = {
     "head_only": head_only,
     "lda": lda,
     "lora": lora,
+    "nearest_mean": nearest_mean,
     "prefix": prefix,
     "prompt": prompt,
     "task_heads": task_heads,

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core.adapt.freeze import head_only
-from incr_core.adapt.patterns import replace_module
+from incr_core.adapt.patterns import replace_head
 from incr_core.arguments import fraction
-from incr_core.errors import StrategyError
-from incr_core.features import head_of
 
 __all__ = ["StreamingLDA", "lda"]
 
@@ -26,11 +24,7 @@ def lda(model: nn.Module, shrinkage: float = 1e-4, frozen: bool = True) -> nn.Mo
     >>> lda(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))[1]
     StreamingLDA(in_features=4, out_features=3, bias=True)
     """
-    last = head_of(model, "lda")
-    name = next((name for name, module in model.named_modules() if module is last), "")
-    if not name:
-        raise StrategyError("lda: expected a model around its last layer, got a bare nn.Linear; wrap it")
-    replace_module(model, name, StreamingLDA(last.in_features, last.out_features, shrinkage).to(last.weight.device))
+    replace_head(model, "lda", lambda last: StreamingLDA(last.in_features, last.out_features, shrinkage))
     return head_only(model) if frozen else model
 
 

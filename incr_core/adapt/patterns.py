@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from incr_core.errors import StrategyError
+from incr_core.features import head_of
 
-__all__ = ["Patterns", "matches", "modules_matching", "only_these_learn", "replace_module"]
+__all__ = ["Patterns", "matches", "modules_matching", "only_these_learn", "replace_head", "replace_module"]
 
 Patterns = str | Sequence[str]
 
@@ -74,6 +75,22 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
+
+
+def replace_head(model: nn.Module, place: str, make: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Put what `make` makes of the last linear layer in its place; `place` is what to name in errors.
+
+    >>> replace_head(nn.Sequential(nn.Linear(2, 3)), "example", lambda last: nn.Identity())
+    Sequential(
+      (0): Identity()
+    )
+    """
+    last = head_of(model, place)
+    name = next((name for name, module in model.named_modules() if module is last), "")
+    if not name:
+        raise StrategyError(f"{place}: expected a model around its last layer, got a bare nn.Linear; wrap it")
+    replace_module(model, name, make(last).to(last.weight.device))
+    return model
 
 
 def _none(place: str, patterns: Patterns, names: Sequence[str], kind: str) -> StrategyError:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.arguments import not_negative
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
 from incr_core.features import Features
-from incr_core.heads import NearestMean
 from incr_core.memories import Herding
 from incr_core.memory import columns_of, to_batch
 from incr_core.objective import Multiclass
@@ -66,8 +66,9 @@ class ICaRL(Strategy):
         head = self._features.head
         if not isinstance(head, NearestMean):
             raise StrategyError(
-                "icarl: expected a model whose last layer is incr_core.heads.NearestMean, to predict by class means, "
-                f"got {type(head).__name__}"
+                f"icarl: expected a model whose last layer is NearestMean, to predict by class means, "
+                f"got {type(head).__name__}; make it with incr_core.adapt.nearest_mean(model), "
+                'or [[model.adapt]] name = "nearest_mean"'
             )
         self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
         self._features.keep()

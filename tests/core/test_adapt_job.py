@@ -9,6 +9,8 @@ import torch
 
 from incr_core.errors import JobError, StrategyError
 from incr_core.job import Job
+from incr_core.registry import RunDirectory
+from incr_core.runner import run
 
 JOB = """
 [stream]
@@ -49,6 +51,19 @@ def test_adaptations_are_made_in_order_and_read_back(table: Path) -> None:
     assert learner.context.names == ["layers.0.down", "layers.0.up"]
     again = job.participant().learner
     assert all(torch.equal(a, b) for a, b in zip(learner.weights().values(), again.weights().values(), strict=True))
+
+
+def test_icarl_learns_from_a_job_with_the_head_it_needs(table: Path, tmp_path: Path) -> None:
+    start, stop = JOB.index("[[model.adapt]]"), JOB.index("[learner]")
+    text = JOB.replace('"tall"', '"size"').replace('"binary"', '"multiclass"') + '\n[[strategy]]\nname = "icarl"\n'
+    with pytest.raises(StrategyError, match=r'icarl: .* got Linear; .* \[\[model.adapt\]\] name = "nearest_mean"'):
+        read(table, text[:start] + text[stop:]).participant()
+    job = read(table, text[:start] + '[[model.adapt]]\nname = "nearest_mean"\n' + text[stop:])
+    summary = run(job, tmp_path / "run")
+    weights, _ = RunDirectory(tmp_path / "run").open().load()
+    known = next(value for name, value in weights.items() if name.endswith("known"))
+    assert known.all()
+    assert summary["prequential"]["accuracy"] > 0.4
 
 
 def test_a_function_of_ones_own_adapts_too(table: Path) -> None:

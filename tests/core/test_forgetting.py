@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError, StreamError
 from incr_core.features import Features
-from incr_core.heads import NearestMean
 from incr_core.idx import fashion_mnist, read_idx
 from incr_core.learner import Learner
 from incr_core.memories import Herding, Prototypes, Window

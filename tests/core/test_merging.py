@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Batch
 from incr_core.engine import merge_shared
-from incr_core.heads import NearestMean
 from incr_core.learner import Learner
 from incr_core.objective import Multiclass
 from incr_core.strategies import ACE, EWC, MAS, SI, FeatureDistillation, FedProx, ICaRL, LwF

@@ -1,4 +1,4 @@
-"""Last layers that know more than weights."""
+"""A last layer that answers by the nearest class mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NearestMean"]
+from incr_core.adapt.patterns import replace_head
+
+__all__ = ["NearestMean", "nearest_mean"]
+
+
+def nearest_mean(model: nn.Module, scale: float = 10.0) -> nn.Module:
+    """Replace the last linear layer by `NearestMean`, with the same weights; the strategy `icarl` tells it the means.
+
+    scale: how far apart the logits of the nearest and the farthest mean are, halved.
+
+    >>> nearest_mean(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))[1]
+    NearestMean(in_features=4, out_features=3, bias=True)
+    """
+
+    def make(last: nn.Linear) -> nn.Module:
+        head = NearestMean(last.in_features, last.out_features, scale)
+        head.load_state_dict(last.state_dict(), strict=False)
+        return head
+
+    return replace_head(model, "nearest_mean", make)
 
 
 class NearestMean(nn.Linear):
