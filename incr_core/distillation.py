@@ -14,7 +14,7 @@ __all__ = ["divergence"]
 def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """The mean over rows of the divergence of two answers, both outputs of the model.
 
-        multiclass   T^2 KL(softmax(t / T) || softmax(s / T))
+        multiclass   T^2 KL(softmax(t / T) || softmax(s / T)), over the classes that there are yet
         binary       T^2 KL of the two Bernoulli distributions, likewise
         multilabel   the same, in the mean over labels
         next_token   that of multiclass, in the mean over places
@@ -30,8 +30,10 @@ def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperatu
     """
     teacher = teacher.detach()
     if isinstance(objective, Multiclass | NextToken):
-        soft = F.log_softmax(student.flatten(0, -2) / temperature, dim=1)
-        target = F.log_softmax(teacher.flatten(0, -2) / temperature, dim=1)
+        s, t = student.flatten(0, -2) / temperature, teacher.flatten(0, -2) / temperature
+        if isinstance(objective, Multiclass):
+            s, t = objective.visible(s), objective.visible(t)
+        soft, target = F.log_softmax(s, dim=1), F.log_softmax(t, dim=1)
         return F.kl_div(soft, target, reduction="batchmean", log_target=True) * temperature**2
     if isinstance(objective, Binary | Multilabel):
         z, t = student.reshape(-1) / temperature, teacher.reshape(-1) / temperature

@@ -168,6 +168,10 @@ class Multiclass(Objective):
         """Class probabilities, (B, C)."""
         return output.float().softmax(dim=1)
 
+    def visible(self, output: Tensor) -> Tensor:
+        """The output with classes that there are not yet put out of reach, (B, C): here all are there."""
+        return output
+
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """sqrt(p_c) (e_c - p) for every class c: exact up to `EXACT_CLASSES` classes; above, e_y - p for a drawn y."""
         p = self.predict(output)

@@ -17,6 +17,9 @@ from incr_core.teacher import Teacher
 
 __all__ = ["LwF"]
 
+NEVER = -1e4
+"""The logarithm of a probability that is 0 in every type, and yet finite: 0 * NEVER is 0."""
+
 
 class LwF(Strategy):
     """Keep answering new rows as the model did when the increment began.
@@ -24,10 +27,10 @@ class LwF(Strategy):
         loss += strength * divergence(output, teacher's output)       see `distillation.divergence`
         at the beginning of an increment but the first: teacher <- w
 
-    Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, the answers compared are those among
-    the classes of earlier increments, wherever these were learned: what a teacher says of a class it never met is
-    chance, and would hold the new classes down. It remembers no rows; behind a replay strategy it also distils the rows
-    replayed.
+    Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, a teacher knows those of earlier
+    increments, wherever these were learned, and gives all others probability 0. Had it nothing to say of them, old
+    classes would lose to new ones together, at no cost. It remembers no rows; behind a replay strategy it also distils
+    the rows replayed.
 
     strength: weight of the term, 0 turns it off. temperature: how soft the answers are made.
 
@@ -47,7 +50,6 @@ class LwF(Strategy):
         self.temperature = positive("lwf.temperature", temperature)
         self.teacher = Teacher()
         self._answers: Tensor | None = None
-        self._classes: Tensor | None = None
 
     def attach(self, ctx: Context) -> None:
         """Make room for the teacher, and for which outputs were learned, and which of them before this teacher."""
@@ -60,7 +62,6 @@ class LwF(Strategy):
         if self.strength > 0 and self.learned.any():
             self.teacher.capture(ctx)
             self.taught.copy_(self.learned)
-            self._classes = None
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Ask the teacher about the rows so far."""
@@ -74,9 +75,7 @@ class LwF(Strategy):
             return {}
         student, answers = output[: len(self._answers)], self._answers
         if isinstance(ctx.objective, Multiclass):
-            if self._classes is None:  # asked of the device once an increment
-                self._classes = self.taught.nonzero().flatten()
-            student, answers = student[:, self._classes], answers[:, self._classes]
+            answers = answers.masked_fill(self.taught == 0, NEVER * self.temperature)
         return {"lwf": self.strength * divergence(ctx.objective, student, answers, self.temperature)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
