@@ -9,7 +9,7 @@ import torch
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.fisher import fisher_diagonal
-from incr_core.pull import pull
+from incr_core.pull import Pull
 from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
 
@@ -19,7 +19,7 @@ __all__ = ["EWC"]
 class EWC(Strategy):
     """Penalise moving weights that mattered.
 
-        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = strength * F_j
+        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = strength * F_j
         at the end of an increment: F <- decay * F + F_new,  and
             online:   a <- w
             else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
@@ -62,6 +62,7 @@ class EWC(Strategy):
         self.online = online
         self.fisher = PerWeight()
         self.anchor = PerWeight()
+        self._pull = Pull()
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
@@ -77,7 +78,7 @@ class EWC(Strategy):
         if not self.online:
             divisors = [torch.clamp(value, min=torch.finfo(value.dtype).tiny) for value in fisher]
             anchors = list(torch._foreach_div(anchors, divisors))
-        pull(ctx, anchors, fisher, self.strength)
+        self._pull(ctx, anchors, fisher, self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:

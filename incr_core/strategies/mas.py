@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
 from incr_core.fisher import rows_at_once
-from incr_core.pull import pull
+from incr_core.pull import Pull
 from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
 from incr_core.unsharded import unsharded, whole_weights
@@ -22,7 +22,7 @@ __all__ = ["MAS", "sensitivity"]
 class MAS(Strategy):
     """Penalise moving weights that the model's answers are sensitive to.
 
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = 2 * strength * F_j
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
         at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
 
     Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4. It needs no labels: rows of a stream whose labels
@@ -44,6 +44,7 @@ class MAS(Strategy):
         self.samples = at_least_one("mas.samples", samples)
         self.importance = PerWeight()
         self.anchor = PerWeight()
+        self._pull = Pull()
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
@@ -55,7 +56,7 @@ class MAS(Strategy):
         if self.strength == 0:
             return
         _, _, index = ctx.weights_and_gradients()
-        pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:

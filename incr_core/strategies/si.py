@@ -9,7 +9,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch
-from incr_core.pull import pull
+from incr_core.pull import Pull
 from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight, Strategy
 
@@ -21,7 +21,7 @@ class SI(Strategy):
 
         every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
         end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.pull`, k_j = 2 * strength * F_j
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
 
     g in the path integral p is the gradient without this penalty. Zenke et al. 2017, "Continual learning through
     synaptic intelligence", section 3, equations 3 to 5. Put it before other strategies that edit gradients, or p counts
@@ -42,6 +42,7 @@ class SI(Strategy):
         self.damping = positive("si.damping", damping)
         self.importance = PerWeight()
         self.anchor = PerWeight()
+        self._pull = Pull()
         self.path = PerWeight()
         self._before: list[Tensor] = []
         self._gradients: list[Tensor] = []
@@ -62,15 +63,15 @@ class SI(Strategy):
         self._before = [weight.clone() for weight in weights]
         self._gradients = [gradient.clone() for gradient in gradients]
         index = self._index
-        pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Walk the path: subtract gradient times movement."""
         if self.strength == 0:
             return
         weights = [local(ctx.parameters[place]) for place in self._index]
-        moved = torch._foreach_sub(weights, self._before)
-        torch._foreach_addcmul_(self.path.tensors(self._index), self._gradients, moved, value=-1.0)
+        torch._foreach_sub_(self._before, weights)  # minus the movement
+        torch._foreach_addcmul_(self.path.tensors(self._index), self._gradients, self._before)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
