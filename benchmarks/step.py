@@ -1,7 +1,8 @@
 """The learner's step: what each strategy costs over a hand-written loop of the same maths, and beside Avalanche 0.6.
 
     python -m benchmarks.step
-    python -m benchmarks.step --strategies ewc si --optimizers sgd --repeats 25
+    python -m benchmarks.step --strategies ewc si --optimizers sgd --repeats 25     no file is written
+    python -m benchmarks.step --hidden 100 --out benchmarks/results/step_100.json   a network of a third of the weights
 
 All learn the same rows with one thread, in turns. The table holds medians over repeats: of rows per second of CPU time
 (which a busy machine disturbs less than the clock on the wall) and of the ratios of time within a repeat.
@@ -64,10 +65,10 @@ Run = Callable[[], float]
 """Learns one more increment; returns the CPU seconds it took, its end left out."""
 
 
-def network() -> nn.Sequential:
+def network(hidden: int) -> nn.Sequential:
     """The same weights at every call."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 def some_rows(count: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ def furthest(one: nn.Module, two: nn.Module) -> float:
 
 
 def arms(
-    x: Tensor, y: Tensor, name: str, optimizer: OptimizerFactory, size: int, peer: bool
+    x: Tensor, y: Tensor, hidden: int, name: str, optimizer: OptimizerFactory, size: int, peer: bool
 ) -> tuple[dict[str, Run], float]:
     """Whoever takes part, two increments old; and how far apart the learner's and the hand-written loop's weights are.
 
@@ -127,11 +128,11 @@ def arms(
     rows = Batch(x, y)
 
     def loop_of(name: str) -> by_hand.Loop:
-        model = network()
+        model = network(hidden)
         return LOOPS[name](model, optimizer(model.parameters()), size)
 
     loop, bare = loop_of(name), loop_of("none")
-    learner = Learner(network(), Multiclass(10), optimizer, strategies(name, size), batch_size=size)
+    learner = Learner(network(hidden), Multiclass(10), optimizer, strategies(name, size), batch_size=size)
     for consolidate in (True, False):
         ours(rows, learner, consolidate)
         for each in (loop, bare):
@@ -146,7 +147,7 @@ def arms(
     }
     if peer:
         for arm in ("avalanche", "lean"):
-            model = network()
+            model = network(hidden)
             runs[arm] = avalanche(x, y, model, optimizer(model.parameters()), size, name, lean=arm == "lean")
             runs[arm]()
             runs[arm]()
@@ -206,20 +207,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategies", nargs="+", choices=LOOPS, default=list(LOOPS))
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--hidden", type=int, default=256, help="width of the two hidden layers")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name}, if every cell is measured")
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name}, if nothing else is told")
     arguments = parser.parse_args()
     settle_arithmetic(1)  # or moments that fade away make fused Adam four times slower, for everybody
     x, y = some_rows(arguments.rows)
     version = avalanche_version()
-    print(f"MLP 784-256-256-10, {arguments.rows} rows an increment, {arguments.repeats} repeats, 1 thread\n{HEAD}")
+    sizes = f"784-{arguments.hidden}-{arguments.hidden}-10"
+    print(f"MLP {sizes}, {arguments.rows} rows an increment, {arguments.repeats} repeats, 1 thread\n{HEAD}")
     cells = []
     for name in arguments.strategies:
         for optimizer in arguments.optimizers:
             for size in SIZES:
                 peer = version is not None and name in PLUGINS
-                runs, apart = arms(x, y, name, OPTIMIZERS[optimizer], size, peer)
+                runs, apart = arms(x, y, arguments.hidden, name, OPTIMIZERS[optimizer], size, peer)
                 cell = {"optimizer": optimizer, "batch_size": size, "strategy": name, "weights_apart": apart}
                 cell |= measured(seconds(runs, arguments.repeats), arguments.rows, name, size)
                 cells.append(cell)
@@ -230,7 +233,7 @@ def main() -> None:
     print(f"\ntargets: over the loop by hand, missed by {len(slow)} of {len(cells)}; ", end="")
     print(f"over Avalanche, missed by {len(late)} of {len(beside)}" if version else "Avalanche absent")
     document = {
-        "model": "784-256-256-10",
+        "model": sizes,
         "rows": arguments.rows,
         "repeats": arguments.repeats,
         "threads": 1,
@@ -240,7 +243,8 @@ def main() -> None:
         "avalanche": version,
         "cells": cells,
     }
-    out = arguments.out or (RESULTS if len(cells) == len(LOOPS) * len(OPTIMIZERS) * len(SIZES) else None)
+    usual = all(getattr(arguments, name) == parser.get_default(name) for name in vars(arguments))
+    out = arguments.out or (RESULTS if usual else None)
     if out:
         out.parent.mkdir(exist_ok=True)
         out.write_text(json.dumps(document, indent=1) + "\n")
