@@ -67,10 +67,10 @@ class Reservoir:
         self.capacity, self.seen = capacity, 0
         self.columns: list[Tensor] = []
 
-    def sample(self, count: int, generator: torch.Generator) -> list[Tensor]:
-        """Rows drawn uniformly, from a small memory without replacement."""
+    def sample(self, count: int, generator: torch.Generator, apart: bool = True) -> list[Tensor]:
+        """Rows drawn uniformly; `apart`: from a small memory without replacement."""
         held = min(self.seen, self.capacity)
-        if held > 16 * count:
+        if held > 16 * count or not apart:
             index = torch.randint(held, (count,), generator=generator)
         else:  # none twice before all were drawn once
             turns = [torch.randperm(held, generator=generator) for _ in range(-(-count // held))]
@@ -113,7 +113,7 @@ class Replay(Rehearsal):
         for new_x, new_y in self.batches(x, y):
             mixed_x, mixed_y = new_x, new_y
             if self.memory.seen:
-                old_x, old_y = self.memory.sample(len(new_x), self.draws)
+                old_x, old_y = self.memory.sample(len(new_x), self.draws, apart=False)
                 mixed_x, mixed_y = torch.cat([new_x, old_x]), torch.cat([new_y, old_y])
             loss = F.cross_entropy(self.model(mixed_x), mixed_y)
             self.descent.zero_grad()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
-from incr_core.memories import draw, memory_named
+from incr_core.memories import memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
 
@@ -21,7 +21,7 @@ class Replay(Strategy):
     Chaudhry et al. 2019, "On tiny episodic memories in continual learning" (ER).
 
     capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
-    ratio: remembered rows per new row in each batch, of a small memory none twice; 0 turns replay off.
+    ratio: remembered rows per new row in each batch; 0 turns replay off.
     memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number of every class; "window", the
     last rows.
 
@@ -47,7 +47,8 @@ class Replay(Strategy):
         if self.memory.size == 0 or self.ratio == 0:
             return batch
         count = max(1, round(self.ratio * len(batch)))
-        remembered = to_batch(draw(self.memory, count, ctx.generator))
+        # With replacement: k draws for k micro-batches are then one draw for all, and accumulation stays exact.
+        remembered = to_batch(self.memory.sample(count, ctx.generator))
         return cat([batch, remembered])
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
