@@ -138,7 +138,7 @@ class Budget:
 PERMUTED = {
     "naive": Method(lambda rows: [], 0.05, buffered=False),
     "ewc": Method(lambda rows: [EWC(strength=50.0, samples=256)], 0.05, buffered=False),
-    "si": Method(lambda rows: [SI(strength=2.0)], 0.05, buffered=False),
+    "si": Method(lambda rows: [SI(strength=4.0)], 0.05, buffered=False),
 }
 
 AVALANCHE = {"ewc 0": 74.5, "si 0": 64.9}
