@@ -7,7 +7,7 @@ Protocol A of `benchmarks.forgetting` with its best strategy, 200 slots of memor
 rows come from Parquet files, `EVERY` to an increment, and no strategy is told of a boundary. One process takes batches
 of 10 rows. Of four participants each takes every fourth block of 5 rows, remembers a quarter of the slots, and shares
 neither rows nor means of rows: only weights, which replicas average every `AVERAGE_EVERY` steps and clients once an
-increment. Four clients who may remember as much as the one process each stand beside them.
+increment. Batches of 5, tried beside 10, were chosen on rows held out; the learning rate is that of the one process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ ARMS = {
     "one process": Arm("local", 10, 200),
     "4 replicas": Arm("cluster", 5, 50, ["cluster.replicas=4", f"cluster.average_every={AVERAGE_EVERY}"]),
     "4 clients": Arm("federated", 5, 50, ["federated.clients='blocks:4'"]),
-    "4 clients, 200 slots each": Arm("federated", 5, 200, ["federated.clients='blocks:4'"]),
 }
 
 
@@ -137,7 +136,7 @@ def learn(arm: Arm, seed: int, train: Batch, test: Sequence[Batch]) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--validate", action="store_true", help="score on training rows held out; keep nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
