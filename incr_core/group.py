@@ -133,8 +133,8 @@ class Loader:
             start = 0
             chunk: pa.Table | None = next(chunks)
             while chunk is not None:
-                following = next(chunks, None)
                 part = self._part(fragment, chunk, start)
+                following = next(chunks, None)
                 yield self._group(fragments, part), history, following is None
                 start += len(chunk)
                 chunk = following
