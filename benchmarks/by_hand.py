@@ -39,9 +39,13 @@ class Loop:
             loss = F.cross_entropy(self.model(new_x), new_y)
             self.descent.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            self.bend()
             self.descent.step()
             total += loss.detach() * len(new_x)
         return float(total)
+
+    def bend(self) -> None:
+        """Edit the gradients of a step."""
 
     def consolidate(self, x: Tensor, y: Tensor) -> None:
         """The increment is over."""
@@ -165,23 +169,10 @@ class L2SP(Loop):
         self.anchor = self.copies()
 
     @torch.no_grad()
-    def pull(self) -> None:
+    def bend(self) -> None:
         """The penalty's gradient."""
         moved = torch._foreach_sub(self.weights, self.anchor)
         torch._foreach_add_(self.gradients(), moved, alpha=self.strength)
-
-    def learn(self, x: Tensor, y: Tensor) -> float:
-        """One increment."""
-        self.model.train()
-        total = torch.zeros(())
-        for new_x, new_y in self.batches(x, y):
-            loss = F.cross_entropy(self.model(new_x), new_y)
-            self.descent.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.pull()
-            self.descent.step()
-            total += loss.detach() * len(new_x)
-        return float(total)
 
 
 class EWC(L2SP):
@@ -194,7 +185,7 @@ class EWC(L2SP):
         self.fisher = self.stiffness = [torch.zeros_like(weight) for weight in self.anchor]
 
     @torch.no_grad()
-    def pull(self) -> None:
+    def bend(self) -> None:
         """The penalty's gradient."""
         torch._foreach_addcmul_(self.gradients(), torch._foreach_sub(self.weights, self.anchor), self.stiffness)
 
@@ -260,22 +251,10 @@ class SI(Loop):
 class AGEM(Rehearsal):
     """A step against the gradient of remembered rows is turned; as many remembered rows as new ones."""
 
-    def learn(self, x: Tensor, y: Tensor) -> float:
-        """One increment."""
-        self.model.train()
-        total = torch.zeros(())
-        for new_x, new_y in self.batches(x, y):
-            loss = F.cross_entropy(self.model(new_x), new_y)
-            self.descent.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.memory.seen:
-                self.turn()
-            self.descent.step()
-            total += loss.detach() * len(new_x)
-        return float(total)
-
-    def turn(self) -> None:
+    def bend(self) -> None:
         """Take out the part of the gradient that points against that of remembered rows."""
+        if not self.memory.seen:
+            return
         old_x, old_y = self.memory.sample(self.size, self.draws)
         references = torch.autograd.grad(F.cross_entropy(self.model(old_x), old_y), self.weights)
         gradients = self.gradients()

@@ -1,6 +1,6 @@
 """Parquet to batches: rows per second of `Stream`, beside pyarrow's own read + to_numpy of the same columns.
 
-    python benchmarks/ingest.py
+    python -m benchmarks.ingest
 
 Both read the same file, in turns; the table holds medians. The peer stops at one numpy array a column: it stacks no
 matrix, hashes no category and looks for no NaN. It keeps the file's strings as dictionary codes. `--threads` is how

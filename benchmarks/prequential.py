@@ -1,6 +1,6 @@
 """Predict, then learn: rows per second of a logistic regression on a stream of six numbers.
 
-    python benchmarks/prequential.py
+    python -m benchmarks.prequential
 
 One row at a time beside deep-river, which puts PyTorch behind river's interface; and in micro-batches of 64 beside
 river's own LogisticRegression, which is not PyTorch and takes a row at a time. All predict each row before they learn
@@ -12,7 +12,7 @@ shuffling generator, dropout's random state, an update with the weights, the sum
 deep-river pins an older torch and river than this project, and runs beside these all the same:
 
     pip install --no-deps --target PEERS deep-river==0.3.4 river==0.25.0
-    PYTHONPATH=PEERS python benchmarks/prequential.py
+    PYTHONPATH=PEERS python -m benchmarks.prequential
 """
 
 from __future__ import annotations

@@ -19,11 +19,10 @@ from incr_core.errors import JobError, StreamError
 from incr_core.hashing import ColumnHash, indexed, text
 from incr_core.quarantine import BadRow
 from incr_core.rows import OFFSET_BITS
-from incr_core.targets import check_labels, flags, sets, tokens
+from incr_core.targets import ZERO_ONE, check_labels, flags, sets, tokens
 
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
-_ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
 _BLOCK = 16_384  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
 
 
@@ -133,7 +132,22 @@ class Encoder:
         """N: how many numbers, or tokens, a row's inputs take. List columns count once a table was measured."""
         if self.of_tokens:
             return self.widths.get(self.labels[0], 1) - 1
-        return sum(self.widths.get(name, 1) for name in self.numeric)
+        return sum(map(len, self.places.values()))
+
+    @property
+    def places(self) -> dict[str, range]:
+        """Where among a row's N numbers those of each numeric column are.
+
+        >>> encoder = Encoder("late", ["at", "pixels", "far"], [], objective="binary", classes=None)
+        >>> encoder.measure(pa.table({"pixels": [[1, 2, 3]]}))
+        >>> encoder.places["far"]
+        range(4, 5)
+        """
+        found, start = {}, 0
+        for name in self.numeric:
+            found[name] = range(start, start + self.widths.get(name, 1))
+            start = found[name].stop
+        return found
 
     def measure(self, table: pa.Table) -> None:
         """Learn how long the lists of columns are, from the first table that tells."""
@@ -202,7 +216,7 @@ class Encoder:
     def _label_index(self) -> dict[str | None, int] | None:
         """Class text -> index; None where labels are plain numbers."""
         if self.objective == "binary" and self.classes in (None, [0, 1]):
-            return {**_ZERO_ONE}
+            return {**ZERO_ONE}
         if self.objective == "multilabel" and len(self.labels) > 1:
             return None
         if self.classes is not None and self.objective != "regression":
@@ -212,23 +226,18 @@ class Encoder:
     def _numeric(self, table: pa.Table, place: str, faults: list[Fault]) -> np.ndarray[Any, Any]:
         matrix = np.empty((len(table), self.width), dtype=np.float32)
         plain: dict[str, pa.ChunkedArray] = {}
-        places: list[int] = []
-        at = 0
-        for name in self.numeric:
+        places = self.places
+        for name, columns in places.items():
             if name in self.widths:
-                width = self.widths[name]
-                matrix[:, at : at + width], found = list_matrix(table[name], width, name, place)
-                at += width
+                matrix[:, columns.start : columns.stop], found = list_matrix(table[name], len(columns), name, place)
             else:
                 plain[name], found = parsed(table[name], name, place)
-                places.append(at)
-                at += 1
             faults += found
         suspects: set[str] = set()
         start = 0
         for block in pa.table(plain).to_batches(max_chunksize=_BLOCK) if plain else []:
-            for name, at, column in zip(plain, places, block.columns, strict=True):
-                if not _copy(numpy_of(column), matrix[start : start + len(block), at]):
+            for name, column in zip(plain, block.columns, strict=True):
+                if not _copy(numpy_of(column), matrix[start : start + len(block), places[name].start]):
                     suspects.add(name)
             start += len(block)
         for name in plain:

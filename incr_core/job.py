@@ -17,16 +17,16 @@ from torch import nn
 
 from incr_core import objective as objectives
 from incr_core.adapt import ADAPTATIONS
-from incr_core.alarm import BLOCK, Alarm, Alarms
+from incr_core.alarm import Alarms
 from incr_core.batch import Inputs
 from incr_core.discover import column_kinds, find_classes
 from incr_core.encode import Encoder
 from incr_core.errors import JobError
 from incr_core.growing import GrowingMulticlass
-from incr_core.jobfile import RECENT, DriftSection, JobFile, unknown
+from incr_core.jobdrift import alarms_of, watches_of
+from incr_core.jobfile import RECENT, JobFile, unknown
 from incr_core.learner import Learner, OptimizerFactory
 from incr_core.losses import LOSSES, Loss
-from incr_core.memory import Memory
 from incr_core.model import TableMLP, TableShape
 from incr_core.objectives import Multilabel, NextToken, Ranking
 from incr_core.outer import OUTERS, Outer
@@ -42,7 +42,6 @@ from incr_core.strategy import Strategy
 from incr_core.stream import Stream
 from incr_core.tokens import TokenCNN
 from incr_core.towers import TwoTower
-from incr_core.watch import PIECE, Watch
 
 __all__ = ["Job", "load_object"]
 
@@ -272,7 +271,7 @@ class Job(JobFile):
 
     def _places_of_item(self) -> tuple[list[int], list[int]]:
         """Where among a row's numbers, and among its categories, those of the item are."""
-        features, widths = self.features, self.encoder.widths
+        features = self.features
         strangers = [name for name in features.item if name not in self.encoder.inputs]
         if not features.item or strangers or len(features.item) == len(self.encoder.inputs):
             got = f"{strangers[0]!r}, which is no feature" if strangers else f"{len(features.item)} of them"
@@ -280,12 +279,8 @@ class Job(JobFile):
                 f"features.item: expected some of the {len(self.encoder.inputs)} feature columns, got {got}; "
                 "name those that tell items apart, and leave some to the query"
             )
-        numeric: list[int] = []
-        at = 0
-        for name in features.numeric:
-            width = widths.get(name, 1)
-            numeric += range(at, at + width) if name in features.item else []
-            at += width
+        places = self.encoder.places
+        numeric = [place for name in features.numeric if name in features.item for place in places[name]]
         return numeric, [place for place, name in enumerate(features.categorical) if name in features.item]
 
     def _adapted(self, model: nn.Module) -> nn.Module:
@@ -433,7 +428,7 @@ class Job(JobFile):
             learner,
             warm_passes=self.learner.warm_epochs,
             frozen=self.learner.frozen,
-            watches=self._watches(),
+            watches=watches_of(self.drift, self.encoder),
             keeps=self._keeps,
             tells_tasks=self.learner.consolidate == "task",
             stopping=self._stopping(),
@@ -473,84 +468,9 @@ class Job(JobFile):
             )
         return Review(section.every, section.rows, self.learner.seed)
 
-    # -- drift -----------------------------------------------------------------------------------------------------
-
     def alarms(self) -> Alarms | None:
         """What watches for drift and tells when to consolidate; None where nothing is asked for."""
-        every = self.learner.consolidate
-        if every == "drift" and not any("consolidate" in section.action for section in self.drift):
-            raise JobError('learner.consolidate: expected a [[drift]] with action = "consolidate", got none; add one')
-        if every != "increment" and (schedule := self.schedule()) is not None and schedule.each == "increment":
-            raise JobError(
-                f'learner.schedule: expected each = "step" with learner.consolidate = {every!r}, got "increment"; '
-                "the end of an increment is where strategies consolidate"
-            )
-        if every == "task" and self.features.task is None:
-            raise JobError('learner.consolidate: expected features.task with "task", got none; name the column')
-        if not self.drift and every in ("increment", "drift"):
-            return None
-        made = [self._alarm(section) for section in self.drift]
-        return Alarms(made, self.objective(), every if isinstance(every, int) else None, by_task=every == "task")
-
-    def _alarm(self, section: DriftSection) -> Alarm:
-        self._check_watch(section)
-        if "consolidate" in section.action and self.learner.consolidate == "increment":
-            raise JobError(
-                'drift.action: "consolidate" has nothing to do where strategies do so after every increment; set '
-                'learner.consolidate = "drift", or a number of rows'
-            )
-        remembers = any(isinstance(part, Memory) for strategy in self.strategies() for part in strategy.modules())
-        for action in ("flush_replay", "enlarge_replay"):
-            if action in section.action and not remembers:
-                raise JobError(f'drift.action: "{action}" needs a strategy with a memory, got none; add replay')
-        return Alarm(
-            section.detector,
-            section.watch,
-            section.action,
-            block=section.block,
-            warm_up=section.warm_up,
-            rate=section.rate,
-            lasting=section.lasting,
-            enlarge=section.enlarge,
-            options=section.options,
-        )
-
-    def _check_watch(self, section: DriftSection) -> None:
-        watch, objective = section.watch, self.objective()
-        if section.detector == "ddm" and watch != "error":
-            raise JobError(f'drift.watch: ddm counts errors, got {watch!r}; set watch = "error", or detector = "adwin"')
-        if watch != "features" and section.columns:
-            raise JobError(f'drift.columns: expected watch = "features" with columns, got {watch!r}')
-        if watch == "features":
-            if strange := [name for name in section.columns if name not in self.features.numeric]:
-                raise JobError(f"drift.columns: {unknown(strange[0], self.features.numeric)}")
-            if not self.features.numeric:
-                raise JobError('drift.watch: "features" are numeric ones, got none; watch "loss"')
-        elif watch in ("loss", "error"):
-            method = "prediction_losses" if watch == "loss" else "prediction_errors"
-            if getattr(type(objective), method) is getattr(objectives.Objective, method):
-                name = self.learner.objective
-                raise JobError(f'drift.watch: {name} predictions have no {watch}; watch a metric or "features"')
-        elif watch not in (known := objective.metrics({})):
-            raise JobError(f"drift.watch: {unknown(watch, ['loss', 'error', 'features', *known])}")
-
-    def _watches(self) -> list[Watch]:
-        """What participants tell, for each detector that does not watch a metric."""
-        encoder, start, places = self.encoder, 0, {}
-        for name in encoder.numeric:
-            places[name] = range(start, start + encoder.widths.get(name, 1))
-            start += encoder.widths.get(name, 1)
-        return [
-            Watch(
-                section.watch,
-                1 if section.detector == "ddm" else min(PIECE, section.block or BLOCK),
-                tuple(place for name in section.columns or encoder.numeric for place in places[name])
-                if section.watch == "features"
-                else (),
-            )
-            for section in self.drift
-            if section.watch in ("loss", "error", "features")
-        ]
+        return alarms_of(self, self.objective(), self.strategies() if self.drift else [], self.schedule())
 
 
 def load_object(name: str, root: str = ".", place: str = "job") -> Any:

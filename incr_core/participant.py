@@ -28,7 +28,9 @@ from incr_core.batch import Batch, cat
 from incr_core.learner import Learner
 from incr_core.metrics import Statistics
 from incr_core.orders import Orders
+from incr_core.pending import Pending
 from incr_core.quarantine import BadRow
+from incr_core.span import Span
 from incr_core.stopping import EarlyStopping
 from incr_core.stream import Increment, Stream
 from incr_core.update import Update, Weights
@@ -331,100 +333,3 @@ class Participant:
         stop: Callable[[], None] | None = getattr(self._increments, "close", None)
         if stop is not None:
             stop()
-
-
-class Span:
-    """Rows learned since the strategies last consolidated: at least the last `keeps` of them.
-
-    number: how many times they have consolidated. rows: how many rows were learned since. opens: whether none was.
-
-    >>> span = Span(keeps=3)
-    >>> for day in range(4):
-    ...     span.add(Batch(torch.zeros(2, 1), torch.full((2,), float(day))))
-    >>> span.rows, span.close().targets.tolist(), span.number, span.rows
-    (8, [2.0, 2.0, 3.0, 3.0], 1, 0)
-    """
-
-    def __init__(self, keeps: int) -> None:
-        self.keeps = keeps
-        self.number = 0
-        self.rows = 0
-        self._kept: list[Batch] = []
-
-    @property
-    def opens(self) -> bool:
-        """Whether no increment of it was begun."""
-        return not self._kept
-
-    def add(self, labelled: Batch) -> None:
-        """An increment is begun."""
-        self._kept.append(labelled)
-        self.rows += len(labelled)
-        held = sum(map(len, self._kept))
-        while held - len(self._kept[0]) >= self.keeps:
-            held -= len(self._kept.pop(0))
-
-    def close(self) -> Batch | None:
-        """The rows to consolidate on, None where nothing was learned; the next span opens."""
-        if not self.rows:
-            return None
-        rows = cat(self._kept)
-        self._kept, self.rows, self.number = [], 0, self.number + 1
-        return rows
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rows kept, and the counts."""
-        kept = asdict(cat(self._kept)) if self._kept else None
-        return {"kept": kept, "sizes": list(map(len, self._kept)), "rows": self.rows, "number": self.number}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self.rows, self.number, self._kept = state["rows"], state["number"], []
-        if state["kept"] is not None:
-            whole, start = Batch(**state["kept"]), 0
-            for size in state["sizes"]:
-                self._kept.append(whole.slice(start, start + size))
-                start += size
-
-
-class Pending:
-    """Predictions waiting for their labels, by row id.
-
-    >>> pending = Pending()
-    >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
-    >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
-    >>> place.tolist(), predictions.tolist(), len(pending.rows)
-    ([1, 2], [0.8999999761581421, 0.699999988079071], 1)
-    """
-
-    def __init__(self) -> None:
-        self.rows = torch.empty(0, dtype=torch.int64)  # ascending
-        self.predictions: Tensor | None = None
-
-    def add(self, rows: Tensor, predictions: Tensor) -> None:
-        """Keep predictions (n, ...) of these rows."""
-        if self.predictions is not None:
-            rows, predictions = torch.cat([self.rows, rows]), torch.cat([self.predictions, predictions])
-        self.rows, order = rows.sort()
-        self.predictions = predictions.index_select(0, order)
-
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in `rows` that had a prediction, and the predictions; they are kept no longer."""
-        if self.predictions is None or len(self.rows) == 0 or len(rows) == 0:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0)
-        where = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
-        place = (self.rows[where] == rows).nonzero().flatten()
-        where = where[place]
-        found = self.predictions[where]
-        left = torch.ones(len(self.rows), dtype=torch.bool)
-        left[where] = False
-        self.rows, self.predictions = self.rows[left], self.predictions[left]
-        return place, found
-
-    def state_dict(self) -> dict[str, Any]:
-        """Rows and predictions."""
-        return {"rows": self.rows, "predictions": self.predictions}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self.rows, self.predictions = state["rows"], state["predictions"]

@@ -6,12 +6,10 @@ files found later get later numbers, so row ids stay valid while a folder grows.
 
 from __future__ import annotations
 
-import difflib
 import glob
 import importlib
 import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,33 +17,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.feather
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from incr_core.clock import Instants, instants, readable
 from incr_core.errors import JobError, StreamError
+from incr_core.formats import (
+    FORMATS,
+    HEAD,
+    Offsets,
+    check_columns,
+    format_of,
+    parquet_head,
+    read_chunks,
+    read_rows,
+    read_table,
+)
 
-__all__ = ["FORMATS", "CallableSource", "FileSource", "Fragment", "Source", "open_source", "read_table"]
-
-Offsets = np.ndarray[Any, np.dtype[np.int64]]
-
-FORMATS = {
-    "parquet": (".parquet", ".pq"),
-    "arrow": (".arrow", ".feather", ".ipc"),
-    "csv": (".csv", ".csv.gz"),
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
-}
-"""Known formats and the endings of their files."""
-
-
-HEAD = 1000
-"""How many rows are looked at where only types matter."""
-
-
-CHUNK = 65_536
-"""Rows of a Parquet file that are decoded at a time: the next ones are, while these are encoded."""
+__all__ = ["CallableSource", "FileSource", "Fragment", "Source", "open_source"]
 
 
 @dataclass(slots=True)
@@ -91,7 +78,7 @@ class FileSource:
     @property
     def is_csv(self) -> bool:
         """Whether the file that `head` begins with is CSV, whose types are a guess."""
-        return (self._format or next((_format_of(path) for path in self.paths.values()), None)) == "csv"
+        return (self._format or next((format_of(path) for path in self.paths.values()), None)) == "csv"
 
     def begin(self) -> None:
         """A run starts from the first row: forget what an earlier one has read."""
@@ -115,8 +102,8 @@ class FileSource:
         """Some rows of the first file that has any, to look at."""
         table = pa.table({})
         for name, path in self.paths.items():
-            if (self._format or _format_of(path)) == "parquet":
-                table = _parquet_head(path, columns, name)
+            if (self._format or format_of(path)) == "parquet":
+                table = parquet_head(path, columns, name)
             else:
                 table = read_table(path, columns, self._format, name).slice(0, HEAD)
             if len(table):
@@ -208,7 +195,7 @@ class CallableSource:
         for number, part in enumerate(self._factory()):
             table = _table(part, f"part {number}")
             if len(table):
-                _check_columns(table.column_names, columns, f"part {number}")
+                check_columns(table.column_names, columns, f"part {number}")
                 return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
         return pa.table({})
 
@@ -258,7 +245,7 @@ def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | 
     text = str(source)
     path = Path(text).expanduser()
     if path.is_file():
-        return FileSource({path.name: path}, format or _format_of(path, strict=True))
+        return FileSource({path.name: path}, format or format_of(path, strict=True))
     if path.is_dir():
         return FileSource(_inside(path, path.rglob("*"), format), format)
     if glob.has_magic(text):
@@ -273,129 +260,6 @@ def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | 
     )
 
 
-def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
-    """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
-    return pa.concat_tables(read_chunks(path, columns, format, place))
-
-
-def read_chunks(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time where the format allows it; always one table at least."""
-    kind = format or _format_of(path, strict=True) or ""
-    try:
-        if kind == "parquet":
-            yield from _parquet_chunks(path, columns, place)
-            return
-        if kind == "arrow":
-            table = _read_ipc(path)
-        elif kind == "csv":
-            table = pyarrow.csv.read_csv(path)
-        else:
-            table = pyarrow.json.read_json(path)
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0):
-            yield pa.table({name: pa.nulls(0) for name in columns or ()})
-            return
-        raise _unreadable(place, kind, error) from error
-    _check_columns(table.column_names, columns, place)
-    yield readable(table if columns is None else table.select(list(columns)))
-
-
-def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-    _check_columns(schema.names, columns, place)
-    names = list(schema.names if columns is None else columns)
-    # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
-    words = [name for name in names if pa.types.is_string(schema.field(name).type)]
-    with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
-        if metadata.num_rows <= CHUNK:
-            yield readable(file.read(columns=names))
-            return
-        # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
-        for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
-            for batch in file.iter_batches(CHUNK, row_groups=run, columns=names):
-                yield readable(pa.Table.from_batches([batch]))
-
-
-def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
-    """The rows at `offsets` (n,) of one file; of Parquet, only the row groups that hold them are read."""
-    if (format or _format_of(path)) != "parquet":
-        return read_table(path, columns, format, place).take(pa.array(offsets))
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, columns, place)
-            sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-            ends = np.cumsum(sizes)
-            holders, which = np.unique(np.searchsorted(ends, offsets, side="right"), return_inverse=True)
-            kept = np.array(sizes, dtype=np.int64)[holders]
-            # Where each row group begins in what is read, less where it begins in the file.
-            shift = np.cumsum(kept) - kept - (ends - sizes)[holders]
-            table = file.read_row_groups(holders.tolist(), columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(place, "parquet", error) from error
-    return readable(table).take(pa.array(offsets + shift[which.reshape(-1)]))
-
-
-def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive row groups of at least a chunk of rows together."""
-    run: list[int] = []
-    for index in range(len(rows)):
-        run.append(index)
-        if sum(rows[member] for member in run) >= CHUNK or index == len(rows) - 1:
-            yield run
-            run = []
-
-
-def _parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            _check_columns(schema.names, columns, place)
-            names = list(schema.names if columns is None else columns)
-            first = next(file.iter_batches(HEAD, columns=names), None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(place, "parquet", error) from error
-    return pa.table({name: pa.nulls(0) for name in names}) if first is None else pa.Table.from_batches([first])
-
-
-def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
-    return StreamError(
-        f"{place}: expected a whole {kind} file, got one that cannot be read ({error}); "
-        "write it again or take it out of the stream"
-    )
-
-
-def _read_ipc(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        try:
-            return pa.ipc.open_file(file).read_all()
-        except pa.ArrowInvalid:  # the streaming format has no footer
-            file.seek(0)
-            return pa.ipc.open_stream(file).read_all()
-
-
-def _check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
-    counts = Counter(names)
-    for column in names if columns is None else columns:
-        if counts[column] > 1:
-            raise StreamError(f'{place}: expected column "{column}" once, found it {counts[column]} times; rename one')
-        if column not in counts:
-            near = difflib.get_close_matches(column, names, 1)
-            hint = f'; the nearest is "{near[0]}"' if near else ""
-            have = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise StreamError(f'{place}: expected a column "{column}", got {have}{hint}; rename it here or in the job')
-
-
-def _format_of(path: Path, *, strict: bool = False) -> str | None:
-    for kind, endings in FORMATS.items():
-        if path.name.lower().endswith(endings):
-            return kind
-    if strict:
-        known = ", ".join(ending for endings in FORMATS.values() for ending in endings)
-        raise StreamError(f"{path}: expected a file ending in one of {known}; set stream.format to say what it is")
-    return None
-
-
 def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
     """The data files among `found`, by their name within `root`; names that begin with "." or "_" are not data."""
     paths = {
@@ -403,7 +267,7 @@ def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, 
         for path in found
         if path.is_file()
         and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-        and (_format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+        and (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
     }
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format
@@ -454,7 +318,7 @@ def _column(value: Any) -> Any:
 
 def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
     def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
-        _check_columns(table.column_names, columns, name)
+        check_columns(table.column_names, columns, name)
         yield readable(table.select(list(columns)))
 
     return chunks

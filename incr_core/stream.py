@@ -17,6 +17,7 @@ from incr_core.batch import Batch
 from incr_core.columns import is_list
 from incr_core.encode import Encoder
 from incr_core.errors import JobError, StreamError
+from incr_core.formats import format_of, read_table
 from incr_core.group import Loader, with_features
 from incr_core.partition import Blocks, Partition
 from incr_core.prefetch import prefetch
@@ -24,7 +25,7 @@ from incr_core.quarantine import BadRow
 from incr_core.rates import History, Questions, Rate
 from incr_core.recall import by_address, by_replay, in_order
 from incr_core.rows import row_ids
-from incr_core.source import FORMATS, open_source, read_table
+from incr_core.source import open_source
 from incr_core.timeline import Increment, Timeline
 
 __all__ = ["EncodedFile", "Increment", "Stream", "columns_asked", "encode_file", "encode_table"]
@@ -261,9 +262,8 @@ def encode_file(
     if not path.is_file():
         raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
     name = path.name
-    if name.lower().endswith(tuple(ending for endings in FORMATS.values() for ending in endings)):
-        format = None
-    table = read_table(path, columns_asked(encoder, rates, predict_at, labelled), format, name)
+    kind = format_of(path) or format
+    table = read_table(path, columns_asked(encoder, rates, predict_at, labelled), kind, name)
     return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
 
 

@@ -13,13 +13,14 @@ from incr_core.columns import Fault, is_list, list_matrix, width_of
 from incr_core.errors import JobError, StreamError
 from incr_core.hashing import indexed, text
 
-__all__ = ["check_labels", "flags", "sets", "tokens"]
+__all__ = ["ZERO_ONE", "check_labels", "flags", "sets", "tokens"]
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-_FLAGS: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
+ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
+"""How 0 and 1 may be written."""
 
 
 def flags(table: pa.Table, labels: Sequence[str], place: str) -> tuple[Floats, list[Fault]]:
@@ -32,7 +33,7 @@ def flags(table: pa.Table, labels: Sequence[str], place: str) -> tuple[Floats, l
     faults: list[Fault] = []
     for index, name in enumerate(labels):
         values, codes = indexed(table[name], f"stream.features.{name} in {place}")
-        numbers = np.array([_FLAGS.get(text(value), -1 if value not in (None, "") else -2) for value in values])
+        numbers = np.array([ZERO_ONE.get(text(value), -1 if value not in (None, "") else -2) for value in values])
         column = numbers.take(codes) if len(codes) else np.zeros(0)
         for code, got in ((-1, "something else"), (-2, "missing")):
             if (column == code).any():

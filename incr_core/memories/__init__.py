@@ -1,16 +1,18 @@
-"""Every memory by its name; `reservoir` and `balanced` live in `memory.py`, the others here, one a file."""
+"""Every memory by its name, one a file."""
 
 from __future__ import annotations
 
 import torch
 
 from incr_core.arguments import one_of
+from incr_core.memories.balanced import Balanced
 from incr_core.memories.herding import Herding
 from incr_core.memories.prototypes import Prototypes
+from incr_core.memories.reservoir import Reservoir
 from incr_core.memories.window import Window
-from incr_core.memory import Balanced, Columns, Memory, Reservoir
+from incr_core.memory import Columns, Memory
 
-__all__ = ["MEMORIES", "Herding", "Prototypes", "Window", "draw", "memory_named"]
+__all__ = ["MEMORIES", "Balanced", "Herding", "Prototypes", "Reservoir", "Window", "draw", "memory_named"]
 
 MEMORIES: dict[str, type[Memory]] = {
     "reservoir": Reservoir,

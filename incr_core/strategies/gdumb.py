@@ -11,7 +11,8 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch
-from incr_core.memory import Balanced, columns_of, to_batch
+from incr_core.memories import Balanced
+from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
 from incr_core.teacher import Teacher
 

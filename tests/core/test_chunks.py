@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core import source
+from incr_core import formats, source
 from incr_core.errors import BadRows
 from incr_core.partition import Blocks, ByHash, Partition
 from incr_core.source import open_source
@@ -47,7 +47,7 @@ def test_chunks_change_nothing(
     path = written(tmp_path / "data", bad=bad)
     changes: dict[str, Any] = {"partition": part, "on_bad_row": "quarantine"}
     whole = steps(path, every, **changes)
-    monkeypatch.setattr(source, "CHUNK", CHUNK)
+    monkeypatch.setattr(formats, "CHUNK", CHUNK)
     chunked = steps(path, every, **changes)
     assert same(chunked, whole)
 
@@ -56,7 +56,7 @@ def test_chunks_change_nothing(
 def test_a_run_resumes_in_the_middle_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int | str
 ) -> None:
-    monkeypatch.setattr(source, "CHUNK", CHUNK)
+    monkeypatch.setattr(formats, "CHUNK", CHUNK)
     path = written(tmp_path / "data")
     whole = steps(path, every)
     for place, step in enumerate(whole):
@@ -64,7 +64,7 @@ def test_a_run_resumes_in_the_middle_of_a_file(
 
 
 def test_a_file_that_is_not_done_is_not_called_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "CHUNK", CHUNK)
+    monkeypatch.setattr(formats, "CHUNK", CHUNK)
     cursors = [step.cursor for step in steps(written(tmp_path / "data"), 30)]
     assert [(cursor["done"], cursor["rows"]) for cursor in cursors] == [
         ([], 0),
@@ -77,9 +77,9 @@ def test_a_file_that_is_not_done_is_not_called_done(tmp_path: Path, monkeypatch:
 
 
 def test_no_more_of_a_file_is_read_than_the_next_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "CHUNK", 8)
+    monkeypatch.setattr(formats, "CHUNK", 8)
     read: list[int] = []
-    chunks = source.read_chunks
+    chunks = formats.read_chunks
 
     def counted(*arguments: Any) -> Any:
         for table in chunks(*arguments):
@@ -98,7 +98,7 @@ def test_no_more_of_a_file_is_read_than_the_next_chunks(tmp_path: Path, monkeypa
 def test_a_bad_row_far_down_a_file_is_named_by_its_offset_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "CHUNK", CHUNK)
+    monkeypatch.setattr(formats, "CHUNK", CHUNK)
     path = written(tmp_path / "data", bad=True)
     found = [row for step in steps(path, 10, on_bad_row="quarantine") for row in step.bad]
     assert [(row.fragment, row.offset, row.row & 0xFFFF) for row in found] == [
@@ -111,7 +111,7 @@ def test_a_bad_row_far_down_a_file_is_named_by_its_offset_there(
 
 
 def test_chunks_end_where_runs_of_row_groups_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "CHUNK", CHUNK)
+    monkeypatch.setattr(formats, "CHUNK", CHUNK)
     fragments = list(open_source(written(tmp_path / "data")).fragments())
     lengths = [[len(table) for table in fragment.chunks(["x", "carrier"])] for fragment in fragments]
     assert [sum(part) for part in lengths] == [100, 1, 50]

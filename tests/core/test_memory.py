@@ -11,7 +11,8 @@ from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
-from incr_core.memory import Balanced, Memory, Reservoir, columns_of, even_shares, to_batch
+from incr_core.memories import Balanced, Reservoir
+from incr_core.memory import Memory, columns_of, even_shares, to_batch
 
 
 def numbered(start: int, stop: int, classes: int = 1) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from incr_core.errors import StrategyError
-from incr_core.memories import MEMORIES, Herding, draw
-from incr_core.memory import Balanced, Columns, Memory, Reservoir
+from incr_core.memories import MEMORIES, Balanced, Herding, Reservoir, draw
+from incr_core.memory import Columns, Memory
 from incr_core.packing import pack, unpack
 from incr_core.strategies import AGEM, DER, MIR, GDumb, Replay
 from incr_core.strategy import Strategy

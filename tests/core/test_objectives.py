@@ -27,7 +27,7 @@ from incr_core.errors import BadRows, JobError, StrategyError
 from incr_core.fisher import fisher_diagonal
 from incr_core.job import Job
 from incr_core.loop import Loop
-from incr_core.memory import Balanced
+from incr_core.memories import Balanced
 from incr_core.objectives import Multilabel, NextToken, Ranking
 from incr_core.predict import evaluate, load_version, predictions
 from incr_core.registry import RunDirectory

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
 from incr_core.learner import Learner
-from incr_core.memory import Balanced
+from incr_core.memories import Balanced
 from incr_core.objective import Multiclass
 from incr_core.strategies import Replay
 from incr_core.strategy import Context, Strategy

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.errors import StreamError
+from incr_core.formats import read_table
 from incr_core.prefetch import prefetch
-from incr_core.source import open_source, read_table
+from incr_core.source import open_source
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -15,7 +15,8 @@ from incr_core.adapt.heads import task_heads, with_task
 from incr_core.adapt.lda import lda
 from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Batch
-from incr_core.memory import Reservoir, columns_of
+from incr_core.memories import Reservoir
+from incr_core.memory import columns_of
 from incr_core.strategies import STRATEGIES, Replay
 from incr_core.strategy import Context, PerWeight, Strategy
 from incr_core.testing import check_strategy, three_classes

@@ -1,0 +1,54 @@
+"""Predictions made, whose labels are not known yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Pending"]
+
+
+class Pending:
+    """Predictions waiting for their labels, by row id.
+
+    >>> pending = Pending()
+    >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
+    >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
+    >>> place.tolist(), predictions.tolist(), len(pending.rows)
+    ([1, 2], [0.8999999761581421, 0.699999988079071], 1)
+    """
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0, dtype=torch.int64)  # ascending
+        self.predictions: Tensor | None = None
+
+    def add(self, rows: Tensor, predictions: Tensor) -> None:
+        """Keep predictions (n, ...) of these rows."""
+        if self.predictions is not None:
+            rows, predictions = torch.cat([self.rows, rows]), torch.cat([self.predictions, predictions])
+        self.rows, order = rows.sort()
+        self.predictions = predictions.index_select(0, order)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in `rows` that had a prediction, and the predictions; they are kept no longer."""
+        if self.predictions is None or len(self.rows) == 0 or len(rows) == 0:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        where = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
+        place = (self.rows[where] == rows).nonzero().flatten()
+        where = where[place]
+        found = self.predictions[where]
+        left = torch.ones(len(self.rows), dtype=torch.bool)
+        left[where] = False
+        self.rows, self.predictions = self.rows[left], self.predictions[left]
+        return place, found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and predictions."""
+        return {"rows": self.rows, "predictions": self.predictions}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.rows, self.predictions = state["rows"], state["predictions"]
