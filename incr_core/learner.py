@@ -5,7 +5,6 @@ One step is visible in one place, `Learner._step`. Every engine runs this class 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import reduce
@@ -18,12 +17,13 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
+from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError, StrategyError
 from incr_core.memory import Memory
 from incr_core.objective import Objective
 from incr_core.randomness import global_random_state
 from incr_core.schedule import Groups, Schedule, grouped
-from incr_core.sharding import like, load_optimizer, local, optimizer_state, whole
+from incr_core.sharding import like, local, whole
 from incr_core.strategy import Context, Strategy
 from incr_core.update import Update, Weights, merge_rules
 
@@ -54,7 +54,7 @@ class Learner:
     schedule: changes the learning rate; None: it stays.
     groups: weights by name pattern, and what the optimiser is told about them (see `schedule.grouped`).
 
-    rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
+    descent: an attribute; how its optimiser is stepped.
 
     With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
 
@@ -96,10 +96,8 @@ class Learner:
         self.accumulate = accumulate
         self.epochs = epochs
         self.shuffle = shuffle
-        self.clip = clip
         self.precision = precision
         self.shard = shard
-        self.rate = 1.0
         self.strategies = nn.ModuleList(strategies)
 
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -108,15 +106,15 @@ class Learner:
             raise JobError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         self.device = parameters[0].device
         self.objective.to(self.device)
-        self.optimizer = optimizer(grouped(trainable, groups))
-        self.schedule = schedule
-        if schedule is not None:
-            schedule.start(self.optimizer)
-        self._scaler: torch.amp.GradScaler | None = None
+        scaler: torch.amp.GradScaler | None = None
         if precision == "float16":
             if shard[1] > 1:
                 raise JobError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
-            self._scaler = torch.amp.GradScaler(self.device.type)
+            scaler = torch.amp.GradScaler(self.device.type)
+        self.descent = Descent(
+            optimizer(grouped(trainable, groups)), parameters, clip=clip, schedule=schedule, scaler=scaler
+        )
+        self.optimizer = self.descent.optimizer
         self.random_state = global_random_state(seed, self.device)
         self.context = Context(
             model,
@@ -222,25 +220,6 @@ class Learner:
             self._after_step = hooks
             self._steps.close()
 
-    def _move(self) -> None:
-        if self._scaler is None:
-            self.optimizer.step()
-        else:
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-
-    @contextmanager
-    def _at_rate(self) -> Iterator[None]:
-        groups = self.optimizer.param_groups
-        before = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] = group["lr"] * self.rate
-        try:
-            yield
-        finally:
-            for group, lr in zip(groups, before, strict=True):
-                group["lr"] = lr
-
     def end(self, labelled: Batch) -> None:
         """Finish the increment: let the strategies consolidate what was learned."""
         if self._end:
@@ -248,8 +227,8 @@ class Learner:
             with self.random_state:
                 for hook in self._end:
                     hook(self.context, labelled)
-        if self.schedule is not None:
-            self.schedule.after("increment")
+        if self.descent.schedule is not None:
+            self.descent.schedule.after("increment")
         self._steps.close()
 
     def _step(self, batches: list[Batch]) -> int:
@@ -271,26 +250,15 @@ class Learner:
                     terms[name] = terms[name] + term if name in terms else term
             total = reduce(add, terms.values())
             total = total if alone else total * (share * copies)
-            (total if self._scaler is None else self._scaler.scale(total)).backward()
+            self.descent.backward(total)
             self._log(terms, len(batch))
             if self._after_step:
                 outputs.append(output.detach()[: len(batch)])
 
-        if self._scaler is not None:
-            self._scaler.unscale_(self.optimizer)
+        self.descent.unscale()
         for hook in self._after_backward:
             hook(context)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(context.parameters, self.clip)
-        if self.rate == 1.0:
-            self._move()
-        else:
-            with self._at_rate():
-                self._move()
-        if self.schedule is not None:
-            self.schedule.after("step")
-        for weight in context.parameters:  # what `optimizer.zero_grad()` does, without its profiling
-            weight.grad = None
+        self.descent.step()
         context.step += 1
         if self._after_step:
             with torch.no_grad():
@@ -455,23 +423,19 @@ class Learner:
         It may be asked for after any `advance`: with steps left, `begin` (or `again`) with the same rows goes on.
         """
         return {
-            "optimizer": optimizer_state(self.optimizer),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            **self.descent.state_dict(),
             "strategies": self.strategies.state_dict(),
             "generator": self.context.generator.get_state(),
             "steps": self._steps.state_dict(),
             "random": self.random_state.state_dict(),
             "increment": self.context.increment,
             "step": self.context.step,
-            "rate": self.rate,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, for the same model and strategies."""
         try:
-            # The optimiser would keep the tensors it is given, and its next step would write into them.
-            load_optimizer(self.optimizer, copy.deepcopy(state["optimizer"]))
+            self.descent.load_state_dict(state)
             self.strategies.load_state_dict(state["strategies"])
         except (RuntimeError, ValueError) as error:  # torch names each leaf, with both shapes
             told = " ".join(str(error).split())
@@ -479,17 +443,12 @@ class Learner:
                 f"learner: the saved state is of another model, optimiser or list of strategies: {told}; "
                 "use the same ones, or start a new run"
             ) from error
-        if self.schedule is not None:
-            self.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
-        if self._scaler is not None:
-            self._scaler.load_state_dict(state["scaler"])
         self.strategies.to(self.device)
         self.context.generator.set_state(state["generator"].cpu())
         self._steps.load_state_dict(state["steps"])
         self.random_state.load_state_dict(state["random"])
         self.context.increment = state["increment"]
         self.context.step = state["step"]
-        self.rate = state["rate"]
 
 
 def _remembers(strategy: nn.Module) -> bool:

@@ -289,9 +289,9 @@ class Participant:
     def follow(self, orders: Orders) -> None:
         """Do what is ordered, but for consolidating: that takes an exchange."""
         if orders.rate is not None:
-            self.learner.rate = orders.rate
-        if orders.restart and self.learner.schedule is not None:
-            self.learner.schedule.restart()
+            self.learner.descent.rate = orders.rate
+        if orders.restart and self.learner.descent.schedule is not None:
+            self.learner.descent.schedule.restart()
         for memory in self.learner.memories():
             if orders.flush:
                 memory.clear()

@@ -136,7 +136,7 @@ class Told(LocalEngine):
 
     def learn(self, arrivals: Any) -> Any:
         learner = self.participant.learner
-        self.rates.append(learner.rate)
+        self.rates.append(learner.descent.rate)
         self.held += [(memory.capacity, memory.size) for memory in learner.memories()]
         assert learner.optimizer.param_groups[0]["lr"] == 0.01
         return super().learn(arrivals)

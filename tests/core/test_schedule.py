@@ -260,13 +260,15 @@ def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(device: str)
     inputs = torch.randn(400, 4, generator=generator)
     rows = Batch(inputs, (inputs[:, 0] > 0).float())
     whole, stopped, fresh = make(), make(), make()
-    assert whole._scaler is not None
-    whole._scaler.load_state_dict({**whole._scaler.state_dict(), "scale": 2.0**40})  # the first gradients overflow
+    assert whole.descent.scaler is not None
+    whole.descent.scaler.load_state_dict(
+        {**whole.descent.scaler.state_dict(), "scale": 2.0**40}
+    )  # the first gradients overflow
     weights = {name: value.clone() for name, value in whole.weights().items()}
     whole.begin(rows)
     whole.advance(1)
     assert all(torch.equal(value, weights[name]) for name, value in whole.weights().items())
-    assert whole._scaler.get_scale() == 2.0**39
+    assert whole.descent.scaler.get_scale() == 2.0**39
     whole.advance()
     whole.end(rows)
     for _ in range(3):
@@ -276,8 +278,8 @@ def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(device: str)
     stopped.advance(5)
     fresh.adopt(stopped.weights())
     fresh.load_state_dict(stopped.state_dict())
-    assert fresh._scaler is not None
-    assert fresh._scaler.state_dict() == stopped._scaler.state_dict()  # type: ignore[union-attr]
+    assert fresh.descent.scaler is not None
+    assert fresh.descent.scaler.state_dict() == stopped.descent.scaler.state_dict()  # type: ignore[union-attr]
     fresh.learn(rows)
     stopped.advance()
     for name, value in stopped.weights().items():
