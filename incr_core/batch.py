@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs"]
+__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs", "split_inputs"]
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -24,6 +24,18 @@ def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     if isinstance(inputs, dict):
         return {name: function(value) for name, value in inputs.items()}
     return function(inputs)
+
+
+def split_inputs(inputs: Inputs, size: int) -> list[Inputs]:
+    """Consecutive inputs of `size` rows, as views; the last may be shorter.
+
+    >>> [len(part) for part in split_inputs(torch.ones(3), 2)]
+    [2, 1]
+    """
+    if isinstance(inputs, dict):
+        columns = [torch.split(value, size) for value in inputs.values()]
+        return [dict(zip(inputs, parts, strict=True)) for parts in zip(*columns, strict=True)]
+    return list(torch.split(inputs, size))
 
 
 @dataclass(slots=True)
@@ -76,7 +88,9 @@ class Batch:
         return self.map(lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`."""
+        """The batch on `device`; itself, if it is there."""
+        if self.targets.device == device:
+            return self
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def split(self, size: int) -> list[Batch]:
@@ -88,12 +102,7 @@ class Batch:
         def pieces(tensor: Tensor | None) -> Sequence[Tensor | None]:
             return [None] * count if tensor is None else torch.split(tensor, size)
 
-        inputs: list[Inputs]
-        if isinstance(self.inputs, dict):
-            columns = [torch.split(value, size) for value in self.inputs.values()]
-            inputs = [dict(zip(self.inputs, parts, strict=True)) for parts in zip(*columns, strict=True)]
-        else:
-            inputs = list(torch.split(self.inputs, size))
+        inputs = split_inputs(self.inputs, size)
         fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.rows))
         return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
 

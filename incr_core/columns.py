@@ -21,6 +21,7 @@ __all__ = [
     "parsed",
     "share_of_numbers",
     "unusable",
+    "values_of",
     "width_of",
 ]
 
@@ -150,6 +151,19 @@ def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
     if large.any():
         faults.append(Fault(np.flatnonzero(large), name, "a float32", "too large for one"))
     return faults
+
+
+def values_of(chunk: pa.Array) -> tuple[Floats, Mask | None]:
+    """Numbers of a chunk as they are, 0 where there is none, and where that is; None instead of nowhere.
+
+    >>> values_of(pa.array([7, None]))
+    (array([7, 0]), array([False,  True]))
+    """
+    if not chunk.null_count:
+        return numpy_of(chunk), None
+    if pa.types.is_boolean(chunk.type):
+        chunk = pc.cast(chunk, pa.uint8())
+    return numpy_of(pc.fill_null(chunk, 0)), chunk.is_null().to_numpy(zero_copy_only=False)
 
 
 def numpy_of(chunk: pa.Array) -> Floats:

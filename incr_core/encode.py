@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, Inputs
-from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, numpy_of, parsed, unusable, width_of
+from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, parsed, unusable, values_of, width_of
 from incr_core.discover import column_kinds, find_classes
 from incr_core.errors import JobError, StreamError
 from incr_core.hashing import ColumnHash, indexed, text
@@ -234,12 +234,19 @@ class Encoder:
                 plain[name], found = parsed(table[name], name, place)
             faults += found
         suspects: set[str] = set()
-        start = 0
-        for block in pa.table(plain).to_batches(max_chunksize=_BLOCK) if plain else []:
-            for name, column in zip(plain, block.columns, strict=True):
-                if not _copy(numpy_of(column), matrix[start : start + len(block), places[name].start]):
-                    suspects.add(name)
-            start += len(block)
+        done = 0
+        for piece in pa.table(plain).to_batches() if plain else []:
+            found_in = [(name, places[name].start, *values_of(piece[name])) for name in plain]
+            with np.errstate(over="raise", invalid="ignore"):
+                for start in range(0, len(piece), _BLOCK):
+                    stop = min(start + _BLOCK, len(piece))
+                    rows = matrix[done + start : done + stop]
+                    for name, index, values, missing in found_in:
+                        if not _copy(values[start:stop], rows[:, index]):
+                            suspects.add(name)
+                        if missing is not None:
+                            rows[missing[start:stop], index] = np.nan
+            done += len(piece)
         for name in plain:
             if name in suspects:
                 faults += unusable(plain[name], floats(plain[name]), name)
@@ -370,18 +377,19 @@ def _is_missing(column: pa.ChunkedArray, blank: bool) -> np.ndarray[Any, np.dtyp
     if blank and (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
         column = pc.equal(pc.cast(column, kind), pa.scalar("" if not pa.types.is_binary(kind) else b"", kind))
         return pc.fill_null(column, True).to_numpy()  # type: ignore[no-any-return]
+    if not column.null_count:
+        return np.zeros(len(column), dtype=bool)
     return column.is_null().to_numpy()  # type: ignore[no-any-return]
 
 
 def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
-    """Copy numbers to float32; False if any may be NaN, infinite, or too large (who doubts must look closer)."""
+    """Copy numbers to float32, where overflow raises; False if any may be NaN, infinite, or too large."""
     try:
-        with np.errstate(over="raise", invalid="ignore"):
-            target[:] = values
-            # A sum is finite only if every term is.
-            return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
+        target[:] = values
+        # A sum is finite only if every term is; who doubts must look closer.
+        return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
     except FloatingPointError:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore"):
             target[:] = values
         return False
 

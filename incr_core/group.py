@@ -249,8 +249,11 @@ class Loader:
         if bad and self.strict:
             self._refuse(bad, start + len(times))
         known[unusable] = NEVER
-        labels = encoded.batch.targets.numpy().astype(np.float64) if self.rates else kept
-        questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
+        if self.rates:
+            labels = encoded.batch.targets.numpy().astype(np.float64)
+            questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
+        else:
+            questions = Questions.of((), table)
         return _Part(
             times,
             known,

@@ -5,8 +5,8 @@ One step is visible in one place, `Learner._step`. Every engine runs this class 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import add, mul
 from typing import Any
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
-from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs
+from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, split_inputs
 from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError, StrategyError
 from incr_core.memory import Memory
 from incr_core.objective import Objective
-from incr_core.randomness import global_random_state
+from incr_core.randomness import draws_nothing, global_random_state
 from incr_core.schedule import Groups, Schedule, grouped
 from incr_core.sharding import like, local, whole
 from incr_core.strategy import Context, Strategy
@@ -131,7 +131,14 @@ class Learner:
         self.strategies.to(self.device)
         pairs_rows = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
         self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
-        self._losses: dict[str, Tensor] = {}
+        self._losses: dict[str, float | Tensor] = {}
+        # Swapping the random state takes as long as the forward of a small model.
+        self._chance: AbstractContextManager[Any] = self.random_state
+        self._chance_predicting: AbstractContextManager[Any] = self.random_state
+        if draws_nothing(model, objective):
+            self._chance_predicting = nullcontext()
+            if not strategies:
+                self._chance = nullcontext()
 
         # Hooks are resolved once: one that no strategy overrides costs nothing in a step.
         def overridden(hook: str) -> list[Any]:
@@ -204,11 +211,17 @@ class Learner:
         self.model.train()
         self._losses = {}
         rows = 0
-        with self.random_state, _explaining_batch_norm():
-            for batches in self._steps.take(steps):
-                rows += self._step(batches)
-        losses = {name: float(whole(total)) for name, total in self._losses.items()}
-        return Update(self.weights(), rows, losses)
+        with self._chance:
+            try:
+                for batches in self._steps.take(steps):
+                    rows += self._step(batches)
+            except ValueError as error:
+                _explain_batch_norm(error)
+                raise
+        losses = {
+            name: float(whole(total) if isinstance(total, Tensor) else total) for name, total in self._losses.items()
+        }
+        return Update(self.weights, rows, losses)
 
     def rehearse(self, rows: Batch) -> Update:
         """One more pass over rows that were learned before; memories, which have been shown them, take no notice."""
@@ -299,11 +312,9 @@ class Learner:
 
     def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
         for name, term in terms.items():
-            total = self._losses.get(name)
-            if total is None:
-                self._losses[name] = term.detach() * rows
-            else:
-                total.add_(term.detach(), alpha=rows)
+            # On the CPU there is nothing to wait for; nor for a shard's peers, where the term is whole.
+            value = term.item() if self.device.type == "cpu" and type(term) is Tensor else term.detach()
+            self._losses[name] = self._losses.get(name, 0.0) + value * rows
 
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""
@@ -317,20 +328,21 @@ class Learner:
         """The objective's predictions for inputs (B, ...), on the CPU."""
         self.model.eval()
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-        found = []
-        with self.random_state, self._autocast():
-            for start in range(0, max(1, rows), batch_size):
-                window = slice(start, start + batch_size)
-                part = map_inputs(lambda value, rows=window: value[rows].to(self.device), inputs)  # type: ignore[misc]
-                found.append(self.objective.predict(self.model(part)).cpu())
+        parts = split_inputs(inputs, batch_size) if rows > batch_size else [inputs]
+        with self._chance_predicting, self._autocast():
+            found = [self._predicted(part) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _predicted(self, inputs: Inputs) -> Tensor:
+        there = map_inputs(lambda value: value.to(self.device), inputs)
+        return self.objective.predict(self.model(there)).cpu()
 
     @torch.no_grad()
     def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
         """The objective's mean loss on some rows, as the model is when it predicts."""
         self.model.eval()
         total = weight = 0.0
-        with self.random_state, self._autocast():
+        with self._chance_predicting, self._autocast():
             for part in rows.to(self.device).split(batch_size):
                 share = float(part.total_weight())
                 total += share * float(self.objective(self.model(part.inputs), part.targets, part.weights))
@@ -469,13 +481,9 @@ def _share(part: float | Tensor, total: float | Tensor) -> float | Tensor:
     return part / (total.clamp(min=torch.finfo(total.dtype).tiny) if isinstance(total, Tensor) else total)
 
 
-@contextmanager
-def _explaining_batch_norm() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
+def _explain_batch_norm(error: ValueError) -> None:
+    """JobError instead, if it is BatchNorm's about too few rows."""
+    if "more than 1 value per channel" in str(error):
         raise JobError(
             "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
             "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "

@@ -102,6 +102,12 @@ class Binary(Objective):
         super().__init__()
         self.loss = loss
 
+    def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The mean loss; without weights in one fused call, since this is the hot path."""
+        if weights is None and self.loss is None:
+            return F.binary_cross_entropy_with_logits(output.reshape(-1), targets)
+        return super().forward(output, targets, weights)
+
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """-(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the loss made of it."""
         ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")

@@ -10,9 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["GlobalRandomState", "global_random_state"]
+__all__ = ["GlobalRandomState", "draws_nothing", "global_random_state"]
+
+# fmt: off
+CERTAIN = frozenset([
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "ELU", "Embedding",
+    "EmbeddingBag", "Flatten", "GELU", "GLU", "GroupNorm", "Hardswish", "Hardtanh", "Identity", "LayerNorm",
+    "LeakyReLU", "Linear", "LogSoftmax", "MaxPool1d", "MaxPool2d", "ModuleDict", "ModuleList", "PReLU", "RMSNorm",
+    "ReLU", "ReLU6", "SELU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten",
+])
+# fmt: on
+"""Layers of `torch.nn` that give equal outputs for equal inputs, in training too."""
+OURS = ("incr_core.model", "incr_core.moments", "incr_core.towers", "incr_core.objective", "incr_core.objectives")
 
 
 class GlobalRandomState:
@@ -74,3 +86,21 @@ def global_random_state(seed: int, device: torch.device | str = "cpu") -> Global
     cpu = torch.Generator().manual_seed(seed).get_state()
     gpu = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
     return GlobalRandomState(device, cpu, gpu)
+
+
+def draws_nothing(*modules: nn.Module) -> bool:
+    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, without hooks.
+
+    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    True
+    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    False
+    """
+
+    def certain(layer: nn.Module) -> bool:
+        kind = type(layer)
+        home = kind.__module__
+        known = (home.startswith("torch.nn.modules.") and kind.__name__ in CERTAIN) or home.startswith(OURS)
+        return known and not layer._forward_hooks and not layer._forward_pre_hooks
+
+    return all(certain(layer) for module in modules for layer in module.modules())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,30 @@ __all__ = ["Update", "Weights", "mean", "merge_rules", "shares"]
 Weights = dict[str, Tensor]
 
 
-@dataclass(slots=True)
 class Update:
     """One learner's contribution to a round.
 
-    weights: its parameters and buffers by name, after learning; they may be views of the live model.
+    weights: its parameters and buffers by name, after learning; they may be views of the live model. Or what gives
+        them: then they are gathered once somebody asks, which in online learning nobody may.
     rows: how many rows it learned; its share in the mean.
     losses: name -> (sum over rows of the loss term), for the log.
     """
 
-    weights: Weights
-    rows: int
-    losses: dict[str, float] = field(default_factory=dict)
+    __slots__ = ("_weights", "losses", "rows")
+
+    def __init__(
+        self, weights: Weights | Callable[[], Weights], rows: int, losses: Mapping[str, float] | None = None
+    ) -> None:
+        self._weights = weights
+        self.rows = rows
+        self.losses = dict(losses or {})
+
+    @property
+    def weights(self) -> Weights:
+        """Parameters and buffers by name."""
+        if callable(self._weights):
+            self._weights = self._weights()
+        return self._weights
 
 
 def merge_rules(module: nn.Module) -> dict[str, str]:
