@@ -50,7 +50,7 @@ def fisher_diagonal(
         output: Tensor = functional_call(model, (weights, fixed), (row,))
         return (output.reshape(-1) * score).sum()
 
-    per_row = vmap(grad(project), in_dims=(None, 0, 0), randomness="error")
+    per_row = vmap(grad(project), in_dims=(None, 0, 0), randomness="different")
     was_training = model.training
     model.eval()
     try:

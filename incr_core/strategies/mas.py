@@ -84,7 +84,7 @@ def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         output: Tensor = functional_call(model, (weights, fixed), (row,))
         return output.square().sum()
 
-    per_row = vmap(grad(squared), in_dims=(None, 0), randomness="error")
+    per_row = vmap(grad(squared), in_dims=(None, 0), randomness="different")
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     training = model.training
     model.eval()

@@ -147,11 +147,27 @@ def test_the_order_of_rows_is_seeded_and_each_pass_has_its_own() -> None:
     assert orders(0) == [first, second] != orders(1)
 
 
-def test_the_global_random_state_is_left_alone() -> None:
+class Blurring(nn.Linear):
+    """A layer of one's own that draws, of which nobody can tell."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs + 0.1 * torch.randn_like(inputs))
+
+
+def blurring_hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (inputs[0] + 0.1 * torch.randn_like(inputs[0]),)
+
+
+@pytest.mark.parametrize("draws", ["dropout", "a layer of one's own", "a hook", "nothing"])
+@pytest.mark.parametrize("strategies", [lambda: [Replay(), EWC()], list])
+def test_the_global_random_state_is_left_alone(draws: str, strategies: Callable[[], list[Strategy]]) -> None:
+    layers: list[nn.Module] = [Blurring(4, 8) if draws == "a layer of one's own" else nn.Linear(4, 8)]
+    layers += [nn.Dropout(0.5 if draws == "dropout" else 0.0)] * (draws != "nothing")
+    if draws == "a hook":
+        layers = [nn.Linear(4, 8)]
+        layers[0].register_forward_pre_hook(blurring_hook)
+    learner = Learner(nn.Sequential(*layers, nn.Linear(8, 3)), Multiclass(3), MOMENTUM, strategies())
     before = torch.get_rng_state()
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-    before = torch.get_rng_state()
-    learner = Learner(model, Multiclass(3), MOMENTUM, [Replay(), EWC()])
     learner.learn(increment(0))
     learner.predict(increment(1).inputs)
     assert torch.equal(torch.get_rng_state(), before)
