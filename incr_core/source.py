@@ -7,7 +7,6 @@ files found later get later numbers, so row ids stay valid while a folder grows.
 from __future__ import annotations
 
 import glob
-import importlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from incr_core.formats import (
     read_rows,
     read_table,
 )
+from incr_core.named import load_callable
 
 __all__ = ["CallableSource", "FileSource", "Fragment", "Source", "open_source"]
 
@@ -252,8 +252,8 @@ def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | 
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = map(Path, glob.glob(str(path), recursive=True))
         return FileSource(_inside(root, found, format), format)
-    if match := re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)", text):
-        return CallableSource(_factory(match[1], match[2]))
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        return CallableSource(load_callable(text, "stream.path", error=StreamError))
     raise StreamError(
         f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
         f"check the path (relative paths start at {Path.cwd()})"
@@ -278,21 +278,6 @@ def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sort key that compares the numbers in a name as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _factory(module: str, name: str) -> Callable[[], Iterable[Any]]:
-    place = f'stream.path "{module}:{name}"'
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        raise StreamError(f"{place}: expected a Python module {module}, got none; is it on the path?") from None
-    except AttributeError:
-        raise StreamError(f"{place}: expected a function {name} in {module}, got none") from None
-    if not callable(factory):
-        raise StreamError(f"{place}: expected a function, got {type(factory).__name__}")
-    return factory  # type: ignore[no-any-return]
 
 
 def _table(part: object, name: str) -> pa.Table:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from incr_core.job import Job, load_object
+from incr_core.job import Job
+from incr_core.named import load_callable
 from incr_core.runner import run
 from incr_core.testing import check_strategy
 from tests.conftest import ROOT
@@ -24,7 +25,7 @@ def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     folder = ROOT / "examples/own_strategy"
     summary = run(Job.read(folder / "job.toml"), tmp_path / "run")
     assert summary["prequential"]["auc"] > 0.95
-    own = load_object("gradient_noise:GradientNoise", str(folder))
+    own = load_callable("gradient_noise:GradientNoise", "strategy.name", str(folder))
     check_strategy(own, zero=lambda: own(strength=0.0))
 
 

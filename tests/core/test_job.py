@@ -8,7 +8,7 @@ import pytest
 
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
-from incr_core.jobfile import Section
+from incr_core.job.sections import Section
 from tests.conftest import ROOT
 
 MINIMAL = """
@@ -87,8 +87,11 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (["learner.optimizer=adamm"], "learner.optimizer.name: unknown 'adamm'; did you mean 'adam'"),
         (['learner.optimizer={name="sgd", lrr=1}'], "learner.optimizer: .*lrr.*; it takes lr, momentum"),
         (['learner.optimizer={name="adam", lr=-1.0}'], "learner.optimizer: Invalid learning rate: -1.0"),
-        (['model.factory="nowhere:model"'], "model.factory: 'nowhere:model': cannot import 'nowhere'"),
-        (['model.factory="math:sqr"'], "model.factory: 'math:sqr': math has no unknown 'sqr'; did you mean 'sqrt'"),
+        (
+            ['model.factory="nowhere:model"'],
+            'model.factory "nowhere:model": expected a Python module nowhere, got none',
+        ),
+        (['model.factory="math:sqr"'], "expected a function sqr in math, got none; did you mean 'sqrt'"),
         (['strategy=[{name="replay", size=3}]'], "strategy replay: .*size.*; it takes capacity, ratio, memory"),
         (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
         (["learner.device=meta"], "learner.device: 'meta' cannot be used here"),

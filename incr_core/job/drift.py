@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from incr_core.alarm import BLOCK, Alarm, Alarms
 from incr_core.encode import Encoder
 from incr_core.errors import JobError
-from incr_core.jobfile import DriftSection, JobFile, unknown
+from incr_core.job.file import JobFile
+from incr_core.job.sections import DriftSection
 from incr_core.memory import Memory
+from incr_core.named import unknown
 from incr_core.objective import Objective
 from incr_core.schedule import Schedule
 from incr_core.strategy import Strategy

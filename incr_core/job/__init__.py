@@ -1,0 +1,11 @@
+"""A job: the job file, and everything it names, built. Python code may build the same parts by hand.
+
+`file` reads the job file into its `sections`; `data`, `objective`, `model`, `learning` and `drift` build what these
+say, each from the file alone; a `Job` is all of it together.
+"""
+
+from __future__ import annotations
+
+from incr_core.job.job import Job
+
+__all__ = ["Job"]

@@ -1,0 +1,97 @@
+"""What a job names, as one of ours or as anybody's "module:name": found and built, or refused with a remedy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from incr_core.errors import IncrError, JobError
+
+__all__ = ["build", "find", "load_callable", "refusal", "unknown"]
+
+TACIT = ("self", "params", "model", "optimizer")
+"""Arguments that no job file gives: whoever builds the thing passes them."""
+
+
+def find(name: str, known: Mapping[str, Callable[..., Any]], place: str, root: str) -> Callable[..., Any]:
+    """The function or class that a job names: one of those `known`, or what "module:name" names.
+
+    >>> find("short", {"short": len}, "model.factory", ".") is len
+    True
+    """
+    return known[name] if name in known else load_callable(name, place, root)
+
+
+def load_callable(
+    name: str, place: str, root: str | None = None, *, error: type[IncrError] = JobError
+) -> Callable[..., Any]:
+    """The function or class that "module:name" names.
+
+    place: the key of the job that names it; root: a folder whose modules are found too, the job file's; error: what is
+    raised where there is none.
+
+    >>> load_callable("math:sqrt", "model.factory")(4.0)
+    2.0
+    >>> load_callable("math:sqr", "model.factory")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: model.factory "math:sqr": expected a function sqr in math, got none; did you mean 'sqrt'?
+    """
+    place = f'{place} "{name}"'
+    module_name, _, attribute = name.partition(":")
+    if root is not None and root not in sys.path:
+        sys.path.insert(0, root)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as fault:
+        missing = isinstance(fault, ModuleNotFoundError) and f"{module_name}.".startswith(f"{fault.name}.")
+        got = "none; is it on the path?" if missing else f"one that cannot be imported ({fault}); mend it"
+        raise error(f"{place}: expected a Python module {module_name}, got {got}") from fault
+    found = getattr(module, attribute, None)
+    if found is None:
+        hint = _hint(attribute, vars(module))
+        raise error(f"{place}: expected a function {attribute} in {module_name}, got none; {hint}")
+    if not callable(found):
+        raise error(f"{place}: expected a function, got {type(found).__name__}; name one that makes it")
+    return found  # type: ignore[no-any-return]
+
+
+def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *tacit: Any) -> Any:
+    """kind(*tacit, **arguments); JobError naming the place where it does not take them.
+
+    >>> build(dict, {"width": 3}, "model.arguments")
+    {'width': 3}
+    """
+    try:
+        return kind(*tacit, **arguments)
+    except TypeError as error:
+        raise JobError(f"{place}: {refusal(error, kind)}") from error
+
+
+def refusal(error: Exception, kind: Callable[..., Any]) -> str:
+    """What is wrong with the arguments of a kind, and those it takes.
+
+    >>> refusal(TypeError("no argument 'wide'"), lambda model, width, depth: None)
+    "no argument 'wide'; it takes width, depth"
+    """
+    accepted = [name for name in inspect.signature(kind).parameters if name not in TACIT]
+    return f"{error}; it takes {', '.join(accepted) or 'nothing'}"
+
+
+def unknown(name: str, known: Iterable[Any]) -> str:
+    """Say that a name is not known, and which one may have been meant.
+
+    >>> unknown("replya", ["replay", "ewc"])
+    "unknown 'replya'; did you mean 'replay'?"
+    """
+    return f"unknown {name!r}; {_hint(name, known)}"
+
+
+def _hint(name: str, known: Iterable[Any]) -> str:
+    names = sorted(map(str, known))
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
