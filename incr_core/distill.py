@@ -13,7 +13,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.distillation import divergence
+from incr_core.distillation_loss import distillation_loss
 from incr_core.engine import LocalEngine
 from incr_core.errors import JobError
 from incr_core.files import write_atomically
@@ -46,7 +46,7 @@ def distill(
 ) -> dict[str, Any]:
     """Make a run in `out` whose model was taught by the champion of the run in `directory`.
 
-        loss = the objective's own + strength * divergence(student, teacher)        see `distillation.divergence`
+        loss = the objective's own + strength * distillation_loss(student, teacher)        see `distillation_loss`
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
     once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
@@ -140,7 +140,7 @@ class Taught(Strategy):
         if isinstance(ctx.objective, Regression):
             apart = ctx.objective.rows(output, self._answer).mean()
         else:
-            apart = divergence(ctx.objective, output, self._answer, self.temperature)
+            apart = distillation_loss(ctx.objective, output, self._answer, self.temperature)
         return {"taught": self.strength * apart}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from incr_core.arguments import not_negative, positive
 from incr_core.batch import Batch
-from incr_core.distillation import divergence
+from incr_core.distillation_loss import distillation_loss
 from incr_core.objective import Multiclass
 from incr_core.strategy import Context, Strategy
 from incr_core.teacher import Teacher
@@ -24,7 +24,7 @@ NEVER = -1e4
 class LwF(Strategy):
     """Keep answering new rows as the model did when the increment began.
 
-        loss += strength * divergence(output, teacher's output)       see `distillation.divergence`
+        loss += strength * distillation_loss(output, teacher's output)       see `distillation_loss`
         at the beginning of an increment but the first: teacher <- w
 
     Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, a teacher knows those of earlier
@@ -76,7 +76,7 @@ class LwF(Strategy):
         student, answers = output[: len(self._answers)], self._answers
         if isinstance(ctx.objective, Multiclass):
             answers = answers.masked_fill(self.taught == 0, NEVER * self.temperature)
-        return {"lwf": self.strength * divergence(ctx.objective, student, answers, self.temperature)}
+        return {"lwf": self.strength * distillation_loss(ctx.objective, student, answers, self.temperature)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Something was learned: of several classes these, of other outputs all."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from incr_core import metrics
 from incr_core.batch import Batch
 from incr_core.cli import main
-from incr_core.distillation import divergence
+from incr_core.distillation_loss import distillation_loss
 from incr_core.engine import LocalEngine
 from incr_core.errors import BadRows, JobError, StrategyError
 from incr_core.fisher import fisher_diagonal
@@ -309,8 +309,8 @@ def test_fisher_and_distillation_serve_them_all() -> None:
         found = fisher_diagonal(model, objective, Batch(inputs, torch.zeros(6)), torch.Generator())
         assert all(bool(value.isfinite().all()) and float(value.sum()) > 0 for value in found.values())
         output = model(inputs).detach()
-        assert float(divergence(objective, output, output)) == pytest.approx(0.0, abs=1e-6)
-        assert float(divergence(objective, output, output + torch.randn_like(output))) > 0
+        assert float(distillation_loss(objective, output, output)) == pytest.approx(0.0, abs=1e-6)
+        assert float(distillation_loss(objective, output, output + torch.randn_like(output))) > 0
 
 
 def test_a_balanced_memory_needs_one_class_a_row() -> None:

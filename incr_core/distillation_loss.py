@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from incr_core.objective import Binary, Multiclass, Objective
 from incr_core.objectives import Multilabel, NextToken
 
-__all__ = ["divergence"]
+__all__ = ["distillation_loss"]
 
 
-def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """The mean over rows of the divergence of two answers, both outputs of the model.
 
         multiclass   T^2 KL(softmax(t / T) || softmax(s / T)), over the classes that there are yet
@@ -25,7 +25,7 @@ def divergence(objective: Objective, student: Tensor, teacher: Tensor, temperatu
     student, teacher: (B, ...); no gradient flows to the teacher. Returns a scalar in nats (squared outputs for others).
 
     >>> import torch
-    >>> divergence(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
+    >>> distillation_loss(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
     0.0
     """
     teacher = teacher.detach()
