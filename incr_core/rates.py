@@ -7,15 +7,12 @@ For a row predicted at time p, over the rows with the same key whose outcome bec
 The interval is open at p: what becomes known at the very moment of a prediction does not enter it. The outcome is the
 label, or a column that is known with it, or one that says itself when it was known: a flight's delay at departure is
 known hours before its delay at arrival.
-
-Sums are exact. Outcomes are held as integers of 2**-32, so a sum does not depend on where the summing began, and a
-stream that resumes from the middle computes the same features, bit for bit, as one that began at the beginning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,11 +22,9 @@ from incr_core.clock import NEVER, SECOND, duration, instants
 from incr_core.errors import JobError
 from incr_core.hashing import ColumnHash
 
-__all__ = ["History", "Questions", "Rate"]
+__all__ = ["Questions", "Rate", "series"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-_ALWAYS = np.iinfo(np.int64).min  # known before every time
-_FIELDS = ("key", "known", "whole", "part", "count")
 
 
 @dataclass(frozen=True)
@@ -96,95 +91,12 @@ class Rate:
         return keys.view(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcomes:
-    """Known outcomes: their keys, when they became known, their sums as whole and 2**-32 parts, and counts."""
+def series(rates: Sequence[Rate]) -> list[list[int]]:
+    """The rates that one history serves, as lists of their numbers: those of the same outcome by the same keys.
 
-    key: Ints
-    known: Ints
-    whole: Ints
-    part: Ints
-    count: Ints
-
-    @classmethod
-    def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> _Outcomes:
-        valid = np.isfinite(outcomes) & (known < NEVER)
-        outcomes = outcomes[valid].astype(np.float64)
-        whole = np.floor(outcomes)
-        part = np.rint((outcomes - whole) * 2.0**32)
-        ones = np.ones(len(outcomes), dtype=np.int64)
-        return cls(keys[valid], known[valid], whole.astype(np.int64), part.astype(np.int64), ones)
-
-    def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> _Outcomes:
-        if mask.all():
-            return self
-        return _Outcomes(*(getattr(self, name)[mask] for name in _FIELDS))
-
-    def plus(self, other: _Outcomes) -> _Outcomes:
-        return _Outcomes(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _FIELDS))
-
-    def folded(self, time: int) -> _Outcomes:
-        """The same, with all that was known before `time` added up to one entry a key."""
-        old = self.known < time
-        keys, inverse = np.unique(self.key[old], return_inverse=True)
-        sums = []
-        for values in (self.whole, self.part, self.count):
-            total = np.zeros(len(keys), dtype=np.int64)
-            np.add.at(total, inverse, values[old])
-            sums.append(total)
-        return _Outcomes(keys, np.full(len(keys), _ALWAYS), *sums).plus(self.where(~old))
-
-    def index(self) -> _Index:
-        """The outcomes in an order in which sums over a key and a span of time are two searches."""
-        order = np.lexsort((self.known, self.key))
-        key = self.key[order]
-        first = np.ones(len(key), dtype=bool)
-        first[1:] = key[1:] != key[:-1]
-        # Times are replaced by how many entries are known before them, so that (key, time) fits one integer.
-        times = np.sort(self.known)
-        position = (np.cumsum(first) - 1) * (len(times) + 1) + np.searchsorted(times, self.known[order])
-
-        def running(values: Ints) -> Ints:
-            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values[order])])
-
-        return _Index(key[first], times, position, running(self.whole), running(self.part), running(self.count))
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """Outcomes sorted by key and time, with running sums."""
-
-    distinct: Ints
-    times: Ints
-    position: Ints
-    whole: Ints
-    part: Ints
-    count: Ints
-
-    def places(self, keys: Ints) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Where each key begins among the positions, and whether it is there at all."""
-        found = np.searchsorted(self.distinct, keys)
-        present = np.zeros(len(keys), dtype=bool)
-        inside = found < len(self.distinct)
-        present[inside] = self.distinct[found[inside]] == keys[inside]
-        return found * (len(self.times) + 1), present
-
-    def before(self, places: Ints, moments: Ints | None) -> Ints:
-        """How many entries come before each key's moment (None: before its first)."""
-        rank: Any = 0 if moments is None else np.searchsorted(self.times, moments)
-        return np.asarray(np.searchsorted(self.position, places + rank))
-
-    def sums(self, low: Ints, high: Ints, present: Any) -> tuple[Any, Any]:
-        """Sum and count of the entries from `low` up to `high`, float64 and int64."""
-
-        def total(running: Ints) -> Ints:
-            return np.where(present, running[high] - running[low], 0)
-
-        return total(self.whole) + total(self.part) / 2.0**32, total(self.count)
-
-
-def _series(rates: Sequence[Rate]) -> list[list[int]]:
-    """Rates of the same outcome by the same keys differ in their windows only: one history serves them."""
+    >>> series([Rate(["origin"], "1h"), Rate([], "1h"), Rate(["origin"], "6h")])
+    [[0, 2], [1]]
+    """
     found: dict[Any, list[int]] = {}
     for index, rate in enumerate(rates):
         found.setdefault((tuple(rate.by), rate.outcome, rate.known_at), []).append(index)
@@ -208,8 +120,8 @@ class Questions:
         >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
         array([[nan]])
         """
-        keys = np.array([rates[members[0]].keys(table, len(table)) for members in _series(rates)], dtype=np.int64)
-        keys = keys.reshape(len(_series(rates)), len(table))
+        keys = np.array([rates[members[0]].keys(table, len(table)) for members in series(rates)], dtype=np.int64)
+        keys = keys.reshape(len(series(rates)), len(table))
         return cls(keys, np.full(keys.shape, np.nan), np.full(keys.shape, NEVER))
 
     @classmethod
@@ -228,7 +140,7 @@ class Questions:
                [2]])
         """
         questions = cls.of(rates, table)
-        for index, members in enumerate(_series(rates)):
+        for index, members in enumerate(series(rates)):
             rate = rates[members[0]]
             questions.outcomes[index] = labels if rate.outcome is None else _column(table, rate.outcome)
             if rate.known_at is None:
@@ -255,101 +167,6 @@ class Questions:
     def take(self, index: Any) -> Questions:
         """Those of the rows at `index`, numbers or a mask."""
         return Questions(self.keys[:, index], self.outcomes[:, index], self.known[:, index])
-
-
-class History:
-    """What is known of past outcomes, for each of some rates; never changed, only replaced.
-
-    >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
-    >>> known = np.array([5, 8]) * SECOND
-    >>> past = Questions.answered(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]), known, known)
-    >>> history = History(rates).plus(past)
-    >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}))
-    >>> history.features(now, np.array([8, 8]) * SECOND).round(2)
-    array([[0.75, 0.69],
-           [0.5 , 0.  ]], dtype=float32)
-    """
-
-    def __init__(self, rates: Sequence[Rate], outcomes: Sequence[_Outcomes] | None = None) -> None:
-        nothing = np.zeros(0, dtype=np.int64)
-        self.rates = tuple(rates)
-        self._series = _series(rates)
-        self._outcomes = tuple(outcomes or (_Outcomes.of(nothing, nothing, nothing) for _ in self._series))
-
-    def plus(self, rows: Questions) -> History:
-        """The history with the outcomes of these rows too; each counts from when it is known."""
-        return History(
-            self.rates,
-            [
-                past.plus(_Outcomes.of(keys, known, outcomes))
-                for past, keys, known, outcomes in zip(
-                    self._outcomes, rows.keys, rows.known, rows.outcomes, strict=True
-                )
-            ],
-        )
-
-    def since(self, time: int) -> History:
-        """The history with only what rows predicted at `time` or later can ask for."""
-        kept = []
-        for members, past in zip(self._series, self._outcomes, strict=True):
-            spans = [span for index in members if (span := self.rates[index].span) is not None]
-            endless = len(spans) < len(members)
-            oldest = time - max(spans, default=0)
-            kept.append(past.folded(oldest) if endless else past.where(past.known >= oldest))
-        return History(self.rates, kept)
-
-    def before(self, time: int) -> History:
-        """The history with only what was known before `time`."""
-        return History(self.rates, [past.where(past.known < time) for past in self._outcomes])
-
-    def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
-        features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
-        for members, keys, past in zip(self._series, rows.keys, self._outcomes, strict=True):
-            index = past.index()
-            places, present = index.places(keys)
-            stops = index.before(places, times)
-            overall = None
-            for member in members:
-                rate = self.rates[member]
-                starts = None if rate.span is None else times - rate.span
-                total, count = index.sums(index.before(places, starts), stops, present)
-                prior: Any = rate.prior
-                if prior is None:
-                    overall = overall or replace(past, key=np.zeros_like(past.key)).index()
-                    nowhere = np.zeros_like(times)
-                    span = overall.before(nowhere, starts), overall.before(nowhere, times)
-                    all_total, all_count = overall.sums(*span, True)
-                    prior = all_total / np.maximum(all_count, 1)
-                features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
-                features[:, 2 * member + 1] = np.log1p(count)
-        return features
-
-    def table(self) -> pa.Table:
-        """The history as a table, to be saved with a version: a row per known outcome, not more than the windows hold.
-
-        >>> History([]).table().column_names
-        ['series', 'key', 'known', 'whole', 'part', 'count']
-        """
-        series = [np.full(len(past.key), index) for index, past in enumerate(self._outcomes)]
-        columns = {"series": np.concatenate([np.zeros(0, dtype=np.int64), *series]).astype(np.int16)}
-        for name in _FIELDS:
-            parts = [getattr(past, name) for past in self._outcomes]
-            columns[name] = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
-        return pa.table(columns)
-
-    @classmethod
-    def from_table(cls, rates: Sequence[Rate], table: pa.Table) -> History:
-        """The history that `table` was written from.
-
-        >>> len(History.from_table([Rate([], 60)], History([Rate([], 60)]).table()).table())
-        0
-        """
-        which = table["series"].to_numpy()
-        columns = [table[name].to_numpy() for name in _FIELDS]
-        return cls(
-            rates, [_Outcomes(*(column[which == index] for column in columns)) for index in range(len(_series(rates)))]
-        )
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from incr_core.batch import Batch, cat
 from incr_core.encode import Encoder
 from incr_core.group import Loader, together
-from incr_core.rates import History
+from incr_core.history import History
 from incr_core.rows import fragment_of, offset_of
 from incr_core.source import Source
 

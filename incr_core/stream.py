@@ -19,10 +19,11 @@ from incr_core.encode import Encoder
 from incr_core.errors import JobError, StreamError
 from incr_core.formats import format_of, read_table
 from incr_core.group import Loader, with_features
+from incr_core.history import History
 from incr_core.partition import Blocks, Partition
 from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow
-from incr_core.rates import History, Questions, Rate
+from incr_core.rates import Questions, Rate
 from incr_core.recall import by_address, by_replay, in_order
 from incr_core.rows import row_ids
 from incr_core.source import open_source

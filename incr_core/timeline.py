@@ -20,9 +20,9 @@ from incr_core import clock
 from incr_core.batch import Batch, cat
 from incr_core.errors import StreamError
 from incr_core.group import Group, Loader, together, with_features
+from incr_core.history import History
 from incr_core.partition import Blocks
 from incr_core.quarantine import BadRow
-from incr_core.rates import History
 from incr_core.source import Source
 
 __all__ = ["Increment", "Timeline"]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from incr_core.clock import SECOND
 from incr_core.errors import JobError
-from incr_core.rates import History, Questions, Rate
+from incr_core.history import History
+from incr_core.rates import Questions, Rate
 
 rows = st.lists(
     st.tuples(
