@@ -14,9 +14,9 @@ from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.learner import Learner
+from incr_core.new_rows import EncodedRows, encode_file, encode_table
 from incr_core.quarantine import BadRow
 from incr_core.registry import RunDirectory
-from incr_core.stream import EncodedFile, encode_file, encode_table
 
 __all__ = ["Version", "evaluate", "load_version", "predict_file", "predict_table", "predictions"]
 
@@ -76,7 +76,7 @@ def predict_table(version: Version, table: pa.Table, name: str = "the table") ->
     return _answered(version, encoded)
 
 
-def _answered(version: Version, encoded: EncodedFile) -> tuple[pa.Table, list[BadRow]]:
+def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:
     job = version.job
     found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
     offsets = encoded.offsets.numpy()
@@ -119,7 +119,7 @@ def evaluate(version: Version, path: str | Path) -> dict[str, Any]:
     return {"version": version.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
 
 
-def _encoded(version: Version, path: str | Path, *, labelled: bool) -> EncodedFile:
+def _encoded(version: Version, path: str | Path, *, labelled: bool) -> EncodedRows:
     job = version.job
     stream = job.stream
     return encode_file(

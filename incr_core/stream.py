@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from incr_core import clock
 from incr_core.batch import Batch
 from incr_core.columns import is_list
 from incr_core.encode import Encoder
-from incr_core.errors import JobError, StreamError
-from incr_core.formats import format_of, read_table
-from incr_core.group import Loader, with_features
+from incr_core.errors import JobError
+from incr_core.group import Loader
 from incr_core.history import History
 from incr_core.partition import Blocks, Partition
 from incr_core.prefetch import prefetch
-from incr_core.quarantine import BadRow
-from incr_core.rates import Questions, Rate
+from incr_core.rates import Rate
 from incr_core.recall import by_address, by_replay, in_order
-from incr_core.rows import row_ids
 from incr_core.source import open_source
 from incr_core.timeline import Increment, Timeline
 
-__all__ = ["EncodedFile", "Increment", "Stream", "columns_asked", "encode_file", "encode_table"]
+__all__ = ["Increment", "Stream"]
 
 
 class Stream:
@@ -140,6 +134,7 @@ class Stream:
 
         cursor: that of the last increment given out. Raises StreamError where a file has changed since.
 
+        >>> import torch
         >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
         >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
         >>> first = next(stream.increments())
@@ -216,98 +211,3 @@ class Stream:
                 "name the time column, or give a number of rows"
             )
         return clock.instant(start), None
-
-
-@dataclass(slots=True)
-class EncodedFile:
-    """The usable rows of a file in its order, their offsets (B,) in it, the other rows, and how many there are."""
-
-    batch: Batch
-    offsets: Tensor
-    bad: list[BadRow]
-    total: int
-
-
-def columns_asked(encoder: Encoder, rates: Sequence[Rate], predict_at: str | None, labelled: bool) -> list[str]:
-    """The columns that a table to predict, or to evaluate, must have.
-
-    >>> columns_asked(Encoder("y", ["x"], [], objective="regression", classes=None), [], None, labelled=False)
-    ['x']
-    """
-    asked = [
-        *(encoder.columns if labelled else encoder.asked),
-        *([encoder.task] if encoder.task else []),
-        *(column for rate in rates for column in rate.by),
-        *([predict_at] if rates and predict_at else []),
-    ]
-    return list(dict.fromkeys(asked))
-
-
-def encode_file(
-    path: str | Path,
-    encoder: Encoder,
-    rates: Sequence[Rate] = (),
-    history: pa.Table | None = None,
-    *,
-    predict_at: str | None = None,
-    format: str | None = None,
-    labelled: bool = False,
-) -> EncodedFile:
-    """Encode a file of new rows as a stream would have, with the outcomes of `history` (from `Stream.history`).
-
-    predict_at, format: those of the stream; the format counts where the file's ending tells none.
-    Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
-    Raises StreamError where the file cannot be read, or lacks a column.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
-    name = path.name
-    kind = format_of(path) or format
-    table = read_table(path, columns_asked(encoder, rates, predict_at, labelled), kind, name)
-    return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
-
-
-def encode_table(
-    table: pa.Table,
-    name: str,
-    encoder: Encoder,
-    rates: Sequence[Rate] = (),
-    history: pa.Table | None = None,
-    *,
-    predict_at: str | None = None,
-    labelled: bool = False,
-) -> EncodedFile:
-    """Encode a table of new rows as `encode_file` does; `name` is where they are from, for errors.
-
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> encode_table(pa.table({"x": [1.0, None]}), "here", encoder).batch.inputs.flatten()
-    tensor([1., nan])
-    """
-    asked = columns_asked(encoder, rates, predict_at, labelled)
-    if absent := [column for column in asked if column not in table.column_names]:
-        raise StreamError(
-            f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
-            "add what is missing, null where it is unknown"
-        )
-    total = len(table)
-    rows = row_ids(0, 0, total)
-    bad: list[BadRow] = []
-    times = np.zeros(total, dtype=np.int64)
-    if rates and predict_at:
-        read = clock.instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
-        for offset in np.flatnonzero(~read.known).tolist():
-            value = table[predict_at][offset].as_py()
-            got = read.got if read.wrong[offset] else "null"
-            bad.append(BadRow(offset, name, offset, predict_at, "a time", got, str(value)))
-        kept = np.flatnonzero(read.known)
-        table, rows, times = table.take(pa.array(kept)), rows[torch.from_numpy(kept)], read.values[kept]
-    encoded = encoder.encode(table, rows, name, labelled)
-    batch = encoded.batch
-    if rates:
-        if encoded.good is not None:
-            table, times = table.filter(pa.array(encoded.good)), times[encoded.good]
-        past = History(rates) if history is None else History.from_table(rates, history)
-        batch = with_features(batch, past.features(Questions.of(rates, table), times))
-    assert batch.rows is not None
-    return EncodedFile(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)

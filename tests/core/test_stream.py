@@ -19,9 +19,10 @@ import torch
 from incr_core import clock
 from incr_core.encode import Encoder
 from incr_core.errors import BadRows, IncrError, JobError, StreamError
+from incr_core.new_rows import encode_file
 from incr_core.partition import Blocks, ByColumn, ByHash, Partition, owners
 from incr_core.rates import Rate
-from incr_core.stream import Stream, encode_file
+from incr_core.stream import Stream
 from tests.core.data import HOUR, RATES, encoder, flights, ids, same, same_batch, stream, tensors, write
 
 EVERY: list[str | int] = ["1h", "7h", "1d", 37, 1000, "file"]
