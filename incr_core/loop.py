@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
-
-import pyarrow as pa
-import torch
-from torch import Tensor
 
 from incr_core import checkpoint, metrics
 from incr_core.alarm import Alarms
 from incr_core.divergence import Divergence, fault_of
 from incr_core.engine import Engine, Round
 from incr_core.errors import DivergedError, JobError, StreamError
-from incr_core.events import Event, events_table
+from incr_core.events import Event
+from incr_core.interrupt import set_by_signals
 from incr_core.job import Job
-from incr_core.ledger import SCHEMA, entry_table
 from incr_core.metrics import Statistics
 from incr_core.objective import Objective
 from incr_core.orders import Orders
 from incr_core.participant import Arrival
-from incr_core.quarantine import BadRow, quarantine_table, whole_table
+from incr_core.quarantine import whole_table
 from incr_core.registry import RunDirectory, state_folder
 from incr_core.review import Review
+from incr_core.uncommitted import Uncommitted, metrics_row
 
 __all__ = ["Loop", "Progress", "Totals"]
 
@@ -85,11 +79,7 @@ class Loop:
         self.objective: Objective = job.objective()
         self.totals = Totals()
         self.version = directory.latest()
-        self._metrics: list[dict[str, Any]] = []
-        self._rows: dict[str, list[Tensor]] = {}
-        self._bad: list[BadRow] = []
-        self._refused: list[pa.Table] = []
-        self._events: list[Event] = []
+        self._uncommitted = Uncommitted()
         self._divergence = Divergence()
         self._alarms, self._review = job.alarms(), job.reviews()
         self._last: Arrival | None = None
@@ -100,14 +90,14 @@ class Loop:
         """Learn until the stream ends, or until asked to stop."""
         self._resume()
         self._begun = time.perf_counter() - self.totals.seconds
-        with self._stopping_at_signals():
+        with set_by_signals(self._stop):
             while not self._stop.is_set():
                 arrivals = self.engine.receive()
                 if arrivals:
                     self._increment(arrivals)
                 elif self._ended():
                     break
-            if self._stop.is_set() and (self._metrics or self.version is None):
+            if self._stop.is_set() and (self._uncommitted.metrics or self.version is None):
                 self._stopped()
         return not self._stop.is_set()
 
@@ -155,7 +145,7 @@ class Loop:
         if not review.due(arrival.number, arrival.time):
             return
         names = list(self.engine.fragments)
-        rows = review.draw(arrival.number, self._rows, self.directory.table("ledger"), names)
+        rows = review.draw(arrival.number, self._uncommitted.rows, self.directory.table("ledger"), names)
         if not rows:
             return
         reviewed = self.engine.review(rows)
@@ -177,12 +167,12 @@ class Loop:
 
     def _ended(self) -> bool:
         """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
-        fault = fault_of(Round(), self.engine.weights()) if self._last and self._metrics else None
+        fault = fault_of(Round(), self.engine.weights()) if self._last and self._uncommitted.metrics else None
         if fault is not None:
             self._go_back(self._last.number if self._last else 0, fault)
             return False
         self._tick()
-        if self._metrics or self.version is None:
+        if self._uncommitted.metrics or self.version is None:
             self.commit()
         if self.totals.events.get("diverged") and not self.totals.rows_learned:
             raise self._diverged("every increment has diverged")
@@ -204,13 +194,10 @@ class Loop:
             if before + 1 >= self.job.learner.give_up_after:
                 times = f", after {before} increments that diverged too" if before else ""
                 raise self._diverged(fault + times)
-        self._forget_uncommitted()
+        self._uncommitted = Uncommitted()
         self._last = None
         self.engine.reset()
         self._resume()
-
-    def _forget_uncommitted(self) -> None:
-        self._metrics, self._rows, self._bad, self._refused, self._events = [], {}, [], [], []
 
     def _resume(self) -> None:
         """Go on from the last commit."""
@@ -231,13 +218,13 @@ class Loop:
 
     def _record(self, arrivals: Sequence[Arrival], learned: Round, reason: str | None) -> None:
         """Take in one increment: a row of metrics, the rows learned, the rows refused; all of them for a `reason`."""
-        first, totals = arrivals[0], self.totals
+        first, totals, new = arrivals[0], self.totals, self._uncommitted
         statistics: Statistics = {}
         for name, arrival in zip(self.engine.participants, arrivals, strict=True):
             statistics = metrics.add(statistics, arrival.statistics)
             if arrival.labelled and reason is None:
-                self._rows.setdefault(name, []).append(arrival.rows)
-            self._bad += arrival.bad
+                new.rows.setdefault(name, []).append(arrival.rows)
+            new.bad += arrival.bad
             totals.rows_quarantined += len(arrival.bad)
         labelled = sum(arrival.labelled for arrival in arrivals)
         if reason is not None:
@@ -252,24 +239,8 @@ class Loop:
         totals.statistics = metrics.add(totals.statistics, statistics)
         sofar = self.objective.metrics(totals.statistics) if totals.statistics else {}
         now = self.objective.metrics(statistics) if statistics else {}
-        self._metrics.append(
-            {
-                "increment": first.number,
-                "name": first.name,
-                "warm": first.warm,
-                "rows_arriving": sum(arrival.arriving for arrival in arrivals),
-                "rows_labelled": labelled,
-                "rows_scored": sum(arrival.scored for arrival in arrivals),
-                **{f"metric.{name}": value for name, value in now.items()},
-                **{f"total.{name}": value for name, value in sofar.items()},
-                **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},
-                "seconds_predicting": max(arrival.seconds for arrival in arrivals),
-                "seconds_learning": learned.seconds_learning,
-                "seconds_exchanging": learned.seconds_exchanging,
-                "bytes_exchanged": learned.bytes_exchanged,
-                "version": self.directory.next_version(),
-            }
-        )
+        version = self.directory.next_version()
+        new.metrics.append(metrics_row(arrivals, learned, labelled, now, sofar, version))
         self._last = first
         if self.observe is not None:
             main = self.objective.main_metric
@@ -279,14 +250,14 @@ class Loop:
     def _refuse(self, arrivals: Sequence[Arrival], rows: int, reason: str) -> None:
         """Put the rows of a diverged increment in quarantine."""
         totals = self.totals
-        self._refused += [whole_table(arrival.rows, self.engine.fragments, reason) for arrival in arrivals]
+        self._uncommitted.refused += [whole_table(arrival.rows, self.engine.fragments, reason) for arrival in arrivals]
         totals.rows_quarantined += rows
         totals.diverged_in_a_row += 1
         self._happened(arrivals[0], "diverged", reason, "its rows are in quarantine", rows)
 
     def _happened(self, arrival: Arrival, kind: str, what: str, action: str, rows: int) -> None:
         self.totals.events[kind] = self.totals.events.get(kind, 0) + 1
-        self._events.append(Event(arrival.number, arrival.name, kind, what, action, rows))
+        self._uncommitted.events.append(Event(arrival.number, arrival.name, kind, what, action, rows))
 
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""
@@ -301,10 +272,6 @@ class Loop:
         }
         checkpoint.save(state_folder(self.directory.path, LOOP, version), state)
         increment = -1 if self._last is None else self._last.number
-        entries = [
-            entry_table(version, name, torch.cat(rows), self.engine.fragments, increment=increment)
-            for name, rows in self._rows.items()
-        ]
         history = self.engine.history()
         self.version = self.directory.commit(
             weights,
@@ -313,14 +280,11 @@ class Loop:
                 "name": "" if self._last is None else self._last.name,
                 **self._shape_of_rows(),
             },
-            metrics=metrics_table(self._metrics),
-            ledger=pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
-            quarantine=pa.concat_tables([quarantine_table(self._bad), *self._refused]),
-            events=events_table(self._events),
+            **self._uncommitted.tables(version, self.engine.fragments, increment),
             extra={} if history is None else {"history": history},
             participants=[LOOP, *self.engine.participants],
         )
-        self._forget_uncommitted()
+        self._uncommitted = Uncommitted()
         self._divergence.committed()
 
     def _shape_of_rows(self) -> dict[str, Any]:
@@ -357,32 +321,3 @@ class Loop:
             "version": self.version,
             "seed": self.job.learner.seed,
         }
-
-    @contextmanager
-    def _stopping_at_signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM stops the run after the increment at hand; the second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self._stop.set()
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def metrics_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Metrics of increments as a table; a column some increments lack is null there.
-
-    >>> metrics_table([{"increment": 0}, {"increment": 1, "metric.auc": 0.5}])["metric.auc"].to_pylist()
-    [None, 0.5]
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: [row.get(name) for row in rows] for name in names})
