@@ -20,13 +20,13 @@ from incr_core.batch import Batch, cat
 from incr_core.clock import NEVER, Instants, instants
 from incr_core.encode import Encoder
 from incr_core.errors import StreamError
+from incr_core.fragment import Fragment
 from incr_core.history import History
 from incr_core.partition import ByColumn, ByHash
 from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow, refuse
 from incr_core.rates import Questions, Rate
 from incr_core.rows import row_ids
-from incr_core.source import Fragment
 
 __all__ = ["Group", "Loader", "together", "with_features"]
 

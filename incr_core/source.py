@@ -10,53 +10,27 @@ import glob
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from incr_core.clock import Instants, instants, readable
+from incr_core.callable_source import CallableSource
 from incr_core.errors import JobError, StreamError
 from incr_core.formats import (
     FORMATS,
     HEAD,
     Offsets,
-    check_columns,
     format_of,
     parquet_head,
     read_chunks,
     read_rows,
     read_table,
 )
+from incr_core.fragment import Fragment
 from incr_core.named import load_callable
 
-__all__ = ["CallableSource", "FileSource", "Fragment", "Source", "open_source"]
-
-
-@dataclass(slots=True)
-class Fragment:
-    """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for.
-
-    chunks: reads some columns, a table of consecutive rows at a time; at least one table. rows: reads some columns of
-    the rows at some offsets, where there is a way that does not read all of them.
-    """
-
-    number: int
-    name: str
-    chunks: Callable[[Sequence[str]], Iterator[pa.Table]]
-    first: int = 0
-    last: int = 0
-    rows: Callable[[Sequence[str], Offsets], pa.Table] | None = None
-
-    def take(self, columns: Sequence[str], offsets: Offsets) -> pa.Table:
-        """Its rows at `offsets` (n,), in their order."""
-        return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
-
-    def load(self, columns: Sequence[str]) -> pa.Table:
-        """All its rows, of some columns."""
-        return pa.concat_tables(self.chunks(columns))
+__all__ = ["FileSource", "Source", "open_source"]
 
 
 class FileSource:
@@ -151,7 +125,7 @@ class FileSource:
             return read_rows(path, columns, self._format, name, offsets)
 
         fragment = Fragment(number, name, chunks, rows=rows)
-        return fragment, None if time is None else _span(fragment.load([time]), time, name)
+        return fragment, None if time is None else fragment.span(time)
 
     def gone(self) -> frozenset[int]:
         """The numbers of files that are not there any more."""
@@ -166,64 +140,6 @@ class FileSource:
                 f"stream.path: {name} has changed since the run read it ({known} bytes then, {size} now); "
                 "put it back, and add new rows as a new file"
             )
-
-
-class CallableSource:
-    """Fragments come from a Python callable that returns an iterable of tables, batches or dicts of arrays.
-
-    They must be the same at every call, and come in time order: the iterable may be endless, so nothing looks ahead.
-
-    >>> [fragment.name for fragment in CallableSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
-    ['part 0', 'part 1']
-    """
-
-    def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
-        self._factory = factory
-        self.names: list[str] = []
-        self.sizes: dict[str, int] = {}
-
-    def begin(self) -> None:
-        """Nothing to forget."""
-
-    def resume(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
-        """Keep the names already known; nothing is ever found late here."""
-        self.names = list(names)
-        return []
-
-    def head(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows of the first table that has any, to look at."""
-        for number, part in enumerate(self._factory()):
-            table = _table(part, f"part {number}")
-            if len(table):
-                check_columns(table.column_names, columns, f"part {number}")
-                return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
-        return pa.table({})
-
-    def fragments(
-        self,
-        time: str | None = None,
-        *,
-        skip: frozenset[int] = frozenset(),
-        floors: dict[int, int] | None = None,
-        origin: int | None = None,
-    ) -> Iterator[Fragment]:
-        """The fragments as they come; see `FileSource.fragments`."""
-        latest = origin or 0
-        for number, part in enumerate(self._factory()):
-            name = f"part {number}"
-            if number == len(self.names):
-                self.names.append(name)
-            fragment = Fragment(number, name, _chunks(_table(part, name), name))
-            if time is not None:
-                # A part whose rows have no times stands where the part before it ends.
-                fragment.first, fragment.last = _span(fragment.load([time]), time, name) or (latest, latest)
-                latest = max(latest, fragment.last)
-            if number not in skip:
-                yield fragment
-
-    def gone(self) -> frozenset[int]:
-        """None: what a callable gives it gives again."""
-        return frozenset()
 
 
 Source = FileSource | CallableSource
@@ -278,38 +194,3 @@ def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sort key that compares the numbers in a name as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _table(part: object, name: str) -> pa.Table:
-    if isinstance(part, pa.Table):
-        return part
-    if isinstance(part, pa.RecordBatch):
-        return pa.Table.from_batches([part])
-    if isinstance(part, dict):
-        return pa.table({key: _column(value) for key, value in part.items()})
-    raise StreamError(
-        f"{name}: expected a pyarrow Table or RecordBatch or a dict of arrays, got {type(part).__name__}; "
-        "convert it in the factory"
-    )
-
-
-def _column(value: Any) -> Any:
-    """An array of (B, ...) values as a column of B lists."""
-    if isinstance(value, np.ndarray) and value.ndim > 1:
-        flat = value.reshape(len(value), -1)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-    return value
-
-
-def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
-    def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
-        check_columns(table.column_names, columns, name)
-        yield readable(table.select(list(columns)))
-
-    return chunks
-
-
-def _span(table: pa.Table, time: str, name: str) -> tuple[int, int] | None:
-    read: Instants = instants(table[time], f"stream.predict_at.{time} in {name}")
-    times = read.values[read.known]
-    return (int(times.min()), int(times.max())) if len(times) else None
