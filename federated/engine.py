@@ -27,7 +27,7 @@ from incr_core.job import Job
 from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.quarantine import BadRow
-from incr_core.registry import state_folder
+from incr_core.states import state_folder
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["FederatedEngine"]

@@ -27,7 +27,7 @@ from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
 from incr_core.orders import Orders
 from incr_core.participant import Arrival, Participant
-from incr_core.registry import state_folder
+from incr_core.states import state_folder
 from incr_core.update import Update, Weights, mean, merge, shares
 
 if TYPE_CHECKING:

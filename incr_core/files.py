@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from incr_core.errors import StorageError
 
-__all__ = ["remove", "storage", "sync", "write_atomically", "write_folder"]
+__all__ = ["numbers_in", "remove", "storage", "sync", "write_atomically", "write_folder"]
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -78,6 +78,15 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def numbers_in(folder: Path) -> list[int]:
+    """The files and folders in `folder` that are named by a number, ascending; a folder that is not there has none.
+
+    >>> numbers_in(Path("/nowhere/versions"))
+    []
+    """
+    return sorted(int(file.name) for file in folder.iterdir() if file.name.isdigit()) if folder.is_dir() else []
 
 
 def sync(path: Path) -> None:

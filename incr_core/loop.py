@@ -22,8 +22,9 @@ from incr_core.objective import Objective
 from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.quarantine import whole_table
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import RunDirectory
 from incr_core.review import Review
+from incr_core.states import state_folder
 from incr_core.uncommitted import Uncommitted, metrics_row
 
 __all__ = ["Loop", "Progress", "Totals"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,15 @@ from torch import Tensor
 from incr_core import ledger as ledgers
 from incr_core.claim import claim, is_run, refuse_foreign_files
 from incr_core.errors import CheckpointError, RunDirectoryError, StorageError, VersionError
-from incr_core.files import remove, storage, write_atomically
+from incr_core.files import numbers_in, remove, storage, write_atomically
 from incr_core.lock import Lock
+from incr_core.states import States
 from incr_core.tables import GrowingTable
 from incr_core.version import has_weights, is_intact, read_manifest, read_part, read_version, write_version
 
-__all__ = ["RunDirectory", "state_folder"]
+__all__ = ["RunDirectory"]
 
 TABLES = ("metrics", "ledger", "quarantine", "events")
-
-
-def state_folder(directory: str | Path, participant: str, version: int) -> Path:
-    """Where a participant keeps the state that resumes from `version`; any text serves as its name.
-
-    >>> str(state_folder("runs/flights", "client/AA", 3))
-    'runs/flights/state/client%2FAA/3'
-    """
-    name = urllib.parse.quote(participant, safe="").replace(".", "%2E")
-    return Path(directory, "state", name, str(version))
 
 
 class RunDirectory:
@@ -92,7 +82,7 @@ class RunDirectory:
         self._covered = ledgers.Coverage()
         self._versions: list[int] = []
         self._with_weights: list[int] = []
-        self._states: dict[str, list[int]] = {}
+        self._states = States(self.path)
 
     # Taking a run directory
 
@@ -180,11 +170,12 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
         version = self.next_version()
         covered = self._learned_once(ledger)
+        parts = {"metrics": metrics, "ledger": ledger}
+        for name, part in (("quarantine", quarantine), ("events", events)):
+            if part is not None and part.num_rows:
+                parts[name] = part
         tables = {f"{name}.arrow": table for name, table in (extra or {}).items()}
-        tables |= {"metrics.parquet": metrics, "ledger.parquet": ledger}
-        for name, table in (("quarantine", quarantine), ("events", events)):
-            if table is not None and table.num_rows:
-                tables[f"{name}.parquet"] = table
+        tables |= {f"{name}.parquet": part for name, part in parts.items()}
         own = {
             "version": version,
             "parent": self.latest(),
@@ -197,15 +188,17 @@ class RunDirectory:
         self._versions.append(version)
         self._with_weights.append(version)
         self._covered = covered
-        parts = (("metrics", metrics), ("ledger", ledger), ("quarantine", quarantine), ("events", events))
-        for name, part in parts:
-            if part is not None and part.num_rows:
+        for name, part in parts.items():
+            if part.num_rows:
                 self._tables[name].add(part, version)
         if publish:
             self._publish(version)
         for table in self._tables.values():
             table.write_if_cheap()
-        self._prune(ledger["participant"].unique().to_pylist() if participants is None else participants)
+        self._prune()
+        if participants is None:
+            participants = ledger["participant"].unique().to_pylist()
+        self._states.committed(version, participants)
         return version
 
     def _learned_once(self, part: pa.Table) -> ledgers.Coverage:
@@ -230,7 +223,7 @@ class RunDirectory:
                 write_atomically(self._folder(latest) / "withdrawn", b"")
             self._publish(version)
 
-    def _prune(self, participants: Iterable[str]) -> None:
+    def _prune(self) -> None:
         if self._keep is not None:
             kept = {*self._with_weights[-self._keep :], self.champion()}
             for version in [old for old in self._with_weights if old not in kept]:
@@ -238,14 +231,6 @@ class RunDirectory:
                     if file.suffix in (".safetensors", ".arrow"):
                         remove(file)
                 self._with_weights.remove(version)
-        # Two states each: a participant that sat out some versions resumes from its own last one.
-        for participant in participants:
-            folder = state_folder(self.path, participant, self._versions[-1])
-            if folder.exists():
-                saved = self._states.setdefault(folder.parent.name, [])
-                saved.append(self._versions[-1])
-                while len(saved) > 2:
-                    remove(folder.parent / str(saved.pop(0)))
 
     # Reading
 
@@ -325,7 +310,7 @@ class RunDirectory:
 
     def _survey(self) -> None:
         """Read what is there: versions, tables completed from the versions' parts, states."""
-        self._versions = sorted(_numbers(self.path / "versions"))
+        self._versions = numbers_in(self.path / "versions")
         self._with_weights = [version for version in self._versions if has_weights(self._folder(version))]
         for name, table in self._tables.items():
             table.read(latest=self.latest() or 0)
@@ -335,21 +320,13 @@ class RunDirectory:
         self._covered = ledgers.Coverage()
         if self.table("ledger").num_rows:
             self._covered = self._covered.extended(self.table("ledger"))
-        with contextlib.suppress(FileNotFoundError):
-            for folder in (self.path / "state").iterdir():
-                self._states[folder.name] = [n for n in sorted(_numbers(folder)) if n in self._versions]
+        self._states.survey(self._versions)
 
     def _repair(self) -> None:
         """Finish or undo what a kill interrupted; the caller holds the lock."""
         for stale in (self.path / "versions").glob(".tmp-*"):
             remove(stale)
-        for participant, saved in self._states.items():
-            # Nobody may resume from a state saved for a version that never came to be.
-            kept = {str(version) for version in saved[-2:]}
-            for state in (self.path / "state" / participant).iterdir():
-                if state.name not in kept:
-                    remove(state)
-            del saved[:-2]
+        self._states.repair()
         for table in self._tables.values():
             table.write()
         if not self._versions:
@@ -371,7 +348,3 @@ def _spans(numbers: list[int]) -> str:
         else:
             spans.append([number])
     return ", ".join(" to ".join(map(str, span)) for span in spans)
-
-
-def _numbers(folder: Path) -> list[int]:
-    return [int(file.name) for file in folder.iterdir() if file.name.isdigit()] if folder.is_dir() else []

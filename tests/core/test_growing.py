@@ -16,8 +16,9 @@ from incr_core.errors import BadRows, JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.predict import evaluate, load_version, predictions
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import RunDirectory
 from incr_core.runner import run
+from incr_core.states import state_folder
 
 
 def late_class(folder: Path) -> Path:

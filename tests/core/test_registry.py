@@ -24,9 +24,10 @@ from incr_core import checkpoint, tables
 from incr_core.errors import CheckpointError, RunDirectoryError, StorageError, VersionError
 from incr_core.files import remove, write_atomically
 from incr_core.ledger import SCHEMA, check, count, entry_table
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import RunDirectory
 from incr_core.rows import row_ids
 from incr_core.seal import model_sha256, seal, sha256, unseal
+from incr_core.states import state_folder
 
 JOB = 'name = "flights"\n[learner]\nseed = 1\nlr = 0.1\n[[strategy]]\nkind = "replay"\nrows = 100\n'
 
