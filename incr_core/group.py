@@ -16,23 +16,24 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from incr_core.batch import Batch, cat
-from incr_core.clock import NEVER, Instants, instants
+from incr_core.batch import Batch
+from incr_core.clock import NEVER
 from incr_core.encode import Encoder
 from incr_core.errors import StreamError
 from incr_core.fragment import Fragment
 from incr_core.history import History
+from incr_core.part import Part, in_order_of_arrival
 from incr_core.partition import ByColumn, ByHash
 from incr_core.prefetch import prefetch
 from incr_core.quarantine import BadRow, refuse
 from incr_core.rates import Questions, Rate
+from incr_core.row_times import RowTimes
 from incr_core.rows import row_ids
 
 __all__ = ["Group", "Loader", "together", "with_features"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-_Wrong = tuple[Mask, str, str, str]  # which rows (B,), the column, what was expected there, what came
 
 
 @dataclass(slots=True)
@@ -71,27 +72,6 @@ class Group:
     def last_label(self) -> int:
         """The last label time there will be."""
         return int(self.labels[-1]) if len(self.labels) else self.first
-
-
-@dataclass(slots=True)
-class _Part:
-    """One fragment or a chunk of it, loaded; or several fragments, sorted together.
-
-    times, known, rows (n,): of all rows. good: places of the owned, usable rows; batch, questions: theirs. bad, bad_at:
-    the owned rows that cannot be used, and their places. runs, ends: which fragment is where, and where each run of
-    rows of one fragment ends.
-    """
-
-    times: Ints
-    known: Ints
-    rows: Tensor
-    good: Ints
-    batch: Batch
-    questions: Questions
-    bad: list[BadRow]
-    bad_at: Ints
-    runs: Ints
-    ends: Ints
 
 
 @dataclass(slots=True)
@@ -143,14 +123,16 @@ class Loader:
     def _timed(self, fragments: Sequence[Fragment], history: History) -> tuple[Group, History]:
         """All rows of some fragments, in order of arrival, with their rates."""
         parts = [self._part(fragment, fragment.load(self.columns), 0) for fragment in fragments]
-        part = parts[0] if len(parts) == 1 and self._is_sorted(parts[0]) else self._sorted(parts)
+        part = parts[0]
+        if len(parts) > 1 or (self.predict_at is not None and not part.is_in_order):
+            part = in_order_of_arrival(parts, by_fragment=self.by_fragment, first_before=self.cold_start)
         if self.rates:
             history = history.since(fragments[0].first).plus(part.questions)
             features = history.features(part.questions, part.times[part.good])
             part.batch = with_features(part.batch, features)
         return self._group(fragments, part), history
 
-    def _group(self, fragments: Sequence[Fragment], part: _Part) -> Group:
+    def _group(self, fragments: Sequence[Fragment], part: Part) -> Group:
         at = part.good
         times, known = (values if len(at) == len(values) else values[at] for values in (part.times, part.known))
         nothing = np.zeros(0, dtype=np.int64)
@@ -178,43 +160,6 @@ class Loader:
             max(int(labels[-1]) if len(labels) else fragments[0].first, part.questions.last_known),
         )
 
-    def _is_sorted(self, part: _Part) -> bool:
-        return self.predict_at is None or bool((part.times[1:] >= part.times[:-1]).all())
-
-    def _sorted(self, parts: Sequence[_Part]) -> _Part:
-        """All rows of some parts, in order of arrival."""
-        rank = np.concatenate([np.full(len(part.times), index) for index, part in enumerate(parts)])
-        rows = torch.cat([part.rows for part in parts])
-        times = np.concatenate([part.times for part in parts])
-        keys = [rows.numpy(), times]
-        if self.by_fragment:
-            keys.append(rank)
-            if self.cold_start is not None:
-                keys.append(times >= self.cold_start)
-        sort = np.lexsort(keys)
-        good = np.concatenate([np.isin(np.arange(len(part.times)), part.good) for part in parts])
-        # Where the usable rows, once sorted, lie among the usable rows as loaded.
-        picks = (np.cumsum(good) - 1)[sort[good[sort]]]
-        bad = [row for part in parts for row in part.bad]
-        starts = np.cumsum([0, *(len(part.times) for part in parts)])[:-1]
-        loaded_at = np.concatenate([part.bad_at + start for part, start in zip(parts, starts, strict=True)])
-        bad_at = np.argsort(sort)[loaded_at]
-        by_place = np.argsort(bad_at)
-        rank = rank[sort]
-        ends = np.flatnonzero(np.append(rank[1:] != rank[:-1], True)) + 1 if len(rank) else rank
-        return _Part(
-            times[sort],
-            np.concatenate([part.known for part in parts])[sort],
-            rows[torch.from_numpy(sort)],
-            np.flatnonzero(good[sort]),
-            cat([part.batch for part in parts]).take(torch.from_numpy(picks)),
-            Questions.joined([part.questions for part in parts]).take(picks),
-            [bad[index] for index in by_place],
-            bad_at[by_place],
-            rank[ends - 1],
-            ends,
-        )
-
     def _refuse(self, bad: Sequence[BadRow], total: int) -> NoReturn:
         for role, column in (("predict_at", self.predict_at), ("label_at", self.label_at)):
             found = [row for row in bad if row.column == column]
@@ -222,17 +167,19 @@ class Loader:
                 refuse(found, total, f"stream.{role}")
         refuse(bad, total)
 
-    def _part(self, fragment: Fragment, table: pa.Table, start: int) -> _Part:
+    def _part(self, fragment: Fragment, table: pa.Table, start: int) -> Part:
         """Rows of a fragment from offset `start` on: the times of all, and the owned ones encoded."""
         self.encoder.measure(table)
         rows = row_ids(fragment.number, start, start + len(table))
         owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
-        times, known, wrong = self._times(table, fragment)
+        read = self._times(table, fragment)
+        times, known = read.arrive, read.known
         unusable = np.zeros(len(table), dtype=bool)
         bad: list[BadRow] = []
-        for mask, column, expected, got in wrong:
-            index = np.flatnonzero(mask & owned & ~unusable)
-            unusable |= mask
+        for wrong in read.wrong:
+            index = np.flatnonzero(wrong.rows & owned & ~unusable)
+            unusable |= wrong.rows
+            column, expected, got = wrong.column, wrong.expected, wrong.got
             shown = table[column].take(pa.array(index)).to_pylist()
             bad += [
                 BadRow(int(rows[i]), fragment.name, start + i, column, expected, got, "null" if v is None else str(v))
@@ -255,7 +202,7 @@ class Loader:
             questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
         else:
             questions = Questions.of((), table)
-        return _Part(
+        return Part(
             times,
             known,
             everything,
@@ -268,39 +215,10 @@ class Loader:
             np.array([len(times)] if len(times) else [], dtype=np.int64),
         )
 
-    def _times(self, table: pa.Table, fragment: Fragment) -> tuple[Ints, Ints, list[_Wrong]]:
-        """When rows arrive, when their labels do, and which rows do not say it right."""
-        wrong: list[_Wrong] = []
-        if self.predict_at is None:
-            nothing = np.zeros(len(table), dtype=np.int64)
-            return nothing, nothing, wrong
-        read = self._read(table, self.predict_at, "stream.predict_at", fragment, wrong)
-        wrong.append((~read.known & ~read.wrong, self.predict_at, "a time", "null"))
-        for column in dict.fromkeys(rate.known_at for rate in self.rates if rate.known_at):
-            self._read(table, column, "features.rate.known_at", fragment, wrong)
+    def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
-        # A row without a time is reported where its fragment begins.
-        times = np.maximum(np.where(read.known, read.values, floor), floor)
-        if self.label_at is None:
-            return times, times.copy(), wrong
-        labels = self._read(table, self.label_at, "stream.label_at", fragment, wrong)
-        early = labels.known & read.known & (labels.values < read.values)
-        expected = f"a label time not before {self.predict_at}"
-        wrong.append((early, self.label_at, expected, "label times before prediction time"))
-        known = np.where(labels.known, np.maximum(labels.values, times), NEVER)
-        return times, known, wrong
-
-    def _read(
-        self,
-        table: pa.Table,
-        column: str,
-        place: str,
-        fragment: Fragment,
-        wrong: list[_Wrong],
-    ) -> Instants:
-        read = instants(table[column], f"{place}.{column} in {fragment.name}")
-        wrong.append((read.wrong, column, "a time", read.got))
-        return read
+        known_at = [rate.known_at for rate in self.rates if rate.known_at]
+        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, known_at, floor)
 
 
 def together(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragment]]:
