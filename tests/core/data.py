@@ -20,6 +20,9 @@ from incr_core.stream import Increment, Stream
 
 HOUR = 3600 * SECOND
 
+EVERY: list[str | int] = ["1h", "7h", "1d", 37, 1000, "file"]
+"""Increments of every kind and size."""
+
 
 def flights(rows: int, seed: int = 0, *, hours: float = 48.0, delay: float = 6.0) -> pa.Table:
     """Rows over `hours` hours of time, in time order; labels are known up to `delay` hours later.
@@ -81,6 +84,16 @@ def stream(source: Any, **changes: Any) -> Stream:
         "rates": RATES,
     }
     return Stream(source, **(arguments | changes))
+
+
+def untimed(source: Any, **changes: Any) -> Stream:
+    """The rows of `flights` as they lie."""
+    return Stream(source, encoder=encoder(), **changes)
+
+
+def numeric(batch: Any) -> Any:
+    """The numbers of a batch's rows."""
+    return batch.inputs["numeric"]
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
