@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from cluster.groups import Place
 from cluster.heartbeat import Pulse
+from cluster.place import Place
 from cluster.worker import ShardWorker
 from incr_core.errors import IncrError, JobError, WorkerLost
 

@@ -2,9 +2,10 @@
 
     receive    all workers take the next increment and predict; replicas tell how many rows they have to learn
     learn      all workers learn, exchange, take the outer step and consolidate, without the driver in between
-    save       all workers keep their state; the first replica hands over the whole weights
+    hand over  the first replica hands over the whole weights, which every commit publishes
+    save       all workers keep their state
 
-So an increment costs two calls to every worker, and a commit one more. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker, and a commit two more. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from cluster.crew import Crew
-from cluster.groups import Place, Rendezvous
 from cluster.heartbeat import Pulse
 from cluster.parcel import open_parcel, parcel
+from cluster.place import Place
+from cluster.rendezvous import Rendezvous
 from cluster.session import Session
-from cluster.worker import Kept, Received
+from cluster.worker import Handover, Received
 from incr_core.engine import Engine, Round, total_measured
 from incr_core.errors import StreamError, WorkerLost
 from incr_core.orders import Orders
@@ -59,11 +61,11 @@ class ClusterEngine(Engine):
         self._fragments: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
-        self._kept: Kept | None = None
+        self._handover: Handover | None = None
         self._session = Session(settings.address, len(self.places))
         try:
             timeout = timedelta(seconds=settings.timeout)
-            meeting, self._store = Rendezvous.open(self._session.host, 0, timeout)
+            meeting, self._store = Rendezvous.open(self._session.host, timeout)
             pulse = Pulse(
                 self._store, [place.key for place in self.places], settings.timeout, max(START, settings.timeout)
             )
@@ -86,7 +88,7 @@ class ClusterEngine(Engine):
 
     def start(self, version: int | None, weights: Weights | None) -> None:
         """Begin anew, or go on from a commit."""
-        self._version, self._kept = version, None
+        self._version, self._handover = version, None
         if version is None or weights is None:
             return
         sent = ray.put(parcel(weights))
@@ -95,6 +97,7 @@ class ClusterEngine(Engine):
 
     def receive(self) -> list[Arrival]:
         """Let every replica take its next increment."""
+        self._handover = None
         with self._lost("receiving an increment"):
             told: list[Received | None] = self._crew.call("receive")
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
@@ -116,7 +119,7 @@ class ClusterEngine(Engine):
             return Round()
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
-        self._kept = None
+        self._handover = None
         with self._lost(f"learning {arrivals[0].name}"):
             done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
         return combined(done)
@@ -129,7 +132,7 @@ class ClusterEngine(Engine):
 
     def review(self, rows: Mapping[str, Tensor]) -> Round:
         """Let all workers learn their rows of the history, and exchange once."""
-        self._kept = None
+        self._handover = None
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
             done = self._crew.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
@@ -137,43 +140,44 @@ class ClusterEngine(Engine):
 
     def order(self, orders: Orders) -> None:
         """Let all workers do it."""
-        self._kept = None
+        self._handover = None
         with self._lost("following orders"):
             self._crew.call("order", orders)
 
     def adopt(self, weights: Weights) -> None:
         """Let all workers stand at these weights."""
-        self._kept = None
+        self._handover = None
         sent = ray.put(parcel(weights))
         with self._lost("adopting weights"):
             self._crew.call("adopt", sent)
 
     def reset(self) -> None:
         """Let all workers make their participants anew."""
-        self._fragments, self._steps, self._kept = [], [], None
+        self._fragments, self._steps, self._handover = [], [], None
         with self._lost("returning to the last commit"):
             self._crew.call("reset")
 
     def save(self, version: int) -> None:
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):
-            kept = self._crew.call_each("save", [(self._path(place, version),) for place in self.places])
-        self._kept, self._version = kept[0], version
+            self._crew.call_each("save", [(self._path(place, version),) for place in self.places])
+        self._version = version
 
     def weights(self) -> Weights:
         """The whole weights."""
-        return open_parcel(self._keep().weights)
+        return open_parcel(self._handed_over().weights)
 
     def history(self) -> Any:
         """The stream's recent outcomes, as the first replica knows them."""
-        return self._keep().history
+        return self._handed_over().history
 
-    def _keep(self) -> Kept:
-        if self._kept is None:
+    def _handed_over(self) -> Handover:
+        """What the first replica hands over, asked for once until something changes."""
+        if self._handover is None:
             with self._lost("gathering the weights"):
-                self._kept = self._crew.call("keep")[0]
-        assert self._kept is not None
-        return self._kept
+                self._handover = self._crew.call("hand_over")[0]
+        assert self._handover is not None
+        return self._handover
 
     def close(self) -> None:
         """End the workers, and Ray too if we started it."""

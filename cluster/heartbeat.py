@@ -12,34 +12,27 @@ __all__ = ["Heartbeat", "Pulse"]
 
 
 class Heartbeat:
-    """Count up a key of a store from a thread of its own, until the process or the store ends.
+    """Count up a key of a store, every so many seconds, from a thread of its own, until the process or the store ends.
 
     >>> from torch.distributed import HashStore
-    >>> store = HashStore()
-    >>> beat = Heartbeat(store, "alive/0", every=0.01)
-    >>> while store.add("alive/0", 0) < 2:
+    >>> beat = Heartbeat(store := HashStore(), "alive/0", every=60.0)
+    >>> while store.add("alive/0", 0) < 1:
     ...     time.sleep(0.01)
-    >>> beat.stop()
     """
 
     def __init__(self, store: Store, key: str, every: float) -> None:
         self._store = store
         self._key = key
         self._every = every
-        self._stopped = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             try:
                 self._store.add(self._key, 1)
             except RuntimeError:  # the driver, and with it the store, is gone
                 return
-            self._stopped.wait(self._every)
-
-    def stop(self) -> None:
-        """Beat no more."""
-        self._stopped.set()
+            time.sleep(self._every)
 
 
 class Pulse:

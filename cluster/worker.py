@@ -17,9 +17,10 @@ from torch import Tensor
 
 from cluster import groups
 from cluster.exchange import Exchange
-from cluster.groups import Place, Rendezvous
 from cluster.heartbeat import Heartbeat
 from cluster.parcel import Parcel, open_parcel, parcel
+from cluster.place import Place
+from cluster.rendezvous import Rendezvous, use_interface_to
 from incr_core import checkpoint
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.engine import Round
@@ -31,7 +32,7 @@ from incr_core.partition import Blocks, ByHash, Partition
 from incr_core.sharding import local, whole
 from incr_core.update import Update, Weights
 
-__all__ = ["Kept", "Received", "ShardWorker", "partition_of"]
+__all__ = ["Handover", "Received", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
@@ -53,8 +54,8 @@ class Received:
 
 
 @dataclass(slots=True)
-class Kept:
-    """What the first replica hands over at a commit: the whole weights, and the stream's recent outcomes."""
+class Handover:
+    """What the first replica hands over for a commit: the whole weights, and the stream's recent outcomes."""
 
     weights: Parcel
     history: Any
@@ -77,20 +78,21 @@ class ShardWorker:
         place = self.place
         self._job = job = Job.model_validate(document)
         settle_arithmetic(job.learner.threads)
-        groups.use_interface_to(meeting.host)
+        use_interface_to(meeting.host)
         # A connection of its own: waiting for peers on the other must not silence the heart.
-        self._heartbeat = Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
+        Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
         self._store, wait, device = meeting.join(), PATIENCE * meeting.timeout, job.learner.device
         if place.shards > 1:
-            groups.inside_replica(place, meeting, self._store, device, wait)
-        between = groups.between_replicas(place, meeting, self._store, device, wait)
+            groups.inside_replica(place, self._store, device, wait)
+        between = groups.between_replicas(place, self._store, device, wait)
         self._exchange = Exchange(between, place.replica, place.replicas, wait)
-        self._make()
+        self._make_participant()
         return os.getpid()
 
-    def _make(self) -> None:
-        place, job, self._told = self.place, self._job, 0
-        self._before: dict[str, Tensor] | None = None  # shared state that adds up, as merged last
+    def _make_participant(self) -> None:
+        place, job = self.place, self._job
+        self._fragments_told = 0
+        self._summed: dict[str, Tensor] | None = None  # shared state that merges by "sum", as it was merged last
         self.participant = job.participant(
             place.participant,
             place.replica,
@@ -115,7 +117,7 @@ class ShardWorker:
         self.participant.load(path)
         state, _ = checkpoint.load(path / "outer")
         self.outer.load_state_dict(state["outer"])
-        self._before = state["before"]
+        self._summed = state["before"]
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -123,8 +125,8 @@ class ShardWorker:
         if arrival is None or self.place.shard > 0:
             return None
         steps = self.participant.learner.steps_in(arrival.labelled, self.participant.passes())
-        fragments = list(self.participant.stream.fragments[self._told :])
-        self._told += len(fragments)
+        fragments = list(self.participant.stream.fragments[self._fragments_told :])
+        self._fragments_told += len(fragments)
         return Received(arrival, steps, fragments)
 
     def learn(self, measured: Mapping[str, Tensor], rounds: int, every: int | None) -> Round:
@@ -136,22 +138,22 @@ class ShardWorker:
         learner, done, begun = self.participant.learner, Round(), time.perf_counter()
         sent = self._exchange.bytes_sent
         learner.absorb(measured)
-        if self._before is None:
+        if self._summed is None:
             state, rules = learner.shared_state()
-            self._before = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
+            self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         self.participant.begin()
         for _ in range(rounds):
             self._round(lambda: self.participant.advance(every), done)
         if self.participant.consolidates:
             assert self.participant.increment is not None
             done.seconds_exchanging += self._consolidate(len(self.participant.increment.labelled))
-        return self._told_of(done, sent, begun)
+        return self._accounted(done, sent, begun)
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
         done, begun, sent = Round(), time.perf_counter(), self._exchange.bytes_sent
         self._round(lambda: self.participant.review(rows), done)
-        return self._told_of(done, sent, begun)
+        return self._accounted(done, sent, begun)
 
     def _round(self, learn: Callable[[], Update], done: Round) -> None:
         """Learn, exchange, take the outer step."""
@@ -164,8 +166,8 @@ class ShardWorker:
         done.seconds_exchanging += time.perf_counter() - paused
         self._adopt(self.outer.step(anchor, merged, self._rules))
 
-    def _told_of(self, done: Round, sent: int, begun: float) -> Round:
-        """What this worker tells of rounds that began at `begun`, when it had sent so many bytes."""
+    def _accounted(self, done: Round, sent: int, begun: float) -> Round:
+        """The account of rounds that began at `begun`, when so many bytes had been sent."""
         # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
         done.passes_rows *= self.place.shard == 0
         done.losses = {name: value / self.place.shards for name, value in done.losses.items()}
@@ -179,8 +181,8 @@ class ShardWorker:
         paused = time.perf_counter()
         if self.place.replicas > 1:
             rules = learner.shared_state()[1]
-            learner.adopt_shared(self._exchange.shared(state, rows, self._before or {}, rules))
-        self._before = None
+            learner.adopt_shared(self._exchange.shared(state, rows, self._summed or {}, rules))
+        self._summed = None
         return time.perf_counter() - paused
 
     def order(self, orders: Orders) -> None:
@@ -200,29 +202,21 @@ class ShardWorker:
     def reset(self) -> None:
         """Another participant, as fresh as the first was."""
         self.participant.close()
-        self._make()
+        self._make_participant()
 
-    def save(self, path: Path) -> Kept | None:
-        """Keep this worker's state, and hand over what a commit needs; None from all but the very first worker."""
+    def save(self, path: Path) -> None:
+        """Keep this worker's state."""
         self.participant.save(path)
-        checkpoint.save(path / "outer", {"outer": self.outer.state_dict(), "before": self._before})
-        return self.keep()
+        checkpoint.save(path / "outer", {"outer": self.outer.state_dict(), "before": self._summed})
 
-    def keep(self) -> Kept | None:
-        """What a commit needs, from replica 0; its shards gather the weights together."""
+    def hand_over(self) -> Handover | None:
+        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""
         if self.place.replica > 0:
             return None
         gathered = {name: whole(value) for name, value in self.participant.learner.weights().items()}
         if self.place.shard > 0:
             return None
-        return Kept(parcel(gathered), self.participant.stream.history())
-
-    def close(self) -> None:
-        """Stop reading ahead and leave all groups."""
-        self._heartbeat.stop()
-        self.participant.close()
-        self._exchange.group = None
-        groups.leave()
+        return Handover(parcel(gathered), self.participant.stream.history())
 
     def _weights(self) -> Weights:
         """This worker's part of all weights, as live views."""

@@ -1,0 +1,34 @@
+"""The place of a worker among the replicas and shards of a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which worker of the cluster: shard `shard` of `shards` of replica `replica` of `replicas`.
+
+    >>> str(Place(1, 2, 0, 1)), str(Place(1, 2, 0, 4))
+    ('replica 1', 'shard 0 of replica 1')
+    """
+
+    replica: int
+    replicas: int
+    shard: int
+    shards: int
+
+    @property
+    def participant(self) -> str:
+        """The name of the replica among the run's participants."""
+        return f"replica-{self.replica}"
+
+    @property
+    def key(self) -> str:
+        """The worker's key in the store."""
+        return f"alive/{self.replica}/{self.shard}"
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} of replica {self.replica}" if self.shards > 1 else f"replica {self.replica}"
