@@ -56,7 +56,7 @@ def open_client(message: Message, context: Context) -> Message:
     order = message.content.config_records[ORDER]
 
     def begin() -> Participant:
-        return residents.moved_in(
+        return residents.make_resident(
             context, str(order["job"]), str(order["client"]), str(order["folder"]), bool(order["travels"])
         )
 
@@ -181,9 +181,9 @@ def _answer(
     """Bring the participant up, let it work, settle it, and say what it took and where."""
     begun = time.perf_counter()
     try:
-        participant = residents.at_home(context) if begin is None else begin()
+        participant = residents.resident_of(context) if begin is None else begin()
         content = work(participant)
-        residents.settled(context, participant)
+        residents.answered(context, participant)
     except Exception as error:
         return Message(failure(residents.name_of(context), error), reply_to=message)
     content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid()})

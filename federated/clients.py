@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,7 +10,7 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.partition import Blocks, ByColumn, ByHash, Partition, owners
 
-__all__ = ["Client", "clients_of", "joined", "spread"]
+__all__ = ["Client", "clients_of", "joined"]
 
 KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash": ByHash, "blocks": Blocks}
 
@@ -20,7 +19,7 @@ KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash"
 class Client:
     """One client: its name in the run, its number, which seeds it, and its part of the stream.
 
-    rows: about how many it has, as far as that is known; only for finding it a place.
+    rows: about how many it has, as far as that is known; only for finding it a worker.
 
     >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
     >>> Client.from_document(client.document()) == client
@@ -86,18 +85,3 @@ def joined(known: Sequence[Client], found: Sequence[Client]) -> list[Client]:
     everyone = [latest.get(client.name, client) for client in known]
     everyone += [client for client in found if client.name not in names]
     return [replace(client, index=index) for index, client in enumerate(everyone)]
-
-
-def spread(sizes: list[int], workers: int) -> list[int]:
-    """A worker for each client, so that the busiest worker has as few rows as a greedy choice can give it.
-
-    >>> spread([50, 10, 30, 20], 2)
-    [0, 0, 1, 1]
-    """
-    load: Counter[int] = Counter(dict.fromkeys(range(workers), 0))
-    chosen = [0] * len(sizes)
-    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
-        worker = min(load, key=lambda worker: (load[worker], worker))
-        load[worker] += sizes[client]
-        chosen[client] = worker
-    return chosen

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.client_app import ANCHOR, ORDER, ROWS, SHARED, WORK, app
-from federated.clients import Client, clients_of, joined, spread
-from federated.failures import raise_failures
-from federated.grid import RayGrid
-from federated.records import pack, payload, told, unpack
-from federated.simulation import FlowerSimulation
+from federated.client_app import ROWS, SHARED
+from federated.clients import Client, clients_of, joined
+from federated.nodes import Nodes
+from federated.records import pack, told, unpack
 from incr_core.engine import Engine, Round, merge_shared, total_measured
-from incr_core.errors import StreamError, WorkerLost
+from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.orders import Orders
 from incr_core.participant import Arrival
@@ -31,10 +29,6 @@ from incr_core.states import state_folder
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["FederatedEngine"]
-
-PATIENCE = 180.0
-"""Seconds to wait for the nodes of all clients to appear, and for them to answer first: on a busy machine, a worker
-takes a minute to import what it needs."""
 
 
 class FederatedEngine(Engine):
@@ -53,17 +47,13 @@ class FederatedEngine(Engine):
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
         self.clients = clients_of(job)
-        self._grid = grid
-        self._lent = grid is not None
-        self._simulation: FlowerSimulation | None = None
-        self._nodes: list[int] = []
-        self._model = Model({}, {}, consolidates=False, spans=False, shares=False)
-        self._bytes, self._seconds = 0, 0.0
+        self._nodes = Nodes(job.federated, grid)
+        self._terms = Terms({}, {}, consolidates=False, spans=False, shares=False)
         self.reset()
 
     def reset(self) -> None:
         """Forget what the server holds; `start` makes the clients anew."""
-        self._known = 0  # how many clients, the first, have a state at the commit to go on from
+        self._saved = 0  # how many clients, the first ones, have a state at the commit to go on from
         self.outer = self.job.outer_step()
         self.anchor: Weights = {}
         self._merged: dict[str, Tensor] = {}
@@ -85,10 +75,7 @@ class FederatedEngine(Engine):
 
     def start(self, version: int | None, weights: Weights | None) -> None:
         """Find the clients, and let each become itself: fresh, or as it was at a commit."""
-        if self._grid is None:
-            self._grid = self._start_grid()
-        self._nodes = self._find_nodes(self._grid)
-        travels = not isinstance(self._grid, RayGrid)
+        self._nodes.reach(self.clients)
         job = self.job.model_dump_json()
         orders = []
         for client in self.clients:
@@ -96,20 +83,20 @@ class FederatedEngine(Engine):
                 "job": job,
                 "client": json.dumps(client.document()),
                 "folder": str(self._folder(client.name)),
-                "travels": travels,
+                "travels": not self._nodes.clients_stay,
                 # Every client draws the same first weights from the job's seed; one of them tells.
                 "describe": client.index == 0,
             }
             orders.append(order)
-        known = len(self.clients) if version is None else self._known
+        known = len(self.clients) if version is None else self._saved
         if version is not None:
             orders[:known] = [order | {"version": version} for order in orders[:known]]
-        described = told(self._ask("query.open", self._everybody[:known], orders=orders[:known])[0])
+        described = told(self._nodes.ask("query.open", self._everybody[:known], orders=orders[:known])[0])
         if new := self._everybody[known:]:
             # A place in the stream counts everybody's rows, so one client's place is every client's.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
-            self._ask("query.open", new, orders=orders)
-        self._model = Model(
+            self._nodes.ask("query.open", new, orders=orders)
+        self._terms = Terms(
             described["rules"],
             described["shared_rules"],
             described["consolidates"],
@@ -117,45 +104,13 @@ class FederatedEngine(Engine):
             described["shares"],
         )
         self.anchor = described["weights"] if weights is None else weights
-        if version is None and "sum" in self._model.shared_rules.values():
+        if version is None and "sum" in self._terms.shared_rules.values():
             self._merged = described["shared"]  # what additions are counted from
-        self._bytes = 0  # an increment's bytes do not depend on how often the run was started
-
-    def _start_grid(self) -> Grid:
-        wanted = self.job.federated
-        workers = min(wanted.workers, len(self.clients))
-        if wanted.backend == "grid":
-            return RayGrid(app, spread([client.rows for client in self.clients], workers))
-        self._simulation = FlowerSimulation(app, len(self.clients), workers)
-        return self._simulation.grid
-
-    def _find_nodes(self, grid: Grid) -> list[int]:
-        """The node of each client, by the partition number that the node was given."""
-        deadline = time.monotonic() + PATIENCE
-        # Flower's grids say who is there only when asked, and nodes come one by one.
-        while len(found := sorted(grid.get_node_ids())) < len(self.clients) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        sent = [Message(RecordDict(), node, "query.hello") for node in found]
-        by_partition: dict[int, int] = {}
-        for reply in grid.send_and_receive(sent, timeout=PATIENCE):
-            if reply.has_content():
-                index = int(str(reply.content.config_records[ORDER]["partition-id"]))
-                by_partition[index] = reply.metadata.src_node_id
-        missing = [client.name for client in self.clients if client.index not in by_partition]
-        if missing:
-            raise WorkerLost(
-                f"client {', '.join(missing[:5])}: no node has answered for it within {PATIENCE:.0f} s; {len(found)} "
-                f"nodes are there for {len(self.clients)} clients; node i needs partition-id=i and a free worker"
-            )
-        return [by_partition[client.index] for client in self.clients]
+        self._nodes.bytes = 0  # an increment's bytes do not depend on how often the run was started
 
     def close(self) -> None:
         """Stop the simulated clients; nodes of a grid that was lent stay."""
-        if self._simulation is not None:
-            self._simulation.close()
-        elif isinstance(self._grid, RayGrid) and not self._lent:
-            self._grid.close()
-        self._simulation = self._grid = None
+        self._nodes.close()
 
     # -- an increment --------------------------------------------------------------------------------------------
 
@@ -163,8 +118,8 @@ class FederatedEngine(Engine):
         """Let every client take its next increment; one whose stream has ended has nothing to tell."""
         known = len(self._fragments)
         # Over several increments, what clients share goes its own way until they consolidate on order.
-        merged = None if self._model.spans else self._merged
-        answers = self._ask(
+        merged = None if self._terms.spans else self._merged
+        answers = self._nodes.ask(
             "evaluate.receive", self._everybody, {"fragments": known}, anchor=self.anchor, shared=merged
         )
         arrivals: list[Arrival | None] = []
@@ -184,37 +139,37 @@ class FederatedEngine(Engine):
                     f"got {arrival.number} ({arrival.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
-        return [_nothing(first) if arrival is None else arrival for arrival in arrivals]
+        return [_empty_arrival(first) if arrival is None else arrival for arrival in arrivals]
 
     def learn(self, arrivals: Sequence[Arrival]) -> Round:
         """Adopt, learn, mean, outer step, as often as there are rounds; then consolidate."""
-        done, begun, waited = Round(), time.perf_counter(), self._seconds
-        rounds, learners = self._draw(arrivals)
+        done, begun, worked = Round(), time.perf_counter(), self._nodes.seconds
+        rounds, learners = self._choose(arrivals)
         if learners:
             self._observe(total_measured([arrivals[client] for client in learners]))
-            rows = self._rounds(rounds, done)
-            if self._model.consolidates:
+            rows = self._learn_rounds(rounds, done)
+            if self._terms.consolidates:
                 self._consolidate(rows)
-            elif self._model.spans:
+            elif self._terms.spans:
                 for client, count in rows.items():
                     self._span[client] = self._span.get(client, 0) + count
-        return self._told_of(done, begun, waited)
+        return self._accounted(done, begun, worked)
 
-    def _told_of(self, done: Round, begun: float, waited: float) -> Round:
-        """What rounds took that began at `begun`, when clients had worked for `waited` seconds."""
-        done.seconds_learning = self._seconds - waited
+    def _accounted(self, done: Round, begun: float, worked: float) -> Round:
+        """The account of rounds that began at `begun`, when clients had worked for `worked` seconds."""
+        done.seconds_learning = self._nodes.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
-        done.bytes_exchanged, self._bytes = self._bytes, 0
+        done.bytes_exchanged, self._nodes.bytes = self._nodes.bytes, 0
         return done
 
     def review(self, rows: Mapping[str, Tensor]) -> Round:
         """Let the clients learn their rows of the history, and merge once."""
-        done, begun, waited = Round(), time.perf_counter(), self._seconds
+        done, begun, worked = Round(), time.perf_counter(), self._nodes.seconds
         drawn = [client for client in self._everybody if len(rows.get(self.clients[client].name, ()))]
         ids = [{ROWS: pack({"rows": rows[self.clients[client].name]})} for client in drawn]
-        answers = self._ask("train.review", drawn, anchor=self.anchor, shared=self._merged, records=ids)
+        answers = self._nodes.ask("train.review", drawn, anchor=self.anchor, shared=self._merged, records=ids)
         self._step(answers, done)
-        return self._told_of(done, begun, waited)
+        return self._accounted(done, begun, worked)
 
     def order(self, orders: Orders) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""
@@ -223,7 +178,7 @@ class FederatedEngine(Engine):
             self._span = {}
         # What was merged must be there for the next step; the next increment's first message may come after it.
         merged = self._merged if orders.consolidate else None
-        self._ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=merged)
+        self._nodes.ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=merged)
 
     def adopt(self, weights: Weights) -> None:
         """The anchor is what clients begin their next message with."""
@@ -231,15 +186,15 @@ class FederatedEngine(Engine):
 
     def refuse(self, arrivals: Sequence[Arrival]) -> Round:
         """Let the clients that would have learned let their rows go."""
-        _, learners = self._draw(arrivals)
-        self._ask("train.refuse", learners)
-        done = Round(bytes_exchanged=self._bytes)
-        self._bytes = 0
+        _, learners = self._choose(arrivals)
+        self._nodes.ask("train.refuse", learners)
+        done = Round(bytes_exchanged=self._nodes.bytes)
+        self._nodes.bytes = 0
         return done
 
-    def _draw(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
+    def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
-        rounds = self._drawn(arrivals)
+        rounds = self._draw_rounds(arrivals)
         learners = sorted({client for drawn in rounds for client in drawn})
         for client, arrival in enumerate(arrivals):
             if client not in learners:
@@ -247,7 +202,7 @@ class FederatedEngine(Engine):
                 arrival.rows = arrival.rows[:0]
         return rounds, learners
 
-    def _drawn(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
+    def _draw_rounds(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
         candidates = [client for client, arrival in enumerate(arrivals) if arrival.labelled]
         wanted, count = self.job.federated, len(candidates)
         if not candidates:
@@ -264,12 +219,12 @@ class FederatedEngine(Engine):
             self.anchor[name] = self.anchor[name].clone()
             self.anchor[name] += value
 
-    def _rounds(self, rounds: Sequence[Sequence[int]], done: Round) -> dict[int, int]:
+    def _learn_rounds(self, rounds: Sequence[Sequence[int]], done: Round) -> dict[int, int]:
         """Learn, merge, step; returns how many rows each client learned."""
         learned: dict[int, int] = {}
         for drawn in rounds:
             orders = [{"first": client not in learned} for client in drawn]
-            answers = self._ask("train.learn", drawn, orders=orders, anchor=self.anchor)
+            answers = self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.anchor)
             for client, update in zip(drawn, self._step(answers, done), strict=True):
                 learned[client] = learned.get(client, 0) + update.rows
         return learned
@@ -279,24 +234,24 @@ class FederatedEngine(Engine):
         updates = [_update(answer) for answer in answers]
         done.add(updates)
         if any(update.rows for update in updates):
-            merged = mean(updates, self.anchor, self._model.rules)
-            following = self.outer.step(self.anchor, merged, self._model.rules)
+            merged = mean(updates, self.anchor, self._terms.rules)
+            following = self.outer.step(self.anchor, merged, self._terms.rules)
             # A lone update is its own mean, and its memory is on loan from the grid.
             self.anchor = {name: value.clone() for name, value in following.items()}
         return updates
 
     def _consolidate(self, rows: Mapping[int, int]) -> None:
         learners = sorted(rows)
-        answers = self._ask("train.consolidate", learners, anchor=self.anchor)
-        if self._model.shares:
+        answers = self._nodes.ask("train.consolidate", learners, anchor=self.anchor)
+        if self._terms.shares:
             states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
             weights = [rows[client] for client in learners]
-            self._merged = merge_shared(states, weights, self._model.shared_rules, self._merged)
+            self._merged = merge_shared(states, weights, self._terms.shared_rules, self._merged)
 
     def save(self, version: int) -> None:
         """Let every client keep its state for this version, on its own disk."""
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
-        self._ask("query.save", self._everybody, orders=orders)
+        self._nodes.ask("query.save", self._everybody, orders=orders)
 
     def weights(self) -> Weights:
         """The anchor."""
@@ -316,14 +271,12 @@ class FederatedEngine(Engine):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back; clients that are new in the source come after those of the state."""
         known = [Client.from_document(document) for document in state["clients"]]
-        self.clients, self._known = joined(known, self.clients), len(known)
+        self.clients, self._saved = joined(known, self.clients), len(known)
         self.outer.load_state_dict(state["outer"])
         self._generator.set_state(state["generator"])
         self._merged = dict(state["merged"])
         self._span = dict(state["span"])
         self._fragments = list(state["fragments"])
-
-    # -- messages ------------------------------------------------------------------------------------------------
 
     @property
     def _everybody(self) -> range:
@@ -332,55 +285,12 @@ class FederatedEngine(Engine):
     def _folder(self, client: str) -> Path:
         return state_folder(self.directory.absolute(), client, 0).parent
 
-    def _ask(
-        self,
-        action: str,
-        clients: Sequence[int],
-        order: Mapping[str, Any] | None = None,
-        *,
-        orders: Sequence[Mapping[str, Any]] | None = None,
-        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
-        anchor: Weights | None = None,
-        shared: Mapping[str, Tensor] | None = None,
-    ) -> list[RecordDict]:
-        """Send a message to each of these clients and return their answers in the same order.
-
-        Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
-        """
-        assert self._grid is not None, "start the engine before asking its clients"
-        common = {ANCHOR: pack(anchor)} if anchor is not None else {}
-        if shared:
-            common[SHARED] = pack(shared)
-        every = ConfigRecord(dict(order or {}))
-        contents = [
-            RecordDict(
-                {
-                    **common,
-                    **({} if records is None else records[place]),
-                    ORDER: every if orders is None else ConfigRecord(dict(orders[place])),
-                }
-            )
-            for place in range(len(clients))
-        ]
-        nodes = [self._nodes[client] for client in clients]
-        replies = {
-            reply.metadata.src_node_id: reply
-            for reply in self._grid.send_and_receive(
-                Message(content, node, action) for content, node in zip(contents, nodes, strict=True)
-            )
-        }
-        answers = [replies.get(node) for node in nodes]
-        raise_failures([self.clients[client].name for client in clients], answers)
-        found = [answer.content for answer in answers if answer is not None]
-        self._bytes += sum(map(payload, contents)) + sum(map(payload, found))
-        self._seconds += _busiest(found)
-        return found
-
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """What the server knows of the model: how each weight and each shared strategy entry merges; whether strategies
-    consolidate after each increment, or, over several, when told to.
+class Terms:
+    """On what terms clients merge: the rules of weights and of what strategies share, if they share anything.
+
+    consolidates: strategies do so after each increment; spans: over several, when told to.
     """
 
     rules: dict[str, str]
@@ -388,16 +298,6 @@ class Model:
     consolidates: bool
     spans: bool
     shares: bool
-
-
-def _busiest(answers: Sequence[RecordDict]) -> float:
-    """Seconds that the process which worked longest has worked."""
-    worked: dict[int, float] = {}
-    for answer in answers:
-        work = answer.config_records[WORK]
-        process = int(str(work["process"]))
-        worked[process] = worked.get(process, 0.0) + float(str(work["seconds"]))
-    return max(worked.values(), default=0.0)
 
 
 def _update(answer: RecordDict) -> Update:
@@ -409,7 +309,7 @@ def _arrival(document: dict[str, Any]) -> Arrival:
     return Arrival(**document | {"bad": [BadRow(**bad) for bad in document["bad"]]})
 
 
-def _nothing(beside: Arrival) -> Arrival:
+def _empty_arrival(beside: Arrival) -> Arrival:
     """An arrival of no rows, beside those that others have."""
     none = torch.empty(0, dtype=torch.int64)
     return Arrival(beside.number, beside.name, beside.warm, 0, none, 0, 0, {}, {})

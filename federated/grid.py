@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -23,9 +24,10 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from federated.embedded_ray import start_ray, stop_ray
-from federated.worker import Worker, wrap
+from federated.envelope import wrap
+from federated.worker import Worker
 
-__all__ = ["RayGrid"]
+__all__ = ["RayGrid", "spread"]
 
 FAREWELL = 30.0
 """Seconds to wait for the processes of workers that were told to stop."""
@@ -102,12 +104,12 @@ class RayGrid(Grid):
         waiting = list(messages)
         for message in waiting:
             message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._numbers)}"
-        parcels, shared = wrap(waiting)
+        envelopes, shared = wrap(waiting)
         store = ray.put(shared)
         for number, worker in enumerate(self._workers):
             mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == number]
             if mine:
-                call = worker.answer.remote([parcels[place] for place in mine], store)
+                call = worker.answer.remote([envelopes[place] for place in mine], store)
                 self._flying[call] = [waiting[place] for place in mine]
         return [message.metadata.message_id for message in waiting]
 
@@ -135,6 +137,21 @@ class RayGrid(Grid):
                 replies = [Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message) for message in asked]
             for reply in replies:
                 self._landed[reply.metadata.reply_to_message_id] = reply
+
+
+def spread(sizes: list[int], workers: int) -> list[int]:
+    """A worker for each client, so that the busiest worker has as few rows as a greedy choice can give it.
+
+    >>> spread([50, 10, 30, 20], 2)
+    [0, 0, 1, 1]
+    """
+    load: Counter[int] = Counter(dict.fromkeys(range(workers), 0))
+    chosen = [0] * len(sizes)
+    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
+        worker = min(load, key=lambda worker: (load[worker], worker))
+        load[worker] += sizes[client]
+        chosen[client] = worker
+    return chosen
 
 
 def _lives(place: Any) -> bool:

@@ -21,7 +21,7 @@ from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.participant import Participant
 
-__all__ = ["at_home", "close_all", "moved_in", "name_of", "settled"]
+__all__ = ["answered", "close_all", "make_resident", "name_of", "resident_of"]
 
 CLIENT = "client"
 """The record of a context that says who the client is."""
@@ -41,7 +41,7 @@ class Resident:
 _residents: dict[tuple[int, str, str], Resident] = {}
 
 
-def moved_in(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
+def make_resident(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
     """Make the client's participant, fresh, and note in the context who it is from now on.
 
     job, client: their JSON. folder: the client's own, for its state. travels: whether the next message may meet
@@ -55,7 +55,7 @@ def moved_in(context: Context, job: str, client: str, folder: str, travels: bool
     return _make(context)
 
 
-def at_home(context: Context) -> Participant:
+def resident_of(context: Context) -> Participant:
     """The client's participant as its last message left it.
 
     Raises CheckpointError where it is neither here nor, of the right generation, on its disk.
@@ -79,7 +79,7 @@ def at_home(context: Context) -> Participant:
     return participant
 
 
-def settled(context: Context, participant: Participant) -> None:
+def answered(context: Context, participant: Participant) -> None:
     """The client has answered a message: one generation on, and on disk if it may travel."""
     record = context.state.config_records[CLIENT]
     generation = int(str(record["generation"])) + 1

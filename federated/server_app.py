@@ -2,7 +2,8 @@
 
     flwr run . --run-config "job='/data/flights/job.toml' out='/data/runs/flights'"
 
-The run directory is the same as that of `incr run --on federated`, and goes on from its last commit likewise.
+The run directory is the same as that of `incr run --on federated`, but for the report, which `incr report` writes; it
+goes on from its last commit likewise.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from federated import residents
 from federated.client_app import app as incr_app
-from federated.worker import Worker, unwrap, wrap
+from federated.envelope import unwrap, wrap
+from federated.worker import Worker
 
 _runs = count(1_000_000)
 
@@ -70,13 +71,13 @@ class InProcessGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._numbers))
         if self._order is not None:
             self._order.shuffle(asked)
-        parcels, shared = wrap(asked)
+        envelopes, shared = wrap(asked)
         replies = []
-        for parcel in parcels:
+        for envelope in envelopes:
             if self._forgetful:
                 residents.close_all()
-            message = unwrap(parcel, shared)
+            message = unwrap(envelope, shared)
             self.sent.append((message.metadata.message_type, message.metadata.dst_node_id))
             if not self._lose(message):
-                replies += self._worker.answer([parcel], shared)
+                replies += self._worker.answer([envelope], shared)
         return replies

@@ -207,7 +207,7 @@ def test_a_run_goes_on_after_a_lost_client_to_the_same_weights(table: Path, tmp_
 
 
 def test_missing_nodes_are_named(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.engine.PATIENCE", 0.1)
+    monkeypatch.setattr("federated.nodes.PATIENCE", 0.1)
     error = failing(people(table), tmp_path / "run", on(InProcessGrid(2)))
     assert "client colour=red: no node has answered for it" in str(error)
 
