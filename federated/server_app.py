@@ -16,12 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 from federated.engine import FederatedEngine
 from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
-from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop
-from incr_core.plainjson import json_text
 from incr_core.registry import RunDirectory
-from incr_core.seal import model_sha256
 
 __all__ = ["app"]
 
@@ -38,8 +35,4 @@ def main(grid: Grid, context: Context) -> None:
     out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
     settle_arithmetic(job.learner.threads)
     with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"federated:{job.fingerprint()}") as directory:
-        engine = FederatedEngine(job, out, grid)
-        loop = Loop(job, engine, directory)
-        finished = loop.run()
-        summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
-        write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")
+        Loop(job, FederatedEngine(job, out, grid), directory).run_to_summary()

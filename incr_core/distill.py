@@ -26,7 +26,6 @@ from incr_core.plainjson import json_text
 from incr_core.predict import load_version
 from incr_core.registry import RunDirectory
 from incr_core.report import write_report
-from incr_core.seal import model_sha256
 from incr_core.strategy import Context, Strategy
 
 __all__ = ["distill"]
@@ -68,12 +67,9 @@ def distill(
         job.lesson = Taught(teacher.learner, strength, temperature)
         engine = Lesson(job, out, last=manifest["increment"])
         try:
-            loop = Loop(job, engine, student, observe)
-            finished = loop.run()
-            summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished, "taught_by": record}
+            summary = Loop(job, engine, student, observe).run_to_summary(taught_by=record)
         finally:
             engine.close()
-        write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")
         write_report(student)
     return summary
 

@@ -15,15 +15,18 @@ from incr_core.divergence import Divergence, fault_of
 from incr_core.engine import Engine, Round
 from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.events import Event
+from incr_core.files import write_atomically
 from incr_core.interrupt import set_by_signals
 from incr_core.job import Job
 from incr_core.metrics import Statistics
 from incr_core.objective import Objective
 from incr_core.orders import Orders
 from incr_core.participant import Arrival
+from incr_core.plainjson import json_text
 from incr_core.quarantine import whole_table
 from incr_core.registry import RunDirectory
 from incr_core.review import Review
+from incr_core.seal import model_sha256
 from incr_core.states import state_folder
 from incr_core.uncommitted import Uncommitted, metrics_row
 
@@ -302,8 +305,17 @@ class Loop:
         stands = "nothing is committed yet" if self.version is None else f"version {self.version} is intact"
         return DivergedError(f"learner: {what}; lower learner.optimizer.lr or set learner.clip; {stands}")
 
-    def summary(self, weights_sha256: str) -> dict[str, Any]:
-        """The numbers of the run."""
+    def run_to_summary(self, **more: Any) -> dict[str, Any]:
+        """Run, and leave the numbers of the run, and `more`, in its directory as summary.json; returns them.
+
+        "finished" among them is what `run` returns.
+        """
+        finished = self.run()
+        summary = self._summary() | {"finished": finished, **more}
+        write_atomically(self.directory.path / "summary.json", json_text(summary).encode() + b"\n")
+        return summary
+
+    def _summary(self) -> dict[str, Any]:
         totals = self.totals
         return {
             "name": self.job.name,
@@ -318,7 +330,7 @@ class Loop:
             "prequential": self.objective.metrics(totals.statistics) if totals.statistics else {},
             "bytes_exchanged": totals.bytes_exchanged,
             "wall_seconds": round(totals.seconds, 3),
-            "model_sha256": weights_sha256,
+            "model_sha256": model_sha256(self.engine.weights()),
             "version": self.version,
             "seed": self.job.learner.seed,
         }

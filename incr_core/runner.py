@@ -9,13 +9,10 @@ from typing import Any
 
 from incr_core.engine import engine_named
 from incr_core.errors import JobError
-from incr_core.files import write_atomically
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
-from incr_core.plainjson import json_text
 from incr_core.registry import RunDirectory
 from incr_core.report import write_report
-from incr_core.seal import model_sha256
 from incr_core.track import TensorBoard
 
 __all__ = ["run"]
@@ -74,13 +71,10 @@ def _run_one(
 
         engine = kind(job, out)
         try:
-            loop = Loop(job, engine, directory, seen)
-            finished = loop.run()
-            summary = loop.summary(model_sha256(engine.weights())) | {"finished": finished}
+            summary = Loop(job, engine, directory, seen).run_to_summary()
         finally:
             engine.close()
             if tracker is not None:
                 tracker.close()
-        write_atomically(out / "summary.json", json_text(summary).encode() + b"\n")
         write_report(directory)
     return summary
