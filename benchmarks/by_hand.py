@@ -65,11 +65,14 @@ class Loop:
 
 
 class Reservoir:
-    """Algorithm R as one would write it for a few columns."""
+    """Algorithm R as one would write it for a few columns, its slots drawn for `ahead` rows at once."""
+
+    ahead = 4096
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.seen = capacity, 0
+        self.capacity, self.seen, self.drawn, self.next = capacity, 0, 0, 0
         self.columns: list[Tensor] = []
+        self.coming = torch.empty(2, 0, dtype=torch.int64)  # numbers of rows that will stay, and their slots
 
     def sample(self, count: int, generator: torch.Generator, apart: bool = True) -> list[Tensor]:
         """Rows drawn uniformly; `apart`: from a small memory without replacement."""
@@ -85,16 +88,27 @@ class Reservoir:
         """Show it new rows."""
         if not self.columns:
             self.columns = [column.new_zeros(self.capacity, *column.shape[1:]) for column in columns]
-        count = len(columns[0])
-        number = torch.arange(self.seen, self.seen + count)
+        first, count = self.seen, len(columns[0])
         self.seen += count
-        slots = number
-        if self.seen > self.capacity:
-            drawn = (torch.rand(count, generator=generator, dtype=torch.float64) * (number + 1)).long()
-            slots = torch.where(number < self.capacity, number, drawn)
-        kept = (slots < self.capacity).nonzero().flatten()
+        filling = min(count, max(0, self.capacity - first))
+        if filling:
+            for held, column in zip(self.columns, columns, strict=True):
+                held[first : first + filling] = column[:filling]
+        if filling == count or self.seen <= self.next:
+            return
+        if self.seen > self.drawn:
+            start = max(self.drawn, self.capacity)
+            self.drawn = start + -(-(self.seen - start) // self.ahead) * self.ahead
+            number = torch.arange(start, self.drawn)
+            slots = (torch.rand(len(number), generator=generator, dtype=torch.float64) * (number + 1)).long()
+            stay = slots < self.capacity
+            self.coming = torch.cat([self.coming, torch.stack([number[stay], slots[stay]])], dim=1)
+        kept = int(torch.searchsorted(self.coming[0], self.seen))
+        number, slots = self.coming[:, :kept]
         for held, column in zip(self.columns, columns, strict=True):
-            held[slots[kept]] = column[kept]
+            held[slots] = column[number - first]
+        self.coming = self.coming[:, kept:]
+        self.next = int(self.coming[0, 0]) if self.coming.shape[1] else self.drawn
 
 
 class Rehearsal(Loop):

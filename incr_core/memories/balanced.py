@@ -34,8 +34,9 @@ class Balanced(Memory):
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
-        self._classes = torch.empty(0, dtype=torch.float64)  # that have refused rows, ascending
-        self._limits = torch.empty(0, dtype=torch.float64)  # the smallest key each has refused
+        # Classes that have refused rows, ascending, and the smallest key each has refused; behind them a class that
+        # no row is of, so that every row finds a place among them.
+        self._classes = self._limits = torch.full((1,), torch.inf, dtype=torch.float64)
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
         """Show the memory new rows."""
@@ -43,22 +44,20 @@ class Balanced(Memory):
         if len(targets) == 0:
             return
         one_class_a_row("balanced", targets)
-        columns = self._dated(columns)
-        self._allocate({**columns, "key": torch.empty(1, dtype=torch.float64, device=targets.device)})
+        key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
+        columns = {**self._dated(columns), "key": key}
+        self._allocate(columns)
         self.seen += len(targets)
         self._expire()
-        key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
-        accepted = (key < self._limits_of(targets)).nonzero().flatten()
+        accepted = self._acceptable(targets, key).nonzero().flatten()
         if len(accepted) == 0:
             return
-        fresh = {name: column.index_select(0, accepted) for name, column in {**columns, "key": key}.items()}
-        stop = self.size + len(accepted)
-        if stop <= self.capacity:
-            self._write(torch.arange(self.size, stop, device=targets.device), fresh)
-            self.size = stop
-            return
-        held = self.rows_held()
-        self._trim({name: torch.cat([column, fresh[name]]) for name, column in held.items()})
+        if self.size + len(accepted) > self.capacity:
+            accepted, slots = self._trim(targets, key, accepted)
+        else:
+            slots = torch.arange(self.size, self.size + len(accepted), device=targets.device)
+        self._write(slots, columns, accepted)
+        self.size = min(self.capacity, self.size + len(accepted))
 
     def _expire(self) -> None:
         if self.ttl is not None and self.size:
@@ -71,31 +70,35 @@ class Balanced(Memory):
     def clear(self) -> None:
         """Forget all rows, and what was refused."""
         super().clear()
-        self._classes, self._limits = self._classes[:0], self._limits[:0]
+        self._classes, self._limits = self._classes[-1:], self._limits[-1:]
 
-    def _limits_of(self, targets: Tensor) -> Tensor:
-        """The limit of each row's class; infinity where it has refused none."""
+    def _acceptable(self, targets: Tensor, key: Tensor) -> Tensor:
+        """Whether each row's key is below the limit of its class, (n,); true where the class has refused none."""
         if self._classes.device != targets.device:
             self._classes, self._limits = self._classes.to(targets.device), self._limits.to(targets.device)
-        if len(self._classes) == 0:
-            return torch.full_like(targets, torch.inf, dtype=torch.float64)
         labels = targets.double()
-        place = torch.searchsorted(self._classes, labels).clamp_(max=len(self._classes) - 1)
-        return torch.where(self._classes[place] == labels, self._limits[place], torch.inf)
+        place = torch.searchsorted(self._classes, labels)
+        below = key < self._limits.index_select(0, place)
+        return below | (self._classes.index_select(0, place) != labels)
 
-    def _trim(self, columns: Columns) -> None:
-        labels, which, counts = torch.unique(columns["targets"], return_inverse=True, return_counts=True)
+    def _trim(self, targets: Tensor, key: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rows held and those accepted, the best fill the memory: which of the latter stay, and their slots."""
+        held = self.rows_held()
+        keys = torch.cat([held["key"], key.index_select(0, accepted)])
+        every = torch.cat([held["targets"], targets.index_select(0, accepted)])
+        labels, which, counts = torch.unique(every, return_inverse=True, return_counts=True)
         quota = torch.tensor(even_shares(counts.tolist(), self.capacity), device=which.device)
-        by_key = columns["key"].argsort(stable=True)
+        by_key = keys.argsort(stable=True)
         order = by_key[which[by_key].argsort(stable=True)]  # by class, and by key within a class
-        start = counts.cumsum(0) - counts
-        rank = torch.arange(len(order), device=order.device) - start[which[order]]
-        allowed = quota[which[order]]
+        classes = which[order]
+        rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes]
+        allowed = quota[classes]
         refused = order[rank == allowed]  # the first row that each class now refuses
-        self._limit(labels[which[refused]].double(), columns["key"][refused])
-        keep = order[rank < allowed]
-        self._write(torch.arange(len(keep), device=keep.device), columns, keep)
-        self.size = len(keep)
+        self._limit(labels[which[refused]].double(), keys[refused])
+        stays = torch.zeros_like(every, dtype=torch.bool).index_fill_(0, order[rank < allowed], True)
+        freed = (~stays[: self.size]).nonzero().flatten()
+        room = torch.arange(self.size, self.capacity, device=freed.device)
+        return accepted[stays[self.size :]], torch.cat([freed, room])
 
     def _limit(self, classes: Tensor, limits: Tensor) -> None:
         before = ~torch.isin(self._classes, classes)

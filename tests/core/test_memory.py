@@ -12,6 +12,7 @@ from torch import Tensor
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.memories import Balanced, Reservoir
+from incr_core.memories.reservoir import AHEAD
 from incr_core.memory import Memory, columns_of, even_shares, to_batch
 
 
@@ -65,6 +66,43 @@ def test_a_batch_is_inserted_as_one_by_one() -> None:
         if slot < capacity:
             expected[slot] = row
     assert memory.rows_held()["rows"].tolist() == expected
+
+
+def test_every_row_of_a_long_stream_stays_with_equal_chance() -> None:
+    """Over more rows than have their slots drawn at once, at a capacity that few of them reach."""
+    rows, trials, generator = 3 * AHEAD, 30, seeded(2)
+    counts = torch.zeros(24)
+    for _ in range(trials):
+        counts += torch.histc(filled(Reservoir(64), rows, 500, generator).rows_held()["inputs"], 24, 0, rows)
+    assert counts.sum() == trials * 64
+    # 24 cells of 80 rows each: mean 23, deviation about 7.
+    assert chi_square(counts) < 23 + 4 * 7
+
+
+def test_how_rows_are_cut_into_batches_changes_nothing() -> None:
+    one, *others = (filled(Reservoir(50), 2 * AHEAD + 100, batch, seeded(3)) for batch in (10, 3, 137, 9000))
+    for other in others:
+        assert torch.equal(other.rows_held()["rows"], one.rows_held()["rows"])
+
+
+def test_a_memory_cleared_or_enlarged_draws_anew_who_stays() -> None:
+    generator = seeded(4)
+    memory = filled(Reservoir(20), 700, 7, generator)
+    memory.clear()
+    before = generator.get_state()
+    filled(memory, 300, 7, generator)
+    generator.set_state(before)
+    assert held(memory) == held(filled(Reservoir(20), 300, 7, generator))
+    fresh = torch.zeros(200)
+    for place in range(200):
+        memory = filled(Reservoir(20), 200, 10, generator)
+        memory.enlarge(3.0)
+        for start in range(200, 300, 10):
+            memory.insert(numbered(start, start + 10), generator)
+        fresh[place] = (memory.rows_held()["rows"] >= 200).sum()
+    # Row s is drawn with probability 60 / (s + 1), into one of 60 slots; what it replaces may be as fresh.
+    stays = sum(60 / (s + 1) * (1 - 1 / 60) ** sum(60 / (t + 1) for t in range(s + 1, 300)) for s in range(200, 300))
+    assert float(fresh.mean()) == pytest.approx(stays, abs=4 * float(fresh.std()) / 200**0.5)
 
 
 def test_a_batch_that_fills_the_reservoir_and_goes_on() -> None:
