@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
+from math import prod
 from operator import add, mul
 from typing import Any
 
@@ -33,6 +34,10 @@ OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+FEW, ENOUGH = 1 / 3, 64
+"""Rows are chosen before they are run backward where at most this share is learned from, of so many in a batch: another
+forward costs more than that saves of more rows, and of a small batch a step is hardly its rows."""
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -57,6 +62,10 @@ class Learner:
     descent: an attribute; how its optimiser is stepped.
 
     With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
+
+    Where strategies learn from few rows of large batches (`Strategy.keeps`), all are run without gradients for them to
+    choose, and those chosen once more, with a Dropout of their own. Where rows depend on one another (in the objective,
+    or by BatchNorm), or a strategy adds terms to the loss, all are run once, and weighed.
 
     >>> from incr_core.objective import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
@@ -159,6 +168,8 @@ class Learner:
                 f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
                 f"{', '.join(aside)} takes them out of it; leave one of them out"
             )
+        few = prod(strategy.keeps for strategy in strategies) <= FEW
+        self._chooses = few and bool(self._weigh) and objective.rowwise and not pairs_rows and not self._loss
         self._after_backward = overridden("after_backward")
         self._after_step = overridden("after_step")
         self._after_rehearsal = [hook for hook in self._after_step if not _remembers(hook.__self__)]
@@ -253,11 +264,15 @@ class Learner:
             for augment in self._augment:
                 mixed = augment(context, mixed)
             part, copies = self._part(mixed)
-            with self._autocast():
-                output = self.model(part.inputs)
-                weights, kept = self._weighed(part, output) if self._weigh else (part.weights, None)
-                loss = self.objective(output, part.targets, weights)
-                terms = {"loss": loss if kept is None else loss * kept}
+            if self._chooses and len(part) >= ENOUGH:
+                loss, output = self._chosen(part)
+            else:
+                with self._autocast():
+                    output = self.model(part.inputs)
+                    weights, kept = self._weighed(part, output) if self._weigh else (part.weights, None)
+                    loss = self.objective(output, part.targets, weights)
+                    loss = loss if kept is None else loss * kept
+            terms = {"loss": loss}
             for hook in self._loss:
                 for name, term in hook(context, part, output).items():
                     terms[name] = terms[name] + term if name in terms else term
@@ -279,6 +294,21 @@ class Learner:
                 for hook in self._after_step:
                     hook(context, fresh, output)
         return sum(map(len, batches))
+
+    def _chosen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The weighed loss, through the rows alone that it counts; and the output of all rows, without gradients."""
+        # An autocast of its own: within one, weights that were cast without gradients would be used again.
+        with torch.no_grad(), self._autocast():
+            output = self.model(batch.inputs)
+            weights, kept = self._weighed(batch, output)
+        if kept is not None and weights is not None:
+            places = weights.nonzero().flatten()
+            # Where no row is learned from, one that counts nothing: not every model takes a batch of none.
+            places = places if len(places) else torch.zeros(1, dtype=torch.int64, device=weights.device)
+            batch, weights = batch.take(places), weights.index_select(0, places)
+        with self._autocast():
+            loss = self.objective(self.model(batch.inputs), batch.targets, weights)
+            return loss if kept is None else loss * kept, output
 
     @torch.no_grad()
     def _weighed(self, batch: Batch, output: Tensor) -> tuple[Tensor | None, float | Tensor | None]:

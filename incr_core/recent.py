@@ -40,18 +40,26 @@ class Recent(nn.Module):
     def add(self, values: Tensor, classes: Tensor | None = None) -> None:
         """Take in values (n,), in order of arrival; they push out the oldest."""
         last = min(len(values), self.size)
-        slots = (torch.arange(last, device=self.values.device) + self._next) % self.size
-        self.values.index_copy_(0, slots, values[len(values) - last :].to(self.values.dtype))
+        self._write(self.values, values[len(values) - last :])
         if classes is not None:
-            self.classes.index_copy_(0, slots, classes[len(values) - last :].long())
+            self._write(self.classes, classes[len(values) - last :])
         self._next = (self._next + last) % self.size
         self.held = min(self.size, self.held + last)
 
+    def _write(self, ring: Tensor, fresh: Tensor) -> None:
+        before = min(len(fresh), self.size - self._next)  # up to the ring's end
+        ring[self._next : self._next + before].copy_(fresh[:before])
+        if before < len(fresh):
+            ring[: len(fresh) - before].copy_(fresh[before:])
+
     def rank(self, values: Tensor, classes: Tensor | None = None) -> Tensor:
         """The rank of each value (n,), among those of its own class where classes (n,) are given."""
-        below = self.values[: self.held] <= values[:, None].to(self.values.dtype)
+        values = values.to(self.values.dtype)
+        if self.held == 0:
+            return torch.ones_like(values)
         if classes is None:
-            return below.float().mean(1) if self.held else torch.ones_like(values, dtype=torch.float32)
+            return torch.searchsorted(self.values[: self.held].sort().values, values, right=True) / self.held
+        below = self.values[: self.held] <= values[:, None]
         own = self.classes[: self.held] == classes[:, None].long()
         count = own.sum(1)
         return torch.where(count > 0, (below & own).sum(1) / count.clamp(min=1), 1.0)

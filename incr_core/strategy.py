@@ -141,6 +141,12 @@ class Strategy(nn.Module):
     def end(self, ctx: Context, labelled: Batch) -> None:
         """The increment, whose rows are `labelled`, is learned: consolidate."""
 
+    @property
+    def keeps(self) -> float:
+        """About the share of rows that `weigh` gives a factor above 0. Where it is small, the learner runs no others
+        backward: the same maths, with less of it."""
+        return 1.0
+
     def extra_repr(self) -> str:
         """The arguments, for logs and reports."""
         return ", ".join(

@@ -29,8 +29,8 @@ class Selective(Strategy):
 
     Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers" (arXiv 1910.00762), equation 2,
     for the loss. A row not drawn counts nothing in the loss; the others count more, so that a step keeps its size: a
-    rank is uniform, so mean p is 1 / (1 + beta). All rows are still run forward and backward. Where labels are
-    wrong, the biggest losers are the wrong ones: then use small_loss.
+    rank is uniform, so mean p is 1 / (1 + beta). Where few rows are, only they are run backward, after a second forward
+    of their own (`Learner`). Where labels are wrong, the biggest losers are the wrong ones: then use small_loss.
 
     beta: how sharply to choose; 0 takes all rows. by: see above. history: rows that ranks and shares are taken among.
 
@@ -54,6 +54,11 @@ class Selective(Strategy):
                 f'selective.by: expected the objective binary or multiclass for "{self.by}", '
                 f'got {type(ctx.objective).__name__}; choose by "loss"'
             )
+
+    @property
+    def keeps(self) -> float:
+        """The mean of p; by class it is not known beforehand."""
+        return 1.0 if self.by == "class" else 1.0 / (1.0 + self.beta)
 
     def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:
         """Draw the rows to learn from."""

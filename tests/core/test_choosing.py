@@ -18,9 +18,11 @@ from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.losses import Generalised, Huber, Symmetric
 from incr_core.objective import Binary, Multiclass, Objective, Regression
+from incr_core.objectives import Ranking
 from incr_core.recent import Recent
 from incr_core.strategies import ACE, GDumb, Outliers, Replay, Selective, SmallLoss
 from incr_core.strategy import Context, Strategy
+from incr_core.testing import check_strategy
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -99,6 +101,84 @@ def test_k_batches_equal_one_large_batch(make: Callable[[], Strategy]) -> None:
     large = weights(12, 1)
     for name, value in weights(4, 3).items():
         torch.testing.assert_close(value, large[name], rtol=1e-9, atol=1e-11)
+
+
+class Few(Times):
+    """Says that it keeps few rows."""
+
+    @property
+    def keeps(self) -> float:
+        return 0.25
+
+
+def runs(mine: Learner) -> list[tuple[int, bool]]:
+    """The rows of each forward to come, and whether it is to be followed by a backward."""
+    found: list[tuple[int, bool]] = []
+    mine.model.register_forward_pre_hook(lambda _, inputs: found.append((len(inputs[0]), torch.is_grad_enabled())))
+    return found
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.Adam])
+@pytest.mark.parametrize("replays", [False, True], ids=["alone", "replay"])
+def test_rows_that_count_nothing_are_not_run_backward_and_the_weights_are_the_same(
+    optimizer: Callable[..., torch.optim.Optimizer], replays: bool
+) -> None:
+    def learned(kind: type[Times], day: int = 3) -> tuple[dict[str, Tensor], dict[str, float], list[tuple[int, bool]]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        chosen = kind(lambda targets: 1.5 * (targets == 2))
+        strategies = [Replay(capacity=50), chosen] if replays else [chosen]
+        mine = Learner(model, Multiclass(3), optimizer, strategies, batch_size=64, accumulate=2, shuffle=False)
+        ran = runs(mine)
+        for each in range(day):
+            rows = three(300, each)
+            weights = torch.rand(300, dtype=torch.float64, generator=torch.Generator().manual_seed(each))
+            none = rows.targets.masked_fill(torch.arange(300) < 128, 0)  # a step that learns from no row
+            told = mine.learn(Batch(rows.inputs.double(), none, weights)).losses  # type: ignore[union-attr]
+        return mine.weights(), told, ran
+
+    weighed, losses, all_rows = learned(Times)
+    chosen, same_losses, few_rows = learned(Few)
+    for name, value in weighed.items():
+        torch.testing.assert_close(chosen[name], value, rtol=1e-9, atol=1e-12)
+    assert same_losses == pytest.approx(losses, rel=1e-9)
+    backward, forward = ([rows for rows, gradients in few_rows if gradients is wanted] for wanted in (True, False))
+    assert sum(backward) < 0.4 * sum(rows for rows, _ in all_rows)
+    assert min(forward) >= 64  # the last batch of an increment is small, and weighed
+
+
+def test_where_rows_depend_on_one_another_or_all_are_needed_all_are_run_once() -> None:
+    class Shift(Strategy):
+        def loss(self, ctx: Context, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+            assert len(output) == len(batch) == 64
+            return {"shift": output.square().mean()}
+
+    norm = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    choose = Few(lambda targets: 1.0 * (targets == 2))
+    rows, pairs = three(64), Batch(torch.randn(64, 3), torch.ones(64))
+    for mine, batch in (
+        (Learner(norm, Multiclass(3), SGD, [choose], batch_size=64), rows),
+        (Learner(nn.Linear(3, 3), Multiclass(3), SGD, [choose, Shift()], batch_size=64), rows),
+        (Learner(nn.Linear(3, 4), Ranking(dimension=2), SGD, [choose], batch_size=64), pairs),
+    ):
+        ran = runs(mine)
+        mine.learn(batch)
+        assert ran == [(64, True)]
+
+
+@pytest.mark.parametrize(("beta", "by", "share"), [(3.0, "loss", 0.25), (1.0, "loss", 1.0), (3.0, "class", 1.0)])
+def test_selective_runs_few_rows_backward_where_it_keeps_few(beta: float, by: str, share: float) -> None:
+    still = partial(torch.optim.SGD, lr=0.0)  # so that losses, and their ranks, stay what they are
+    mine = Learner(nn.Linear(3, 3), Multiclass(3), still, [Selective(beta, by)], batch_size=64)
+    mine.learn(three(1280))
+    ran = runs(mine)
+    mine.learn(three(1280))
+    assert sum(rows for rows, gradients in ran if gradients) / 1280 == pytest.approx(share, abs=0.05)
+
+
+def test_the_laws_hold_where_rows_are_chosen_before_they_are_run_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incr_core.learner.ENOUGH", 2)
+    check_strategy(partial(Selective, beta=3.0), zero=partial(Selective, beta=0.0))
 
 
 def test_remembered_rows_are_weighed_too() -> None:
