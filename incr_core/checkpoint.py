@@ -34,11 +34,12 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
     folder = Path(path)
     tensors, structure = pack(state)
     content = safetensors.torch.save(tensors)
-    name = f"tensors-{sha256(content)[:16]}.safetensors"
+    digest = sha256(content)
+    name = f"tensors-{digest[:16]}.safetensors"
     document = {
         "schema": SCHEMA,
         "manifest": manifest,
-        "tensors": {"file": name, "bytes": len(content), "sha256": sha256(content)},
+        "tensors": {"file": name, "bytes": len(content), "sha256": digest},
         "state": structure,
     }
     sealed = seal(document)
