@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from math import prod
 from operator import add, mul
 from typing import Any
 
@@ -19,20 +18,21 @@ from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, split_inputs
 from incr_core.descent import Descent
-from incr_core.errors import CheckpointError, JobError, StrategyError
+from incr_core.errors import CheckpointError, JobError
+from incr_core.hooks import Hooks
 from incr_core.memory import Memory
+from incr_core.mergeable import Mergeable
 from incr_core.objective import Objective
+from incr_core.precision import Precision
 from incr_core.randomness import draws_nothing, global_random_state
 from incr_core.schedule import Groups, Schedule, grouped
-from incr_core.sharding import like, local, whole
+from incr_core.sharding import whole
 from incr_core.strategy import Context, Strategy
-from incr_core.update import Update, Weights, merge_rules
+from incr_core.update import Update
 
 __all__ = ["Learner", "OptimizerFactory"]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 FEW, ENOUGH = 1 / 3, 64
 """Rows are chosen before they are run backward where at most this share is learned from, of so many in a batch: another
@@ -41,7 +41,7 @@ forward costs more than that saves of more rows, and of a small batch a step is 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class Learner:
+class Learner(Mergeable):
     """Learn increments of rows, one after another, and keep what was known.
 
     model: any `nn.Module` from a batch's inputs to an output; already on its device, already sharded if it is to be.
@@ -97,15 +97,12 @@ class Learner:
                 "learner: batch_size, accumulate and epochs must each be at least 1, "
                 f"got {batch_size}, {accumulate} and {epochs}"
             )
-        if precision not in PRECISIONS:
-            raise JobError(f"learner.precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.model = model
         self.objective = objective
         self.batch_size = batch_size
         self.accumulate = accumulate
         self.epochs = epochs
         self.shuffle = shuffle
-        self.precision = precision
         self.shard = shard
         self.strategies = nn.ModuleList(strategies)
 
@@ -115,13 +112,13 @@ class Learner:
             raise JobError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         self.device = parameters[0].device
         self.objective.to(self.device)
-        scaler: torch.amp.GradScaler | None = None
-        if precision == "float16":
-            if shard[1] > 1:
-                raise JobError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
-            scaler = torch.amp.GradScaler(self.device.type)
+        self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
         self.descent = Descent(
-            optimizer(grouped(trainable, groups)), parameters, clip=clip, schedule=schedule, scaler=scaler
+            optimizer(grouped(trainable, groups)),
+            parameters,
+            clip=clip,
+            schedule=schedule,
+            scaler=self.precision.scaler,
         )
         self.optimizer = self.descent.optimizer
         self.random_state = global_random_state(seed, self.device)
@@ -134,6 +131,7 @@ class Learner:
             names=list(trainable),
             parameters=parameters,
         )
+        self.hooks = Hooks(strategies)
         with self.random_state:
             for strategy in strategies:
                 strategy.attach(self.context)
@@ -149,38 +147,15 @@ class Learner:
             if not strategies:
                 self._chance = nullcontext()
 
-        # Hooks are resolved once: one that no strategy overrides costs nothing in a step.
-        def overridden(hook: str) -> list[Any]:
-            return [
-                getattr(strategy, hook)
-                for strategy in strategies
-                if getattr(type(strategy), hook) is not getattr(Strategy, hook)
-            ]
-
-        self._begin = overridden("begin")
-        self._augment = overridden("augment")
-        self._weigh = overridden("weigh")
-        self._loss = overridden("loss")
-        aside = [type(strategy).__name__ for strategy in strategies if strategy.sets_aside]
-        if self._weigh and aside:
-            weighs = [type(s).__name__ for s in strategies if type(s).weigh is not Strategy.weigh]
-            raise StrategyError(
-                f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
-                f"{', '.join(aside)} takes them out of it; leave one of them out"
-            )
-        few = prod(strategy.keeps for strategy in strategies) <= FEW
-        self._chooses = few and bool(self._weigh) and objective.rowwise and not pairs_rows and not self._loss
-        self._after_backward = overridden("after_backward")
-        self._after_step = overridden("after_step")
-        self._after_rehearsal = [hook for hook in self._after_step if not _remembers(hook.__self__)]
-        self._end = overridden("end")
+        few = self.hooks.keeps <= FEW and bool(self.hooks.weigh) and not self.hooks.loss
+        self._chooses = few and objective.rowwise and not pairs_rows
         self._sliced = (
             shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
         )
-        self._adopted = overridden("adopted")
+        self._after_step = self.hooks.after_step
         stepped = schedule is not None and schedule.each == "increment"
-        self.consolidates = bool(self._end) or any(strategy.shared for strategy in strategies) or stepped
-        self.spans = self.consolidates or bool(self._begin)
+        self.consolidates = bool(self.hooks.end) or any(strategy.shared for strategy in strategies) or stepped
+        self.spans = self.consolidates or bool(self.hooks.begin)
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -203,9 +178,9 @@ class Learner:
         if not (self._steps.unfinished and increment in (None, context.increment)):
             self._steps.close()
             context.increment = context.increment + 1 if increment is None else increment
-            if self._begin and opens:
+            if self.hooks.begin and opens:
                 with self.random_state:
-                    for hook in self._begin:
+                    for hook in self.hooks.begin:
                         hook(context)
         self.again(labelled, passes)
 
@@ -237,7 +212,7 @@ class Learner:
     def rehearse(self, rows: Batch) -> Update:
         """One more pass over rows that were learned before; memories, which have been shown them, take no notice."""
         self.again(rows, 1)
-        hooks, self._after_step = self._after_step, self._after_rehearsal
+        hooks, self._after_step = self._after_step, self.hooks.after_rehearsal
         try:
             return self.advance()
         finally:
@@ -246,10 +221,10 @@ class Learner:
 
     def end(self, labelled: Batch) -> None:
         """Finish the increment: let the strategies consolidate what was learned."""
-        if self._end:
+        if self.hooks.end:
             labelled = labelled.to(self.device)
             with self.random_state:
-                for hook in self._end:
+                for hook in self.hooks.end:
                     hook(self.context, labelled)
         if self.descent.schedule is not None:
             self.descent.schedule.after("increment")
@@ -261,19 +236,19 @@ class Learner:
         alone = len(batches) == 1 and not self._sliced  # then the loss is the mean already
         for batch, share in zip(batches, _shares(batches), strict=True):
             mixed = batch
-            for augment in self._augment:
+            for augment in self.hooks.augment:
                 mixed = augment(context, mixed)
             part, copies = self._part(mixed)
             if self._chooses and len(part) >= ENOUGH:
                 loss, output = self._chosen(part)
             else:
-                with self._autocast():
+                with self.precision.autocast():
                     output = self.model(part.inputs)
-                    weights, kept = self._weighed(part, output) if self._weigh else (part.weights, None)
+                    weights, kept = self._weighed(part, output) if self.hooks.weigh else (part.weights, None)
                     loss = self.objective(output, part.targets, weights)
                     loss = loss if kept is None else loss * kept
             terms = {"loss": loss}
-            for hook in self._loss:
+            for hook in self.hooks.loss:
                 for name, term in hook(context, part, output).items():
                     terms[name] = terms[name] + term if name in terms else term
             total = reduce(add, terms.values())
@@ -284,7 +259,7 @@ class Learner:
                 outputs.append(output.detach()[: len(batch)])
 
         self.descent.unscale()
-        for hook in self._after_backward:
+        for hook in self.hooks.after_backward:
             hook(context)
         self.descent.step()
         context.step += 1
@@ -298,7 +273,7 @@ class Learner:
     def _chosen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weighed loss, through the rows alone that it counts; and the output of all rows, without gradients."""
         # An autocast of its own: within one, weights that were cast without gradients would be used again.
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.precision.autocast():
             output = self.model(batch.inputs)
             weights, kept = self._weighed(batch, output)
         if kept is not None and weights is not None:
@@ -306,7 +281,7 @@ class Learner:
             # Where no row is learned from, one that counts nothing: not every model takes a batch of none.
             places = places if len(places) else torch.zeros(1, dtype=torch.int64, device=weights.device)
             batch, weights = batch.take(places), weights.index_select(0, places)
-        with self._autocast():
+        with self.precision.autocast():
             loss = self.objective(self.model(batch.inputs), batch.targets, weights)
             return loss if kept is None else loss * kept, output
 
@@ -316,7 +291,7 @@ class Learner:
 
         Their product with the weighted mean is sum_i f_i w_i l_i / sum_i w_i; without a factor there is no sum.
         """
-        found = [hook(self.context, batch, output.detach()) for hook in self._weigh]
+        found = [hook(self.context, batch, output.detach()) for hook in self.hooks.weigh]
         factors = [factor for factor in found if factor is not None]
         if not factors:
             return batch.weights, None
@@ -335,10 +310,6 @@ class Learner:
             return batch, 1.0
         part = batch.map(lambda tensor: tensor[rank::size])
         return part, _share(part.total_weight(), batch.total_weight()) * size
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
         for name, term in terms.items():
@@ -359,7 +330,7 @@ class Learner:
         self.model.eval()
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
         parts = split_inputs(inputs, batch_size) if rows > batch_size else [inputs]
-        with self._chance_predicting, self._autocast():
+        with self._chance_predicting, self.precision.autocast():
             found = [self._predicted(part) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -372,92 +343,14 @@ class Learner:
         """The objective's mean loss on some rows, as the model is when it predicts."""
         self.model.eval()
         total = weight = 0.0
-        with self._chance_predicting, self._autocast():
+        with self._chance_predicting, self.precision.autocast():
             for part in rows.to(self.device).split(batch_size):
                 share = float(part.total_weight())
                 total += share * float(self.objective(self.model(part.inputs), part.targets, part.weights))
                 weight += share
         return total / weight if weight else 0.0
 
-    # -- statistics of the data, merged exactly between workers -----------------------------------------------------
-
-    @torch.no_grad()
-    def observe(self, labelled: Batch) -> Weights:
-        """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
-
-        It is additive: the sum over workers, added to the anchor before anybody learns, gives all of them the
-        statistics of all rows.
-        """
-        measured = {f"objective.{name}": value for name, value in self.objective.observe(labelled.targets).items()}
-        observe = getattr(self.model, "observe", None)
-        if observe is not None:
-            inputs = labelled.to(self.device).inputs
-            measured |= {f"model.{name}": value for name, value in observe(inputs).items()}
-        return measured
-
-    @torch.no_grad()
-    def absorb(self, measured: Mapping[str, Tensor]) -> None:
-        """Add what all workers observed."""
-        if measured:
-            mine = self.weights()
-            for name, value in measured.items():
-                mine[name] += value.to(self.device)
-
-    # -- weights and state ---------------------------------------------------------------------------------------
-
-    def weights(self) -> Weights:
-        """Parameters and buffers of the model, then of the objective, by name; views of the live ones."""
-        return {
-            **{f"model.{name}": value.detach() for name, value in self.model.state_dict().items()},
-            **{f"objective.{name}": value.detach() for name, value in self.objective.state_dict().items()},
-        }
-
-    def rules(self) -> dict[str, str]:
-        """How each of the weights merges between workers."""
-        return {
-            **{f"model.{name}": rule for name, rule in merge_rules(self.model).items()},
-            **{f"objective.{name}": rule for name, rule in merge_rules(self.objective).items()},
-        }
-
-    @torch.no_grad()
-    def adopt(self, anchor: Mapping[str, Tensor]) -> None:
-        """Start from these weights: copy them into the model and the objective."""
-        for name, mine in self.weights().items():
-            found = anchor.get(name)
-            if found is None or found.shape not in (mine.shape, local(mine).shape):
-                came = "none" if found is None else f"one of shape {tuple(found.shape)}"
-                raise CheckpointError(
-                    f"{name}: expected a weight of shape {tuple(mine.shape)}, got {came}; "
-                    "take the weights of the same model and objective"
-                )
-            own, theirs = local(mine), like(found, mine)
-            if own.data_ptr() != theirs.data_ptr() or own.device != theirs.device:
-                own.copy_(theirs)
-        self.adopted()
-
-    def adopted(self) -> None:
-        """Tell the strategies that the weights are now an anchor."""
-        for hook in self._adopted:
-            hook(self.context)
-
-    def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Strategy state that may leave the worker, and the rule by which each entry merges."""
-        state: dict[str, Tensor] = {}
-        rules: dict[str, str] = {}
-        for index, strategy in enumerate(self.strategies):
-            assert isinstance(strategy, Strategy)
-            for name, value in strategy.state_dict().items():
-                for shared, rule in strategy.shared.items():
-                    if isinstance(value, Tensor) and f"{name}.".startswith(f"{shared}."):
-                        state[f"{index}.{name}"] = value
-                        rules[f"{index}.{name}"] = rule
-        return state, rules
-
-    def adopt_shared(self, merged: Mapping[str, Tensor]) -> None:
-        """Take the merged strategy state."""
-        own, _ = self.shared_state()
-        for name, value in own.items():
-            value.copy_(merged[name])
+    # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
@@ -491,10 +384,6 @@ class Learner:
         self.random_state.load_state_dict(state["random"])
         self.context.increment = state["increment"]
         self.context.step = state["step"]
-
-
-def _remembers(strategy: nn.Module) -> bool:
-    return any(isinstance(part, Memory) for part in strategy.modules())
 
 
 def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
