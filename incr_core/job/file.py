@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from incr_core.adapt import ADAPTATIONS
 from incr_core.errors import JobError
+from incr_core.job.fault import first_fault
 from incr_core.job.sections import (
     ClusterSection,
     DriftSection,
@@ -51,7 +51,7 @@ class JobFile(Section):
     32
     """
 
-    name: str = "job"
+    name: str = Field("job", min_length=1)
     root: str = "."
     stream: StreamSection
     features: FeaturesSection
@@ -150,7 +150,7 @@ class JobFile(Section):
         try:
             return cls.model_validate(changed)
         except ValidationError as error:
-            raise JobError(f"{place}: {_first_fault(error, cls)}") from None
+            raise JobError(f"{place}: {first_fault(error, cls)}") from None
 
     def with_settings(self, settings: Sequence[str]) -> Self:
         """The same job with `section.key=value` settings on top."""
@@ -171,8 +171,13 @@ class JobFile(Section):
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
 
+def _plain(value: Any) -> Any:
+    """A value of TOML as JSON has it: a time as its text."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    changed: dict[str, Any] = json.loads(json.dumps(document, default=str))
+    changed: dict[str, Any] = _plain(document)
     for setting in settings:
         path, equals, text = setting.partition("=")
         keys = path.strip().split(".")
@@ -182,6 +187,7 @@ def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()  # a bare word is text
+        value = _plain(value)
         table: Any = changed
         for key in keys[:-1]:
             table = table.setdefault(key, {})
@@ -189,34 +195,3 @@ def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict
                 raise JobError(f"--set {setting}: {key} is not a section")
         table[keys[-1]] = value
     return changed
-
-
-def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing wrong with a job, in one sentence; unknown keys first: they often cause the rest."""
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    fault = faults[0]
-    path = [str(part) for part in fault["loc"]]
-    place = ".".join(path)
-    if fault["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        near = difflib.get_close_matches(path[-1], known, 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(known)}"
-        return f"{place}: unknown key; {hint}"
-    if fault["type"] == "missing":
-        return f"{place}: missing; the job needs it"
-    message = fault["msg"].removeprefix("Value error, ")
-    if not place:
-        return message
-    return f"{place}: {message[0].lower() + message[1:]}, got {fault['input']!r}"
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        if part.isdigit():
-            continue
-        kind: Any = model.model_fields[part].annotation
-        kind = next((inner for inner in getattr(kind, "__args__", ()) if isinstance(inner, type)), kind)
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return []
-        model = kind
-    return list(model.model_fields)

@@ -50,7 +50,7 @@ class Named(BaseModel):
 class StreamSection(Section):
     """Where rows come from and what an increment is."""
 
-    path: str
+    path: str = Field(min_length=1)
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
     order: Literal["time", "file"] = "time"
     predict_at: str | None = None

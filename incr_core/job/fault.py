@@ -1,0 +1,143 @@
+"""What is wrong with a job file, in one sentence: the place, what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+__all__ = ["first_fault"]
+
+KINDS = {
+    "string": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a table",
+    "model": "a table",
+}
+"""What kinds of value are called, by how pydantic's error types begin."""
+
+BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "too_short": "at least {min_length} of them",
+    "string_too_short": "some text",
+    "finite_number": "a finite number",
+    "int_parsing_size": "a smaller number",
+}
+"""What is said of a value that is of the right kind but out of range, by pydantic's error type and context."""
+
+
+def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing wrong with a job of this `model`; unknown keys first: they often cause the rest.
+
+    >>> class Learner(BaseModel):
+    ...     batch_size: int = 32
+    >>> try:
+    ...     Learner.model_validate({"batch_size": "many"})
+    ... except ValidationError as error:
+    ...     first_fault(error, Learner)
+    'batch_size: expected a whole number, got "many"; leave it out for the default, 32'
+    """
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    path, kind, default = _key_at(model, fault["loc"])
+    place = ".".join(map(str, path))
+    if fault["type"] == "extra_forbidden":
+        section = _model_of(kind)
+        known = [] if section is None else list(section.model_fields)
+        unknown = str(fault["loc"][len(path)])
+        near = difflib.get_close_matches(unknown, known, 1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(known)}"
+        return f"{'.'.join(map(str, [*path, unknown]))}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{'.'.join(map(str, fault['loc']))}: missing; the job needs it"
+    if fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
+    # Of a key that may be one of several kinds of value, each kind that it is not complains.
+    same = [other for other in faults if _key_at(model, other["loc"])[0] == path]
+    return f"{place}: expected {_expected(same)}, got {_shown(fault['input'])}{_remedy(same, place, kind, default)}"
+
+
+def _expected(faults: Sequence[ErrorDetails]) -> str:
+    """What a key takes; of the kind that the value is of, only what is wrong with it."""
+    for fault in faults:
+        if fault["type"] in BOUNDS:
+            return BOUNDS[fault["type"]].format(**fault.get("ctx", {})).removesuffix(".0")
+    kinds = []
+    for fault in faults:
+        if fault["type"] == "literal_error":
+            kinds.append(fault["ctx"]["expected"].replace("'", '"'))
+        else:
+            kinds.append(KINDS.get(fault["type"].split("_")[0], fault["msg"]))
+    return " or ".join(dict.fromkeys(kinds))
+
+
+def _remedy(faults: Sequence[ErrorDetails], place: str, kind: Any, default: Any) -> str:
+    value, types = faults[0]["input"], {fault["type"] for fault in faults}
+    if "string_type" in types and type(value) in (int, float) and not types & BOUNDS.keys():
+        return f'; if it is a name, put it in quotes: "{value}"'
+    if "list_type" in types:
+        tables = any(_model_of(part) for inner in _alternatives(kind) for part in get_args(inner))
+        return f"; write it as [[{place}]]" if tables else f"; put it in brackets: [{_shown(value)}]"
+    if types & {"dict_type", "model_type", "model_attributes_type"}:
+        return "; write it as { key = value }, or as a section"
+    if default is None:
+        return "; change it, or leave it out"
+    return "; change it" if default is PydanticUndefined else f"; leave it out for the default, {_shown(default)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML would have it."""
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _key_at(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[int | str], Any, Any]:
+    """The part of pydantic's `loc` that is keys and places in lists, without the kinds of value it has tried there;
+    then what is expected there, and the default.
+    """
+    path: list[int | str] = []
+    kind: Any = model
+    default: Any = PydanticUndefined
+    for part in loc:
+        section = _model_of(kind)
+        inside = {get_origin(inner): get_args(inner) for inner in _alternatives(kind)}
+        if section is not None and part in section.model_fields:
+            field = section.model_fields[str(part)]
+            kind, default = field.annotation, field.default
+        elif isinstance(part, str) and dict in inside:
+            kind, default = inside[dict][1], PydanticUndefined
+        elif isinstance(part, int) and list in inside:
+            kind, default = inside[list][0], PydanticUndefined
+        else:
+            break
+        path.append(part)
+    return path, kind, default
+
+
+def _model_of(kind: Any) -> type[BaseModel] | None:
+    """The section that an annotation stands for, if it stands for one."""
+    for inner in _alternatives(kind):
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            return inner
+    return None
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The kinds of value that an annotation stands for."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for part in get_args(kind) for inner in _alternatives(part)]
+    return [kind]
