@@ -17,7 +17,7 @@ def not_negative(place: str, value: float) -> float:
     ...
     incr_core.errors.StrategyError: ewc.strength: expected 0 or more, got -1.0; 0 turns it off
     """
-    if not 0 <= value < float("inf"):
+    if not 0 <= _number(place, value) < float("inf"):
         raise StrategyError(f"{place}: expected 0 or more, got {value}; 0 turns it off")
     return value
 
@@ -28,7 +28,7 @@ def positive(place: str, value: float) -> float:
     >>> positive("lwf.temperature", 2.0)
     2.0
     """
-    if not 0 < value < float("inf"):
+    if not 0 < _number(place, value) < float("inf"):
         raise StrategyError(f"{place}: expected a number above 0, got {value}; leave it out for the default")
     return value
 
@@ -39,8 +39,10 @@ def at_least_one(place: str, value: int) -> int:
     >>> at_least_one("ewc.every", 2)
     2
     """
-    if value < 1:
+    if _number(place, value) < 1:
         raise StrategyError(f"{place}: expected 1 or more, got {value}; leave it out for the default")
+    if value % 1:
+        raise StrategyError(f"{place}: expected a whole number, got {value}; leave it out for the default")
     return value
 
 
@@ -50,7 +52,7 @@ def fraction(place: str, value: float) -> float:
     >>> fraction("ewc.decay", 1.0)
     1.0
     """
-    if not 0 <= value <= 1:
+    if not 0 <= _number(place, value) <= 1:
         raise StrategyError(f"{place}: expected a number from 0 to 1, got {value}")
     return value
 
@@ -76,4 +78,10 @@ def one_of(place: str, value: str, choices: list[str]) -> str:
     """
     if value not in choices:
         raise StrategyError(f"{place}: expected one of {', '.join(sorted(choices))}, got {value!r}")
+    return value
+
+
+def _number(place: str, value: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise StrategyError(f"{place}: expected a number, got {value!r}; leave it out for the default")
     return value

@@ -12,12 +12,15 @@ import pyarrow as pa
 from incr_core.columns import is_list, share_of_numbers
 from incr_core.errors import StreamError
 from incr_core.hashing import indexed, text
-from incr_core.source import FileSource, open_source
+from incr_core.source import FileSource, Source, open_source
 
 __all__ = ["column_kinds", "find_classes"]
 
 MOST_CLASSES = 10_000
 """More distinct labels than this are no classes: somebody named an id or a measurement."""
+
+FEW_CLASSES = 20
+"""So many distinct labels with fractions may be classes, however few rows there are."""
 
 MOSTLY = 0.9
 """A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
@@ -55,6 +58,12 @@ def find_classes(
                 f'(such as "{next(iter(found))}"); name another label, or set objective = "regression"'
             )
     numeric = all(isinstance(value, int | float) for value in found.values())
+    measured = numeric and any(isinstance(value, float) and value % 1 for value in found.values())
+    if measured and len(found) > max(FEW_CLASSES, rows / 2):
+        raise StreamError(
+            f"{place}: expected classes, got {len(found):,} distinct numbers in {rows:,} rows (such as "
+            f'{next(iter(found))}); set objective = "regression", or name the classes'
+        )
     classes: list[Any] = sorted(found.values()) if numeric else sorted(found)
     if not rows:
         raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
@@ -87,22 +96,38 @@ def column_kinds(
     (['age'], ['name'])
     """
     opened = open_source(source, format)
-    head = opened.head()
     guessed = isinstance(opened, FileSource) and opened.is_csv
     numeric: list[str] = []
     categorical: list[str] = []
-    for field in head.schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if field.name in taken:
+    for name, column in _first_values(opened).items():
+        coded = pa.types.is_dictionary(column.type)
+        kind = column.type.value_type if coded else column.type
+        if name in taken:
             continue
         if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
             # A dictionary of numbers is somebody's way to say that the numbers are names.
-            (categorical if pa.types.is_dictionary(field.type) else numeric).append(field.name)
-        elif guessed and pa.types.is_string(kind) and share_of_numbers(head[field.name]) >= MOSTLY:
-            numeric.append(field.name)
+            (categorical if coded else numeric).append(name)
+        elif guessed and pa.types.is_string(kind) and share_of_numbers(column) >= MOSTLY:
+            numeric.append(name)
         elif _is_text(kind) or pa.types.is_boolean(kind):
-            categorical.append(field.name)
+            categorical.append(name)
     return numeric, categorical
+
+
+def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
+    """The columns of the first rows; one of nulls without a type is taken from the first file that knows its type."""
+    head = source.head()
+    found = dict(zip(head.column_names, head.columns, strict=True))
+    untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
+    if untyped and isinstance(source, FileSource):
+        for later in source.heads():
+            for name in untyped.intersection(later.column_names):
+                if not pa.types.is_null(later[name].type):
+                    found[name] = later[name]
+                    untyped.discard(name)
+            if not untyped:
+                break
+    return found
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -137,8 +137,10 @@ def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Ta
 
 
 def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
+    # Arrow quotes what it stumbled over, which may be anything.
+    reason = "".join(letter if letter.isprintable() else " " for letter in str(error))[:200]
     return StreamError(
-        f"{place}: expected a whole {kind} file, got one that cannot be read ({error}); "
+        f"{place}: expected a whole {kind} file, got one that cannot be read ({reason}); "
         "write it again or take it out of the stream"
     )
 

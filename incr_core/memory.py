@@ -59,6 +59,11 @@ class Memory(nn.Module):
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__()
+        if not isinstance(capacity, int | str) or isinstance(capacity, bool):
+            raise StrategyError(
+                f'memory.capacity: expected a number of rows, or a size such as "64MB", got {capacity!r}; '
+                "write a whole number"
+            )
         self.budget = byte_count("memory.capacity", capacity) if isinstance(capacity, str) else None
         self.capacity = 0 if isinstance(capacity, str) else capacity
         if self.budget is None and self.capacity < 1:

@@ -13,6 +13,9 @@ from incr_core.errors import IncrError, JobError
 
 __all__ = ["build", "find", "load_callable", "refusal", "unknown"]
 
+MOST_NAMES = 25
+"""Names shown to whoever wrote one that is not among them."""
+
 TACIT = ("self", "params", "model", "optimizer")
 """Arguments that no job file gives: whoever builds the thing passes them."""
 
@@ -94,4 +97,5 @@ def unknown(name: str, known: Iterable[Any]) -> str:
 def _hint(name: str, known: Iterable[Any]) -> str:
     names = sorted(map(str, known))
     near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return f"did you mean {near[0]!r}?" if near else f"known: {shown}"

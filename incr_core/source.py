@@ -75,14 +75,18 @@ class FileSource:
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some rows of the first file that has any, to look at."""
         table = pa.table({})
-        for name, path in self.paths.items():
-            if (self._format or format_of(path)) == "parquet":
-                table = parquet_head(path, columns, name)
-            else:
-                table = read_table(path, columns, self._format, name).slice(0, HEAD)
+        for table in self.heads(columns):
             if len(table):
                 break
         return table
+
+    def heads(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Some rows of each file, to look at."""
+        for name, path in self.paths.items():
+            if (self._format or format_of(path)) == "parquet":
+                yield parquet_head(path, columns, name)
+            else:
+                yield read_table(path, columns, self._format, name).slice(0, HEAD)
 
     def fragments(
         self,
@@ -160,14 +164,20 @@ def open_source(source: str | Path | Callable[[], Iterable[Any]], format: str | 
         return CallableSource(source)
     text = str(source)
     path = Path(text).expanduser()
-    if path.is_file():
-        return FileSource({path.name: path}, format or format_of(path, strict=True))
-    if path.is_dir():
-        return FileSource(_inside(path, path.rglob("*"), format), format)
-    if glob.has_magic(text):
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = map(Path, glob.glob(str(path), recursive=True))
-        return FileSource(_inside(root, found, format), format)
+    try:
+        if path.is_file():
+            return FileSource({path.name: path}, format or format_of(path, strict=True))
+        if path.is_dir():
+            return FileSource(_inside(path, path.rglob("*"), format), format)
+        if glob.has_magic(text):
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            found = map(Path, glob.glob(str(path), recursive=True))
+            return FileSource(_inside(root, found, format), format)
+    except OSError as error:
+        raise StreamError(
+            f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
+            "change its permissions, or name another path"
+        ) from error
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         return CallableSource(load_callable(text, "stream.path", error=StreamError))
     raise StreamError(

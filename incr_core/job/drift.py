@@ -49,6 +49,8 @@ def alarms_of(
 
 def watches_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Watch]:
     """What participants tell, for each detector that does not watch a metric."""
+    for section in sections:
+        _check_columns(section, encoder.numeric)
     places = encoder.places
     return [
         Watch(
@@ -89,6 +91,11 @@ def _check_action(section: DriftSection, consolidate: str | int, remembers: bool
             raise JobError(f'drift.action: "{action}" needs a strategy with a memory, got none; add replay')
 
 
+def _check_columns(section: DriftSection, numeric: Sequence[str]) -> None:
+    if strange := [name for name in section.columns if name not in numeric]:
+        raise JobError(f"drift.columns: {unknown(strange[0], numeric)}")
+
+
 def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> None:
     watch, numeric = section.watch, job.features.numeric
     if section.detector == "ddm" and watch != "error":
@@ -96,8 +103,7 @@ def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> N
     if watch != "features" and section.columns:
         raise JobError(f'drift.columns: expected watch = "features" with columns, got {watch!r}')
     if watch == "features":
-        if strange := [name for name in section.columns if name not in numeric]:
-            raise JobError(f"drift.columns: {unknown(strange[0], numeric)}")
+        _check_columns(section, numeric)
         if not numeric:
             raise JobError('drift.watch: "features" are numeric ones, got none; watch "loss"')
     elif watch in ("loss", "error"):

@@ -92,6 +92,22 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Self:
+        told = [str(name) for name in self.features.classes or []]
+        if twice := sorted({name for name in told if told.count(name) > 1}):
+            raise ValueError(f"features.classes: expected every class once, got {twice[0]} twice; take one out")
+        return self
+
+    @model_validator(mode="after")
+    def _arguments_have_a_factory(self) -> Self:
+        if self.model.arguments and self.model.factory is None:
+            raise ValueError(
+                "model.arguments: expected with model.factory only, got them for the built-in model; "
+                "its keys are hidden, embedding and dropout"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_are_labels_only(self) -> Self:
         for key, column in (
             ("features.task", self.features.task),

@@ -32,6 +32,11 @@ def strategies_of(job: JobFile) -> list[Strategy]:
     for section in job.strategy:
         kind = find(section.name, STRATEGIES, "strategy.name", job.root)
         made.append(build(kind, section.arguments, f"strategy {section.name}"))
+        if not isinstance(made[-1], Strategy):
+            raise JobError(
+                f"strategy.name: expected {section.name} to make a Strategy, got {type(made[-1]).__name__}; "
+                "name a class that inherits from incr_core.Strategy"
+            )
         _check_tasks(job, section.name, made[-1], counts="every" in section.arguments)
     return made
 
@@ -70,7 +75,7 @@ def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
     probe.grad = torch.zeros_like(probe)
     try:
         kind([probe], **arguments).step()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise JobError(f"learner.optimizer: {refusal(error, kind)}") from error
     known = kind([probe], **arguments).defaults
     for group in job.learner.groups:
@@ -90,8 +95,11 @@ def schedule_of(job: JobFile) -> Schedule | None:
     arguments = wanted.arguments
     each = arguments.pop("each", "step")
     try:
-        kind(optimizer_of(job)([nn.Parameter(torch.zeros(1))]), **arguments)
-    except (TypeError, ValueError) as error:
+        optimizer = optimizer_of(job)([nn.Parameter(torch.zeros(1))])
+        scheduler = kind(optimizer, **arguments)
+        optimizer.step()
+        scheduler.step()  # some look at their arguments only now
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise JobError(f"learner.schedule: {refusal(error, kind)}") from error
     return Schedule(partial(kind, **arguments), each)
 

@@ -46,7 +46,14 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
     if job.learner.objective == "ranking":
         numeric, categorical = _places_of_item(job, encoder)
         return TwoTower(shape, numeric, categorical, *sizes)
-    return TableMLP(shape, *sizes)
+    try:
+        return TableMLP(shape, *sizes)
+    except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
+        raise JobError(
+            f"model: expected layers that fit into memory, got hidden = {job.model.hidden} and "
+            f"{shape.categorical * shape.buckets:,} embeddings of {job.model.embedding} numbers: "
+            f"{str(error).splitlines()[0]}; make model.hidden, model.embedding or features.buckets smaller"
+        ) from error
 
 
 def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
@@ -58,6 +65,8 @@ def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
         model: nn.Module = make(**arguments)
     except TypeError as error:
         raise JobError(f"model.arguments: {factory} refuses them: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise JobError(f"model.factory: expected {factory} to make a torch.nn.Module, got {type(model).__name__}")
     return model
 
 

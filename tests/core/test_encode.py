@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -239,6 +240,9 @@ def test_classes_are_found_in_every_fragment() -> None:
         find_classes(source([None]), "y")
     with pytest.raises(StreamError, match="expected at most 10,000 classes, got more by part 0"):
         find_classes(source(list(range(10_001))), "y")
+    assert find_classes(source([0.5, 1.0, 1.5] * 10), "y") == [0.5, 1.0, 1.5]
+    with pytest.raises(StreamError, match=r'expected classes, got 30 distinct numbers in 30 rows .*"regression"'):
+        find_classes(source([0.1 * number for number in range(30)]), "y")
 
 
 def test_column_kinds() -> None:
@@ -256,6 +260,14 @@ def test_column_kinds() -> None:
         }
     )
     assert column_kinds(lambda: [table], {"y", None}) == (["number", "whole", "pixels"], ["name", "flag", "coded"])
+
+
+def test_a_column_of_nulls_only_is_of_the_kind_it_has_further_on(tmp_path: Path) -> None:
+    for day, (late, never) in enumerate([(pa.nulls(2), pa.nulls(2)), (pa.nulls(0, pa.float64()), pa.nulls(0))]):
+        table = pa.table({"x": pa.nulls(len(late), pa.int64()), "late": late, "never": never})
+        pq.write_table(table, tmp_path / f"{day}.parquet")
+    pq.write_table(pa.table({"x": [1], "late": [1.5], "never": pa.nulls(1)}), tmp_path / "2.parquet")
+    assert column_kinds(tmp_path) == (["x", "late"], [])
 
 
 def test_text_that_is_not_utf8_is_text(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import JobError, StrategyError, StreamError
 from incr_core.job import Job
 from incr_core.job.sections import Section
 from tests.conftest import ROOT
@@ -88,6 +88,8 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
         (["learner.clip=0"], "learner.clip: expected more than 0, got 0; change it, or leave it out"),
         (["learner.consolidate=never"], 'learner.consolidate: expected "increment", .* or a whole number, got "never"'),
         (["features.numeric=tall"], r'features.numeric: expected a list, got "tall"; put it in brackets: \["tall"\]'),
+        (["features.classes=[0, 0]"], "features.classes: expected every class once, got 0 twice"),
+        (["model.arguments={a=1}"], "model.arguments: expected with model.factory only"),
         (["features.rate=[{windw='1h'}]"], r'features.rate.0.windw: unknown key; did you mean "window"\?'),
         (["strategy=replay"], r'strategy: expected a list, got "replay"; write it as \[\[strategy\]\]'),
         (["strategy=[5]"], r"strategy.0: expected a table, got 5; write it as \{ key = value \}, or as a section"),
@@ -115,6 +117,17 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
         (["learner.device=meta"], "learner.device: 'meta' cannot be used here"),
         (["learner.optimizer=lbfgs"], "learner.optimizer: "),
+        (["learner.optimizer={betas=[0.9]}"], "learner.optimizer: .*; it takes lr, betas"),
+        (["learner.schedule={name='cosine', T_max=0}"], "learner.schedule: .*zero; it takes T_max"),
+        (["learner.schedule={name='cosine', T_max='a'}"], "learner.schedule: .*; it takes T_max"),
+        (["features.buckets=1000000000000"], "model: expected layers that fit .*; make model.hidden, .* smaller"),
+        (["model.hidden=[10000000, 10000000]"], "model: expected layers that fit into memory, got hidden"),
+        (['model.factory="os:getcwd"'], "model.factory: expected os:getcwd to make a torch.nn.Module, got str"),
+        (['strategy=[{name="os:getcwd"}]'], "strategy.name: expected os:getcwd to make a Strategy, got str"),
+        (['strategy=[{name="replay", capacity=1.5}]'], "memory.capacity: expected a number of rows, .* got 1.5"),
+        (['strategy=[{name="replay", capacity=true}]'], "memory.capacity: expected a number of rows, .* got True"),
+        (['strategy=[{name="lwf", temperature="a"}]'], "lwf.temperature: expected a number, got 'a'"),
+        (['drift=[{watch="features", columns=["q"]}]'], "drift.columns: unknown 'q'; known: height"),
         (['outer={name="nesterov", lr="x"}'], "outer.lr: expected a number of at least 0, got 'x'"),
         (['learner.objective="math:sqrt"'], "learner.objective: math:sqrt cannot be called without arguments"),
         (['learner.objective="builtins:dict"'], "learner.objective: expected builtins:dict to make an Objective"),
@@ -126,7 +139,7 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
 )
 def test_what_only_building_can_tell_is_told_then(table: Path, settings: list[str], message: str) -> None:
     job = Job.read(write(table.parent, MINIMAL), settings)
-    with pytest.raises(JobError, match=message):
+    with pytest.raises((JobError, StrategyError), match=message):
         build(job)
 
 

@@ -45,6 +45,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         read_table(tmp_path / name, ["x"], None, f"the {name}")
 
 
+def test_what_arrow_quotes_of_a_file_is_shown_as_one_line_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"x\n1,\x00\x01" + b"\n" * 9)
+    with pytest.raises(StreamError) as caught:
+        read_table(tmp_path / "a.csv", None, None, "a.csv")
+    assert str(caught.value).isprintable()
+
+
+def test_a_path_that_the_system_refuses_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        StreamError, match=r"stream.path: expected files that can be read in .*, got: File name too long"
+    ):
+        open_source(tmp_path / ("x" * 300))
+
+
 def test_an_ending_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("x\n1\n")
     with pytest.raises(StreamError, match=r"expected a file ending in one of .*set stream.format to say what it is"):
