@@ -51,6 +51,8 @@ def refuse_foreign_files(folder: Path) -> None:
 def claim(folder: Path, job_toml: str, fingerprint: str) -> None:
     """Write the job into the folder, unless the run of a job with another fingerprint is there.
 
+    fingerprint: equal for the same run: of the job, or ENGINE:JOB.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     claim(Path(folder), "seed = 1", "f00d")
@@ -63,8 +65,10 @@ def claim(folder: Path, job_toml: str, fingerprint: str) -> None:
     text = f"{_MARK}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
     if found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
+        engine, _, job = other.rpartition(":")
+        here, _, same = fingerprint.rpartition(":")
         differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
-            f"fingerprint: {other} there, {fingerprint} here"
+            f"engine: {engine} there, {here} here" if job == same else f"fingerprint: {other} there, {fingerprint} here"
         ]
         raise RunDirectoryError(
             f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
-    predict.add_argument("-o", "--output", metavar="OUT.parquet", help="default: CSV on standard output")
+    predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 
     evaluate = command("evaluate", _evaluate, "measure a run's champion on labelled rows of a file")
     evaluate.add_argument("directory", metavar="DIR")
@@ -143,18 +143,23 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    from incr_core.errors import JobError
     from incr_core.files import write_atomically
     from incr_core.predict import load_version, predict_file
 
+    output = None if options.output is None else Path(options.output)
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        got = "a folder" if output.is_dir() else f"no folder {output.parent}"
+        raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
     table, bad = predict_file(load_version(options.directory, options.version), options.rows)
-    if options.output is None:
-        import pyarrow.csv as csv
-
+    if output is None:
         csv.write_csv(table, sys.stdout.buffer)
     else:
-        import pyarrow.parquet as pq
-
-        write_atomically(options.output, lambda file: pq.write_table(table, file))
+        write = csv.write_csv if output.suffix == ".csv" else pq.write_table
+        write_atomically(output, lambda file: write(table, file))
         print(f"{table.num_rows - len(bad):,} predictions: {options.output}")
     if bad:
         shown = [f'row {row.offset}: {row.column}: {row.reason} ("{row.value}")' for row in bad[:REASONS]]
@@ -210,8 +215,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _versions(options: argparse.Namespace) -> int:
     from incr_core.registry import RunDirectory
 
+    found = RunDirectory(options.directory).open().versions()
     print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
-    for version in RunDirectory(options.directory).open().versions():
+    for version in found:
         marks = " champion" if version["champion"] else ""
         marks += "" if version["has_weights"] else " (weights pruned)"
         print(
@@ -227,7 +233,7 @@ def _rollback(options: argparse.Namespace) -> int:
     run = RunDirectory(options.directory).open()
     before = run.champion()
     run.rollback(options.version)
-    print(f"champion: version {options.version} (was {before})")
+    print(f"champion: version {options.version} (was {before or 'none'})")
     return 0
 
 

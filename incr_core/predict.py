@@ -57,7 +57,8 @@ def load_version(directory: str | Path, number: int | None = None) -> Version:
 def predictions(version: Version, path: str | Path) -> pa.Table:
     """The predictions for the rows of a file, one row each, in the file's order; null where a row cannot be used.
 
-    Columns: `row`, the offset in the file, then `probability` (binary), `class` and `probability.CLASS` (multiclass),
+    Columns: `row`, the offset in the file, then `probability` (binary: of the second class; with `class` where classes
+    have other names than 0 and 1), `class` and `probability.CLASS` (multiclass),
     `probability.LABEL` (multilabel), `token` and `probability` (next_token), `score` of the row's item (ranking), or
     `value`.
     """
@@ -103,6 +104,10 @@ def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[Ba
         columns |= {"token": column(best.indices.numpy()), "probability": column(best.values.numpy())}
     elif objective == "ranking":
         columns["score"] = column(found.reshape(len(offsets), -1)[:, 0].numpy() if len(offsets) else found.numpy())
+    elif objective == "binary" and job.features.classes not in (None, [0, 1]):
+        classes = [str(name) for name in job.features.classes or []]
+        columns["class"] = pa.array(classes, pa.string()).take(column((found.numpy() >= 0.5).astype(np.int64)))
+        columns["probability"] = column(found.numpy())
     else:
         columns["probability" if objective == "binary" else "value"] = column(found.numpy())
     return pa.table(columns), encoded.bad

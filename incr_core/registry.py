@@ -268,6 +268,10 @@ class RunDirectory:
         versions that are intact.
         """
         chosen = self.champion() if version is None else version
+        if chosen is None and self._versions:
+            raise CheckpointError(
+                f"{self.path / 'champion'}: expected the number of a version, found none; name one with `incr rollback`"
+            )
         if chosen is None:
             raise VersionError(f"{self.path}: no version yet; let the run commit one")
         self._require(chosen)

@@ -259,6 +259,32 @@ def test_a_version_that_does_not_exist_is_named_with_those_that_do(run: Run, com
     assert "no version 99; there are versions 1 to 5" in printed
 
 
+def test_a_champion_that_is_no_number_is_named_and_can_be_named_anew(run: Run) -> None:
+    assert run()[0] == 0
+    assert run("2", command="rollback")[0] == 0
+    (run.folder / "out" / "champion").write_text("two")
+    code, printed = run(str(run.data / "a.parquet"), command="predict")
+    assert code == 2
+    assert "champion: expected the number of a version, found none; name one with `incr rollback`" in printed
+    assert run("3", command="rollback")[0] == 0
+    assert run(str(run.data / "a.parquet"), command="predict")[0] == 0
+
+
+@pytest.mark.parametrize("output", ["nowhere/out.parquet", "data"])
+def test_predictions_that_cannot_be_written_are_refused_first(run: Run, output: str) -> None:
+    assert run()[0] == 0
+    more = [str(run.data / "a.parquet"), "-o", str(run.folder / output)]
+    code, printed = run(*more, command="predict")
+    assert code == 2
+    assert "expected a file in a folder that is there, got" in printed
+
+
+def test_versions_of_no_run_say_nothing_but_that(run: Run) -> None:
+    code, printed = run(command="versions", out="data")
+    assert code == 2
+    assert printed.startswith("incr: ")
+
+
 @pytest.mark.parametrize("file", ["versions/5/model.safetensors", "state/all/5", "state/loop/5"])
 def test_a_flipped_byte_is_found_and_its_file_named(run: Run, file: str) -> None:
     assert run()[0] == 0

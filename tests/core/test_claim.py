@@ -35,6 +35,12 @@ def test_equal_jobs_with_other_fingerprints_are_told_apart(run: RunDirectory) ->
         RunDirectory(run.path).create(JOB, "beef")
 
 
+def test_the_same_job_on_another_engine_is_refused_naming_both(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).create(JOB, "local:f00d").close()
+    with pytest.raises(RunDirectoryError, match="another job: engine: local there, cluster here; choose"):
+        RunDirectory(tmp_path).create(JOB, "cluster:f00d")
+
+
 def test_a_key_that_makes_no_other_run_may_change(run: RunDirectory) -> None:
     run.close()
     with RunDirectory(run.path).create(JOB.replace("lr = 0.1", "lr = 0.2"), "f00d") as again:

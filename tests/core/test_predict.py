@@ -65,6 +65,20 @@ def test_multiclass_predictions_name_the_classes(table: Path, tmp_path: Path) ->
     assert (truth == np.array(found["class"].to_pylist())).mean() == pytest.approx(evaluate(version, table)["accuracy"])
 
 
+def test_binary_predictions_name_the_classes_and_tell_the_probability_of_the_second(
+    table: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(table)
+    named = pc.if_else(pc.equal(rows["tall"], 1), "tall", "short")
+    pq.write_table(rows.append_column("build", named), tmp_path / "named.parquet")
+    out = learned(tmp_path / "named.parquet", "build", "binary", tmp_path / "run")
+    assert main(["predict", str(out), str(table), "-o", str(tmp_path / "out.csv")]) == 0
+    found = pyarrow.csv.read_csv(tmp_path / "out.csv")
+    assert found.column_names == ["row", "class", "probability"]
+    assert found["class"].to_pylist() == ["tall" if p >= 0.5 else "short" for p in found["probability"].to_pylist()]
+    assert pc.mean(pc.equal(found["class"], named)).as_py() > 0.8
+
+
 def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Path) -> None:
     version = load_version(learned(table, "score", "regression", tmp_path / "run"))
     values = predictions(version, table)["value"].to_numpy()
