@@ -28,12 +28,12 @@ class CallableSource:
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         self._factory = factory
         self.names: list[str] = []
-        self.sizes: dict[str, int] = {}
+        self.marks: dict[str, str] = {}
 
     def begin(self) -> None:
         """Nothing to forget."""
 
-    def resume(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
+    def resume(self, names: Sequence[str], marks: Mapping[str, str]) -> list[int]:
         """Keep the names already known; nothing is ever found late here."""
         self.names = list(names)
         return []

@@ -28,6 +28,7 @@ from incr_core.formats import (
     read_table,
 )
 from incr_core.fragment import Fragment
+from incr_core.mark import mark_of, size_in
 from incr_core.named import load_callable
 
 __all__ = ["FileSource", "Source", "open_source"]
@@ -36,8 +37,8 @@ __all__ = ["FileSource", "Source", "open_source"]
 class FileSource:
     """Fragments are files; only the columns asked for are read.
 
-    sizes: the bytes of each file when it was first read. A file that has another size when it is read again is refused:
-    its rows would not be those that were learned.
+    marks: what each file was when it was first read (`mark_of`). A file that is another when it is read again is
+    refused: its rows would not be those that were learned.
 
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
@@ -46,7 +47,7 @@ class FileSource:
     def __init__(self, paths: dict[str, Path], format: str | None) -> None:
         self.paths = paths
         self.names = list(paths)
-        self.sizes: dict[str, int] = {}
+        self.marks: dict[str, str] = {}
         self._format = format
 
     @property
@@ -56,16 +57,16 @@ class FileSource:
 
     def begin(self) -> None:
         """A run starts from the first row: forget what an earlier one has read."""
-        self.sizes = {}
+        self.marks = {}
 
-    def resume(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
+    def resume(self, names: Sequence[str], marks: Mapping[str, str]) -> list[int]:
         """Give the fragments of an earlier run the numbers they had; returns the numbers of those found since.
 
-        Raises StreamError where a file of that run is there with another size.
+        Raises StreamError where a file of that run is not what it was.
         """
         known = set(names)
-        self.sizes = dict(sizes)
-        for name in sizes:
+        self.marks = dict(marks)
+        for name in marks:
             path = self.paths.get(name)
             if path is not None and path.exists():
                 self._meet(name, path)
@@ -137,11 +138,13 @@ class FileSource:
         return frozenset(number for number, name in enumerate(self.names) if name not in there)
 
     def _meet(self, name: str, path: Path) -> None:
-        size = path.stat().st_size
-        known = self.sizes.setdefault(name, size)
-        if known != size:
+        mark = mark_of(path)
+        known = self.marks.setdefault(name, mark)
+        if known != mark:
+            before, now = size_in(known), size_in(mark)
+            change = f"{before} bytes then, {now} now" if before != now else f"{now} bytes as then, but others"
             raise StreamError(
-                f"stream.path: {name} has changed since the run read it ({known} bytes then, {size} now); "
+                f"stream.path: {name} has changed since the run read it ({change}); "
                 "put it back, and add new rows as a new file"
             )
 

@@ -142,7 +142,7 @@ class Stream:
         tensor([2.])
         """
         source = open_source(self.source, self.format)
-        source.resume(cursor["fragments"], cursor["sizes"])
+        source.resume(cursor["fragments"], cursor["marks"])
         if self.rates:
             return in_order(by_replay(source, self._loader(), rows, cursor))
         return in_order(by_address(source, self.encoder, rows))

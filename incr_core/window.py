@@ -51,14 +51,14 @@ class Window:
         self._rows_done = self._rows_dropped = self.loaded
         self._floors: dict[str, int] = dict(cursor.get("floors", {}))
         if "fragments" in cursor:
-            late = source.resume(cursor["fragments"], cursor.get("sizes", {}))
+            late = source.resume(cursor["fragments"], cursor.get("marks", {}))
             if time is not None:
                 self._floors |= {str(number): time for number in late}
         else:
             source.begin()
         loader.floors = {int(number): floor for number, floor in self._floors.items()}
         self._names: list[str] = []  # shared by cursors: never changed, only replaced
-        self._sizes: dict[str, int] = {}  # the same
+        self._marks: dict[str, str] = {}  # the same
         self._seen: deque[_Seen] = deque()
         self._latest = -NEVER
         self._groups = together(
@@ -151,11 +151,11 @@ class Window:
         """What another window needs to stand where this one does, JSON."""
         if len(self._names) != len(self.source.names):
             self._names = list(self.source.names)
-        if len(self._sizes) != len(self.source.sizes):
-            self._sizes = dict(self.source.sizes)
+        if len(self._marks) != len(self.source.marks):
+            self._marks = dict(self.source.marks)
         return {
             "fragments": self._names,
-            "sizes": self._sizes,
+            "marks": self._marks,
             "floors": self._floors,
             "origin": self._origin,
             "done": self._done_ranges,

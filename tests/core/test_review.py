@@ -17,6 +17,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.ledger import check, count, entry_table
 from incr_core.loop import Loop
+from incr_core.mark import mark_of
 from incr_core.partition import ByHash
 from incr_core.registry import RunDirectory
 from incr_core.review import draw_rows
@@ -61,6 +62,7 @@ def test_only_the_row_groups_that_hold_the_rows_are_read(tmp_path: Path) -> None
     content = bytearray((tmp_path / "rows.parquet").read_bytes())
     content[start : start + size] = bytes(size)
     (tmp_path / "rows.parquet").write_bytes(content)
+    cursor |= {"marks": {"rows.parquet": mark_of(tmp_path / "rows.parquet")}}
     assert same_batch(reader.read_back(rows, cursor) or expected.slice(0, 0), expected)
     with pytest.raises(StreamError, match="expected a whole parquet file"):
         reader.read_back(torch.tensor([750]), cursor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from incr_core.encode import Encoder
 from incr_core.errors import StreamError
+from incr_core.mark import mark_of
 from incr_core.partition import ByColumn
 from incr_core.rates import Rate
+from incr_core.stream import Stream
 from tests.core.data import EVERY, RATES, flights, ids, same, stream, untimed, write
 
 SHAPES = ["plain", "warm", "warm rows", "shuffled", "quarantine", "forever", "no rates", "owned"]
@@ -117,7 +121,7 @@ def test_a_file_that_changed_since_it_was_read_is_refused(tmp_path: Path, timed:
 
     whole = run()
     cursor = json.loads(json.dumps(whole[stop].cursor))
-    assert cursor["sizes"] == {"a.parquet": path.stat().st_size}
+    assert cursor["marks"] == {"a.parquet": mark_of(path)}
     before = path.stat().st_size
     original = path.read_bytes()
     pq.write_table(flights(rows, seed=1), path)
@@ -129,8 +133,32 @@ def test_a_file_that_changed_since_it_was_read_is_refused(tmp_path: Path, timed:
     )
     path.write_bytes(original)
     assert same(run(cursor), whole[stop:][1:])
-    del cursor["sizes"]  # a cursor of an older version
+    del cursor["marks"]  # a cursor of an older version
     assert [step.name for step in run(cursor)] == [step.name for step in whole[stop:][1:]]
+
+
+@pytest.mark.parametrize("rows", [60, 20_000])
+def test_a_file_written_anew_at_the_same_size_is_refused(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "a.parquet"
+    values = np.random.default_rng(0).permuted(np.arange(rows) / rows)
+
+    def write_with(order: slice) -> int:
+        table = pa.table({"x": values[order], "y": values[order] > 0.5})
+        pq.write_table(table, path, use_dictionary=False, compression="none")
+        return path.stat().st_size
+
+    def run(cursor: Any = None) -> Any:
+        plain = Encoder("y", ["x"], [], objective="binary", classes=None)
+        return list(Stream(path, encoder=plain, every=rows // 2).increments(cursor))
+
+    size = write_with(slice(None))
+    whole = run()
+    assert write_with(slice(None, None, -1)) == size  # the same statistics, too
+    with pytest.raises(StreamError, match=f"a.parquet has changed since the run read it .{size} bytes as then, but"):
+        run(whole[0].cursor)
+    write_with(slice(None))
+    os.utime(path, (1, 1))
+    assert same(run(whole[0].cursor), whole[1:])
 
 
 def test_a_file_that_changes_between_two_reads_of_one_run_is_refused(tmp_path: Path) -> None:
@@ -145,7 +173,7 @@ def test_a_file_that_changes_between_two_reads_of_one_run_is_refused(tmp_path: P
 def test_a_file_not_read_yet_may_still_grow(tmp_path: Path) -> None:
     folder = write(tmp_path, flights(60), 3)
     first = next(untimed(folder, every="file", prefetch=1).increments())
-    assert list(first.cursor["sizes"]) == ["part-0.parquet"]
+    assert list(first.cursor["marks"]) == ["part-0.parquet"]
     pq.write_table(flights(90), folder / "part-2.parquet")
     rest = list(untimed(folder, every="file").increments(first.cursor))
     assert [len(step.labelled) for step in rest] == [20, 90]
