@@ -43,8 +43,8 @@ class Batch:
     """Tensors for B rows; treat it as immutable.
 
     inputs: what the model takes, (B, ...) or a dict of such tensors.
-    targets: (B,) float for binary, regression and ranking, (B,) int64 for multiclass, (B, L) float for multilabel,
-        (B, T) int64 for tokens.
+    targets: (B,) float for binary and ranking, (B,) float64 for regression, (B,) int64 for multiclass, (B, L) float for
+        multilabel, (B, T) int64 for tokens.
     weights: (B,) float, or None where every row counts once.
     task: (B,) int64, or None where the stream has no tasks.
     rows: (B,) int64 row ids (see `rows.py`), or None where nobody asks which rows these are.

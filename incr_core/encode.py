@@ -50,8 +50,8 @@ class Encoder:
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
-    label columns; next_token (B, T) int64, whose inputs are the same tokens, one earlier, of `vocabulary`; anything
-    else the label as float32.
+    label columns; next_token (B, T) int64, whose inputs are the same tokens, one earlier, of `vocabulary`; regression
+    the label as float64; anything else the label as float32.
 
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
     >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
@@ -167,7 +167,7 @@ class Encoder:
                 "categorical": torch.zeros(0, len(self.categorical), 2, dtype=torch.int64),
             }
         parts = {"multilabel": (len(self._index or self.labels),), "next_token": (self.width,)}.get(self.objective, ())
-        targets = torch.zeros(0, *parts, dtype=torch.int64 if self._whole else torch.float32)
+        targets = torch.zeros(0, *parts, dtype=torch.from_numpy(np.zeros(0, self._target_type)).dtype)
         task = None if self.task is None else torch.zeros(0, dtype=torch.int64)
         weights = None if self.weight is None else torch.zeros(0)
         return Batch(self._told(inputs, task), targets, weights, task, rows)
@@ -212,6 +212,11 @@ class Encoder:
         if self.objective in ("multiclass", "next_token"):
             return True
         return self.classes is not None and self.objective not in ("binary", "multilabel")
+
+    @property
+    def _target_type(self) -> type[np.generic]:
+        """Regression's targets may lie far from 0, beside their spread: the objective takes their mean off."""
+        return np.int64 if self._whole else np.float64 if self.objective == "regression" else np.float32
 
     def _label_index(self) -> dict[str | None, int] | None:
         """Class text -> index; None where labels are plain numbers."""
@@ -297,7 +302,7 @@ class Encoder:
     ) -> np.ndarray[Any, Any]:
         if self.objective == "multilabel":
             return self._several(table, place, known, faults)
-        targets = np.zeros(len(table), dtype=np.int64 if self._whole else np.float32)
+        targets = np.zeros(len(table), dtype=self._target_type)
         if self.label is None or not known.any():
             return targets
         column = table[self.label]

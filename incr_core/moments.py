@@ -30,6 +30,8 @@ class Moments(nn.Module):
     Missing values (NaN) are left out of the feature they are missing from. With fewer than two values, or none that
     differ, the mean is taken off but nothing is divided.
 
+    dtype: what mean and standard deviation are told in; float64 for values whose offset is large beside their spread.
+
     >>> moments = Moments(1)
     >>> moments.add(moments.measure(torch.tensor([[1.0], [3.0], [float("nan")]])))
     >>> moments.standardise(torch.tensor([[2.0], [3.0]])).flatten().tolist()
@@ -39,8 +41,9 @@ class Moments(nn.Module):
     merge: ClassVar[dict[str, str]] = {"sums": "sum"}
     sums: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self.dtype = dtype
         self.register_buffer("sums", torch.zeros(3, features, dtype=torch.float64))
         self._scale: Scale | None = None
 
@@ -57,7 +60,7 @@ class Moments(nn.Module):
         self.sums += measured.to(self.sums.device)
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (F,) each in float32; (0, 1) where nothing is known.
+        """Mean and standard deviation, (F,) each; (0, 1) where nothing is known.
 
         They are kept until `sums` changes, which may happen anywhere: a tensor counts the writes to itself.
         """
@@ -75,12 +78,14 @@ class Moments(nn.Module):
         known = count.clamp(min=1.0)
         mean = total / known
         variance = square / known - mean * mean
-        # Rounding leaves a constant feature with a variance of about 1e-16 * mean^2: that is zero, not a scale.
-        flat = (count < 2) | (variance <= 1e-12 * (1.0 + mean * mean))
-        return mean.float(), torch.where(flat, 1.0, variance.clamp(min=1e-30).sqrt()).float()
+        # Rounding leaves a constant feature with a variance of about 1e-16 * mean^2: that is zero, not a scale. And a
+        # float32 has rounded its values to 1e-7 of their size before.
+        least = 1e-12 if self.dtype == torch.float32 else 1e-14
+        flat = (count < 2) | (variance <= least * (1.0 + mean * mean))
+        return mean.to(self.dtype), torch.where(flat, 1.0, variance.clamp(min=1e-30).sqrt()).to(self.dtype)
 
     def standardise(self, values: Tensor) -> Tensor:
-        """(values - mean) / std, (B, F) float32. Missing values stay missing (NaN)."""
+        """(values - mean) / std, (B, F). Missing values stay missing (NaN)."""
         mean, std = self.scale()
         return (values - mean) / std
 

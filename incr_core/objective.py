@@ -210,8 +210,8 @@ class Regression(Objective):
 
         l = (output - (y - mean) / std)^2        prediction = mean + std * output
 
-    mean and std are those of all targets learned so far, merged exactly between workers. loss: "huber" instead of the
-    square.
+    mean and std are those of all targets learned so far, merged exactly between workers. They, targets and predictions
+    are float64, so that an offset of a million times the spread is no matter. loss: "huber" instead of the square.
 
     >>> loss = Regression()
     >>> loss.target.add(loss.observe(torch.tensor([100.0, 300.0]))["target.sums"])
@@ -221,21 +221,22 @@ class Regression(Objective):
 
     losses = ("huber",)
     main_metric = "mae"
+    target_type = torch.float64
 
     def __init__(self, loss: Loss | None = None) -> None:
         super().__init__()
-        self.target = Moments(1)
+        self.target = Moments(1, torch.float64)
         self.loss = loss
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Squared error of the standardised target, (B,), or the loss made of the error."""
-        error = output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1)
+        error = output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1).float()
         return error**2 if self.loss is None else self.loss(error)
 
     def predict(self, output: Tensor) -> Tensor:
         """The value in the target's own unit, (B,)."""
         mean, std = self.target.scale()
-        return mean + std * output.reshape(-1).float()
+        return mean + std * output.reshape(-1)
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A Gaussian of unit variance in standardised units: E[(y - output)^2] = 1, exact."""

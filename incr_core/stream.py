@@ -139,7 +139,7 @@ class Stream:
         >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
         >>> first = next(stream.increments())
         >>> stream.read_back(torch.tensor([1]), first.cursor).targets
-        tensor([2.])
+        tensor([2.], dtype=torch.float64)
         """
         source = open_source(self.source, self.format)
         source.resume(cursor["fragments"], cursor["marks"])

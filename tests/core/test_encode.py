@@ -154,7 +154,8 @@ def test_labels_become_targets(objective: str, classes: Any, labels: list[Any], 
     found = encode(plain("y", objective, classes=classes), {"x": [0.0, 0.0], "y": labels})
     assert found.bad == []
     assert found.batch.targets.tolist() == expected
-    assert found.batch.targets.dtype == (torch.float32 if isinstance(expected[0], float) else torch.int64)
+    real = torch.float64 if objective == "regression" else torch.float32
+    assert found.batch.targets.dtype == (real if isinstance(expected[0], float) else torch.int64)
     assert plain("y", objective, classes=classes).empty().targets.dtype == found.batch.targets.dtype
 
 

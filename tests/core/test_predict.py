@@ -88,6 +88,19 @@ def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Pat
     assert error < 0.6 * np.abs(truth - truth.mean()).mean()
 
 
+def test_an_offset_of_a_million_times_the_spread_changes_nothing_but_the_predictions(
+    table: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(table)
+    found = {}
+    for name, offset in (("near", 0.0), ("far", 1e6)):
+        height = pc.add(pc.divide(rows["height"].cast(pa.float64()), 10.0), offset)
+        pq.write_table(rows.append_column("far", height), tmp_path / f"{name}.parquet")
+        version = load_version(learned(tmp_path / f"{name}.parquet", "far", "regression", tmp_path / name))
+        found[name] = predictions(version, table)["value"].to_numpy() - offset
+    assert np.abs(found["far"] - found["near"]).max() < 0.05 * found["near"].std()
+
+
 @pytest.mark.parametrize(("label", "objective"), [("tall", "binary"), ("size", "multiclass"), ("score", "regression")])
 def test_every_row_has_a_prediction_which_is_null_where_the_row_cannot_be_used(
     table: Path, tmp_path: Path, label: str, objective: str, capsys: pytest.CaptureFixture[str]
