@@ -125,6 +125,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print_summary(summary: dict[str, Any], out: str) -> None:
+    from incr_core.report.caution import caution
+
     main = summary["main_metric"]
     value = summary["prequential"].get(main)
     value = math.nan if value is None else value
@@ -139,6 +141,8 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
         print(f"  events: {told}: {Path(out, 'events.parquet')}")
     print(f"  prequential {main} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}")
+    if told := caution(summary):
+        print(f"  {told}")
     print(f"  report: {Path(out, 'report.html')}")
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from incr_core.files import write_atomically
 from incr_core.registry import RunDirectory
+from incr_core.report.caution import caution
 from incr_core.report.course import Course, read_summary
 from incr_core.report.plots import loss_plot, metric_plot, speed_plot
 from incr_core.report.sections import events, headline, quarantine, section, time_bar, versions
@@ -71,6 +72,7 @@ def subtitle(summary: Mapping[str, Any]) -> str:
         f"{summary['engine']} engine" if "engine" in summary else "still running, or stopped before its end",
         increments(summary["increments"]) if "increments" in summary else "",
         f"seed {summary['seed']}" if "seed" in summary else "",
+        caution(summary),
     ]
     return " · ".join(part for part in parts if part)
 

@@ -24,9 +24,8 @@ def words(name: str) -> str:
     >>> words("auc"), words("base_rate")
     ('AUC', 'base rate')
     """
-    return {"auc": "AUC", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "log_loss": "log loss"}.get(
-        name, name.replace("_", " ")
-    )
+    known = {"auc": "AUC", "rmse": "RMSE", "mae": "MAE", "r2": "R²", "f1": "F1", "brier": "Brier score"}
+    return known.get(name, name.replace("_", " "))
 
 
 def short(text: str, most: int = 26) -> str:

@@ -79,6 +79,26 @@ def test_binary_predictions_name_the_classes_and_tell_the_probability_of_the_sec
     assert pc.mean(pc.equal(found["class"], named)).as_py() > 0.8
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stream.every=file", "All rows were predicted before any was learned, in one increment: set stream.every"),
+        ("stream.warm_start=5000", "No row was predicted, since all came before stream.warm_start"),
+        ("stream.every=1000", ""),
+    ],
+)
+def test_metrics_that_say_nothing_of_what_was_learned_come_with_a_word(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, told: str
+) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(f'[stream]\npath = "{table}"\n[features]\nlabel = "tall"\n[learner]\nobjective = "binary"\n')
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), "--set", setting]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 + bool(told)
+    assert told in lines[2]
+    assert told[:20] in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Path) -> None:
     version = load_version(learned(table, "score", "regression", tmp_path / "run"))
     values = predictions(version, table)["value"].to_numpy()

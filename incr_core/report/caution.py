@@ -1,0 +1,28 @@
+"""What to bear in mind when reading the metrics of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["caution"]
+
+
+def caution(summary: Mapping[str, Any]) -> str:
+    """Why the metrics of a summary say nothing of what was learned, and what to change; "" where they do.
+
+    >>> caution({"increments": 1, "rows_learned": 900, "rows_predicted": 900})
+    'All rows were predicted before any was learned, in one increment: set stream.every to a number of rows or...'
+    >>> caution({"increments": 9, "rows_learned": 900, "rows_predicted": 900})
+    ''
+    """
+    if not summary.get("rows_learned"):
+        return ""
+    if not summary["rows_predicted"]:
+        return "No row was predicted, since all came before stream.warm_start: set it earlier."
+    if summary["increments"] == 1:
+        return (
+            "All rows were predicted before any was learned, in one increment: set stream.every to a number of rows "
+            'or, with predict_at, to a duration such as "1d".'
+        )
+    return ""
