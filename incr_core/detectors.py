@@ -78,8 +78,9 @@ class _PageHinkley:
     _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
     def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm.
-        defaults: dict[str, Any] = {"delta": 0.5, "threshold": 15.0 + math.log(columns), "min_instances": 1}
+        # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm. Of
+        # normal values 15 would do; means of few errors have a long tail.
+        defaults: dict[str, Any] = {"delta": 0.5, "threshold": 25.0 + math.log(columns), "min_instances": 1}
         self.options = defaults | options
         self.restart()
 
@@ -149,9 +150,10 @@ class _DDM:
     scaled = False
 
     def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # River's 30 rows and 3 deviations cry wolf. The rate is over all rows since the last drift, so the delay
-        # grows with them: after a long calm the other detectors are faster.
-        defaults: dict[str, Any] = {"warm_start": 500, "drift_threshold": 3.5}
+        # River's 30 rows and 3 deviations cry wolf, and where errors are few the lowest rate is often an accident of the
+        # first rows. The rate is over all rows since the last drift, so the delay grows with them: after a long calm
+        # the other detectors are faster.
+        defaults: dict[str, Any] = {"warm_start": 1000, "drift_threshold": 4.0}
         self.options = defaults | options
         self.restart()
 

@@ -85,9 +85,14 @@ def test_at_most_one_false_alarm_in_100_000_stationary_rows(tmp_path: Path) -> N
         tmp_path / "rows.parquet",
         "learner.batch_size=500",
         every=2_000,
-        drift=[{"detector": "adwin"}, {"detector": "adwin", "watch": "error"}, {"detector": "page_hinkley"}],
+        drift=[
+            {"detector": "adwin"},
+            {"detector": "page_hinkley"},
+            {"detector": "kswin"},
+            *({"detector": detector, "watch": "error"} for detector in ("adwin", "page_hinkley", "ddm")),
+        ],
     )
-    assert run(wanted, tmp_path / "run")["events"].get("drift", 0) <= 1
+    assert run(wanted, tmp_path / "run")["events"].get("drift", 0) <= 1  # of all six together
 
 
 REPLAY = {"name": "replay", "capacity": 300}

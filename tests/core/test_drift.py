@@ -27,6 +27,8 @@ def errors(rows: int, rate: float, seed: int = 0) -> Values:
 def stationary(rows: int, detector: str) -> dict[str, Values]:
     rng = np.random.default_rng(7)
     streams = {"errors": (rng.random(rows) < 0.2).astype(np.float64)}
+    if detector != "kswin":
+        streams |= {f"few errors {seed}": errors(rows, 0.005, seed) for seed in (501, 510)}
     if detector in ("adwin", "page_hinkley"):
         streams["log loss"] = -np.log(rng.beta(4, 1, size=rows))
         streams["minutes"] = 300.0 * rng.exponential(size=rows)
