@@ -150,7 +150,7 @@ class _DDM:
     scaled = False
 
     def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # River's 30 rows and 3 deviations cry wolf, and where errors are few the lowest rate is often an accident of the
+        # River's 30 rows and 3 deviations cry wolf: where errors are few, the lowest rate is often an accident of the
         # first rows. The rate is over all rows since the last drift, so the delay grows with them: after a long calm
         # the other detectors are faster.
         defaults: dict[str, Any] = {"warm_start": 1000, "drift_threshold": 4.0}

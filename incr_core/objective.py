@@ -62,11 +62,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """How wrong each prediction was, (B,), for whoever watches for drift."""
+        """How wrong each prediction was, (B,), for whoever watches for drift; NaN where a row tells nothing of it."""
         raise NotImplementedError
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """1 where a prediction was wrong, else 0, (B,)."""
+        """1 where a prediction was wrong, else 0, (B,); NaN where a row tells nothing of it."""
         raise NotImplementedError
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:

@@ -49,6 +49,14 @@ class Multilabel(Objective):
         p = self.predict(output)
         return torch.diag_embed((p * (1 - p)).sqrt()).transpose(0, 1)
 
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy over labels, each logarithm at least -100."""
+        return F.binary_cross_entropy(prediction, targets, reduction="none").mean(1)
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Where p_k >= 1/2 is not y_k for some label k: the subset error."""
+        return ((prediction >= 0.5) != (targets > 0.5)).any(1).float()
+
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.multilabel_statistics`."""
         return metrics.multilabel_statistics(prediction, targets, weights)

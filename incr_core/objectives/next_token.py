@@ -52,6 +52,14 @@ class NextToken(Objective):
         drawn = torch.multinomial(p.flatten(0, 1), 1, generator=generator).reshape(p.shape[:2])
         return (F.one_hot(drawn, self.outputs) - p).flatten(1)[None]
 
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """-log p[y] of the last token, at most 100."""
+        return -prediction.gather(1, targets[:, -1:]).squeeze(1).log().clamp(min=-100.0)
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Where the likeliest token is not the last."""
+        return (prediction.argmax(1) != targets[:, -1]).float()
+
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.multiclass_statistics`; of the last token of each row."""
         return metrics.multiclass_statistics(prediction, targets[:, -1], weights)

@@ -93,6 +93,21 @@ class Ranking(Objective):
         p = ((query * item).sum(1, keepdim=True) / self.temperature).sigmoid()
         return ((p * (1 - p)).sqrt() * torch.cat([item, query], dim=1) / self.temperature)[None]
 
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the own item among the candidates; NaN where it is not relevant."""
+        own, others = prediction[:, :1], prediction[:, 1:]
+        if self.loss == "softmax":
+            losses = -prediction.log_softmax(1)[:, 0]
+        else:
+            there = others > torch.finfo(prediction.dtype).min
+            losses = (F.softplus(others - own) * there).sum(1) / there.sum(1).clamp(min=1)
+        return losses.masked_fill(targets <= 0, torch.nan)
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Where some candidate scores as high as the own item; NaN where that is not relevant."""
+        beaten = (prediction[:, 1:] >= prediction[:, :1]).any(1).float()
+        return beaten.masked_fill(targets <= 0, torch.nan)
+
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
         """See `metrics.ranking_statistics`, of the rows that are relevant."""
         relevant = (targets > 0).to(prediction.dtype)

@@ -313,6 +313,66 @@ def test_fisher_and_distillation_serve_them_all() -> None:
         assert float(distillation_loss(objective, output, output + torch.randn_like(output))) > 0
 
 
+# -- drift ---------------------------------------------------------------------------------------------------------
+
+
+def test_losses_of_predictions_are_those_that_are_learned() -> None:
+    """Where predictions tell as much as outputs do: of all labels, of the last token, of as many candidates as rows."""
+    generator = torch.Generator().manual_seed(0)
+    labels, output = torch.randint(2, (6, 4), generator=generator).float(), torch.randn(6, 4, generator=generator)
+    multilabel = Multilabel(4)
+    prediction = multilabel.predict(output)
+    torch.testing.assert_close(multilabel.prediction_losses(prediction, labels), multilabel.rows(output, labels))
+    wrong = ((output > 0) != (labels > 0)).any(1)
+    assert multilabel.prediction_errors(prediction, labels).bool().tolist() == wrong.tolist()
+    assert multilabel.prediction_errors(labels, labels).tolist() == [0.0] * 6
+
+    token, places, words = NextToken(5), torch.randn(6, 1, 5, generator=generator), torch.arange(6)[:, None] % 5
+    prediction = token.predict(places)
+    torch.testing.assert_close(token.prediction_losses(prediction, words), token.rows(places, words))
+    assert (
+        token.prediction_errors(prediction, words).bool().tolist() == (places[:, 0].argmax(1) != words[:, 0]).tolist()
+    )
+
+    for loss in ("softmax", "bpr"):
+        ranking, vectors = Ranking(3, loss, 0.5, candidates=9), torch.randn(6, 6, generator=generator)
+        relevant = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 1.0])
+        prediction = ranking.predict(vectors)
+        expected = ranking.rows(vectors, relevant).masked_fill(relevant == 0, torch.nan)
+        torch.testing.assert_close(ranking.prediction_losses(prediction, relevant), expected, equal_nan=True)
+        first = (prediction.argmax(1) > 0).float().masked_fill(relevant == 0, torch.nan)
+        torch.testing.assert_close(ranking.prediction_errors(prediction, relevant), first, equal_nan=True)
+
+
+def turned(objective: str, rows: int) -> pa.Table:
+    """A stream that means something else from its middle on."""
+    late, draw = np.arange(rows) >= rows // 2, np.random.default_rng(0)
+    if objective == "multilabel":
+        x = draw.normal(size=(rows, 2)) * [1.0, 2.0]
+        tags = [["red"] * one + ["blue"] * two for one, two in ((x > 0) ^ late[:, None]).tolist()]
+        return pa.table({"x": x[:, 0], "z": x[:, 1], "label": tags})
+    drawn = draw.integers(0, 11, rows)
+    if objective == "next_token":
+        return pa.table({"label": list((drawn[:, None] + np.where(late, 4, 1)[:, None] * np.arange(6)) % 11)})
+    taste = [f"t{value}" for value in (drawn + late) % 11]
+    product = [f"p{value}" for value in drawn]
+    bought = (np.arange(rows) % 5 > 0).astype(np.int8)  # the others tell nothing
+    return pa.table({"taste": taste, "product": product, "label": bought})
+
+
+@pytest.mark.parametrize("objective", ["multilabel", "next_token", "ranking"])
+def test_drift_is_seen_in_their_losses_and_errors(tmp_path: Path, objective: str) -> None:
+    pytest.importorskip("river")
+    pq.write_table(turned(objective, 6000), tmp_path / "rows.parquet")
+    features = {"ranking": {"item": ["product"]}, "next_token": {"vocabulary": 11}}.get(objective, {})
+    watching = 'drift=[{watch="loss"}, {detector="ddm", watch="error"}]'
+    wanted = job(tmp_path / "rows.parquet", "label", objective, features=features, learner={"epochs": 2})
+    run(wanted.with_settings([watching, "publish.every=100"]), tmp_path / "run")
+    events = RunDirectory(tmp_path / "run").open().table("events").to_pylist()
+    assert sorted(event["what"].split(",")[0] for event in events) == ["adwin on loss", "ddm on error"]
+    assert all(3000 <= event["increment"] * 250 < 5000 for event in events), events
+
+
 def test_a_balanced_memory_needs_one_class_a_row() -> None:
     with pytest.raises(StrategyError, match=r"memory: expected one target a row for 'balanced', got \(3,\)"):
         Balanced(5).insert({"targets": torch.zeros(2, 3)}, torch.Generator())
