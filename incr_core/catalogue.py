@@ -15,8 +15,8 @@ HOOKS = ("begin", "augment", "weigh", "loss", "after_backward", "after_step", "e
 def describe() -> str:
     """Every strategy: its arguments, docstring up to the example, hooks, and what is shared and how it merges.
 
-    >>> [line for line in describe().splitlines() if line.startswith("replay(")]
-    ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)"]
+    >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
+    ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
     """
     return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
 
@@ -25,6 +25,8 @@ def _entry(name: str, kind: type[Strategy]) -> str:
     arguments = ", ".join(
         parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
         for parameter in inspect.signature(kind).parameters.values()
+        # A strategy that takes none has nn.Module's, *args and **kwargs.
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     )
     text = inspect.cleandoc(kind.__doc__ or "").partition("\n>>>")[0].strip()
     hooks = [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Strategy, hook)]

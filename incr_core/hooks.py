@@ -48,6 +48,11 @@ class Hooks:
         self.adopted = overridden("adopted")
         self.keeps = prod(strategy.keeps for strategy in strategies)
         aside = [type(strategy).__name__ for strategy in strategies if strategy.sets_aside]
+        if len(aside) > 1:
+            raise StrategyError(
+                f"strategy: {' and '.join(aside)} each take new rows out of the objective's loss, to learn them in "
+                "their own way; leave all but one of them out"
+            )
         if self.weigh and aside:
             weighs = [type(hook.__self__).__name__ for hook in self.weigh]
             raise StrategyError(

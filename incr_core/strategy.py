@@ -103,7 +103,7 @@ class Strategy(nn.Module):
 
     sets_aside: ClassVar[bool] = False
     """Whether it takes new rows out of the objective's loss, by weight 0, and learns them in its own way. A strategy
-    that overrides `weigh` would have nothing to weigh then, so the learner refuses the two together."""
+    that overrides `weigh`, or sets aside too, would find nothing there, so the learner refuses the two together."""
 
     def attach(self, ctx: Context) -> None:
         """The learner is made: allocate what depends on the model."""

@@ -17,6 +17,11 @@ def objective_of(job: JobFile) -> Objective:
     """What the model is asked to do: one of ours, with the loss that the job wants, or anybody's."""
     name = job.learner.objective
     classes = len(job.features.classes or [])
+    if not classes and job.features.capacity is None and name in ("multiclass", "multilabel"):
+        raise JobError(
+            f"features.classes: expected those of the objective {name}, got none; name them, or let Job.resolved(), "
+            "which Job.read calls, find them in the data"
+        )
     if name == "multiclass":
         return _multiclass(job, classes)
     if name == "multilabel":

@@ -52,7 +52,7 @@ class Isolate(Strategy):
         if not self._places:
             raise StrategyError(
                 f"isolate: expected a model with weights that belong to tasks, got {type(ctx.model).__name__} without; "
-                "make it with incr_core.adapt.task_heads"
+                'make it with incr_core.adapt.task_heads, or [[model.adapt]] name = "task_heads"'
             )
         if any(hasattr(ctx.parameters[place], "to_local") for place in self._places):
             raise StrategyError("isolate: expected whole heads, got sharded ones; use one shard, or freeze old heads")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incr_core.adapt import nearest_mean
 from incr_core.batch import Batch
 from incr_core.errors import JobError, StrategyError
 from incr_core.job import Job
@@ -20,7 +21,7 @@ from incr_core.losses import Generalised, Huber, Symmetric
 from incr_core.objective import Binary, Multiclass, Objective, Regression
 from incr_core.objectives import Ranking
 from incr_core.recent import Recent
-from incr_core.strategies import ACE, GDumb, Outliers, Replay, Selective, SmallLoss
+from incr_core.strategies import ACE, GDumb, ICaRL, Outliers, Replay, Selective, SmallLoss
 from incr_core.strategy import Context, Strategy
 from incr_core.testing import check_strategy
 
@@ -200,6 +201,13 @@ def test_what_takes_new_rows_out_of_the_loss_leaves_nothing_to_choose(aside: typ
     ):
         learner([aside(), SmallLoss(), Replay()])
     learner([aside(), Replay()])
+
+
+@pytest.mark.parametrize("pair", [(ACE, GDumb), (GDumb, ACE), (ICaRL, ACE)])
+def test_new_rows_are_set_aside_once(pair: tuple[type[Strategy], type[Strategy]]) -> None:
+    one, two = pair
+    with pytest.raises(StrategyError, match=rf"strategy: {one.__name__} and {two.__name__} each take new rows out"):
+        Learner(nearest_mean(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))), Multiclass(3), SGD, [one(), two()])
 
 
 def test_a_rank_is_the_share_at_most_as_large_and_of_its_own_class_where_asked() -> None:

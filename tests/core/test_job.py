@@ -38,6 +38,13 @@ def test_ten_lines_without_columns_take_all_columns_by_their_type(table: Path) -
     assert job.stream.path == str(table)
 
 
+@pytest.mark.parametrize("objective", ["multiclass", "multilabel"])
+def test_a_job_whose_classes_nobody_looked_for_says_so(table: Path, objective: str) -> None:
+    document = {"stream": {"path": str(table)}, "features": {"label": "size"}, "learner": {"objective": objective}}
+    with pytest.raises(JobError, match=rf"features.classes: expected those of the objective {objective}, got none"):
+        Job.from_document(document).objective()
+
+
 def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
     job = Job.read(write(table.parent, MINIMAL))
     again = Job.read(write(table.parent, job.toml()))
