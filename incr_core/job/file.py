@@ -188,8 +188,8 @@ class JobFile(Section):
 
 
 def _plain(value: Any) -> Any:
-    """A value of TOML as JSON has it: a time as its text."""
-    return json.loads(json.dumps(value, default=str))
+    """A value of TOML as JSON has it: a time as its ISO text."""
+    return json.loads(json.dumps(value, default=lambda found: getattr(found, "isoformat", found.__str__)()))
 
 
 def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

@@ -38,6 +38,16 @@ def test_ten_lines_without_columns_take_all_columns_by_their_type(table: Path) -
     assert job.stream.path == str(table)
 
 
+@pytest.mark.parametrize("written", ["2013-02-01", "2013-02-01T06:00:00", "2013-02-01 06:00:00Z"])
+def test_a_time_may_be_a_date_of_toml_or_text(table: Path, written: str) -> None:
+    """And leaves the same job, so that one may be changed into the other in the midst of a run."""
+    text = MINIMAL.replace("every = 500", 'every = 500\npredict_at = "at"\nwarm_start = "%s"')
+    quoted = Job.read(write(table.parent, text % written.replace(" ", "T").replace("Z", "+00:00")))
+    plain = Job.read(write(table.parent, text.replace('"%s"', "%s") % written))
+    assert plain == quoted
+    assert plain.fingerprint() == quoted.fingerprint()
+
+
 @pytest.mark.parametrize("objective", ["multiclass", "multilabel"])
 def test_a_job_whose_classes_nobody_looked_for_says_so(table: Path, objective: str) -> None:
     document = {"stream": {"path": str(table)}, "features": {"label": "size"}, "learner": {"objective": objective}}
