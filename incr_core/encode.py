@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, Inputs
-from incr_core.columns import Fault, floats, is_list, list_matrix, numbers, parsed, unusable, values_of, width_of
+from incr_core.columns import Fault, is_list, numbers, width_of
 from incr_core.discover import column_kinds, find_classes
 from incr_core.errors import JobError, StreamError
 from incr_core.hashing import ColumnHash, indexed, text
+from incr_core.matrix import hash_pairs, numeric_matrix
 from incr_core.quarantine import BadRow
 from incr_core.rows import OFFSET_BITS
 from incr_core.targets import ZERO_ONE, check_labels, flags, sets, tokens
 
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
-
-_BLOCK = 16_384  # rows written at a time: one block of the matrix stays in the cache while its columns are filled
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ class Encoder:
                 'name two, or set objective = "multiclass"'
             )
         self.widths: dict[str, int] = {}
-        self._hashes = [ColumnHash(name) for name in self.categorical]
+        self._hashes = {name: ColumnHash(name) for name in self.categorical}
         self._index = self._label_index()
 
     @property
@@ -196,7 +195,8 @@ class Encoder:
         numeric = torch.from_numpy(found)
         inputs: Inputs = numeric
         if self.categorical:
-            inputs = {"numeric": numeric, "categorical": torch.from_numpy(self._categorical(table, place))}
+            pairs = hash_pairs(table, self._hashes, self.buckets, place)
+            inputs = {"numeric": numeric, "categorical": torch.from_numpy(pairs)}
         weights, task = self._weights(table, place, known, faults), self._tasks(table, place, faults)
         batch = Batch(self._told(inputs, task), torch.from_numpy(targets), weights, task, rows)
         if not faults:
@@ -228,51 +228,6 @@ class Encoder:
             return {text(value): index for index, value in enumerate(self.classes)}
         return None
 
-    def _numeric(self, table: pa.Table, place: str, faults: list[Fault]) -> np.ndarray[Any, Any]:
-        matrix = np.empty((len(table), self.width), dtype=np.float32)
-        plain: dict[str, pa.ChunkedArray] = {}
-        places = self.places
-        for name, columns in places.items():
-            if name in self.widths:
-                matrix[:, columns.start : columns.stop], found = list_matrix(table[name], len(columns), name, place)
-            else:
-                plain[name], found = parsed(table[name], name, place)
-            faults += found
-        suspects: set[str] = set()
-        done = 0
-        for piece in pa.table(plain).to_batches() if plain else []:
-            found_in = [(name, places[name].start, *values_of(piece[name])) for name in plain]
-            with np.errstate(over="raise", invalid="ignore"):
-                for start in range(0, len(piece), _BLOCK):
-                    stop = min(start + _BLOCK, len(piece))
-                    rows = matrix[done + start : done + stop]
-                    for name, index, values, missing in found_in:
-                        if not _copy(values[start:stop], rows[:, index]):
-                            suspects.add(name)
-                        if missing is not None:
-                            rows[missing[start:stop], index] = np.nan
-            done += len(piece)
-        for name in plain:
-            if name in suspects:
-                faults += unusable(plain[name], floats(plain[name]), name)
-        return matrix
-
-    def _categorical(self, table: pa.Table, place: str) -> np.ndarray[Any, Any]:
-        """(B, C, 2) int64. A pair of hashes is moved as one complex128: nothing else of 16 bytes is as fast."""
-        pairs = np.empty((len(table), len(self.categorical)), dtype=np.complex128)
-        columns = []
-        for name, hashes in zip(self.categorical, self._hashes, strict=True):
-            distinct, codes = hashes.distinct(table[name], place)
-            # Each half of a hash is a hash of its own.
-            halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
-            columns.append(((halves % np.uint64(self.buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
-
-        for start in range(0, len(table), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            for column, (buckets, codes) in enumerate(columns):
-                pairs[block, column] = buckets.take(codes[block], mode="clip")
-        return pairs.view(np.int64).reshape(len(table), len(self.categorical), 2)
-
     def _inputs_and_targets(
         self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -283,7 +238,9 @@ class Encoder:
             inputs, targets, found = tokens(table[name], width, self.vocabulary, name, place, known)
             faults += found
             return inputs, targets
-        return self._numeric(table, place, faults), self._targets(table, place, known, faults)
+        matrix, found = numeric_matrix(table, self.places, self.widths, place)
+        faults += found
+        return matrix, self._targets(table, place, known, faults)
 
     def _several(
         self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]], faults: list[Fault]
@@ -385,18 +342,6 @@ def _is_missing(column: pa.ChunkedArray, blank: bool) -> np.ndarray[Any, np.dtyp
     if not column.null_count:
         return np.zeros(len(column), dtype=bool)
     return column.is_null().to_numpy()  # type: ignore[no-any-return]
-
-
-def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
-    """Copy numbers to float32, where overflow raises; False if any may be NaN, infinite, or too large."""
-    try:
-        target[:] = values
-        # A sum is finite only if every term is; who doubts must look closer.
-        return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
-    except FloatingPointError:
-        with np.errstate(over="ignore"):
-            target[:] = values
-        return False
 
 
 def _within(fault: Fault, known: np.ndarray[Any, np.dtype[np.bool_]]) -> Fault:
