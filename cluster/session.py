@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,10 @@ __all__ = ["Session"]
 
 STORE_BYTES = 200_000_000
 """Shared memory of our own Ray: it carries weights at commits, and nothing else that is large."""
+
+
+PATIENCE = 10.0
+"""Seconds in which a Ray cluster must take a connection."""
 
 
 class Session:
@@ -45,8 +51,9 @@ class Session:
                 )
             else:
                 try:
+                    _knock(address)
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-                except (ConnectionError, ValueError, RuntimeError) as error:
+                except (OSError, OverflowError, ValueError, RuntimeError) as error:
                     raise JobError(
                         f"cluster.address: expected a Ray cluster at {address!r}, got: {error}; "
                         "start one (ray start --head), or leave the address out for one of our own"
@@ -65,6 +72,12 @@ class Session:
             self.started = False
             with _quietly():
                 ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens at "host:port": ray itself would go on asking for minutes."""
+    if match := re.fullmatch(r"([^/\s]+):(\d+)", address):
+        socket.create_connection((match[1], int(match[2])), PATIENCE).close()
 
 
 @contextmanager
