@@ -55,6 +55,11 @@ class Objective(nn.Module):
         """What is told to the user: probabilities or values, (B,) or (B, C)."""
         raise NotImplementedError
 
+    @property
+    def ready(self) -> bool:
+        """Whether it knows enough for predictions to mean anything; those made before are not scored."""
+        return True
+
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Vectors s_k, (K, B, outputs), with sum_k s_k s_k^T = E_{y ~ p(y|x)}[(d log p / d output)(...)^T], for the
         Fisher information: exact, or an unbiased draw.
@@ -237,6 +242,11 @@ class Regression(Objective):
         """The value in the target's own unit, (B,)."""
         mean, std = self.target.scale()
         return mean + std * output.reshape(-1)
+
+    @property
+    def ready(self) -> bool:
+        """Whether any target was seen: without one nobody knows where the values lie."""
+        return bool(self.target.sums[0].any())
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A Gaussian of unit variance in standardised units: E[(y - output)^2] = 1, exact."""

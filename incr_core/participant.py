@@ -139,6 +139,8 @@ class Participant:
     def receive(self) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
 
+        Predictions of an objective that is not `ready` are none: of a stream of numbers without a warm start, the first
+        increment's.
         Rows that an engine has let wait since the last increment come first among those to learn, and once more, alone,
         after the stream's end: every row is learned.
         """
@@ -152,7 +154,7 @@ class Participant:
         begun = time.perf_counter()
         self._cursor = increment.cursor
         arriving, labelled = increment.arriving, increment.labelled
-        if len(arriving) and not increment.warm:
+        if len(arriving) and not increment.warm and self.learner.objective.ready:
             assert arriving.rows is not None
             self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
         # Whoever predicted a row scores it, whoever learns it.

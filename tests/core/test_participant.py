@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import torch
 
-from incr_core import metrics
+from incr_core import metrics, run
 from incr_core.job import Job
 from incr_core.participant import Arrival, Participant
 from incr_core.partition import Blocks
@@ -47,3 +52,24 @@ def test_statistics_of_parts_add_up_to_the_base_rate_of_all_rows(flights_job: Ca
         whole = metrics.add(whole, arrival.statistics)
     measure = job.objective().metrics
     assert measure(total)["base_rate"] == measure(whole)["base_rate"]
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_numbers_predicted_before_any_was_seen_are_not_scored(tmp_path: Path, delay: int) -> None:
+    """A first increment whose every error is the offset itself would drown the metrics of all others."""
+    draw, rows, hour = np.random.default_rng(0), 1000, 3_600_000_000
+    x, at = draw.normal(size=rows), np.arange(rows) // 100 * hour
+    columns = {"x": x, "y": 1e4 + x, "at": pa.array(at, pa.timestamp("us"))}
+    columns["known"] = pa.array(at + delay * hour + hour // 2, pa.timestamp("us"))
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    document = {
+        "stream": {"path": str(tmp_path / "rows.parquet"), "predict_at": "at", "label_at": "known", "every": "1h"},
+        "features": {"label": "y", "numeric": ["x"]},
+        "learner": {"objective": "regression", "epochs": 20},
+        "model": {"hidden": [16]},
+    }
+    summary = run(Job.from_document(document), tmp_path / "run")
+    scored = pq.read_table(tmp_path / "run" / "metrics.parquet")["rows_scored"].to_pylist()
+    assert summary["rows_predicted"] == summary["rows_learned"] == rows
+    assert scored == [0] * (2 * delay + 1) + [100] * (9 - delay)
+    assert summary["prequential"]["r2"] > 0.5
