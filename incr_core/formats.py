@@ -47,6 +47,9 @@ HEAD = 1000
 CHUNK = 65_536
 """Rows of a Parquet file that are decoded at a time: the next ones are, while these are encoded."""
 
+BUFFER = 1 << 18
+"""Bytes of a column that are read from a file at a time: otherwise the first rows wait for all of their row group."""
+
 
 def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
     """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
@@ -82,7 +85,8 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
     names = list(schema.names if columns is None else columns)
     # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
     words = [name for name in names if pa.types.is_string(schema.field(name).type)]
-    with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
+    reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
+    with pq.ParquetFile(path, metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
             yield readable(file.read(columns=names))
             return
