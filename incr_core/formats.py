@@ -90,8 +90,8 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
         if metadata.num_rows <= CHUNK:
             yield readable(file.read(columns=names))
             return
-        # Handing each column of each batch to a pool of one thread costs a tenth of the time.
-        threads = pa.cpu_count() > 1
+        # With one thread beside this one and the one that encodes, a pool's hand-overs cost more than it brings.
+        threads = pa.cpu_count() > 2
         # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
         for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
