@@ -48,10 +48,10 @@ def refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def claim(folder: Path, job_toml: str, fingerprint: str) -> None:
+def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
     """Write the job into the folder, unless the run of a job with another fingerprint is there.
 
-    fingerprint: equal for the same run: of the job, or ENGINE:JOB.
+    fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def claim(folder: Path, job_toml: str, fingerprint: str) -> None:
     file = folder / "job.toml"
     text = f"{_MARK}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
-    if found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
+    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
         engine, _, job = other.rpartition(":")
         here, _, same = fingerprint.rpartition(":")
         differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
@@ -82,11 +82,11 @@ def claim(folder: Path, job_toml: str, fingerprint: str) -> None:
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Where two jobs differ, one line per key."""
-    old, new = dict(_leaves(there)), dict(_leaves(here))
+    old, new = ({key: repr(value) for key, value in _leaves(job)} for job in (there, here))
     return [
-        f"{key}: {old.get(key, 'nothing')!r} there, {new.get(key, 'nothing')!r} here"
+        f"{key}: {old.get(key, 'nothing')} there, {new.get(key, 'nothing')} here"
         for key in [*new, *(key for key in old if key not in new)]
-        if old.get(key, _MARK) != new.get(key, _MARK)
+        if old.get(key) != new.get(key)
     ]
 
 

@@ -7,7 +7,8 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from incr_core.errors import IncrError, JobError
 
@@ -15,6 +16,15 @@ __all__ = ["build", "find", "load_callable", "refusal", "unknown"]
 
 MOST_NAMES = 25
 """Names shown to whoever wrote one that is not among them."""
+
+PLAIN: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    type(None): "nothing",
+}
+"""Kinds of argument that a job file can give, and what they are called."""
 
 TACIT = ("self", "params", "model", "optimizer")
 """Arguments that no job file gives: whoever builds the thing passes them."""
@@ -72,10 +82,26 @@ def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *t
     try:
         return kind(*tacit, **arguments)
     except TypeError as error:
-        raise JobError(f"{place}: {refusal(error, kind)}") from error
+        raise JobError(f"{place}: {refusal(_misfit(kind, arguments) or error, kind)}") from error
 
 
-def refusal(error: Exception, kind: Callable[..., Any]) -> str:
+def _misfit(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Which argument that is declared to be plain is of another kind; "" where none is."""
+    try:
+        declared = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):  # not declared, or by names that are not there at run time
+        return ""
+    for name, value in arguments.items():
+        hint = declared.get(name)
+        plain = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        fits = type(value) in plain or (float in plain and type(value) is int)
+        if set(plain) <= PLAIN.keys() and not fits:
+            expected = " or ".join(PLAIN[part] for part in plain if part is not type(None))
+            return f"expected {expected} for {name}, got {value!r}"
+    return ""
+
+
+def refusal(error: Exception | str, kind: Callable[..., Any]) -> str:
     """What is wrong with the arguments of a kind, and those it takes.
 
     >>> refusal(TypeError("no argument 'wide'"), lambda model, width, depth: None)

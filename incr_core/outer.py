@@ -65,6 +65,8 @@ class Nesterov(Outer):
         for name, value in (("lr", lr), ("momentum", momentum)):
             if not isinstance(value, int | float) or value < 0:
                 raise JobError(f"outer.{name}: expected a number of at least 0, got {value!r}")
+        if momentum >= 1:
+            raise JobError(f"outer.momentum: expected less than 1, got {momentum!r}: no step would ever fade")
         self.lr = lr
         self.momentum = momentum
         self.velocity: dict[str, Tensor] = {}

@@ -100,7 +100,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
         try:
-            claim(self.path, job_toml, fingerprint)
+            # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
+            begun = bool(numbers_in(self.path / "versions"))
+            if not begun:
+                remove(self.path / "state")
+            claim(self.path, job_toml, fingerprint, begun=begun)
             with storage(self.path):
                 (self.path / "versions").mkdir(exist_ok=True)
                 (self.path / "state").mkdir(exist_ok=True)

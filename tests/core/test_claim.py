@@ -23,7 +23,7 @@ def test_another_jobs_run_is_refused_naming_what_differs(run: RunDirectory) -> N
         RunDirectory(run.path).create(other, "beef")
     assert str(caught.value) == (
         f"{run.path}: holds the run of another job: learner.seed: 1 there, 2 here; "
-        "learner.clip: 'nothing' there, 1 here; strategy[0].rows: 100 there, 7 here; and 1 more; "
+        "learner.clip: nothing there, 1 here; strategy[0].rows: 100 there, 7 here; and 1 more; "
         "choose another --out, or run the job it belongs to"
     )
     start(run.path).close()  # and the lock was given back
@@ -36,9 +36,19 @@ def test_equal_jobs_with_other_fingerprints_are_told_apart(run: RunDirectory) ->
 
 
 def test_the_same_job_on_another_engine_is_refused_naming_both(tmp_path: Path) -> None:
-    RunDirectory(tmp_path).create(JOB, "local:f00d").close()
+    with RunDirectory(tmp_path).create(JOB, "local:f00d") as run:
+        commit(run)
     with pytest.raises(RunDirectoryError, match="another job: engine: local there, cluster here; choose"):
         RunDirectory(tmp_path).create(JOB, "cluster:f00d")
+
+
+def test_a_job_that_has_committed_nothing_may_be_mended(tmp_path: Path) -> None:
+    """And what it left of a state is not taken for the other's."""
+    with start(tmp_path) as run:
+        (run.path / "state" / "loop" / "1").mkdir(parents=True)
+    with RunDirectory(tmp_path).create(JOB.replace("seed = 1", "seed = 2"), "beef") as mended:
+        assert mended.job()["learner"]["seed"] == 2
+        assert not list((tmp_path / "state").iterdir())
 
 
 def test_a_key_that_makes_no_other_run_may_change(run: RunDirectory) -> None:
