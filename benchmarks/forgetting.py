@@ -91,7 +91,7 @@ METHODS = {
     "icarl": Method(lambda rows: [ICaRL(rows)], 0.1, nearest_mean=True),
     "agem": Method(lambda rows: [AGEM(rows)], 0.1),
     "mir": Method(lambda rows: [MIR(rows)], 0.03),
-    "ours, rows": Method(lambda rows: [ACE(margin=3.0), DER(rows, 1.0, 1.0, ratio=3.0, memory="balanced")], 0.05),
+    "ours, rows": Method(lambda rows: [ACE(margin=3.0), DER(rows, 1.0, 1.0, ratio=3.0, memory="herding")], 0.05),
     "ours, means": Method(lambda rows: [ACE(margin=3.0), DER(rows, 0.5, 1.0, ratio=3.0, memory="prototypes")], 0.05),
 }
 """Ours know no boundaries. One keeps rows as they are; the other, in as many slots, means of rows that are alike."""

@@ -7,17 +7,29 @@ import torch
 from incr_core.arguments import one_of
 from incr_core.memories.balanced import Balanced
 from incr_core.memories.herding import Herding
+from incr_core.memories.online_herding import OnlineHerding
 from incr_core.memories.prototypes import Prototypes
 from incr_core.memories.reservoir import Reservoir
 from incr_core.memories.window import Window
 from incr_core.memory import Columns, Memory
 
-__all__ = ["MEMORIES", "Balanced", "Herding", "Prototypes", "Reservoir", "Window", "draw", "memory_named"]
+__all__ = [
+    "MEMORIES",
+    "Balanced",
+    "Herding",
+    "OnlineHerding",
+    "Prototypes",
+    "Reservoir",
+    "Window",
+    "draw",
+    "memory_named",
+]
 
 MEMORIES: dict[str, type[Memory]] = {
     "reservoir": Reservoir,
     "balanced": Balanced,
     "window": Window,
+    "herding": OnlineHerding,
     "prototypes": Prototypes,
 }
 """Memories that take rows as they come; `Herding` needs their features too, and is iCaRL's own."""

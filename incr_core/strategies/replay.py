@@ -22,8 +22,8 @@ class Replay(Strategy):
 
     capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
     ratio: remembered rows per new row in each batch; 0 turns replay off.
-    memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number of every class; "window", the
-    last rows.
+    memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number of every class;
+    "herding", as many whose mean is that of their class; "window", the last rows; see `memories.MEMORIES`.
 
     >>> Replay(capacity=500, ratio=1.0)
     Replay(

@@ -265,7 +265,10 @@ def test_herding_keeps_the_first_chosen_when_its_share_shrinks() -> None:
     [
         (lambda: SI(strength=-1.0), "si.strength: expected 0 or more, got -1.0"),
         (lambda: SI(damping=0.0), "si.damping: expected a number above 0, got 0.0"),
-        (lambda: DER(memory="heap"), "der.memory: expected one of balanced, prototypes, reservoir, window, got 'heap'"),
+        (
+            lambda: DER(memory="heap"),
+            "der.memory: expected one of balanced, herding, prototypes, reservoir, window, got 'heap'",
+        ),
         (lambda: DER(capacity=0), "at least 1 row, got 0"),
         (lambda: LwF(temperature=0.0), "lwf.temperature"),
         (lambda: learner(ICaRL(8)), "NearestMean"),

@@ -42,7 +42,7 @@ def test_a_memory_never_takes_more_than_its_bytes_and_uses_them(name: str, capac
         assert memory.size <= memory.capacity
     each = memory.bytes() // memory.capacity
     assert memory.bytes() > memory.budget - each
-    assert memory.size > 0.9 * memory.capacity
+    assert memory.size > 0.85 * memory.capacity  # the means of three classes take slots in one of them
 
 
 @pytest.mark.parametrize("name", MEMORIES)
