@@ -91,10 +91,12 @@ METHODS = {
     "icarl": Method(lambda rows: [ICaRL(rows)], 0.1, nearest_mean=True),
     "agem": Method(lambda rows: [AGEM(rows)], 0.1),
     "mir": Method(lambda rows: [MIR(rows)], 0.03),
+    "ours, random": Method(lambda rows: [ACE(margin=3.0), DER(rows, 1.0, 1.0, ratio=3.0, memory="balanced")], 0.05),
     "ours, rows": Method(lambda rows: [ACE(margin=3.0), DER(rows, 1.0, 1.0, ratio=3.0, memory="herding")], 0.05),
     "ours, means": Method(lambda rows: [ACE(margin=3.0), DER(rows, 0.5, 1.0, ratio=3.0, memory="prototypes")], 0.05),
 }
-"""Ours know no boundaries. One keeps rows as they are; the other, in as many slots, means of rows that are alike."""
+"""Ours know no boundaries. One keeps rows as they are, chosen to have the mean of their class; the other, in as many
+slots, means of rows that are alike."""
 
 MAMMOTH: dict[str, tuple[float, float]] = {
     "er 200": (73.97, 98.37),
