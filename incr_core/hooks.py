@@ -21,7 +21,7 @@ class Hooks:
     after_rehearsal: those of `after_step` that belong to no memory.
     keeps: about the share of rows that all who weigh rows leave.
 
-    Raises StrategyError where strategies that weigh new rows stand beside one that takes them out of the loss.
+    Raises StrategyError where two strategies take new rows out of the loss, or one does and another weighs them in it.
 
     >>> from incr_core.strategies import EWC, Replay
     >>> hooks = Hooks([Replay(), EWC()])

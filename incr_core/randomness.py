@@ -89,7 +89,8 @@ def global_random_state(seed: int, device: torch.device | str = "cpu") -> Global
 
 
 def draws_nothing(*modules: nn.Module) -> bool:
-    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, without hooks.
+    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, as torch made
+    them: without hooks, or a forward of their own.
 
     >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     True
@@ -101,6 +102,7 @@ def draws_nothing(*modules: nn.Module) -> bool:
         kind = type(layer)
         home = kind.__module__
         known = (home.startswith("torch.nn.modules.") and kind.__name__ in CERTAIN) or home.startswith(OURS)
-        return known and not layer._forward_hooks and not layer._forward_pre_hooks
+        changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        return known and not changed
 
     return all(certain(layer) for module in modules for layer in module.modules())

@@ -158,7 +158,7 @@ def blurring_hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[t
     return (inputs[0] + 0.1 * torch.randn_like(inputs[0]),)
 
 
-@pytest.mark.parametrize("draws", ["dropout", "a layer of one's own", "a hook", "nothing"])
+@pytest.mark.parametrize("draws", ["dropout", "a layer of one's own", "a hook", "a forward put in place", "nothing"])
 @pytest.mark.parametrize("strategies", [lambda: [Replay(), EWC()], list])
 def test_the_global_random_state_is_left_alone(draws: str, strategies: Callable[[], list[Strategy]]) -> None:
     layers: list[nn.Module] = [Blurring(4, 8) if draws == "a layer of one's own" else nn.Linear(4, 8)]
@@ -166,6 +166,10 @@ def test_the_global_random_state_is_left_alone(draws: str, strategies: Callable[
     if draws == "a hook":
         layers = [nn.Linear(4, 8)]
         layers[0].register_forward_pre_hook(blurring_hook)
+    if draws == "a forward put in place":
+        linear = nn.Linear(4, 8)
+        vars(linear)["forward"] = lambda inputs: torch.randn(()) * nn.Linear.forward(linear, inputs)
+        layers = [linear]
     learner = Learner(nn.Sequential(*layers, nn.Linear(8, 3)), Multiclass(3), MOMENTUM, strategies())
     before = torch.get_rng_state()
     learner.learn(increment(0))
