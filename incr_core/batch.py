@@ -63,7 +63,7 @@ class Batch:
     rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return int(self.targets.shape[0])
+        return self.targets.shape[0]
 
     def total_weight(self) -> float | Tensor:
         """What its rows count for together: their number, or the sum of their weights."""
@@ -176,7 +176,7 @@ class Steps:
         self._taken = 0
         self._loaded = False
         self._generator = torch.Generator().manual_seed(seed)
-        self._begun = self._generator.get_state()
+        self._begun: Tensor | None = None  # its state before an increment drew from it
         self._steps: Iterator[list[Batch]] = iter(())
 
     def count(self, rows: int, passes: int) -> int:
@@ -193,7 +193,7 @@ class Steps:
     def begin(self, labelled: Batch, passes: int) -> None:
         """Lay out an increment, or go on with the one whose middle was loaded."""
         if not self._loaded:
-            self._begun, self._taken = self._generator.get_state(), 0
+            self._begun, self._taken = None, 0
         self._loaded = False
         self._steps = islice(self._lay_out(labelled, passes), self._taken, None)
         self.left = self.count(len(labelled), passes) - self._taken
@@ -212,7 +212,8 @@ class Steps:
     def _lay_out(self, labelled: Batch, passes: int) -> Iterator[list[Batch]]:
         for _ in range(passes):
             ordered = labelled
-            if self.shuffle and len(labelled) > 1:
+            if self.shuffle and len(labelled) > self.batch_size:  # within a batch, order is no matter
+                self._begun = self._generator.get_state() if self._begun is None else self._begun
                 # Permuting a pass once and cutting views is cheaper than gathering each batch.
                 permutation = torch.randperm(len(labelled), generator=self._generator)
                 ordered = labelled.take(permutation.to(labelled.targets.device))
@@ -226,7 +227,8 @@ class Steps:
     def state_dict(self) -> dict[str, Any]:
         """Where the generator stood before the increment at hand and the steps taken of it, while some are left."""
         if self.left or self._loaded:
-            return {"generator": self._begun, "taken": self._taken}
+            begun = self._generator.get_state() if self._begun is None else self._begun
+            return {"generator": begun, "taken": self._taken}
         return {"generator": self._generator.get_state(), "taken": None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

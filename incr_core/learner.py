@@ -20,6 +20,7 @@ from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, split_inputs
 from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError
 from incr_core.hooks import Hooks
+from incr_core.linear import linear_backward
 from incr_core.memory import Memory
 from incr_core.mergeable import Mergeable
 from incr_core.objective import Objective
@@ -139,14 +140,17 @@ class Learner(Mergeable):
         pairs_rows = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
         self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
         self._losses: dict[str, float | Tensor] = {}
-        # Swapping the random state takes as long as the forward of a small model.
+        # Swapping the random state, or a model's mode, takes as long as the forward of a small model.
         self._chance: AbstractContextManager[Any] = self.random_state
         self._chance_predicting: AbstractContextManager[Any] = self.random_state
-        if draws_nothing(model, objective):
+        certain = draws_nothing(model, objective)
+        self._has_modes = pairs_rows or not certain
+        if certain:
             self._chance_predicting = nullcontext()
             if not strategies:
                 self._chance = nullcontext()
 
+        self._linear = type(model) is nn.Linear and not strategies and precision == "float32"
         few = self.hooks.keeps <= FEW and bool(self.hooks.weigh) and not self.hooks.loss
         self._chooses = few and objective.rowwise and not pairs_rows
         self._sliced = (
@@ -194,7 +198,7 @@ class Learner(Mergeable):
 
     def advance(self, steps: int | None = None) -> Update:
         """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
-        self.model.train()
+        self._turn(training=True)
         self._losses = {}
         rows = 0
         with self._chance:
@@ -232,6 +236,8 @@ class Learner(Mergeable):
 
     def _step(self, batches: list[Batch]) -> int:
         """One optimiser step over the new rows of `batches`; returns how many they are."""
+        if self._linear and len(batches) == 1 and self._linear_step(batches[0]):
+            return len(batches[0])
         context, outputs = self.context, []
         alone = len(batches) == 1 and not self._sliced  # then the loss is the mean already
         for batch, share in zip(batches, _shares(batches), strict=True):
@@ -269,6 +275,17 @@ class Learner(Mergeable):
                 for hook in self._after_step:
                     hook(context, fresh, output)
         return sum(map(len, batches))
+
+    def _linear_step(self, batch: Batch) -> bool:
+        """A linear model's step, without autograd; False, and none taken, where there must be one."""
+        assert isinstance(self.model, nn.Linear)
+        loss = linear_backward(self.model, self.objective, batch)
+        if loss is None:
+            return False
+        self._log({"loss": loss}, len(batch))
+        self.descent.step()
+        self.context.step += 1
+        return True
 
     def _chosen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The weighed loss, through the rows alone that it counts; and the output of all rows, without gradients."""
@@ -317,6 +334,11 @@ class Learner(Mergeable):
             value = term.item() if self.device.type == "cpu" and type(term) is Tensor else term.detach()
             self._losses[name] = self._losses.get(name, 0.0) + value * rows
 
+    def _turn(self, training: bool) -> None:
+        """Have the model learn, or predict, where that makes a difference to it."""
+        if self._has_modes:
+            self.model.train(training)
+
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""
         return [module for module in self.strategies.modules() if isinstance(module, Memory)]
@@ -327,12 +349,12 @@ class Learner(Mergeable):
     @torch.no_grad()
     def predict(self, inputs: Inputs, batch_size: int = 8192) -> Tensor:
         """The objective's predictions for inputs (B, ...), on the CPU."""
-        self.model.eval()
+        self._turn(training=False)
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-        parts = split_inputs(inputs, batch_size) if rows > batch_size else [inputs]
         with self._chance_predicting, self.precision.autocast():
-            found = [self._predicted(part) for part in parts]
-        return found[0] if len(found) == 1 else torch.cat(found)
+            if rows <= batch_size:
+                return self._predicted(inputs)
+            return torch.cat([self._predicted(part) for part in split_inputs(inputs, batch_size)])
 
     def _predicted(self, inputs: Inputs) -> Tensor:
         there = map_inputs(lambda value: value.to(self.device), inputs)
@@ -341,7 +363,7 @@ class Learner(Mergeable):
     @torch.no_grad()
     def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
         """The objective's mean loss on some rows, as the model is when it predicts."""
-        self.model.eval()
+        self._turn(training=False)
         total = weight = 0.0
         with self._chance_predicting, self.precision.autocast():
             for part in rows.to(self.device).split(batch_size):

@@ -51,6 +51,13 @@ class Objective(nn.Module):
             return losses.mean()
         return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
+    def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """d `forward(output, targets)` / d output, in the output's shape; None where it is left to autograd.
+
+        What is gained is the speed of linear models (`linear.py`). It must be autograd's to the bit.
+        """
+        return None
+
     def predict(self, output: Tensor) -> Tensor:
         """What is told to the user: probabilities or values, (B,) or (B, C)."""
         raise NotImplementedError
@@ -118,6 +125,14 @@ class Binary(Objective):
         ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
         return ce if self.loss is None else self.loss(ce)
 
+    def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """(p - y) / B."""
+        if self.loss is not None:
+            return None
+        error = output.sigmoid().sub_(targets.reshape(output.shape))
+        rows = targets.shape[0]
+        return error if rows == 1 else error.div_(rows)
+
     def predict(self, output: Tensor) -> Tensor:
         """The probability of class 1, (B,)."""
         return output.reshape(-1).float().sigmoid()
@@ -174,6 +189,13 @@ class Multiclass(Objective):
         """-log softmax(output)[y], (B,), or the loss made of it."""
         ce = F.cross_entropy(output, targets, reduction="none")
         return ce if self.loss is None else self.loss(ce)
+
+    def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """(p - e_y) / B."""
+        if self.loss is not None:
+            return None
+        wanted = torch.zeros_like(output).scatter_(1, targets[:, None], -1.0 / len(targets))
+        return torch._log_softmax_backward_data(wanted, output.log_softmax(1), 1, output.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
         """Class probabilities, (B, C)."""
@@ -235,8 +257,17 @@ class Regression(Objective):
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Squared error of the standardised target, (B,), or the loss made of the error."""
-        error = output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1).float()
+        error = self._error(output, targets)
         return error**2 if self.loss is None else self.loss(error)
+
+    def _error(self, output: Tensor, targets: Tensor) -> Tensor:
+        return output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1).float()
+
+    def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
+        """2 (output - (y - mean) / std) / B."""
+        if self.loss is not None:
+            return None
+        return (2 * self._error(output, targets) * (1 / len(targets))).reshape(output.shape)
 
     def predict(self, output: Tensor) -> Tensor:
         """The value in the target's own unit, (B,)."""
