@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs", "split_inputs"]
+__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs", "share_of", "split_inputs"]
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -142,6 +142,15 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined([batch.task for batch in batches]),
         joined([batch.rows for batch in batches]),
     )
+
+
+def share_of(part: float | Tensor, total: float | Tensor) -> float | Tensor:
+    """part / total, of weights of rows, which may all be 0.
+
+    >>> share_of(1.0, 4.0), float(share_of(torch.zeros(()), torch.zeros(())))
+    (0.25, 0.0)
+    """
+    return part / (total.clamp(min=torch.finfo(total.dtype).tiny) if isinstance(total, Tensor) else total)
 
 
 class Steps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from operator import add, mul
+from operator import add
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
-from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, split_inputs
+from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, share_of, split_inputs
+from incr_core.choosing import Choosing
 from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError
 from incr_core.hooks import Hooks
@@ -34,10 +35,6 @@ from incr_core.update import Update
 __all__ = ["Learner", "OptimizerFactory"]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
-
-FEW, ENOUGH = 1 / 3, 64
-"""Rows are chosen before they are run backward where at most this share is learned from, of so many in a batch: another
-forward costs more than that saves of more rows, and of a small batch a step is hardly its rows."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -63,10 +60,6 @@ class Learner(Mergeable):
     descent: an attribute; how its optimiser is stepped.
 
     With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
-
-    Where strategies learn from few rows of large batches (`Strategy.keeps`), all are run without gradients for them to
-    choose, and those chosen once more, with a Dropout of their own. Where rows depend on one another (in the objective,
-    or by BatchNorm), or a strategy adds terms to the loss, all are run once, and weighed.
 
     >>> from incr_core.objective import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
@@ -151,8 +144,9 @@ class Learner(Mergeable):
                 self._chance = nullcontext()
 
         self._linear = type(model) is nn.Linear and not strategies and precision == "float32"
-        few = self.hooks.keeps <= FEW and bool(self.hooks.weigh) and not self.hooks.loss
-        self._chooses = few and objective.rowwise and not pairs_rows
+        self._choosing = (
+            Choosing(self.context, self.hooks, self.precision, rowwise=not pairs_rows) if self.hooks.weigh else None
+        )
         self._sliced = (
             shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
         )
@@ -245,14 +239,12 @@ class Learner(Mergeable):
             for augment in self.hooks.augment:
                 mixed = augment(context, mixed)
             part, copies = self._part(mixed)
-            if self._chooses and len(part) >= ENOUGH:
-                loss, output = self._chosen(part)
+            if self._choosing is not None:
+                loss, output = self._choosing.loss(part)
             else:
                 with self.precision.autocast():
                     output = self.model(part.inputs)
-                    weights, kept = self._weighed(part, output) if self.hooks.weigh else (part.weights, None)
-                    loss = self.objective(output, part.targets, weights)
-                    loss = loss if kept is None else loss * kept
+                    loss = self.objective(output, part.targets, part.weights)
             terms = {"loss": loss}
             for hook in self.hooks.loss:
                 for name, term in hook(context, part, output).items():
@@ -287,35 +279,6 @@ class Learner(Mergeable):
         self.context.step += 1
         return True
 
-    def _chosen(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The weighed loss, through the rows alone that it counts; and the output of all rows, without gradients."""
-        # An autocast of its own: within one, weights that were cast without gradients would be used again.
-        with torch.no_grad(), self.precision.autocast():
-            output = self.model(batch.inputs)
-            weights, kept = self._weighed(batch, output)
-        if kept is not None and weights is not None:
-            places = weights.nonzero().flatten()
-            # Where no row is learned from, one that counts nothing: not every model takes a batch of none.
-            places = places if len(places) else torch.zeros(1, dtype=torch.int64, device=weights.device)
-            batch, weights = batch.take(places), weights.index_select(0, places)
-        with self.precision.autocast():
-            loss = self.objective(self.model(batch.inputs), batch.targets, weights)
-            return loss if kept is None else loss * kept, output
-
-    @torch.no_grad()
-    def _weighed(self, batch: Batch, output: Tensor) -> tuple[Tensor | None, float | Tensor | None]:
-        """The rows' weights times the factors that strategies give them, and the sum of these over that of the weights.
-
-        Their product with the weighted mean is sum_i f_i w_i l_i / sum_i w_i; without a factor there is no sum.
-        """
-        found = [hook(self.context, batch, output.detach()) for hook in self.hooks.weigh]
-        factors = [factor for factor in found if factor is not None]
-        if not factors:
-            return batch.weights, None
-        before = torch.ones_like(factors[0]) if batch.weights is None else batch.weights
-        weights = reduce(mul, factors, before)
-        return weights, _share(weights.sum(), before.sum())
-
     def _part(self, batch: Batch) -> tuple[Batch, float | Tensor]:
         """This shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole batch.
 
@@ -326,7 +289,7 @@ class Learner(Mergeable):
         if not self._sliced or len(batch) < size:
             return batch, 1.0
         part = batch.map(lambda tensor: tensor[rank::size])
-        return part, _share(part.total_weight(), batch.total_weight()) * size
+        return part, share_of(part.total_weight(), batch.total_weight()) * size
 
     def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
         for name, term in terms.items():
@@ -414,12 +377,7 @@ def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
         return [1.0]
     weights = [batch.total_weight() for batch in batches]
     total = sum(weights)
-    return [_share(weight, total) for weight in weights]
-
-
-def _share(part: float | Tensor, total: float | Tensor) -> float | Tensor:
-    """part / total, where total may be 0 because all weights are."""
-    return part / (total.clamp(min=torch.finfo(total.dtype).tiny) if isinstance(total, Tensor) else total)
+    return [share_of(weight, total) for weight in weights]
 
 
 def _explain_batch_norm(error: ValueError) -> None:

@@ -178,7 +178,7 @@ def test_selective_runs_few_rows_backward_where_it_keeps_few(beta: float, by: st
 
 
 def test_the_laws_hold_where_rows_are_chosen_before_they_are_run_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incr_core.learner.ENOUGH", 2)
+    monkeypatch.setattr("incr_core.choosing.ENOUGH", 2)
     check_strategy(partial(Selective, beta=3.0), zero=partial(Selective, beta=0.0))
 
 
