@@ -12,6 +12,7 @@ from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Inputs
 from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight
+from incr_core.update import merge_rules
 
 __all__ = ["Teacher"]
 
@@ -53,8 +54,13 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def restore(self, ctx: Context) -> None:
-        """Give the model these weights, for good."""
-        torch._foreach_copy_(self._live(ctx), self._held())
+        """Give the model these weights, for good; of the buffers, sums over rows seen stay as they are."""
+        rules = merge_rules(ctx.model)
+        summed = [rules[name] == "sum" for name, _ in ctx.model.named_buffers()]
+        kept = [False] * len(ctx.parameters) + summed
+        for live, held, stays in zip(self._live(ctx), self._held(), kept, strict=True):
+            if not stays:
+                live.copy_(held)
 
     @torch.no_grad()
     def follow(self, ctx: Context, decay: float) -> None:
