@@ -44,6 +44,9 @@ class Experts(nn.Module):
     A forward asks the device once which tasks are present, so the experts know no vmap (no Fisher: they need none).
     """
 
+    parts_rows: ClassVar[bool] = True
+    """Whether rows go through different layers: none of these sees a whole batch."""
+
     def __init__(self, members: list[nn.Module], features: int = 0) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
