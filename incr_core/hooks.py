@@ -16,12 +16,14 @@ __all__ = ["Hooks"]
 
 
 class Hooks:
-    """For each hook, the methods of the strategies that override it, in order: one that none does costs a step nothing.
+    """For each hook, the methods of the strategies that override it: one that none does costs a step nothing. They come
+    as the strategies are listed, but for those that must come before or after others (`Strategy.order`).
 
     after_rehearsal: those of `after_step` that belong to no memory.
     keeps: about the share of rows that all who weigh rows leave.
 
-    Raises StrategyError where two strategies take new rows out of the loss, or one does and another weighs them in it.
+    Raises StrategyError where one strategy would undo what others do, where two take new rows out of the loss, or where
+    one does and another weighs them in it.
 
     >>> from incr_core.strategies import EWC, Replay
     >>> hooks = Hooks([Replay(), EWC()])
@@ -30,12 +32,22 @@ class Hooks:
     """
 
     def __init__(self, strategies: Sequence[Strategy]) -> None:
+        strategies = [strategy for strategy in strategies if not strategy.off]
+
         def overridden(hook: str) -> list[Any]:
             return [
                 getattr(strategy, hook)
-                for strategy in strategies
+                for strategy in sorted(strategies, key=lambda strategy: strategy.order.get(hook, 0))
                 if getattr(type(strategy), hook) is not getattr(Strategy, hook)
             ]
+
+        for strategy in strategies:
+            others = [type(other).__name__ for other in strategies if other is not strategy]
+            if strategy.alone and others:
+                raise StrategyError(
+                    f"strategy: expected {type(strategy).__name__} alone, got it beside {' and '.join(others)}: "
+                    f"{strategy.alone}; leave one or the other out"
+                )
 
         self.begin = overridden("begin")
         self.augment = overridden("augment")

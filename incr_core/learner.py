@@ -45,7 +45,7 @@ class Learner(Mergeable):
     model: any `nn.Module` from a batch's inputs to an output; already on its device, already sharded if it is to be.
     objective: what the output is for.
     optimizer: makes the optimiser from the parameters, like `torch.optim.Adam` or a `functools.partial` of one.
-    strategies: applied in this order.
+    strategies: applied in this order, but where one must come before or after others (`Strategy.order`).
     batch_size, accumulate: an optimiser step follows the mean loss of `accumulate` batches of `batch_size` rows.
         It is exact: the same step, to rounding, as one batch of `accumulate * batch_size` rows, whatever the tail
         and the weights (but for layers that look at other rows, like BatchNorm, or at chance, like Dropout).
@@ -235,7 +235,7 @@ class Learner(Mergeable):
         context, outputs = self.context, []
         alone = len(batches) == 1 and not self._sliced  # then the loss is the mean already
         for batch, share in zip(batches, _shares(batches), strict=True):
-            mixed = batch
+            context.new = mixed = batch
             for augment in self.hooks.augment:
                 mixed = augment(context, mixed)
             part, copies = self._part(mixed)
@@ -256,6 +256,7 @@ class Learner(Mergeable):
             if self._after_step:
                 outputs.append(output.detach()[: len(batch)])
 
+        context.new = None  # what an increment brought is not kept until the next
         self.descent.unscale()
         for hook in self.hooks.after_backward:
             hook(context)

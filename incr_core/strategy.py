@@ -21,6 +21,7 @@ __all__ = ["Context", "PerWeight", "Strategy"]
 class Context:
     """What a strategy may look at while the learner works.
 
+    new: the rows of the batch at hand, as they came, before strategies append, weigh or set aside any.
     increment: the number of the increment being learned, from 0.
     step: optimiser steps taken since the learner was made.
     generator: the seeded source of every random choice; part of the learner's state.
@@ -32,6 +33,7 @@ class Context:
     optimizer: Optimizer
     generator: torch.Generator
     device: torch.device
+    new: Batch | None = None
     increment: int = -1
     step: int = 0
     names: list[str] = field(default_factory=list)
@@ -104,6 +106,18 @@ class Strategy(nn.Module):
     sets_aside: ClassVar[bool] = False
     """Whether it takes new rows out of the objective's loss, by weight 0, and learns them in its own way. A strategy
     that overrides `weigh`, or sets aside too, would find nothing there, so the learner refuses the two together."""
+
+    alone: ClassVar[str] = ""
+    """Why nothing that another strategy does could last beside it, if so: the learner refuses the two together."""
+
+    order: ClassVar[Mapping[str, int]] = {}
+    """Where some hooks come among those of other strategies: before 0 or after it. Where equal, as they are listed."""
+
+    @property
+    def off(self) -> bool:
+        """Whether it is turned off: then no hook but `attach` is called, and it stands in nobody's way. A strategy with
+        a term for the loss must say so, since steps are taken otherwise where there are terms."""
+        return False
 
     def attach(self, ctx: Context) -> None:
         """The learner is made: allocate what depends on the model."""

@@ -138,6 +138,12 @@ def review_of(job: JobFile) -> Review | None:
             f'review.every: expected a predict_at column with every = "{section.every}", got none; '
             "name the time column, or give a number of increments"
         )
+    for strategy in strategies_of(job):
+        if strategy.alone and not strategy.off:
+            raise JobError(
+                f"review: expected strategies beside which a pass over the history lasts, got "
+                f"{type(strategy).__name__}: {strategy.alone}; leave [review] out"
+            )
     return Review(section.every, section.rows, job.learner.seed)
 
 

@@ -28,8 +28,8 @@ class ACE(Strategy):
 
     Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning" (ER-ACE),
     equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are told from old
-    classes once their outputs come near. It needs remembered rows, or nothing tells old classes from new ones: put it
-    first, and replay after it, so that ER-ACE is `[ACE(), Replay(capacity=500)]`.
+    classes once their outputs come near. It needs remembered rows, or nothing tells old classes from new ones: ER-ACE
+    is `[ACE(), Replay(capacity=500)]`, in any order.
 
     margin: how much, in nats, the outputs of absent classes are lowered; 0 turns it off.
 
@@ -51,6 +51,11 @@ class ACE(Strategy):
         self._new = 0
         self._weights: Tensor | None = None
 
+    @property
+    def off(self) -> bool:
+        """With a margin of 0."""
+        return self.margin == 0
+
     def attach(self, ctx: Context) -> None:
         """Check that there are classes."""
         if not isinstance(ctx.objective, Multiclass):
@@ -60,17 +65,16 @@ class ACE(Strategy):
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Take the new rows out of the main loss; those appended later stay in it."""
-        if self.margin == 0:
-            return batch
-        self._new = len(batch)
-        self._weights = batch.weights
-        return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
+        """Take the new rows out of the main loss; those appended, before or after, stay in it."""
+        assert ctx.new is not None, "the learner's step sets it"
+        self._new, self._weights = len(ctx.new), ctx.new.weights
+        device = batch.targets.device
+        weights = torch.ones(len(batch), device=device) if batch.weights is None else batch.weights.clone()
+        weights[: self._new] = 0.0
+        return replace(batch, weights=weights)
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """The cross-entropy of the new rows, with the old classes that are not among them left out."""
-        if self.margin == 0:
-            return {}
         targets = batch.targets[: self._new]
         here = torch.zeros_like(self.seen).index_fill_(0, targets, 1)
         lowered = torch.zeros_like(output[0]).masked_fill_(self.seen > here, self.margin)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,8 @@ class AGEM(Strategy):
       (memory): Reservoir()
     )
     """
+
+    order: ClassVar[dict[str, int]] = {"after_backward": 1}  # penalties are part of the step that is turned
 
     def __init__(
         self, capacity: int | str = 5000, rows: int = 128, memory: str = "reservoir", ttl: int | None = None

@@ -59,13 +59,14 @@ class DER(Strategy):
         self._terms: list[tuple[str, slice, Mapping[str, Tensor]]] = []
 
     @property
-    def _on(self) -> bool:
-        return self.ratio > 0 and (self.logits > 0 or self.labels > 0)
+    def off(self) -> bool:
+        """With a ratio of 0, or both weights."""
+        return self.ratio == 0 or (self.logits == 0 and self.labels == 0)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows for each term, with weight 0 in the main loss."""
         self._terms = []
-        if self.memory.size == 0 or not self._on:
+        if self.memory.size == 0:
             return batch
         count, parts = max(1, round(self.ratio * len(batch))), [batch]
         start = len(batch)
@@ -90,5 +91,4 @@ class DER(Strategy):
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Show the new rows to the memory, with the answers they got."""
-        if self._on:
-            self.memory.insert({**columns_of(batch), "logits": output.float()}, ctx.generator)
+        self.memory.insert({**columns_of(batch), "logits": output.float()}, ctx.generator)

@@ -22,7 +22,7 @@ class ElasticNet(Strategy):
 
     a are the weights the increment started from. The proximal step gives exact zeros where a subgradient would only
     rattle about them (Parikh & Boyd 2014, "Proximal algorithms", section 6.5; Zou & Hastie 2005 for the elastic net).
-    lr is the learning rate of the optimiser's first group.
+    lr is the learning rate of the weight's group. A weight without a gradient takes no step, a proximal one neither.
 
     l1, l2: weights of the two penalties; both 0 turns it off; l2 = 0 is the lasso.
 
@@ -35,6 +35,7 @@ class ElasticNet(Strategy):
         self.l1 = not_negative("elastic.l1", l1)
         self.l2 = not_negative("elastic.l2", l2)
         self.anchor = PerWeight()
+        self._index: list[int] = []
 
     def attach(self, ctx: Context) -> None:
         """Make room for the anchor."""
@@ -47,19 +48,21 @@ class ElasticNet(Strategy):
             torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
 
     def after_backward(self, ctx: Context) -> None:
-        """Add the gradient of the smooth part."""
-        if self.l2 == 0:
+        """Note which weights the step moves, and add the gradient of the smooth part."""
+        if self.l1 == 0 and self.l2 == 0:
             return
-        weights, gradients, index = ctx.weights_and_gradients()
-        torch._foreach_add_(gradients, torch._foreach_sub(weights, self.anchor.tensors(index)), alpha=self.l2)
+        weights, gradients, self._index = ctx.weights_and_gradients()
+        if self.l2 > 0:
+            anchors = self.anchor.tensors(self._index)
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, anchors), alpha=self.l2)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Take the proximal step of the other part: what moved less than lr * l1 goes back to the anchor."""
         if self.l1 == 0:
             return
-        weights = [local(weight) for weight in ctx.parameters]
-        anchors = self.anchor.tensors()
-        lr = ctx.rates()
+        weights = [local(ctx.parameters[place]) for place in self._index]
+        anchors = self.anchor.tensors(self._index)
+        lr = ctx.rates(self._index)
         moved = torch._foreach_sub(weights, anchors)
         if isinstance(lr, list):
             above, below = [rate * self.l1 for rate in lr], [-rate * self.l1 for rate in lr]

@@ -8,6 +8,7 @@ import torch
 
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
+from incr_core.features import one_way
 from incr_core.fisher import fisher_diagonal
 from incr_core.pull import Pull
 from incr_core.sharding import like, local
@@ -44,6 +45,7 @@ class EWC(Strategy):
     """
 
     shared: ClassVar[dict[str, str]] = {"fisher": "mean", "anchor": "mean"}
+    order: ClassVar[dict[str, int]] = {"end": 1}  # it measures what others have made of the model
 
     def __init__(
         self, strength: float = 100.0, decay: float = 1.0, samples: int = 1024, every: int = 1, online: bool = True
@@ -66,6 +68,7 @@ class EWC(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
+        one_way(ctx.model, "ewc")
         self.fisher.allocate(ctx)
         self.anchor.allocate(ctx)
 

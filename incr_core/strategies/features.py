@@ -45,17 +45,22 @@ class FeatureDistillation(Strategy):
         self.teacher = Teacher()
         self._taught: Tensor | None = None
 
+    @property
+    def off(self) -> bool:
+        """With a strength of 0."""
+        return self.strength == 0
+
     def attach(self, ctx: Context) -> None:
         """Make room for the teacher and for whether anything was learned, and read the features of every forward."""
         self._features = Features(ctx.model, "features")
-        if self.strength > 0:
+        if not self.off:
             self._features.keep()
         self.teacher.allocate(ctx)
         self.register_buffer("learned", torch.zeros((), dtype=torch.int64))
 
     def begin(self, ctx: Context) -> None:
         """The model as it is becomes the teacher, once it has learned anything, here or elsewhere."""
-        if self.strength > 0 and self.learned:
+        if self.learned:
             self.teacher.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:

@@ -26,7 +26,7 @@ class GDumb(Strategy):
         SGD in batches of `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps
 
     Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
-    is learned from new rows directly: their loss has weight 0. Put it last, and alone: it overwrites what others did.
+    is learned from new rows directly: their loss has weight 0. It stands alone: it overwrites what others did.
 
     capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
     start. rows: a batch's.
@@ -43,6 +43,7 @@ class GDumb(Strategy):
     """
 
     sets_aside: ClassVar[bool] = True
+    alone: ClassVar[str] = "it retrains from the first weights when an increment ends, and what others did is lost"
 
     def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
         super().__init__()
@@ -53,6 +54,11 @@ class GDumb(Strategy):
         self.memory = Balanced(capacity)
         self.first = Teacher()
 
+    @property
+    def off(self) -> bool:
+        """With 0 passes."""
+        return self.passes == 0
+
     def attach(self, ctx: Context) -> None:
         """Keep the first weights."""
         self.first.allocate(ctx)
@@ -60,18 +66,15 @@ class GDumb(Strategy):
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Let new rows weigh nothing."""
-        if self.passes == 0:
-            return batch
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Show the new rows to the memory."""
-        if self.passes > 0:
-            self.memory.insert(columns_of(batch), ctx.generator)
+        self.memory.insert(columns_of(batch), ctx.generator)
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Retrain on the memory."""
-        if self.passes == 0 or self.memory.size == 0:
+        if self.memory.size == 0:
             return
         self.first.restore(ctx)
         held = to_batch(self.memory.rows_held())

@@ -35,7 +35,8 @@ class ICaRL(Strategy):
 
     Earlier increments count wherever they were learned.
 
-    Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5.
+    Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5. Rows that a
+    replay strategy before it appends are learned like exemplars; those of one behind it keep their own loss.
 
     capacity: exemplars, or their bytes. ratio: exemplars per new row in each batch; 0 turns it all off.
 
@@ -57,6 +58,12 @@ class ICaRL(Strategy):
         self.teacher = Teacher()
         self._taught: Tensor | None = None
         self._weights: Tensor | None = None
+        self._rows = 0
+
+    @property
+    def off(self) -> bool:
+        """With a ratio of 0."""
+        return self.ratio == 0
 
     def attach(self, ctx: Context) -> None:
         """Check the head, and make room for the teacher."""
@@ -77,27 +84,23 @@ class ICaRL(Strategy):
 
     def begin(self, ctx: Context) -> None:
         """The model as it is becomes the teacher, once it has learned anything."""
-        if self.ratio > 0 and self.seen.any():
+        if self.seen.any():
             self.teacher.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append exemplars, and ask the teacher about all."""
-        if self.ratio == 0:
-            return batch
         if self.memory.size:
             count = max(1, round(self.ratio * len(batch)))
             batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
         if self.teacher.captured:
             self._taught = self.teacher(ctx, batch.inputs)
-        self._weights = batch.weights
+        self._weights, self._rows = batch.weights, len(batch)
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """Binary cross-entropy of every class, old classes against the teacher."""
-        if self.ratio == 0:
-            return {}
-        rows = output if self._taught is None else output[: len(self._taught)]
-        wanted = F.one_hot(batch.targets[: len(rows)], output.shape[1]).to(rows.dtype)
+        rows = output[: self._rows]
+        wanted = F.one_hot(batch.targets[: self._rows], output.shape[1]).to(rows.dtype)
         if self._taught is not None:
             wanted = torch.where(self.seen > 0, self._taught.sigmoid(), wanted)
         losses = F.binary_cross_entropy_with_logits(rows, wanted, reduction="none").mean(1)
@@ -108,7 +111,7 @@ class ICaRL(Strategy):
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Choose exemplars among those held and the increment's rows, and tell the head the class means."""
-        if self.ratio == 0 or len(labelled) == 0:
+        if len(labelled) == 0:
             return
         candidates = labelled if self.memory.size == 0 else cat([to_batch(self.memory.rows_held()), labelled])
         self.memory.choose(columns_of(candidates), self._normalised(ctx, candidates))

@@ -39,6 +39,7 @@ class Isolate(Strategy):
     """
 
     needs_tasks: ClassVar[bool] = True
+    order: ClassVar[dict[str, int]] = {"after_step": 1}  # behind whoever moves weights
 
     def attach(self, ctx: Context) -> None:
         """Find the weights that belong to tasks."""

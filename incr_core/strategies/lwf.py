@@ -51,6 +51,11 @@ class LwF(Strategy):
         self.teacher = Teacher()
         self._answers: Tensor | None = None
 
+    @property
+    def off(self) -> bool:
+        """With a strength of 0."""
+        return self.strength == 0
+
     def attach(self, ctx: Context) -> None:
         """Make room for the teacher, and for which outputs were learned, and which of them before this teacher."""
         self.teacher.allocate(ctx)
@@ -59,7 +64,7 @@ class LwF(Strategy):
 
     def begin(self, ctx: Context) -> None:
         """The model as it is becomes the teacher, once it has learned anything."""
-        if self.strength > 0 and self.learned.any():
+        if self.learned.any():
             self.teacher.capture(ctx)
             self.taught.copy_(self.learned)
 

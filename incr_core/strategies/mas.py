@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
+from incr_core.features import one_way
 from incr_core.fisher import rows_at_once
 from incr_core.pull import Pull
 from incr_core.sharding import like, local
@@ -36,6 +37,7 @@ class MAS(Strategy):
     """
 
     shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
+    order: ClassVar[dict[str, int]] = {"end": 1}  # it measures what others have made of the model
 
     def __init__(self, strength: float = 0.1, decay: float = 1.0, samples: int = 1024) -> None:
         super().__init__()
@@ -48,6 +50,7 @@ class MAS(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
+        one_way(ctx.model, "mas")
         self.importance.allocate(ctx)
         self.anchor.allocate(ctx)
 

@@ -55,9 +55,10 @@ class MIR(Strategy):
             return batch
         count = max(1, round(self.ratio * len(batch)))
         found = to_batch(draw(self.memory, max(self.candidates, count), ctx.generator))
+        assert ctx.new is not None, "the learner's step sets it"
         training = ctx.model.training
         ctx.model.eval()
-        harm = self._harm(ctx, batch, found)
+        harm = self._harm(ctx, ctx.new, found)
         ctx.model.train(training)
         return cat([batch, found.take(harm.topk(count).indices)])
 

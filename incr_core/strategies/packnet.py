@@ -50,6 +50,8 @@ class PackNet(Strategy):
 
     shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
     needs_boundaries: ClassVar[bool] = True
+    # Teachers and anchors are taken of what was put back; what others measure at an end is the pruned network.
+    order: ClassVar[dict[str, int]] = {"begin": -1, "after_backward": 2, "after_step": 1, "end": -1}
 
     def __init__(
         self, keep: float = 0.5, tasks: int = 5, retrain: int = 1, every: int = 1, batch_size: int = 128

@@ -23,9 +23,8 @@ class SI(Strategy):
         end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
         loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
 
-    g in the path integral p is the gradient without this penalty. Zenke et al. 2017, "Continual learning through
-    synaptic intelligence", section 3, equations 3 to 5. Put it before other strategies that edit gradients, or p counts
-    theirs too.
+    g in the path integral p is the gradient of the loss, without this penalty and other strategies' edits. Zenke et al.
+    2017, "Continual learning through synaptic intelligence", section 3, equations 3 to 5.
 
     strength: weight of the penalty, 0 turns it off. damping: keeps F finite where a weight barely moved, in squared
     units of weights.
@@ -35,6 +34,8 @@ class SI(Strategy):
     """
 
     shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
+    # It reads gradients before others edit them, and weights when nobody moves them any more.
+    order: ClassVar[dict[str, int]] = {"after_backward": -1, "after_step": 2, "end": 1}
 
     def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from incr_core.adapt.lda import StreamingLDA
@@ -35,6 +37,8 @@ class SLDA(Strategy):
     >>> learner.predict(torch.tensor([[0.0, 2.0]])).argmax().item()
     0
     """
+
+    order: ClassVar[dict[str, int]] = {"after_step": 2}  # features of the weights that the step leaves
 
     def attach(self, ctx: Context) -> None:
         """Find the head."""

@@ -165,6 +165,7 @@ def test_mir_replays_what_the_step_would_harm() -> None:
     new = Batch(harmed, torch.tensor([1]))
     one.begin(new)
     start = weight(one).clone()
+    one.context.new = new
     mixed = mir.augment(one.context, new)
     assert isinstance(mixed.inputs, torch.Tensor)
     assert torch.equal(mixed.inputs[1:], harmed)

@@ -144,6 +144,15 @@ def test_memories_take_no_notice_of_a_review(flights_job: Callable[..., Job], tm
     assert memory.seen == loop.totals.rows_learned
 
 
+def test_a_review_beside_gdumb_is_refused_since_nothing_of_it_would_be_left(flights_job: Callable[..., Job]) -> None:
+    gdumb = flights_job("review={every=2}", 'strategy=[{name="gdumb"}]')
+    with pytest.raises(
+        JobError, match=r"review: expected strategies .* got GDumb: it retrains .*; leave \[review\] out"
+    ):
+        gdumb.reviews()
+    assert flights_job("review={every=2}", 'strategy=[{name="gdumb", passes=0}]').reviews() is not None
+
+
 def test_reviews_by_time_need_times(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = flights_job('review={every="7d"}')
     assert job.reviews() is not None
