@@ -194,6 +194,7 @@ class Learner(Mergeable):
         """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
         self._turn(training=True)
         self._losses = {}
+        self.context.raised = self.descent.rate
         rows = 0
         with self._chance:
             try:

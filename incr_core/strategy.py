@@ -24,6 +24,7 @@ class Context:
     new: the rows of the batch at hand, as they came, before strategies append, weigh or set aside any.
     increment: the number of the increment being learned, from 0.
     step: optimiser steps taken since the learner was made.
+    raised: steps are taken with so many times the optimiser's own learning rate (a drift's action).
     generator: the seeded source of every random choice; part of the learner's state.
     names, parameters: the trainable weights of the model, in its own order.
     """
@@ -36,6 +37,7 @@ class Context:
     new: Batch | None = None
     increment: int = -1
     step: int = 0
+    raised: float = 1.0
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
 
@@ -43,8 +45,8 @@ class Context:
         """The learning rate of all weights, or a list of those at `index` where the optimiser has several groups."""
         groups = self.optimizer.param_groups
         if len(groups) == 1:
-            return float(groups[0]["lr"])
-        rate = {id(weight): float(group["lr"]) for group in groups for weight in group["params"]}
+            return float(groups[0]["lr"]) * self.raised
+        rate = {id(weight): float(group["lr"]) * self.raised for group in groups for weight in group["params"]}
         return [rate[id(self.parameters[place])] for place in (index or range(len(self.parameters)))]
 
     def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:

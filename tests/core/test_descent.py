@@ -12,7 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from incr_core.batch import Batch
 from incr_core.descent import Descent, unobserved_step
+from incr_core.learner import Learner
+from incr_core.objective import Binary
+from incr_core.pull import Pull
+from incr_core.strategy import Context, Strategy
 
 PLAIN = [
     kind
@@ -93,3 +98,22 @@ def test_a_scheduler_knows_that_a_step_was_taken() -> None:
     descent.step()
     scheduler.step()  # warns, an error in these tests, where it believes that no step came before
     assert scheduler.get_last_lr() == [0.1]
+
+
+def test_an_anchor_holds_as_hard_at_a_raised_rate() -> None:
+    class Spring(Strategy):
+        """Stiffness k about 0, by hand: whatever the rate, a step of plain descent must not overshoot."""
+
+        def after_backward(self, ctx: Context) -> None:
+            weights, gradients, _ = ctx.weights_and_gradients()
+            for gradient in gradients:
+                gradient.zero_()
+            Pull()(ctx, [torch.zeros_like(w) for w in weights], [torch.full_like(w, 1e9) for w in weights], 1.0)
+
+    learner = Learner(
+        torch.nn.Linear(2, 1), Binary(), lambda weights: torch.optim.SGD(weights, lr=0.1), [Spring()], batch_size=4
+    )
+    learner.descent.rate = 3.0
+    learner.learn(Batch(torch.ones(4, 2), torch.ones(4)))
+    for weight in learner.model.parameters():
+        assert torch.allclose(weight, torch.zeros(1), atol=1e-6)
