@@ -1,7 +1,8 @@
 """Streams for studying forgetting: a set of rows, made into increments that change from one to the next.
 
 Every scenario takes rows and gives a list of increments, each a `Batch` with `task` filled in; applied with the same
-arguments to test rows, it gives the test rows of each task.
+arguments to test rows, it gives the test rows of each task. `drifting` takes such a list, and makes it a stream that
+goes over from each to the next.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch.nn import functional as F
 
 from incr_core.batch import Batch, cat
 from incr_core.errors import StreamError
+from incr_core.memory import columns_of
 
-__all__ = ["blurry", "class_incremental", "permuted", "rotated", "task_incremental"]
+__all__ = ["blurry", "class_incremental", "drifting", "permuted", "rotated", "task_incremental"]
 
 
 def class_incremental(rows: Batch, classes_each: int, order: Sequence[int] | None = None) -> list[Batch]:
@@ -109,6 +111,57 @@ def blurry(rows: Batch, classes_each: int, blur: float = 0.1, seed: int = 0) -> 
             piece.append(part.take((place == target).nonzero().flatten()))
     mixed = [cat(piece) for piece in pieces]
     return [part.take(torch.randperm(len(part), generator=generator)) for part in mixed]
+
+
+def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: int = 0) -> list[Batch]:
+    """All rows of one concept after the other, in increments of `every` rows; a drift takes about `width` rows.
+
+        p(t) = 1 / (1 + exp(-4 (t - t0) / width))
+
+    is the probability that row t is of the new concept or one after it, where those before it have t0 rows in all
+    (Bifet et al. 2009, "New ensemble methods for evolving data streams", section 2: MOA's ConceptDriftStream): an abrupt
+    drift with a width of 0, else a gradual one (Gama et al. 2014, "A survey on concept drift adaptation").
+
+    That every row may come once, concepts are not drawn a place at a time: each row's place is moved by a logistic
+    variable of scale width / 4, which leaves 1 - p(t) of the old concept at t and brings p(t) of the new one. Then rows
+    take the places of their concept in the order they were given. `task` is the number of the concept.
+
+    Raises StreamError, also where a drift is wider than a concept has rows: it would meet the next drift, or the end.
+
+    >>> before, after = (Batch(torch.full((4, 1), value), torch.zeros(4)) for value in (1.0, 2.0))
+    >>> [part.inputs.flatten().tolist() for part in drifting([before, after], every=3)]
+    [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0], [2.0, 2.0]]
+    >>> turning = permuted(Batch(torch.rand(500, 9), torch.zeros(500)), tasks=3)
+    >>> [len(part) for part in drifting(turning, every=600, width=100)]
+    [600, 600, 300]
+    """
+    sizes = [len(concept) for concept in concepts]
+    if len(sizes) < 2 or not all(sizes):
+        raise StreamError(
+            f"drifting.concepts: expected at least 2, each with rows, got {len(sizes)} of {sizes} rows; "
+            "give what comes before a drift and what comes after"
+        )
+    first, *others = ({name: tuple(column.shape[1:]) for name, column in columns_of(rows).items()} for rows in concepts)
+    for number, columns in enumerate(others, start=1):
+        if columns != first:
+            raise StreamError(
+                f"drifting.concepts: expected rows of one form, {first}, got {columns} in concept {number}; "
+                "a stream has one model: make them alike"
+            )
+    if every < 1:
+        raise StreamError(f"drifting.every: expected at least 1 row an increment, got {every}")
+    if not 0 <= width <= min(sizes):
+        raise StreamError(
+            f"drifting.width: expected 0, for an abrupt drift, up to the {min(sizes)} rows of the shortest concept, "
+            f"got {width}; make it narrower, or give more rows"
+        )
+    stream = cat([_numbered(rows, concept) for concept, rows in enumerate(concepts)])
+    assert stream.task is not None
+    u = torch.rand(len(stream), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    moved = torch.arange(len(stream)) + width / 4 * torch.logit(u, eps=1e-12)
+    # The concept of each place, and from it the places of each concept, in order.
+    places = torch.argsort(stream.task[torch.argsort(moved)], stable=True)
+    return stream.take(torch.argsort(places)).split(every)
 
 
 def _numbered(rows: Batch, task: int) -> Batch:

@@ -18,7 +18,6 @@ from incr_core.idx import fashion_mnist, read_idx
 from incr_core.learner import Learner
 from incr_core.memories import Herding, Prototypes, Window
 from incr_core.objective import Binary, Multiclass
-from incr_core.scenarios import blurry, class_incremental, permuted, rotated
 from incr_core.strategies import (
     ACE,
     AGEM,
@@ -282,16 +281,6 @@ def test_herding_keeps_the_first_chosen_when_its_share_shrinks() -> None:
 def test_complains_with_place_expectation_and_remedy(make: partial[object], says: str) -> None:
     with pytest.raises(StrategyError, match=says):
         make()
-
-
-def test_scenarios_keep_every_row_once() -> None:
-    every = Batch(torch.arange(80.0).reshape(20, 4), torch.arange(20) % 4)
-    for parts in (class_incremental(every, 2), blurry(every, 2, blur=0.5)):
-        found = torch.cat([part.inputs[:, 0] for part in parts if isinstance(part.inputs, torch.Tensor)])
-        assert sorted(found.tolist()) == [4.0 * place for place in range(20)]
-    again = [permuted(every, 3, seed=1)[2].inputs for _ in range(2)]
-    assert torch.equal(again[0], again[1])  # type: ignore[arg-type]
-    assert len(rotated(every, 3)) == 3
 
 
 def test_fashion_mnist_missing(tmp_path) -> None:  # type: ignore[no-untyped-def]
