@@ -119,8 +119,8 @@ def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: in
         p(t) = 1 / (1 + exp(-4 (t - t0) / width))
 
     is the probability that row t is of the new concept or one after it, where those before it have t0 rows in all
-    (Bifet et al. 2009, "New ensemble methods for evolving data streams", section 2: MOA's ConceptDriftStream): an abrupt
-    drift with a width of 0, else a gradual one (Gama et al. 2014, "A survey on concept drift adaptation").
+    (Bifet et al. 2009, "New ensemble methods for evolving data streams", section 2: MOA's ConceptDriftStream): an
+    abrupt drift with a width of 0, else a gradual one (Gama et al. 2014, "A survey on concept drift adaptation").
 
     That every row may come once, concepts are not drawn a place at a time: each row's place is moved by a logistic
     variable of scale width / 4, which leaves 1 - p(t) of the old concept at t and brings p(t) of the new one. Then rows
