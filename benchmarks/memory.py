@@ -3,9 +3,9 @@
     python -m benchmarks.memory
 
 1,000,000 rows of 64 floats and a label, shown in batches of 1,000: while the memory fills, and as many again once it is
-full, when a row stays with a probability that falls from 1 to 1/2. Then 256 rows are drawn at a time. Beside it are
-algorithm R as one writes it with numpy arrays, its draws for a batch at once, and row by row, as it is printed, which is
-shown fewer rows. One thread, in turns; figures are medians over repeats, of CPU time.
+full, when a row stays with a probability that falls from 1 to 1/2. Then 256 rows are drawn at a time. Beside it is
+algorithm R as one writes it with numpy arrays: a batch's draws at once, and row by row, which is shown fewer rows. One
+thread, in turns; figures are medians over repeats, of CPU time.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class WithNumpy:
 
 
 class RowByRow(WithNumpy):
-    """Algorithm R as it is printed."""
+    """Algorithm R without further thought."""
 
     def insert(self, x: Tensor, y: Tensor) -> None:
         """Show it a batch."""
@@ -122,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(1)
     x, y = torch.randn(50 * BATCH, WIDTH, generator=draw), torch.rand(50 * BATCH, generator=draw)
-    kinds = {"ours": Ours, "numpy, a batch": WithNumpy, "row by row": RowByRow}
+    kinds: dict[str, type[Ours] | type[WithNumpy]] = {"ours": Ours, "numpy, a batch": WithNumpy, "row by row": RowByRow}
     each: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(arguments.repeats):
         for name, kind in kinds.items():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from incr_core.callable_source import CallableSource
 from incr_core.columns import is_list, share_of_numbers
 from incr_core.errors import StreamError
 from incr_core.hashing import indexed, text
@@ -36,13 +37,17 @@ def find_classes(
     """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
     For a multilabel objective, the distinct labels in a column of lists.
 
+    Of a Python source, which may never end, no more is read for a binary objective than it takes to find two, or a 0.
+
     >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
     ['a', 'b']
     """
     found: dict[str, Any] = {}
     rows = 0
     place = f"stream.features.{label}"
-    for fragment in open_source(source, format).fragments():
+    opened = open_source(source, format)
+    endless = isinstance(opened, CallableSource) and objective == "binary"
+    for fragment in opened.fragments():
         column = fragment.load([label])[label]
         if is_list(column.type) and objective == "multilabel":
             column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
@@ -57,6 +62,8 @@ def find_classes(
                 f"{place}: expected at most {MOST_CLASSES:,} classes, got more by {fragment.name} "
                 f'(such as "{next(iter(found))}"); name another label, or set objective = "regression"'
             )
+        if endless and (len(found) > 1 or 0 in found.values()):
+            break
     numeric = all(isinstance(value, int | float) for value in found.values())
     measured = numeric and any(isinstance(value, float) and value % 1 for value in found.values())
     if measured and len(found) > max(FEW_CLASSES, rows / 2):

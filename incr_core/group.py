@@ -222,18 +222,24 @@ class Loader:
 
 
 def together(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragment]]:
-    """Fragments in lists whose times do not overlap, so that each list can be sorted by itself."""
+    """Fragments in lists whose times do not overlap, so that each list can be sorted by itself.
+
+    Without times each is a list as soon as it comes: nothing waits for the one after it.
+    """
+    if not timed:
+        yield from ([fragment] for fragment in fragments)
+        return
     group: list[Fragment] = []
     last = 0
     for fragment in fragments:
-        if group and timed and fragment.first < group[0].first:
+        if group and fragment.first < group[0].first:
             raise StreamError(
                 f"{fragment.name}: expected times not before those of {group[0].name}, got earlier ones; "
                 "a Python source must give its parts in time order"
             )
         # Where one ends as the next begins, rows of one moment are in the order of their ids.
         highest = max((member.number for member in group), default=0)
-        overlaps = timed and (fragment.first < last or (fragment.first == last and fragment.number < highest))
+        overlaps = fragment.first < last or (fragment.first == last and fragment.number < highest)
         if group and not overlaps:
             yield group
             group = []

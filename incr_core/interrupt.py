@@ -1,4 +1,4 @@
-"""Interrupt: a run that is asked to stop ends after the increment at hand, with a commit."""
+"""Interrupt: a run that is asked to stop ends after the increment at hand, or while it waits for one, with a commit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["set_by_signals"]
+__all__ = ["Stopped", "set_by_signals", "waiting"]
+
+
+class Stopped(Exception):
+    """Asked to stop while waiting for what may never come."""
+
+
+_asked: threading.Event | None = None  # what signals set
+_waiting = False  # whether the main thread waits
 
 
 @contextmanager
@@ -22,6 +30,7 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
     >>> stop.is_set()
     True
     """
+    global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,10 +39,37 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        if _waiting:
+            raise Stopped
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    outer, _asked = _asked, stop
     try:
         yield
     finally:
+        _asked = outer
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """What waits here, and has changed nothing yet, is given up by a signal: it raises `Stopped`.
+
+    >>> with set_by_signals(threading.Event()), waiting():
+    ...     signal.raise_signal(signal.SIGTERM)
+    Traceback (most recent call last):
+    ...
+    incr_core.interrupt.Stopped
+    """
+    global _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _waiting = True
+    try:
+        if _asked is not None and _asked.is_set():  # just before
+            raise Stopped
+        yield
+    finally:
+        _waiting = False

@@ -16,7 +16,7 @@ from incr_core.engine import Engine, Round
 from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.events import Event
 from incr_core.files import write_atomically
-from incr_core.interrupt import set_by_signals
+from incr_core.interrupt import Stopped, set_by_signals
 from incr_core.job import Job
 from incr_core.metrics import Statistics
 from incr_core.objective import Objective
@@ -96,7 +96,10 @@ class Loop:
         self._begun = time.perf_counter() - self.totals.seconds
         with set_by_signals(self._stop):
             while not self._stop.is_set():
-                arrivals = self.engine.receive()
+                try:
+                    arrivals = self.engine.receive()
+                except Stopped:
+                    break
                 if arrivals:
                     self._increment(arrivals)
                 elif self._ended():

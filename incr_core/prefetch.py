@@ -11,12 +11,15 @@ __all__ = ["prefetch"]
 
 T = TypeVar("T")
 
+PATIENCE = 2.0
+"""Seconds to wait for a thread whose work nobody wants any more; a source may wait for its next rows for ever."""
+
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """Yield the items in order while a thread prepares up to `depth` more.
 
     An error of the iterator is raised here, after the items before it. The thread ends with the iterator, or when the
-    consumer closes or drops this generator.
+    consumer closes or drops this generator: after the item it is at, or with the process.
 
     >>> list(prefetch(iter(range(3))))
     [0, 1, 2]
@@ -60,4 +63,4 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
         with change:
             stopped = True
             change.notify_all()
-        thread.join()
+        thread.join(PATIENCE)

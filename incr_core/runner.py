@@ -29,6 +29,8 @@ def run(
     out: the run directory. on: "local", "cluster" or "federated". observe: called with the name of the run (the job's,
     then each baseline's) and its progress after every increment.
 
+    Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended.
+
     Returns the summary, which is also in DIR/summary.json (NaN as null there); "finished" in it is False when a signal
     stopped the run.
     """
@@ -69,11 +71,18 @@ def _run_one(
             if observe is not None:
                 observe(name, done)
 
-        engine = kind(job, out)
         try:
-            summary = Loop(job, engine, directory, seen).run_to_summary()
+            listed: set[str] = set()
+            while True:
+                listed |= job.files()
+                engine = kind(job, out)
+                try:
+                    summary = Loop(job, engine, directory, seen).run_to_summary()
+                finally:
+                    engine.close()
+                if not summary["finished"] or job.files() <= listed:
+                    break
         finally:
-            engine.close()
             if tracker is not None:
                 tracker.close()
         write_report(directory)

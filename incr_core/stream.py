@@ -16,6 +16,7 @@ from incr_core.encode import Encoder
 from incr_core.errors import JobError
 from incr_core.group import Loader
 from incr_core.history import History
+from incr_core.interrupt import waiting
 from incr_core.partition import Blocks, Partition
 from incr_core.prefetch import prefetch
 from incr_core.rates import Rate
@@ -90,7 +91,8 @@ class Stream:
     def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
         """The increments from the beginning, or from after the one whose cursor this is.
 
-        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows.
+        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
+        asked to stop before the next one is there.
         """
         blocks = self.partition if isinstance(self.partition, Blocks) else None
         loader = self._loader()
@@ -110,7 +112,11 @@ class Stream:
 
         ahead = prefetch(timeline(), self.prefetch)
         try:
-            for increment in ahead:
+            while True:
+                with waiting():
+                    increment = next(ahead, None)
+                if increment is None:
+                    break
                 self._last = increment
                 yield increment
         finally:

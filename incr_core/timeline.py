@@ -135,7 +135,7 @@ class Timeline:
         # Where files overlap in time, the next one may begin before this one ends.
         if stop < group.start + len(group):
             time = min(time, self._time_at(stop))
-        elif (coming := self._window.coming) is not None:
+        elif self.loader.predict_at is not None and (coming := self._window.coming) is not None:
             time = min(time, coming)
         return _Cut(group.names[run], stop, time)
 

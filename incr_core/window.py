@@ -9,6 +9,7 @@ from typing import Any
 
 from incr_core.clock import NEVER
 from incr_core.errors import StreamError
+from incr_core.fragment import Fragment
 from incr_core.group import Group, Loader, together
 from incr_core.history import History
 from incr_core.source import Source
@@ -70,15 +71,24 @@ class Window:
             ),
             loader.predict_at is not None,
         )
-        self._coming = next(self._groups, None)
+        self._next: list[Fragment] | None = None
+        self._ended = False
         self._loading: Generator[tuple[Group, History, bool]] | None = None
-        if self._origin is None and self._coming and loader.predict_at is not None:
-            self._origin = self._coming[0].first
+        if self._origin is None and loader.predict_at is not None:
+            self._origin = self.coming
 
     @property
     def coming(self) -> int | None:
         """The first time of what will be loaded next; None where all is loaded."""
-        return self._coming[0].first if self._coming else None
+        following = self._following()
+        return following[0].first if following else None
+
+    def _following(self) -> list[Fragment] | None:
+        """What will be loaded next. Only looked for when it is asked for: it may be long in coming."""
+        if self._next is None and not self._ended:
+            self._next = next(self._groups, None)
+            self._ended = self._next is None
+        return self._next
 
     def load_any(self) -> None:
         """Load until there is a row. Raises StreamError where the source has none."""
@@ -102,14 +112,15 @@ class Window:
     def load(self) -> bool:
         """Load the next group; False where there is none."""
         if self._loading is None:
-            if self._coming is None:
+            following = self._following()
+            if following is None:
                 return False
-            if self._seen and self.loader.predict_at and self._coming[0].first < self._latest:
+            if self._seen and self.loader.predict_at and following[0].first < self._latest:
                 raise StreamError(
-                    f"{self._coming[0].name}: expected times not before those of the part before it, got earlier ones; "
+                    f"{following[0].name}: expected times not before those of the part before it, got earlier ones; "
                     "a Python source must give its parts in time order"
                 )
-            self._loading = self.loader.groups(self._coming, self.history)
+            self._loading = self.loader.groups(following, self.history)
         group, self.history, last = next(self._loading)
         group.start = self.loaded
         self.loaded += len(group)
@@ -118,7 +129,7 @@ class Window:
         whole = group.fragments if last else []
         self._seen.append(_Seen(group, whole, len(group), group.first, group.last_known))
         if last:
-            self._loading, self._coming = None, next(self._groups, None)
+            self._loading = self._next = None
         return True
 
     def forget(self, place: int, time: int | None) -> None:

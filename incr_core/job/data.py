@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from incr_core.discover import column_kinds, find_classes
 from incr_core.encode import Encoder
-from incr_core.errors import JobError
+from incr_core.errors import JobError, StreamError
 from incr_core.job.file import JobFile
 from incr_core.named import load_callable
 from incr_core.partition import Partition
@@ -19,7 +19,7 @@ from incr_core.rates import Rate
 from incr_core.source import open_source
 from incr_core.stream import Stream
 
-__all__ = ["discovered", "encoder_of", "rates_of", "rows_in_files", "source_of", "stream_of"]
+__all__ = ["discovered", "encoder_of", "files_of", "rates_of", "rows_in_files", "source_of", "stream_of"]
 
 TASKED = ("task_heads", "experts")
 """Adaptations that make a model which is told the task of each row."""
@@ -37,7 +37,7 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
 def discovered(job: JobFile) -> dict[str, Any]:
     """The document of a job with what its data decides filled in: an absolute path, the columns, the classes.
 
-    Raises StreamError where the data cannot be looked at.
+    Raises StreamError where the data cannot be looked at, JobError where it may have no end to look for.
     """
     document = job.document()
     source = source_of(job)
@@ -51,6 +51,12 @@ def discovered(job: JobFile) -> dict[str, Any]:
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
     elif _finds_classes(job):
+        if not isinstance(source, str) and objective != "binary":
+            raise JobError(
+                f"features.classes: expected the classes by name where stream.path is a function ({job.stream.path}), "
+                "whose rows may never end, got none; name them"
+                + (", or set features.capacity to the most there may be" if objective == "multiclass" else "")
+            )
         classes = find_classes(source, features.labels[0], objective=objective, format=format)
         document["features"]["classes"] = classes
     return document
@@ -113,6 +119,15 @@ def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> 
         rates=rates_of(job),
         partition=part,
     )
+
+
+def files_of(job: JobFile) -> set[str]:
+    """The names of the stream's files, as they are now; none where it is a function, or they cannot be looked for."""
+    path = source_of(job)
+    try:
+        return set(open_source(path, job.stream.format).names)
+    except StreamError:  # the stream will say what is wrong, if it needs them still
+        return set()
 
 
 def rows_in_files(job: JobFile) -> int | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from incr_core.alarm import Alarms
 from incr_core.encode import Encoder
-from incr_core.job.data import discovered, encoder_of, rates_of, rows_in_files, source_of, stream_of
+from incr_core.job.data import discovered, encoder_of, files_of, rates_of, rows_in_files, source_of, stream_of
 from incr_core.job.drift import alarms_of, watches_of
 from incr_core.job.file import JobFile
 from incr_core.job.learning import (
@@ -56,6 +56,10 @@ class Job(JobFile):
     def source(self) -> str | Callable[..., Any]:
         """Where the rows come from: a path, or a function that yields them."""
         return source_of(self)
+
+    def files(self) -> set[str]:
+        """The names of the stream's files, as they are now; none where it is a function."""
+        return files_of(self)
 
     def rows_in_stream(self) -> int | None:
         """How many rows the stream's files hold, where their format tells without reading them."""
