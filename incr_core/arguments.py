@@ -53,7 +53,7 @@ def fraction(place: str, value: float) -> float:
     1.0
     """
     if not 0 <= _number(place, value) <= 1:
-        raise StrategyError(f"{place}: expected a number from 0 to 1, got {value}")
+        raise StrategyError(f"{place}: expected a number from 0 to 1, got {value}; leave it out for the default")
     return value
 
 
@@ -65,7 +65,9 @@ def byte_count(place: str, size: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]i?)?B\s*", size)
     if match is None or float(match[1]) == 0:
-        raise StrategyError(f'{place}: expected a number of rows, or a size such as "64MB", got {size!r}')
+        raise StrategyError(
+            f'{place}: expected a number of rows, or a size such as "64MB", got {size!r}; write one above 0'
+        )
     prefix = match[2] or ""
     return int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** " kmgt".index((prefix[:1] or " ").lower()))
 

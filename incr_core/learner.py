@@ -22,6 +22,7 @@ from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError
 from incr_core.hooks import Hooks
 from incr_core.linear import linear_backward
+from incr_core.made_of import check_made_of, made_of
 from incr_core.memory import Memory
 from incr_core.mergeable import Mergeable
 from incr_core.objective import Objective
@@ -352,10 +353,16 @@ class Learner(Mergeable):
             "random": self.random_state.state_dict(),
             "increment": self.context.increment,
             "step": self.context.step,
+            "made_of": self._made_of(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave, for the same model and strategies."""
+        """Take back what `state_dict` gave, for the same model and strategies.
+
+        Raises CheckpointError, or StrategyError of a memory, that name what differs.
+        """
+        if "made_of" in state:
+            check_made_of(self._made_of(), state["made_of"])
         try:
             self.descent.load_state_dict(state)
             self.strategies.load_state_dict(state["strategies"])
@@ -371,6 +378,9 @@ class Learner(Mergeable):
         self.random_state.load_state_dict(state["random"])
         self.context.increment = state["increment"]
         self.context.step = state["step"]
+
+    def _made_of(self) -> dict[str, Any]:
+        return made_of(self.strategies, zip(self.context.names, self.context.parameters, strict=True))
 
 
 def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:

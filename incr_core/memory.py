@@ -76,6 +76,10 @@ class Memory(nn.Module):
         self.size = 0
         self.seen = 0
 
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__.lower()
+
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
         """Show the memory new rows (n, ...), in order of arrival."""
         raise NotImplementedError
@@ -135,7 +139,7 @@ class Memory(nn.Module):
         return held["born"] < self.seen - self.ttl
 
     def _check_ttl(self) -> None:
-        if self.ttl is not None and self.ttl <= self.capacity:
+        if self.ttl is not None and (not isinstance(self.ttl, int) or self.ttl <= self.capacity):
             raise StrategyError(
                 f"memory.ttl: expected more than the {self.capacity} rows of the capacity, got {self.ttl}; "
                 "use the memory window, which holds the last rows"
@@ -214,7 +218,8 @@ class Memory(nn.Module):
         self.capacity = self.budget // max(1, each)
         if self.capacity < 1:
             raise StrategyError(
-                f"memory.capacity: expected room for at least 1 row of {each:,} bytes, got {self.budget:,} bytes"
+                f"memory.capacity: expected room for at least 1 row of {each:,} bytes, got {self.budget:,} bytes; "
+                "give it more, or a number of rows"
             )
         self._check_ttl()
 
@@ -232,6 +237,7 @@ class Memory(nn.Module):
             "capacity": self.capacity,
             "budget": self.budget,
             "made_for": self._made_for,
+            "kind": self._kind,
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -244,8 +250,26 @@ class Memory(nn.Module):
             destination[prefix + name] = column
         destination[f"{prefix}_extra_state"] = self.get_extra_state()
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        extra = state_dict[f"{prefix}_extra_state"]
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        if extra is None:  # no memory was saved here
+            missing_keys.append(f"{prefix}_extra_state")
+            return
+        kind = extra.get("kind", self._kind)
+        if kind != self._kind:
+            raise StrategyError(
+                f"{prefix}kind: the saved memory is of the kind {kind}, this one {self._kind}; "
+                "use the same kind, or start a new run"
+            )
         theirs, mine = (
             (b, "bytes") if b else (c, "rows")
             for b, c in ((extra.get("budget"), extra["made_for"]), (self.budget, self._made_for))

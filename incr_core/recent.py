@@ -18,7 +18,7 @@ class Recent(nn.Module):
         rank(v) = the share of the values held that are at most v        1 while none is held
 
     A rank is uniform on (0, 1] where values come from a distribution that stays; it needs no scale, and follows a drift
-    within `size` rows.
+    within `size` rows. place: the argument to name in errors.
 
     >>> recent = Recent(4)
     >>> recent.add(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
@@ -29,9 +29,9 @@ class Recent(nn.Module):
     values: Tensor
     classes: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, place: str = "recent.size") -> None:
         super().__init__()
-        self.size = at_least_one("recent.size", size)
+        self.size = at_least_one(place, size)
         self.held = 0
         self._next = 0
         self.register_buffer("values", torch.zeros(size))

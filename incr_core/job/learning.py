@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from incr_core.errors import JobError
+from incr_core.errors import JobError, StrategyError
 from incr_core.job.file import JobFile
 from incr_core.learner import OptimizerFactory
 from incr_core.named import build, find, refusal, unknown
@@ -31,7 +31,12 @@ def strategies_of(job: JobFile) -> list[Strategy]:
     made: list[Strategy] = []
     for section in job.strategy:
         kind = find(section.name, STRATEGIES, "strategy.name", job.root)
-        made.append(build(kind, section.arguments, f"strategy {section.name}"))
+        try:
+            made.append(build(kind, section.arguments, f"strategy {section.name}"))
+        except StrategyError as error:
+            if str(error).startswith(f"{section.name}."):
+                raise
+            raise StrategyError(f"strategy {section.name}: {error}") from error  # of its memory, say
         if not isinstance(made[-1], Strategy):
             raise JobError(
                 f"strategy.name: expected {section.name} to make a Strategy, got {type(made[-1]).__name__}; "

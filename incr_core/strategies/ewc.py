@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
+from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
 from incr_core.features import one_way
 from incr_core.fisher import fisher_diagonal
 from incr_core.pull import Pull
@@ -51,16 +51,10 @@ class EWC(Strategy):
         self, strength: float = 100.0, decay: float = 1.0, samples: int = 1024, every: int = 1, online: bool = True
     ) -> None:
         super().__init__()
-        if strength < 0:
-            raise StrategyError(f"ewc.strength: expected 0 or more, got {strength}")
-        if not 0 <= decay <= 1:
-            raise StrategyError(f"ewc.decay: expected a number from 0 to 1, got {decay}")
-        if samples < 1 or every < 1:
-            raise StrategyError(f"ewc: expected samples and every of at least 1, got {samples} and {every}")
-        self.strength = strength
-        self.decay = decay
-        self.samples = samples
-        self.every = every
+        self.strength = not_negative("ewc.strength", strength)
+        self.decay = fraction("ewc.decay", decay)
+        self.samples = at_least_one("ewc.samples", samples)
+        self.every = at_least_one("ewc.every", every)
         self.online = online
         self.fisher = PerWeight()
         self.anchor = PerWeight()

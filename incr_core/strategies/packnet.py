@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from incr_core.arguments import at_least_one, fraction
+from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
 from incr_core.ownership import Ownership
 from incr_core.sharding import local
 from incr_core.strategy import Context, PerWeight, Strategy
@@ -59,9 +58,7 @@ class PackNet(Strategy):
         super().__init__()
         self.keep = fraction("packnet.keep", keep)
         self.tasks = at_least_one("packnet.tasks", tasks)
-        if retrain < 0:
-            raise StrategyError(f"packnet.retrain: expected 0 or more passes, got {retrain}; 0 turns retraining off")
-        self.retrain = retrain
+        self.retrain = int(not_negative("packnet.retrain", retrain))
         self.every = at_least_one("packnet.every", every)
         self.batch_size = at_least_one("packnet.batch_size", batch_size)
         self.done = 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from incr_core.arguments import not_negative
 from incr_core.batch import Batch, cat
-from incr_core.errors import StrategyError
 from incr_core.memories import memory_named
 from incr_core.memory import columns_of, to_batch
 from incr_core.strategy import Context, Strategy
@@ -36,10 +36,8 @@ class Replay(Strategy):
         self, capacity: int | str = 5000, ratio: float = 1.0, memory: str = "reservoir", ttl: int | None = None
     ) -> None:
         super().__init__()
-        if ratio < 0:
-            raise StrategyError(f"replay.ratio: expected 0 or more remembered rows per new row, got {ratio}")
         self.capacity = capacity
-        self.ratio = ratio
+        self.ratio = not_negative("replay.ratio", ratio)
         self.memory = memory_named("replay.memory", memory, capacity, ttl)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:

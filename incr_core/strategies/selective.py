@@ -45,7 +45,7 @@ class Selective(Strategy):
         self.beta = not_negative("selective.beta", beta)
         self.by = one_of("selective.by", by, CRITERIA)
         self.history = history
-        self.recent = Recent(history)
+        self.recent = Recent(history, "selective.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

@@ -45,7 +45,7 @@ class SmallLoss(Strategy):
         self.warmup = at_least_one("small_loss.warmup", warmup)
         self.history = history
         self.per_class = per_class
-        self.recent = Recent(history)
+        self.recent = Recent(history, "small_loss.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

@@ -170,7 +170,7 @@ def test_weights_that_an_outer_step_moved_are_put_back_before_learning() -> None
     [
         ({"keep": 1.5}, "packnet.keep: expected a number from 0 to 1, got 1.5"),
         ({"tasks": 0}, "packnet.tasks: expected 1 or more, got 0"),
-        ({"retrain": -1}, "packnet.retrain: expected 0 or more passes, got -1; 0 turns"),
+        ({"retrain": -1}, "packnet.retrain: expected 0 or more, got -1; 0 turns"),
         ({"every": 0}, "packnet.every: expected 1 or more"),
     ],
 )

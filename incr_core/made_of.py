@@ -1,0 +1,50 @@
+"""What a learner's state is a state of: which its tensors do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from incr_core.errors import CheckpointError
+
+__all__ = ["check_made_of", "made_of"]
+
+
+def made_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """The kinds of the strategies, in order, and the shapes of the trainable weights by name; JSON.
+
+    >>> import torch
+    >>> made_of([], [("weight", torch.zeros(3, 4))])
+    {'strategies': [], 'weights': {'weight': [3, 4]}}
+    """
+    return {
+        "strategies": [type(strategy).__name__ for strategy in strategies],
+        "weights": {name: list(weight.shape) for name, weight in weights},
+    }
+
+
+def check_made_of(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """CheckpointError where a state is of other strategies than mine, or of another model.
+
+    >>> check_made_of({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]})
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: learner.strategies: expected the state of EWC, got that of SI, Replay; use the
+    same strategies, or start a new run
+    """
+    if mine["strategies"] != theirs["strategies"]:
+        expected, got = (", ".join(found["strategies"]) or "none" for found in (mine, theirs))
+        raise CheckpointError(
+            f"learner.strategies: expected the state of {expected}, got that of {got}; "
+            "use the same strategies, or start a new run"
+        )
+    for name in [*mine["weights"], *theirs["weights"]]:
+        shapes = [found["weights"].get(name) for found in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            expected, got = ("none" if shape is None else f"a weight of shape {tuple(shape)}" for shape in shapes)
+            raise CheckpointError(
+                f"model.{name}: expected the state of {expected}, got that of {got}; "
+                "use the same model, or start a new run"
+            )
