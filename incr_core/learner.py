@@ -362,7 +362,8 @@ class Learner(Mergeable):
         Raises CheckpointError, or StrategyError of a memory, that name what differs.
         """
         if "made_of" in state:
-            check_made_of(self._made_of(), state["made_of"])
+            with_state = {int(key.partition(".")[0]) for key in {**self.strategies.state_dict(), **state["strategies"]}}
+            check_made_of(self._made_of(), state["made_of"], with_state)
         try:
             self.descent.load_state_dict(state)
             self.strategies.load_state_dict(state["strategies"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,17 +25,22 @@ def made_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]])
     }
 
 
-def check_made_of(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def check_made_of(mine: Mapping[str, Any], theirs: Mapping[str, Any], with_state: Collection[int]) -> None:
     """CheckpointError where a state is of other strategies than mine, or of another model.
 
-    >>> check_made_of({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]})
+    with_state: the places of strategies that have any, here or there; what the others are is no matter.
+
+    >>> check_made_of({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]}, [0, 1])
     Traceback (most recent call last):
     ...
     incr_core.errors.CheckpointError: learner.strategies: expected the state of EWC, got that of SI, Replay; use the
     same strategies, or start a new run
     """
-    if mine["strategies"] != theirs["strategies"]:
-        expected, got = (", ".join(found["strategies"]) or "none" for found in (mine, theirs))
+    expected, got = (
+        ", ".join(kind for place, kind in enumerate(found["strategies"]) if place in with_state) or "none"
+        for found in (mine, theirs)
+    )
+    if expected != got:
         raise CheckpointError(
             f"learner.strategies: expected the state of {expected}, got that of {got}; "
             "use the same strategies, or start a new run"
