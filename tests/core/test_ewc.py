@@ -147,7 +147,7 @@ def test_it_shares_fisher_and_anchor() -> None:
     [
         ({"strength": -1.0}, "ewc.strength: expected 0 or more, got -1"),
         ({"decay": 1.5}, "ewc.decay: expected a number from 0 to 1, got 1.5"),
-        ({"every": 0}, "ewc: expected samples and every of at least 1, got 1024 and 0"),
+        ({"every": 0}, "ewc.every: expected 1 or more, got 0; leave it out"),
     ],
 )
 def test_arguments(arguments: dict[str, float], message: str) -> None:

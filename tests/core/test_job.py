@@ -143,7 +143,7 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (['strategy=[{name="os:getcwd"}]'], "strategy.name: expected os:getcwd to make a Strategy, got str"),
         (['strategy=[{name="replay", capacity=1.5}]'], "memory.capacity: expected a number of rows, .* got 1.5"),
         (['strategy=[{name="replay", capacity=true}]'], "memory.capacity: expected a number of rows, .* got True"),
-        (['strategy=[{name="ewc", strength="a"}]'], "strategy ewc: expected a number for strength, got 'a'; it takes"),
+        (['strategy=[{name="ewc", strength="a"}]'], "ewc.strength: expected a number, got 'a'; leave it out"),
         (['outer={name="nesterov", momentum=1.5}'], "outer.momentum: expected less than 1, got 1.5"),
         (['strategy=[{name="lwf", temperature="a"}]'], "lwf.temperature: expected a number, got 'a'"),
         (['drift=[{watch="features", columns=["q"]}]'], "drift.columns: unknown 'q'; known: height"),

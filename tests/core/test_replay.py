@@ -115,7 +115,7 @@ def test_without_a_ratio_nothing_is_remembered() -> None:
 
 def test_arguments() -> None:
     assert isinstance(Replay(memory="balanced").memory, Balanced)
-    with pytest.raises(StrategyError, match=r"replay.ratio: expected 0 or more .* got -1"):
+    with pytest.raises(StrategyError, match=r"replay.ratio: expected 0 or more, got -1"):
         Replay(ratio=-1.0)
     with pytest.raises(StrategyError, match=r"replay.memory: expected"):
         Replay(memory="all")
