@@ -157,7 +157,7 @@ class ShardWorker:
 
     def _round(self, learn: Callable[[], Update], done: Round) -> None:
         """Learn, exchange, take the outer step."""
-        anchor = {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
+        anchor = self._anchor()
         update = learn()
         done.add([update])
         mine = Update({name: local(value) for name, value in update.weights.items()}, update.rows)
@@ -177,11 +177,15 @@ class ShardWorker:
 
     def _consolidate(self, rows: int) -> float:
         """Consolidate what this worker's `rows` rows taught, and merge what is shared; returns seconds exchanging."""
-        learner, state = self.participant.learner, self.participant.consolidate()
+        learner = self.participant.learner
+        anchor = self._anchor() if learner.remakes else {}
+        state = self.participant.consolidate()
         paused = time.perf_counter()
         if self.place.replicas > 1:
             rules = learner.shared_state()[1]
             learner.adopt_shared(self._exchange.shared(state, rows, self._summed or {}, rules))
+            if learner.remakes:
+                self._adopt(self._exchange.mean(Update(self._weights(), rows), anchor, self._rules))
         self._summed = None
         return time.perf_counter() - paused
 
@@ -217,6 +221,10 @@ class ShardWorker:
         if self.place.shard > 0:
             return None
         return Handover(parcel(gathered), self.participant.stream.history())
+
+    def _anchor(self) -> Weights:
+        """The weights as they are, of which those are copied that somebody will look back at."""
+        return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
     def _weights(self) -> Weights:
         """This worker's part of all weights, as live views."""

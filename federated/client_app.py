@@ -7,7 +7,7 @@
     train.review         learn these rows of your history -> Update
     train.refuse         let it go, unlearned
     train.follow         do what is ordered besides
-    train.consolidate    keep what was learned           -> what the strategies share
+    train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
     query.save           keep your state for a version
 
 It runs unchanged on our `RayGrid`, in Flower's simulation and on a SuperNode.
@@ -77,6 +77,7 @@ def open_client(message: Message, context: Context) -> Message:
                 "consolidates": participant.consolidates,
                 "spans": participant.unconsolidated is not None,
                 "shares": bool(shared),
+                "remakes": learner.remakes,
                 "cursor": json.dumps(participant.cursor) if order["describe"] else "",
             }
         )
@@ -155,7 +156,10 @@ def consolidate(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        return RecordDict({SHARED: pack(participant.consolidate(anchor))})
+        content = RecordDict({SHARED: pack(participant.consolidate(anchor))})
+        if participant.learner.remakes:
+            content["weights"] = pack(participant.learner.weights())
+        return content
 
     return _answer(message, context, work)
 

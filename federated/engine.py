@@ -48,7 +48,7 @@ class FederatedEngine(Engine):
         super().__init__(job, directory)
         self.clients = clients_of(job)
         self._nodes = Nodes(job.federated, grid)
-        self._terms = Terms({}, {}, consolidates=False, spans=False, shares=False)
+        self._terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
         self.reset()
 
     def reset(self) -> None:
@@ -102,6 +102,7 @@ class FederatedEngine(Engine):
             described["consolidates"],
             described["spans"],
             described["shares"],
+            described["remakes"],
         )
         self.anchor = described["weights"] if weights is None else weights
         if version is None and "sum" in self._terms.shared_rules.values():
@@ -247,6 +248,13 @@ class FederatedEngine(Engine):
             states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
             weights = [rows[client] for client in learners]
             self._merged = merge_shared(states, weights, self._terms.shared_rules, self._merged)
+        if self._terms.remakes:
+            updates = [
+                Update(unpack(answer.array_records["weights"], copy=False), rows[client])
+                for client, answer in zip(learners, answers, strict=True)
+            ]
+            merged = mean(updates, self.anchor, self._terms.rules)
+            self.anchor = {name: value.clone() for name, value in merged.items()}
 
     def save(self, version: int) -> None:
         """Let every client keep its state for this version, on its own disk."""
@@ -290,7 +298,7 @@ class FederatedEngine(Engine):
 class Terms:
     """On what terms clients merge: the rules of weights and of what strategies share, if they share anything.
 
-    consolidates: strategies do so after each increment; spans: over several, when told to.
+    consolidates: strategies do so after each increment; spans: over several, when told to. remakes: it changes weights.
     """
 
     rules: dict[str, str]
@@ -298,6 +306,7 @@ class Terms:
     consolidates: bool
     spans: bool
     shares: bool
+    remakes: bool
 
 
 def _update(answer: RecordDict) -> Update:

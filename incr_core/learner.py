@@ -155,6 +155,7 @@ class Learner(Mergeable):
         stepped = schedule is not None and schedule.each == "increment"
         self.consolidates = bool(self.hooks.end) or any(strategy.shared for strategy in strategies) or stepped
         self.spans = self.consolidates or bool(self.hooks.begin)
+        self.remakes = any(strategy.remakes and not strategy.off for strategy in strategies)
 
     # -- learning ------------------------------------------------------------------------------------------------
 

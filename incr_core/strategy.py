@@ -115,6 +115,10 @@ class Strategy(nn.Module):
     order: ClassVar[Mapping[str, int]] = {}
     """Where some hooks come among those of other strategies: before 0 or after it. Where equal, as they are listed."""
 
+    remakes: ClassVar[bool] = False
+    """Whether `end` changes the model, its weights or buffers. What each worker made of it is then merged once more, by
+    the rules of a round, but for the outer step; where it says False, a change that `end` makes would be lost."""
+
     @property
     def off(self) -> bool:
         """Whether it is turned off: then no hook but `attach` is called, and it stands in nobody's way. A strategy with

@@ -1,4 +1,4 @@
-"""A second set of weights for the model: what it was at an earlier time, or the average of what it has been."""
+"""A second set of weights for the model: what it was at an earlier time."""
 
 from __future__ import annotations
 
@@ -61,14 +61,6 @@ class Teacher(nn.Module):
         for live, held, stays in zip(self._live(ctx), self._held(), kept, strict=True):
             if not stays:
                 live.copy_(held)
-
-    @torch.no_grad()
-    def follow(self, ctx: Context, decay: float) -> None:
-        """Move towards the model's weights: t <- decay * t + (1 - decay) * w; buffers are copied."""
-        weights = [local(weight.detach()) for weight in ctx.parameters]
-        torch._foreach_lerp_(self.weights.tensors(), weights, 1 - decay)
-        for mine, theirs in zip(self.statistics.buffers(), ctx.model.buffers(), strict=True):
-            mine.copy_(local(theirs))
 
     def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
         """What the model would say with these weights, in eval mode and without gradients, (B, ...)."""

@@ -39,7 +39,8 @@ def check_strategy(
     zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
     state       names and shapes in its state, but for rows held, are the same after day 1 and day 100
     moves       it learns a float64 model, and a model on a GPU where there is one
-    merge       what it shares merges the same in any order and grouping, and taking back its own changes nothing
+    merge       what it shares merges the same in any order and grouping, and taking back its own changes nothing; it
+                says so (`remakes`) if it changes the model when an increment ends
     memory      no memory holds more rows than its capacity, or takes more bytes than after its first rows
 
     make: a new strategy at each call, always with the same arguments.
@@ -276,6 +277,20 @@ class Trial:
         learners[0].adopt_shared(own)
         for name, value in learners[0].shared_state()[0].items():
             self.require(torch.equal(value, own[name]), "merge", f"{name}: taking back its own state changes it")
+        self._check_remakes()
+
+    def _check_remakes(self) -> None:
+        """A strategy whose `end` changes the model says so, or workers would lose the change."""
+        learner, labelled = self.learner(self.make()), self.increments[0]
+        learner.begin(labelled)
+        before = {name: value.clone() for name, value in learner.advance().weights.items()}
+        learner.end(labelled)
+        changed = [name for name, value in learner.weights().items() if not torch.equal(value, before[name])]
+        self.require(
+            learner.remakes or not changed,
+            "merge",
+            f"`end` changes {', '.join(changed)}, and other workers never hear of it; set remakes = True",
+        )
 
     def check_memory(self) -> None:
         """Memories stay within their rows and their bytes."""

@@ -48,7 +48,7 @@ class NearestMean(nn.Linear):
     1
     """
 
-    merge: ClassVar[dict[str, str]] = {"means": "mean", "known": "max"}
+    merge: ClassVar[dict[str, str]] = {"means": "average", "known": "max"}
 
     means: Tensor
     known: Tensor
@@ -61,15 +61,19 @@ class NearestMean(nn.Linear):
 
     @torch.no_grad()
     def tell(self, means: Tensor, known: Tensor) -> None:
-        """Set the class means, (classes, features), and which are known, (classes,)."""
-        self.means.copy_(F.normalize(means, dim=1))
-        self.known.copy_(known)
+        """Set the class means, (classes, features), of which `known` (classes,) says 1; the others stay as they are.
+
+        A worker that holds no row of a class knows its mean from the others.
+        """
+        self.means.copy_(torch.where(known[:, None] > 0, F.normalize(means, dim=1), self.means))
+        self.known.copy_(torch.maximum(known, self.known))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, (B, classes)."""
         if self.training:
             return super().forward(features)
-        near = F.normalize(features, dim=-1) @ self.means.to(features.dtype).t()
+        # The mean of several workers' means is shorter than theirs.
+        near = F.normalize(features, dim=-1) @ F.normalize(self.means, dim=1).to(features.dtype).t()
         near = self.scale * torch.where(self.known > 0, near, -1.0)
         # Chosen without asking the device: a plain layer until the first mean is known.
         return torch.where(self.known.any(), near, super().forward(features))

@@ -23,7 +23,8 @@ class GDumb(Strategy):
     """Only remember rows, evenly by class; when an increment ends, retrain on them from the first weights.
 
         at the end of an increment: w <- the weights the learner was made with; then `passes` passes over the memory by
-        SGD in batches of `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps
+        SGD in batches of `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps; what the model has counted of
+        all rows, such as the moments of its inputs, stays
 
     Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
     is learned from new rows directly: their loss has weight 0. It stands alone: it overwrites what others did.
@@ -44,6 +45,7 @@ class GDumb(Strategy):
 
     sets_aside: ClassVar[bool] = True
     alone: ClassVar[str] = "it retrains from the first weights when an increment ends, and what others did is lost"
+    remakes: ClassVar[bool] = True
 
     def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
         super().__init__()
@@ -74,7 +76,7 @@ class GDumb(Strategy):
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Retrain on the memory."""
-        if self.memory.size == 0:
+        if len(labelled) == 0 or self.memory.size == 0:
             return
         self.first.restore(ctx)
         held = to_batch(self.memory.rows_held())

@@ -46,6 +46,7 @@ class ICaRL(Strategy):
 
     rowwise: ClassVar[bool] = False
     sets_aside: ClassVar[bool] = True
+    remakes: ClassVar[bool] = True
     shared: ClassVar[dict[str, str]] = {"seen": "max"}
 
     seen: Tensor

@@ -49,6 +49,7 @@ class PackNet(Strategy):
 
     shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
     needs_boundaries: ClassVar[bool] = True
+    remakes: ClassVar[bool] = True
     # Teachers and anchors are taken of what was put back; what others measure at an end is the pruned network.
     order: ClassVar[dict[str, int]] = {"begin": -1, "after_backward": 2, "after_step": 1, "end": -1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from incr_core.features import Features
 from incr_core.idx import fashion_mnist, read_idx
 from incr_core.learner import Learner
 from incr_core.memories import Herding, Prototypes, Window
+from incr_core.model import TableMLP, TableShape
 from incr_core.objective import Binary, Multiclass
 from incr_core.strategies import (
     ACE,
@@ -207,6 +209,19 @@ def test_gdumb_starts_from_the_first_weights_and_knows_only_its_memory() -> None
     other.advance()
     assert torch.equal(weight(other), start)
     assert not torch.equal(weight(one), start)
+
+
+def test_gdumb_begins_again_and_keeps_what_was_counted_of_the_rows() -> None:
+    """Without the moments of its inputs, a model that retrains on features of size 1,000 never learns."""
+    model = TableMLP(TableShape(numeric=4, categorical=0, buckets=1, outputs=4), [8])
+    one = learner(GDumb(16, passes=3), model=model)
+    labelled = rows(16, [0, 1])
+    labelled = replace(labelled, inputs=labelled.inputs * 1000.0)  # type: ignore[operator, arg-type]
+    one.absorb(one.observe(labelled))
+    before = one.weights()["model.moments.sums"].clone()
+    one.learn(labelled)
+    assert before[0].tolist() == [16.0] * 4
+    assert torch.equal(one.weights()["model.moments.sums"], before)
 
 
 @pytest.mark.parametrize("strategy", [LwF(1.0), FeatureDistillation(1.0)])

@@ -106,6 +106,17 @@ def test_exemplars_of_others_make_their_classes_old() -> None:
     assert loss == pytest.approx(float(expected))
 
 
+def test_a_class_mean_is_that_of_the_workers_who_hold_its_rows() -> None:
+    """A worker without a row of a class keeps the mean others told; means that differ merge to their direction."""
+    head = NearestMean(2, 3)
+    head.tell(torch.eye(3)[:, :2], torch.tensor([1.0, 1.0, 0.0]))
+    head.tell(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]), torch.tensor([0.0, 1.0, 0.0]))
+    torch.testing.assert_close(head.means, torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 0.0]]))
+    assert head.known.tolist() == [1.0, 1.0, 0.0]
+    head.means.copy_(torch.tensor([[0.1, 0.0], [0.0, 1.0], [0.0, 0.0]]))  # what merging can leave
+    assert head.eval()(torch.tensor([[1.0, 0.9]])).argmax() == 0
+
+
 def test_the_anchor_of_fedprox_is_that_of_each_round() -> None:
     """Two workers, two rounds: the second pulls towards the mean of the first, not to where the increment began."""
     strength = 3.0

@@ -50,7 +50,7 @@ class Result:
 
     sha256: str
     learned: list[int]
-    auc: float
+    score: float
     bytes_exchanged: int
     increments: int
 
@@ -68,8 +68,8 @@ def finish(job: Job, folder: Path, make: MakeEngine, stop_after: int | None = No
         finally:
             engine.close()
     totals = loop.totals
-    auc = loop.objective.metrics(totals.statistics)["auc"]
-    return Result(sha256, learned_rows(folder), auc, totals.bytes_exchanged, totals.increments)
+    score = loop.objective.metrics(totals.statistics)[loop.objective.main_metric]
+    return Result(sha256, learned_rows(folder), score, totals.bytes_exchanged, totals.increments)
 
 
 def learned_rows(folder: Path) -> list[int]:

@@ -45,8 +45,38 @@ def test_one_client_with_all_rows_equals_local_bit_for_bit(
     local = finish(job, tmp_path / "local", LocalEngine)
     federated = finish(job, tmp_path / "federated", over(1))
     assert federated.sha256 == local.sha256
-    assert federated.auc == local.auc
+    assert federated.score == local.score
     assert federated.learned == local.learned == list(range(2000))
+
+
+REMAKERS = {
+    "gdumb": 'strategy=[{name="gdumb", capacity=60, passes=20}]',
+    "icarl": 'strategy=[{name="icarl", capacity=60}]',
+    "packnet": 'strategy=[{name="packnet", every=2, tasks=3}]',
+}
+
+
+def of_classes(table: Path, strategy: str, *settings: str) -> Job:
+    adapt = ['model.adapt=[{name="nearest_mean"}]'] if strategy == "icarl" else []
+    classes = ['learner.objective="multiclass"', 'outer="mean"']
+    return people(table, *classes, REMAKERS[strategy], *adapt, *settings)
+
+
+@pytest.mark.parametrize("strategy", REMAKERS)
+def test_what_consolidating_makes_of_the_model_is_published(table: Path, tmp_path: Path, strategy: str) -> None:
+    """GDumb retrains, iCaRL tells class means, PackNet prunes: all of it after the round's weights were merged."""
+    job = of_classes(table, strategy, "federated.clients=blocks:1")
+    local = finish(job, tmp_path / "local", LocalEngine)
+    assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
+
+
+@pytest.mark.parametrize("strategy", REMAKERS)
+def test_what_clients_made_of_the_model_is_merged_and_resumed(table: Path, tmp_path: Path, strategy: str) -> None:
+    job = of_classes(table, strategy, "federated.rounds=2")
+    whole = finish(job, tmp_path / "whole", over(3))
+    finish(job, tmp_path / "parts", over(3), stop_after=3)
+    assert finish(job, tmp_path / "parts", over(3)) == whole
+    assert whole.score > (0.6 if strategy == "gdumb" else 0.7)  # of 60 rows a client
 
 
 @pytest.mark.parametrize("strategy", ["replay", "ewc"])
@@ -170,15 +200,17 @@ def several_parts(folder: Path, objective: str) -> Job:
     return Job.from_document(document).resolved()
 
 
-def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ewc", "gdumb", "icarl"])
+def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_path: Path, strategy: str) -> None:
     cluster = pytest.importorskip("cluster.engine")
     # Increments of 330 rows: ten batches and ten rows, so that shares differ.
-    settings = [STRATEGIES["ewc"], "outer=nesterov", "federated.clients=blocks:2", "stream.every=330"]
-    job = people(table, *settings)
+    settings = ["outer=nesterov", "federated.clients=blocks:2", "stream.every=330"]
+    remakes = strategy in REMAKERS
+    job = of_classes(table, strategy, *settings) if remakes else people(table, STRATEGIES[strategy], *settings)
     replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
     clients = finish(job, tmp_path / "federated", over(2))
     assert clients.sha256 == replicas.sha256
-    assert clients.auc == replicas.auc
+    assert clients.score == replicas.score
 
 
 def drifting_job(folder: Path, *settings: str) -> Job:

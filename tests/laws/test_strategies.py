@@ -152,6 +152,14 @@ class Misspelt(Strategy):
         self.fisher.allocate(ctx)
 
 
+class Quiet(Strategy):
+    """Shrinks the weights when an increment ends, and tells nobody."""
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        with torch.no_grad():
+            ctx.parameters[0].mul_(0.9)
+
+
 class Greedy(Strategy):
     """Its memory grows beyond its capacity."""
 
@@ -176,6 +184,7 @@ class Greedy(Strategy):
         (Vandal, "Vandal breaks the law of tidiness: it changes the rows of increment 0"),
         (Growing, "Growing breaks the law of state: .* 0.day1, 0.day10, .* change"),
         (Misspelt, "Misspelt breaks the law of merge: `shared` names 'fischer', which is no buffer of it"),
+        (Quiet, "Quiet breaks the law of merge: `end` changes model.layers.0.weight, and .*; set remakes = True"),
         (Greedy, "Greedy breaks the law of memory: 0.memory holds 76 rows of at most 20"),
     ],
 )
