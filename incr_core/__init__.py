@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from incr_core.batch import Batch
+    from incr_core.erasure import forget
     from incr_core.errors import IncrError
     from incr_core.job import Job
     from incr_core.learner import Learner
@@ -31,11 +32,13 @@ __all__ = [
     "Regression",
     "Replay",
     "Strategy",
+    "forget",
     "run",
 ]
 
 _HOMES = {
     "batch": ["Batch"],
+    "erasure": ["forget"],
     "errors": ["IncrError"],
     "job": ["Job"],
     "learner": ["Learner"],

@@ -83,6 +83,15 @@ class Batch:
         """The rows at `index` (n,), copied, in that order."""
         return self.map(lambda tensor: tensor.index_select(0, index))
 
+    def without(self, ids: Tensor) -> Batch:
+        """The rows whose id is not among `ids` (n,).
+
+        >>> Batch(torch.zeros(3, 1), torch.arange(3.0), rows=torch.arange(3)).without(torch.tensor([1])).targets
+        tensor([0., 2.])
+        """
+        assert self.rows is not None, "rows of a stream have ids"
+        return self.take((~torch.isin(self.rows, ids)).nonzero().flatten())
+
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` up to `stop`, as views."""
         return self.map(lambda tensor: tensor[start:stop])

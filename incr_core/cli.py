@@ -95,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("directory", metavar="DIR")
     rollback.add_argument("version", type=int, metavar="N")
 
+    forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
+    forget.add_argument("directory", metavar="DIR")
+    which = forget.add_mutually_exclusive_group(required=True)
+    which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
+    which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
+    forget.add_argument("--json", action="store_true", help="print the counts as JSON")
+
     report = command("report", _report, "write the report of a run anew and print its path")
     report.add_argument("directory", metavar="DIR")
 
@@ -238,6 +245,28 @@ def _rollback(options: argparse.Namespace) -> int:
     before = run.champion()
     run.rollback(options.version)
     print(f"champion: version {options.version} (was {before or 'none'})")
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from incr_core.erasure import forget, rows_in_file, rows_where
+
+    addresses = rows_in_file(options.rows) if options.rows else rows_where(options.directory, options.where)
+    found = forget(options.directory, addresses)
+    if options.json:
+        print(json_text(found))
+        return 0
+    print(
+        f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
+        f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
+        f"{found['waiting']:,} waiting to be learned; their values from the quarantine"
+    )
+    if found["versions"]:
+        print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")
+    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"]:
+        print(
+            f"  {left:,} are not learned yet: the run still will, unless their files are taken out before it reads them"
+        )
     return 0
 
 

@@ -310,6 +310,13 @@ class Learner(Mergeable):
         """The memories of its strategies."""
         return [module for module in self.strategies.modules() if isinstance(module, Memory)]
 
+    def forget(self, rows: Tensor) -> int:
+        """Delete the rows with these ids (n,) from all memories (`Memory.forget`); returns how many were held.
+
+        Of a run on disk, with everything else that it keeps of rows: `incr_core.forget`, or `incr forget`.
+        """
+        return sum(memory.forget(rows) for memory in self.memories())
+
     # -- predicting ----------------------------------------------------------------------------------------------
 
     # Not `inference_mode`: a model (or FSDP) may keep what it makes here, and must still learn with it afterwards.

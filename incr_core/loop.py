@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from incr_core import checkpoint, metrics
 from incr_core.alarm import Alarms
 from incr_core.divergence import Divergence, fault_of
 from incr_core.engine import Engine, Round
+from incr_core.erased import erased, ids_of
 from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.events import Event
 from incr_core.files import write_atomically
@@ -153,6 +156,8 @@ class Loop:
             return
         names = list(self.engine.fragments)
         rows = review.draw(arrival.number, self._uncommitted.rows, self.directory.table("ledger"), names)
+        if len(gone := ids_of(erased(self.directory.path), names)):
+            rows = {name: ids[~torch.isin(ids, gone)] for name, ids in rows.items()}
         if not rows:
             return
         reviewed = self.engine.review(rows)

@@ -106,6 +106,8 @@ class Memory(nn.Module):
         >>> memory.forget(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
         (1, [0.0, 2.0, 3.0])
         """
+        if self.size == 0:
+            return 0
         if "rows" not in self._buffers:
             raise StrategyError("memory.forget: the rows held carry no row ids, so none can be found")
         return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,15 @@ from incr_core.files import numbers_in, remove, storage, write_atomically
 from incr_core.lock import Lock
 from incr_core.states import States
 from incr_core.tables import GrowingTable
-from incr_core.version import has_weights, is_intact, read_manifest, read_part, read_version, write_version
+from incr_core.version import (
+    has_weights,
+    is_intact,
+    read_manifest,
+    read_part,
+    read_version,
+    rewrite_part,
+    write_version,
+)
 
 __all__ = ["RunDirectory"]
 
@@ -299,6 +307,30 @@ class RunDirectory:
     def job(self) -> dict[str, Any]:
         """The job as resolved."""
         return tomllib.loads((self.path / "job.toml").read_text())
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, nobody else writes the run; RunDirectoryError where somebody does."""
+        return self._lock.held()
+
+    def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
+        """Change a table, in every version and in the whole; `change` says in how many rows. Returns that of the whole.
+
+        For an erasure: what is committed is not changed otherwise. The versions' part comes first, so that the same
+        call finishes what a kill interrupted.
+        """
+        file = f"{name}.parquet"
+        for version in self._versions:
+            folder = self._folder(version)
+            if (folder / file).exists():
+                rewrite_part(folder, file, change)
+        table = self._tables[name]
+        if not table.table().num_rows:
+            return 0
+        changed, count = change(table.table())
+        if count:
+            table.replace(changed)
+            table.write()
+        return count
 
     def _folder(self, version: int) -> Path:
         return self.path / "versions" / str(version)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from incr_core.batch import Batch, cat
 
 __all__ = ["Span"]
@@ -50,6 +52,12 @@ class Span:
         rows = cat(self._kept)
         self._kept, self.rows, self.number = [], 0, self.number + 1
         return rows
+
+    def forget(self, ids: Tensor) -> int:
+        """Keep these rows (n,) no longer; returns how many were kept."""
+        before = sum(map(len, self._kept))
+        self._kept = [part.without(ids) for part in self._kept]
+        return before - sum(map(len, self._kept))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows kept, and the counts."""

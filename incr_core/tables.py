@@ -95,6 +95,10 @@ class GrowingTable:
         self.version = version
         self._is_written = False
 
+    def replace(self, table: pa.Table) -> None:
+        """Take this table for all parts so far."""
+        self._parts, self._is_written = [table.replace_schema_metadata(None)], False
+
     def read(self, latest: int) -> None:
         """Take the file as the start, unless it is damaged or of another history than the versions."""
         self.version, self._parts, self._is_written = 0, [], True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import CheckpointError, VersionError
-from incr_core.files import write_folder
+from incr_core.files import write_atomically, write_folder
 from incr_core.seal import SCHEMA, model_sha256, read_verified, seal, sha256, unseal
 from incr_core.tables import arrow_bytes, parquet_bytes, read_table
 
-__all__ = ["has_weights", "is_intact", "read_manifest", "read_part", "read_version", "write_version"]
+__all__ = ["has_weights", "is_intact", "read_manifest", "read_part", "read_version", "rewrite_part", "write_version"]
 
 _MODEL = "model.safetensors"
 
@@ -90,6 +90,28 @@ def read_part(folder: Path, file: str) -> pa.Table:
     if file not in hashes:
         raise VersionError(f"{folder}: no {file}; there are {', '.join(hashes)}")
     return read_table(file, read_verified(folder / file, hashes[file]))
+
+
+def rewrite_part(folder: Path, file: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
+    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
+
+    A kill between table and manifest leaves a table that is not the manifest's; the same call puts that right.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name, "1")
+    ...     write_version(folder, {}, {"quarantine.parquet": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
+    ...     rewrite_part(folder, "quarantine.parquet", lambda table: (pa.table({"value": ["gone"]}), 1))
+    ...     read_part(folder, "quarantine.parquet")["value"].to_pylist()
+    ['gone']
+    """
+    manifest = read_manifest(folder)
+    table, count = change(read_table(file, (folder / file).read_bytes()))
+    if count:
+        content = parquet_bytes(table)
+        manifest["files"][file] = sha256(content)
+        write_atomically(folder / file, content)
+        write_atomically(folder / "manifest.json", seal(manifest))
 
 
 def has_weights(folder: Path) -> bool:
