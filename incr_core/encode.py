@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class Encoder:
     collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is one of its own.
 
     tasks: the model is told the task of each row, a number below this: inputs are a dict with "task" (B,) int64 too.
+    guesses: where it is not told of rows to predict, it guesses.
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
@@ -73,8 +75,10 @@ class Encoder:
         capacity: int | None = None,
         vocabulary: int | None = None,
         tasks: int | None = None,
+        guesses: bool = False,
     ) -> None:
         self.tasks = tasks
+        self.guesses = guesses
         self.labels = [label] if isinstance(label, str) else list(label or ())
         self.label = self.labels[0] if self.labels else None
         self.weight, self.task, self.capacity, self.vocabulary = weight, task, capacity, vocabulary
@@ -115,6 +119,17 @@ class Encoder:
     def asked(self) -> list[str]:
         """The columns a table to predict must have."""
         return self.labels if self.of_tokens else self.inputs
+
+    @property
+    def asks_task(self) -> bool:
+        """Whether rows to predict must tell their task: the model is told it, and cannot guess."""
+        return self.task is not None and self.tasks is not None and not self.guesses
+
+    def without_task(self) -> Encoder:
+        """The same, for rows that do not tell their task."""
+        other = copy.copy(self)
+        other.task = other.tasks = None
+        return other
 
     @property
     def of_tokens(self) -> bool:

@@ -108,8 +108,12 @@ class Learner(Mergeable):
         self.device = parameters[0].device
         self.objective.to(self.device)
         self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
+        try:
+            descends = optimizer(grouped(trainable, groups))
+        except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
+            raise JobError(f"learner.optimizer: {error}; choose another optimizer, or freeze such weights") from error
         self.descent = Descent(
-            optimizer(grouped(trainable, groups)),
+            descends,
             parameters,
             clip=clip,
             schedule=schedule,

@@ -42,8 +42,8 @@ def columns_asked(encoder: Encoder, rates: Sequence[Rate], predict_at: str | Non
     ['x']
     """
     asked = [
-        *(encoder.columns if labelled else encoder.asked),
-        *([encoder.task] if encoder.task else []),
+        *(name for name in (encoder.columns if labelled else encoder.asked) if name != encoder.task),
+        *([encoder.task] if encoder.task and encoder.asks_task else []),
         *(column for rate in rates for column in rate.by),
         *([predict_at] if rates and predict_at else []),
     ]
@@ -71,7 +71,9 @@ def encode_file(
         raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
     name = path.name
     kind = format_of(path) or format
-    table = read_table(path, columns_asked(encoder, rates, predict_at, labelled), kind, name)
+    # Tasks are read where the file has them, whether they are asked for or not.
+    optional = encoder.task is not None and not encoder.asks_task
+    table = read_table(path, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
     return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
 
 
@@ -97,6 +99,8 @@ def encode_table(
             f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
             "add what is missing, null where it is unknown"
         )
+    if encoder.task is not None and encoder.task not in table.column_names:
+        encoder = encoder.without_task()
     total = len(table)
     rows = row_ids(0, 0, total)
     bad: list[BadRow] = []

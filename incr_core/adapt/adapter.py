@@ -16,7 +16,7 @@ __all__ = ["Bottleneck", "adapter"]
 
 
 def adapter(
-    model: nn.Module, width: int = 16, target: Patterns = "*", train: Patterns = (), norms: bool = True
+    model: nn.Module, width: int = 16, target: Patterns | None = None, train: Patterns = (), norms: bool = True
 ) -> nn.Module:
     """Freeze the model, and put a small learning network behind each module that matches `target`.
 
@@ -25,8 +25,9 @@ def adapter(
     Houlsby et al. 2019, "Parameter-efficient transfer learning for NLP", section 2.1; as there, normalisation layers
     keep learning their scale and shift. In a transformer, target the outputs of attention and feed-forward blocks.
 
-    width: of the bottleneck; D is (width, out), U is (out, width). target: patterns of module names; a module must
-    return one tensor (B, ..., out), and hold an nn.Linear, whose last gives `out`. train: patterns of other weights
+    width: of the bottleneck; D is (width, out), U is (out, width). target: patterns of module names; default: every
+    nn.Linear. A module must return one tensor (B, ..., out), and hold an nn.Linear, whose last gives `out`; of modules
+    within one another the outermost gets one. train: patterns of other weights
     that learn, such as a new head. norms: whether LayerNorm and BatchNorm learn.
 
     >>> model = adapter(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), width=2, target="0", train="1")
@@ -34,7 +35,8 @@ def adapter(
     ['0.down.weight', '0.down.bias', '0.up.weight', '0.up.bias', '1.weight', '1.bias']
     """
     at_least_one("adapter.width", width)
-    found = modules_matching(model, target, (nn.Module,), "adapter.target")
+    kind = nn.Linear if target is None else nn.Module
+    found = modules_matching(model, target or "*", (kind,), "adapter.target")
     chosen: list[str] = []
     for name, base in found:
         linear = [part for part in base.modules() if isinstance(part, nn.Linear)]

@@ -85,6 +85,7 @@ def encoder_of(job: JobFile) -> Encoder:
         capacity=features.capacity,
         vocabulary=features.vocabulary,
         tasks=_tasks_told(job),
+        guesses=any(step.name == "experts" and step.arguments.get("features") for step in job.model.adapt),
     )
 
 

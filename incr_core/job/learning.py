@@ -68,7 +68,7 @@ def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
     kinds: dict[str, Any] = {
         name.lower(): kind
         for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
     }
     kind = kinds.get(wanted.name.lower())
     if kind is None:

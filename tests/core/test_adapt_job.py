@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.errors import JobError, StrategyError
+from incr_core.errors import JobError, StrategyError, StreamError
 from incr_core.job import Job
+from incr_core.predict import evaluate, load_version, predictions
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
 
@@ -86,3 +89,30 @@ def test_a_function_of_ones_own_adapts_too(table: Path) -> None:
 def test_a_typo_is_named(table: Path, old: str, new: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         read(table, JOB.replace(old, new)).participant()
+
+
+@pytest.mark.parametrize(
+    "adapt",
+    ['name = "experts"\ntasks = 2\nfeatures = 2', 'name = "experts"\ntasks = 2', 'name = "freeze"\ntrain = "*"'],
+)
+def test_rows_to_predict_need_no_task_but_where_the_model_must_be_told_it(
+    table: Path, tmp_path: Path, adapt: str
+) -> None:
+    """Experts with a gate guess it; a model that is not told it does not care; experts without a gate must be told."""
+    people = pq.read_table(table)
+    told = people.append_column("turn", pa.array([int(colour == "red") for colour in people["colour"].to_pylist()]))
+    pq.write_table(told, table)
+    start, _, end = JOB.partition('[[model.adapt]]\nname = "lora"')
+    end = end[end.index("[learner]") :]
+    text = start.replace("[features]", '[features]\ntask = "turn"') + f"[[model.adapt]]\n{adapt}\n\n{end}"
+    run(read(table, text), tmp_path / "run")
+    version = load_version(tmp_path / "run")
+    pq.write_table(people, tmp_path / "untold.parquet")
+    if "experts" in adapt and "features" not in adapt:
+        with pytest.raises(StreamError, match='expected a column "turn"'):
+            predictions(version, tmp_path / "untold.parquet")
+        return
+    guessed = predictions(version, tmp_path / "untold.parquet")["probability"].to_numpy()
+    known = predictions(version, table)["probability"].to_numpy()
+    assert (guessed == known).all() == ("experts" not in adapt)
+    assert evaluate(version, tmp_path / "untold.parquet")["auc"] > 0.5

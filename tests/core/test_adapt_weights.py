@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.adapt import adapter, bitfit, freeze, head_only, lora, merge_lora
+from incr_core.adapt.adapter import Bottleneck
 from incr_core.adapt.lora import LowRank
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
@@ -60,6 +61,13 @@ def test_only_what_should_learn_moves_under_momentum_and_decay(adapt: Adaptation
     learn(model)
     moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
     assert moved == learning
+
+
+def test_every_linear_layer_gets_an_adapter_by_default() -> None:
+    """Not the container of all of them alone, behind whose answers there is little to learn."""
+    model = adapter(nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 2)), width=2)
+    names = [name for name, part in model.named_modules() if isinstance(part, Bottleneck)]
+    assert names == ["0.0", "1"]
 
 
 def test_a_frozen_batch_norm_keeps_its_statistics_and_a_learning_one_does_not() -> None:

@@ -25,7 +25,7 @@ from incr_core.packing import pack, unpack
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
 from incr_core.schedule import SCHEDULES, Schedule
-from incr_core.strategies import EWC, MIR, ElasticNet, Replay
+from incr_core.strategies import EWC, MIR, SI, ElasticNet, Replay
 from incr_core.strategy import Context, Strategy
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -243,6 +243,20 @@ def test_a_drift_may_restart_it(table: Path) -> None:
 def test_what_is_wrong_with_a_schedule_is_told(table: Path, setting: str, message: str) -> None:
     with pytest.raises((JobError, StrategyError), match=message):
         job(table, setting).participant()
+
+
+def test_an_optimizer_that_does_not_take_such_weights_is_refused() -> None:
+    with pytest.raises(JobError, match=r"learner.optimizer: Muon only supports 2D .*; choose another optimizer, or"):
+        Learner(nn.Linear(2, 1), Binary(), torch.optim.Muon)
+
+
+def test_a_step_that_float16_leaves_out_leaves_no_trace_in_the_path_of_si() -> None:
+    strategy = SI()
+    learner = Learner(nn.Linear(2, 1), Binary(), partial(torch.optim.SGD, lr=0.1), [strategy], precision="float16")
+    assert learner.descent.scaler is not None
+    learner.descent.scaler.load_state_dict({**learner.descent.scaler.state_dict(), "scale": 2.0**40})
+    learner.learn(Batch(torch.randn(200, 2), torch.ones(200)))
+    assert all(value.isfinite().all() for value in strategy.importance.tensors())
 
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
