@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from incr_core.batch import Batch, Inputs, map_inputs
 from incr_core.objective import Objective
 from incr_core.unsharded import unsharded, whole_weights
 
-__all__ = ["fisher_diagonal", "rows_at_once"]
+__all__ = ["fisher_diagonal", "gradients_of_rows", "rows_at_once"]
 
 GRADIENT_FLOATS = 6_000_000
 """Gradients of single rows held at a time. Beyond some 24 MB the allocator asks the system for fresh pages each time,
@@ -50,7 +52,7 @@ def fisher_diagonal(
         output: Tensor = functional_call(model, (weights, fixed), (row,))
         return (output.reshape(-1) * score).sum()
 
-    per_row = vmap(grad(project), in_dims=(None, 0, 0), randomness="different")
+    per_row = gradients_of_rows(project)
     was_training = model.training
     model.eval()
     try:
@@ -65,6 +67,44 @@ def fisher_diagonal(
     finally:
         model.train(was_training)
     return {name: value / max(1, len(batch)) for name, value in total.items()}
+
+
+def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+    """The gradient of function(weights, *row) by the weights, for each row of batched arguments: (B, ...) each.
+
+    All rows at once by vmap. A model that chooses its way by its values knows no vmap, such as a transformer that looks
+    whether anything is padding; of such a one, row after row.
+
+    >>> gradients = gradients_of_rows(lambda weights, x: weights["w"] * x if x > 0 else weights["w"] * 0)
+    >>> gradients({"w": torch.tensor(1.0)}, torch.tensor([3.0, -4.0]))
+    {'w': tensor([3., 0.])}
+    """
+    at_once = vmap(grad(lambda weights, row: function(weights, *row)), in_dims=(None, 0), randomness="different")
+    mapped = True
+
+    def one(weights: Mapping[str, Tensor], row: Any) -> dict[str, Tensor]:
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        with torch.enable_grad():
+            found = torch.autograd.grad(function(leaves, *row), list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
+
+    def of_rows(weights: Mapping[str, Tensor], *rows: Any) -> dict[str, Tensor]:
+        nonlocal mapped
+        if mapped:
+            try:
+                found: dict[str, Tensor] = at_once(weights, rows)
+                return found
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                mapped = False
+        leaves, layout = tree_flatten(rows)
+        each = [
+            one(weights, tree_unflatten([leaf[place] for leaf in leaves], layout)) for place in range(len(leaves[0]))
+        ]
+        return {name: torch.stack([found[name] for found in each]) for name in weights}
+
+    return of_rows
 
 
 def rows_at_once(weights: Mapping[str, Tensor]) -> int:

@@ -41,7 +41,7 @@ class Experts(nn.Module):
     the same bit for bit.
 
     inputs: a dict of "task" (B,) int64 and what the experts take, as `with_task` makes; without "task" only to predict.
-    A forward asks the device once which tasks are present, so the experts know no vmap (no Fisher: they need none).
+    A forward asks the device once which tasks are present, so the experts know no vmap.
     """
 
     parts_rows: ClassVar[bool] = True

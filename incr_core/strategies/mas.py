@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call
 
 from incr_core.arguments import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
 from incr_core.features import one_way
-from incr_core.fisher import rows_at_once
+from incr_core.fisher import gradients_of_rows, rows_at_once
 from incr_core.pull import Pull
 from incr_core.sharding import like, local
 from incr_core.strategy import Context, PerWeight, Strategy
@@ -87,7 +87,7 @@ def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         output: Tensor = functional_call(model, (weights, fixed), (row,))
         return output.square().sum()
 
-    per_row = vmap(grad(squared), in_dims=(None, 0), randomness="different")
+    per_row = gradients_of_rows(squared)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     training = model.training
     model.eval()

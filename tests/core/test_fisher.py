@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from incr_core.batch import Batch
 from incr_core.fisher import fisher_diagonal
 from incr_core.objective import Binary, Multiclass, Regression
+from incr_core.strategies.mas import sensitivity
 
 
 def inputs_of(rows: int = 150, features: int = 4) -> Tensor:
@@ -31,6 +32,24 @@ def test_logistic_regression() -> None:
     found = fisher_diagonal(model, Binary(), Batch(x, torch.ones(150)))
     torch.testing.assert_close(found["weight"], (p * (1 - p)).T @ x.square() / 150, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found["bias"], (p * (1 - p)).mean(0), rtol=1e-6, atol=1e-9)
+
+
+class Choosy(nn.Linear):
+    """Asks for the values of its inputs, which vmap cannot tell."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs if inputs.isfinite().all() else inputs.nan_to_num())
+
+
+def test_a_model_that_knows_no_vmap_has_the_same_information_row_after_row() -> None:
+    torch.manual_seed(0)
+    plain, choosy = nn.Linear(4, 3).double(), Choosy(4, 3).double()
+    choosy.load_state_dict(plain.state_dict())
+    rows = Batch(inputs_of(), torch.zeros(150, dtype=torch.long))
+    for name, expected in fisher_diagonal(plain, Multiclass(3), rows).items():
+        torch.testing.assert_close(fisher_diagonal(choosy, Multiclass(3), rows)[name], expected)
+    for name, expected in sensitivity(plain, rows).items():
+        torch.testing.assert_close(sensitivity(choosy, rows)[name], expected)
 
 
 def test_linear_regression() -> None:
