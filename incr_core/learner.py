@@ -21,7 +21,7 @@ from incr_core.choosing import Choosing
 from incr_core.descent import Descent
 from incr_core.errors import CheckpointError, JobError
 from incr_core.hooks import Hooks
-from incr_core.linear import linear_backward
+from incr_core.linear import has_slope, linear_backward
 from incr_core.made_of import check_made_of, made_of
 from incr_core.memory import Memory
 from incr_core.mergeable import Mergeable
@@ -148,7 +148,8 @@ class Learner(Mergeable):
             if not strategies:
                 self._chance = nullcontext()
 
-        self._linear = type(model) is nn.Linear and not strategies and precision == "float32"
+        plain = type(model) is nn.Linear and not strategies and precision == "float32"
+        self._linear = plain and has_slope(objective)
         self._choosing = (
             Choosing(self.context, self.hooks, self.precision, rowwise=not pairs_rows) if self.hooks.weigh else None
         )

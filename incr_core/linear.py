@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 from incr_core.batch import Batch
 from incr_core.objective import Objective
 
-__all__ = ["linear_backward"]
+__all__ = ["has_slope", "linear_backward"]
 
 
 def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Tensor | None:
@@ -20,8 +20,8 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
     These are autograd's operations in autograd's order, so the gradient is the same to the bit. What is saved is the
     graph, built and walked for a single product: of few rows, half the time of a step.
 
-    None, and no gradient, where autograd is needed: for losses whose slope r the objective does not write down, for
-    weighted rows, and where a hook would look on.
+    None, and no gradient, where autograd is needed: where the objective leaves the slope r to it, for weighted rows, in
+    mixed precision, and where a hook would look on.
 
     >>> import torch
     >>> from incr_core.objective import Binary
@@ -31,13 +31,13 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
     (True, True)
     """
     x, weight, bias = batch.inputs, model.weight, model.bias
-    if batch.weights is not None or isinstance(x, dict) or x.dim() != 2 or _observed(model):
+    if batch.weights is not None or isinstance(x, dict) or x.dim() != 2:
         return None
-    if not (_plain(weight) and (bias is None or _plain(bias))):
+    if _observed(model) or _observed(objective) or not (_plain(weight) and (bias is None or _plain(bias))):
         return None
     output = F.linear(x, weight.detach(), None if bias is None else bias.detach())
     slope = objective.slope(output, batch.targets)
-    if slope is None:
+    if slope is None or slope.dtype != x.dtype:
         return None
     weight.grad = slope.t().mm(x)
     if bias is not None:
@@ -45,14 +45,30 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
     return objective.forward(output, batch.targets)
 
 
-def _observed(model: nn.Linear) -> bool:
-    """Whether somebody put hooks, or a forward of their own, on the layer."""
+def has_slope(objective: Objective) -> bool:
+    """Whether an objective writes down the slope of its loss: where the loss was redefined further down, it does not.
+
+    >>> from incr_core.growing import GrowingMulticlass
+    >>> from incr_core.objective import Multiclass
+    >>> has_slope(Multiclass(3)), has_slope(GrowingMulticlass(3))
+    (True, False)
+    """
+    kinds = type(objective).__mro__
+
+    def home(method: str) -> int:
+        return next(place for place, kind in enumerate(kinds) if method in vars(kind))
+
+    return kinds[home("slope")] is not Objective and home("slope") <= min(home("forward"), home("rows"))
+
+
+def _observed(module: nn.Module) -> bool:
+    """Whether somebody put hooks, or a forward of their own, on a layer or an objective."""
     return bool(
-        "forward" in model.__dict__
-        or model._forward_hooks
-        or model._forward_pre_hooks
-        or model._backward_hooks
-        or model._backward_pre_hooks
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
         or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 

@@ -120,14 +120,14 @@ class Loop:
         learned = self.engine.learn(arrivals) if reason is None else self.engine.refuse(arrivals)
         if self._review is not None and reason is None and learned.passes_rows:
             self._look_back(self._review, arrivals[0], learned)
+        if self._alarms is not None and reason is None:
+            self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
         due = (self.totals.increments + 1) % self.job.publish.every == 0
         seen = due or self._divergence.watches(number)
         fault = fault_of(learned, self.engine.weights() if seen else None)
         if fault is not None:
             self._go_back(number, f"in {name}, {fault}")
             return
-        if self._alarms is not None and reason is None:
-            self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
         self._divergence.learned(number, seen)
         self._tick()
         self._record(arrivals, learned, reason)

@@ -54,7 +54,8 @@ class Objective(nn.Module):
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """d `forward(output, targets)` / d output, in the output's shape; None where it is left to autograd.
 
-        What is gained is the speed of linear models (`linear.py`). It must be autograd's to the bit.
+        What is gained is the speed of linear models (`linear.py`). It must be autograd's to the bit. Where a class
+        below redefines `forward` or `rows`, and not this, autograd is asked.
         """
         return None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
+from incr_core.growing import GrowingMulticlass
 from incr_core.learner import Learner
 from incr_core.linear import linear_backward
 from incr_core.losses import Huber
@@ -121,10 +122,39 @@ def test_a_weight_held_fixed_stays() -> None:
     assert model.bias.grad is None
 
 
-@pytest.mark.parametrize("case", ["weights", "robust", "steps", "forward"])
+class Doubled(Binary):
+    """A loss of one's own, which has another slope."""
+
+    def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return 2 * super().forward(output, targets, weights)
+
+
+def test_a_loss_redefined_has_the_slope_of_what_it_is() -> None:
+    for objective in (GrowingMulticlass(5), Doubled()):
+        batch = rows(objective, 20)
+        if isinstance(objective, GrowingMulticlass):
+            batch.targets.clamp_(max=2)  # the last two classes are not seen
+        learners = []
+        for kind in (nn.Linear, Linear):
+            torch.manual_seed(0)
+            descent = partial(torch.optim.SGD, lr=0.1)
+            learners.append(Learner(kind(7, objective.outputs), objective, descent, batch_size=20))
+        losses = [learner.learn(batch).losses for learner in learners]
+        assert losses[0] == losses[1]
+        for one, other in zip(*(learner.model.parameters() for learner in learners), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("case", ["weights", "robust", "steps", "forward", "objective", "half"])
 def test_is_left_to_autograd(case: str) -> None:
     model, objective = nn.Linear(7, 1), Regression(Huber()) if case == "robust" else Binary()
+    if case == "half":
+        model, objective = model.bfloat16(), regression()
     batch = rows(objective, 4)
+    if case == "half":
+        batch.inputs = batch.inputs.bfloat16()  # type: ignore[union-attr]
+    if case == "objective":
+        objective.register_forward_hook(lambda *_: None)
     if case == "weights":
         batch.weights = torch.ones(4)
     if case == "steps":  # (B, T, F)
