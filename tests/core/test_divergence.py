@@ -21,6 +21,7 @@ from incr_core.job import Job
 from incr_core.ledger import count
 from incr_core.loop import Loop
 from incr_core.objective import Multiclass
+from incr_core.orders import Orders
 from incr_core.participant import Arrival
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
@@ -101,6 +102,29 @@ def test_the_last_step_of_an_increment_is_found_out_by_what_comes_after(tmp_path
         assert loop.run()
         assert directory.table("events")["increment"].to_pylist() == [6]
         assert count(directory.table("ledger")) == ROWS - EVERY
+
+
+class Remade(LocalEngine):
+    """An engine whose weights are spoilt by what is ordered, the first time that something is."""
+
+    spoilt = False
+
+    def order(self, orders: Orders) -> None:
+        super().order(orders)
+        if orders.consolidate and not self.spoilt:
+            self.spoilt = True
+            next(iter(self.participant.learner.model.parameters())).data.fill_(float("nan"))
+
+
+def test_what_an_order_makes_of_the_weights_is_looked_at_before_it_is_committed(tmp_path: Path) -> None:
+    found = job(written(tmp_path / "a", table()), "learner.consolidate=100")
+    with RunDirectory(tmp_path / "run").create(found.toml(), "local") as directory:
+        loop = Loop(found, Remade(found, tmp_path / "run"), directory)
+        assert loop.run()
+        assert loop.engine.spoilt  # type: ignore[attr-defined]
+        assert directory.table("events")["kind"].to_pylist() == ["diverged"]
+        for version in directory.versions():
+            assert all(value.isfinite().all() for value in directory.load(version["version"])[0].values())
 
 
 def test_killed_after_the_event_and_resumed_it_is_the_same_run(tmp_path: Path) -> None:
