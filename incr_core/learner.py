@@ -154,7 +154,10 @@ class Learner(Mergeable):
             Choosing(self.context, self.hooks, self.precision, rowwise=not pairs_rows) if self.hooks.weigh else None
         )
         self._sliced = (
-            shard[1] > 1 and not pairs_rows and objective.rowwise and all(strategy.rowwise for strategy in strategies)
+            shard[1] > 1
+            and not pairs_rows
+            and objective.rowwise
+            and all(strategy.rowwise or strategy.off for strategy in strategies)
         )
         self._after_step = self.hooks.after_step
         stepped = schedule is not None and schedule.each == "increment"

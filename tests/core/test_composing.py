@@ -288,3 +288,13 @@ def test_what_is_turned_off_is_as_if_it_were_not_there(off: Make) -> None:
     expected = found(Selective(beta=4.0))
     for strategies in ([off(), Selective(beta=4.0)], [Selective(beta=4.0), off()]):
         assert all(torch.equal(value, expected[name]) for name, value in found(*strategies).items())
+
+
+@pytest.mark.parametrize(
+    "make", [partial(LwF, 0.0), partial(DER, 9, ratio=0.0), partial(ACE, 0.0), partial(ICaRL, 9, 0.0)]
+)
+def test_one_turned_off_does_not_keep_shards_from_dividing_a_batch(make: Make) -> None:
+    model = nearest_mean(plain()) if make.func is ICaRL else plain()  # type: ignore[attr-defined]
+    divided = [Learner(model, Multiclass(3), HEAVY, chain, shard=(0, 2))._part for chain in ([], [make()])]
+    batch = next(iter(three_classes()))
+    assert [len(part(batch)[0]) for part in divided] == [len(batch) // 2] * 2
