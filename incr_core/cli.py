@@ -259,7 +259,8 @@ def _forget(options: argparse.Namespace) -> int:
     print(
         f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
         f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-        f"{found['waiting']:,} waiting to be learned; their values from the quarantine"
+        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet; "
+        "their values from the quarantine"
     )
     if found["versions"]:
         print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")

@@ -28,6 +28,8 @@ from incr_core.span import Span
 
 __all__ = ["forget", "rows_in_file", "rows_where"]
 
+COUNTS = ("remembered", "kept", "waiting", "predicted")
+
 
 def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
@@ -42,7 +44,7 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     no row can be taken out. After a kill, the same call finishes what it began.
 
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
-    consolidate on and `waiting`, rows of the newest states; `quarantined`.
+    consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`.
     """
     run = RunDirectory(directory).open()
     # What the run was made with, and not what its job.toml finds in the data now.
@@ -66,7 +68,7 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
         write_report(run)
     for baseline in sorted(run.path.glob("baselines/*/job.toml")):
         forget(baseline.parent, addresses)
-    found = {name: sum(counts[name] for counts in newest.values()) for name in ("remembered", "kept", "waiting")}
+    found = {name: sum(counts[name] for counts in newest.values()) for name in COUNTS}
     return {"rows": addresses.num_rows, **_learned(run.table("ledger"), addresses), **found, "quarantined": quarantined}
 
 
@@ -131,7 +133,7 @@ def _forget_in(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:
         state["span"] = span.state_dict()
     pending = Pending()
     pending.load_state_dict(state["pending"])
-    pending.take(ids)
+    predicted = len(pending.take(ids)[0])
     state["pending"] = pending.state_dict()
     at_hand, waiting = state["increment"], 0
     if at_hand is not None:
@@ -139,7 +141,7 @@ def _forget_in(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:
         left = labelled.without(ids)
         waiting = len(labelled) - len(left)
         at_hand["labelled"] = {name: getattr(left, name) for name in at_hand["labelled"]}
-    return {"remembered": remembered, "kept": kept, "waiting": waiting}
+    return {"remembered": remembered, "kept": kept, "waiting": waiting, "predicted": predicted}
 
 
 def _without_values(table: pa.Table, addresses: pa.Table) -> tuple[pa.Table, int]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core import Batch, Binary, Learner, Replay, forget
+from incr_core import Batch, Binary, Learner, Replay, checkpoint, forget
 from incr_core.cli import main
 from incr_core.erasure import rows_where
 from incr_core.errors import JobError, RunDirectoryError, StrategyError
@@ -159,3 +159,24 @@ def test_a_learner_forgets_rows_of_all_its_memories() -> None:
     assert held >= 1
     assert learner.forget(torch.tensor([3])) == held
     assert learner.forget(torch.tensor([3])) == 0
+
+
+def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    rows = ["2024-01-01,2024-01-02,1,1,1,1", "2024-01-01,2024-01-02,0,1,1,0", "2024-01-02,,5,1,2,1"]
+    (tmp_path / "data" / "part-0.csv").write_text("\n".join(["at,known,x,z,person,y", *rows]))
+    out = tmp_path / "run"
+    run(job(tmp_path, baselines={}), out)
+
+    def pending() -> list[int]:
+        newest = max((out / "state" / "all").iterdir(), key=lambda folder: int(folder.name))
+        found: list[int] = checkpoint.load(newest)[0]["pending"]["rows"].tolist()
+        return found
+
+    assert pending() == [2]
+    assert main(["forget", str(out), "--where", "person=2"]) == 0
+    assert pending() == []
+    assert "1 predictions without a label yet" in capsys.readouterr().out
+    assert forget(out, rows_where(out, "person=2"))["predicted"] == 0
