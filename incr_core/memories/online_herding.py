@@ -27,8 +27,8 @@ class OnlineHerding(Memory):
     sees twenty of a class over and over learns that too.
 
     The mean of a class takes a slot of the capacity. Rows must have one class, and inputs of one floating tensor, its
-    numbers of comparable size. A row that is erased is taken out of the mean; rows let go before stay in it, as in the
-    model's weights.
+    numbers of comparable size. A row that is erased is taken out of the mean, and the last one leaves none; rows let go
+    before stay in it, as in the model's weights.
 
     >>> memory, generator = OnlineHerding(3), torch.Generator()
     >>> for value in (4.0, 0.0, 1.0, 9.0, 6.0):  # whose mean is 4
@@ -73,6 +73,7 @@ class OnlineHerding(Memory):
         if "rows" in held:
             gone = torch.isin(held["rows"], rows.to(held["rows"].device)).nonzero().flatten()
             self._follow(held["targets"].index_select(0, gone), held["inputs"].index_select(0, gone), -1.0)
+            self._summary()["inputs"][self._counts <= 0] = 0  # nothing is left of which it would be the mean
         return super().forget(rows)
 
     def clear(self) -> None:

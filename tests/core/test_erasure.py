@@ -18,6 +18,7 @@ from incr_core.cli import main
 from incr_core.erasure import rows_where
 from incr_core.errors import JobError, RunDirectoryError, StrategyError
 from incr_core.job import Job
+from incr_core.memories import OnlineHerding
 from incr_core.registry import RunDirectory
 from incr_core.runner import run
 
@@ -180,3 +181,15 @@ def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
     assert pending() == []
     assert "1 predictions without a label yet" in capsys.readouterr().out
     assert forget(out, rows_where(out, "person=2"))["predicted"] == 0
+
+
+def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None:
+    memory, generator = OnlineHerding(9), torch.Generator()
+    inputs, targets = torch.tensor([[MARK], [1.0], [5.0]]), torch.tensor([0.0, 1.0, 1.0])
+    memory.insert({"inputs": inputs, "targets": targets, "rows": torch.arange(3)}, generator)
+    assert memory.forget(torch.tensor([0])) == 1
+    state = memory.get_extra_state()
+    assert state["counts"].tolist() == [0, 2]
+    assert state["mean_inputs"].flatten().tolist() == [0.0, 3.0]
+    memory.insert({"inputs": torch.tensor([[4.0]]), "targets": torch.zeros(1), "rows": torch.tensor([3])}, generator)
+    assert memory.get_extra_state()["mean_inputs"].flatten().tolist() == [4.0, 3.0]
