@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,36 +41,24 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     consolidate on, or waiting to be learned; predictions waiting for their labels; the values in the quarantine. It is
     done in the states of all participants, and in the run's baselines. Reviews leave the rows out from now on. What
     was worked out of rows stays as it is: weights, class means, sums, rates and metrics. A run goes on as one whose
-    memories never drew the rows; a run that is being written is refused, and so is a memory of prototypes, from which
-    no row can be taken out. After a kill, the same call finishes what it began.
+    memories never drew the rows. Refused, before anything is changed, are a run or a baseline that is being written and
+    memories of prototypes in any of them, from which no row can be taken out. After a kill, the same call finishes what
+    it began.
 
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
     consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`.
     """
-    run = RunDirectory(directory).open()
-    # What the run was made with, and not what its job.toml finds in the data now.
-    job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
     addresses = addresses.select(SCHEMA.names).cast(SCHEMA)
-    with run.alone():
-        states = sorted(
-            run.path.glob("state/*/*/**/state.json"), key=lambda file: int(file.relative_to(run.path).parts[2])
-        )
-        _refuse_what_cannot_be(job)
-        add_erased(run.path, addresses)
-        newest: dict[str, dict[str, int]] = {}
-        for file in states:
-            state, manifest = checkpoint.load(file.parent)
-            if "learner" in state:
-                ids = ids_of(addresses, (state["cursor"] or {"fragments": []})["fragments"])
-                newest[file.relative_to(run.path).parts[1]] = counts = _forget_in(job, state, ids)
-                if any(counts.values()):
-                    checkpoint.save(file.parent, state, **manifest)
-        quarantined = run.rewrite("quarantine", lambda table: _without_values(table, addresses))
-        write_report(run)
-    for baseline in sorted(run.path.glob("baselines/*/job.toml")):
-        forget(baseline.parent, addresses)
-    found = {name: sum(counts[name] for counts in newest.values()) for name in COUNTS}
-    return {"rows": addresses.num_rows, **_learned(run.table("ledger"), addresses), **found, "quarantined": quarantined}
+    beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
+    runs = [RunDirectory(folder).open() for folder in (directory, *beside)]
+    with contextlib.ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(run.alone())
+        jobs = [_job(run) for run in runs]
+        for job in jobs:
+            _refuse_what_cannot_be(job)
+        counts = [_forget_in_run(run, job, addresses) for run, job in zip(runs, jobs, strict=True)]
+    return counts[0]
 
 
 def rows_where(directory: str | Path, condition: str) -> pa.Table:
@@ -80,7 +69,7 @@ def rows_where(directory: str | Path, condition: str) -> pa.Table:
     column, equals, text = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    job = Job.from_document(RunDirectory(directory).open().job(), place=str(Path(directory, "job.toml")))
+    job = _job(RunDirectory(directory).open())
     source = open_source(job.source(), job.stream.format)
     found = [SCHEMA.empty_table()]
     for fragment in source.fragments(skip=source.gone()):
@@ -104,6 +93,11 @@ def rows_in_file(path: str | Path) -> pa.Table:
     return read_table(Path(path), SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
 
 
+def _job(run: RunDirectory) -> Job:
+    """What the run was made with, and not what its job.toml finds in the data now."""
+    return Job.from_document(run.job(), place=str(run.path / "job.toml"))
+
+
 def _memories(job: Job) -> dict[str, Memory]:
     """The memories of the job's strategies, by their names in a learner's state."""
     strategies = nn.ModuleList(job.strategies())
@@ -116,7 +110,25 @@ def _refuse_what_cannot_be(job: Job) -> None:
         memory.forget(torch.empty(0, dtype=torch.int64))
 
 
-def _forget_in(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:
+def _forget_in_run(run: RunDirectory, job: Job, addresses: pa.Table) -> dict[str, Any]:
+    """Take the rows out of one run, which nobody else writes; returns the counts of `forget`."""
+    add_erased(run.path, addresses)
+    newest: dict[str, dict[str, int]] = {}
+    states = run.path.glob("state/*/*/**/state.json")
+    for file in sorted(states, key=lambda file: int(file.relative_to(run.path).parts[2])):
+        state, manifest = checkpoint.load(file.parent)
+        if "learner" in state:
+            ids = ids_of(addresses, (state["cursor"] or {"fragments": []})["fragments"])
+            newest[file.relative_to(run.path).parts[1]] = counts = _forget_in_state(job, state, ids)
+            if any(counts.values()):
+                checkpoint.save(file.parent, state, **manifest)
+    quarantined = run.rewrite("quarantine", lambda table: _without_values(table, addresses))
+    write_report(run)
+    found = {name: sum(counts[name] for counts in newest.values()) for name in COUNTS}
+    return {"rows": addresses.num_rows, **_learned(run.table("ledger"), addresses), **found, "quarantined": quarantined}
+
+
+def _forget_in_state(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:
     """Take the rows out of a participant's state; returns how many were where."""
     strategies, remembered = state["learner"]["strategies"], 0
     for name, memory in _memories(job).items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -308,9 +308,13 @@ class RunDirectory:
         """The job as resolved."""
         return tomllib.loads((self.path / "job.toml").read_text())
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, nobody else writes the run; RunDirectoryError where somebody does."""
-        return self._lock.held()
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, nobody else writes the run, and all that is there is known; RunDirectoryError where somebody does."""
+        with self._lock.held():
+            self._survey()
+            self._repair()
+            yield
 
     def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
         """Change a table, in every version and in the whole; `change` says in how many rows. Returns that of the whole.

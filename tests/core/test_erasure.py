@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core import Batch, Binary, Learner, Replay, checkpoint, forget
+from incr_core import Batch, Binary, Learner, Replay, checkpoint, forget, ledger
 from incr_core.cli import main
 from incr_core.erasure import rows_where
 from incr_core.errors import JobError, RunDirectoryError, StrategyError
@@ -78,7 +79,7 @@ def traces(folder: Path) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
 
 
 def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,3 +194,32 @@ def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None
     assert state["mean_inputs"].flatten().tolist() == [0.0, 3.0]
     memory.insert({"inputs": torch.tensor([[4.0]]), "targets": torch.zeros(1), "rows": torch.tensor([3])}, generator)
     assert memory.get_extra_state()["mean_inputs"].flatten().tolist() == [4.0, 3.0]
+
+
+def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path: Path) -> None:
+    write(tmp_path / "data", rows=60)
+    out = tmp_path / "run"
+    replay = [{"name": "replay", "capacity": 30}]
+    means = ['strategy=[{name="replay", capacity=30, memory="prototypes"}]']
+    run(job(tmp_path, strategy=replay, baselines={"means": means, "none": ["model.hidden=[3]"]}), out)
+    before, asked = content(out), rows_where(out, f"person={SHY}")
+    with pytest.raises(StrategyError, match="from which none can be erased"):
+        forget(out, asked)
+    assert content(out) == before
+    shutil.rmtree(out / "baselines" / "means")
+    before = content(out)
+    none = RunDirectory(out / "baselines" / "none")
+    with none.open().alone(), pytest.raises(RunDirectoryError, match="baselines/none: another process"):
+        forget(out, asked)
+    assert content(out) == before
+
+
+def test_alone_with_a_run_all_that_was_committed_meanwhile_is_known(tmp_path: Path) -> None:
+    plain = ('name = "demo"', "f00d")
+    found = RunDirectory(tmp_path / "run")
+    with RunDirectory(tmp_path / "run").create(*plain):
+        found.open()
+    with RunDirectory(tmp_path / "run").create(*plain) as writing:
+        writing.commit({}, manifest={}, metrics=pa.table({"increment": [0]}), ledger=ledger.SCHEMA.empty_table())
+    with found.alone():
+        assert (found.latest(), found.table("metrics").num_rows) == (1, 1)
