@@ -251,10 +251,13 @@ def _rollback(options: argparse.Namespace) -> int:
 def _forget(options: argparse.Namespace) -> int:
     from incr_core.erasure import forget, rows_in_file, rows_where
 
-    addresses = rows_in_file(options.rows) if options.rows else rows_where(options.directory, options.where)
+    if options.rows:
+        addresses, gone = rows_in_file(options.rows), list[str]()
+    else:
+        addresses, gone = rows_where(options.directory, options.where)
     found = forget(options.directory, addresses)
     if options.json:
-        print(json_text(found))
+        print(json_text(found | {"gone": gone}))
         return 0
     print(
         f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
@@ -264,10 +267,22 @@ def _forget(options: argparse.Namespace) -> int:
     )
     if found["versions"]:
         print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")
-    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"]:
+    if found["outcomes"]:
         print(
-            f"  {left:,} are not learned yet: the run still will, unless their files are taken out before it reads them"
+            "  versions that keep outcomes for rates (history.arrow: time, hashed keys and label of a row) until these "
+            f"are older than their windows: {', '.join(map(str, found['outcomes']))}"
         )
+    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"] - found["unknown"]:
+        print(
+            f"  {left:,} are not learned yet: the run still will, when their labels come, unless their files are taken "
+            "out before it reads them"
+        )
+    if found["unknown"]:
+        print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
+    if gone:
+        print(f"  gone: {', '.join(gone)}; --where could not look there, name rows of these files by --rows")
+    if found["elsewhere"]:
+        print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
     return 0
 
 

@@ -48,12 +48,14 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:
-    """Row ids, (n,), where `names` are the fragments by number; rows of other fragments are left out.
+    """Row ids, (n,), where `names` are the fragments by number; others, and what can be no offset, are left out.
 
     >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
     True
     """
     numbers = pc.index_in(addresses["fragment"], pa.array(names, pa.string()))
     known = addresses.append_column("number", numbers).filter(pc.is_valid(numbers))
-    number = known["number"].to_numpy().astype(np.int64)
-    return torch.from_numpy((number << OFFSET_BITS) + known["offset"].to_numpy().astype(np.int64))
+    number, offset = (known[name].to_numpy().astype(np.int64) for name in ("number", "offset"))
+    # Any other offset would be the id of another fragment's row.
+    inside = (offset >= 0) & (offset < 1 << OFFSET_BITS)
+    return torch.from_numpy(((number << OFFSET_BITS) + offset)[inside])

@@ -26,6 +26,7 @@ from incr_core.registry import RunDirectory
 from incr_core.report import write_report
 from incr_core.source import open_source
 from incr_core.span import Span
+from incr_core.states import state_folder
 
 __all__ = ["forget", "rows_in_file", "rows_where"]
 
@@ -46,9 +47,12 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     it began.
 
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
-    consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`.
+    consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`;
+    `unknown`, in no file that the run has met. And `elsewhere`, participants that keep their states on disks of their
+    own, where nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow:
+    time, hashed keys and label of a row), which stay and fade with the windows of the rates.
     """
-    addresses = addresses.select(SCHEMA.names).cast(SCHEMA)
+    addresses = addresses.select(SCHEMA.names).cast(SCHEMA).group_by(SCHEMA.names).aggregate([])
     beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
     runs = [RunDirectory(folder).open() for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
@@ -61,29 +65,36 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     return counts[0]
 
 
-def rows_where(directory: str | Path, condition: str) -> pa.Table:
+def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[str]]:
     """The addresses of the rows in a run's files of which COLUMN=VALUE holds; any column of theirs will do.
 
-    Raises JobError where the condition is none, StreamError where the files lack the column.
+    Returns them, and the files that the run has learned from but that are gone, in which nobody can look. A file whose
+    values are of a type that cannot be VALUE has no such row. Raises JobError where that is so of all, or the condition
+    is none; StreamError where a file lacks the column.
     """
     column, equals, text = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    job = _job(RunDirectory(directory).open())
-    source = open_source(job.source(), job.stream.format)
-    found = [SCHEMA.empty_table()]
-    for fragment in source.fragments(skip=source.gone()):
+    run = RunDirectory(directory).open()
+    job = _job(run)
+    found, others, gone = list[pa.Table](), dict[str, str](), _fragments(run.table("ledger"))
+    for fragment in open_source(job.source(), job.stream.format).fragments():
+        gone.discard(fragment.name)
         values = fragment.load([column])[column]
         try:
             same = pc.equal(values, pa.scalar(text).cast(values.type))
-        except pa.ArrowInvalid as error:
-            raise JobError(
-                f"--where {condition}: expected a value like those of {column} in {fragment.name}, which are of type "
-                f"{values.type}, got {text!r}"
-            ) from error
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            others[fragment.name] = str(values.type)
+            continue
         offsets = np.flatnonzero(same.fill_null(False).to_numpy())
         found.append(pa.table([pa.array([fragment.name] * len(offsets), pa.string()), offsets], schema=SCHEMA))
-    return pa.concat_tables(found)
+    if others and not found:
+        name, kind = next(iter(others.items()))
+        raise JobError(
+            f"--where {condition}: expected a value like those of {column} in {name}, which are of type {kind}, "
+            f"got {text!r}"
+        )
+    return pa.concat_tables([SCHEMA.empty_table(), *found]), sorted(gone)
 
 
 def rows_in_file(path: str | Path) -> pa.Table:
@@ -113,19 +124,40 @@ def _refuse_what_cannot_be(job: Job) -> None:
 def _forget_in_run(run: RunDirectory, job: Job, addresses: pa.Table) -> dict[str, Any]:
     """Take the rows out of one run, which nobody else writes; returns the counts of `forget`."""
     add_erased(run.path, addresses)
+    ledger = run.table("ledger")
     newest: dict[str, dict[str, int]] = {}
+    known = _fragments(ledger) | _fragments(run.table("quarantine"))
+    participants = set(ledger["participant"].to_pylist()) if ledger.num_rows else set[str]()
     states = run.path.glob("state/*/*/**/state.json")
     for file in sorted(states, key=lambda file: int(file.relative_to(run.path).parts[2])):
         state, manifest = checkpoint.load(file.parent)
         if "learner" in state:
-            ids = ids_of(addresses, (state["cursor"] or {"fragments": []})["fragments"])
-            newest[file.relative_to(run.path).parts[1]] = counts = _forget_in_state(job, state, ids)
+            names = (state["cursor"] or {"fragments": []})["fragments"]
+            known.update(names)
+            counts = _forget_in_state(job, state, ids_of(addresses, names))
+            newest[file.relative_to(run.path).parts[1]] = counts
             if any(counts.values()):
                 checkpoint.save(file.parent, state, **manifest)
+        else:  # the loop's, which names the clients of a federated run
+            participants.update(client["name"] for client in state["engine"].get("clients", ()))
     quarantined = run.rewrite("quarantine", lambda table: _without_values(table, addresses))
     write_report(run)
     found = {name: sum(counts[name] for counts in newest.values()) for name in COUNTS}
-    return {"rows": addresses.num_rows, **_learned(run.table("ledger"), addresses), **found, "quarantined": quarantined}
+    whole = [version for version in run.versions() if version["has_weights"]]
+    return {
+        "rows": addresses.num_rows,
+        **_learned(ledger, addresses),
+        **found,
+        "quarantined": quarantined,
+        "unknown": addresses.num_rows - len(ids_of(addresses, sorted(known))),
+        "elsewhere": sum(not state_folder(run.path, name, 0).parent.exists() for name in participants),
+        "outcomes": [version["version"] for version in whole if "history.arrow" in version["files"]],
+    }
+
+
+def _fragments(table: pa.Table) -> set[str]:
+    """The files that a ledger or a quarantine names."""
+    return set(table["fragment"].to_pylist()) if table.num_rows else set()
 
 
 def _forget_in_state(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:

@@ -116,7 +116,7 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert review["increment"] > max(entry["increment"] for entry in before.to_pylist())
     seen = sum(entry["rows"] for entry in ledger if entry["increment"] < review["increment"])
     assert review["rows"] == seen - 25
-    assert forget(out, rows_where(out, f"person={SHY}"))["remembered"] == 0
+    assert forget(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
 
 
 def test_rows_by_address_and_the_rows_beside_them(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
     run(job(tmp_path, strategy=[{"name": "replay", "capacity": 30, "memory": "prototypes"}], baselines={}), out)
     before = content(out)
     with pytest.raises(StrategyError, match="from which none can be erased; use a memory of rows"):
-        forget(out, rows_where(out, f"person={SHY}"))
+        forget(out, rows_where(out, f"person={SHY}")[0])
     with pytest.raises(JobError, match="--where x: expected COLUMN=VALUE, such as customer=42"):
         rows_where(out, "x")
     with pytest.raises(JobError, match=r"expected a value like those of person .* of type int64, got 'me'"):
@@ -181,7 +181,7 @@ def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
     assert main(["forget", str(out), "--where", "person=2"]) == 0
     assert pending() == []
     assert "1 predictions without a label yet" in capsys.readouterr().out
-    assert forget(out, rows_where(out, "person=2"))["predicted"] == 0
+    assert forget(out, rows_where(out, "person=2")[0])["predicted"] == 0
 
 
 def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None:
@@ -202,7 +202,7 @@ def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path:
     replay = [{"name": "replay", "capacity": 30}]
     means = ['strategy=[{name="replay", capacity=30, memory="prototypes"}]']
     run(job(tmp_path, strategy=replay, baselines={"means": means, "none": ["model.hidden=[3]"]}), out)
-    before, asked = content(out), rows_where(out, f"person={SHY}")
+    before, asked = content(out), rows_where(out, f"person={SHY}")[0]
     with pytest.raises(StrategyError, match="from which none can be erased"):
         forget(out, asked)
     assert content(out) == before
@@ -223,3 +223,44 @@ def test_alone_with_a_run_all_that_was_committed_meanwhile_is_known(tmp_path: Pa
         writing.commit({}, manifest={}, metrics=pa.table({"increment": [0]}), ledger=ledger.SCHEMA.empty_table())
     with found.alone():
         assert (found.latest(), found.table("metrics").num_rows) == (1, 1)
+
+
+def test_where_looks_in_every_file_that_can_hold_the_value(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    columns = {"x": [1.0, 2.0], "z": [1, 2], "y": [0, 1], "tags": [[1], [2]]}
+    for part, person in enumerate([[1, 2], ["me", "2"], [None, None], [[1], [2]]]):
+        pq.write_table(pa.table({**columns, "person": person}), tmp_path / "data" / f"part-{part}.parquet")
+    out = tmp_path / "run"
+    run(job(tmp_path, stream={"path": str(tmp_path / "data")}, baselines={}), out)
+    found, gone = rows_where(out, "person=me")
+    assert (found.to_pylist(), gone) == ([{"fragment": "part-1.parquet", "offset": 0}], [])
+    found, _ = rows_where(out, "person=2")
+    assert found["fragment"].to_pylist() == ["part-0.parquet", "part-1.parquet"]
+    with pytest.raises(JobError, match=r"expected a value like those of tags .* list.* got '1'"):
+        rows_where(out, "tags=1")
+    (tmp_path / "data" / "part-0.parquet").unlink()
+    assert rows_where(out, "person=2")[1] == ["part-0.parquet"]
+
+
+def test_what_is_told_of_rows_that_a_run_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "data", rows=60)
+    out = tmp_path / "run"
+    rate = [{"by": ["person"], "window": "1d"}]
+    features = {"label": "y", "numeric": ["x"], "rate": rate}
+    run(job(tmp_path, strategy=STRATEGIES[:1], features=features, baselines={}), out)
+    asked = pa.table({"fragment": ["part-0.csv"] * 3 + ["part-9.csv"], "offset": [1, 1, -1, 1]})
+    pq.write_table(asked, tmp_path / "asked.parquet")
+    assert main(["forget", str(out), "--rows", str(tmp_path / "asked.parquet")]) == 0
+    told = capsys.readouterr().out
+    assert "3 rows: 1 learned" in told
+    assert "unknown: 2 rows" in told
+    assert "not learned yet" not in told
+    assert "history.arrow" in told
+    assert "no state here" not in told
+
+    shutil.rmtree(out / "state" / "all")
+    (tmp_path / "data" / "part-1.csv").unlink()
+    assert main(["forget", str(out), "--where", "person=3"]) == 0
+    told = capsys.readouterr().out
+    assert "gone: part-1.csv" in told
+    assert "participants that keep no state here: 1" in told
