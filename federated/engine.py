@@ -148,7 +148,9 @@ class FederatedEngine(Engine):
         rounds, learners = self._choose(arrivals)
         if learners:
             self._observe(total_measured([arrivals[client] for client in learners]))
-            rows = self._learn_rounds(rounds, done)
+            self._learn_rounds(rounds, done)
+            # Not what they passed over: each row taught strategies once, however many passes and rounds there were.
+            rows = {client: arrivals[client].labelled for client in learners}
             if self._terms.consolidates:
                 self._consolidate(rows)
             elif self._terms.spans:
@@ -220,17 +222,15 @@ class FederatedEngine(Engine):
             self.anchor[name] = self.anchor[name].clone()
             self.anchor[name] += value
 
-    def _learn_rounds(self, rounds: Sequence[Sequence[int]], done: Round) -> dict[int, int]:
-        """Learn, merge, step; returns how many rows each client learned."""
-        learned: dict[int, int] = {}
+    def _learn_rounds(self, rounds: Sequence[Sequence[int]], done: Round) -> None:
+        """Learn, merge, step."""
+        begun: set[int] = set()
         for drawn in rounds:
-            orders = [{"first": client not in learned} for client in drawn]
-            answers = self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.anchor)
-            for client, update in zip(drawn, self._step(answers, done), strict=True):
-                learned[client] = learned.get(client, 0) + update.rows
-        return learned
+            orders = [{"first": client not in begun} for client in drawn]
+            self._step(self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.anchor), done)
+            begun.update(drawn)
 
-    def _step(self, answers: Sequence[RecordDict], done: Round) -> list[Update]:
+    def _step(self, answers: Sequence[RecordDict], done: Round) -> None:
         """Merge the updates of a round and take the outer step."""
         updates = [_update(answer) for answer in answers]
         done.add(updates)
@@ -239,7 +239,6 @@ class FederatedEngine(Engine):
             following = self.outer.step(self.anchor, merged, self._terms.rules)
             # A lone update is its own mean, and its memory is on loan from the grid.
             self.anchor = {name: value.clone() for name, value in following.items()}
-        return updates
 
     def _consolidate(self, rows: Mapping[int, int]) -> None:
         learners = sorted(rows)

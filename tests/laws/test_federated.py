@@ -200,11 +200,18 @@ def several_parts(folder: Path, objective: str) -> Job:
     return Job.from_document(document).resolved()
 
 
-@pytest.mark.parametrize("strategy", ["ewc", "gdumb", "icarl"])
-def test_two_clients_equal_two_replicas_on_the_same_partition(table: Path, tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [("ewc", ()), ("gdumb", ()), ("icarl", ()), ("packnet", ()), ("ewc", ("learner.consolidate=600",))],
+    ids=["ewc", "gdumb", "icarl", "packnet", "ewc over several increments"],
+)
+def test_two_clients_equal_two_replicas_on_the_same_partition(
+    table: Path, tmp_path: Path, strategy: str, more: tuple[str, ...]
+) -> None:
     cluster = pytest.importorskip("cluster.engine")
-    # Increments of 330 rows: ten batches and ten rows, so that shares differ.
-    settings = ["outer=nesterov", "federated.clients=blocks:2", "stream.every=330"]
+    # Increments of 330 rows: ten batches and ten rows, so that shares differ. The warm start is passed over twice, the
+    # others once: what strategies share counts rows, not passes.
+    settings = ["outer=nesterov", "federated.clients=blocks:2", "stream.every=330", *more]
     remakes = strategy in REMAKERS
     job = of_classes(table, strategy, *settings) if remakes else people(table, STRATEGIES[strategy], *settings)
     replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
