@@ -141,9 +141,8 @@ class ShardWorker:
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        self.participant.begin()
-        for _ in range(rounds):
-            self._round(lambda: self.participant.advance(every), done)
+        for number in range(rounds):
+            self._round(lambda first=number == 0: self._advance(every, first), done)
         if self.participant.consolidates:
             assert self.participant.increment is not None
             done.seconds_exchanging += self._consolidate(len(self.participant.increment.labelled))
@@ -154,6 +153,12 @@ class ShardWorker:
         done, begun, sent = Round(), time.perf_counter(), self._exchange.bytes_sent
         self._round(lambda: self.participant.review(rows), done)
         return self._accounted(done, sent, begun)
+
+    def _advance(self, every: int | None, first: bool) -> Update:
+        """Take steps; in the first round begin, for a round's anchor is what was agreed on before strategies began."""
+        if first:
+            self.participant.begin()
+        return self.participant.advance(every)
 
     def _round(self, learn: Callable[[], Update], done: Round) -> None:
         """Learn, exchange, take the outer step."""

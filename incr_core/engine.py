@@ -213,8 +213,7 @@ class LocalEngine(Engine):
         if arrivals[0].labelled == 0:
             return done
         learner.absorb(total_measured(arrivals))
-        self.participant.begin()
-        self._round(self.participant.advance, done)
+        self._round(self._begin_and_advance, done)
         if self.participant.consolidates:
             self.participant.consolidate()
         done.seconds_learning = time.perf_counter() - begun
@@ -226,6 +225,11 @@ class LocalEngine(Engine):
         self._round(lambda: self.participant.review(rows[self.participant.name]), done)
         done.seconds_learning = time.perf_counter() - begun
         return done
+
+    def _begin_and_advance(self) -> Update:
+        """In one, since a round's anchor is what was agreed on before strategies began: with clients, none other is."""
+        self.participant.begin()
+        return self.participant.advance()
 
     def _round(self, learn: Callable[[], Update], done: Round) -> None:
         learner = self.participant.learner

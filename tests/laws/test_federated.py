@@ -62,10 +62,13 @@ def of_classes(table: Path, strategy: str, *settings: str) -> Job:
     return people(table, *classes, REMAKERS[strategy], *adapt, *settings)
 
 
+@pytest.mark.parametrize("outer", ["mean", "nesterov"])
 @pytest.mark.parametrize("strategy", REMAKERS)
-def test_what_consolidating_makes_of_the_model_is_published(table: Path, tmp_path: Path, strategy: str) -> None:
+def test_what_consolidating_makes_of_the_model_is_published(
+    table: Path, tmp_path: Path, strategy: str, outer: str
+) -> None:
     """GDumb retrains, iCaRL tells class means, PackNet prunes: all of it after the round's weights were merged."""
-    job = of_classes(table, strategy, "federated.clients=blocks:1")
+    job = of_classes(table, strategy, "federated.clients=blocks:1", f"outer={outer}")
     local = finish(job, tmp_path / "local", LocalEngine)
     assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
 
