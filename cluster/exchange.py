@@ -35,6 +35,7 @@ class Exchange:
 
     group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard; None for one replica.
     rank, size: which replica this is, and how many there are.
+    rows: how many rows all replicas together learned, of what they merged last.
 
     >>> alone = Exchange(None, rank=0, size=1)
     >>> alone.mean(Update({"w": torch.ones(2)}, rows=3), {}, {"w": "mean"})
@@ -47,11 +48,13 @@ class Exchange:
         self.size = size
         self.timeout = timeout
         self.bytes_sent = 0
+        self.rows = 0
         self._packings: dict[tuple[str, ...], Packing] = {}
 
     def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """What `update.mean` makes of all replicas' updates. `anchor` needs what merges by "sum"."""
         if self.size == 1:
+            self.rows = update.rows
             return mean([update], anchor, rules)
         packing = self._packing(update.weights, rules)
         start = self._summed(packing, anchor)
@@ -96,6 +99,7 @@ class Exchange:
         self.group.alltoall_base(received, sent, [], []).wait(self.timeout)
 
         counts = received[:, :_HEADER].view(torch.int64).flatten().tolist()
+        self.rows = sum(counts)
         slices = [{key: packing.view(part, key) for key in packing.rules} for part in received]
         mine = packing.buffer(1)
         for key, value in merge(slices, counts).items():

@@ -169,7 +169,8 @@ class ShardWorker:
         paused = time.perf_counter()
         merged = self._exchange.mean(mine, anchor, self._rules)
         done.seconds_exchanging += time.perf_counter() - paused
-        self._adopt(self.outer.step(anchor, merged, self._rules))
+        if self._exchange.rows:  # the same number everywhere: momentum alone moves nobody
+            self._adopt(self.outer.step(anchor, merged, self._rules))
 
     def _accounted(self, done: Round, sent: int, begun: float) -> Round:
         """The account of rounds that began at `begun`, when so many bytes had been sent."""

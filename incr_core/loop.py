@@ -157,7 +157,8 @@ class Loop:
         names = list(self.engine.fragments)
         rows = review.draw(arrival.number, self._uncommitted.rows, self.directory.table("ledger"), names)
         if len(gone := ids_of(erased(self.directory.path), names)):
-            rows = {name: ids[~torch.isin(ids, gone)] for name, ids in rows.items()}
+            left = {name: ids[~torch.isin(ids, gone)] for name, ids in rows.items()}
+            rows = {name: ids for name, ids in left.items() if len(ids)}
         if not rows:
             return
         reviewed = self.engine.review(rows)

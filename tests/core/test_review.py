@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from incr_core.batch import cat
 from incr_core.engine import LocalEngine
+from incr_core.erased import add_erased
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.ledger import check, count, entry_table
@@ -124,6 +126,18 @@ def test_a_resumed_run_reviews_the_same_rows(flights_job: Callable[..., Job], tm
     check(directory.table("ledger"))
     assert count(directory.table("ledger")) == whole["rows_learned"]
     assert set(directory.table("events")["rows"].to_pylist()) == {300}
+
+
+def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[..., Job], tmp_path: Path) -> None:
+    plain = run(flights_job("publish.every=3", "outer=nesterov"), tmp_path / "plain")
+    job = reviewing(flights_job, "review.every=3", "outer=nesterov")
+    stopping(job, tmp_path / "erased", 1)
+    for entry in pq.read_table(tmp_path / "plain" / "ledger.parquet").to_pylist():
+        offsets = [offset for part in entry["ranges"] for offset in range(part["start"], part["stop"])]
+        gone = pa.table({"fragment": [entry["fragment"]] * len(offsets), "offset": offsets})
+        add_erased(tmp_path / "erased", gone)
+    erased = run(job, tmp_path / "erased")
+    assert (erased["events"], erased["model_sha256"]) == (plain["events"], plain["model_sha256"])
 
 
 def stopping(job: Job, out: Path, increments: int) -> None:

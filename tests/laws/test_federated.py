@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from incr_core.engine import LocalEngine
 from incr_core.job import Job
@@ -267,6 +268,21 @@ def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) 
     for stop in (3, 4):
         finish(job, tmp_path / "parts", over(2), stop_after=stop)
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
+
+
+def test_a_round_in_which_nobody_learns_a_row_moves_nothing(table: Path, tmp_path: Path) -> None:
+    """Momentum would: the files of the rows to review are gone."""
+    cluster = pytest.importorskip("cluster.engine")
+    job = people(table, STRATEGIES["none"], "outer=nesterov", "federated.clients=blocks:2")
+    for engine in (LocalEngine(job, tmp_path), cluster.ClusterEngine(job, tmp_path), over(2)(job, tmp_path)):
+        engine.start(None, None)
+        for _ in range(2):
+            assert engine.learn(engine.receive()).passes_rows > 0
+        before = {name: value.clone() for name, value in engine.weights().items()}
+        none = dict.fromkeys(engine.participants, torch.empty(0, dtype=torch.int64))
+        assert engine.review(none).passes_rows == 0
+        assert all(value.equal(before[name]) for name, value in engine.weights().items()), engine.name
+        engine.close()
 
 
 def test_one_client_stops_early_where_the_local_engine_does(table: Path, tmp_path: Path) -> None:
