@@ -41,6 +41,16 @@ class Context:
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
 
+    def per_new_row(self, ratio: float) -> int:
+        """`ratio` remembered rows for each new one, rounded, and at least 1: rows appended before count for none.
+
+        >>> ctx = Context(None, None, None, None, None, new=Batch(torch.zeros(8, 1), torch.zeros(8)))
+        >>> ctx.per_new_row(0.5), ctx.per_new_row(0.01)
+        (4, 1)
+        """
+        assert self.new is not None, "the learner's step sets it"
+        return max(1, round(ratio * len(self.new)))
+
     def rates(self, index: list[int] | None = None) -> float | list[float]:
         """The learning rate of all weights, or a list of those at `index` where the optimiser has several groups."""
         groups = self.optimizer.param_groups

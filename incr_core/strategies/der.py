@@ -68,7 +68,7 @@ class DER(Strategy):
         self._terms = []
         if self.memory.size == 0:
             return batch
-        count, parts = max(1, round(self.ratio * len(batch))), [batch]
+        count, parts = ctx.per_new_row(self.ratio), [batch]
         start = len(batch)
         for name, weight in (("der", self.logits), ("replay", self.labels)):
             if weight > 0:

@@ -91,7 +91,7 @@ class ICaRL(Strategy):
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append exemplars, and ask the teacher about all."""
         if self.memory.size:
-            count = max(1, round(self.ratio * len(batch)))
+            count = ctx.per_new_row(self.ratio)
             batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
         if self.teacher.captured:
             self._taught = self.teacher(ctx, batch.inputs)

@@ -53,7 +53,7 @@ class MIR(Strategy):
         """Append the most interfered rows."""
         if self.ratio == 0 or self.memory.size == 0:
             return batch
-        count = max(1, round(self.ratio * len(batch)))
+        count = ctx.per_new_row(self.ratio)
         found = to_batch(draw(self.memory, max(self.candidates, count), ctx.generator))
         assert ctx.new is not None, "the learner's step sets it"
         training = ctx.model.training

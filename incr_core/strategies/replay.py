@@ -44,7 +44,7 @@ class Replay(Strategy):
         """Append remembered rows; a non-empty batch gets at least one, unless the ratio is 0."""
         if self.memory.size == 0 or self.ratio == 0:
             return batch
-        count = max(1, round(self.ratio * len(batch)))
+        count = ctx.per_new_row(self.ratio)
         # With replacement: k draws for k micro-batches are then one draw for all, and accumulation stays exact.
         remembered = to_batch(self.memory.sample(count, ctx.generator))
         return cat([batch, remembered])

@@ -147,6 +147,36 @@ def test_icarl_leaves_rows_appended_behind_it_alone(weighted: bool) -> None:
         torch.testing.assert_close(value, expected[name])
 
 
+class Count(Strategy):
+    """Writes down how many rows there are behind those before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        self.rows.append(len(batch))
+        return batch
+
+
+REMEMBERED: dict[str, tuple[Make, int]] = {
+    "replay": (partial(Replay, 20, ratio=0.5), 4),
+    "der": (partial(DER, 20, ratio=0.5), 8),  # for each of its two terms
+    "mir": (partial(MIR, 20, candidates=10), 8),
+    "icarl": (partial(ICaRL, 20), 8),
+}
+
+
+@pytest.mark.parametrize("one", REMEMBERED)
+@pytest.mark.parametrize("other", REMEMBERED)
+def test_remembered_rows_are_counted_per_new_row_whatever_was_appended_before(one: str, other: str) -> None:
+    if one == other == "icarl":
+        pytest.skip("two strategies that set new rows aside are refused")
+    (make, rows), (make_other, rows_other), count = REMEMBERED[one], REMEMBERED[other], Count()
+    learned([make(), make_other(), count], MEANS, list(three_classes()))
+    assert max(count.rows) == 8 + rows + rows_other  # in steps of 8 new rows, but for the last of each increment
+
+
 PACKABLE = {name: kind for name, kind in STRATEGIES.items() if not kind.alone} | {"own": Nudge}
 FEW: dict[str, Any] = {"icarl": {"capacity": 20}, "agem": {"rows": 8}, "elastic": {"l1": 0.1, "l2": 0.1}}
 MODELS: dict[str, Any] = {"icarl": MEANS, "slda": LDA, "isolate": HEADS}

@@ -137,6 +137,7 @@ def test_der_is_the_sum_of_its_three_terms() -> None:
     torch.testing.assert_close(der.memory.rows_held()["logits"], before)
     new = rows(4, [1], seed=1)
     one.begin(new)
+    one.context.new = new
     mixed = der.augment(one.context, new)
     output = one.model(mixed.inputs)
     terms = der.loss(one.context, mixed, output)
