@@ -36,10 +36,13 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        global _waiting
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
         if _waiting:
+            # Here, and not left to whoever waits: in its last moment it could not say so any more.
+            _waiting = False
             raise Stopped
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -19,6 +19,9 @@ __all__ = ["Columns", "Memory", "columns_of", "even_shares", "one_class_a_row", 
 
 Columns = dict[str, Tensor]
 
+NAMES = {"onlineherding": "herding", "herding": "exemplars (of icarl)"}
+"""What a job file calls those kinds of memory that states, by their classes, call otherwise."""
+
 
 def columns_of(batch: Batch) -> Columns:
     """A batch as flat named columns, missing fields left out.
@@ -141,7 +144,13 @@ class Memory(nn.Module):
         return held["born"] < self.seen - self.ttl
 
     def _check_ttl(self) -> None:
-        if self.ttl is not None and (not isinstance(self.ttl, int) or self.ttl <= self.capacity):
+        if self.ttl is None:
+            return
+        if not isinstance(self.ttl, int):
+            raise StrategyError(
+                f"memory.ttl: expected a whole number of rows, got {self.ttl!r}; write one without a point"
+            )
+        if self.ttl <= self.capacity:
             raise StrategyError(
                 f"memory.ttl: expected more than the {self.capacity} rows of the capacity, got {self.ttl}; "
                 "use the memory window, which holds the last rows"
@@ -269,8 +278,8 @@ class Memory(nn.Module):
         kind = extra.get("kind", self._kind)
         if kind != self._kind:
             raise StrategyError(
-                f"{prefix}kind: the saved memory is of the kind {kind}, this one {self._kind}; "
-                "use the same kind, or start a new run"
+                f"{prefix}kind: expected a saved memory of the kind {NAMES.get(self._kind, self._kind)}, "
+                f"got {NAMES.get(kind, kind)}; use the same kind, or start a new run"
             )
         theirs, mine = (
             (b, "bytes") if b else (c, "rows")

@@ -149,7 +149,7 @@ def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: in
                 "a stream has one model: make them alike"
             )
     if every < 1:
-        raise StreamError(f"drifting.every: expected at least 1 row an increment, got {every}")
+        raise StreamError(f"drifting.every: expected at least 1 row an increment, got {every}; give each at least 1")
     if not 0 <= width <= min(sizes):
         raise StreamError(
             f"drifting.width: expected 0, for an abrupt drift, up to the {min(sizes)} rows of the shortest concept, "

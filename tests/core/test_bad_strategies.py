@@ -103,7 +103,12 @@ def learner(*strategies: Strategy, model: nn.Module | None = None) -> Learner:
         (
             lambda: learner(Replay(10, memory="balanced")),
             lambda: learner(Replay(10)),
-            r"0.memory.kind: .* balanced, this one reservoir; use",
+            r"0.memory.kind: expected a saved memory of the kind reservoir, got balanced; use the same",
+        ),
+        (
+            lambda: learner(Replay(10, memory="herding")),
+            lambda: learner(Replay(10, memory="window")),
+            r"0.memory.kind: expected .* kind window, got herding; use the same",
         ),
         (
             learner,

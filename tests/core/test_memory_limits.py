@@ -146,6 +146,10 @@ def test_given_rows_are_forgotten(memory: Memory) -> None:
 def test_a_time_to_live_that_cannot_be_is_told() -> None:
     with pytest.raises(StrategyError, match=r"memory.ttl: expected more than the 100 rows of the capacity, got 50"):
         Replay(100, ttl=50)
+    with pytest.raises(
+        StrategyError, match=r"memory.ttl: expected a whole number of rows, got 10000.0; write one without"
+    ):
+        Replay(100, ttl=10000.0)  # type: ignore[arg-type]
     with pytest.raises(StrategyError, match=r"memory.ttl: prototypes are means of rows of every age"):
         DER(100, ttl=500, memory="prototypes")
     with pytest.raises(StrategyError, match=r"memory.ttl: expected more than the 250 rows of the capacity, got 200"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import pytest
 
 from incr_core import prefetch
 from incr_core.errors import JobError
+from incr_core.interrupt import Stopped, set_by_signals, waiting
 from incr_core.job import Job
 from incr_core.ledger import count
 from incr_core.registry import RunDirectory
@@ -82,6 +85,23 @@ def test_rows_without_times_are_given_out_before_the_next_part_is_there(every: s
     first = list(itertools.islice(increments, 1 if every == "file" else 2))
     received.set()
     assert sum(len(step.labelled) for step in (*first, *increments)) == 100
+
+
+def test_a_signal_in_the_last_moment_of_waiting_leaves_nobody_waiting() -> None:
+    lines, first = inspect.getsourcelines(waiting.__wrapped__)  # type: ignore[attr-defined]
+    last = first + max(place for place, line in enumerate(lines) if "_waiting = False" in line)
+
+    def just_before(frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_lineno == last:
+            signal.raise_signal(signal.SIGTERM)
+        return just_before
+
+    with pytest.raises(Stopped), set_by_signals(threading.Event()), waiting():
+        sys.settrace(just_before)
+    sys.settrace(None)
+    with set_by_signals(stop := threading.Event()):
+        signal.raise_signal(signal.SIGTERM)  # raises nothing
+    assert stop.is_set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
