@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ class ShardWorker:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         for number in range(rounds):
-            self._round(lambda first=number == 0: self._advance(every, first), done)
+            self._round(partial(self._advance, every, number == 0), done)
         if self.participant.consolidates:
             assert self.participant.increment is not None
             done.seconds_exchanging += self._consolidate(len(self.participant.increment.labelled))

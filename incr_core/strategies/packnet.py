@@ -33,8 +33,8 @@ class PackNet(Strategy):
     Tasks are increments, `every` of them a task. keep: the share of free weights a task gets. tasks: how many tasks get
     weights; later increments go on learning, unpruned, in what the last one left; 1 turns it off. retrain: passes over
     the last increment's rows after pruning, in batches of `batch_size`. Workers that stand at the same weights prune
-    alike; what each of them retrained is averaged at once, and published. What an exchange rounds, or the momentum of an
-    outer step moves, is put back when the next increment begins.
+    alike; what each of them retrained is averaged at once, and published. What an exchange rounds, or an outer step's
+    momentum moves, is put back when the next increment begins.
 
     >>> PackNet(keep=0.5, tasks=3)
     PackNet(
