@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def network(width: int = 8) -> nn.Sequential:
 
 
 def learner(*strategies: Strategy, model: nn.Module | None = None) -> Learner:
-    kind: Any = lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)  # noqa: E731
+    kind = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
     return Learner(network() if model is None else model, Multiclass(3), kind, list(strategies), batch_size=4)
 
 
