@@ -202,7 +202,7 @@ class Learner(Mergeable):
 
     def advance(self, steps: int | None = None) -> Update:
         """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
-        self._turn(training=True)
+        self._set_mode(training=True)
         self._losses = {}
         self.context.raised = self.descent.rate
         rows = 0
@@ -309,7 +309,7 @@ class Learner(Mergeable):
             value = term.item() if self.device.type == "cpu" and type(term) is Tensor else term.detach()
             self._losses[name] = self._losses.get(name, 0.0) + value * rows
 
-    def _turn(self, training: bool) -> None:
+    def _set_mode(self, training: bool) -> None:
         """Have the model learn, or predict, where that makes a difference to it."""
         if self._has_modes:
             self.model.train(training)
@@ -331,7 +331,7 @@ class Learner(Mergeable):
     @torch.no_grad()
     def predict(self, inputs: Inputs, batch_size: int = 8192) -> Tensor:
         """The objective's predictions for inputs (B, ...), on the CPU."""
-        self._turn(training=False)
+        self._set_mode(training=False)
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
         with self._chance_predicting, self.precision.autocast():
             if rows <= batch_size:
@@ -345,7 +345,7 @@ class Learner(Mergeable):
     @torch.no_grad()
     def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
         """The objective's mean loss on some rows, as the model is when it predicts."""
-        self._turn(training=False)
+        self._set_mode(training=False)
         total = weight = 0.0
         with self._chance_predicting, self.precision.autocast():
             for part in rows.to(self.device).split(batch_size):
