@@ -28,10 +28,9 @@ from torch import Tensor, nn
 from benchmarks.forgetting import Budget, network
 from benchmarks.scores import Scores, spread
 from incr_core.batch import Batch
-from incr_core.engine import Engine, engine_named
-from incr_core.idx import fashion_mnist
+from incr_core.engines import Engine, engine_named
 from incr_core.job import Job
-from incr_core.scenarios import class_incremental
+from incr_core.testing import class_incremental, fashion_mnist
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
 ROOT = Path(__file__).parent.parent

@@ -35,18 +35,15 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from benchmarks.scores import Scores, spread
-from incr_core.adapt.nearest_mean import NearestMean
-from incr_core.arithmetic import settle_arithmetic
 from incr_core.batch import Batch, cat
-from incr_core.continual import forgetting
-from incr_core.idx import fashion_mnist
-from incr_core.learner import Learner
-from incr_core.memory import Memory
-from incr_core.objective import Multiclass
-from incr_core.scenarios import class_incremental, permuted
-from incr_core.schedule import Schedule
-from incr_core.strategies import ACE, AGEM, DER, EWC, MAS, MIR, SI, GDumb, ICaRL, LwF, Replay
-from incr_core.strategy import Strategy
+from incr_core.learner import Learner, Schedule
+from incr_core.memories import Memory
+from incr_core.metrics import forgetting
+from incr_core.models.adapt import NearestMean
+from incr_core.numerics import settle_arithmetic
+from incr_core.objectives import Multiclass
+from incr_core.strategies import ACE, AGEM, DER, EWC, MAS, MIR, SI, GDumb, ICaRL, LwF, Replay, Strategy
+from incr_core.testing import class_incremental, fashion_mnist, permuted
 
 RESULTS = Path(__file__).parent / "results" / "forgetting.json"
 

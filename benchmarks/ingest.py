@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from incr_core.encode import Encoder
-from incr_core.stream import Stream
+from incr_core.data.encoding import Encoder
+from incr_core.data.timeline import Stream
 
 RESULTS = Path(__file__).parent / "results" / "ingest.json"
 NUMERIC = [f"x{index}" for index in range(10)]

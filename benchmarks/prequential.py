@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from incr_core.batch import Batch
 from incr_core.learner import Learner
-from incr_core.objective import Binary
+from incr_core.objectives import Binary
 
 RESULTS = Path(__file__).parent / "results" / "prequential.json"
 FEATURES, RATE = 6, 0.01

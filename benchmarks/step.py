@@ -32,12 +32,11 @@ from torch import Tensor, nn
 
 from benchmarks import by_hand
 from benchmarks.with_avalanche import PLUGINS, avalanche, avalanche_version
-from incr_core.arithmetic import settle_arithmetic
 from incr_core.batch import Batch
 from incr_core.learner import Learner, OptimizerFactory
-from incr_core.objective import Multiclass
-from incr_core.strategies import AGEM, DER, EWC, L2SP, SI, Replay
-from incr_core.strategy import Strategy
+from incr_core.numerics import settle_arithmetic
+from incr_core.objectives import Multiclass
+from incr_core.strategies import AGEM, DER, EWC, L2SP, SI, Replay, Strategy
 
 RESULTS = Path(__file__).parent / "results" / "step.json"
 TOLERANCE = 1e-6

@@ -27,10 +27,9 @@ from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session
 from cluster.worker import Handover, Received
-from incr_core.engine import Engine, Round, total_measured
+from incr_core.engines import Engine, Round, total_measured
 from incr_core.errors import StreamError, WorkerLost
-from incr_core.orders import Orders
-from incr_core.participant import Arrival
+from incr_core.rounds import Arrival, Orders
 from incr_core.update import Weights
 
 if TYPE_CHECKING:

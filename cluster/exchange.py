@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.engine import merge_shared
+from incr_core.engines import merge_shared
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["Exchange", "Merge"]

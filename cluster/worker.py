@@ -22,15 +22,12 @@ from cluster.heartbeat import Heartbeat
 from cluster.parcel import Parcel, open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous, use_interface_to
-from incr_core import checkpoint
-from incr_core.arithmetic import settle_arithmetic
-from incr_core.engine import Round
+from incr_core.data.timeline import Blocks, ByHash, Partition
+from incr_core.engines import Round
 from incr_core.job import Job
-from incr_core.orders import Orders
-from incr_core.outer import Outer
-from incr_core.participant import Arrival, Participant
-from incr_core.partition import Blocks, ByHash, Partition
-from incr_core.sharding import local, whole
+from incr_core.numerics import local, settle_arithmetic, whole
+from incr_core.rounds import Arrival, Orders, Outer, Participant
+from incr_core.storage import checkpoint
 from incr_core.update import Update, Weights
 
 __all__ = ["Handover", "Received", "ShardWorker", "partition_of"]

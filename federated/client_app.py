@@ -30,8 +30,7 @@ from torch import Tensor
 from federated import residents
 from federated.failures import failure
 from federated.records import pack, tell, unpack
-from incr_core.orders import Orders
-from incr_core.participant import Arrival, Participant
+from incr_core.rounds import Arrival, Orders, Participant
 from incr_core.update import Update
 
 __all__ = ["app"]

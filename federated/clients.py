@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from incr_core.data.timeline import Blocks, ByColumn, ByHash, Partition, owners
 from incr_core.errors import JobError
 from incr_core.job import Job
-from incr_core.partition import Blocks, ByColumn, ByHash, Partition, owners
 
 __all__ = ["Client", "clients_of", "joined"]
 

@@ -19,13 +19,12 @@ from federated.client_app import ROWS, SHARED
 from federated.clients import Client, clients_of, joined
 from federated.nodes import Nodes
 from federated.records import pack, told, unpack
-from incr_core.engine import Engine, Round, merge_shared, total_measured
+from incr_core.data.encoding import BadRow
+from incr_core.engines import Engine, Round, merge_shared, total_measured
 from incr_core.errors import StreamError
 from incr_core.job import Job
-from incr_core.orders import Orders
-from incr_core.participant import Arrival
-from incr_core.quarantine import BadRow
-from incr_core.states import state_folder
+from incr_core.registry import state_folder
+from incr_core.rounds import Arrival, Orders
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["FederatedEngine"]

@@ -17,7 +17,7 @@ from federated.grid import RayGrid, spread
 from federated.records import pack, payload
 from federated.simulation import FlowerSimulation
 from incr_core.errors import WorkerLost
-from incr_core.job.sections import FederatedSection
+from incr_core.job import FederatedSection
 from incr_core.update import Weights
 
 __all__ = ["Nodes"]

@@ -19,7 +19,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from incr_core import packing
+from incr_core.storage import packing
 
 __all__ = ["pack", "payload", "tell", "told", "unpack"]
 

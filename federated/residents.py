@@ -16,10 +16,10 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context
 
 from federated.clients import Client
-from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
-from incr_core.participant import Participant
+from incr_core.numerics import settle_arithmetic
+from incr_core.rounds import Participant
 
 __all__ = ["answered", "close_all", "make_resident", "name_of", "resident_of"]
 

@@ -14,10 +14,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from federated.engine import FederatedEngine
-from incr_core.arithmetic import settle_arithmetic
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
+from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory
 
 __all__ = ["app"]

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from incr_core.batch import Batch
-    from incr_core.erasure import forget
+    from incr_core.commands.forget import forget
+    from incr_core.commands.run import run
     from incr_core.errors import IncrError
     from incr_core.job import Job
     from incr_core.learner import Learner
-    from incr_core.objective import Binary, Multiclass, Objective, Regression
-    from incr_core.runner import run
-    from incr_core.strategies import EWC, Replay
-    from incr_core.strategy import Strategy
+    from incr_core.objectives import Binary, Multiclass, Objective, Regression
+    from incr_core.strategies import EWC, Replay, Strategy
 
 __all__ = [
     "EWC",
@@ -38,14 +37,13 @@ __all__ = [
 
 _HOMES = {
     "batch": ["Batch"],
-    "erasure": ["forget"],
+    "commands.forget": ["forget"],
     "errors": ["IncrError"],
     "job": ["Job"],
     "learner": ["Learner"],
-    "objective": ["Binary", "Multiclass", "Objective", "Regression"],
-    "runner": ["run"],
-    "strategies": ["EWC", "Replay"],
-    "strategy": ["Strategy"],
+    "objectives": ["Binary", "Multiclass", "Objective", "Regression"],
+    "commands.run": ["run"],
+    "strategies": ["EWC", "Replay", "Strategy"],
 }
 
 

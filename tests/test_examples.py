@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from incr_core._util import load_callable
+from incr_core.commands.run import run
 from incr_core.job import Job
-from incr_core.named import load_callable
-from incr_core.runner import run
-from incr_core.testing import check_strategy
+from incr_core.testing._laws import check_strategy
 from tests.conftest import ROOT
 
 

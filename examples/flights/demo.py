@@ -29,7 +29,7 @@ ENGINES = {
 
 def run(engine: str, settings: Sequence[str], out: Path) -> dict[str, Any]:
     """Run the job on an engine; returns its summary."""
-    command = [sys.executable, "-m", "incr_core.cli", "run", str(HERE / "job.toml"), "--on", engine, "--json"]
+    command = [sys.executable, "-m", "incr_core.commands.cli", "run", str(HERE / "job.toml"), "--on", engine, "--json"]
     for setting in settings:
         command += ["--set", setting]
     done = subprocess.run([*command, "--out", str(out)], stdout=subprocess.PIPE, text=True, check=False)

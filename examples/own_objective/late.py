@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from incr_core.metrics import Statistics
-from incr_core.objective import Objective
+from incr_core.objectives import Objective
 
 
 class Quantile(Objective):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from incr_core.strategy import Context, Strategy
+from incr_core.strategies import Context, Strategy
 
 
 class GradientNoise(Strategy):

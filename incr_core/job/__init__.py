@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
-from incr_core.job.job import Job
+from incr_core.job._job import Job
+from incr_core.job._sections import FederatedSection
 
-__all__ = ["Job"]
+__all__ = ["FederatedSection", "Job"]

@@ -1,28 +1,31 @@
-"""Every memory by its name, one a file."""
+"""Bounded memories of rows, and each by its name."""
 
 from __future__ import annotations
 
 import torch
 
-from incr_core.arguments import one_of
-from incr_core.memories.balanced import Balanced
-from incr_core.memories.herding import Herding
-from incr_core.memories.online_herding import OnlineHerding
-from incr_core.memories.prototypes import Prototypes
-from incr_core.memories.reservoir import Reservoir
-from incr_core.memories.window import Window
-from incr_core.memory import Columns, Memory
+from incr_core._util import one_of
+from incr_core.memories._balanced import Balanced
+from incr_core.memories._base import Columns, Memory, columns_of, to_batch
+from incr_core.memories._herding import Herding
+from incr_core.memories._online_herding import OnlineHerding
+from incr_core.memories._prototypes import Prototypes
+from incr_core.memories._reservoir import Reservoir
+from incr_core.memories._window import Window
 
 __all__ = [
     "MEMORIES",
     "Balanced",
     "Herding",
+    "Memory",
     "OnlineHerding",
     "Prototypes",
     "Reservoir",
     "Window",
+    "columns_of",
     "draw",
     "memory_named",
+    "to_batch",
 ]
 
 MEMORIES: dict[str, type[Memory]] = {

@@ -14,19 +14,21 @@ NaN: the model is broken, and the mean of the other rows would hide it.
 from __future__ import annotations
 
 from incr_core.errors import JobError
-from incr_core.metrics.binary import binary_metrics, binary_statistics
-from incr_core.metrics.multiclass import multiclass_metrics, multiclass_statistics
-from incr_core.metrics.multilabel import multilabel_metrics, multilabel_statistics
-from incr_core.metrics.ranking import ranking_metrics, ranking_statistics
-from incr_core.metrics.regression import regression_metrics, regression_statistics
-from incr_core.metrics.sums import Statistics, add
-from incr_core.metrics.temporal import last_labels
+from incr_core.metrics._binary import binary_metrics, binary_statistics
+from incr_core.metrics._continual import forgetting
+from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
+from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
+from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
+from incr_core.metrics._regression import regression_metrics, regression_statistics
+from incr_core.metrics._sums import Statistics, add
+from incr_core.metrics._temporal import last_labels
 
 __all__ = [
     "Statistics",
     "add",
     "binary_metrics",
     "binary_statistics",
+    "forgetting",
     "last_labels",
     "main_metric",
     "multiclass_metrics",

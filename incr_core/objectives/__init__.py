@@ -1,9 +1,25 @@
-"""More objectives, one a file; `binary`, `multiclass` and `regression` live in `objective.py`."""
+"""What is learned: loss, prediction and metrics of each kind of target."""
 
 from __future__ import annotations
 
-from incr_core.objectives.multilabel import Multilabel
-from incr_core.objectives.next_token import NextToken
-from incr_core.objectives.ranking import Ranking
+from incr_core.objectives._base import Binary, Multiclass, Objective, Regression
+from incr_core.objectives._distillation import distillation_loss
+from incr_core.objectives._growing import GrowingMulticlass
+from incr_core.objectives._losses import LOSSES, Loss
+from incr_core.objectives._multilabel import Multilabel
+from incr_core.objectives._next_token import NextToken
+from incr_core.objectives._ranking import Ranking
 
-__all__ = ["Multilabel", "NextToken", "Ranking"]
+__all__ = [
+    "LOSSES",
+    "Binary",
+    "GrowingMulticlass",
+    "Loss",
+    "Multiclass",
+    "Multilabel",
+    "NextToken",
+    "Objective",
+    "Ranking",
+    "Regression",
+    "distillation_loss",
+]

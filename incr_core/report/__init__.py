@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from incr_core.report.page import write_report
+from incr_core.report._caution import caution
+from incr_core.report._page import write_report
+from incr_core.report._tensorboard import TensorBoard
 
-__all__ = ["write_report"]
+__all__ = ["TensorBoard", "caution", "write_report"]

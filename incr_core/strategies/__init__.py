@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from incr_core.strategies.ace import ACE
-from incr_core.strategies.agem import AGEM
-from incr_core.strategies.der import DER
-from incr_core.strategies.elastic import ElasticNet
-from incr_core.strategies.ewc import EWC
-from incr_core.strategies.features import FeatureDistillation
-from incr_core.strategies.fedprox import FedProx
-from incr_core.strategies.gdumb import GDumb
-from incr_core.strategies.icarl import ICaRL
-from incr_core.strategies.isolate import Isolate
-from incr_core.strategies.l2sp import L2SP
-from incr_core.strategies.lwf import LwF
-from incr_core.strategies.mas import MAS
-from incr_core.strategies.mir import MIR
-from incr_core.strategies.outliers import Outliers
-from incr_core.strategies.packnet import PackNet
-from incr_core.strategies.replay import Replay
-from incr_core.strategies.selective import Selective
-from incr_core.strategies.si import SI
-from incr_core.strategies.slda import SLDA
-from incr_core.strategies.small_loss import SmallLoss
-from incr_core.strategy import Strategy
+from incr_core.strategies._ace import ACE
+from incr_core.strategies._agem import AGEM
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._der import DER
+from incr_core.strategies._elastic import ElasticNet
+from incr_core.strategies._ewc import EWC
+from incr_core.strategies._features import FeatureDistillation
+from incr_core.strategies._fedprox import FedProx
+from incr_core.strategies._gdumb import GDumb
+from incr_core.strategies._hooks import Hooks
+from incr_core.strategies._icarl import ICaRL
+from incr_core.strategies._isolate import Isolate
+from incr_core.strategies._l2sp import L2SP
+from incr_core.strategies._lwf import LwF
+from incr_core.strategies._mas import MAS
+from incr_core.strategies._mir import MIR
+from incr_core.strategies._outliers import Outliers
+from incr_core.strategies._packnet import PackNet
+from incr_core.strategies._replay import Replay
+from incr_core.strategies._selective import Selective
+from incr_core.strategies._si import SI
+from incr_core.strategies._slda import SLDA
+from incr_core.strategies._small_loss import SmallLoss
 
 __all__ = [
     "ACE",
@@ -36,10 +37,12 @@ __all__ = [
     "SI",
     "SLDA",
     "STRATEGIES",
+    "Context",
     "ElasticNet",
     "FeatureDistillation",
     "FedProx",
     "GDumb",
+    "Hooks",
     "ICaRL",
     "Isolate",
     "LwF",
@@ -48,6 +51,7 @@ __all__ = [
     "Replay",
     "Selective",
     "SmallLoss",
+    "Strategy",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {

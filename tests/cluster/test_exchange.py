@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.exchange import Exchange
-from incr_core.engine import merge_shared
-from incr_core.seal import model_sha256
+from incr_core.engines import merge_shared
+from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean
 
 RULES = {

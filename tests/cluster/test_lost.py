@@ -13,7 +13,7 @@ import pytest
 from cluster.engine import ClusterEngine
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
-from tests.cluster.runs import rows_learned, run
+from tests.support.cluster_runs import rows_learned, run
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -23,7 +23,7 @@ FAULTS = ["DiesLearning", "DiesConsolidating", "DiesSaving"]
 
 def dying_job(small_job: Callable[..., Job], fault: str, marker: Path) -> Job:
     """A job whose replica 1 dies in its third increment, unless the marker says that it has."""
-    dies = {"name": f"tests.cluster.faults:{fault}", "marker": str(marker), "seed": 1, "increment": 2}
+    dies = {"name": f"tests.support.faults:{fault}", "marker": str(marker), "seed": 1, "increment": 2}
     replay, ewc = {"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}
     return small_job("model.dropout=0.1", "outer={name='nesterov', lr=0.7, momentum=0.9}", strategy=[replay, ewc, dies])
 

@@ -22,7 +22,7 @@ def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> N
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         arguments = ["run", str(tmp_path / "job.toml"), "--on", "cluster", "--out", str(tmp_path / "run")]
         done = subprocess.run(
-            [sys.executable, "-m", "incr_core.cli", *arguments, "--set", f'cluster.address="{address}"'],
+            [sys.executable, "-m", "incr_core.commands.cli", *arguments, "--set", f'cluster.address="{address}"'],
             capture_output=True,
             text=True,
             timeout=60,  # ray itself would ask for minutes

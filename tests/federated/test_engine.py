@@ -14,15 +14,15 @@ from flwr.app import Context, Message, RecordDict
 
 from federated.engine import FederatedEngine
 from federated.server_app import app as server_app
-from incr_core.engine import LocalEngine
+from incr_core.engines import LocalEngine
 from incr_core.errors import BadRows, CheckpointError, IncrError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.conftest import made_up
-from tests.core.test_divergence import job as heavy_job
-from tests.core.test_divergence import table as heavy_table
-from tests.core.test_divergence import written
-from tests.federated.in_process import InProcessGrid
-from tests.federated.runs import MakeEngine, finish, people
+from tests.loop.test_divergence import job as heavy_job
+from tests.loop.test_divergence import table as heavy_table
+from tests.loop.test_divergence import written
+from tests.support.federated_runs import MakeEngine, finish, people
+from tests.support.in_process_grid import InProcessGrid
 
 
 def on(grid: InProcessGrid) -> MakeEngine:

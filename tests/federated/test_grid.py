@@ -17,10 +17,10 @@ from federated.engine import FederatedEngine
 from federated.grid import RayGrid
 from incr_core.errors import BadRows, WorkerLost
 from incr_core.job import Job
-from tests.federated.in_process import InProcessGrid
-from tests.federated.runs import finish, people
 from tests.federated.test_engine import failing, on, spoiled
-from tests.federated.toy_app import app as toy
+from tests.support.federated_runs import finish, people
+from tests.support.in_process_grid import InProcessGrid
+from tests.support.toy_app import app as toy
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,9 +11,8 @@ from torch import nn
 
 from incr_core.batch import Batch
 from incr_core.learner import Learner, OptimizerFactory
-from incr_core.objective import Binary, Multiclass, Objective, Regression
-from incr_core.strategies import EWC, Replay
-from incr_core.strategy import Strategy
+from incr_core.objectives import Binary, Multiclass, Objective, Regression
+from incr_core.strategies import EWC, Replay, Strategy
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "sgd": partial(torch.optim.SGD, lr=0.1),

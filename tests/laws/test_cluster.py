@@ -9,7 +9,7 @@ import pytest
 
 from incr_core.job import Job
 from tests.cluster.conftest import people, ray_session, small_job  # noqa: F401
-from tests.cluster.runs import Learned, farthest, learned_locally, learned_on_cluster
+from tests.support.cluster_runs import Learned, farthest, learned_locally, learned_on_cluster
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

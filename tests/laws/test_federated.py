@@ -9,20 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.engine import LocalEngine
+from incr_core.commands.predict import load_version, predictions
+from incr_core.engines import LocalEngine
 from incr_core.job import Job
 from incr_core.loop import Loop
-from incr_core.predict import load_version, predictions
 from incr_core.registry import RunDirectory
-from incr_core.seal import model_sha256
-from tests.core.test_alarm import EVERYTHING, drifting
-from tests.core.test_alarm import job as watched
-from tests.federated.runs import finish, people
+from incr_core.storage import model_sha256
+from tests.drift.test_controller import EVERYTHING, drifting
+from tests.drift.test_controller import job as watched
+from tests.support.federated_runs import finish, people
 
 pytest.importorskip("flwr.app")
 
 from federated.engine import FederatedEngine
-from tests.federated.in_process import InProcessGrid
+from tests.support.in_process_grid import InProcessGrid
 
 STRATEGIES = {
     "none": "strategy=[]",

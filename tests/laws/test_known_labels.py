@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.job import Job
-from incr_core.pending import Pending
+from incr_core.rounds import Pending
 
 MOMENT = np.datetime64("2013-01-05T15:30", "s")
 

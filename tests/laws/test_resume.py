@@ -9,10 +9,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from incr_core.commands.run import run
 from incr_core.job import Job
-from incr_core.ledger import check, count
 from incr_core.registry import RunDirectory
-from incr_core.runner import run
+from incr_core.registry.ledger import check, count
 
 KILLS = 20
 

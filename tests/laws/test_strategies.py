@@ -1,4 +1,4 @@
-"""Law 5: every strategy obeys the laws that `incr_core.testing` checks, and the check tells those that do not."""
+"""Law 5: every strategy obeys the laws that `incr_core.testing._laws` checks, and the check tells those that do not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from incr_core.adapt.heads import task_heads, with_task
-from incr_core.adapt.lda import lda
-from incr_core.adapt.nearest_mean import NearestMean
 from incr_core.batch import Batch
-from incr_core.memories import Reservoir
-from incr_core.memory import columns_of
-from incr_core.strategies import STRATEGIES, Replay
-from incr_core.strategy import Context, PerWeight, Strategy
-from incr_core.testing import check_strategy, three_classes
+from incr_core.memories import Reservoir, columns_of
+from incr_core.models.adapt import NearestMean, lda, task_heads, with_task
+from incr_core.strategies import STRATEGIES, Context, Replay, Strategy
+from incr_core.strategies._base import PerWeight
+from incr_core.testing._laws import check_strategy, three_classes
 
 ZERO: dict[str, dict[str, float]] = {
     "agem": {"rows": 0},

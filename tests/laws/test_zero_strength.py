@@ -11,9 +11,8 @@ from torch import nn
 
 from incr_core.batch import Batch
 from incr_core.learner import Learner
-from incr_core.objective import Multiclass
-from incr_core.strategies import EWC, Replay
-from incr_core.strategy import Strategy
+from incr_core.objectives import Multiclass
+from incr_core.strategies import EWC, Replay, Strategy
 
 
 def learned(strategies: list[Strategy], accumulate: int) -> dict[str, torch.Tensor]:

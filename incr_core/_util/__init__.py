@@ -1,0 +1,28 @@
+"""Checks of arguments, plugins by name, strict JSON, reading ahead, signals: nothing that knows of learning."""
+
+from __future__ import annotations
+
+from incr_core._util._checks import at_least_one, byte_count, fraction, not_negative, one_of, positive
+from incr_core._util._plugins import build, find, load_callable, refusal, unknown
+from incr_core._util._prefetch import prefetch
+from incr_core._util._signals import Stopped, set_by_signals, waiting
+from incr_core._util._strict_json import json_text
+
+__all__ = [
+    "Stopped",
+    "at_least_one",
+    "build",
+    "byte_count",
+    "find",
+    "fraction",
+    "json_text",
+    "load_callable",
+    "not_negative",
+    "one_of",
+    "positive",
+    "prefetch",
+    "refusal",
+    "set_by_signals",
+    "unknown",
+    "waiting",
+]

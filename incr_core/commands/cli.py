@@ -1,0 +1,305 @@
+"""The command line: `incr run JOB.toml`, and what one does with a run directory afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from incr_core._util import json_text
+from incr_core.errors import IncrError
+
+__all__ = ["main"]
+
+STOPPED = 130
+"""What shells take for "ended by Ctrl-C"."""
+
+REASONS = 3
+"""How many of the rows that cannot be predicted are told with their reasons."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except IncrError as error:
+        print(f"incr: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="incr", description="Keep a PyTorch model current: learn increments of data as they come."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", _run, "learn a job's stream; goes on where an unfinished run of the same job stands")
+    run.add_argument("job", metavar="JOB.toml")
+    run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
+    run.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, or runs/NAME-ENGINE)")
+    run.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change a key of the job")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    predict = command("predict", _predict, "predict the rows of a file with a version of a run")
+    predict.add_argument("directory", metavar="DIR")
+    predict.add_argument("rows", metavar="ROWS.parquet")
+    predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
+
+    evaluate = command("evaluate", _evaluate, "measure a run's champion on labelled rows of a file")
+    evaluate.add_argument("directory", metavar="DIR")
+    evaluate.add_argument("rows", metavar="ROWS.parquet")
+    evaluate.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+    distill = command(
+        "distill", _distill, "teach a smaller model what a run's champion knows; `incr run` goes on with it"
+    )
+    distill.add_argument("directory", metavar="DIR")
+    distill.add_argument("--out", required=True, metavar="DIR2", help="the student's run directory")
+    distill.add_argument(
+        "--student", action="append", default=[], metavar="section.key=value", help="what the student's job changes"
+    )
+    distill.add_argument("--strength", type=float, default=1.0, help="weight of the teacher's word (default: 1)")
+    distill.add_argument("--temperature", type=float, default=2.0, help="how soft its answers are made (default: 2)")
+    distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+
+    serve = command(
+        "serve", _serve, "answer questions over HTTP with a run's champion: POST /predict, GET /version, /health"
+    )
+    serve.add_argument("directory", metavar="DIR")
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+
+    versions = command("versions", _versions, "list the versions of a run")
+    versions.add_argument("directory", metavar="DIR")
+
+    rollback = command("rollback", _rollback, "make another version the champion")
+    rollback.add_argument("directory", metavar="DIR")
+    rollback.add_argument("version", type=int, metavar="N")
+
+    forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
+    forget.add_argument("directory", metavar="DIR")
+    which = forget.add_mutually_exclusive_group(required=True)
+    which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
+    which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
+    forget.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+    report = command("report", _report, "write the report of a run anew and print its path")
+    report.add_argument("directory", metavar="DIR")
+
+    command("strategies", _strategies, "list the strategies: formula, paper, hooks, what is shared")
+    return parser
+
+
+# Each command imports what it needs, so that `incr --help` answers at once.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from incr_core.commands.progress import progress
+    from incr_core.commands.run import run
+    from incr_core.job import Job
+
+    job = Job.read(options.job, options.set)
+    out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")
+    with progress(job, quiet=options.quiet) as observe:
+        summary = run(job, out, options.on, observe)
+    if options.json:
+        print(json_text(summary))
+    elif not options.quiet:
+        _print_summary(summary, out)
+    if not summary["finished"]:
+        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def _print_summary(summary: dict[str, Any], out: str) -> None:
+    from incr_core.report import caution
+
+    main = summary["main_metric"]
+    value = summary["prequential"].get(main)
+    value = math.nan if value is None else value
+    print(
+        f"{summary['name']} on {summary['engine']}: {summary['increments']:,} increments, "
+        f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
+        f"({summary['rows_per_second']:,.0f} rows/s)"
+    )
+    if summary["rows_quarantined"]:
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {Path(out, 'quarantine.parquet')}")
+    if summary["events"]:
+        told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
+        print(f"  events: {told}: {Path(out, 'events.parquet')}")
+    print(f"  prequential {main} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}")
+    if told := caution(summary):
+        print(f"  {told}")
+    print(f"  report: {Path(out, 'report.html')}")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    from incr_core.commands.predict import load_version, predict_file
+    from incr_core.errors import JobError
+    from incr_core.storage import write_atomically
+
+    output = None if options.output is None else Path(options.output)
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        got = "a folder" if output.is_dir() else f"no folder {output.parent}"
+        raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
+    table, bad = predict_file(load_version(options.directory, options.version), options.rows)
+    if output is None:
+        csv.write_csv(table, sys.stdout.buffer)
+    else:
+        write = csv.write_csv if output.suffix == ".csv" else pq.write_table
+        write_atomically(output, lambda file: write(table, file))
+        print(f"{table.num_rows - len(bad):,} predictions: {options.output}")
+    if bad:
+        shown = [f'row {row.offset}: {row.column}: {row.reason} ("{row.value}")' for row in bad[:REASONS]]
+        more = "; ..." if len(bad) > REASONS else ""
+        print(
+            f"incr: {len(bad):,} of {table.num_rows:,} rows of {options.rows} cannot be used, their predictions are "
+            f"null: {'; '.join(shown)}{more}",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from incr_core.commands.predict import evaluate, load_version
+
+    found = evaluate(load_version(options.directory, options.version), options.rows)
+    if options.json:
+        print(json_text(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from incr_core.commands.distill import distill
+
+    summary = distill(
+        options.directory, options.out, options.student, strength=options.strength, temperature=options.temperature
+    )
+    if options.json:
+        print(json_text(summary))
+    else:
+        _print_summary(summary, options.out)
+        print(f"  it goes on with: incr run {Path(options.out, 'job.toml')} --out {options.out}")
+    if not summary["finished"]:
+        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from incr_core.errors import JobError
+
+    try:
+        from incr_core.commands.serve import serve
+    except ModuleNotFoundError as missing:
+        raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
+    serve(options.directory, options.host, options.port)
+    return 0
+
+
+def _versions(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+
+    found = RunDirectory(options.directory).open().versions()
+    print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
+    for version in found:
+        marks = " champion" if version["champion"] else ""
+        marks += "" if version["has_weights"] else " (weights pruned)"
+        print(
+            f"{version['version']:>8}  {version['created'][:19]:20} {version['name']:20} {version['rows']:>9,}  "
+            f"{version['model_sha256'][:12]}{marks}"
+        )
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+
+    run = RunDirectory(options.directory).open()
+    before = run.champion()
+    run.rollback(options.version)
+    print(f"champion: version {options.version} (was {before or 'none'})")
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from incr_core.commands.forget import forget, rows_in_file, rows_where
+
+    if options.rows:
+        addresses, gone = rows_in_file(options.rows), list[str]()
+    else:
+        addresses, gone = rows_where(options.directory, options.where)
+    found = forget(options.directory, addresses)
+    if options.json:
+        print(json_text(found | {"gone": gone}))
+        return 0
+    print(
+        f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
+        f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
+        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet; "
+        "their values from the quarantine"
+    )
+    if found["versions"]:
+        print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")
+    if found["outcomes"]:
+        print(
+            "  versions that keep outcomes for rates (history.arrow: time, hashed keys and label of a row) until these "
+            f"are older than their windows: {', '.join(map(str, found['outcomes']))}"
+        )
+    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"] - found["unknown"]:
+        print(
+            f"  {left:,} are not learned yet: the run still will, when their labels come, unless their files are taken "
+            "out before it reads them"
+        )
+    if found["unknown"]:
+        print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
+    if gone:
+        print(f"  gone: {', '.join(gone)}; --where could not look there, name rows of these files by --rows")
+    if found["elsewhere"]:
+        print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from incr_core.registry import RunDirectory
+    from incr_core.report import write_report
+
+    print(write_report(RunDirectory(options.directory).open()))
+    return 0
+
+
+def _strategies(options: argparse.Namespace) -> int:
+    from incr_core.commands.strategies import describe
+
+    print(describe())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

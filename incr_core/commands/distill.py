@@ -1,0 +1,165 @@
+"""Teach a smaller model what a run has learned; it goes on learning afterwards, where its teacher stood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from incr_core._util import json_text, not_negative, positive
+from incr_core.batch import Batch, Inputs, map_inputs
+from incr_core.commands.predict import load_version
+from incr_core.engines import LocalEngine
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.learner import Learner
+from incr_core.loop import Loop, Progress
+from incr_core.objectives import Regression, distillation_loss
+from incr_core.registry import RunDirectory
+from incr_core.report import write_report
+from incr_core.rounds import Arrival
+from incr_core.storage import write_atomically
+from incr_core.strategies import Context, Strategy
+
+__all__ = ["distill"]
+
+RECORD = "teacher.json"
+"""Who taught a run, in its directory."""
+
+
+def distill(
+    directory: str | Path,
+    out: str | Path,
+    settings: Sequence[str] = (),
+    *,
+    strength: float = 1.0,
+    temperature: float = 2.0,
+    observe: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Make a run in `out` whose model was taught by the champion of the run in `directory`.
+
+        loss = the objective's own + strength * distillation_loss(student, teacher)        see `distillation_loss`
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
+    once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
+    their labels and from what the teacher says of them. Then it is a run like any other, whose ledger holds the rows
+    that the champion's holds, and `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An
+    interrupted lesson goes on with the teacher it began with.
+
+    settings: changes to the teacher's job, such as "model.hidden=[16]". Returns the summary of the student's run.
+    """
+    run, out = RunDirectory(directory).open(), Path(out)
+    if out.resolve() == Path(directory).resolve():
+        raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
+    job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
+    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"local:{job.fingerprint()}") as student:
+        teacher = load_version(directory, _begun_with(out))
+        [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
+        record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}
+        write_atomically(out / RECORD, json_text(record).encode() + b"\n")
+        job.lesson = Taught(teacher.learner, strength, temperature)
+        engine = Lesson(job, out, last=manifest["increment"])
+        try:
+            summary = Loop(job, engine, student, observe).run_to_summary(taught_by=record)
+        finally:
+            engine.close()
+        write_report(student)
+    return summary
+
+
+def _begun_with(out: Path) -> int | None:
+    """The teacher's version in a lesson that was interrupted; None: its champion."""
+    try:
+        version: int = json.loads((out / RECORD).read_text())["version"]
+    except FileNotFoundError:
+        return None
+    return version
+
+
+class Student(Job):
+    """A job whose learner is taught as well."""
+
+    _lesson: Strategy | None = PrivateAttr(None)
+
+    @property
+    def lesson(self) -> Strategy | None:
+        """What teaches it; no part of the job file."""
+        return self._lesson
+
+    @lesson.setter
+    def lesson(self, lesson: Strategy) -> None:
+        self._lesson = lesson
+
+    def strategies(self) -> list[Strategy]:
+        """The job's own, and behind them the lesson, so that remembered rows are taught too."""
+        own = super().strategies()
+        return own if self._lesson is None else [*own, self._lesson]
+
+
+class Taught(Strategy):
+    """Answer as another model does: see `distill`. It has no state, so the student goes on without it."""
+
+    rowwise = False
+
+    def __init__(self, teacher: Learner, strength: float, temperature: float) -> None:
+        super().__init__()
+        self.strength = not_negative("distill.strength", strength)
+        self.temperature = positive("distill.temperature", temperature)
+        self._teacher = teacher
+        self._answer: Tensor | None = None
+
+    @torch.no_grad()
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Ask the teacher about all rows of the batch."""
+        if self.strength > 0:
+            self._answer = self._asked(batch.inputs).to(ctx.device)
+        return batch
+
+    def _asked(self, inputs: Inputs) -> Tensor:
+        teacher = self._teacher
+        teacher.model.eval()
+        output: Tensor = teacher.model(map_inputs(lambda value: value.to(teacher.device), inputs))
+        # Each standardises by the targets it has seen: they can agree on values only.
+        return teacher.objective.predict(output) if isinstance(teacher.objective, Regression) else output
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """How far the student is from what it was told."""
+        if self._answer is None:
+            return {}
+        if isinstance(ctx.objective, Regression):
+            apart = ctx.objective.rows(output, self._answer).mean()
+        else:
+            apart = distillation_loss(ctx.objective, output, self._answer, self.temperature)
+        return {"taught": self.strength * apart}
+
+
+class Lesson(LocalEngine):
+    """The engine of one process, up to an increment."""
+
+    def __init__(self, job: Job, directory: Path, last: int) -> None:
+        super().__init__(job, directory)
+        self._last = last
+        self._at = -1
+
+    def receive(self) -> list[Arrival]:
+        """Take the next increment, until the last was taken."""
+        if self._at >= self._last:
+            return []
+        arrivals = super().receive()
+        self._at = arrivals[0].number if arrivals else self._last
+        return arrivals
+
+    def state_dict(self) -> dict[str, Any]:
+        """The outer step's state, and how far the lesson has come."""
+        return {**super().state_dict(), "at": self._at}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        super().load_state_dict(state)
+        # A student that went on by itself has had its lesson.
+        self._at = state.get("at", self._last)

@@ -1,0 +1,138 @@
+"""Predict and evaluate rows of a file with a version of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from incr_core.data.encoding import BadRow
+from incr_core.data.timeline import EncodedRows, encode_file, encode_table
+from incr_core.errors import StreamError
+from incr_core.job import Job
+from incr_core.learner import Learner
+from incr_core.numerics import settle_arithmetic
+from incr_core.registry import RunDirectory
+
+__all__ = ["Version", "evaluate", "load_version", "predict_file", "predict_table", "predictions"]
+
+
+@dataclass(slots=True)
+class Version:
+    """A version of a run, ready to predict.
+
+    history: the outcomes known at its commit, where its features need them.
+    """
+
+    number: int
+    job: Job
+    learner: Learner
+    history: pa.Table | None
+
+
+def load_version(directory: str | Path, number: int | None = None) -> Version:
+    """A version of a run, the champion if none is named; every byte verified.
+
+    The rows it learned from may be gone; only where a manifest lacks `numeric_width`, as old ones do, are they looked
+    at.
+
+    Raises RunDirectoryError, VersionError or CheckpointError.
+    """
+    run = RunDirectory(directory).open()
+    weights, manifest = run.load(number)
+    job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
+    settle_arithmetic(job.learner.threads)
+    job.encoder.widths.update(manifest.get("widths", {}))
+    learner = job.learner_for(manifest["numeric_width"] if "numeric_width" in manifest else job.data().numeric_width)
+    learner.adopt(weights)
+    version = int(manifest["version"])
+    history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
+    return Version(version, job, learner, history)
+
+
+def predictions(version: Version, path: str | Path) -> pa.Table:
+    """The predictions for the rows of a file, one row each, in the file's order; null where a row cannot be used.
+
+    Columns: `row`, the offset in the file, then `probability` (binary: of the second class; with `class` where classes
+    have other names than 0 and 1), `class` and `probability.CLASS` (multiclass),
+    `probability.LABEL` (multilabel), `token` and `probability` (next_token), `score` of the row's item (ranking), or
+    `value`.
+    """
+    return predict_file(version, path)[0]
+
+
+def predict_file(version: Version, path: str | Path) -> tuple[pa.Table, list[BadRow]]:
+    """The predictions for the rows of a file, and the rows that cannot be used, each with its reason."""
+    return _answered(version, _encoded(version, path, labelled=False))
+
+
+def predict_table(version: Version, table: pa.Table, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
+    """The predictions for the rows of a table, and the rows that cannot be used; `name` is for errors."""
+    job = version.job
+    encoded = encode_table(table, name, job.encoder, job.rates(), version.history, predict_at=job.stream.predict_at)
+    return _answered(version, encoded)
+
+
+def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:
+    job = version.job
+    found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
+    offsets = encoded.offsets.numpy()
+    missing = np.ones(encoded.total, dtype=bool)
+    missing[offsets] = False
+
+    def column(values: np.ndarray[Any, Any]) -> pa.Array:
+        whole = np.zeros(encoded.total, dtype=values.dtype)
+        whole[offsets] = values
+        return pa.array(whole, mask=missing)
+
+    columns: dict[str, Any] = {"row": np.arange(encoded.total)}
+    objective = job.learner.objective
+    if objective in ("multiclass", "multilabel"):
+        classes = [str(name) for name in job.features.classes or range(version.learner.objective.outputs)]
+        found = found.reshape(-1, version.learner.objective.outputs)
+    if objective == "multiclass":
+        columns["class"] = pa.array(classes, pa.string()).take(column(found.argmax(1).numpy()))
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "multilabel":
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "next_token":
+        best = found.reshape(-1, version.learner.objective.outputs).max(1)
+        columns |= {"token": column(best.indices.numpy()), "probability": column(best.values.numpy())}
+    elif objective == "ranking":
+        columns["score"] = column(found.reshape(len(offsets), -1)[:, 0].numpy() if len(offsets) else found.numpy())
+    elif objective == "binary" and job.features.classes not in (None, [0, 1]):
+        classes = [str(name) for name in job.features.classes or []]
+        columns["class"] = pa.array(classes, pa.string()).take(column((found.numpy() >= 0.5).astype(np.int64)))
+        columns["probability"] = column(found.numpy())
+    else:
+        columns["probability" if objective == "binary" else "value"] = column(found.numpy())
+    return pa.table(columns), encoded.bad
+
+
+def evaluate(version: Version, path: str | Path) -> dict[str, Any]:
+    """Rows, rows that cannot be used, and the objective's metrics on the labelled rows of a file."""
+    encoded = _encoded(version, path, labelled=True)
+    if len(encoded.batch) == 0:
+        raise StreamError(f"{path}: expected labelled rows to evaluate, found none that can be used")
+    found = version.learner.predict(encoded.batch.inputs)
+    objective = version.learner.objective
+    measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
+    return {"version": version.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
+
+
+def _encoded(version: Version, path: str | Path, *, labelled: bool) -> EncodedRows:
+    job = version.job
+    stream = job.stream
+    return encode_file(
+        path,
+        job.encoder,
+        job.rates(),
+        version.history,
+        predict_at=stream.predict_at,
+        format=stream.format,
+        labelled=labelled,
+    )

@@ -1,0 +1,36 @@
+"""The strategies in words, read off their own code: what `incr strategies` prints."""
+
+from __future__ import annotations
+
+import inspect
+
+from incr_core.strategies import STRATEGIES, Strategy
+
+__all__ = ["describe"]
+
+HOOKS = ("begin", "augment", "weigh", "loss", "after_backward", "after_step", "end")
+
+
+def describe() -> str:
+    """Every strategy: its arguments, docstring up to the example, hooks, and what is shared and how it merges.
+
+    >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
+    ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
+    """
+    return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
+
+
+def _entry(name: str, kind: type[Strategy]) -> str:
+    arguments = ", ".join(
+        parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
+        for parameter in inspect.signature(kind).parameters.values()
+        # A strategy that takes none has nn.Module's, *args and **kwargs.
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
+    text = inspect.cleandoc(kind.__doc__ or "").partition("\n>>>")[0].strip()
+    hooks = [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Strategy, hook)]
+    shared = ", ".join(f"{state} ({rule})" for state, rule in kind.shared.items())
+    lines = [f"{name}({arguments})"]
+    lines += [f"    {line}".rstrip() for line in text.splitlines()]
+    lines += ["", f"    hooks: {', '.join(hooks)}", f"    shared: {shared or 'nothing leaves the worker'}"]
+    return "\n".join(lines)

@@ -1,0 +1,7 @@
+"""Bytes to increments: sources hold rows, an encoding makes tensors of them, a timeline says when each is due."""
+
+from __future__ import annotations
+
+from incr_core.data._row_ids import OFFSET_BITS, ranges, row_ids
+
+__all__ = ["OFFSET_BITS", "ranges", "row_ids"]

@@ -1,0 +1,150 @@
+"""Discover: what a job leaves to the data, which are its classes and which columns are of which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.encoding._columns import is_list, share_of_numbers
+from incr_core.data.encoding._hashing import indexed, text
+from incr_core.data.sources import CallableSource, FileSource, Source, open_source
+from incr_core.errors import StreamError
+
+__all__ = ["column_kinds", "find_classes"]
+
+MOST_CLASSES = 10_000
+"""More distinct labels than this are no classes: somebody named an id or a measurement."""
+
+FEW_CLASSES = 20
+"""So many distinct labels with fractions may be classes, however few rows there are."""
+
+MOSTLY = 0.9
+"""A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
+
+
+def find_classes(
+    source: str | Path | Callable[[], Iterable[Any]],
+    label: str,
+    *,
+    objective: str = "multiclass",
+    format: str | None = None,
+) -> list[Any]:
+    """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
+    For a multilabel objective, the distinct labels in a column of lists.
+
+    Of a Python source, which may never end, no more is read for a binary objective than it takes to find two, or a 0.
+
+    >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
+    ['a', 'b']
+    """
+    found: dict[str, Any] = {}
+    rows = 0
+    place = f"stream.features.{label}"
+    opened = open_source(source, format)
+    endless = isinstance(opened, CallableSource) and objective == "binary"
+    for fragment in opened.fragments():
+        column = fragment.load([label])[label]
+        if is_list(column.type) and objective == "multilabel":
+            column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+        values, codes = indexed(column, f"{place} in {fragment.name}")
+        rows += len(codes)
+        for value in (values[code] for code in np.unique(codes)):
+            read = text(value)
+            if read is not None and read not in ("", "nan", "inf", "-inf"):
+                found.setdefault(read, int(read) if read.lstrip("-").isdigit() else value)
+        if len(found) > MOST_CLASSES:
+            raise StreamError(
+                f"{place}: expected at most {MOST_CLASSES:,} classes, got more by {fragment.name} "
+                f'(such as "{next(iter(found))}"); name another label, or set objective = "regression"'
+            )
+        if endless and (len(found) > 1 or 0 in found.values()):
+            break
+    numeric = all(isinstance(value, int | float) for value in found.values())
+    measured = numeric and any(isinstance(value, float) and value % 1 for value in found.values())
+    if measured and len(found) > max(FEW_CLASSES, rows / 2):
+        raise StreamError(
+            f"{place}: expected classes, got {len(found):,} distinct numbers in {rows:,} rows (such as "
+            f'{next(iter(found))}); set objective = "regression", or name the classes'
+        )
+    classes: list[Any] = sorted(found.values()) if numeric else sorted(found)
+    if not rows:
+        raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
+    if not classes:
+        raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
+    if objective == "binary":
+        if set(classes) <= {0, 1}:  # true == 1: a stream that begins with one class only is binary all the same
+            return [0, 1]
+        if len(classes) != 2:
+            shown = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+            raise StreamError(
+                f"{place}: expected two distinct labels for a binary objective, got {len(classes)} ({shown}); "
+                'clean them, or set objective = "multiclass" or "regression"'
+            )
+    return classes
+
+
+def column_kinds(
+    source: str | Path | Callable[[], Iterable[Any]],
+    taken: Collection[str | None] = (),
+    *,
+    format: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
+
+    Numbers and lists of numbers are numeric; text (in any encoding) and booleans are categorical; times and the
+    rest are left out. Text in a CSV file is numeric where nine in ten values are numbers.
+
+    >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
+    (['age'], ['name'])
+    """
+    opened = open_source(source, format)
+    guessed = isinstance(opened, FileSource) and opened.is_csv
+    numeric: list[str] = []
+    categorical: list[str] = []
+    for name, column in _first_values(opened).items():
+        coded = pa.types.is_dictionary(column.type)
+        kind = column.type.value_type if coded else column.type
+        if name in taken:
+            continue
+        if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
+            # A dictionary of numbers is somebody's way to say that the numbers are names.
+            (categorical if coded else numeric).append(name)
+        elif guessed and pa.types.is_string(kind) and share_of_numbers(column) >= MOSTLY:
+            numeric.append(name)
+        elif _is_text(kind) or pa.types.is_boolean(kind):
+            categorical.append(name)
+    return numeric, categorical
+
+
+def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
+    """The columns of the first rows; one of nulls without a type is taken from the first file that knows its type."""
+    head = source.head()
+    found = dict(zip(head.column_names, head.columns, strict=True))
+    untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
+    if untyped and isinstance(source, FileSource):
+        for later in source.heads():
+            for name in untyped.intersection(later.column_names):
+                if not pa.types.is_null(later[name].type):
+                    found[name] = later[name]
+                    untyped.discard(name)
+            if not untyped:
+                break
+    return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Text that is not UTF-8 comes as binary."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -1,0 +1,102 @@
+"""Quarantine: rows that cannot be used, each with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from incr_core.data._row_ids import fragment_of, offset_of
+from incr_core.errors import BadRows
+
+__all__ = ["BadRow", "quarantine_table", "refuse", "whole_table"]
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("fragment", pa.string()),
+        ("offset", pa.int64()),
+        ("column", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row that cannot be used, and the first reason why.
+
+    >>> BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a").reason
+    'expected float, got text'
+    """
+
+    row: int
+    fragment: str
+    offset: int
+    column: str
+    expected: str
+    got: str
+    value: str
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return f"expected {self.expected}, got {self.got}"
+
+
+def refuse(bad: Sequence[BadRow], total: int, section: str = "stream.features") -> NoReturn:
+    """Raise `BadRows` for the bad rows of one file of `total` rows.
+
+    >>> refuse([BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a")], 512)
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.BadRows: stream.features.distance: expected float, 1 of 512 rows in day.csv are text ("n/a");
+    fix them or set on_bad_row = "quarantine"
+    """
+    kinds = Counter((row.column, row.expected, row.got) for row in bad)
+    (column, expected, got), count = kinds.most_common(1)[0]
+    alike = [row for row in bad if (row.column, row.expected, row.got) == (column, expected, got)]
+    examples = ", ".join(f'"{value}"' for value in list(dict.fromkeys(row.value for row in alike))[:3])
+    others = sorted({name for name, _, _ in kinds} - {column})
+    more = f"; {len(bad) - count} more rows are bad" if len(bad) > count else ""
+    more += f" (columns {', '.join(others)})" if others else ""
+    raise BadRows(
+        f"{section}.{column}: expected {expected}, {count} of {total} rows in {alike[0].fragment} are {got} "
+        f'({examples}){more}; fix them or set on_bad_row = "quarantine"'
+    )
+
+
+def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
+    """Bad rows as a table, for `quarantine.parquet`.
+
+    >>> quarantine_table([]).column_names
+    ['row', 'fragment', 'offset', 'column', 'reason', 'value']
+    """
+    return pa.table({name: [getattr(row, name) for row in bad] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
+    """Rows (n,) that are refused together and not for a value of theirs, for `quarantine.parquet`.
+
+    >>> import torch
+    >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]
+    'the loss is nan'
+    """
+    numbers, place = np.unique(fragment_of(rows).numpy(), return_inverse=True)
+    names = pa.array([fragments[number] for number in numbers.tolist()], pa.string())
+    nothing = pa.nulls(len(rows), pa.string())
+    columns = [
+        pa.array(rows.numpy()),
+        names.take(pa.array(place.reshape(-1))),
+        pa.array(offset_of(rows).numpy()),
+        nothing,
+        pa.array([reason]).take(pa.array(np.zeros(len(rows), dtype=np.int64))),
+        nothing,
+    ]
+    return pa.table(columns, schema=SCHEMA)

@@ -1,0 +1,8 @@
+"""Features from labels already known: how often, in a window of the past, among rows with the same keys."""
+
+from __future__ import annotations
+
+from incr_core.data.rates._history import History
+from incr_core.data.rates._rates import Questions, Rate
+
+__all__ = ["History", "Questions", "Rate"]

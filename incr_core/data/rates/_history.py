@@ -1,0 +1,113 @@
+"""The history of a stream: what is known of past outcomes, and what rates make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.rates._outcomes import FIELDS, Outcomes
+from incr_core.data.rates._rates import Questions, Rate, series
+
+__all__ = ["History"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class History:
+    """What is known of past outcomes, for each of some rates; never changed, only replaced.
+
+    >>> from incr_core.data.times import SECOND
+    >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
+    >>> known = np.array([5, 8]) * SECOND
+    >>> past = Questions.answered(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]), known, known)
+    >>> history = History(rates).plus(past)
+    >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}))
+    >>> history.features(now, np.array([8, 8]) * SECOND).round(2)
+    array([[0.75, 0.69],
+           [0.5 , 0.  ]], dtype=float32)
+    """
+
+    def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes] | None = None) -> None:
+        nothing = np.zeros(0, dtype=np.int64)
+        self.rates = tuple(rates)
+        self._series = series(rates)
+        self._outcomes = tuple(outcomes or (Outcomes.of(nothing, nothing, nothing) for _ in self._series))
+
+    def plus(self, rows: Questions) -> History:
+        """The history with the outcomes of these rows too; each counts from when it is known."""
+        return History(
+            self.rates,
+            [
+                past.plus(Outcomes.of(keys, known, outcomes))
+                for past, keys, known, outcomes in zip(
+                    self._outcomes, rows.keys, rows.known, rows.outcomes, strict=True
+                )
+            ],
+        )
+
+    def since(self, time: int) -> History:
+        """The history with only what rows predicted at `time` or later can ask for."""
+        kept = []
+        for members, past in zip(self._series, self._outcomes, strict=True):
+            spans = [span for index in members if (span := self.rates[index].span) is not None]
+            endless = len(spans) < len(members)
+            oldest = time - max(spans, default=0)
+            kept.append(past.folded(oldest) if endless else past.where(past.known >= oldest))
+        return History(self.rates, kept)
+
+    def before(self, time: int) -> History:
+        """The history with only what was known before `time`."""
+        return History(self.rates, [past.where(past.known < time) for past in self._outcomes])
+
+    def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
+        features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
+        for members, keys, past in zip(self._series, rows.keys, self._outcomes, strict=True):
+            index = past.index()
+            places, present = index.places(keys)
+            stops = index.before(places, times)
+            overall = None
+            for member in members:
+                rate = self.rates[member]
+                starts = None if rate.span is None else times - rate.span
+                total, count = index.sums(index.before(places, starts), stops, present)
+                prior: Any = rate.prior
+                if prior is None:
+                    overall = overall or replace(past, key=np.zeros_like(past.key)).index()
+                    nowhere = np.zeros_like(times)
+                    span = overall.before(nowhere, starts), overall.before(nowhere, times)
+                    all_total, all_count = overall.sums(*span, True)
+                    prior = all_total / np.maximum(all_count, 1)
+                features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
+                features[:, 2 * member + 1] = np.log1p(count)
+        return features
+
+    def table(self) -> pa.Table:
+        """The history as a table, to be saved with a version: a row per known outcome, not more than the windows hold.
+
+        >>> History([]).table().column_names
+        ['series', 'key', 'known', 'whole', 'part', 'count']
+        """
+        series = [np.full(len(past.key), index) for index, past in enumerate(self._outcomes)]
+        columns = {"series": np.concatenate([np.zeros(0, dtype=np.int64), *series]).astype(np.int16)}
+        for name in FIELDS:
+            parts = [getattr(past, name) for past in self._outcomes]
+            columns[name] = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+        return pa.table(columns)
+
+    @classmethod
+    def from_table(cls, rates: Sequence[Rate], table: pa.Table) -> History:
+        """The history that `table` was written from.
+
+        >>> len(History.from_table([Rate([], 60)], History([Rate([], 60)]).table()).table())
+        0
+        """
+        which = table["series"].to_numpy()
+        columns = [table[name].to_numpy() for name in FIELDS]
+        return cls(
+            rates, [Outcomes(*(column[which == index] for column in columns)) for index in range(len(series(rates)))]
+        )

@@ -1,0 +1,120 @@
+"""Outcomes that are known, and their sums over a key and a span of time.
+
+Sums are exact. Outcomes are held as integers of 2**-32, so a sum does not depend on where the summing began, and a
+stream that resumes from the middle computes the same features, bit for bit, as one that began at the beginning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from incr_core.data.times import NEVER
+
+__all__ = ["FIELDS", "Index", "Outcomes"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+ALWAYS = np.iinfo(np.int64).min
+"""Known before every time."""
+
+FIELDS = ("key", "known", "whole", "part", "count")
+"""The columns of outcomes, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Known outcomes: their keys, when they became known, their sums as whole and 2**-32 parts, and counts.
+
+    >>> past = Outcomes.of(np.array([7, 7, 8]), np.array([1, 2, 3]), np.array([0.5, 1.0, 1.0]))
+    >>> index = past.index()
+    >>> places, present = index.places(np.array([7]))
+    >>> index.sums(index.before(places, None), index.before(places, np.array([2])), present)  # known before 2
+    (array([0.5]), array([1]))
+    """
+
+    key: Ints
+    known: Ints
+    whole: Ints
+    part: Ints
+    count: Ints
+
+    @classmethod
+    def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> Outcomes:
+        """Those of some rows, (B,) each; NaN, and what will never be known, is no outcome."""
+        valid = np.isfinite(outcomes) & (known < NEVER)
+        outcomes = outcomes[valid].astype(np.float64)
+        whole = np.floor(outcomes)
+        part = np.rint((outcomes - whole) * 2.0**32)
+        ones = np.ones(len(outcomes), dtype=np.int64)
+        return cls(keys[valid], known[valid], whole.astype(np.int64), part.astype(np.int64), ones)
+
+    def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Outcomes:
+        """Those that the mask takes."""
+        if mask.all():
+            return self
+        return Outcomes(*(getattr(self, name)[mask] for name in FIELDS))
+
+    def plus(self, other: Outcomes) -> Outcomes:
+        """These and others."""
+        return Outcomes(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in FIELDS))
+
+    def folded(self, time: int) -> Outcomes:
+        """The same, with all that was known before `time` added up to one entry a key."""
+        old = self.known < time
+        keys, inverse = np.unique(self.key[old], return_inverse=True)
+        sums = []
+        for values in (self.whole, self.part, self.count):
+            total = np.zeros(len(keys), dtype=np.int64)
+            np.add.at(total, inverse, values[old])
+            sums.append(total)
+        return Outcomes(keys, np.full(len(keys), ALWAYS), *sums).plus(self.where(~old))
+
+    def index(self) -> Index:
+        """The outcomes in an order in which sums over a key and a span of time are two searches."""
+        order = np.lexsort((self.known, self.key))
+        key = self.key[order]
+        first = np.ones(len(key), dtype=bool)
+        first[1:] = key[1:] != key[:-1]
+        # Times are replaced by how many entries are known before them, so that (key, time) fits one integer.
+        times = np.sort(self.known)
+        position = (np.cumsum(first) - 1) * (len(times) + 1) + np.searchsorted(times, self.known[order])
+
+        def running(values: Ints) -> Ints:
+            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values[order])])
+
+        return Index(key[first], times, position, running(self.whole), running(self.part), running(self.count))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Outcomes sorted by key and time, with running sums."""
+
+    distinct: Ints
+    times: Ints
+    position: Ints
+    whole: Ints
+    part: Ints
+    count: Ints
+
+    def places(self, keys: Ints) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Where each key begins among the positions, and whether it is there at all."""
+        found = np.searchsorted(self.distinct, keys)
+        present = np.zeros(len(keys), dtype=bool)
+        inside = found < len(self.distinct)
+        present[inside] = self.distinct[found[inside]] == keys[inside]
+        return found * (len(self.times) + 1), present
+
+    def before(self, places: Ints, moments: Ints | None) -> Ints:
+        """How many entries come before each key's moment (None: before its first)."""
+        rank: Any = 0 if moments is None else np.searchsorted(self.times, moments)
+        return np.asarray(np.searchsorted(self.position, places + rank))
+
+    def sums(self, low: Ints, high: Ints, present: Any) -> tuple[Any, Any]:
+        """Sum and count of the entries from `low` up to `high`, float64 and int64."""
+
+        def total(running: Ints) -> Ints:
+            return np.where(present, running[high] - running[low], 0)
+
+        return total(self.whole) + total(self.part) / 2.0**32, total(self.count)

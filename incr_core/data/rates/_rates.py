@@ -1,0 +1,178 @@
+"""Rates: features made of labels already known, such as the share of late flights of this carrier in the last hours.
+
+For a row predicted at time p, over the rows with the same key whose outcome became known in [p - window, p):
+
+    rate = (sum of outcomes + weight * prior) / (count + weight)        and        log(1 + count)
+
+The interval is open at p: what becomes known at the very moment of a prediction does not enter it. The outcome is the
+label, or a column that is known with it, or one that says itself when it was known: a flight's delay at departure is
+known hours before its delay at arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.encoding import ColumnHash
+from incr_core.data.times import NEVER, SECOND, duration, instants
+from incr_core.errors import JobError
+
+__all__ = ["Questions", "Rate", "series"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The rate of an outcome among the rows that share the `by` columns, over the last `window`.
+
+    by: key columns, none for one overall rate. A null is a key like any other.
+    window: seconds or a duration such as "6h", or None for all of the past.
+    prior: the rate to expect of a key without rows; None takes the overall rate over the same window (0 before any).
+    weight: how many rows the prior counts as.
+    outcome: a numeric column; None for the label itself.
+    known_at: the column that says when the outcome is known; None for when the label is. It needs an outcome.
+
+    >>> Rate(["carrier"], "6h").names
+    ['rate of label by carrier in 6h', 'count by carrier in 6h']
+    """
+
+    by: Sequence[str]
+    window: float | str | None
+    prior: float | None = None
+    weight: float = 10.0
+    outcome: str | None = None
+    known_at: str | None = None
+    _hashes: tuple[ColumnHash, ...] = field(init=False, repr=False, compare=False, default=())
+
+    def __post_init__(self) -> None:
+        if isinstance(self.window, str):
+            object.__setattr__(self, "window", duration(self.window, "features.rate.window") / SECOND)
+        if self.span is not None and self.span <= 0:
+            raise JobError(f"features.rate.window: expected a duration above 0, got {self.window}")
+        if self.weight <= 0:
+            raise JobError(f"features.rate.weight: expected a number above 0, got {self.weight}")
+        if self.known_at is not None and self.outcome is None:
+            raise JobError(
+                f'features.rate.known_at: expected an outcome too, got known_at = "{self.known_at}" alone; '
+                "when the label is known, label_at says"
+            )
+        object.__setattr__(self, "by", tuple(self.by))
+        object.__setattr__(self, "_hashes", tuple(ColumnHash(name) for name in self.by))
+
+    @property
+    def names(self) -> list[str]:
+        """What the two features are called."""
+        key = f" by {', '.join(self.by)}" if self.by else ""
+        span = "" if self.span is None else f" in {self.span / SECOND / 3600:g}h"
+        return [f"rate of {self.outcome or 'label'}{key}{span}", f"count{key}{span}"]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns this rate reads, beside the label."""
+        return [*self.by, *(name for name in (self.outcome, self.known_at) if name)]
+
+    @property
+    def span(self) -> int | None:
+        """The window in microseconds."""
+        return None if self.window is None else round(float(self.window) * SECOND)
+
+    def keys(self, table: pa.Table, count: int) -> Ints:
+        """One number for each of the table's `count` rows, equal where the key columns are, (B,) int64."""
+        keys = np.zeros(count, dtype=np.uint64)
+        for name, hashes in zip(self.by, self._hashes, strict=True):
+            # Multiply by an odd constant before adding, or (a, b) and (b, a) would be one key.
+            keys = keys * np.uint64(0x9E3779B97F4A7C15) + hashes(table[name])
+        return keys.view(np.int64)
+
+
+def series(rates: Sequence[Rate]) -> list[list[int]]:
+    """The rates that one history serves, as lists of their numbers: those of the same outcome by the same keys.
+
+    >>> series([Rate(["origin"], "1h"), Rate([], "1h"), Rate(["origin"], "6h")])
+    [[0, 2], [1]]
+    """
+    found: dict[Any, list[int]] = {}
+    for index, rate in enumerate(rates):
+        found.setdefault((tuple(rate.by), rate.outcome, rate.known_at), []).append(index)
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What rates need of B rows, for each of S series of rates with the same keys and outcome: the keys (S, B) int64,
+    the rows' own outcomes (S, B) float64, NaN where there is none, and the microseconds (S, B) when they are known.
+    """
+
+    keys: Ints
+    outcomes: np.ndarray[Any, np.dtype[np.float64]]
+    known: Ints
+
+    @classmethod
+    def of(cls, rates: Sequence[Rate], table: pa.Table) -> Questions:
+        """Of rows whose outcomes nobody knows: only their keys are read.
+
+        >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
+        array([[nan]])
+        """
+        keys = np.array([rates[members[0]].keys(table, len(table)) for members in series(rates)], dtype=np.int64)
+        keys = keys.reshape(len(series(rates)), len(table))
+        return cls(keys, np.full(keys.shape, np.nan), np.full(keys.shape, NEVER))
+
+    @classmethod
+    def answered(
+        cls, rates: Sequence[Rate], table: pa.Table, labels: np.ndarray[Any, Any], known: Ints, times: Ints
+    ) -> Questions:
+        """Of rows with labels (B,), known at `known` (B,) microseconds, that arrived at `times` (B,).
+
+        No outcome is known before its row arrives.
+
+        >>> hour = np.array([3600 * SECOND])
+        >>> table = pa.table({"delay": [9.0], "left": [7200]})
+        >>> rates = [Rate([], "1h"), Rate([], "1h", outcome="delay", known_at="left")]
+        >>> Questions.answered(rates, table, np.array([1.0]), 9 * hour, hour).known // hour
+        array([[9],
+               [2]])
+        """
+        questions = cls.of(rates, table)
+        for index, members in enumerate(series(rates)):
+            rate = rates[members[0]]
+            questions.outcomes[index] = labels if rate.outcome is None else _column(table, rate.outcome)
+            if rate.known_at is None:
+                questions.known[index] = known
+            else:
+                read = instants(table[rate.known_at], f"features.rate.known_at.{rate.known_at}")
+                questions.known[index] = np.where(read.known, np.maximum(read.values, times), NEVER)
+        return questions
+
+    @property
+    def last_known(self) -> int:
+        """The latest time at which an outcome becomes known."""
+        return int(self.known.max(initial=-NEVER, where=self.known < NEVER))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Questions]) -> Questions:
+        """Those of all rows of some parts, in order."""
+        return cls(
+            np.concatenate([part.keys for part in parts], axis=1),
+            np.concatenate([part.outcomes for part in parts], axis=1),
+            np.concatenate([part.known for part in parts], axis=1),
+        )
+
+    def take(self, index: Any) -> Questions:
+        """Those of the rows at `index`, numbers or a mask."""
+        return Questions(self.keys[:, index], self.outcomes[:, index], self.known[:, index])
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
+    """An outcome column as floats, NaN where it is null."""
+    column = table[name]
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise JobError(f"features.rate.outcome: expected a column of numbers, got {name} of {kind}; name another")
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy())

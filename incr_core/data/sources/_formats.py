@@ -1,0 +1,193 @@
+"""Files of rows: their formats, and how each is read, whole, in chunks, or some rows of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from incr_core.data.times import readable
+from incr_core.errors import StreamError
+
+__all__ = [
+    "CHUNK",
+    "FORMATS",
+    "HEAD",
+    "Offsets",
+    "check_columns",
+    "format_of",
+    "parquet_head",
+    "read_chunks",
+    "read_rows",
+    "read_table",
+]
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
+FORMATS = {
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "csv": (".csv", ".csv.gz"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+}
+"""Known formats and the endings of their files."""
+
+HEAD = 1000
+"""How many rows are looked at where only types matter."""
+
+CHUNK = 65_536
+"""Rows of a Parquet file that are decoded at a time: the next ones are, while these are encoded."""
+
+BUFFER = 1 << 18
+"""Bytes of a column that are read from a file at a time: otherwise the first rows wait for all of their row group."""
+
+
+def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
+    """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
+    return pa.concat_tables(read_chunks(path, columns, format, place))
+
+
+def read_chunks(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time where the format allows it; always one table at least."""
+    kind = format or format_of(path, strict=True) or ""
+    try:
+        if kind == "parquet":
+            yield from _parquet_chunks(path, columns, place)
+            return
+        if kind == "arrow":
+            table = _read_ipc(path)
+        elif kind == "csv":
+            table = pyarrow.csv.read_csv(path)
+        else:
+            table = pyarrow.json.read_json(path)
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0):
+            yield pa.table({name: pa.nulls(0) for name in columns or ()})
+            return
+        raise _unreadable(place, kind, error) from error
+    check_columns(table.column_names, columns, place)
+    yield readable(table if columns is None else table.select(list(columns)))
+
+
+def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+    check_columns(schema.names, columns, place)
+    names = list(schema.names if columns is None else columns)
+    # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
+    words = [name for name in names if pa.types.is_string(schema.field(name).type)]
+    reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
+    with pq.ParquetFile(path, metadata=metadata, **reading) as file:
+        if metadata.num_rows <= CHUNK:
+            yield readable(file.read(columns=names))
+            return
+        # With one thread beside this one and the one that encodes, a pool's hand-overs cost more than it brings.
+        threads = pa.cpu_count() > 2
+        # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
+        for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
+            for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
+                yield readable(pa.Table.from_batches([batch]))
+
+
+def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
+    """The rows at `offsets` (n,) of one file; of Parquet, only the row groups that hold them are read."""
+    if (format or format_of(path)) != "parquet":
+        return read_table(path, columns, format, place).take(pa.array(offsets))
+    try:
+        with pq.ParquetFile(path) as file:
+            check_columns(file.schema_arrow.names, columns, place)
+            sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+            ends = np.cumsum(sizes)
+            holders, which = np.unique(np.searchsorted(ends, offsets, side="right"), return_inverse=True)
+            kept = np.array(sizes, dtype=np.int64)[holders]
+            # Where each row group begins in what is read, less where it begins in the file.
+            shift = np.cumsum(kept) - kept - (ends - sizes)[holders]
+            table = file.read_row_groups(holders.tolist(), columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(place, "parquet", error) from error
+    return readable(table).take(pa.array(offsets + shift[which.reshape(-1)]))
+
+
+def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive row groups of at least a chunk of rows together."""
+    run: list[int] = []
+    for index in range(len(rows)):
+        run.append(index)
+        if sum(rows[member] for member in run) >= CHUNK or index == len(rows) - 1:
+            yield run
+            run = []
+
+
+def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
+    """Some rows of a Parquet file, to look at: the first ones, without reading the others."""
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            check_columns(schema.names, columns, place)
+            names = list(schema.names if columns is None else columns)
+            first = next(file.iter_batches(HEAD, columns=names), None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(place, "parquet", error) from error
+    return pa.table({name: pa.nulls(0) for name in names}) if first is None else pa.Table.from_batches([first])
+
+
+def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
+    # Arrow quotes what it stumbled over, which may be anything.
+    reason = "".join(letter if letter.isprintable() else " " for letter in str(error))[:200]
+    return StreamError(
+        f"{place}: expected a whole {kind} file, got one that cannot be read ({reason}); "
+        "write it again or take it out of the stream"
+    )
+
+
+def _read_ipc(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        try:
+            return pa.ipc.open_file(file).read_all()
+        except pa.ArrowInvalid:  # the streaming format has no footer
+            file.seek(0)
+            return pa.ipc.open_stream(file).read_all()
+
+
+def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
+    """StreamError unless `names`, those of a table, hold each of the `columns` (None: of their own) just once.
+
+    >>> check_columns(["distance"], ["distanse"], "day.csv")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: day.csv: expected a column "distanse", got distance; the nearest is "distance";
+    rename it here or in the job
+    """
+    counts = Counter(names)
+    for column in names if columns is None else columns:
+        if counts[column] > 1:
+            raise StreamError(f'{place}: expected column "{column}" once, found it {counts[column]} times; rename one')
+        if column not in counts:
+            near = difflib.get_close_matches(column, names, 1)
+            hint = f'; the nearest is "{near[0]}"' if near else ""
+            have = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise StreamError(f'{place}: expected a column "{column}", got {have}{hint}; rename it here or in the job')
+
+
+def format_of(path: Path, *, strict: bool = False) -> str | None:
+    """The format that a file's ending tells; where it tells none, None or, if `strict`, StreamError.
+
+    >>> format_of(Path("day.csv.gz")), format_of(Path("day.txt"))
+    ('csv', None)
+    """
+    for kind, endings in FORMATS.items():
+        if path.name.lower().endswith(endings):
+            return kind
+    if strict:
+        known = ", ".join(ending for endings in FORMATS.values() for ending in endings)
+        raise StreamError(f"{path}: expected a file ending in one of {known}; set stream.format to say what it is")
+    return None

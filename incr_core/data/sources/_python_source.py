@@ -1,0 +1,103 @@
+"""A source that is Python: a callable that gives the stream as tables, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.sources._formats import HEAD, check_columns
+from incr_core.data.sources._fragment import Fragment
+from incr_core.data.times import readable
+from incr_core.errors import StreamError
+
+__all__ = ["CallableSource"]
+
+
+class CallableSource:
+    """Fragments come from a Python callable that returns an iterable of tables, batches or dicts of arrays.
+
+    They must be the same at every call, and come in time order: the iterable may be endless, so nothing looks ahead.
+
+    >>> [fragment.name for fragment in CallableSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
+    ['part 0', 'part 1']
+    """
+
+    def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
+        self._factory = factory
+        self.names: list[str] = []
+        self.marks: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Nothing to forget."""
+
+    def resume(self, names: Sequence[str], marks: Mapping[str, str]) -> list[int]:
+        """Keep the names already known; nothing is ever found late here."""
+        self.names = list(names)
+        return []
+
+    def head(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows of the first table that has any, to look at."""
+        for number, part in enumerate(self._factory()):
+            table = _table(part, f"part {number}")
+            if len(table):
+                check_columns(table.column_names, columns, f"part {number}")
+                return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
+        return pa.table({})
+
+    def fragments(
+        self,
+        time: str | None = None,
+        *,
+        skip: frozenset[int] = frozenset(),
+        floors: dict[int, int] | None = None,
+        origin: int | None = None,
+    ) -> Iterator[Fragment]:
+        """The fragments as they come; see `FileSource.fragments`."""
+        latest = origin or 0
+        for number, part in enumerate(self._factory()):
+            name = f"part {number}"
+            if number == len(self.names):
+                self.names.append(name)
+            fragment = Fragment(number, name, _chunks(_table(part, name), name))
+            if time is not None:
+                # A part whose rows have no times stands where the part before it ends.
+                fragment.first, fragment.last = fragment.span(time) or (latest, latest)
+                latest = max(latest, fragment.last)
+            if number not in skip:
+                yield fragment
+
+    def gone(self) -> frozenset[int]:
+        """None: what a callable gives it gives again."""
+        return frozenset()
+
+
+def _table(part: object, name: str) -> pa.Table:
+    if isinstance(part, pa.Table):
+        return part
+    if isinstance(part, pa.RecordBatch):
+        return pa.Table.from_batches([part])
+    if isinstance(part, dict):
+        return pa.table({key: _column(value) for key, value in part.items()})
+    raise StreamError(
+        f"{name}: expected a pyarrow Table or RecordBatch or a dict of arrays, got {type(part).__name__}; "
+        "convert it in the factory"
+    )
+
+
+def _column(value: Any) -> Any:
+    """An array of (B, ...) values as a column of B lists."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        flat = value.reshape(len(value), -1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    return value
+
+
+def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+    def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
+        check_columns(table.column_names, columns, name)
+        yield readable(table.select(list(columns)))
+
+    return chunks

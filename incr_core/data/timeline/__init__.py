@@ -1,0 +1,20 @@
+"""Rows in the order of their times, cut into increments: what is predicted and what is learned when."""
+
+from __future__ import annotations
+
+from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
+from incr_core.data.timeline._stream import Increment, Stream
+from incr_core.data.timeline._unseen import EncodedRows, encode_file, encode_table
+
+__all__ = [
+    "Blocks",
+    "ByColumn",
+    "ByHash",
+    "EncodedRows",
+    "Increment",
+    "Partition",
+    "Stream",
+    "encode_file",
+    "encode_table",
+    "owners",
+]

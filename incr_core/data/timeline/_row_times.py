@@ -1,0 +1,81 @@
+"""When rows arrive, when their labels are known, and which rows do not say it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.times import NEVER, Instants, instants
+
+__all__ = ["RowTimes", "Wrong"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Rows of a column that do not hold what was expected: which of them (B,), and what came."""
+
+    rows: Mask
+    column: str
+    expected: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowTimes:
+    """The times of rows: arrive (B,) and known (B,), microseconds, and what is wrong with them."""
+
+    arrive: Ints
+    known: Ints
+    wrong: list[Wrong]
+
+    @classmethod
+    def of(
+        cls,
+        table: pa.Table,
+        name: str,
+        predict_at: str | None,
+        label_at: str | None,
+        known_at: Iterable[str] = (),
+        floor: int = 0,
+    ) -> RowTimes:
+        """Those of a table, called `name` in errors.
+
+        Without `predict_at` no row has a time, and without `label_at` a label is known as its row arrives. known_at:
+        columns of times that are only looked at. floor: no row arrives earlier, and one without a time arrives then.
+
+        >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
+        >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)
+        >>> times.arrive.tolist(), times.known.tolist()
+        ([5000000, 5000000, 9000000], [7000000, 8000000, 9000000])
+        >>> [(wrong.column, wrong.rows.tolist()) for wrong in times.wrong if wrong.rows.any()]
+        [('at', [False, True, False]), ('label_at', [False, False, True])]
+        """
+        wrong: list[Wrong] = []
+
+        def read(column: str, place: str) -> Instants:
+            found = instants(table[column], f"{place}.{column} in {name}")
+            wrong.append(Wrong(found.wrong, column, "a time", found.got))
+            return found
+
+        if predict_at is None:
+            nothing = np.zeros(len(table), dtype=np.int64)
+            return cls(nothing, nothing, wrong)
+        arrives = read(predict_at, "stream.predict_at")
+        wrong.append(Wrong(~arrives.known & ~arrives.wrong, predict_at, "a time", "null"))
+        for column in dict.fromkeys(known_at):
+            read(column, "features.rate.known_at")
+        times = np.maximum(np.where(arrives.known, arrives.values, floor), floor)
+        if label_at is None:
+            return cls(times, times.copy(), wrong)
+        labels = read(label_at, "stream.label_at")
+        early = labels.known & arrives.known & (labels.values < arrives.values)
+        expected = f"a label time not before {predict_at}"
+        wrong.append(Wrong(early, label_at, expected, "label times before prediction time"))
+        return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong)

@@ -1,0 +1,216 @@
+"""A stream: an ordered source of increments that can be resumed at any of them, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from incr_core._util import prefetch, waiting
+from incr_core.batch import Batch
+from incr_core.data import times as clock
+from incr_core.data.encoding import Encoder, is_list
+from incr_core.data.rates import History, Rate
+from incr_core.data.sources import open_source
+from incr_core.data.timeline._loader import Loader
+from incr_core.data.timeline._partition import Blocks, Partition
+from incr_core.data.timeline._read_back import by_address, by_replay, in_order
+from incr_core.data.timeline._timeline import Increment, Timeline
+from incr_core.errors import JobError
+
+__all__ = ["Increment", "Stream"]
+
+
+class Stream:
+    """Increments of a source: a file, a folder, a glob, a callable or "module:factory".
+
+    encoder: how rows become tensors. format: of the files, if their names do not tell.
+    every: what an increment is: "file", a number of rows, or a duration such as "1h" whose ticks begin at multiples of
+        it since 1970 (UTC). A tick in which nothing happens is no increment.
+    order: "time" sorts by `predict_at`; files whose times overlap are loaded, and sorted, together. "file" takes rows
+        as they lie.
+    predict_at, label_at: the columns that say when a row must be predicted and when its label is known. Without
+        `label_at` a row is learned in the increment it arrives in, after it was predicted. A row whose label time is
+        null is predicted and never learned.
+    warm_start: rows before this ISO time, or this many rows, are increment 0.
+    on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
+    rates: more numeric features, from labels already known.
+    partition: the owner whose part of the stream this is.
+    prefetch: how many increments a thread prepares ahead.
+
+    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time,
+    and a last increment brings the labels still to come. A file found by a later run, with times the stream has
+    already passed, counts as arriving when it was found.
+
+    Memory: the files of one increment, or one file if that is more; all files that overlap in time with it; and the
+    files of rows whose labels are still to come.
+
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+    >>> [(step.name, step.labelled.targets.tolist()) for step in stream.increments()]
+    [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Callable[[], Iterable[Any]],
+        *,
+        encoder: Encoder,
+        every: str | int = "file",
+        format: str | None = None,
+        order: str = "time",
+        predict_at: str | None = None,
+        label_at: str | None = None,
+        warm_start: str | int | None = None,
+        on_bad_row: str = "fail",
+        rates: Sequence[Rate] = (),
+        partition: Partition | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.source, self.format, self.encoder = source, format, encoder
+        self.every, self.order, self.on_bad_row = every, order, on_bad_row
+        self.predict_at, self.label_at = predict_at, label_at
+        self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
+        self._check()
+        self._tick = clock.duration(every) if isinstance(every, str) and every != "file" else None
+        if self._tick is not None and predict_at is None:
+            raise JobError(
+                f'stream.every: expected a predict_at column with every = "{every}", got none; '
+                'name the time column, or use a number of rows or "file"'
+            )
+        self._warm, self._warm_rows = self._warm_start(warm_start)
+        self._source = open_source(source, format)
+        self._last: Increment | None = None
+
+    def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
+        """The increments from the beginning, or from after the one whose cursor this is.
+
+        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
+        asked to stop before the next one is there.
+        """
+        blocks = self.partition if isinstance(self.partition, Blocks) else None
+        loader = self._loader()
+
+        def timeline() -> Generator[Increment, None, None]:
+            # Made in the thread that reads ahead: looking for files takes its time too.
+            yield from Timeline(
+                self._source,
+                loader,
+                every=self._tick,
+                rows=self.every if isinstance(self.every, int) else None,
+                warm=self._warm,
+                warm_rows=self._warm_rows,
+                blocks=blocks,
+                cursor=cursor,
+            )
+
+        ahead = prefetch(timeline(), self.prefetch)
+        try:
+            while True:
+                with waiting():
+                    increment = next(ahead, None)
+                if increment is None:
+                    break
+                self._last = increment
+                yield increment
+        finally:
+            ahead.close()
+
+    def _loader(self) -> Loader:
+        return Loader(
+            self.encoder,
+            self.predict_at,
+            self.label_at,
+            strict=self.on_bad_row == "fail",
+            owner=None if isinstance(self.partition, Blocks) else self.partition,
+            by_fragment=self.every == "file",
+            cold_start=self._warm,
+            floors={},
+            rates=self.rates,
+        )
+
+    def read_back(self, rows: Tensor, cursor: dict[str, Any]) -> Batch | None:
+        """Labelled rows given out before, by their ids (n,), as they were then; None where all their files are gone.
+
+        cursor: that of the last increment given out. Raises StreamError where a file has changed since.
+
+        >>> import torch
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+        >>> first = next(stream.increments())
+        >>> stream.read_back(torch.tensor([1]), first.cursor).targets
+        tensor([2.], dtype=torch.float64)
+        """
+        source = open_source(self.source, self.format)
+        source.resume(cursor["fragments"], cursor["marks"])
+        if self.rates:
+            return in_order(by_replay(source, self._loader(), rows, cursor))
+        return in_order(by_address(source, self.encoder, rows))
+
+    @property
+    def fragments(self) -> list[str]:
+        """Paths of the fragments by number, relative to the source; for a Python source, those met so far."""
+        return self._source.names
+
+    @property
+    def numeric_width(self) -> int:
+        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        if not set(self.encoder.listed) <= set(self.encoder.widths):
+            head = self._source.head(self.encoder.listed)
+            if any(is_list(field.type) for field in head.schema):
+                self.encoder.measure(head)
+        return self.encoder.width + 2 * len(self.rates)
+
+    def history(self) -> pa.Table | None:
+        """The outcomes known after the last increment given out, for `encode_file`; None without rates."""
+        if not self.rates:
+            return None
+        return History(self.rates).table() if self._last is None else self._last.history()
+
+    def _check(self) -> None:
+        if isinstance(self.every, int) and (self.every < 1 or isinstance(self.every, bool)):
+            raise JobError(f"stream.every: expected at least 1 row, got {self.every}")
+        if self.order not in ("time", "file"):
+            raise JobError(f'stream.order: expected "time" or "file", got {self.order!r}')
+        if self.on_bad_row not in ("fail", "quarantine"):
+            raise JobError(f'features.on_bad_row: expected "fail" or "quarantine", got {self.on_bad_row!r}')
+        if self.order == "file" and self.predict_at is not None:
+            raise JobError(
+                f'stream.order: expected "time" with predict_at = "{self.predict_at}", got "file", which takes rows as '
+                "they lie; leave one of them out"
+            )
+        if self.label_at is not None and self.predict_at is None:
+            raise JobError(
+                f'stream.label_at: expected a predict_at column too, got label_at = "{self.label_at}" alone; '
+                "name the column that says when a row must be predicted"
+            )
+        if self.rates and self.predict_at is None:
+            raise JobError(
+                "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
+            )
+        if self.rates and self.encoder.of_tokens:
+            raise JobError("features.rate: expected none with the objective next_token, whose inputs are tokens alone")
+        objective = self.encoder.objective
+        if objective in ("multiclass", "multilabel") and any(rate.outcome is None for rate in self.rates):
+            raise JobError(
+                f"features.rate.outcome: expected a column of numbers with a {objective} objective, got none; "
+                "a class has no mean"
+            )
+
+    def _warm_start(self, start: str | int | None) -> tuple[int | None, int | None]:
+        """The warm start as a time, or as a number of rows."""
+        if start is None:
+            return None, None
+        if isinstance(start, int):
+            if start < 1:
+                raise JobError(f"stream.warm_start: expected at least 1 row or a time, got {start}")
+            return None, start
+        if self.predict_at is None:
+            raise JobError(
+                f'stream.warm_start: expected a predict_at column with warm_start = "{start}", got none; '
+                "name the time column, or give a number of rows"
+            )
+        return clock.instant(start), None

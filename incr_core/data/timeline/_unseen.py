@@ -1,0 +1,122 @@
+"""New rows, to predict or to evaluate: a file or a table, encoded as a stream would have encoded it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch
+from incr_core.data._row_ids import row_ids
+from incr_core.data.encoding import BadRow, Encoder
+from incr_core.data.rates import History, Questions, Rate
+from incr_core.data.sources import format_of, read_table
+from incr_core.data.timeline._loader import with_features
+from incr_core.data.times import instants
+from incr_core.errors import StreamError
+
+__all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table"]
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """The usable rows of a file or table in order, their offsets (B,) in it, the other rows, and how many there are."""
+
+    batch: Batch
+    offsets: Tensor
+    bad: list[BadRow]
+    total: int
+
+
+def columns_asked(encoder: Encoder, rates: Sequence[Rate], predict_at: str | None, labelled: bool) -> list[str]:
+    """The columns that a table to predict, or to evaluate, must have.
+
+    >>> columns_asked(Encoder("y", ["x"], [], objective="regression", classes=None), [], None, labelled=False)
+    ['x']
+    """
+    asked = [
+        *(name for name in (encoder.columns if labelled else encoder.asked) if name != encoder.task),
+        *([encoder.task] if encoder.task and encoder.asks_task else []),
+        *(column for rate in rates for column in rate.by),
+        *([predict_at] if rates and predict_at else []),
+    ]
+    return list(dict.fromkeys(asked))
+
+
+def encode_file(
+    path: str | Path,
+    encoder: Encoder,
+    rates: Sequence[Rate] = (),
+    history: pa.Table | None = None,
+    *,
+    predict_at: str | None = None,
+    format: str | None = None,
+    labelled: bool = False,
+) -> EncodedRows:
+    """Encode a file of new rows as a stream would have, with the outcomes of `history` (from `Stream.history`).
+
+    predict_at, format: those of the stream; the format counts where the file's ending tells none.
+    Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
+    Raises StreamError where the file cannot be read, or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
+    name = path.name
+    kind = format_of(path) or format
+    # Tasks are read where the file has them, whether they are asked for or not.
+    optional = encoder.task is not None and not encoder.asks_task
+    table = read_table(path, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
+    return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
+
+
+def encode_table(
+    table: pa.Table,
+    name: str,
+    encoder: Encoder,
+    rates: Sequence[Rate] = (),
+    history: pa.Table | None = None,
+    *,
+    predict_at: str | None = None,
+    labelled: bool = False,
+) -> EncodedRows:
+    """Encode a table of new rows as `encode_file` does; `name` is where they are from, for errors.
+
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> encode_table(pa.table({"x": [1.0, None]}), "here", encoder).batch.inputs.flatten()
+    tensor([1., nan])
+    """
+    asked = columns_asked(encoder, rates, predict_at, labelled)
+    if absent := [column for column in asked if column not in table.column_names]:
+        raise StreamError(
+            f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
+            "add what is missing, null where it is unknown"
+        )
+    if encoder.task is not None and encoder.task not in table.column_names:
+        encoder = encoder.without_task()
+    total = len(table)
+    rows = row_ids(0, 0, total)
+    bad: list[BadRow] = []
+    times = np.zeros(total, dtype=np.int64)
+    if rates and predict_at:
+        read = instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
+        for offset in np.flatnonzero(~read.known).tolist():
+            value = table[predict_at][offset].as_py()
+            got = read.got if read.wrong[offset] else "null"
+            bad.append(BadRow(offset, name, offset, predict_at, "a time", got, str(value)))
+        kept = np.flatnonzero(read.known)
+        table, rows, times = table.take(pa.array(kept)), rows[torch.from_numpy(kept)], read.values[kept]
+    encoded = encoder.encode(table, rows, name, labelled)
+    batch = encoded.batch
+    if rates:
+        if encoded.good is not None:
+            table, times = table.filter(pa.array(encoded.good)), times[encoded.good]
+        past = History(rates) if history is None else History.from_table(rates, history)
+        batch = with_features(batch, past.features(Questions.of(rates, table), times))
+    assert batch.rows is not None
+    return EncodedRows(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)

@@ -1,0 +1,115 @@
+"""What a job says of drift, built: the alarms where the loop is, and what participants tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from incr_core._util import unknown
+from incr_core.data.encoding import Encoder
+from incr_core.drift import BLOCK, Alarm, Alarms
+from incr_core.errors import JobError
+from incr_core.job._file import JobFile
+from incr_core.job._sections import DriftSection
+from incr_core.learner import Schedule
+from incr_core.memories import Memory
+from incr_core.objectives import Objective
+from incr_core.rounds import PIECE, Watch
+from incr_core.strategies import Strategy
+
+__all__ = ["alarms_of", "watches_of"]
+
+
+def alarms_of(
+    job: JobFile, objective: Objective, strategies: Sequence[Strategy], schedule: Schedule | None
+) -> Alarms | None:
+    """What watches for drift and tells when to consolidate; None where nothing is asked for.
+
+    objective, strategies, schedule: those of the job; the strategies are looked at only where it has a [[drift]].
+    JobError where what is asked for cannot be.
+    """
+    every = job.learner.consolidate
+    if every == "drift" and not any("consolidate" in section.action for section in job.drift):
+        raise JobError('learner.consolidate: expected a [[drift]] with action = "consolidate", got none; add one')
+    if every != "increment" and schedule is not None and schedule.each == "increment":
+        raise JobError(
+            f'learner.schedule: expected each = "step" with learner.consolidate = {every!r}, got "increment"; '
+            "the end of an increment is where strategies consolidate"
+        )
+    if every == "task" and job.features.task is None:
+        raise JobError('learner.consolidate: expected features.task with "task", got none; name the column')
+    if not job.drift and every in ("increment", "drift"):
+        return None
+    remembers = any(isinstance(part, Memory) for strategy in strategies for part in strategy.modules())
+    for section in job.drift:
+        _check_watch(section, job, objective)
+        _check_action(section, every, remembers)
+    made = [_alarm(section) for section in job.drift]
+    return Alarms(made, objective, every if isinstance(every, int) else None, by_task=every == "task")
+
+
+def watches_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Watch]:
+    """What participants tell, for each detector that does not watch a metric."""
+    for section in sections:
+        _check_columns(section, encoder.numeric)
+    places = encoder.places
+    return [
+        Watch(
+            section.watch,
+            1 if section.detector == "ddm" else min(PIECE, section.block or BLOCK),
+            tuple(place for name in section.columns or encoder.numeric for place in places[name])
+            if section.watch == "features"
+            else (),
+        )
+        for section in sections
+        if section.watch in ("loss", "error", "features")
+    ]
+
+
+def _alarm(section: DriftSection) -> Alarm:
+    return Alarm(
+        section.detector,
+        section.watch,
+        section.action,
+        block=section.block,
+        warm_up=section.warm_up,
+        rate=section.rate,
+        lasting=section.lasting,
+        enlarge=section.enlarge,
+        options=section.options,
+    )
+
+
+def _check_action(section: DriftSection, consolidate: str | int, remembers: bool) -> None:
+    """remembers: whether a strategy has a memory."""
+    if "consolidate" in section.action and consolidate == "increment":
+        raise JobError(
+            'drift.action: "consolidate" has nothing to do where strategies do so after every increment; set '
+            'learner.consolidate = "drift", or a number of rows'
+        )
+    for action in ("flush_replay", "enlarge_replay"):
+        if action in section.action and not remembers:
+            raise JobError(f'drift.action: "{action}" needs a strategy with a memory, got none; add replay')
+
+
+def _check_columns(section: DriftSection, numeric: Sequence[str]) -> None:
+    if strange := [name for name in section.columns if name not in numeric]:
+        raise JobError(f"drift.columns: {unknown(strange[0], numeric)}")
+
+
+def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> None:
+    watch, numeric = section.watch, job.features.numeric
+    if section.detector == "ddm" and watch != "error":
+        raise JobError(f'drift.watch: ddm counts errors, got {watch!r}; set watch = "error", or detector = "adwin"')
+    if watch != "features" and section.columns:
+        raise JobError(f'drift.columns: expected watch = "features" with columns, got {watch!r}')
+    if watch == "features":
+        _check_columns(section, numeric)
+        if not numeric:
+            raise JobError('drift.watch: "features" are numeric ones, got none; watch "loss"')
+    elif watch in ("loss", "error"):
+        method = "prediction_losses" if watch == "loss" else "prediction_errors"
+        if getattr(type(objective), method) is getattr(Objective, method):
+            name = job.learner.objective
+            raise JobError(f'drift.watch: {name} predictions have no {watch}; watch a metric or "features"')
+    elif watch not in (known := objective.metrics({})):
+        raise JobError(f"drift.watch: {unknown(watch, ['loss', 'error', 'features', *known])}")

@@ -1,0 +1,213 @@
+"""The job file: read, changed by settings, checked as a whole, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from incr_core._util import unknown
+from incr_core.errors import JobError
+from incr_core.job._fault import first_fault
+from incr_core.job._sections import (
+    ClusterSection,
+    DriftSection,
+    FeaturesSection,
+    FederatedSection,
+    LearnerSection,
+    ModelSection,
+    Named,
+    PublishSection,
+    ReviewSection,
+    Section,
+    StreamSection,
+    TrackSection,
+)
+from incr_core.models.adapt import ADAPTATIONS
+from incr_core.rounds import OUTERS
+from incr_core.strategies import STRATEGIES
+
+__all__ = ["JobFile"]
+
+OBJECTIVES = ("binary", "multiclass", "multilabel", "next_token", "ranking", "regression")
+
+
+class JobFile(Section):
+    """A whole job, as written.
+
+    >>> job = JobFile.model_validate({
+    ...     "name": "rain",
+    ...     "stream": {"path": "rain.parquet", "every": 1000},
+    ...     "features": {"label": "rained", "numeric": ["humidity"]},
+    ...     "learner": {"objective": "binary"},
+    ... })
+    >>> job.learner.batch_size
+    32
+    """
+
+    name: str = Field("job", min_length=1)
+    root: str = "."
+    stream: StreamSection
+    features: FeaturesSection
+    model: ModelSection = ModelSection()
+    learner: LearnerSection
+    strategy: list[Named] = Field(default_factory=list)
+    drift: list[DriftSection] = Field(default_factory=list)
+    review: ReviewSection | None = None
+    outer: Named = Named(name="mean")
+    cluster: ClusterSection = ClusterSection()
+    federated: FederatedSection = FederatedSection()
+    publish: PublishSection = PublishSection()
+    track: TrackSection = TrackSection()
+    baselines: dict[str, list[str]] = Field(default_factory=dict)
+
+    @field_validator("drift", mode="before")
+    @classmethod
+    def _one_or_more_detectors(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("outer", mode="before")
+    @classmethod
+    def _outer_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        if self.learner.schedule is None and any("restart_schedule" in drift.action for drift in self.drift):
+            raise ValueError('drift.action: expected learner.schedule with "restart_schedule", got none; name one')
+        if self.outer.name not in OUTERS:
+            raise ValueError(f"outer.name: expected one of {', '.join(OUTERS)}, got {self.outer.name!r}")
+        for strategy in self.strategy:
+            if ":" not in strategy.name and strategy.name not in STRATEGIES:
+                raise ValueError(f"strategy.name: {unknown(strategy.name, STRATEGIES)}")
+        for adaptation in self.model.adapt:
+            if ":" not in adaptation.name and adaptation.name not in ADAPTATIONS:
+                raise ValueError(f"model.adapt.name: {unknown(adaptation.name, ADAPTATIONS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Self:
+        told = [str(name) for name in self.features.classes or []]
+        if twice := sorted({name for name in told if told.count(name) > 1}):
+            raise ValueError(f"features.classes: expected every class once, got {twice[0]} twice; take one out")
+        return self
+
+    @model_validator(mode="after")
+    def _arguments_have_a_factory(self) -> Self:
+        if self.model.arguments and self.model.factory is None:
+            raise ValueError(
+                "model.arguments: expected with model.factory only, got them for the built-in model; "
+                "its keys are hidden, embedding and dropout"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_labels_only(self) -> Self:
+        for key, column in (
+            ("features.task", self.features.task),
+            ("features.weight", self.features.weight),
+            ("stream.predict_at", self.stream.predict_at),
+            ("stream.label_at", self.stream.label_at),
+        ):
+            if column in self.features.labels:
+                raise ValueError(f"{key}: expected a column other than the label, got {column!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_objective(self) -> Self:
+        for key, given, objective in (
+            ("item", bool(self.features.item), "ranking"),
+            ("capacity", self.features.capacity is not None, "multiclass"),
+            ("vocabulary", self.features.vocabulary is not None, "next_token"),
+        ):
+            if given and self.learner.objective != objective:
+                raise ValueError(
+                    f'features.{key}: expected with the objective "{objective}" only, got it with '
+                    f'"{self.learner.objective}"; leave it out'
+                )
+        if ":" not in self.learner.objective and self.learner.objective not in OBJECTIVES:
+            raise ValueError(f"learner.objective: {unknown(self.learner.objective, OBJECTIVES)}")
+        return self
+
+    # -- reading and writing ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(cls, path: str | Path, settings: Sequence[str] = ()) -> Self:
+        """Read a job file and apply `section.key=value` settings. Raises JobError naming the key."""
+        path = Path(path)
+        try:
+            document = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise JobError(f"{path}: no such job file") from None
+        except OSError as error:
+            raise JobError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise JobError(f"{path}: not valid TOML: {error}") from error
+        document.setdefault("name", path.stem if path.stem != "job" else path.resolve().parent.name)
+        document.setdefault("root", str(path.resolve().parent))
+        return cls.from_document(document, settings, str(path))
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], settings: Sequence[str] = (), place: str = "job") -> Self:
+        """Validate a job given as nested dictionaries, with settings on top.
+
+        >>> JobFile.from_document({"stream": {"pathh": "x"}})
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: job: stream.pathh: unknown key; did you mean "path"?
+        """
+        changed = _with_settings(document, settings)
+        try:
+            return cls.model_validate(changed)
+        except ValidationError as error:
+            raise JobError(f"{place}: {first_fault(error, cls)}") from None
+
+    def with_settings(self, settings: Sequence[str]) -> Self:
+        """The same job with `section.key=value` settings on top."""
+        return type(self).from_document(self.document(), settings)
+
+    def document(self) -> dict[str, Any]:
+        """Nested dictionaries, without what is not set."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        return found
+
+    def toml(self) -> str:
+        """The job as a job file."""
+        text: str = tomli_w.dumps(self.document())
+        return text
+
+    def fingerprint(self) -> str:
+        """Equal for equal jobs."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A value of TOML as JSON has it: a time as its ISO text."""
+    return json.loads(json.dumps(value, default=lambda found: getattr(found, "isoformat", found.__str__)()))
+
+
+def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    changed: dict[str, Any] = _plain(document)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise JobError(f"--set {setting}: expected section.key=value")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()  # a bare word is text
+        value = _plain(value)
+        table: Any = changed
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise JobError(f"--set {setting}: {key} is not a section")
+        table[keys[-1]] = value
+    return changed

@@ -1,0 +1,149 @@
+"""A job that can be run: the job file, and everything it says, built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+from incr_core.data.encoding import Encoder
+from incr_core.data.rates import Rate
+from incr_core.data.timeline import Partition, Stream
+from incr_core.drift import Alarms
+from incr_core.job._data import discovered, encoder_of, files_of, rates_of, rows_in_files, source_of, stream_of
+from incr_core.job._drift import alarms_of, watches_of
+from incr_core.job._file import JobFile
+from incr_core.job._learning import (
+    optimizer_of,
+    outer_of,
+    review_of,
+    rows_kept,
+    schedule_of,
+    stopping_of,
+    strategies_of,
+)
+from incr_core.job._model import model_of
+from incr_core.job._objective import objective_of
+from incr_core.learner import Learner
+from incr_core.objectives import Objective
+from incr_core.rounds import Outer, Participant, Review
+from incr_core.strategies import Strategy
+
+__all__ = ["Job"]
+
+
+class Job(JobFile):
+    """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
+
+    @classmethod
+    def read(cls, path: str | Path, settings: Sequence[str] = ()) -> Self:
+        """Read a job file, apply `section.key=value` settings, and resolve what the data decides.
+
+        Raises JobError naming the key; StreamError where the data cannot be looked at.
+        """
+        return super().read(path, settings).resolved()
+
+    def resolved(self) -> Self:
+        """The job with what its data decides filled in: an absolute path, the columns, the classes."""
+        return type(self).from_document(discovered(self))
+
+    def source(self) -> str | Callable[..., Any]:
+        """Where the rows come from: a path, or a function that yields them."""
+        return source_of(self)
+
+    def files(self) -> set[str]:
+        """The names of the stream's files, as they are now; none where it is a function."""
+        return files_of(self)
+
+    def rows_in_stream(self) -> int | None:
+        """How many rows the stream's files hold, where their format tells without reading them."""
+        return rows_in_files(self)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How rows become tensors; one for the whole job, since it learns how wide lists are."""
+        return encoder_of(self)
+
+    def rates(self) -> list[Rate]:
+        """Features from labels already known."""
+        return rates_of(self)
+
+    def data(self, part: Partition | None = None) -> Stream:
+        """The stream, or one owner's part of it."""
+        return stream_of(self, self.encoder, part)
+
+    def objective(self) -> Objective:
+        """What the model is asked to do."""
+        return objective_of(self)
+
+    def strategies(self) -> list[Strategy]:
+        """The strategies, in order."""
+        return strategies_of(self)
+
+    def outer_step(self) -> Outer:
+        """The outer step."""
+        return outer_of(self)
+
+    def reviews(self) -> Review | None:
+        """When to look back at the history; None where it is not asked for."""
+        return review_of(self)
+
+    def alarms(self) -> Alarms | None:
+        """What watches for drift and tells when to consolidate; None where nothing is asked for."""
+        return alarms_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
+
+    def learner_for(
+        self,
+        numeric: int,
+        index: int = 0,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Learner:
+        """The learner of participant number `index`, for rows of `numeric` numbers."""
+        settings = self.learner
+        objective = self.objective()
+        model = model_of(self, self.encoder, objective.outputs, numeric)
+        return Learner(
+            model if wrap is None else wrap(model),
+            objective,
+            optimizer_of(self, fused=shard[1] == 1),  # not every fused form takes sharded weights
+            self.strategies(),
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            epochs=settings.epochs,
+            shuffle=settings.shuffle,
+            clip=settings.clip,
+            seed=settings.seed + index,
+            shard=shard,
+            precision=settings.precision,
+            schedule=schedule_of(self),
+            groups=[(group.match, group.arguments) for group in settings.groups],
+        )
+
+    def participant(
+        self,
+        name: str = "all",
+        index: int = 0,
+        partition: Partition | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Participant:
+        """Participant number `index`: its part of the stream and its learner.
+
+        wrap: applied to the model before the optimiser is made, to shard it; shard: (rank, size) of the shard.
+        """
+        stream = self.data(partition)
+        return Participant(
+            name,
+            stream,
+            self.learner_for(stream.numeric_width, index, wrap, shard),
+            warm_passes=self.learner.warm_epochs,
+            frozen=self.learner.frozen,
+            watches=watches_of(self.drift, self.encoder),
+            keeps=rows_kept(self),
+            tells_tasks=self.learner.consolidate == "task",
+            stopping=stopping_of(self),
+        )

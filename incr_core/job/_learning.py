@@ -1,0 +1,154 @@
+"""How a job says to learn, built: strategies, optimiser, learning rate, early stopping, review, outer step."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from incr_core._util import build, find, refusal, unknown
+from incr_core.errors import JobError, StrategyError
+from incr_core.job._file import JobFile
+from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule
+from incr_core.rounds import OUTERS, Outer, Review
+from incr_core.strategies import STRATEGIES, Strategy
+
+__all__ = ["optimizer_of", "outer_of", "review_of", "rows_kept", "schedule_of", "stopping_of", "strategies_of"]
+
+RECENT = 5000
+"""Rows kept to consolidate on, where that waits for a drift or the end of a task."""
+
+
+def strategies_of(job: JobFile) -> list[Strategy]:
+    """The strategies, in order."""
+    made: list[Strategy] = []
+    for section in job.strategy:
+        kind = find(section.name, STRATEGIES, "strategy.name", job.root)
+        try:
+            made.append(build(kind, section.arguments, f"strategy {section.name}"))
+        except StrategyError as error:
+            if str(error).startswith(f"{section.name}."):
+                raise
+            raise StrategyError(f"strategy {section.name}: {error}") from error  # of its memory, say
+        if not isinstance(made[-1], Strategy):
+            raise JobError(
+                f"strategy.name: expected {section.name} to make a Strategy, got {type(made[-1]).__name__}; "
+                "name a class that inherits from incr_core.Strategy"
+            )
+        _check_tasks(job, section.name, made[-1], counts="every" in section.arguments)
+    return made
+
+
+def _check_tasks(job: JobFile, name: str, strategy: Strategy, *, counts: bool) -> None:
+    """Refuse a strategy that needs what the stream does not tell; counts: it was told to count increments."""
+    if strategy.needs_tasks and job.features.task is None:
+        raise JobError(
+            f"strategy {name}: expected a stream whose rows tell their task, got one without; "
+            "name the column in features.task"
+        )
+    bounded = counts or job.learner.consolidate != "increment" or job.stream.every == "file"
+    if strategy.needs_boundaries and not bounded:
+        raise JobError(
+            f"strategy {name}: expected a stream with boundaries between tasks, got one cut by "
+            f'stream.every = {job.stream.every!r}; set learner.consolidate = "task" (with features.task), "drift" '
+            f"or a number of rows, or stream.every = 'file', or {name}'s own `every`, in increments"
+        )
+
+
+def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
+    """Makes the optimiser: any of torch.optim by name; where it has a fused form, that one."""
+    wanted = job.learner.optimizer
+    kinds: dict[str, Any] = {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    kind = kinds.get(wanted.name.lower())
+    if kind is None:
+        raise JobError(f"learner.optimizer.name: {unknown(wanted.name, kinds)}")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.arguments.items()}
+    if fused and "fused" in inspect.signature(kind).parameters and "foreach" not in arguments:
+        arguments.setdefault("fused", True)
+    probe = nn.Parameter(torch.zeros(2, 2))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        kind([probe], **arguments).step()
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise JobError(f"learner.optimizer: {refusal(error, kind)}") from error
+    known = kind([probe], **arguments).defaults
+    for group in job.learner.groups:
+        for key in group.arguments.keys() - known.keys():
+            raise JobError(f"learner.groups {group.match!r}: {unknown(key, known)}")
+    return partial(kind, **arguments)
+
+
+def schedule_of(job: JobFile) -> Schedule | None:
+    """What changes the learning rate."""
+    wanted = job.learner.schedule
+    if wanted is None:
+        return None
+    kind = SCHEDULES.get(wanted.name.lower().removesuffix("lr"))
+    if kind is None:
+        raise JobError(f"learner.schedule.name: {unknown(wanted.name, SCHEDULES)}")
+    arguments = wanted.arguments
+    each = arguments.pop("each", "step")
+    try:
+        optimizer = optimizer_of(job)([nn.Parameter(torch.zeros(1))])
+        scheduler = kind(optimizer, **arguments)
+        optimizer.step()
+        scheduler.step()  # some look at their arguments only now
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise JobError(f"learner.schedule: {refusal(error, kind)}") from error
+    return Schedule(partial(kind, **arguments), each)
+
+
+def stopping_of(job: JobFile) -> EarlyStopping | None:
+    """Which rows are held back, and for how many passes nothing may get better; None where all passes are made."""
+    settings = job.learner
+    if settings.validation is None:
+        return None
+    if settings.epochs == 1 and (settings.warm_epochs or 1) == 1:
+        raise JobError(
+            "learner.validation: expected several passes, of which some may be left out, got one; "
+            "raise learner.epochs or learner.warm_epochs"
+        )
+    if job.cluster.average_every:
+        raise JobError(
+            "learner.validation: expected cluster.average_every = 0, since replicas that stop at different passes "
+            f"cannot meet between them, got {job.cluster.average_every}"
+        )
+    return EarlyStopping(settings.validation, settings.patience)
+
+
+def rows_kept(job: JobFile) -> int | None:
+    """Rows to keep for consolidating, where that is not done after every increment."""
+    consolidate = job.learner.consolidate
+    return consolidate if isinstance(consolidate, int) else None if consolidate == "increment" else RECENT
+
+
+def review_of(job: JobFile) -> Review | None:
+    """When to look back at the history; None where it is not asked for."""
+    section = job.review
+    if section is None:
+        return None
+    if isinstance(section.every, str) and job.stream.predict_at is None:
+        raise JobError(
+            f'review.every: expected a predict_at column with every = "{section.every}", got none; '
+            "name the time column, or give a number of increments"
+        )
+    for strategy in strategies_of(job):
+        if strategy.alone and not strategy.off:
+            raise JobError(
+                f"review: expected strategies beside which a pass over the history lasts, got "
+                f"{type(strategy).__name__}: {strategy.alone}; leave [review] out"
+            )
+    return Review(section.every, section.rows, job.learner.seed)
+
+
+def outer_of(job: JobFile) -> Outer:
+    """What makes the next anchor of the mean of updates."""
+    outer: Outer = build(OUTERS[job.outer.name], job.outer.arguments, "outer")
+    return outer

@@ -1,0 +1,121 @@
+"""The model that a job describes: built, adapted, tried out, and put on its device."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+from incr_core._util import build, find, load_callable
+from incr_core.batch import Inputs
+from incr_core.data.encoding import Encoder
+from incr_core.errors import JobError
+from incr_core.job._file import JobFile
+from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower
+from incr_core.models.adapt import ADAPTATIONS
+
+__all__ = ["model_of"]
+
+
+def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.Module:
+    """The model, with weights drawn from the seed; equal on every participant.
+
+    outputs: what its objective asks for, a row; numeric: the numbers of a row, rates among them.
+    """
+    shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
+    theirs = torch.get_rng_state()
+    torch.manual_seed(job.learner.seed)
+    try:
+        model = _adapted(job, _plain(job, encoder, shape))
+    finally:
+        torch.set_rng_state(theirs)
+    if job.model.factory is not None:
+        _try_out(model, job.model.factory, shape, of_tokens=encoder.of_tokens)
+    return _on_device(model, job.learner.device)
+
+
+def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
+    if job.model.factory is not None:
+        return _own(job.model.factory, job, shape)
+    sizes = job.model.hidden, job.model.embedding, job.model.dropout
+    if encoder.of_tokens:
+        return TokenCNN(shape.outputs, *sizes)
+    if job.learner.objective == "ranking":
+        numeric, categorical = _places_of_item(job, encoder)
+        return TwoTower(shape, numeric, categorical, *sizes)
+    try:
+        return TableMLP(shape, *sizes)
+    except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
+        raise JobError(
+            f"model: expected layers that fit into memory, got hidden = {job.model.hidden} and "
+            f"{shape.categorical * shape.buckets:,} embeddings of {job.model.embedding} numbers: "
+            f"{str(error).splitlines()[0]}; make model.hidden, model.embedding or features.buckets smaller"
+        ) from error
+
+
+def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
+    make = load_callable(factory, "model.factory", job.root)
+    arguments = dict(job.model.arguments)
+    if "shape" in inspect.signature(make).parameters:
+        arguments["shape"] = shape
+    try:
+        model: nn.Module = make(**arguments)
+    except TypeError as error:
+        raise JobError(f"model.arguments: {factory} refuses them: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise JobError(f"model.factory: expected {factory} to make a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _places_of_item(job: JobFile, encoder: Encoder) -> tuple[list[int], list[int]]:
+    """Where among a row's numbers, and among its categories, those of the item are."""
+    features = job.features
+    strangers = [name for name in features.item if name not in encoder.inputs]
+    if not features.item or strangers or len(features.item) == len(encoder.inputs):
+        got = f"{strangers[0]!r}, which is no feature" if strangers else f"{len(features.item)} of them"
+        raise JobError(
+            f"features.item: expected some of the {len(encoder.inputs)} feature columns, got {got}; "
+            "name those that tell items apart, and leave some to the query"
+        )
+    places = encoder.places
+    numeric = [place for name in features.numeric if name in features.item for place in places[name]]
+    return numeric, [place for place, name in enumerate(features.categorical) if name in features.item]
+
+
+def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
+    for step in job.model.adapt:
+        adapt = find(step.name, ADAPTATIONS, "model.adapt.name", job.root)
+        model = build(adapt, step.arguments, f"model.adapt {step.name}", model)
+    return model
+
+
+def _try_out(model: nn.Module, factory: str, shape: TableShape, *, of_tokens: bool) -> None:
+    """Answer one empty row: a model of another width says so here, and not in the middle of a step."""
+    inputs: Inputs = torch.zeros(1, shape.numeric, dtype=torch.int64 if of_tokens else torch.float32)
+    outputs = shape.outputs * (shape.numeric if of_tokens else 1)
+    if shape.categorical:
+        codes = torch.zeros(1, shape.categorical, 2, dtype=torch.int64)
+        inputs = {"numeric": torch.zeros(1, shape.numeric), "categorical": codes}
+    training = model.training
+    try:
+        with torch.no_grad():
+            output = model.eval()(inputs)
+    except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+        given = f"{shape.numeric} numbers and {shape.categorical} categories"
+        raise JobError(f"model.factory: {factory} cannot take rows of {given}: {error}") from error
+    finally:
+        model.train(training)
+    if output.numel() != outputs:
+        raise JobError(
+            f"model.factory: expected {outputs} outputs a row, got {output.numel()} from {factory}; "
+            "change its last layer"
+        )
+
+
+def _on_device(model: nn.Module, device: str) -> nn.Module:
+    try:
+        torch.Generator(device)  # a learner draws there too
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise JobError(f"learner.device: {device!r} cannot be used here: {error}") from error

@@ -1,0 +1,89 @@
+"""What a job asks its model to do, built."""
+
+from __future__ import annotations
+
+from incr_core._util import build, load_callable
+from incr_core.errors import JobError
+from incr_core.job._file import JobFile
+from incr_core.objectives import (
+    LOSSES,
+    Binary,
+    GrowingMulticlass,
+    Loss,
+    Multiclass,
+    Multilabel,
+    NextToken,
+    Objective,
+    Ranking,
+    Regression,
+)
+
+__all__ = ["objective_of"]
+
+
+def objective_of(job: JobFile) -> Objective:
+    """What the model is asked to do: one of ours, with the loss that the job wants, or anybody's."""
+    name = job.learner.objective
+    classes = len(job.features.classes or [])
+    if not classes and job.features.capacity is None and name in ("multiclass", "multilabel"):
+        raise JobError(
+            f"features.classes: expected those of the objective {name}, got none; name them, or let Job.resolved(), "
+            "which Job.read calls, find them in the data"
+        )
+    if name == "multiclass":
+        return _multiclass(job, classes)
+    if name == "multilabel":
+        return Multilabel(classes, _loss(job, Multilabel))
+    if name == "binary":
+        return Binary(_loss(job, Binary))
+    if name == "regression":
+        return Regression(_loss(job, Regression))
+    if name == "ranking":
+        return _ranking(job)
+    if job.learner.loss is not None:
+        raise JobError(f"learner.loss: {name} has a loss of its own; leave learner.loss out")
+    if name == "next_token":
+        assert job.features.vocabulary is not None  # the encoder asks for it
+        return NextToken(job.features.vocabulary)
+    return _own(name, job.root)
+
+
+def _multiclass(job: JobFile, classes: int) -> Objective:
+    capacity = job.features.capacity
+    if capacity is None:
+        return Multiclass(classes, _loss(job, Multiclass))
+    if capacity < classes:
+        raise JobError(f"features.capacity: expected at least the {classes} classes named, got {capacity}")
+    return GrowingMulticlass(capacity, _loss(job, GrowingMulticlass))
+
+
+def _ranking(job: JobFile) -> Objective:
+    wanted = job.learner.loss
+    arguments = {} if wanted is None else {"loss": wanted.name, **wanted.arguments}
+    ranking: Ranking = build(Ranking, arguments, "learner.loss", job.model.dimension)
+    return ranking
+
+
+def _own(name: str, root: str) -> Objective:
+    factory = load_callable(name, "learner.objective", root)
+    try:
+        made = factory()
+    except TypeError as error:
+        raise JobError(f"learner.objective: {name} cannot be called without arguments: {error}") from error
+    if not isinstance(made, Objective):
+        raise JobError(f"learner.objective: expected {name} to make an Objective, got {type(made).__name__}")
+    return made
+
+
+def _loss(job: JobFile, kind: type[Objective]) -> Loss | None:
+    """The loss that the job wants instead of the objective's own."""
+    wanted = job.learner.loss
+    if wanted is None:
+        return None
+    if wanted.name not in kind.losses:
+        raise JobError(
+            f"learner.loss.name: expected one of {', '.join(kind.losses)} for the objective "
+            f"{job.learner.objective}, got {wanted.name!r}"
+        )
+    loss: Loss = build(LOSSES[wanted.name], wanted.arguments, f"learner.loss {wanted.name}")
+    return loss

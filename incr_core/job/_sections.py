@@ -1,0 +1,234 @@
+"""The sections of a job file and the values they accept; `docs/job.md` says what each key does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from incr_core._util import unknown
+from incr_core.data.rates import Rate
+from incr_core.rounds import ACTIONS
+
+__all__ = [
+    "ClusterSection",
+    "DriftSection",
+    "FeaturesSection",
+    "FederatedSection",
+    "GroupSection",
+    "LearnerSection",
+    "ModelSection",
+    "Named",
+    "PublishSection",
+    "RateSection",
+    "ReviewSection",
+    "Section",
+    "StreamSection",
+    "TrackSection",
+]
+
+
+class Section(BaseModel):
+    """A table of the job file; keys it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Named(BaseModel):
+    """A table that names a thing and gives its arguments beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class StreamSection(Section):
+    """Where rows come from and what an increment is."""
+
+    path: str = Field(min_length=1)
+    format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
+    order: Literal["time", "file"] = "time"
+    predict_at: str | None = None
+    label_at: str | None = None
+    every: str | Annotated[int, Field(strict=True)] = "file"
+    warm_start: str | Annotated[int, Field(strict=True)] | None = None
+
+
+class RateSection(Section):
+    """Features from labels already known: how often, lately, among rows with the same keys.
+
+    by: columns, or several lists of columns; window: a duration, or several. Each pair of the two is one rate.
+    """
+
+    by: list[str] | list[list[str]] = []
+    window: str | list[str]
+    outcome: str | None = None
+    known_at: str | None = None
+    prior: float | None = None
+    weight: float = Field(10.0, gt=0)
+
+    def rates(self) -> list[Rate]:
+        """The rates that the section stands for."""
+        keys = [key for key in self.by if isinstance(key, list)] or [[str(key) for key in self.by]]
+        windows = [self.window] if isinstance(self.window, str) else self.window
+        named = self.outcome, self.known_at
+        return [Rate(by, window, self.prior, self.weight, *named) for by in keys for window in windows]
+
+
+class FeaturesSection(Section):
+    """Which columns are what."""
+
+    label: str | Annotated[list[str], Field(min_length=1)]
+    numeric: list[str] = []
+    categorical: list[str] = []
+    item: list[str] = []
+    weight: str | None = None
+    task: str | None = None
+    classes: list[str | int | float | bool] | None = None
+    capacity: int | None = Field(None, ge=2)
+    vocabulary: int | None = Field(None, ge=2, le=2**24)
+    buckets: int = Field(1024, ge=2)
+    rate: list[RateSection] = []
+    on_bad_row: Literal["fail", "quarantine"] = "fail"
+
+    @property
+    def labels(self) -> list[str]:
+        """The label columns."""
+        return [self.label] if isinstance(self.label, str) else self.label
+
+
+class ModelSection(Section):
+    """The model: the built-in one for tables, or anybody's factory; `adapt` changes it, in order, before it learns."""
+
+    factory: str | None = None
+    arguments: dict[str, Any] = {}
+    hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
+    embedding: int = Field(8, ge=1)
+    dimension: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    adapt: list[Named] = []
+
+
+class GroupSection(BaseModel):
+    """Weights by name pattern, with settings of the optimiser of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    match: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All keys but the pattern."""
+        return dict(self.model_extra or {})
+
+
+class LearnerSection(Section):
+    """The update rule."""
+
+    objective: str
+    loss: Named | None = None
+    optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
+    schedule: Named | None = None
+    groups: list[GroupSection] = []
+    batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1)
+    warm_epochs: int | None = Field(None, ge=1)
+    validation: float | None = Field(None, gt=0, lt=1)
+    patience: int = Field(1, ge=1)
+    shuffle: bool = True
+    clip: float | None = Field(None, gt=0)
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(1, ge=1, le=1024)
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    give_up_after: int = Field(3, ge=1)
+    consolidate: Literal["increment", "task", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
+    frozen: bool = False
+
+    @field_validator("loss", "schedule", mode="before")
+    @classmethod
+    def _others_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        return {"name": "adam", **value} if isinstance(value, dict) else value
+
+
+class DriftSection(Section):
+    """A detector over what is known before it is learned, and what to do when it signals."""
+
+    detector: Literal["adwin", "page_hinkley", "kswin", "ddm"] = "adwin"
+    watch: str = "loss"
+    columns: list[str] = []
+    action: list[str] = ["alert"]
+    rate: float = Field(3.0, gt=0)
+    lasting: int = Field(5, ge=1)
+    enlarge: float = Field(2.0, gt=1)
+    block: int | None = Field(None, ge=1)
+    warm_up: int = Field(32, ge=2)
+    options: dict[str, float] = {}
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("action")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for action in value:
+            if action not in ACTIONS:
+                raise ValueError(f"{unknown(action, ACTIONS)}")
+        return value
+
+
+class ReviewSection(Section):
+    """Now and then a pass over rows of the history."""
+
+    every: str | Annotated[int, Field(strict=True, ge=1)]
+    rows: int = Field(5000, ge=1)
+
+
+class ClusterSection(Section):
+    """Learning on Ray."""
+
+    replicas: int = Field(2, ge=1)
+    shards: int = Field(1, ge=1)
+    average_every: int = Field(0, ge=0)
+    pace: Literal["rows"] = "rows"
+    partition: str = "blocks"
+    address: str | None = None
+    timeout: float = Field(60.0, gt=0)
+
+
+class FederatedSection(Section):
+    """Learning on Flower clients."""
+
+    clients: str = "blocks:2"
+    rounds: int = Field(1, ge=1)
+    fraction: float = Field(1.0, gt=0.0, le=1.0)
+    backend: Literal["grid", "flower"] = "grid"
+    workers: int = Field(2, ge=1)
+
+
+class PublishSection(Section):
+    """When versions are committed, and how many are kept."""
+
+    every: int = Field(1, ge=1)
+    keep: int | None = Field(None, ge=1)
+
+
+class TrackSection(Section):
+    """Where else the metrics of increments are written."""
+
+    tensorboard: bool = False

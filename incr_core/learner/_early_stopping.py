@@ -1,0 +1,76 @@
+"""Early stopping: pass over an increment's rows until a slice of them, held back, is answered no better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from incr_core.batch import Batch
+from incr_core.learner._learner import Learner
+from incr_core.update import Update
+
+__all__ = ["EarlyStopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """Hold back `share` of an increment's rows, and stop after `patience` passes without a smaller loss on them.
+
+    The weights of the best pass stay. Then the rows held back are learned too, in one pass: every row is learned, and
+    what is in the ledger is what it says. Where there are too few rows to hold one back, all passes are made.
+
+    >>> kept, held = EarlyStopping(share=0.25, patience=1).split(Batch(torch.zeros(8, 1), torch.arange(8.0)), seed=0)
+    >>> len(kept), len(held), sorted(torch.cat([kept.targets, held.targets]).int().tolist())
+    (6, 2, [0, 1, 2, 3, 4, 5, 6, 7])
+    """
+
+    share: float
+    patience: int
+
+    def applies(self, rows: int, passes: int) -> bool:
+        """Whether there is anything to stop, and a row to see it by."""
+        return passes > 1 and 0 < round(self.share * rows) < rows
+
+    def split(self, labelled: Batch, seed: int) -> tuple[Batch, Batch]:
+        """The rows to pass over, and those held back: a seeded draw, each in their own order."""
+        count = round(self.share * len(labelled))
+        order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        return labelled.take(kept), labelled.take(held)
+
+    def learn(self, learner: Learner, kept: Batch, held: Batch, passes: int) -> Update:
+        """Learn an increment that was begun with one pass over `kept`.
+
+        Returns an update in which each row counts once, however many passes were made: workers that stop at different
+        passes count by their rows. Its loss "validation" is that of the best pass.
+        """
+        learned, losses = 0, dict[str, float]()
+
+        def advance() -> None:
+            nonlocal learned
+            update = learner.advance()
+            learned += update.rows
+            for name, value in update.losses.items():
+                losses[name] = losses.get(name, 0.0) + value
+
+        best, weights, worse = float("inf"), learner.weights(), 0
+        for number in range(passes):
+            if number:
+                learner.again(kept, 1)
+            advance()
+            loss = learner.loss_of(held)
+            if loss < best:
+                best, worse = loss, 0
+                weights = {name: value.clone() for name, value in learner.weights().items()}
+            else:
+                worse += 1
+                if worse == self.patience or not loss < float("inf"):
+                    break
+        if worse:
+            learner.adopt(weights)
+        learner.again(held, 1)
+        advance()
+        rows = len(kept) + len(held)
+        found = {name: value * rows / learned for name, value in losses.items()}
+        return Update(learner.weights(), rows, found | {"validation": best * rows})

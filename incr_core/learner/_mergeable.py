@@ -1,0 +1,114 @@
+"""What learners exchange and merge: weights, statistics of the data, and the shared state of strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Batch
+from incr_core.errors import CheckpointError
+from incr_core.numerics import like, local
+from incr_core.objectives import Objective
+from incr_core.strategies import Context, Hooks, Strategy
+from incr_core.update import Weights, merge_rules
+
+__all__ = ["Mergeable"]
+
+
+class Mergeable:
+    """The part of a learner that other learners meet: it may be given an anchor, and asked for what became of it.
+
+    model, objective, strategies, hooks, context, device: those of the learner.
+
+    >>> from incr_core.learner._learner import Learner
+    >>> from incr_core.objectives import Binary
+    >>> learner = Learner(nn.Linear(1, 1), Binary(), torch.optim.SGD)
+    >>> learner.adopt({"model.weight": torch.ones(1, 1), "model.bias": torch.zeros(1)})
+    >>> learner.weights()["model.weight"], learner.rules()["model.weight"]
+    (tensor([[1.]]), 'mean')
+    """
+
+    model: nn.Module
+    objective: Objective
+    strategies: nn.ModuleList
+    hooks: Hooks
+    context: Context
+    device: torch.device
+
+    def weights(self) -> Weights:
+        """Parameters and buffers of the model, then of the objective, by name; views of the live ones."""
+        return {
+            **{f"model.{name}": value.detach() for name, value in self.model.state_dict().items()},
+            **{f"objective.{name}": value.detach() for name, value in self.objective.state_dict().items()},
+        }
+
+    def rules(self) -> dict[str, str]:
+        """How each of the weights merges between workers."""
+        return {
+            **{f"model.{name}": rule for name, rule in merge_rules(self.model).items()},
+            **{f"objective.{name}": rule for name, rule in merge_rules(self.objective).items()},
+        }
+
+    @torch.no_grad()
+    def adopt(self, anchor: Mapping[str, Tensor]) -> None:
+        """Start from these weights: copy them into the model and the objective."""
+        for name, mine in self.weights().items():
+            found = anchor.get(name)
+            if found is None or found.shape not in (mine.shape, local(mine).shape):
+                came = "none" if found is None else f"one of shape {tuple(found.shape)}"
+                raise CheckpointError(
+                    f"{name}: expected a weight of shape {tuple(mine.shape)}, got {came}; "
+                    "take the weights of the same model and objective"
+                )
+            own, theirs = local(mine), like(found, mine)
+            if own.data_ptr() != theirs.data_ptr() or own.device != theirs.device:
+                own.copy_(theirs)
+        self.adopted()
+
+    def adopted(self) -> None:
+        """Tell the strategies that the weights are now an anchor."""
+        for hook in self.hooks.adopted:
+            hook(self.context)
+
+    def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Strategy state that may leave the worker, and the rule by which each entry merges."""
+        state: dict[str, Tensor] = {}
+        rules: dict[str, str] = {}
+        for index, strategy in enumerate(self.strategies):
+            assert isinstance(strategy, Strategy)
+            for name, value in strategy.state_dict().items():
+                for shared, rule in strategy.shared.items():
+                    if isinstance(value, Tensor) and f"{name}.".startswith(f"{shared}."):
+                        state[f"{index}.{name}"] = value
+                        rules[f"{index}.{name}"] = rule
+        return state, rules
+
+    def adopt_shared(self, merged: Mapping[str, Tensor]) -> None:
+        """Take the merged strategy state."""
+        own, _ = self.shared_state()
+        for name, value in own.items():
+            value.copy_(merged[name])
+
+    @torch.no_grad()
+    def observe(self, labelled: Batch) -> Weights:
+        """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
+
+        It is additive: the sum over workers, added to the anchor before anybody learns, gives all of them the
+        statistics of all rows.
+        """
+        measured = {f"objective.{name}": value for name, value in self.objective.observe(labelled.targets).items()}
+        observe = getattr(self.model, "observe", None)
+        if observe is not None:
+            inputs = labelled.to(self.device).inputs
+            measured |= {f"model.{name}": value for name, value in observe(inputs).items()}
+        return measured
+
+    @torch.no_grad()
+    def absorb(self, measured: Mapping[str, Tensor]) -> None:
+        """Add what all workers observed."""
+        if measured:
+            mine = self.weights()
+            for name, value in measured.items():
+                mine[name] += value.to(self.device)

@@ -1,0 +1,7 @@
+"""Increments in, versions out, and back to the last commit where an increment diverges."""
+
+from __future__ import annotations
+
+from incr_core.loop._loop import Loop, Progress
+
+__all__ = ["Loop", "Progress"]

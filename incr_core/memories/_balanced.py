@@ -1,0 +1,115 @@
+"""As many rows of each class, each class a uniform sample of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
+
+__all__ = ["Balanced"]
+
+
+class Balanced(Memory):
+    """As many rows of each class as the capacity allows, each class a uniform sample of its own rows.
+
+    Each row draws a key in [0, 1); a class keeps its rows of smallest key (bottom-k sampling: Cohen & Kaplan 2007), k
+    being its share of the capacity. Shares are even, and what a rare class does not fill goes to the others. The rows
+    held of a class are always those of all it was shown whose key is below the smallest it ever refused, its limit;
+    a row above the limit is refused at once, so most batches cost almost nothing.
+
+    With a ttl, a class that lost rows to age has no limit until it refuses a row again, so that it stays filled; newer
+    rows are then somewhat more likely than older ones.
+
+    >>> memory, generator = Balanced(10), torch.Generator().manual_seed(0)
+    >>> memory.insert({"targets": torch.zeros(100)}, generator)
+    >>> memory.insert({"targets": torch.ones(3)}, generator)
+    >>> memory.insert({"targets": torch.full((50,), 2.0)}, generator)
+    >>> memory.rows_held()["targets"].long().bincount().tolist()
+    [4, 3, 3]
+    """
+
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
+        super().__init__(capacity, ttl)
+        # Classes that have refused rows, ascending, and the smallest key each has refused; behind them a class that
+        # no row is of, so that every row finds a place among them.
+        self._classes = self._limits = torch.full((1,), torch.inf, dtype=torch.float64)
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows."""
+        targets = columns["targets"]
+        if len(targets) == 0:
+            return
+        one_class_a_row("balanced", targets)
+        key = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=targets.device)
+        columns = {**self._dated(columns), "key": key}
+        self._allocate(columns)
+        self.seen += len(targets)
+        self._expire()
+        accepted = self._acceptable(targets, key).nonzero().flatten()
+        if len(accepted) == 0:
+            return
+        if self.size + len(accepted) > self.capacity:
+            accepted, slots = self._trim(targets, key, accepted)
+        else:
+            slots = torch.arange(self.size, self.size + len(accepted), device=targets.device)
+        self._write(slots, columns, accepted)
+        self.size = min(self.capacity, self.size + len(accepted))
+
+    def _expire(self) -> None:
+        if self.ttl is not None and self.size:
+            held = self.rows_held()
+            lost = torch.unique(held["targets"][self._expired(held)]).double()
+            super()._expire()
+            keep = ~torch.isin(self._classes, lost.to(self._classes.device))
+            self._classes, self._limits = self._classes[keep], self._limits[keep]
+
+    def clear(self) -> None:
+        """Forget all rows, and what was refused."""
+        super().clear()
+        self._classes, self._limits = self._classes[-1:], self._limits[-1:]
+
+    def _acceptable(self, targets: Tensor, key: Tensor) -> Tensor:
+        """Whether each row's key is below the limit of its class, (n,); true where the class has refused none."""
+        if self._classes.device != targets.device:
+            self._classes, self._limits = self._classes.to(targets.device), self._limits.to(targets.device)
+        labels = targets.double()
+        place = torch.searchsorted(self._classes, labels)
+        below = key < self._limits.index_select(0, place)
+        return below | (self._classes.index_select(0, place) != labels)
+
+    def _trim(self, targets: Tensor, key: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rows held and those accepted, the best fill the memory: which of the latter stay, and their slots."""
+        held = self.rows_held()
+        keys = torch.cat([held["key"], key.index_select(0, accepted)])
+        every = torch.cat([held["targets"], targets.index_select(0, accepted)])
+        labels, which, counts = torch.unique(every, return_inverse=True, return_counts=True)
+        quota = torch.tensor(even_shares(counts.tolist(), self.capacity), device=which.device)
+        by_key = keys.argsort(stable=True)
+        order = by_key[which[by_key].argsort(stable=True)]  # by class, and by key within a class
+        classes = which[order]
+        rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes]
+        allowed = quota[classes]
+        refused = order[rank == allowed]  # the first row that each class now refuses
+        self._limit(labels[which[refused]].double(), keys[refused])
+        stays = torch.zeros_like(every, dtype=torch.bool).index_fill_(0, order[rank < allowed], True)
+        freed = (~stays[: self.size]).nonzero().flatten()
+        room = torch.arange(self.size, self.capacity, device=freed.device)
+        return accepted[stays[self.size :]], torch.cat([freed, room])
+
+    def _limit(self, classes: Tensor, limits: Tensor) -> None:
+        before = ~torch.isin(self._classes, classes)
+        self._classes, order = torch.cat([self._classes[before], classes]).sort()
+        self._limits = torch.cat([self._limits[before], limits])[order]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counts, and the limit of each class."""
+        return {**super().get_extra_state(), "classes": self._classes, "limits": self._limits}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        super().set_extra_state(state)
+        self._classes, self._limits = state["classes"].clone(), state["limits"].clone()

@@ -1,0 +1,330 @@
+"""Memories: a bounded number of rows kept from everything seen, to be learned again.
+
+A memory holds raw rows. It never leaves its worker unless its owner says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incr_core._util import byte_count
+from incr_core.batch import Batch
+from incr_core.errors import StrategyError
+
+__all__ = ["Columns", "Memory", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
+
+Columns = dict[str, Tensor]
+
+NAMES = {"onlineherding": "herding", "herding": "exemplars (of icarl)"}
+"""What a job file calls those kinds of memory that states, by their classes, call otherwise."""
+
+
+def columns_of(batch: Batch) -> Columns:
+    """A batch as flat named columns, missing fields left out.
+
+    >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
+    ['inputs/a', 'targets']
+    """
+    inputs = batch.inputs
+    if isinstance(inputs, dict):
+        columns = {f"inputs/{name}": value for name, value in inputs.items()}
+    else:
+        columns = {"inputs": inputs}
+    columns["targets"] = batch.targets
+    for name in ("weights", "task", "rows"):
+        value = getattr(batch, name)
+        if value is not None:
+            columns[name] = value
+    return columns
+
+
+def to_batch(columns: Mapping[str, Tensor]) -> Batch:
+    """The inverse of `columns_of`; columns it does not know are left out."""
+    inputs: Any = columns.get("inputs")
+    if inputs is None:
+        inputs = {name[7:]: value for name, value in columns.items() if name.startswith("inputs/")}
+    return Batch(inputs, columns["targets"], columns.get("weights"), columns.get("task"), columns.get("rows"))
+
+
+class Memory(nn.Module):
+    """Rows in preallocated columns; subclasses decide in `insert` which rows stay.
+
+    capacity: the most rows it ever holds, or the most bytes their columns take, such as "64MB"; then how many rows that
+        is follows from the first ones.
+    ttl: rows live until so many more were shown; None: for ever. It must be above the capacity, or the rows would be
+        those of `Window`.
+    size: rows it holds; seen: rows it was shown.
+    """
+
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
+        super().__init__()
+        if not isinstance(capacity, int | str) or isinstance(capacity, bool):
+            raise StrategyError(
+                f'memory.capacity: expected a number of rows, or a size such as "64MB", got {capacity!r}; '
+                "write a whole number"
+            )
+        self.budget = byte_count("memory.capacity", capacity) if isinstance(capacity, str) else None
+        self.capacity = 0 if isinstance(capacity, str) else capacity
+        if self.budget is None and self.capacity < 1:
+            raise StrategyError(
+                f"memory.capacity: expected at least 1 row, got {capacity}; leave the memory out instead"
+            )
+        self.ttl = ttl
+        self._check_ttl()
+        self._made_for = self.capacity
+        self.size = 0
+        self.seen = 0
+
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__.lower()
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows (n, ...), in order of arrival."""
+        raise NotImplementedError
+
+    def sample(self, count: int, generator: torch.Generator) -> Columns:
+        """`count` of the rows held, each drawn uniformly, with replacement."""
+        index = torch.randint(self.size, (count,), generator=generator, device=generator.device)
+        return {name: column.index_select(0, index) for name, column in self._buffers.items() if column is not None}
+
+    def rows_held(self) -> Columns:
+        """All rows held, as views."""
+        return {name: column[: self.size] for name, column in self._buffers.items() if column is not None}
+
+    def forget(self, rows: Tensor) -> int:
+        """Delete the rows with these ids (a request for erasure); returns how many were held.
+
+        What is left is the sample it would be had the others been alone: their freed slots are filled again only as
+        fast as new rows are drawn into them.
+
+        >>> from incr_core.memories._reservoir import Reservoir
+        >>> memory = Reservoir(4)
+        >>> columns = {"targets": torch.arange(4.0), "rows": torch.arange(4)}
+        >>> memory.insert(columns, torch.Generator())
+        >>> memory.forget(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
+        (1, [0.0, 2.0, 3.0])
+        """
+        if self.size == 0:
+            return 0
+        if "rows" not in self._buffers:
+            raise StrategyError("memory.forget: the rows held carry no row ids, so none can be found")
+        return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
+
+    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
+        """Take out the rows held of which it is true, (size,); returns how many."""
+        held = self.rows_held()
+        keep = (~which(held)).nonzero().flatten()
+        removed = self.size - len(keep)
+        if removed:
+            for column in held.values():
+                column[: len(keep)] = column[keep]
+                column[len(keep) :] = 0
+            self.size = len(keep)
+        return removed
+
+    def _dated(self, columns: Columns) -> Columns:
+        """New rows with their time of birth, where rows have a time to live."""
+        if self.ttl is None:
+            return columns
+        count = len(columns["targets"])
+        return {**columns, "born": torch.arange(self.seen, self.seen + count, device=columns["targets"].device)}
+
+    def _expire(self) -> None:
+        """Let go of rows that have lived their time; called when rows were shown."""
+        if self.ttl is not None:
+            self._drop(self._expired)
+
+    def _expired(self, held: Columns) -> Tensor:
+        assert self.ttl is not None
+        return held["born"] < self.seen - self.ttl
+
+    def _check_ttl(self) -> None:
+        if self.ttl is None:
+            return
+        if not isinstance(self.ttl, int):
+            raise StrategyError(
+                f"memory.ttl: expected a whole number of rows, got {self.ttl!r}; write one without a point"
+            )
+        if self.ttl <= self.capacity:
+            raise StrategyError(
+                f"memory.ttl: expected more than the {self.capacity} rows of the capacity, got {self.ttl}; "
+                "use the memory window, which holds the last rows"
+            )
+
+    def clear(self) -> None:
+        """Forget all rows, as if none had been shown.
+
+        >>> from incr_core.memories._reservoir import Reservoir
+        >>> memory = Reservoir(4)
+        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.clear()
+        >>> memory.size, memory.seen
+        (0, 0)
+        """
+        for column in self.rows_held().values():
+            column.zero_()
+        self.size = self.seen = 0
+
+    def enlarge(self, times: float) -> None:
+        """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come. A memory
+        bounded by bytes keeps to them.
+
+        >>> from incr_core.memories._reservoir import Reservoir
+        >>> memory = Reservoir(4)
+        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.enlarge(2.5)
+        >>> memory.capacity, memory.size, len(memory.targets)
+        (10, 4, 10)
+        """
+        if times < 1:
+            raise StrategyError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
+        if self.budget is not None:
+            return
+        held = {name: column.clone() for name, column in self.rows_held().items()}
+        most = round(self.capacity * times)
+        self.capacity = most if self.ttl is None else min(most, self.ttl - 1)
+        self._buffers.clear()
+        self._room_for(held)
+
+    def _room_for(self, held: Columns) -> None:
+        """Columns of the whole capacity, which begin with these rows."""
+        for name, value in held.items():
+            column = value.new_zeros((self.capacity, *value.shape[1:]))
+            column[: len(value)] = value
+            self.register_buffer(name, column)
+
+    def bytes(self) -> int:
+        """The bytes its columns take."""
+        return sum(column.nbytes for column in self._buffers.values() if column is not None)
+
+    def _allocate(self, columns: Columns) -> None:
+        """Make room on first sight of the columns; afterwards, check that they are the same ones."""
+        if not self._buffers:
+            self._spend(columns)
+            for name, column in columns.items():
+                self.register_buffer(name, column.new_zeros((self.capacity, *column.shape[1:])))
+            return
+        if self._buffers.keys() != columns.keys():
+            raise StrategyError(
+                f"memory: expected the columns {', '.join(sorted(self._buffers))} as before, "
+                f"got {', '.join(sorted(columns))}; give every increment the same fields, or start a new run"
+            )
+        for name, column in columns.items():
+            held = self._buffers[name]
+            assert held is not None
+            if held.shape[1:] != column.shape[1:] or held.dtype != column.dtype:
+                raise StrategyError(
+                    f"memory.{name}: expected rows of {held.dtype} {tuple(held.shape[1:])} as before, "
+                    f"got {column.dtype} {tuple(column.shape[1:])}; start a new run for another model input"
+                )
+
+    def _spend(self, columns: Columns) -> None:
+        """How many rows the bytes pay for."""
+        if self.budget is None:
+            return
+        each = sum(column.element_size() * column[:1].numel() for column in columns.values())
+        self.capacity = self.budget // max(1, each)
+        if self.capacity < 1:
+            raise StrategyError(
+                f"memory.capacity: expected room for at least 1 row of {each:,} bytes, got {self.budget:,} bytes; "
+                "give it more, or a number of rows"
+            )
+        self._check_ttl()
+
+    def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
+        for name, column in columns.items():
+            held = self._buffers[name]
+            assert held is not None
+            held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counts, kept as plain numbers so that asking for them never waits for a device."""
+        return {
+            "size": self.size,
+            "seen": self.seen,
+            "capacity": self.capacity,
+            "budget": self.budget,
+            "made_for": self._made_for,
+            "kind": self._kind,
+        }
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.size, self.seen = int(state["size"]), int(state["seen"])
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        # Only the rows held: a large memory that has seen little is a small state.
+        for name, column in self.rows_held().items():
+            destination[prefix + name] = column
+        destination[f"{prefix}_extra_state"] = self.get_extra_state()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        if extra is None:  # no memory was saved here
+            missing_keys.append(f"{prefix}_extra_state")
+            return
+        kind = extra.get("kind", self._kind)
+        if kind != self._kind:
+            raise StrategyError(
+                f"{prefix}kind: expected a saved memory of the kind {NAMES.get(self._kind, self._kind)}, "
+                f"got {NAMES.get(kind, kind)}; use the same kind, or start a new run"
+            )
+        theirs, mine = (
+            (b, "bytes") if b else (c, "rows")
+            for b, c in ((extra.get("budget"), extra["made_for"]), (self.budget, self._made_for))
+        )
+        if theirs != mine:
+            raise StrategyError(
+                f"{prefix}capacity: the saved memory holds {theirs[0]} {theirs[1]}, this one {mine[0]}"
+                f"{'' if mine[1] == theirs[1] else f' {mine[1]}'}; use the same capacity, or start a new run"
+            )
+        self.capacity = extra["capacity"]
+        # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
+        device = next((column.device for column in self._buffers.values() if column is not None), None)
+        self._buffers.clear()
+        found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        names = [name for name in found if "." not in name and name != "_extra_state"]
+        self._room_for({name: found[name].to(device or found[name].device) for name in names})
+        self.set_extra_state(extra)
+
+
+def one_class_a_row(memory: str, targets: Tensor) -> None:
+    """StrategyError where rows have several targets, so that no class says where they belong.
+
+    >>> one_class_a_row("balanced", torch.zeros(3))
+    """
+    if targets.dim() != 1:
+        raise StrategyError(
+            f"memory: expected one target a row for {memory!r}, got {tuple(targets.shape[1:])}; "
+            "use the memory reservoir or window"
+        )
+
+
+def even_shares(counts: list[int], capacity: int) -> list[int]:
+    """Deal `capacity` evenly to classes that have `counts` rows; what one cannot fill goes to the others.
+
+    >>> even_shares([100, 3, 50], 10)
+    [4, 3, 3]
+    """
+    shares = [0] * len(counts)
+    open_classes = [index for index, count in enumerate(counts) if count > 0]
+    while capacity > 0 and open_classes:
+        each, left = divmod(capacity, len(open_classes))
+        for place, index in enumerate(open_classes):
+            given = min(each + (place < left), counts[index] - shares[index])
+            shares[index] += given
+            capacity -= given
+        open_classes = [index for index in open_classes if shares[index] < counts[index]]
+    return shares

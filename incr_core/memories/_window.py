@@ -1,0 +1,76 @@
+"""The last rows seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.memories._base import Columns, Memory
+
+__all__ = ["Window"]
+
+
+class Window(Memory):
+    """The last `capacity` rows, in a ring: for drifting streams, where old rows mislead.
+
+    >>> memory, generator = Window(3), torch.Generator()
+    >>> for day in range(5):
+    ...     memory.insert({"targets": torch.tensor([float(day)])}, generator)
+    >>> sorted(memory.rows_held()["targets"].tolist())
+    [2.0, 3.0, 4.0]
+    """
+
+    def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
+        super().__init__(capacity, ttl)
+        self._next = 0  # the slot of the next row: behind the newest, which is the oldest once the ring is full
+
+    def insert(self, columns: Columns, generator: torch.Generator) -> None:
+        """Show the memory new rows; they push out the oldest."""
+        count = len(columns["targets"])
+        if count == 0:
+            return
+        columns = self._dated(columns)
+        self._allocate(columns)
+        last = min(count, self.capacity)  # of more rows than fit, only the last stay
+        slots = (torch.arange(last, device=columns["targets"].device) + self._next) % self.capacity
+        self._write(slots, {name: column[count - last :] for name, column in columns.items()})
+        self._next = (self._next + last) % self.capacity
+        self.size = min(self.capacity, self.size + last)
+        self.seen += count
+        self._expire()
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        super().clear()
+        self._next = 0
+
+    def enlarge(self, times: float) -> None:
+        """Make room for `times` as many rows, behind those held."""
+        self._by_age()
+        super().enlarge(times)
+        self._next = self.size % max(1, self.capacity)
+
+    def _by_age(self) -> None:
+        if self.size == self.capacity:
+            for column in self.rows_held().values():
+                column.copy_(column.roll(-self._next, 0))
+            self._next = 0
+
+    def _drop(self, which: Callable[[Columns], Tensor]) -> int:
+        """The others keep their order of age."""
+        self._by_age()
+        removed = super()._drop(which)
+        self._next = self.size % self.capacity
+        return removed
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counts, and where the ring goes on."""
+        return {**super().get_extra_state(), "next": self._next}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        super().set_extra_state(state)
+        self._next = int(state["next"])

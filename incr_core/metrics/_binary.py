@@ -1,0 +1,74 @@
+"""Two classes: counts of predicted probabilities against targets of 0 and 1."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.metrics._auc import area, score_histogram
+from incr_core.metrics._calibration import calibration, calibration_error
+from incr_core.metrics._ratios import ratio, unless_broken
+from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, weights
+from incr_core.metrics._temporal import kappa_temporal, temporal
+
+__all__ = ["binary_metrics", "binary_statistics"]
+
+
+def binary_statistics(
+    probability: Tensor, target: Tensor, weight: Tensor | None = None, previous: Tensor | None = None
+) -> Statistics:
+    """Count predicted probabilities (n,) against targets (n,) of 0 and 1, each row `weight` (n,) times.
+
+    `previous` (n,) is the label the last-class baseline would have predicted for each row (see
+    `last_labels`), and adds kappa_t to the metrics.
+    """
+    p, y, w = floats(probability).clip(0.0, 1.0), floats(target), weights(weight, len(target))
+    loss = -np.log(np.where(y > 0.5, p, 1.0 - p).clip(LEAST, 1.0))
+    sums = on_grid(np.stack([loss, (p - y) ** 2]) * w).sum(1)
+    p = np.nan_to_num(p, copy=False, nan=0.5)  # the NaN stays in the sums, and from there in every metric
+    predicted = p > 0.5
+    statistics = {
+        "sums": sums,
+        "confusion": np.bincount((2 * y + predicted).astype(np.int64), w, 4).reshape(2, 2),
+        "calibration": calibration(p, y, w),
+        "scores": score_histogram(p, y, w),
+    }
+    if previous is not None:
+        statistics["temporal"] = temporal(predicted == y, y, floats(previous), w)
+    return statistics
+
+
+def binary_metrics(statistics: Statistics) -> dict[str, float]:
+    """AUC, log loss, accuracy, precision, recall, F1, Brier, calibration error, Cohen's kappa, base rate.
+
+    A row is predicted positive above 0.5. Calibration error is ECE over ten equal bins (Naeini et al. 2015);
+    kappa_t, where the statistics have it, is defined under `last_labels`.
+
+    >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    >>> metrics = binary_metrics(binary_statistics(*rows))
+    >>> metrics["auc"], metrics["accuracy"], metrics["brier"]
+    (0.75, 0.5, 0.225000...)
+    >>> binary_metrics({})["auc"]
+    nan
+    """
+    if not statistics:
+        statistics = binary_statistics(torch.empty(0), torch.empty(0))
+    (tn, fp), (fn, tp) = statistics["confusion"].tolist()
+    loss, squares = statistics["sums"].tolist()
+    rows = tn + fp + fn + tp
+    agreement = ratio(tp + tn, rows)
+    chance = ratio((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp), rows * rows)
+    metrics = {
+        "auc": area(statistics["scores"]),
+        "log_loss": ratio(loss, rows),
+        "accuracy": agreement,
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "brier": ratio(squares, rows),
+        "calibration_error": calibration_error(statistics["calibration"]),
+        "kappa": ratio(agreement - chance, 1 - chance),
+        "base_rate": ratio(tp + fn, rows),
+    }
+    return unless_broken(metrics | kappa_temporal(statistics), loss)

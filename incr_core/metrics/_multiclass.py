@@ -1,0 +1,69 @@
+"""One class of many: counts per class, of a number of classes that may grow."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.metrics._calibration import calibration, calibration_error
+from incr_core.metrics._ratios import mean, per_class, ratio, unless_broken
+from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, weights
+from incr_core.metrics._temporal import kappa_temporal, temporal
+
+__all__ = ["multiclass_metrics", "multiclass_statistics"]
+
+
+def multiclass_statistics(
+    probability: Tensor, target: Tensor, weight: Tensor | None = None, previous: Tensor | None = None
+) -> Statistics:
+    """Count predicted probabilities (n, C) against target classes (n,), each row `weight` (n,) times.
+
+    Per class it keeps how often it was right, predicted and true: all that the metrics below ask of a
+    confusion matrix, in 3C numbers instead of C * C. A target the model has no output for had probability
+    zero. `previous`: as in `binary_statistics`.
+    """
+    p, y, w = floats(probability), target.detach().cpu().numpy(), weights(weight, len(target))
+    outputs = p.shape[1]
+    classes = max(outputs, int(y.max(initial=-1)) + 1)
+    rows = np.arange(len(y))
+    of_target = np.where(y < outputs, p[rows, np.minimum(y, outputs - 1)], 0.0)
+    loss = -np.log(of_target.clip(LEAST, 1.0)) + 0.0 * p.sum(1)  # a NaN beside the target counts too
+    p = np.nan_to_num(p, copy=False)
+    top = p.argmax(1)
+    right = top == y
+    statistics = {
+        "sums": np.array([on_grid(loss * w).sum()]),
+        "classes": np.stack([np.bincount(c, v, classes) for c, v in ((y, w * right), (top, w), (y, w))]),
+        "calibration": calibration(p[rows, top].clip(0.0, 1.0), right, w),
+    }
+    if previous is not None:
+        statistics["temporal"] = temporal(right, y, floats(previous), w)
+    return statistics
+
+
+def multiclass_metrics(statistics: Statistics) -> dict[str, float]:
+    """Accuracy, macro precision, recall and F1, log loss, Cohen's kappa, calibration error of the top class.
+
+    A class neither predicted nor true is left out of the macro means; one that is only predicted, or only
+    true, counts as zero where its precision, recall or F1 is 0/0. (So does torchmetrics.)
+
+    >>> rows = torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2])
+    >>> multiclass_metrics(multiclass_statistics(*rows))["recall"]
+    0.8333...
+    """
+    if not statistics:
+        statistics = multiclass_statistics(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
+    right, predicted, true = statistics["classes"]
+    loss, rows = float(statistics["sums"][0]), float(true.sum())
+    agreement = ratio(float(right.sum()), rows)
+    chance = ratio(float(predicted @ true), rows * rows)
+    seen = predicted + true > 0
+    metrics = {
+        "accuracy": agreement,
+        **{name: mean(values[seen]) for name, values in per_class(right, predicted, true).items()},
+        "log_loss": ratio(loss, rows),
+        "kappa": ratio(agreement - chance, 1 - chance),
+        "calibration_error": calibration_error(statistics["calibration"]),
+    }
+    return unless_broken(metrics | kappa_temporal(statistics), loss)

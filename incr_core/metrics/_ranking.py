@@ -1,0 +1,80 @@
+"""An order of candidates: what the relevant ones earn by where they stand."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from incr_core.metrics._ratios import ratio
+from incr_core.metrics._sums import Array, Statistics, floats, on_grid, weights
+
+__all__ = ["ranking_metrics", "ranking_statistics"]
+
+CUTOFFS = (1, 5, 10, 20)  # the k of recall@k and ndcg@k
+
+
+def ranking_statistics(scores: Tensor, relevant: Tensor, weight: Tensor | None = None) -> Statistics:
+    """Rank K candidates by scores (n, K), each row `weight` (n,) times; rows with none relevant are skipped.
+
+    `relevant` is the position (n,) of the one relevant candidate, or a grade (n, K) for each, zero for
+    irrelevant.
+    """
+    s, w = floats(scores), weights(weight, len(scores))
+    if relevant.ndim == 1:
+        grade = np.zeros_like(s)
+        grade[np.arange(len(s)), relevant.detach().cpu().numpy()] = 1.0
+    else:
+        grade = floats(relevant)
+    w = w * (grade > 0).any(1)
+    order = np.argsort(-s, axis=1, kind="stable")
+    first, last = _ties(np.take_along_axis(s, order, 1))
+    grade = np.take_along_axis(grade, order, 1)
+    ideal = -np.sort(-grade, axis=1)
+    gain = 1.0 / np.log2(np.arange(s.shape[1]) + 2.0)
+    broken = 0.0 * s.sum(1)  # NaN for a row with a NaN score
+    sums = []
+    for k in CUTOFFS:
+        inside = np.arange(s.shape[1]) < k
+        hits = (_mean_over_ties(inside, first, last) * (grade > 0)).sum(1) / (grade > 0).sum(1).clip(1)
+        gained = (_mean_over_ties(gain * inside, first, last) * grade).sum(1)
+        best = (ideal * gain * inside).sum(1)
+        for term in (hits, gained / np.where(best > 0, best, 1.0)):
+            sums.append(on_grid((term + broken) * w).sum())
+    return {"sums": np.array([*sums, w.sum()])}
+
+
+def ranking_metrics(statistics: Statistics) -> dict[str, float]:
+    """recall@k and ndcg@k for k in 1, 5, 10, 20, with linear gain (Jarvelin and Kekalainen 2002).
+
+    Candidates of equal score share the mean of what their places earn: a model that scores everything alike
+    gets what chance gets, wherever the relevant candidate happens to stand.
+
+    >>> import torch
+    >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
+    >>> metrics = ranking_metrics(ranking_statistics(scores, torch.tensor([2, 0])))
+    >>> metrics["recall@1"], metrics["recall@5"], metrics["ndcg@5"]
+    (0.5, 1.0, 0.8154...)
+    """
+    names = [f"{name}@{k}" for k in CUTOFFS for name in ("recall", "ndcg")]
+    *sums, rows = statistics.get("sums", np.zeros(len(names) + 1)).tolist()
+    return {name: ratio(value, rows) for name, value in zip(names, sums, strict=True)}
+
+
+def _ties(sorted_scores: Array) -> tuple[Array, Array]:
+    """For each place (n, K) the first place of its run of equal scores, and the place after the last."""
+    rows, places = sorted_scores.shape
+    starts = np.ones((rows, places), dtype=bool)
+    starts[:, 1:] = sorted_scores[:, 1:] != sorted_scores[:, :-1]
+    ends = np.ones((rows, places), dtype=bool)
+    ends[:, :-1] = starts[:, 1:]
+    place = np.arange(places)
+    first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, place + 1, places)[:, ::-1], axis=1)[:, ::-1]
+    return first, last
+
+
+def _mean_over_ties(earned: Array, first: Array, last: Array) -> Array:
+    """What each place earns (K,), averaged over runs of equal scores: (n, K)."""
+    total = np.concatenate([[0.0], np.cumsum(earned)])
+    mean: Array = (total[last] - total[first]) / (last - first)
+    return mean

@@ -1,0 +1,12 @@
+"""The built-in networks, the statistics that normalise their inputs, and adaptations of any model."""
+
+from __future__ import annotations
+
+from incr_core.models._mlp import TableMLP, TableShape
+from incr_core.models._moments import Moments
+from incr_core.models._patterns import matches
+from incr_core.models._penultimate import Features, one_way
+from incr_core.models._tokens import TokenCNN
+from incr_core.models._towers import TwoTower
+
+__all__ = ["Features", "Moments", "TableMLP", "TableShape", "TokenCNN", "TwoTower", "matches", "one_way"]

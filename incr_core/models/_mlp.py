@@ -1,0 +1,92 @@
+"""The built-in model for tables: a multilayer perceptron over normalised numbers and hashed categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Inputs
+from incr_core.models._moments import Moments
+
+__all__ = ["TableMLP", "TableShape"]
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """What a model must know about encoded rows.
+
+    numeric: how many numbers a row has; categorical: how many categories; buckets: the hash buckets of each.
+    outputs: how many numbers the objective wants.
+    """
+
+    numeric: int
+    categorical: int
+    buckets: int
+    outputs: int
+
+
+class TableMLP(nn.Module):
+    """Normalise the numbers, look up the categories, and run both through hidden layers.
+
+    x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
+
+    mean and std are running moments that merge exactly between workers (`Moments`). A missing number becomes 0, the
+    mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
+    (hash embeddings: Svenstrup et al. 2017).
+
+    shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
+    dropout: share of hidden units silenced while learning.
+
+    >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
+    >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
+    >>> model(inputs).shape
+    torch.Size([3, 1])
+    """
+
+    def __init__(
+        self, shape: TableShape, hidden: Sequence[int] = (128, 64), embedding: int = 8, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.moments = Moments(shape.numeric)
+        self.embedding: nn.Embedding | None = None
+        if shape.categorical:
+            self.embedding = nn.Embedding(shape.categorical * shape.buckets, embedding)
+            nn.init.normal_(self.embedding.weight, std=0.1)
+        widths = [2 * shape.numeric + shape.categorical * embedding, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], shape.outputs))
+        offsets = torch.arange(shape.categorical).reshape(-1, 1) * shape.buckets
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.offsets: Tensor
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits or values, (B, outputs)."""
+        numeric, categorical = _parts(inputs)
+        columns: list[Tensor] = []
+        if self.shape.numeric:
+            missing = numeric.isnan()
+            values = self.moments.standardise(numeric).clamp(-8.0, 8.0)
+            columns += [torch.where(missing, 0.0, values), missing.float()]
+        if self.embedding is not None:
+            assert categorical is not None
+            found: Tensor = self.embedding(categorical + self.offsets)  # (B, C, 2, E)
+            columns.append(found.sum(2).flatten(1))
+        output: Tensor = self.layers(torch.cat(columns, dim=1))
+        return output
+
+    def observe(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What rows about to be learned add to the moments."""
+        return {"moments.sums": self.moments.measure(_parts(inputs)[0])}
+
+
+def _parts(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

@@ -1,0 +1,57 @@
+"""Changes made to a model before a learner learns it: what may move, and what is put in beside.
+
+Every adaptation is a function from a model to a model; `ADAPTATIONS` names them for job files:
+
+    [[model.adapt]]
+    name = "lora"
+    rank = 4
+    target = "layers.*"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from incr_core.models.adapt._adapter import adapter
+from incr_core.models.adapt._experts import experts
+from incr_core.models.adapt._freeze import bitfit, freeze, head_only
+from incr_core.models.adapt._heads import task_heads, with_task
+from incr_core.models.adapt._lda import StreamingLDA, lda
+from incr_core.models.adapt._lora import lora, merge_lora
+from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
+from incr_core.models.adapt._text import prefix, prompt
+
+__all__ = [
+    "ADAPTATIONS",
+    "NearestMean",
+    "StreamingLDA",
+    "adapter",
+    "bitfit",
+    "experts",
+    "freeze",
+    "head_only",
+    "lda",
+    "lora",
+    "merge_lora",
+    "nearest_mean",
+    "prefix",
+    "prompt",
+    "task_heads",
+    "with_task",
+]
+
+ADAPTATIONS: dict[str, Callable[..., nn.Module]] = {
+    "adapter": adapter,
+    "bitfit": bitfit,
+    "experts": experts,
+    "freeze": freeze,
+    "head_only": head_only,
+    "lda": lda,
+    "lora": lora,
+    "nearest_mean": nearest_mean,
+    "prefix": prefix,
+    "prompt": prompt,
+    "task_heads": task_heads,
+}

@@ -1,0 +1,104 @@
+"""Let only some of the weights learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from incr_core.errors import StrategyError
+from incr_core.models._patterns import Patterns, matches, only_these_learn
+from incr_core.models._penultimate import head_of
+
+__all__ = ["bitfit", "freeze", "freeze_statistics", "head_only"]
+
+
+def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | None = None) -> nn.Module:
+    """Freeze the weights that match `names`, or all but those that match `train`.
+
+    Frozen weights get no gradient and no place in the optimiser, so neither momentum nor weight decay moves them, and
+    strategies keep no state for them. BatchNorm layers that have nothing left to learn stop gathering statistics too
+    and normalise by those they have.
+
+    names, train: patterns of names as in `named_parameters`, "layers.0.*", or of modules; give one of the two.
+
+    >>> model = freeze(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), train="1.*")
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['1.weight', '1.bias']
+    """
+    if (names is None) == (train is None):
+        raise StrategyError("freeze: expected either names (what to freeze) or train (what learns), got both or none")
+    if train is not None:
+        only_these_learn(model, train, "freeze.train")
+    else:
+        assert names is not None
+        patterns = [names] if isinstance(names, str) else list(names)
+        everything = [name for name, _ in model.named_parameters()]
+        for pattern in patterns:
+            if not any(matches(name, [pattern, f"{pattern}.*"]) for name in everything):
+                only_these_learn(model, pattern, "freeze.names")  # raises, naming what there is
+        kept = [n for n in everything if not matches(n, [*patterns, *(f"{pattern}.*" for pattern in patterns)])]
+        if not kept:
+            raise StrategyError(f"freeze.names: expected a weight to be left to learn, got {names!r}, which is all")
+        only_these_learn(model, kept, "freeze.names")
+    freeze_statistics(model)
+    return model
+
+
+def bitfit(model: nn.Module, train: Patterns | None = None) -> nn.Module:
+    """Let only biases learn, and the last linear layer.
+
+    Ben Zaken et al. 2022, "BitFit", section 3: all b and the task's head learn, every other weight stays.
+
+    train: patterns of what else may learn; default: the last linear layer.
+
+    >>> model = bitfit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['0.bias', '1.weight', '1.bias']
+    """
+    also = [_head_name(model, "bitfit")] if train is None else [train] if isinstance(train, str) else list(train)
+    if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
+        raise StrategyError(
+            f"bitfit: expected a model with biases, got {type(model).__name__} without; use lora or freeze"
+        )
+    biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]
+    only_these_learn(model, [*biases, *also], "bitfit.train")
+    freeze_statistics(model)
+    return model
+
+
+def head_only(model: nn.Module) -> nn.Module:
+    """Let only the last linear layer learn: a linear probe.
+
+    >>> model = head_only(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+    ['1.weight', '1.bias']
+    """
+    only_these_learn(model, _head_name(model, "head_only"), "head_only")
+    freeze_statistics(model)
+    return model
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Keep BatchNorm layers without a weight that learns in eval mode, whatever mode the model is put in.
+
+    >>> norm = nn.BatchNorm1d(1).requires_grad_(False)
+    >>> freeze_statistics(norm)
+    >>> import torch
+    >>> _ = norm.train()(torch.full((4, 1), 9.0)); norm.running_mean
+    tensor([0.])
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not any(weight.requires_grad for weight in module.parameters()):
+            module.register_forward_pre_hook(_stay_in_eval)
+
+
+def _stay_in_eval(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    module.eval()
+
+
+def _head_name(model: nn.Module, place: str) -> str:
+    head = head_of(model, place)
+    name: str = next(name for name, module in model.named_modules() if module is head)
+    return name

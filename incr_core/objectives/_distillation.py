@@ -1,0 +1,44 @@
+"""How far a student's answers are from a teacher's, for each kind of objective."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core.objectives._base import Binary, Multiclass, Objective
+from incr_core.objectives._multilabel import Multilabel
+from incr_core.objectives._next_token import NextToken
+
+__all__ = ["distillation_loss"]
+
+
+def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """The mean over rows of the divergence of two answers, both outputs of the model.
+
+        multiclass   T^2 KL(softmax(t / T) || softmax(s / T)), over the classes that there are yet
+        binary       T^2 KL of the two Bernoulli distributions, likewise
+        multilabel   the same, in the mean over labels
+        next_token   that of multiclass, in the mean over places
+        others       (s - t)^2
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the size of the gradient.
+
+    student, teacher: (B, ...); no gradient flows to the teacher. Returns a scalar in nats (squared outputs for others).
+
+    >>> import torch
+    >>> distillation_loss(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
+    0.0
+    """
+    teacher = teacher.detach()
+    if isinstance(objective, Multiclass | NextToken):
+        s, t = student.flatten(0, -2) / temperature, teacher.flatten(0, -2) / temperature
+        if isinstance(objective, Multiclass):
+            s, t = objective.visible(s), objective.visible(t)
+        soft, target = F.log_softmax(s, dim=1), F.log_softmax(t, dim=1)
+        return F.kl_div(soft, target, reduction="batchmean", log_target=True) * temperature**2
+    if isinstance(objective, Binary | Multilabel):
+        z, t = student.reshape(-1) / temperature, teacher.reshape(-1) / temperature
+        p = t.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(t, p)
+        return (F.binary_cross_entropy_with_logits(z, p) - entropy) * temperature**2
+    return F.mse_loss(student, teacher)

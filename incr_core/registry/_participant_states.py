@@ -1,0 +1,67 @@
+"""The states that participants keep to resume from a version: a folder each, in which the last two stay."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from incr_core.storage import numbers_in, remove
+
+__all__ = ["States", "state_folder"]
+
+STAY = 2
+"""States that stay of each participant: one that sat out some versions resumes from its own last one."""
+
+
+def state_folder(directory: str | Path, participant: str, version: int) -> Path:
+    """Where a participant keeps the state that resumes from `version`; any text serves as its name.
+
+    >>> str(state_folder("runs/flights", "client/AA", 3))
+    'runs/flights/state/client%2FAA/3'
+    """
+    name = urllib.parse.quote(participant, safe="").replace(".", "%2E")
+    return Path(directory, "state", name, str(version))
+
+
+class States:
+    """The states of a run's participants, and which of them stay.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     states = States(Path(run))
+    ...     for version in (1, 2, 3):
+    ...         state_folder(run, "loop", version).mkdir(parents=True)
+    ...         states.committed(version, ["loop"])
+    ...     numbers_in(state_folder(run, "loop", 0).parent)
+    [2, 3]
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._saved: dict[str, list[int]] = {}
+
+    def survey(self, versions: Collection[int]) -> None:
+        """Read what is there; a state saved for a version that never came to be does not count."""
+        folder = self._directory / "state"
+        for participant in folder.iterdir() if folder.exists() else ():
+            self._saved[participant.name] = [number for number in numbers_in(participant) if number in versions]
+
+    def repair(self) -> None:
+        """Remove what does not count, and what has had its time."""
+        for participant, saved in self._saved.items():
+            kept = {str(version) for version in saved[-STAY:]}
+            for state in (self._directory / "state" / participant).iterdir():
+                if state.name not in kept:
+                    remove(state)
+            del saved[:-STAY]
+
+    def committed(self, version: int, participants: Iterable[str]) -> None:
+        """A version was committed, for which some of these have saved a state: an older one of theirs may go."""
+        for participant in participants:
+            folder = state_folder(self._directory, participant, version)
+            if folder.exists():
+                saved = self._saved.setdefault(folder.parent.name, [])
+                saved.append(version)
+                while len(saved) > STAY:
+                    remove(folder.parent / str(saved.pop(0)))

@@ -1,0 +1,153 @@
+"""One committed version: a folder of weights, tables and a manifest that knows the hash of each."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from incr_core.errors import CheckpointError, VersionError
+from incr_core.storage import (
+    SCHEMA,
+    arrow_bytes,
+    model_sha256,
+    parquet_bytes,
+    read_table,
+    read_verified,
+    seal,
+    sha256,
+    unseal,
+    write_atomically,
+    write_folder,
+)
+
+__all__ = ["has_weights", "is_intact", "read_manifest", "read_part", "read_version", "rewrite_part", "write_version"]
+
+_MODEL = "model.safetensors"
+
+
+def write_version(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    tables: Mapping[str, pa.Table],
+    own: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Make the folder of a version appear, whole or not at all.
+
+    `tables` are named by file, *.parquet or *.arrow. What the registry sets (`own`) and what others add
+    (`manifest`) make up manifest.json, with the hashes; a name in both is a ValueError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name, "1")
+    ...     tables = {"metrics.parquet": pa.table({"auc": [0.7]})}
+    ...     write_version(folder, {"w": torch.ones(2)}, tables, {"version": 1}, {"name": "2013-01-01"})
+    ...     weights, manifest = read_version(folder)
+    ...     weights, manifest["name"], read_part(folder, "metrics.parquet").num_rows
+    ({'w': tensor([1., 1.])}, '2013-01-01', 1)
+    """
+    files = {_MODEL: safetensors.torch.save(_on_cpu(weights))}
+    for name, table in tables.items():
+        files[name] = parquet_bytes(table) if name.endswith(".parquet") else arrow_bytes(table)
+    document = {
+        "schema": SCHEMA,
+        **own,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "model_sha256": model_sha256(weights),
+        "files": {name: sha256(content) for name, content in files.items()},
+    }
+    if taken := sorted(document.keys() & manifest.keys()):
+        raise ValueError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
+    write_folder(folder, {**files, "manifest.json": seal({**document, **manifest})})
+
+
+def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and manifest of a version, verified byte for byte.
+
+    >>> read_version(Path("/nowhere/versions/1"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/versions/1/manifest.json: expected a file, found none; ...
+    """
+    manifest = read_manifest(folder)
+    weights = safetensors.torch.load(read_verified(folder / _MODEL, manifest["files"][_MODEL]))
+    if (found := model_sha256(weights)) != manifest["model_sha256"]:
+        raise CheckpointError(f"{folder / _MODEL}: expected model_sha256 {manifest['model_sha256']}, found {found}")
+    return weights, manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a version, verified.
+
+    >>> read_manifest(Path("/nowhere/versions/1"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/versions/1/manifest.json: expected a file, found none; ...
+    """
+    return unseal(folder / "manifest.json")
+
+
+def read_part(folder: Path, file: str) -> pa.Table:
+    """One of a version's own tables, verified; for an example see `write_version`."""
+    hashes = read_manifest(folder)["files"]
+    if file not in hashes:
+        raise VersionError(f"{folder}: no {file}; there are {', '.join(hashes)}")
+    return read_table(file, read_verified(folder / file, hashes[file]))
+
+
+def rewrite_part(folder: Path, file: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
+    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
+
+    A kill between table and manifest leaves a table that is not the manifest's; the same call puts that right.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name, "1")
+    ...     write_version(folder, {}, {"quarantine.parquet": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
+    ...     rewrite_part(folder, "quarantine.parquet", lambda table: (pa.table({"value": ["gone"]}), 1))
+    ...     read_part(folder, "quarantine.parquet")["value"].to_pylist()
+    ['gone']
+    """
+    manifest = read_manifest(folder)
+    table, count = change(read_table(file, (folder / file).read_bytes()))
+    if count:
+        content = parquet_bytes(table)
+        manifest["files"][file] = sha256(content)
+        write_atomically(folder / file, content)
+        write_atomically(folder / "manifest.json", seal(manifest))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a version is there, and not pruned.
+
+    >>> has_weights(Path("/nowhere/versions/1"))
+    False
+    """
+    return (folder / _MODEL).exists()
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every byte of a version's weights and manifest is as committed.
+
+    >>> is_intact(Path("/nowhere/versions/1"))
+    False
+    """
+    try:
+        read_version(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Cloned, because tied weights share memory and safetensors stores each name on its own.
+    return {
+        name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()
+    }

@@ -1,0 +1,128 @@
+"""Figures with a quiet frame and lines named where they end, as SVG."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from incr_core.report._course import Course, Floats
+from incr_core.report._style import DASHES, EVENTS, GRID, OTHERS, OURS, QUIET
+from incr_core.report._words import short
+
+__all__ = ["draw", "label_ends", "leave_room", "line_style", "mark_events", "new_figure", "svg", "x_axis"]
+
+_MOST_POINTS = 1200
+_MOST_MARKS = 200
+
+
+def new_figure(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `rows` plots above one another, 9.6 inches wide and `height` high."""
+    figure = Figure(figsize=(9.6, height))
+    # The same margins everywhere, so that the plots line up; the right one is for the lines' names.
+    figure.subplots_adjust(left=0.075, right=0.81, top=1 - 0.12 / height, bottom=0.45 / height, hspace=0.12)
+    grid = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    for axes in grid[:, 0]:
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color("#c5ccd3")
+        axes.tick_params(colors=QUIET, labelsize=9, length=0, pad=6)
+        axes.yaxis.label.set_color(QUIET)
+        axes.yaxis.label.set_fontsize(9)
+        axes.locator_params(axis="y", nbins=5)
+    return figure, list(grid[:, 0])
+
+
+def line_style(i: int, name: str) -> dict[str, Any]:
+    """How the i-th line looks; the first is ours."""
+    if i == 0:
+        return {"color": OURS, "linewidth": 2.6, "linestyle": "-", "zorder": 4}
+    k = (i - 1) % len(OTHERS)
+    return {"color": OTHERS[k], "linewidth": 1.3, "linestyle": DASHES[k], "zorder": 3}
+
+
+def draw(axes: Axes, x: Floats, y: Floats, **style: Any) -> float | None:
+    """Draw what is known of y(x), thinned to what a screen can show; return the last value."""
+    known = np.flatnonzero(np.isfinite(y) & np.isfinite(x))
+    if not len(known):
+        return None
+    step = -(-len(known) // _MOST_POINTS)
+    # Counted from the end, so that the last point stays.
+    shown = known[::-1][::step][::-1]
+    if len(shown) < 3:
+        style |= {"marker": "o", "markersize": 5}
+    axes.plot(x[shown], y[shown], solid_capstyle="round", **style)
+    return float(y[known[-1]])
+
+
+def leave_room(axes: Axes) -> None:
+    """Keep lines off the upper and lower edge."""
+    axes.margins(y=0.12)
+    axes.autoscale_view()
+
+
+def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str, bool]]) -> None:
+    """Name the lines where they end, moved apart where they would overlap."""
+    transform = axes.transData + axes.transAxes.inverted()
+    placed = sorted((float(transform.transform((0.0, y))[1]), text, color, bold) for y, text, color, bold in ends)
+    # Labels are 9.5 points high; the axes' height is in pixels.
+    gap = 1.35 * 9.5 / 72 * axes.figure.dpi / axes.bbox.height
+    heights = np.array([height for height, *_ in placed])
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    # Pushing up may have run over the top: slide back down from there.
+    for i in range(len(heights) - 1, -1, -1):
+        ceiling = 0.98 if i == len(heights) - 1 else heights[i + 1] - gap
+        heights[i] = min(heights[i], ceiling)
+    for height, (_, text, color, bold) in zip(heights, placed, strict=True):
+        note = axes.annotate(
+            short(text).replace("$", r"\$"),
+            xy=(1, height),
+            xycoords="axes fraction",
+            xytext=(8, 0),
+            textcoords="offset points",
+            annotation_clip=False,
+        )
+        note.set(color=color, fontsize=9.5, fontweight="bold" if bold else "normal", va="center")
+
+
+def mark_events(axes: Axes, course: Course) -> None:
+    """A thin upright line where something happened, in the colour of its kind."""
+    for kind, places in course.events.items():
+        for place in places[-_MOST_MARKS:]:
+            axes.axvline(place, color=EVENTS.get(kind, QUIET), linewidth=1.0, alpha=0.7, zorder=2, gid=f"event {kind}")
+
+
+def x_axis(axes: Axes, course: Course) -> None:
+    """Label the increments, by date where they have one."""
+    axes.margins(x=0.01)
+    if course.dated:
+        locator = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    else:
+        axes.set_xlabel("increment", color=QUIET, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    if len(course.x) == 1:
+        axes.set_xticks(course.x.tolist(), [course.label])
+    axes.xaxis.get_offset_text().set_color(QUIET)
+
+
+def svg(figure: Figure, label: str) -> str:
+    """The figure as an <svg> element that a screen reader calls `label`."""
+    buffer = io.StringIO()
+    # Text stays text: smaller, selectable, and in the reader's own font.
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

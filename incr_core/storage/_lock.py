@@ -1,0 +1,96 @@
+"""One writer at a time: a lock that dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from incr_core.errors import RunDirectoryError
+from incr_core.storage._atomic import storage
+
+__all__ = ["Lock"]
+
+
+class Lock:
+    """A lock on the folder of the file `path`, which names the process that holds it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lock = Lock(Path(folder, ".lock"))
+    ...     with lock.held():
+    ...         lock.taken
+    ...     lock.taken
+    True
+    False
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._file is not None
+
+    def take(self, patience: float = 0.5) -> None:
+        """Take the lock; `patience` seconds outlast a process that only takes a look."""
+        with storage(self.path):
+            file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                raise RunDirectoryError(
+                    f"{self.path.parent}: another process (pid {holder}) is writing this run; "
+                    "wait for it, stop it, or choose another --out"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+        _held.add(self)
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @contextlib.contextmanager
+    def held(self, patience: float = 0.5) -> Iterator[None]:
+        """Hold the lock for a while, unless it is held already."""
+        if self.taken:
+            yield
+            return
+        self.take(patience)
+        try:
+            yield
+        finally:
+            self.release()
+
+
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked child shares our locks and would keep them beyond our death.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

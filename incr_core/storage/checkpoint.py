@@ -1,0 +1,72 @@
+"""Save nested state without loss, and refuse it when a single byte has changed.
+
+On disk a checkpoint is a folder of two files: tensors in safetensors, everything else in `state.json`, which
+names the tensors file by its hash and carries its own checksum. So replacing `state.json` by a rename is the
+one moment at which a new state takes the place of the old.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from incr_core.storage._atomic import storage, sync, write_atomically
+from incr_core.storage._integrity import SCHEMA, read_verified, seal, sha256, unseal
+from incr_core.storage.packing import pack, unpack
+
+__all__ = ["load", "save"]
+
+
+def save(path: str | Path, state: Any, **manifest: Any) -> None:
+    """Save a state in the folder `path`, replacing the one there in a single step.
+
+    `manifest` is JSON-able and comes back beside the state. A kill at any moment leaves the old state or the
+    new one. Raises StorageError when the disk refuses, CheckpointError for a leaf that cannot be kept.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/learner", {"weight": torch.ones(2)}, version=3)
+    ...     load(f"{folder}/learner")
+    ({'weight': tensor([1., 1.])}, {'version': 3})
+    """
+    folder = Path(path)
+    tensors, structure = pack(state)
+    content = safetensors.torch.save(tensors)
+    digest = sha256(content)
+    name = f"tensors-{digest[:16]}.safetensors"
+    document = {
+        "schema": SCHEMA,
+        "manifest": manifest,
+        "tensors": {"file": name, "bytes": len(content), "sha256": digest},
+        "state": structure,
+    }
+    sealed = seal(document)
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / name, content)
+    write_atomically(folder / "state.json", sealed)
+    with storage(folder):
+        sync(folder.parent)
+        for stale in folder.glob("tensors-*.safetensors"):
+            if stale.name != name:
+                stale.unlink()
+
+
+def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Load `(state, manifest)` from a folder written by `save`.
+
+    Raises CheckpointError naming the file when one is missing, truncated or changed by as little as a bit, or
+    was written by another schema version.
+
+    >>> load("/nowhere/learner")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/learner/state.json: expected a file, found none; ...
+    """
+    folder = Path(path)
+    document = unseal(folder / "state.json")
+    stored = document["tensors"]
+    content = read_verified(folder / stored["file"], stored["sha256"], stored["bytes"])
+    return unpack(safetensors.torch.load(content), document["state"]), document["manifest"]

@@ -1,0 +1,83 @@
+"""Feature distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core._util import not_negative
+from incr_core.batch import Batch
+from incr_core.models import Features
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies.mechanisms import Teacher
+
+__all__ = ["FeatureDistillation"]
+
+
+class FeatureDistillation(Strategy):
+    """Keep seeing rows as the model did when the increment began.
+
+        loss += strength * mean over rows and features of (f(x) - teacher's f(x))^2
+        at the beginning of an increment but the first: teacher <- w
+
+    f is the input of the model's last linear layer, so the head stays free to move. Romero et al. 2015, "FitNets",
+    equation 3, without a regressor, since teacher and student are one model; Jung et al. 2016, "Less-forgetting
+    learning", equation 2. It remembers no rows; behind a replay strategy it also distils the rows replayed.
+
+    strength: weight of the term, 0 turns it off.
+
+    >>> FeatureDistillation(strength=1.0).extra_repr()
+    'strength=1.0'
+    """
+
+    rowwise: ClassVar[bool] = False
+    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+
+    learned: Tensor
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.strength = not_negative("features.strength", strength)
+        self.teacher = Teacher()
+        self._taught: Tensor | None = None
+
+    @property
+    def off(self) -> bool:
+        """With a strength of 0."""
+        return self.strength == 0
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for the teacher and for whether anything was learned, and read the features of every forward."""
+        self._features = Features(ctx.model, "features")
+        if not self.off:
+            self._features.keep()
+        self.teacher.allocate(ctx)
+        self.register_buffer("learned", torch.zeros((), dtype=torch.int64))
+
+    def begin(self, ctx: Context) -> None:
+        """The model as it is becomes the teacher, once it has learned anything, here or elsewhere."""
+        if self.learned:
+            self.teacher.capture(ctx)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Ask the teacher about the rows so far."""
+        if self.teacher.captured:
+            self.teacher(ctx, batch.inputs)
+            self._taught = self._features.last
+        return batch
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """The distance from the teacher's features."""
+        if self._taught is None:
+            return {}
+        student = self._features.last[: len(self._taught)]
+        return {"features": self.strength * F.mse_loss(student, self._taught)}
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Something was learned."""
+        if len(labelled):
+            self.learned.fill_(1)

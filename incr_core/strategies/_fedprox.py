@@ -1,0 +1,53 @@
+"""The proximal term of FedProx."""
+
+from __future__ import annotations
+
+import torch
+
+from incr_core._util import not_negative
+from incr_core.numerics import local
+from incr_core.strategies._base import Context, PerWeight, Strategy
+
+__all__ = ["FedProx"]
+
+
+class FedProx(Strategy):
+    """Keep what one worker learns close to the anchor that all workers started the round from.
+
+        loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
+        at the beginning of an increment, and whenever an anchor is adopted: a <- w
+
+    Li et al. 2020, "Federated optimization in heterogeneous networks", equation 2, whose mu is `strength`. With several
+    rounds in an increment each has its own anchor; where nothing is exchanged, the increment's first weights are it.
+
+    strength: weight of the penalty, 0 turns it off.
+
+    >>> FedProx(strength=0.01).extra_repr()
+    'strength=0.01'
+    """
+
+    def __init__(self, strength: float = 0.01) -> None:
+        super().__init__()
+        self.strength = not_negative("fedprox.strength", strength)
+        self.anchor = PerWeight()
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for the anchor."""
+        self.anchor.allocate(ctx)
+
+    @torch.no_grad()
+    def adopted(self, ctx: Context) -> None:
+        """Keep a copy of the anchor."""
+        if self.strength > 0:
+            torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+
+    def begin(self, ctx: Context) -> None:
+        """Keep a copy of the weights that the increment starts from."""
+        self.adopted(ctx)
+
+    def after_backward(self, ctx: Context) -> None:
+        """Add the penalty's gradient, without a graph."""
+        if self.strength == 0:
+            return
+        weights, gradients, index = ctx.weights_and_gradients()
+        torch._foreach_add_(gradients, torch._foreach_sub(weights, self.anchor.tensors(index)), alpha=self.strength)

@@ -1,0 +1,92 @@
+"""GDumb: remember, and retrain from scratch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from incr_core._util import not_negative, positive
+from incr_core.batch import Batch
+from incr_core.memories import Balanced, columns_of, to_batch
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies.mechanisms import Teacher
+
+__all__ = ["GDumb"]
+
+
+class GDumb(Strategy):
+    """Only remember rows, evenly by class; when an increment ends, retrain on them from the first weights.
+
+        at the end of an increment: w <- the weights the learner was made with; then `passes` passes over the memory by
+        SGD in batches of `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps; what the model has counted of
+        all rows, such as the moments of its inputs, stays
+
+    Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
+    is learned from new rows directly: their loss has weight 0. It stands alone: it overwrites what others did.
+
+    capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
+    start. rows: a batch's.
+
+    >>> GDumb(capacity=500)
+    GDumb(
+      capacity=500, passes=10, lr=0.05, rows=64
+      (memory): Balanced()
+      (first): Teacher(
+        (weights): PerWeight()
+        (statistics): Module()
+      )
+    )
+    """
+
+    sets_aside: ClassVar[bool] = True
+    alone: ClassVar[str] = "it retrains from the first weights when an increment ends, and what others did is lost"
+    remakes: ClassVar[bool] = True
+
+    def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.passes = int(not_negative("gdumb.passes", passes))
+        self.lr = positive("gdumb.lr", lr)
+        self.rows = int(positive("gdumb.rows", rows))
+        self.memory = Balanced(capacity)
+        self.first = Teacher()
+
+    @property
+    def off(self) -> bool:
+        """With 0 passes."""
+        return self.passes == 0
+
+    def attach(self, ctx: Context) -> None:
+        """Keep the first weights."""
+        self.first.allocate(ctx)
+        self.first.capture(ctx)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Let new rows weigh nothing."""
+        return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Show the new rows to the memory."""
+        self.memory.insert(columns_of(batch), ctx.generator)
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Retrain on the memory."""
+        if len(labelled) == 0 or self.memory.size == 0:
+            return
+        self.first.restore(ctx)
+        held = to_batch(self.memory.rows_held())
+        optimizer = torch.optim.SGD(ctx.parameters, lr=self.lr)
+        steps = self.passes * math.ceil(len(held) / self.rows)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        ctx.model.train()
+        for _ in range(self.passes):
+            order = torch.randperm(len(held), generator=ctx.generator, device=ctx.generator.device)
+            for part in held.take(order).split(self.rows):
+                ctx.objective(ctx.model(part.inputs), part.targets, part.weights).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()

@@ -1,0 +1,78 @@
+"""The hooks of a list of strategies, found once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from incr_core.errors import StrategyError
+from incr_core.memories import Memory
+from incr_core.strategies._base import Strategy
+
+__all__ = ["Hooks"]
+
+
+class Hooks:
+    """For each hook, the methods of the strategies that override it: one that none does costs a step nothing. They come
+    as the strategies are listed, but for those that must come before or after others (`Strategy.order`).
+
+    after_rehearsal: those of `after_step` that belong to no memory.
+    keeps: about the share of rows that all who weigh rows leave.
+
+    Raises StrategyError where one strategy would undo what others do, where two take new rows out of the loss, or where
+    one does and another weighs them in it.
+
+    >>> from incr_core.strategies._ewc import EWC
+    >>> from incr_core.strategies._replay import Replay
+    >>> hooks = Hooks([Replay(), EWC()])
+    >>> len(hooks.augment), len(hooks.end), len(hooks.weigh)
+    (1, 1, 0)
+    """
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        strategies = [strategy for strategy in strategies if not strategy.off]
+
+        def overridden(hook: str) -> list[Any]:
+            return [
+                getattr(strategy, hook)
+                for strategy in sorted(strategies, key=lambda strategy: strategy.order.get(hook, 0))
+                if getattr(type(strategy), hook) is not getattr(Strategy, hook)
+            ]
+
+        for strategy in strategies:
+            others = [type(other).__name__ for other in strategies if other is not strategy]
+            if strategy.alone and others:
+                raise StrategyError(
+                    f"strategy: expected {type(strategy).__name__} alone, got it beside {' and '.join(others)}: "
+                    f"{strategy.alone}; leave one or the other out"
+                )
+
+        self.begin = overridden("begin")
+        self.augment = overridden("augment")
+        self.weigh = overridden("weigh")
+        self.loss = overridden("loss")
+        self.after_backward = overridden("after_backward")
+        self.after_step = overridden("after_step")
+        self.after_rehearsal = [hook for hook in self.after_step if not _remembers(hook.__self__)]
+        self.end = overridden("end")
+        self.adopted = overridden("adopted")
+        self.keeps = prod(strategy.keeps for strategy in strategies)
+        aside = [type(strategy).__name__ for strategy in strategies if strategy.sets_aside]
+        if len(aside) > 1:
+            raise StrategyError(
+                f"strategy: {' and '.join(aside)} each take new rows out of the objective's loss, to learn them in "
+                "their own way; leave all but one of them out"
+            )
+        if self.weigh and aside:
+            weighs = [type(hook.__self__).__name__ for hook in self.weigh]
+            raise StrategyError(
+                f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
+                f"{', '.join(aside)} takes them out of it; leave one of them out"
+            )
+
+
+def _remembers(strategy: nn.Module) -> bool:
+    return any(isinstance(part, Memory) for part in strategy.modules())

@@ -1,0 +1,134 @@
+"""iCaRL: exemplars, distillation and the nearest class mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core._util import not_negative
+from incr_core.batch import Batch, cat
+from incr_core.errors import StrategyError
+from incr_core.memories import Herding, columns_of, to_batch
+from incr_core.models import Features
+from incr_core.models.adapt import NearestMean
+from incr_core.objectives import Multiclass
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies.mechanisms import Teacher
+
+__all__ = ["ICaRL"]
+
+
+class ICaRL(Strategy):
+    """Learn features by distillation and exemplars, and predict the class whose mean feature is nearest.
+
+        loss = sum over classes of binary cross-entropy(output, q) / classes, mean over new and remembered rows, where
+        q_c = sigmoid(teacher's output_c) for classes of earlier increments, and [y = c] for the others
+        at the end of an increment: exemplars by herding; class means, from normalised features of the exemplars, into
+        the model's `NearestMean` head
+        at the beginning of an increment but the first: teacher <- w
+
+    Earlier increments count wherever they were learned.
+
+    Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5. Rows that a
+    replay strategy before it appends are learned like exemplars; those of one behind it keep their own loss.
+
+    capacity: exemplars, or their bytes. ratio: exemplars per new row in each batch; 0 turns it all off.
+
+    >>> ICaRL(capacity=500).memory
+    Herding()
+    """
+
+    rowwise: ClassVar[bool] = False
+    sets_aside: ClassVar[bool] = True
+    remakes: ClassVar[bool] = True
+    shared: ClassVar[dict[str, str]] = {"seen": "max"}
+
+    seen: Tensor
+
+    def __init__(self, capacity: int | str = 5000, ratio: float = 1.0) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.ratio = not_negative("icarl.ratio", ratio)
+        self.memory = Herding(capacity)
+        self.teacher = Teacher()
+        self._taught: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._rows = 0
+
+    @property
+    def off(self) -> bool:
+        """With a ratio of 0."""
+        return self.ratio == 0
+
+    def attach(self, ctx: Context) -> None:
+        """Check the head, and make room for the teacher."""
+        if not isinstance(ctx.objective, Multiclass):
+            raise StrategyError(f"icarl: expected the objective Multiclass, got {type(ctx.objective).__name__}")
+        self._features = Features(ctx.model, "icarl")
+        head = self._features.head
+        if not isinstance(head, NearestMean):
+            raise StrategyError(
+                f"icarl: expected a model whose last layer is NearestMean, to predict by class means, "
+                f"got {type(head).__name__}; make it with incr_core.models.adapt._nearest_mean(model), "
+                'or [[model.adapt]] name = "nearest_mean"'
+            )
+        self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
+        self._features.keep()
+        self.teacher.allocate(ctx)
+        self.register_buffer("seen", torch.zeros(ctx.objective.outputs))
+
+    def begin(self, ctx: Context) -> None:
+        """The model as it is becomes the teacher, once it has learned anything."""
+        if self.seen.any():
+            self.teacher.capture(ctx)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Append exemplars, and ask the teacher about all."""
+        if self.memory.size:
+            count = ctx.per_new_row(self.ratio)
+            batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
+        if self.teacher.captured:
+            self._taught = self.teacher(ctx, batch.inputs)
+        self._weights, self._rows = batch.weights, len(batch)
+        return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """Binary cross-entropy of every class, old classes against the teacher."""
+        rows = output[: self._rows]
+        wanted = F.one_hot(batch.targets[: self._rows], output.shape[1]).to(rows.dtype)
+        if self._taught is not None:
+            wanted = torch.where(self.seen > 0, self._taught.sigmoid(), wanted)
+        losses = F.binary_cross_entropy_with_logits(rows, wanted, reduction="none").mean(1)
+        if self._weights is None:
+            return {"icarl": losses.mean()}
+        return {"icarl": (losses * self._weights).sum() / self._weights.sum()}
+
+    @torch.no_grad()
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Choose exemplars among those held and the increment's rows, and tell the head the class means."""
+        if len(labelled) == 0:
+            return
+        candidates = labelled if self.memory.size == 0 else cat([to_batch(self.memory.rows_held()), labelled])
+        self.memory.choose(columns_of(candidates), self._normalised(ctx, candidates))
+        exemplars = to_batch(self.memory.rows_held())
+        features = self._normalised(ctx, exemplars)
+        members = F.one_hot(exemplars.targets, ctx.objective.outputs).to(features.dtype).t()
+        counts = members.sum(1, keepdim=True)
+        self._head[0].tell(members @ features / counts.clamp(min=1), (counts[:, 0] > 0).float())
+        self.seen[labelled.targets] = 1.0
+
+    def _normalised(self, ctx: Context, batch: Batch) -> Tensor:
+        """f / |f| of every row, (n, d), in eval mode."""
+        training = ctx.model.training
+        ctx.model.eval()
+        found = []
+        for part in batch.split(1024):
+            ctx.model(part.inputs)
+            found.append(F.normalize(self._features.last, dim=1))
+        ctx.model.train(training)
+        return torch.cat(found)

@@ -1,0 +1,74 @@
+"""Keep what belongs to a task still while other tasks are learned."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch
+from incr_core.errors import StrategyError
+from incr_core.numerics import local
+from incr_core.strategies._base import Context, Strategy
+
+__all__ = ["Isolate"]
+
+
+class Isolate(Strategy):
+    """Let a step change the head of a task only if the step's rows are of that task.
+
+        after the step:   W[t] <- W[t] before it, for every t that no row had
+
+    A head that no row used gets a gradient of zero, but momentum and weight decay would move it. It has no state and
+    needs no boundaries. It works on modules with a class attribute `per_task`, which names weights whose first
+    dimension is the task, such as `incr_core.models.adapt.task_heads` makes. Replayed rows do not count as the step's: their
+    heads stay still.
+
+    >>> from torch import nn
+    >>> from incr_core.models.adapt import task_heads, with_task
+    >>> from incr_core.learner import Learner
+    >>> from incr_core.objectives import Multiclass
+    >>> model = task_heads(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), tasks=2)
+    >>> decay = lambda weights: torch.optim.SGD(weights, lr=0.1, weight_decay=0.5)
+    >>> learner = Learner(model, Multiclass(2), decay, [Isolate()])
+    >>> before = model[1].weight[1].clone()
+    >>> rows = Batch(torch.ones(3, 2), torch.tensor([0, 1, 1]), task=torch.zeros(3, dtype=torch.int64))
+    >>> _ = learner.learn(with_task(rows)); bool((model[1].weight[1] == before).all())
+    True
+    """
+
+    needs_tasks: ClassVar[bool] = True
+    order: ClassVar[dict[str, int]] = {"after_step": 1}  # behind whoever moves weights
+
+    def attach(self, ctx: Context) -> None:
+        """Find the weights that belong to tasks."""
+        places = {id(weight): place for place, weight in enumerate(ctx.parameters)}
+        self._places = [
+            places[id(weight)]
+            for module in ctx.model.modules()
+            for weight in (getattr(module, name) for name in getattr(module, "per_task", ()))
+            if id(weight) in places
+        ]
+        if not self._places:
+            raise StrategyError(
+                f"isolate: expected a model with weights that belong to tasks, got {type(ctx.model).__name__} without; "
+                'make it with incr_core.models.adapt.task_heads, or [[model.adapt]] name = "task_heads"'
+            )
+        if any(hasattr(ctx.parameters[place], "to_local") for place in self._places):
+            raise StrategyError("isolate: expected whole heads, got sharded ones; use one shard, or freeze old heads")
+        self._before: list[Tensor] = []
+
+    @torch.no_grad()
+    def after_backward(self, ctx: Context) -> None:
+        """Note the weights before the step."""
+        self._before = [local(ctx.parameters[place]).clone() for place in self._places]
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Put back those of tasks that were not learned."""
+        if batch.task is None:
+            raise StrategyError("isolate: expected batches with tasks, got none; name the column in features.task")
+        for place, before in zip(self._places, self._before, strict=True):
+            weight = local(ctx.parameters[place].detach())
+            learned = torch.zeros(len(weight), dtype=torch.bool, device=weight.device).index_fill(0, batch.task, True)
+            weight.copy_(torch.where(learned.reshape(-1, *[1] * (weight.ndim - 1)), weight, before))

@@ -1,0 +1,88 @@
+"""Learning without forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from incr_core._util import not_negative, positive
+from incr_core.batch import Batch
+from incr_core.objectives import Multiclass, distillation_loss
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies.mechanisms import Teacher
+
+__all__ = ["LwF"]
+
+NEVER = -1e4
+"""The logarithm of a probability that is 0 in every type, and yet finite: 0 * NEVER is 0."""
+
+
+class LwF(Strategy):
+    """Keep answering new rows as the model did when the increment began.
+
+        loss += strength * distillation_loss(output, teacher's output)       see `distillation_loss`
+        at the beginning of an increment but the first: teacher <- w
+
+    Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, a teacher knows those of earlier
+    increments, wherever these were learned, and gives all others probability 0. Had it nothing to say of them, old
+    classes would lose to new ones together, at no cost. It remembers no rows; behind a replay strategy it also distils
+    the rows replayed.
+
+    strength: weight of the term, 0 turns it off. temperature: how soft the answers are made.
+
+    >>> LwF(strength=1.0).extra_repr()
+    'strength=1.0, temperature=2.0'
+    """
+
+    rowwise: ClassVar[bool] = False
+    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+
+    learned: Tensor
+    taught: Tensor
+
+    def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.strength = not_negative("lwf.strength", strength)
+        self.temperature = positive("lwf.temperature", temperature)
+        self.teacher = Teacher()
+        self._answers: Tensor | None = None
+
+    @property
+    def off(self) -> bool:
+        """With a strength of 0."""
+        return self.strength == 0
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for the teacher, and for which outputs were learned, and which of them before this teacher."""
+        self.teacher.allocate(ctx)
+        self.register_buffer("learned", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
+        self.register_buffer("taught", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
+
+    def begin(self, ctx: Context) -> None:
+        """The model as it is becomes the teacher, once it has learned anything."""
+        if self.learned.any():
+            self.teacher.capture(ctx)
+            self.taught.copy_(self.learned)
+
+    def augment(self, ctx: Context, batch: Batch) -> Batch:
+        """Ask the teacher about the rows so far."""
+        if self.teacher.captured:
+            self._answers = self.teacher(ctx, batch.inputs)
+        return batch
+
+    def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
+        """The divergence from the teacher."""
+        if self._answers is None:
+            return {}
+        student, answers = output[: len(self._answers)], self._answers
+        if isinstance(ctx.objective, Multiclass):
+            answers = answers.masked_fill(self.taught == 0, NEVER * self.temperature)
+        return {"lwf": self.strength * distillation_loss(ctx.objective, student, answers, self.temperature)}
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Something was learned: of several classes these, of other outputs all."""
+        if len(labelled):
+            self.learned[labelled.targets if isinstance(ctx.objective, Multiclass) else slice(None)] = 1

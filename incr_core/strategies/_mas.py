@@ -1,0 +1,99 @@
+"""Memory aware synapses."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from incr_core._util import at_least_one, fraction, not_negative
+from incr_core.batch import Batch, Inputs
+from incr_core.models import one_way
+from incr_core.numerics import like, local, unsharded, whole_weights
+from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies.mechanisms import Pull, gradients_of_rows, rows_at_once
+
+__all__ = ["MAS", "sensitivity"]
+
+
+class MAS(Strategy):
+    """Penalise moving weights that the model's answers are sensitive to.
+
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
+        at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
+
+    Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4. It needs no labels: rows of a stream whose labels
+    come late, or never, tell what matters as well.
+
+    strength: weight of the penalty, 0 turns it off. decay: how much of the past F is kept, in [0, 1].
+    samples: rows of an increment that F is estimated from.
+
+    >>> MAS(strength=2.0).extra_repr()
+    'strength=2.0, decay=1.0, samples=1024'
+    """
+
+    shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
+    order: ClassVar[dict[str, int]] = {"end": 1}  # it measures what others have made of the model
+
+    def __init__(self, strength: float = 0.1, decay: float = 1.0, samples: int = 1024) -> None:
+        super().__init__()
+        self.strength = not_negative("mas.strength", strength)
+        self.decay = fraction("mas.decay", decay)
+        self.samples = at_least_one("mas.samples", samples)
+        self.importance = PerWeight()
+        self.anchor = PerWeight()
+        self._pull = Pull()
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for F and a."""
+        one_way(ctx.model, "mas")
+        self.importance.allocate(ctx)
+        self.anchor.allocate(ctx)
+
+    def after_backward(self, ctx: Context) -> None:
+        """Add the penalty's gradient, without a graph."""
+        if self.strength == 0:
+            return
+        _, _, index = ctx.weights_and_gradients()
+        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+
+    @torch.no_grad()
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Measure what the answers now depend on, and move the anchor."""
+        if self.strength == 0 or len(labelled) == 0:
+            return
+        picked = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)[: self.samples]
+        measured = sensitivity(ctx.model, labelled.take(picked))
+        for old, name, weight in zip(self.importance.tensors(), ctx.names, ctx.parameters, strict=True):
+            old.mul_(self.decay).add_(like(measured[name], weight))
+        torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+
+
+def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """mean_x | d |output(x)|^2 / d w_j | for every trainable weight, by name; the model runs in eval mode.
+
+    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
+    >>> sensitivity(model, Batch(torch.tensor([[3.0]]), torch.ones(1)))["weight"]
+    tensor([[18.]])
+    """
+    weights, fixed = whole_weights(model)
+
+    def squared(weights: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        row = {name: value[None] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[None]
+        output: Tensor = functional_call(model, (weights, fixed), (row,))
+        return output.square().sum()
+
+    per_row = gradients_of_rows(squared)
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    training = model.training
+    model.eval()
+    try:
+        with unsharded(model):
+            for part in batch.split(rows_at_once(weights)):
+                for name, gradient in per_row(weights, part.inputs).items():
+                    total[name] += gradient.abs().sum(0)
+    finally:
+        model.train(training)
+    return {name: value / max(1, len(batch)) for name, value in total.items()}

@@ -1,0 +1,155 @@
+"""PackNet: several tasks in one network, none of which disturbs another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from incr_core._util import at_least_one, fraction, not_negative
+from incr_core.batch import Batch
+from incr_core.numerics import local
+from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies.mechanisms import Ownership
+
+__all__ = ["PackNet"]
+
+
+class PackNet(Strategy):
+    """Give each task the weights that matter to it, keep those still for ever, and learn the next task in the rest.
+
+        while task t is learned:   g_j <- 0 and w_j <- k_j after the step, for weights of earlier tasks (o_j > 0)
+        at its end:                of each tensor's free weights the share `keep` with the largest |w_j| becomes the
+                                   task's, o_j <- t + 1, and the rest 0; `retrain` passes over the task's; k <- w
+        a prediction for task t:   w_j for 0 < o_j <= t + 1, else 0; with the buffers (BatchNorm) as at its end
+
+    Mallya & Lazebnik 2018, "PackNet", section 3. Biases and scales, tensors of one dimension, belong to the first task.
+    Weights are put back after each step, so momentum and weight decay do not move them either: what `as_task` answers
+    for a finished task is the same, bit for bit, whatever comes later.
+
+    Tasks are increments, `every` of them a task. keep: the share of free weights a task gets. tasks: how many tasks get
+    weights; later increments go on learning, unpruned, in what the last one left; 1 turns it off. retrain: passes over
+    the last increment's rows after pruning, in batches of `batch_size`. Workers that stand at the same weights prune
+    alike; what each of them retrained is averaged at once, and published. What an exchange rounds, or an outer step's
+    momentum moves, is put back when the next increment begins.
+
+    >>> PackNet(keep=0.5, tasks=3)
+    PackNet(
+      keep=0.5, tasks=3, retrain=1, every=1, batch_size=128, done=0, settled=0
+      (ownership): Ownership(
+        (owner): PerWeight()
+        (kept): PerWeight()
+      )
+      (fresh): PerWeight()
+      (statistics): Module()
+    )
+    """
+
+    shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
+    needs_boundaries: ClassVar[bool] = True
+    remakes: ClassVar[bool] = True
+    # Teachers and anchors are taken of what was put back; what others measure at an end is the pruned network.
+    order: ClassVar[dict[str, int]] = {"begin": -1, "after_backward": 2, "after_step": 1, "end": -1}
+
+    def __init__(
+        self, keep: float = 0.5, tasks: int = 5, retrain: int = 1, every: int = 1, batch_size: int = 128
+    ) -> None:
+        super().__init__()
+        self.keep = fraction("packnet.keep", keep)
+        self.tasks = at_least_one("packnet.tasks", tasks)
+        self.retrain = int(not_negative("packnet.retrain", retrain))
+        self.every = at_least_one("packnet.every", every)
+        self.batch_size = at_least_one("packnet.batch_size", batch_size)
+        self.done = 0
+        self.settled = 0
+        self.ownership = Ownership()
+        self.fresh = PerWeight()
+        self.statistics = nn.Module()
+
+    def attach(self, ctx: Context) -> None:
+        """Make room for owners, kept weights, and buffers for every task but the last."""
+        self.ownership.allocate(ctx)
+        self.fresh.allocate(ctx)
+        for name, value in ctx.model.named_buffers():
+            room = local(value).new_zeros((self.tasks - 1, *local(value).shape))
+            self.statistics.register_buffer(name.replace(".", "/"), room)
+
+    def begin(self, ctx: Context) -> None:
+        """Settle what belongs to the last task, and put back what an exchange has rounded or an outer step moved."""
+        self.done = self.ownership.owners()
+        if self.done:
+            # A worker that had no rows of a task learns of it here, from what the others shared and from the anchor.
+            self.ownership.settle(ctx, self.fresh.tensors(), self.settled, self.done)
+            self.settled = self.done
+            self.ownership.put_back(ctx, learning=0)
+
+    def after_backward(self, ctx: Context) -> None:
+        """Weights of earlier tasks get no gradient, so that clipping does not count theirs."""
+        if self.done:
+            self.ownership.mask_gradients(ctx, learning=0)
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Undo what momentum and weight decay did to weights of earlier tasks."""
+        if self.done:
+            self.ownership.put_back(ctx, learning=0)
+
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Prune, retrain, and keep."""
+        if self.done >= self.tasks - 1 or len(labelled) == 0 or (ctx.increment + 1) % self.every:
+            return
+        self.done += 1
+        self.ownership.claim(ctx, self.done, self.keep)
+        self.ownership.keep(ctx)
+        for _ in range(self.retrain):
+            self._retrain(ctx, labelled)
+        self.ownership.keep(ctx)
+        for weight, owner, fresh in zip(
+            ctx.parameters, self.ownership.owner.tensors(), self.fresh.tensors(), strict=True
+        ):
+            fresh.copy_(torch.where(owner == self.done, local(weight.detach()), 0.0))
+        for room, value in zip(self.statistics.buffers(), ctx.model.buffers(), strict=True):
+            room[self.done - 1].copy_(local(value))
+
+    def _retrain(self, ctx: Context, labelled: Batch) -> None:
+        training = ctx.model.training
+        ctx.model.train()
+        order = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)
+        for part in labelled.take(order).split(self.batch_size):
+            ctx.objective(ctx.model(part.inputs), part.targets, part.weights).backward()
+            self.ownership.mask_gradients(ctx, learning=self.done)
+            ctx.optimizer.step()
+            ctx.optimizer.zero_grad()
+            self.ownership.put_back(ctx, learning=self.done)
+        ctx.model.train(training)
+
+    @contextmanager
+    def as_task(self, ctx: Context, task: int) -> Iterator[None]:
+        """Inside, the model is the one that finished this task, counted from 0, and in eval mode.
+
+        The task being learned, and any after it, is the model as it is.
+        """
+        live = [local(weight.detach()) for weight in ctx.parameters] + [local(value) for value in ctx.model.buffers()]
+        before, training = [tensor.clone() for tensor in live], ctx.model.training
+        if task < self.done:
+            with torch.no_grad():
+                self.ownership.hide(ctx, above=task + 1)
+                for value, room in zip(ctx.model.buffers(), self.statistics.buffers(), strict=True):
+                    local(value).copy_(room[task])
+        ctx.model.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, before)
+            ctx.model.train(training)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many tasks are finished, and how many of them have settled."""
+        return {"done": self.done, "settled": self.settled}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take it back."""
+        self.done, self.settled = state["done"], state["settled"]

@@ -1,0 +1,89 @@
+"""Synaptic intelligence."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from incr_core._util import not_negative, positive
+from incr_core.batch import Batch
+from incr_core.numerics import local
+from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies.mechanisms import Pull
+
+__all__ = ["SI"]
+
+
+class SI(Strategy):
+    """Penalise moving weights that earned much of the loss's fall.
+
+        every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
+        end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
+        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
+
+    g in the path integral p is the gradient of the loss, without this penalty and other strategies' edits. Zenke et al.
+    2017, "Continual learning through synaptic intelligence", section 3, equations 3 to 5.
+
+    strength: weight of the penalty, 0 turns it off. damping: keeps F finite where a weight barely moved, in squared
+    units of weights.
+
+    >>> SI(strength=0.5).extra_repr()
+    'strength=0.5, damping=0.1'
+    """
+
+    shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
+    # It reads gradients before others edit them, and weights when nobody moves them any more.
+    order: ClassVar[dict[str, int]] = {"after_backward": -1, "after_step": 2, "end": 1}
+
+    def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
+        super().__init__()
+        self.strength = not_negative("si.strength", strength)
+        self.damping = positive("si.damping", damping)
+        self.importance = PerWeight()
+        self.anchor = PerWeight()
+        self._pull = Pull()
+        self.path = PerWeight()
+        self._before: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._index: list[int] = []
+
+    @torch.no_grad()
+    def attach(self, ctx: Context) -> None:
+        """Start the first path at the weights as they are."""
+        for state in (self.importance, self.anchor, self.path):
+            state.allocate(ctx)
+        torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+
+    def after_backward(self, ctx: Context) -> None:
+        """Keep copies of gradients and weights for the path (views would move along), then add the penalty."""
+        if self.strength == 0:
+            return
+        weights, gradients, self._index = ctx.weights_and_gradients()
+        self._before = [weight.clone() for weight in weights]
+        # A step that float16 leaves out for its infinite gradients moves nothing, and adds nothing to the path.
+        self._gradients = [gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for gradient in gradients]
+        index = self._index
+        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Walk the path: subtract gradient times movement."""
+        if self.strength == 0:
+            return
+        weights = [local(ctx.parameters[place]) for place in self._index]
+        torch._foreach_sub_(self._before, weights)  # minus the movement
+        torch._foreach_addcmul_(self.path.tensors(self._index), self._gradients, self._before)
+
+    @torch.no_grad()
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Turn the path into importance, and start the next one here."""
+        if self.strength == 0 or len(labelled) == 0:
+            return
+        for weight, importance, anchor, path in zip(
+            ctx.parameters, self.importance.tensors(), self.anchor.tensors(), self.path.tensors(), strict=True
+        ):
+            now = local(weight)
+            importance += path.clamp(min=0) / ((now - anchor).square() + self.damping)
+            anchor.copy_(now)
+            path.zero_()

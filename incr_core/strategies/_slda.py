@@ -1,0 +1,65 @@
+"""Streaming linear discriminant analysis."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from incr_core.batch import Batch
+from incr_core.errors import StrategyError
+from incr_core.models import Features
+from incr_core.models.adapt import StreamingLDA
+from incr_core.objectives import Multiclass
+from incr_core.strategies._base import Context, Strategy
+
+__all__ = ["SLDA"]
+
+
+class SLDA(Strategy):
+    """Show the features of every new row to the model's `StreamingLDA` head, which predicts by them.
+
+        counts_y += 1        sums_y += f(x)        second += f(x) f(x)^T
+
+    Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis". Features are taken
+    in eval mode, by a forward of its own. The sums live in the model and add up between workers exactly; a row that is
+    learned in several passes counts as often, and row weights count as weights.
+
+    It needs a model made by `incr_core.models.adapt._lda`; shrinkage = 1 there is the nearest class mean.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from incr_core.models.adapt import lda
+    >>> from incr_core.learner import Learner
+    >>> model = lda(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))
+    >>> learner = Learner(model, Multiclass(2), torch.optim.SGD, [SLDA()])
+    >>> _ = learner.learn(Batch(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])))
+    >>> learner.predict(torch.tensor([[0.0, 2.0]])).argmax().item()
+    0
+    """
+
+    order: ClassVar[dict[str, int]] = {"after_step": 2}  # features of the weights that the step leaves
+
+    def attach(self, ctx: Context) -> None:
+        """Find the head."""
+        if not isinstance(ctx.objective, Multiclass):
+            raise StrategyError(
+                f"slda: expected the objective Multiclass, got {type(ctx.objective).__name__}; use a plain model for it"
+            )
+        self._features = Features(ctx.model, "slda")
+        head = self._features.head
+        if not isinstance(head, StreamingLDA):
+            raise StrategyError(
+                f"slda: expected a model whose last layer is StreamingLDA, got {type(head).__name__}; "
+                'make it with incr_core.models.adapt._lda, or [[model.adapt]] name = "lda"'
+            )
+        self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
+
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        """Take in the new rows."""
+        training = ctx.model.training
+        ctx.model.eval()
+        with self._features.read():
+            ctx.model(batch.inputs)
+        ctx.model.train(training)
+        self._head[0].add(self._features.last, batch.targets, batch.weights)

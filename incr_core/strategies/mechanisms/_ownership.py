@@ -1,0 +1,116 @@
+"""Which task each weight belongs to, so that one network can hold several without mixing them."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.numerics import local, whole
+from incr_core.strategies._base import Context, PerWeight
+
+__all__ = ["Ownership"]
+
+
+class Ownership(nn.Module):
+    """The owner of every trainable weight, and the value an owned weight keeps.
+
+    owner: 0 where a weight is free, t + 1 where it belongs to task t. kept: the value to be put back. Both are of the
+    weights' shapes, or their shards'.
+
+    >>> model = nn.Linear(4, 1, bias=False); _ = model.weight.data.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
+    >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
+    >>> ownership = Ownership(); ownership.allocate(ctx); ownership.claim(ctx, task=1, share=0.5)
+    >>> ownership.owner.tensors()[0].tolist(), model.weight.tolist()
+    ([[0.0, 1.0, 1.0, 0.0]], [[0.0, -3.0, 2.0, 0.0]])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = PerWeight()
+        self.kept = PerWeight()
+        self._masks: tuple[int, list[Tensor], list[Tensor]] | None = None
+
+    def allocate(self, ctx: Context) -> None:
+        """Make the tensors; everything is free."""
+        self.owner.allocate(ctx)
+        self.kept.allocate(ctx)
+
+    def owners(self) -> int:
+        """The highest owner there is: how many tasks own weights."""
+        return max(int(owner.max()) for owner in self.owner.tensors() if owner.numel())
+
+    @torch.no_grad()
+    def claim(self, ctx: Context, task: int, share: float) -> None:
+        """Give `task` the `share` of each tensor's free weights that is largest, and set the rest to 0.
+
+        Free tensors of one dimension are given whole. Weights of equal size at the threshold all count as large.
+        """
+        for weight, owner in zip(ctx.parameters, self.owner.tensors(), strict=True):
+            mine, free = local(weight), owner == 0
+            if weight.ndim < 2:
+                owner[free] = task
+                continue
+            # The threshold is that of the whole tensor: sizes of free weights are gathered through the weight itself.
+            live = mine.clone()
+            mine.copy_(torch.where(free, live.abs(), -1.0))
+            sizes = whole(weight).detach().flatten().clone()
+            mine.copy_(live)
+            count = round(share * int((sizes >= 0).sum()))
+            if count:
+                owner[free & (live.abs() >= sizes.topk(count).values[-1])] = task
+            mine[owner == 0] = 0.0
+        self._masks = None
+
+    @torch.no_grad()
+    def keep(self, ctx: Context) -> None:
+        """Take the weights as they are for those to put back."""
+        torch._foreach_copy_(self.kept.tensors(), [local(weight) for weight in ctx.parameters])
+        self._masks = None
+
+    @torch.no_grad()
+    def mask_gradients(self, ctx: Context, learning: int) -> None:
+        """Only weights of the owner `learning` keep their gradient."""
+        _, gradients, index = ctx.weights_and_gradients()
+        learns, _ = self._masked(learning)
+        torch._foreach_mul_(gradients, [learns[place] for place in index])
+
+    @torch.no_grad()
+    def put_back(self, ctx: Context, learning: int) -> None:
+        """All weights but those of the owner `learning` take the value they keep."""
+        weights = [local(weight.detach()) for weight in ctx.parameters]
+        learns, held = self._masked(learning)
+        torch._foreach_mul_(weights, learns)
+        torch._foreach_add_(weights, held)
+
+    @torch.no_grad()
+    def settle(self, ctx: Context, newest: list[Tensor], since: int, until: int) -> None:
+        """Keep the weights of owners above `since`: those of `until` as in `newest`, others as in the model."""
+        states = (self.owner.tensors(), self.kept.tensors(), newest)
+        for weight, owner, kept, new in zip(ctx.parameters, *states, strict=True):
+            kept.copy_(torch.where(owner > since, torch.where(owner == until, new, local(weight)), kept))
+        self._masks = None
+
+    @torch.no_grad()
+    def hide(self, ctx: Context, above: int) -> None:
+        """Set weights that are free, or of owners higher than `above`, to 0."""
+        for weight, owner in zip(ctx.parameters, self.owner.tensors(), strict=True):
+            local(weight).masked_fill_((owner == 0) | (owner > above), 0.0)
+
+    def _masked(self, learning: int) -> tuple[list[Tensor], list[Tensor]]:
+        """1 where a weight learns, else 0; and what is to be put back, 0 where it learns: made once, for many steps."""
+        if self._masks is None or self._masks[0] != learning:
+            learns = [(owner == learning).to(owner.dtype) for owner in self.owner.tensors()]
+            held = [kept * (1 - mask) for kept, mask in zip(self.kept.tensors(), learns, strict=True)]
+            self._masks = learning, learns, held
+        return self._masks[1], self._masks[2]
+
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
+        self._masks = None
+        moved: Self = super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._masks = None
+        super()._load_from_state_dict(*arguments)

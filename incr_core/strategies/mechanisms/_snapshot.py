@@ -1,0 +1,102 @@
+"""A second set of weights for the model: what it was at an earlier time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Inputs
+from incr_core.models.adapt import NearestMean
+from incr_core.numerics import local
+from incr_core.strategies._base import Context, PerWeight
+from incr_core.update import merge_rules
+
+__all__ = ["Teacher"]
+
+
+class Teacher(nn.Module):
+    """Weights, and buffers, that the model can put on for a forward.
+
+    They are swapped in place, shard by shard, so a teacher costs the memory of the weights and works on a sharded
+    model too. In-place swapping spoils a graph built before: ask a teacher before the student's own forward, that is
+    in `augment`.
+
+    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
+    >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
+    >>> teacher = Teacher(); teacher.allocate(ctx); teacher.capture(ctx)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> teacher(ctx, torch.ones(1, 1)), model.weight.item()
+    (tensor([[1.]]), 0.0)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = PerWeight()
+        self.statistics = nn.Module()
+        self.captured = False
+        self._heads: tuple[NearestMean, ...] = ()
+
+    def allocate(self, ctx: Context) -> None:
+        """Make room for a copy of the trainable weights and of the model's buffers."""
+        self.weights.allocate(ctx)
+        for name, buffer in ctx.model.named_buffers():
+            self.statistics.register_buffer(name.replace(".", "/"), torch.zeros_like(local(buffer)))
+        self._heads = tuple(part for part in ctx.model.modules() if isinstance(part, NearestMean))
+
+    @torch.no_grad()
+    def capture(self, ctx: Context) -> None:
+        """Take the model's weights as they are now."""
+        torch._foreach_copy_(self._held(), self._live(ctx))
+        self.captured = True
+
+    @torch.no_grad()
+    def restore(self, ctx: Context) -> None:
+        """Give the model these weights, for good; of the buffers, sums over rows seen stay as they are."""
+        rules = merge_rules(ctx.model)
+        summed = [rules[name] == "sum" for name, _ in ctx.model.named_buffers()]
+        kept = [False] * len(ctx.parameters) + summed
+        for live, held, stays in zip(self._live(ctx), self._held(), kept, strict=True):
+            if not stays:
+                live.copy_(held)
+
+    def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
+        """What the model would say with these weights, in eval mode and without gradients, (B, ...)."""
+        with torch.no_grad(), self.worn(ctx):
+            output: Tensor = ctx.model(inputs)
+        return output
+
+    @contextmanager
+    def worn(self, ctx: Context) -> Iterator[None]:
+        """Inside, the model has these weights and is in eval mode; a `NearestMean` head still answers linearly."""
+        live, held = self._live(ctx), self._held()
+        kept = [tensor.clone() for tensor in live]
+        training = ctx.model.training
+        with torch.no_grad():
+            torch._foreach_copy_(live, held)
+        ctx.model.eval()
+        for head in self._heads:
+            head.train()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, kept)
+            ctx.model.train(training)
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether it has weights to teach from."""
+        return {"captured": self.captured}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Take it back."""
+        self.captured = state["captured"]
+
+    def _live(self, ctx: Context) -> list[Tensor]:
+        weights = [local(weight.detach()) for weight in ctx.parameters]
+        return weights + [local(buffer) for buffer in ctx.model.buffers()]
+
+    def _held(self) -> list[Tensor]:
+        return self.weights.tensors() + list(self.statistics.buffers())

@@ -1,0 +1,336 @@
+"""The laws that every strategy obeys, as one check that yours can pass too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Batch
+from incr_core.learner import Learner
+from incr_core.memories import Memory
+from incr_core.objectives import Multiclass, Objective
+from incr_core.storage.packing import pack, unpack
+from incr_core.strategies import Strategy
+from incr_core.update import merge, shares
+
+__all__ = ["check_strategy", "three_classes"]
+
+BATCH_SIZE, ACCUMULATE = 4, 2
+
+
+def check_strategy(
+    make: Callable[[], Strategy],
+    *,
+    zero: Callable[[], Strategy] | None = None,
+    model: Callable[[], nn.Module] | None = None,
+    objective: Callable[[], Objective] | None = None,
+    increments: Sequence[Batch] | None = None,
+) -> None:
+    """Check that a strategy obeys the laws; AssertionError says which one it breaks, where, and what to look at.
+
+    resume      stopped after any increment or step, saved, and loaded by a fresh learner: the same bits
+    tidy        torch's global random state and the rows it is given stay as they are
+    zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
+    state       names and shapes in its state, but for rows held, are the same after day 1 and day 100
+    moves       it learns a float64 model, and a model on a GPU where there is one
+    merge       what it shares merges the same in any order and grouping, and taking back its own changes nothing; it
+                says so (`remakes`) if it changes the model when an increment ends
+    memory      no memory holds more rows than its capacity, or takes more bytes than after its first rows
+
+    make: a new strategy at each call, always with the same arguments.
+    model, objective, increments: what to try it on, from float inputs; the default is a small MLP with Dropout and
+    three increments of 38 rows of three classes, so that the last batch is ragged.
+
+    >>> from incr_core.strategies import Replay
+    >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
+
+    One that keeps its state where nobody saves it:
+
+    >>> class Forgetful(Strategy):
+    ...     "Weigh the loss by the number of the step, since it was made."
+    ...     steps = 0
+    ...     def loss(self, ctx, batch, output):
+    ...         self.steps += 1
+    ...         return {"forgetful": self.steps * 0.01 * output.square().mean()}
+    >>> check_strategy(Forgetful)
+    Traceback (most recent call last):
+    ...
+    AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
+    learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
+    """
+    trial = Trial(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()))
+    trial.check_resume()
+    trial.check_tidy()
+    if zero is not None:
+        trial.check_zero(zero)
+    trial.check_state()
+    trial.check_moves()
+    trial.check_merge()
+    trial.check_memory()
+
+
+class Small(nn.Module):
+    """4 numbers in, 3 classes out; what it calls its layers is what strategies must cope with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, (B, 3)."""
+        output: Tensor = self.layers(inputs)
+        return output
+
+
+def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
+    """Increments of rows around three points in four dimensions; the later, the fewer of class 0.
+
+    >>> [len(labelled) for labelled in three_classes(increments=2, rows=5)]
+    [5, 5]
+    """
+    generator = torch.Generator().manual_seed(11)
+    centres = torch.randn(3, 4, generator=generator)
+    for day in range(increments):
+        chances = torch.tensor([1.0 / (1 + day), 1.0, 0.5 + day])
+        targets = torch.multinomial(chances, rows, replacement=True, generator=generator)
+        inputs = centres[targets] + 0.5 * torch.randn(rows, 4, generator=generator)
+        yield Batch(inputs, targets, rows=torch.arange(rows) + day * rows)
+
+
+class Trial:
+    """A strategy under test, and what it is tried on."""
+
+    def __init__(
+        self,
+        make: Callable[[], Strategy],
+        model: Callable[[], nn.Module],
+        objective: Callable[[], Objective],
+        increments: list[Batch],
+    ) -> None:
+        self.make = make
+        self.model = model
+        self.objective = objective
+        self.increments = increments
+        self.name = type(make()).__name__
+
+    def require(self, holds: bool, law: str, text: str) -> None:
+        """Raise unless it holds."""
+        if not holds:
+            raise AssertionError(f"{self.name} breaks the law of {law}: {text}")
+
+    def learner(
+        self,
+        *strategies: Strategy,
+        seed: int = 3,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        shuffle: bool = True,
+    ) -> Learner:
+        """A learner with the weights of `seed`."""
+        before = torch.get_rng_state()
+        torch.manual_seed(seed)
+        model = self.model().to(device, dtype)
+        torch.set_rng_state(before)
+        return Learner(
+            model,
+            self.objective(),
+            partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+            strategies,
+            batch_size=BATCH_SIZE,
+            accumulate=ACCUMULATE,
+            epochs=2,
+            shuffle=shuffle,
+            seed=5,
+        )
+
+    def learned(self, *strategies: Strategy, shuffle: bool = True) -> Learner:
+        """A learner that has learned all increments."""
+        learner = self.learner(*strategies, shuffle=shuffle)
+        for labelled in self.increments:
+            learner.learn(labelled)
+        return learner
+
+    # -- the laws ------------------------------------------------------------------------------------------------
+
+    def check_resume(self) -> None:
+        """Resume equals uninterrupted, at the border of increments and within."""
+        expected = _everything(self.learned(self.make()))
+        for number, labelled in enumerate(self.increments):
+            steps = self.learner().steps_in(len(labelled))
+            # Once within each increment, at another place; and once behind each but the last, where nothing is left.
+            for taken in (1 + (number + 1) * steps // 4, None)[: 2 if labelled is not self.increments[-1] else 1]:
+                where = "after" if taken is None else f"{taken} of {steps} steps into"
+                found = _everything(self._resumed(number, taken))
+                for name, value in expected.items():
+                    same, distance = _compare(found.get(name), value)
+                    self.require(
+                        same,
+                        "resume",
+                        f"stopped {where} increment {number}, saved and loaded, it learns another {name} "
+                        f"({distance}); keep all it depends on in buffers or get_extra_state",
+                    )
+
+    def _resumed(self, number: int, taken: int | None) -> Learner:
+        """Learn all increments, but stop in the one of that number and go on with a fresh learner."""
+        learner = self.learner(self.make())
+        for labelled in self.increments[:number]:
+            learner.learn(labelled)
+        learner.begin(self.increments[number])
+        learner.advance(taken)
+        if taken is None:
+            learner.end(self.increments[number])
+        fresh = self.learner(self.make(), seed=4)
+        # As through a file, but for the disk.
+        tensors, rest = pack({"weights": learner.weights(), "learner": learner.state_dict()})
+        state = unpack(tensors, json.loads(json.dumps(rest)))
+        fresh.adopt(state["weights"])
+        fresh.load_state_dict(state["learner"])
+        for labelled in self.increments[number + (taken is None) :]:
+            fresh.learn(labelled)
+        return fresh
+
+    def check_tidy(self) -> None:
+        """Nothing outside the learner is touched."""
+        before, rows = torch.get_rng_state(), [labelled.map(torch.clone) for labelled in self.increments]
+        self.learned(self.make(), shuffle=False)  # batches in order are views of the rows, and not of a copy
+        untouched = torch.equal(torch.get_rng_state(), before)
+        self.require(untouched, "tidiness", "it draws from torch's global generator; use ctx.generator")
+        for number, (now, then) in enumerate(zip(self.increments, rows, strict=True)):
+            same = [torch.equal(*pair) for pair in zip(_tensors(now), _tensors(then), strict=True)]
+            self.require(all(same), "tidiness", f"it changes the rows of increment {number}; return new ones instead")
+
+    def check_zero(self, zero: Callable[[], Strategy]) -> None:
+        """Zero strength equals no strategy, bit for bit."""
+        expected, found = self.learned().weights(), self.learned(zero()).weights()
+        for name, value in expected.items():
+            same, distance = _compare(found[name], value)
+            self.require(same, "zero strength", f"{zero()} learns another {name} than no strategy ({distance})")
+
+    def check_state(self) -> None:
+        """The state has the same names on day 1 and day 100, and the same shapes but for how many rows are held."""
+        learner = self.learner(self.make())
+
+        def layout() -> dict[str, Any]:
+            state = learner.strategies.state_dict()
+            return {name: tuple(v.shape[1:]) if isinstance(v, Tensor) else sorted(v) for name, v in state.items()}
+
+        few = torch.arange(min(6, *map(len, self.increments)))
+        first: dict[str, Any] = {}
+        for day in range(100):
+            learner.learn(self.increments[day % len(self.increments)].take(few))
+            first = first or layout()
+        last = layout()
+        changed = sorted(name for name in first.keys() | last.keys() if first.get(name) != last.get(name))
+        self.require(
+            not changed,
+            "state",
+            f"between day 1 and day 100 the name or shape of {', '.join(changed)} changes; allocate it in attach",
+        )
+
+    def check_moves(self) -> None:
+        """A float64 model is learned in float64, and a model on a GPU, where there is one, on that GPU."""
+        moves = [("cpu", torch.float64)] + [("cuda", torch.float32)] * torch.cuda.is_available()
+        for device, dtype in moves:
+
+            def cast(tensor: Tensor, to: torch.dtype = dtype) -> Tensor:
+                return tensor.to(to) if tensor.is_floating_point() else tensor
+
+            learner, again = (self.learner(self.make(), dtype=dtype, device=device) for _ in range(2))
+            for labelled in self.increments:
+                learner.learn(labelled.map(cast))
+            again.load_state_dict(learner.state_dict())
+            for name, value in {**learner.weights(), **again.strategies.state_dict()}.items():
+                if isinstance(value, Tensor):
+                    place = f"{name} of a {dtype} model on {device}"
+                    self.require(value.device.type == device, "moves", f"{place} is on {value.device}")
+                    if value.is_floating_point():
+                        self.require(bool(value.isfinite().all()), "moves", f"{place} is not finite")
+            for name, weight in learner.model.named_parameters():
+                self.require(weight.dtype == dtype, "moves", f"{name} of a {dtype} model became {weight.dtype}")
+
+    def check_merge(self) -> None:
+        """Shared state merges alike in any order and grouping."""
+        learners = [self.learner(self.make()) for _ in range(3)]
+        for learner, labelled in zip(learners, self.increments * 3, strict=False):
+            learner.learn(labelled)
+        states, rules = [learner.shared_state()[0] for learner in learners], learners[0].shared_state()[1]
+        for name in self.make().shared:
+            exists = any(f"{key}.".startswith(f"0.{name}.") for key in rules)
+            self.require(exists, "merge", f"`shared` names {name!r}, which is no buffer of it")
+        rows = [10, 20, 30]
+        for name, rule in rules.items():
+            values = [state[name] for state in states]
+            self.require(rule in ("mean", "sum", "max"), "merge", f"{name}: expected mean, sum or max, got {rule!r}")
+            expected = _merged(values, rows, rule)
+            for a, b, c in permutations(range(3)):
+                pair = _merged([values[a], values[b]], [rows[a], rows[b]], rule)
+                found = _merged([pair, values[c]], [rows[a] + rows[b], rows[c]], rule)
+                close = torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=1e-6)
+                self.require(close, "merge", f"{name}: {rule} in another order or grouping gives another result")
+        own = {name: value.clone() for name, value in states[0].items()}
+        learners[0].adopt_shared(own)
+        for name, value in learners[0].shared_state()[0].items():
+            self.require(torch.equal(value, own[name]), "merge", f"{name}: taking back its own state changes it")
+        self._check_remakes()
+
+    def _check_remakes(self) -> None:
+        """A strategy whose `end` changes the model says so, or workers would lose the change."""
+        learner, labelled = self.learner(self.make()), self.increments[0]
+        learner.begin(labelled)
+        before = {name: value.clone() for name, value in learner.advance().weights.items()}
+        learner.end(labelled)
+        changed = [name for name, value in learner.weights().items() if not torch.equal(value, before[name])]
+        self.require(
+            learner.remakes or not changed,
+            "merge",
+            f"`end` changes {', '.join(changed)}, and other workers never hear of it; set remakes = True",
+        )
+
+    def check_memory(self) -> None:
+        """Memories stay within their rows and their bytes."""
+        learner, taken = self.learner(self.make()), dict[str, int]()
+        for labelled in self.increments:
+            learner.learn(labelled)
+            for name, memory in learner.strategies.named_modules():
+                if not isinstance(memory, Memory):
+                    continue
+                fits = memory.size <= memory.capacity
+                self.require(fits, "memory", f"{name} holds {memory.size} rows of at most {memory.capacity}")
+                held = memory.bytes()
+                before = taken.setdefault(name, held) or held
+                self.require(held <= before, "memory", f"{name} took {before} bytes, and takes {held} later")
+                within = memory.budget is None or held <= memory.budget
+                self.require(within, "memory", f"{name} takes {held} bytes of at most {memory.budget}")
+
+
+def _everything(learner: Learner) -> dict[str, Any]:
+    """Weights, and every leaf of the learner's state, by name."""
+    tensors, rest = pack({"state": learner.state_dict()})
+    return {**learner.weights(), **tensors, "the state's other values": rest}
+
+
+def _compare(found: Any, expected: Any) -> tuple[bool, str]:
+    """Whether two values are equal to the bit, and how they differ."""
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        return bool(found == expected), f"{found} instead of {expected}"
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False, f"{found.dtype} {tuple(found.shape)} instead of {expected.dtype} {tuple(expected.shape)}"
+    if torch.equal(found, expected):
+        return True, ""
+    return False, f"up to {float((found.double() - expected.double()).abs().max()):.2g} away"
+
+
+def _merged(values: Sequence[Tensor], rows: Sequence[int], rule: str) -> Tensor:
+    return merge(values, shares(rows), rule, torch.zeros_like(values[0]))
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    found: list[Tensor] = []
+    batch.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found

@@ -1,0 +1,125 @@
+"""`incr serve`, as a process that answers on the loopback address."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from incr_core.commands.cli import main
+from incr_core.commands.predict import load_version, predictions
+from incr_core.commands.run import run
+from incr_core.commands.serve import Champion, serve
+from incr_core.errors import JobError, VersionError
+from incr_core.job import Job
+from incr_core.registry import RunDirectory
+from incr_core.storage import remove
+
+
+def learned(table: Path, out: Path, **features: Any) -> Path:
+    document = {
+        "stream": {"path": str(table), "every": 500},
+        "features": {"label": "size", "numeric": ["height", "weight"], "categorical": ["colour"]} | features,
+        "model": {"hidden": [16]},
+        "learner": {"objective": "multiclass"},
+    }
+    run(Job.from_document(document).resolved(), out)
+    return out
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """A server's address; it is told to end afterwards, by its id."""
+    command = [sys.executable, "-m", "incr_core.commands.cli", "serve", str(directory), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(f"serving {directory}, version "), line
+        yield line.split()[-1]
+    finally:
+        process.terminate()
+        assert process.wait(20) is not None
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def ask(url: str, question: Any = None) -> Any:
+    """An answer, or the status and the text of a refusal."""
+    data = None if question is None else json.dumps(question).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_path: Path) -> None:
+    out = learned(table, tmp_path / "run")
+    rows = pq.read_table(table).slice(0, 20).select(["height", "weight", "colour"]).to_pylist()
+    expected = predictions(load_version(out), table).drop_columns(["row"]).slice(0, 20).to_pylist()
+    with serving(out) as url:
+        assert ask(f"{url}/health") == {"status": "ok", "version": 4, "fault": None}
+        answer = ask(f"{url}/predict", {"rows": rows})
+        assert answer["version"] == 4
+        assert answer["refused"] == []
+        for said, told in zip(answer["predictions"], expected, strict=True):
+            assert said["class"] == told["class"]
+            assert said == pytest.approx(told, abs=1e-6)
+        told = ask(f"{url}/version")
+        assert told["version"] == 4
+        assert told["rows"] == 500
+        # Another champion: the next question is answered by it.
+        RunDirectory(out).open().rollback(2)
+        again = ask(f"{url}/predict", {"rows": rows})
+        assert again["version"] == 2
+        second = predictions(load_version(out, 2), table).drop_columns(["row"]).slice(0, 20).to_pylist()
+        assert again["predictions"][0] == pytest.approx(second[0], abs=1e-6)
+        # Rows that cannot be used, values that are missing, and questions that are none.
+        mixed = ask(f"{url}/predict", {"rows": [{**rows[0], "height": None}, {**rows[0], "height": "tall"}, rows[1]]})
+        assert [said is None for said in mixed["predictions"]] == [False, True, False]
+        assert mixed["refused"] == [{"row": 1, "column": "height", "reason": "expected float, got text"}]
+        status, text = ask(f"{url}/predict", {"rows": [{"height": 1.0}]})
+        assert status == 422
+        assert "expected the columns height, weight, colour, got none named weight, colour" in text
+        assert ask(f"{url}/predict", {"rows": []})[0] == 422
+        assert ask(f"{url}/predict", {"rows": [{**rows[0], "colour": {"a": 1}}]})[0] == 422
+        assert ask(f"{url}/nothing")[0] == 404
+
+
+def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
+    out = learned(table, tmp_path / "run")
+    champion = Champion(out)
+    RunDirectory(out).open().rollback(1)
+    remove(out / "versions/1/model.safetensors")
+    row = {"height": 170, "weight": 70.5, "colour": "red"}
+    assert champion.predict([row])["version"] == 4
+    assert champion.fault is not None
+    assert "version 1" in champion.fault
+
+
+def test_what_cannot_be_served_is_told(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tmp_path / "nowhere")]) == 2
+    assert "expected a run directory, found none" in capsys.readouterr().err
+    out = learned(table, tmp_path / "run")
+    with pytest.raises(JobError, match=r"--port 80: cannot be opened on 192.0.2.1"):
+        serve(out, "192.0.2.1", 80)  # an address kept for documentation
+    remove(out / "champion")
+    for folder in (out / "versions").iterdir():
+        remove(folder)
+    with pytest.raises(VersionError, match="no version yet"):
+        Champion(out)

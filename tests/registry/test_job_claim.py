@@ -1,0 +1,134 @@
+"""A run directory belongs to one job, and to one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from incr_core.errors import RunDirectoryError, StorageError
+from incr_core.registry import RunDirectory
+from incr_core.registry.ledger import count
+from tests.support.versions import JOB, commit, start
+
+
+def test_another_jobs_run_is_refused_naming_what_differs(run: RunDirectory) -> None:
+    run.close()
+    other = JOB.replace("seed = 1", "seed = 2").replace("rows = 100", "rows = 7").replace("lr = 0.1", "clip = 1")
+    with pytest.raises(RunDirectoryError) as caught:
+        RunDirectory(run.path).create(other, "beef")
+    assert str(caught.value) == (
+        f"{run.path}: holds the run of another job: learner.seed: 1 there, 2 here; "
+        "learner.clip: nothing there, 1 here; strategy[0].rows: 100 there, 7 here; and 1 more; "
+        "choose another --out, or run the job it belongs to"
+    )
+    start(run.path).close()  # and the lock was given back
+
+
+def test_equal_jobs_with_other_fingerprints_are_told_apart(run: RunDirectory) -> None:
+    run.close()
+    with pytest.raises(RunDirectoryError, match="another job: fingerprint: f00d there, beef here; choose"):
+        RunDirectory(run.path).create(JOB, "beef")
+
+
+def test_the_same_job_on_another_engine_is_refused_naming_both(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path).create(JOB, "local:f00d") as run:
+        commit(run)
+    with pytest.raises(RunDirectoryError, match="another job: engine: local there, cluster here; choose"):
+        RunDirectory(tmp_path).create(JOB, "cluster:f00d")
+
+
+def test_a_job_that_has_committed_nothing_may_be_mended(tmp_path: Path) -> None:
+    """And what it left of a state is not taken for the other's."""
+    with start(tmp_path) as run:
+        (run.path / "state" / "loop" / "1").mkdir(parents=True)
+    with RunDirectory(tmp_path).create(JOB.replace("seed = 1", "seed = 2"), "beef") as mended:
+        assert mended.job()["learner"]["seed"] == 2
+        assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_key_that_makes_no_other_run_may_change(run: RunDirectory) -> None:
+    run.close()
+    with RunDirectory(run.path).create(JOB.replace("lr = 0.1", "lr = 0.2"), "f00d") as again:
+        assert again.job()["learner"]["lr"] == 0.2
+        assert again.latest() == 3
+
+
+def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB)
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"empty folder, found other files \(job.toml, thesis.tex\); choose"):
+        start(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["job.toml", "thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunDirectoryError, match="run: expected a folder, found a file"):
+        start(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/run: cannot be written: Not a directory"):
+        start(tmp_path / "file" / "run")
+
+
+def test_a_run_that_cannot_be_written_can_be_read(run: RunDirectory) -> None:
+    run.close()
+    (run.path / "ledger.parquet").unlink()
+    (run.path / ".lock").unlink()
+    (run.path / ".lock").mkdir()  # stops root too
+    seen = RunDirectory(run.path).open()
+    assert seen.load()[0]["steps"] == 3
+    assert count(seen.table("ledger")) == 30
+    with pytest.raises(StorageError, match=r"\.lock: cannot be written: Is a directory \(EISDIR\)"):
+        seen.rollback(1)
+
+
+def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="expected a run directory, found none; start one with `incr run`"):
+        RunDirectory(tmp_path / "nowhere").open()
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> None:
+    with pytest.raises(RunDirectoryError, match=rf"another process \(pid {os.getpid()}\) is writing this run; wait"):
+        start(run.path)
+    reader = RunDirectory(run.path).open()
+    assert reader.latest() == 3
+    with pytest.raises(RunDirectoryError, match="is writing this run"):
+        reader.rollback(1)
+    with pytest.raises(RunDirectoryError, match=r"expected to be taken with create\(\) before a commit"):
+        commit(reader)
+
+
+def test_the_lock_dies_with_its_process_and_its_forks_do_not_keep_it(tmp_path: Path) -> None:
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from tests.support.versions import start, commit
+run = start(Path({str(tmp_path / "run")!r}))
+commit(run)
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+print(child, flush=True)
+time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    child = int(writer.stdout.readline())
+    try:
+        with pytest.raises(RunDirectoryError, match=rf"\(pid {writer.pid}\)"):
+            start(tmp_path / "run")
+        writer.kill()
+        writer.wait()
+        with start(tmp_path / "run") as run:
+            assert commit(run) == 2
+    finally:
+        os.kill(child, signal.SIGKILL)
+        writer.stdout.close()

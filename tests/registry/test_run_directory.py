@@ -1,0 +1,153 @@
+"""Versions come back as they were committed, and one of them is the champion."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from incr_core.data import row_ids
+from incr_core.errors import CheckpointError, VersionError
+from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry.ledger import SCHEMA, count, entry_table
+from incr_core.storage import _growing_table as tables
+from incr_core.storage import checkpoint, model_sha256, write_atomically
+from tests.support.versions import assert_consistent, commit, start
+
+
+def test_versions_come_back_as_committed(run: RunDirectory) -> None:
+    weights, manifest = run.load()
+    assert weights["weight"].tolist() == [3.0, 3.0, 3.0]
+    assert manifest["parent"] == 2
+    assert (manifest["increment"], manifest["name"], manifest["cursor"]) == (3, "day 3", {"fragment": 3})
+    assert manifest["rows"] == 10
+    assert manifest["model_sha256"] == model_sha256(weights)
+    assert manifest["files"].keys() == {
+        *("model.safetensors", "history.arrow", "metrics.parquet", "ledger.parquet", "quarantine.parquet")
+    }
+    assert run.part(3, "history.arrow").to_pydict() == {"delay": [1.0]}
+    assert [(m["champion"], m["has_weights"]) for m in run.versions()] == [(False, True)] * 2 + [(True, True)]
+    run.close()
+    assert_consistent(RunDirectory(run.path).open(), 3)
+    assert (run.path / "champion").read_text() == "3\n"
+    assert json.loads((run.path / "versions" / "1" / "manifest.json").read_text())["parent"] is None
+
+
+def test_tied_weights_are_stored_under_both_names(tmp_path: Path) -> None:
+    weight = torch.arange(4.0)
+    with start(tmp_path) as run:
+        run.commit(
+            {"in": weight, "out": weight, "view": weight[::2]},
+            manifest={},
+            metrics=pa.table({}),
+            ledger=SCHEMA.empty_table(),
+        )
+        assert run.load()[0]["view"].tolist() == [0.0, 2.0]
+
+
+def test_a_row_learned_before_is_refused_and_nothing_is_committed(run: RunDirectory) -> None:
+    again = entry_table(4, "AA", row_ids(0, 21, 22), ["a.parquet"], increment=4)
+    message = r"row 21 of a.parquet is learned twice: by AA in version 2, by AA in version 4"
+    with pytest.raises(CheckpointError, match=message):
+        commit(run, ledger=again)
+    run.close()
+    with start(run.path) as resumed:
+        with pytest.raises(CheckpointError, match=message):
+            commit(resumed, ledger=again)
+        assert resumed.latest() == 3
+
+
+def test_a_rollback_lasts_until_the_next_publication(run: RunDirectory) -> None:
+    run.rollback(1)
+    run.close()
+    with start(run.path) as again:
+        assert (again.champion(), again.latest()) == (1, 3)
+        assert again.load()[0]["steps"] == 1
+        assert commit(again, publish=False) == 4
+        assert again.champion() == 1
+        assert RunDirectory(run.path).open().champion() == 1
+        assert again.load(4)[1]["parent"] == 3
+    with start(run.path) as again:
+        assert again.champion() == 1
+        assert commit(again) == 5
+        assert again.champion() == 5
+
+
+def test_a_rollback_to_the_version_before_is_not_taken_for_a_kill(run: RunDirectory) -> None:
+    run.rollback(2)
+    run.close()
+    assert RunDirectory(run.path).open().champion() == 2
+    RunDirectory(run.path).open().rollback(3)
+    assert RunDirectory(run.path).open().champion() == 3
+
+
+def test_a_version_that_does_not_exist_is_refused_naming_those_that_do(run: RunDirectory, tmp_path: Path) -> None:
+    for ask in (run.load, run.rollback, lambda version: run.part(version, "metrics.parquet")):
+        with pytest.raises(VersionError, match=r"run: no version 9; there are versions 1 to 3"):
+            ask(9)
+    with start(tmp_path / "empty") as empty:
+        with pytest.raises(VersionError, match="empty: no version yet; let the run commit one"):
+            empty.load()
+        with pytest.raises(VersionError, match="empty: no version 1; there is none yet"):
+            empty.rollback(1)
+
+
+def test_old_weights_are_pruned_but_never_the_champions(tmp_path: Path) -> None:
+    with start(tmp_path, keep=2) as run:
+        commit(run)
+        commit(run)
+        run.rollback(1)
+        for _ in range(3):
+            commit(run, publish=False)
+        assert [m["version"] for m in run.versions() if m["has_weights"]] == [1, 4, 5]
+        with pytest.raises(VersionError, match=r"version 3: its weights were pruned; versions with weights: 1, 4 to 5"):
+            run.load(3)
+        assert count(run.part(3, "ledger.parquet")) == 10
+        assert not (tmp_path / "versions" / "3" / "history.arrow").exists()
+        commit(run)
+        assert [m["version"] for m in run.versions() if m["has_weights"]] == [5, 6]
+        assert count(run.table("ledger")) == 60
+    assert RunDirectory(tmp_path).open().load(5)[0]["steps"] == 5
+
+
+def test_a_participant_keeps_its_last_two_states_however_old(run: RunDirectory) -> None:
+    for _ in range(3):
+        version = run.next_version()
+        checkpoint.save(state_folder(run.path, "loop", version), {})
+        only_aa = entry_table(version, "AA", row_ids(1, version, version + 1), ["", "b.parquet"], increment=0)
+        commit(run, ledger=only_aa, participants=["AA", "loop"])
+    states = {
+        folder.name: sorted(int(state.name) for state in folder.iterdir()) for folder in (run.path / "state").iterdir()
+    }
+    assert states["AA"] == states["loop"] == [5, 6]
+    assert states["B6"][:2] == [2, 3]
+
+
+def test_reserved_manifest_names_are_refused(run: RunDirectory) -> None:
+    with pytest.raises(ValueError, match="manifest: parent, version: set by the registry"):
+        commit(run, manifest={"version": 7, "parent": 1})
+
+
+def test_tables_are_rewritten_for_a_bounded_share_of_the_time(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that ticks whenever it is read, a write takes a tick and must rest for twenty; four tables read it."""
+    written: list[str] = []
+    real, ticks = write_atomically, itertools.count(10**9)
+
+    def counting(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "write_atomically", counting)
+        patch.setattr("time.monotonic", lambda: float(next(ticks)))
+        for _ in range(30):
+            commit(run)
+    assert 3 <= written.count("metrics.parquet") <= 8
+    run.close()
+    assert_consistent(RunDirectory(run.path).open(), 33)

@@ -1,0 +1,74 @@
+"""`[track] tensorboard`: what the event files say is what was committed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from incr_core.commands.run import run
+from incr_core.job import Job
+from incr_core.loop import Loop
+
+accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+
+def job(table: Path, *settings: str) -> Job:
+    document = {
+        "stream": {"path": str(table), "every": 250},
+        "features": {"label": "tall", "numeric": ["height", "weight"], "classes": [0, 1]},
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary"},
+        "publish": {"every": 3},
+        "track": {"tensorboard": True},
+    }
+    return Job.from_document(document, settings)
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What an event file says, by tag."""
+    found = accumulator.EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def assert_told(folder: Path) -> None:
+    """Every number of metrics.parquet is there, once, at its increment."""
+    told, rows = events(folder), pq.read_table(folder / "metrics.parquet").to_pylist()
+    for name in ("metric.auc", "total.auc", "loss.loss", "rows_labelled", "seconds_learning", "version"):
+        expected = [
+            (row["increment"], row[name]) for row in rows if row[name] is not None and not math.isnan(row[name])
+        ]
+        found = told[name.replace(".", "/")]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected])
+
+
+def test_the_event_files_hold_the_metrics_of_every_increment(table: Path, tmp_path: Path) -> None:
+    run(job(table), tmp_path / "run")
+    assert_told(tmp_path / "run")
+    assert len(events(tmp_path / "run")["loss/loss"]) == 8
+
+
+def test_a_resumed_run_tells_every_increment_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, lengths = Loop._record, []
+
+    def dies(loop: Loop, *arguments: object) -> None:
+        record(loop, *arguments)  # type: ignore[arg-type]
+        lengths.append(len(events(tmp_path / "run").get("loss/loss", [])))
+        if loop.totals.increments == 5:
+            raise RuntimeError("killed between two commits")
+
+    monkeypatch.setattr(Loop, "_record", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(job(table), tmp_path / "run")
+    monkeypatch.undo()
+    assert lengths == [0, 0, 0, 3, 3]  # written while the run goes on, once committed
+    run(job(table), tmp_path / "run")
+    assert_told(tmp_path / "run")
+
+
+def test_a_job_that_asks_for_none_gets_none(table: Path, tmp_path: Path) -> None:
+    run(job(table, "track.tensorboard=false"), tmp_path / "run")
+    assert not (tmp_path / "run/tensorboard").exists()

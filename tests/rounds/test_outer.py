@@ -1,0 +1,79 @@
+"""Outer steps against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from incr_core.rounds._outer import Mean, Nesterov
+from incr_core.storage.packing import pack, unpack
+from incr_core.update import merge_rules
+
+
+def walk(outer: Nesterov, means: list[torch.Tensor]) -> list[torch.Tensor]:
+    anchor = {"w": torch.zeros_like(means[0])}
+    anchors = []
+    for mean in means:
+        anchor = outer.step(anchor, {"w": mean}, {"w": "mean"})
+        anchors.append(anchor["w"])
+    return anchors
+
+
+def test_nesterov_is_torchs_on_the_pseudo_gradient() -> None:
+    means = list(torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    torchs = torch.optim.SGD([weight], lr=0.7, momentum=0.9, nesterov=True)
+    for found, mean in zip(walk(Nesterov(lr=0.7, momentum=0.9), means), means, strict=True):
+        weight.grad = weight.detach() - mean
+        torchs.step()
+        torch.testing.assert_close(found, weight.detach(), rtol=1e-14, atol=1e-14)
+
+
+def test_a_constant_pull_sums_a_geometric_series() -> None:
+    """From 0 with d = -1 in every round, v_n = -(1 - m^n) / (1 - m), and a step is -lr (d + m v_n)."""
+    lr, m, anchor, outer, expected = 0.5, 0.8, {"w": torch.zeros(1, dtype=torch.float64)}, Nesterov(0.5, 0.8), 0.0
+    for n in range(1, 8):
+        anchor = outer.step(anchor, {"w": anchor["w"] + 1}, {})
+        expected += lr * (1 + m * (1 - m**n) / (1 - m))
+        assert anchor["w"].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_momentum_and_with_lr_1_it_is_the_mean() -> None:
+    means = list(torch.randn(4, 50))
+    for found, mean in zip(walk(Nesterov(lr=1.0, momentum=0.0), means), means, strict=True):
+        torch.testing.assert_close(found, Mean().step({}, {"w": mean}, {})["w"])
+
+
+def test_only_weights_are_moved() -> None:
+    """Momentum would carry a running variance that falls below zero."""
+    layer, outer = nn.BatchNorm1d(2), Nesterov(lr=1.0, momentum=0.9)
+    anchor, rules = {name: value.clone() for name, value in layer.state_dict().items()}, merge_rules(layer)
+    for scale in (0.5, 0.2, 0.1):
+        mean = {name: value * scale if value.is_floating_point() else value + 1 for name, value in anchor.items()}
+        following = outer.step(anchor, mean, rules)
+        assert torch.equal(following["running_var"], mean["running_var"])
+        assert torch.equal(following["num_batches_tracked"], mean["num_batches_tracked"])
+        assert not torch.equal(following["weight"], mean["weight"])
+        anchor = following
+
+
+def test_anchor_and_mean_are_not_written_to() -> None:
+    anchor, mean, outer = {"w": torch.zeros(3)}, {"w": torch.ones(3)}, Nesterov()
+    for _ in range(3):
+        outer.step(anchor, mean, {})
+    assert torch.equal(anchor["w"], torch.zeros(3))
+    assert torch.equal(mean["w"], torch.ones(3))
+
+
+def test_its_state_comes_back() -> None:
+    means = list(torch.randn(6, 5))
+    outer, again = Nesterov(), Nesterov()
+    expected = walk(outer, means)
+    first = Nesterov()
+    middle = walk(first, means[:3])[-1]
+    again.load_state_dict(unpack(*pack(first.state_dict())))
+    anchor = {"w": middle}
+    for mean in means[3:]:
+        anchor = again.step(anchor, {"w": mean}, {})
+    assert torch.equal(anchor["w"], expected[-1])

@@ -1,0 +1,75 @@
+"""A participant: predict what arrives, score what became known, learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from incr_core import metrics, run
+from incr_core.data.timeline import Blocks
+from incr_core.job import Job
+from incr_core.rounds import Arrival, Participant
+
+
+def arrivals(participant: Participant) -> list[Arrival]:
+    found = []
+    while (arrival := participant.receive()) is not None:
+        found.append(arrival)
+        participant.begin()
+        participant.advance()
+    return found
+
+
+def test_each_prediction_is_scored_once_also_where_another_replica_learns_the_row(
+    flights_job: Callable[..., Job],
+) -> None:
+    job = flights_job()
+    whole = arrivals(job.participant())
+    parts = [arrivals(job.participant("part", 0, Blocks(index, 2, 64))) for index in range(2)]
+    assert [len(part) for part in parts] == [len(whole)] * 2
+    for together, *apart in zip(whole, *parts, strict=True):
+        assert sum(arrival.predicted for arrival in apart) == together.predicted
+        assert sum(arrival.scored for arrival in apart) == together.scored
+        rows = torch.cat([arrival.rows for arrival in apart])
+        assert torch.equal(rows.sort().values, together.rows.sort().values)
+    assert sum(arrival.scored for arrival in whole) == sum(arrival.predicted for arrival in whole) > 1000
+
+
+def test_statistics_of_parts_add_up_to_the_base_rate_of_all_rows(flights_job: Callable[..., Job]) -> None:
+    job = flights_job()
+    total: metrics.Statistics = {}
+    for index in range(2):
+        for arrival in arrivals(job.participant("part", 0, Blocks(index, 2, 64))):
+            total = metrics.add(total, arrival.statistics)
+    whole: metrics.Statistics = {}
+    for arrival in arrivals(job.participant()):
+        whole = metrics.add(whole, arrival.statistics)
+    measure = job.objective().metrics
+    assert measure(total)["base_rate"] == measure(whole)["base_rate"]
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_numbers_predicted_before_any_was_seen_are_not_scored(tmp_path: Path, delay: int) -> None:
+    """A first increment whose every error is the offset itself would drown the metrics of all others."""
+    draw, rows, hour = np.random.default_rng(0), 1000, 3_600_000_000
+    x, at = draw.normal(size=rows), np.arange(rows) // 100 * hour
+    columns = {"x": x, "y": 1e4 + x, "at": pa.array(at, pa.timestamp("us"))}
+    columns["known"] = pa.array(at + delay * hour + hour // 2, pa.timestamp("us"))
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    document = {
+        "stream": {"path": str(tmp_path / "rows.parquet"), "predict_at": "at", "label_at": "known", "every": "1h"},
+        "features": {"label": "y", "numeric": ["x"]},
+        "learner": {"objective": "regression", "epochs": 20},
+        "model": {"hidden": [16]},
+    }
+    summary = run(Job.from_document(document), tmp_path / "run")
+    scored = pq.read_table(tmp_path / "run" / "metrics.parquet")["rows_scored"].to_pylist()
+    assert summary["rows_predicted"] == summary["rows_learned"] == rows
+    assert scored == [0] * (2 * delay + 1) + [100] * (9 - delay)
+    assert summary["prequential"]["r2"] > 0.5
