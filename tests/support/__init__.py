@@ -1,0 +1,3 @@
+"""What several tests share: small streams, jobs and runs, a grid in this process, faults on order."""
+
+import federated  # noqa: F401  it silences a warning of Flower's own imports, which pytest would make an error
