@@ -116,7 +116,7 @@ def learn(arm: Arm, seed: int, train: Batch, test: Sequence[Batch]) -> dict[str,
         begun = time.perf_counter()
         engine: Engine = engine_named(arm.engine)(job, Path(place, "run"))
         try:
-            engine.start(None, None)
+            engine.start(None)
             while arrivals := engine.receive():
                 engine.learn(arrivals)
             weights = {name.removeprefix("model."): value.clone() for name, value in engine.weights().items()}

@@ -27,9 +27,9 @@ from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session
 from cluster.worker import Handover, Received
-from incr_core.engines import Engine, Round, total_measured
+from incr_core.engines import Commit, Engine
 from incr_core.errors import StreamError, WorkerLost
-from incr_core.rounds import Arrival, Orders
+from incr_core.rounds import Arrival, Orders, Round, total_measured
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -85,14 +85,17 @@ class ClusterEngine(Engine):
         """Paths of the stream's fragments by number, as far as the first replica has come."""
         return self._fragments
 
-    def start(self, version: int | None, weights: Weights | None) -> None:
+    def start(self, commit: Commit | None) -> None:
         """Begin anew, or go on from a commit."""
-        self._version, self._handover = version, None
-        if version is None or weights is None:
+        self._version = None if commit is None else commit.version
+        self._fragments, self._steps, self._handover = [], [], None
+        if commit is None:
+            with self._lost("beginning"):
+                self._crew.call("start", None, None)
             return
-        sent = ray.put(parcel(weights))
+        sent = ray.put(parcel(commit.weights))
         with self._lost("going on from the last commit"):
-            self._crew.call_each("start", [(self._path(place, version), sent) for place in self.places])
+            self._crew.call_each("start", [(self._path(place, commit.version), sent) for place in self.places])
 
     def receive(self) -> list[Arrival]:
         """Let every replica take its next increment."""
@@ -112,8 +115,21 @@ class ClusterEngine(Engine):
             self._fragments += received[0].fragments
         return arrivals
 
-    def learn(self, arrivals: Sequence[Arrival]) -> Round:
-        """Let all workers learn the increment, exchanging as often as the job says."""
+    def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
+        """Let all workers learn the increment, exchanging as often as the job says, or their rows of the history."""
+        if rows is None:
+            return self._learn(arrivals)
+        if not rows:
+            with self._lost(f"skipping {arrivals[0].name}"):
+                self._crew.call("skip")
+            return Round()
+        self._handover = None
+        none = torch.empty(0, dtype=torch.int64)
+        with self._lost("reviewing"):
+            done = self._crew.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
+        return combined(done)
+
+    def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
             return Round()
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
@@ -123,44 +139,19 @@ class ClusterEngine(Engine):
             done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
         return combined(done)
 
-    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
-        """Let all workers let their rows go."""
-        with self._lost(f"refusing {arrivals[0].name}"):
-            self._crew.call("refuse")
-        return Round()
-
-    def review(self, rows: Mapping[str, Tensor]) -> Round:
-        """Let all workers learn their rows of the history, and exchange once."""
-        self._handover = None
-        none = torch.empty(0, dtype=torch.int64)
-        with self._lost("reviewing"):
-            done = self._crew.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
-        return combined(done)
-
-    def order(self, orders: Orders) -> None:
+    def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
         self._handover = None
+        sent = None if weights is None else ray.put(parcel(weights))
         with self._lost("following orders"):
-            self._crew.call("order", orders)
+            self._crew.call("order", orders, sent)
 
-    def adopt(self, weights: Weights) -> None:
-        """Let all workers stand at these weights."""
-        self._handover = None
-        sent = ray.put(parcel(weights))
-        with self._lost("adopting weights"):
-            self._crew.call("adopt", sent)
-
-    def reset(self) -> None:
-        """Let all workers make their participants anew."""
-        self._fragments, self._steps, self._handover = [], [], None
-        with self._lost("returning to the last commit"):
-            self._crew.call("reset")
-
-    def save(self, version: int) -> None:
+    def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):
             self._crew.call_each("save", [(self._path(place, version),) for place in self.places])
         self._version = version
+        return {}
 
     def weights(self) -> Weights:
         """The whole weights."""

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.engines import merge_shared
-from incr_core.update import Update, Weights, mean
+from incr_core.update import Update, Weights, mean, merge_shared
 
-__all__ = ["Exchange", "Merge"]
+__all__ = ["Merge", "ReplicaExchange"]
 
 Merge = Callable[[Sequence[Weights], Sequence[int]], Weights]
 """From the slices of all replicas, in rank order, and their rows, to the merged slice."""
@@ -30,16 +29,11 @@ _HEADER = 8
 """Bytes before the tensors of a slice: how many rows its sender learned, an int64."""
 
 
-class Exchange:
+class ReplicaExchange:
     """Merge named tensors with the same shard of all other replicas.
 
-    group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard; None for one replica.
-    rank, size: which replica this is, and how many there are.
-    rows: how many rows all replicas together learned, of what they merged last.
-
-    >>> alone = Exchange(None, rank=0, size=1)
-    >>> alone.mean(Update({"w": torch.ones(2)}, rows=3), {}, {"w": "mean"})
-    {'w': tensor([1., 1.])}
+    group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
+    rank, size: which replica this is, and how many there are; at least two.
     """
 
     def __init__(self, group: Any, rank: int, size: int, timeout: timedelta = timedelta(minutes=1)) -> None:
@@ -48,14 +42,10 @@ class Exchange:
         self.size = size
         self.timeout = timeout
         self.bytes_sent = 0
-        self.rows = 0
         self._packings: dict[tuple[str, ...], Packing] = {}
 
-    def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """What `update.mean` makes of all replicas' updates. `anchor` needs what merges by "sum"."""
-        if self.size == 1:
-            self.rows = update.rows
-            return mean([update], anchor, rules)
+    def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> tuple[Weights, int]:
+        """What `update.mean` makes of all replicas' updates, and their rows. `anchor` needs what merges by "sum"."""
         packing = self._packing(update.weights, rules)
         start = self._summed(packing, anchor)
 
@@ -67,16 +57,14 @@ class Exchange:
         return self._merged(packing, update.weights, update.rows, merge)
 
     def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """What `engine.merge_shared` makes of all replicas' shared strategy state. `anchor` as in `mean`."""
-        if self.size == 1 or not state:
-            return state
+        """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` as in `mean`."""
         packing = self._packing(state, rules)
         start = self._summed(packing, anchor)
 
         def merge(slices: Sequence[Weights], counts: Sequence[int]) -> Weights:
             return merge_shared(slices, counts, packing.rules, start)
 
-        return self._merged(packing, state, rows, merge)
+        return self._merged(packing, state, rows, merge)[0]
 
     def _summed(self, packing: Packing, anchor: Mapping[str, Tensor]) -> Weights:
         """This replica's slices of the anchor, of what merges by "sum"."""
@@ -91,7 +79,7 @@ class Exchange:
         return self._packings[names]
 
     @torch.no_grad()
-    def _merged(self, packing: Packing, tensors: Weights, rows: int, merge: Merge) -> Weights:
+    def _merged(self, packing: Packing, tensors: Weights, rows: int, merge: Merge) -> tuple[Weights, int]:
         sent, received = packing.buffer(self.size), packing.buffer(self.size)
         sent[:, :_HEADER].view(torch.int64).fill_(rows)
         for key, flat in packing.flatten(tensors).items():
@@ -99,7 +87,6 @@ class Exchange:
         self.group.alltoall_base(received, sent, [], []).wait(self.timeout)
 
         counts = received[:, :_HEADER].view(torch.int64).flatten().tolist()
-        self.rows = sum(counts)
         slices = [{key: packing.view(part, key) for key in packing.rules} for part in received]
         mine = packing.buffer(1)
         for key, value in merge(slices, counts).items():
@@ -108,7 +95,7 @@ class Exchange:
         gathered = packing.buffer(self.size)
         self.group._allgather_base(gathered, mine).wait(self.timeout)
         self.bytes_sent += 2 * (self.size - 1) * mine.nbytes
-        return packing.unflatten(gathered)
+        return packing.unflatten(gathered), sum(counts)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
     evaluate.receive     take the next increment         -> Arrival, without rows
     train.learn          learn it from this anchor       -> Update
     train.review         learn these rows of your history -> Update
-    train.refuse         let it go, unlearned
+    train.skip           let it go, unlearned
     train.follow         do what is ordered besides
     train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
     query.save           keep your state for a version
@@ -74,7 +74,7 @@ def open_client(message: Message, context: Context) -> Message:
                 "rules": learner.rules(),
                 "shared_rules": shared_rules,
                 "consolidates": participant.consolidates,
-                "spans": participant.unconsolidated is not None,
+                "spans": participant.spans,
                 "shares": bool(shared),
                 "remakes": learner.remakes,
                 "cursor": json.dumps(participant.cursor) if order["describe"] else "",
@@ -125,12 +125,12 @@ def review(message: Message, context: Context) -> Message:
     return _answer(message, context, work)
 
 
-@app.train("refuse")
-def refuse(message: Message, context: Context) -> Message:
+@app.train("skip")
+def skip(message: Message, context: Context) -> Message:
     """Let the rows of the increment at hand go."""
 
     def work(participant: Participant) -> RecordDict:
-        participant.refuse()
+        participant.skip()
         return RecordDict()
 
     return _answer(message, context, work)

@@ -6,26 +6,27 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.client_app import ROWS, SHARED
+from federated.client_app import ROWS
 from federated.clients import Client, clients_of, joined
+from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
-from federated.records import pack, told, unpack
+from federated.records import pack, told
 from incr_core.data.encoding import BadRow
-from incr_core.engines import Engine, Round, merge_shared, total_measured
+from incr_core.engines import Commit, Engine
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.registry import state_folder
-from incr_core.rounds import Arrival, Orders
-from incr_core.update import Update, Weights, mean
+from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_measured
+from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
 
@@ -47,16 +48,11 @@ class FederatedEngine(Engine):
         super().__init__(job, directory)
         self.clients = clients_of(job)
         self._nodes = Nodes(job.federated, grid)
-        self._terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
-        self.reset()
+        self._renew()
 
-    def reset(self) -> None:
-        """Forget what the server holds; `start` makes the clients anew."""
-        self._saved = 0  # how many clients, the first ones, have a state at the commit to go on from
-        self.outer = self.job.outer_step()
-        self.anchor: Weights = {}
-        self._merged: dict[str, Tensor] = {}
-        self._span: dict[int, int] = {}  # rows that clients learned since they consolidated, where they do on order
+    def _renew(self) -> None:
+        """Let go of what the server holds; `start` makes the clients anew."""
+        self.cohort = ClientCohort(self._nodes, self.job.outer_step())
         self._fragments: list[str] = []
         self._generator = torch.Generator().manual_seed(self.job.learner.seed)
 
@@ -72,8 +68,10 @@ class FederatedEngine(Engine):
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
-    def start(self, version: int | None, weights: Weights | None) -> None:
+    def start(self, commit: Commit | None) -> None:
         """Find the clients, and let each become itself: fresh, or as it was at a commit."""
+        self._renew()
+        known = len(self.clients) if commit is None else self._restore(commit.engine)
         self._nodes.reach(self.clients)
         job = self.job.model_dump_json()
         orders = []
@@ -87,26 +85,30 @@ class FederatedEngine(Engine):
                 "describe": client.index == 0,
             }
             orders.append(order)
-        known = len(self.clients) if version is None else self._saved
-        if version is not None:
-            orders[:known] = [order | {"version": version} for order in orders[:known]]
+        if commit is not None:
+            orders[:known] = [order | {"version": commit.version} for order in orders[:known]]
         described = told(self._nodes.ask("query.open", self._everybody[:known], orders=orders[:known])[0])
         if new := self._everybody[known:]:
             # A place in the stream counts everybody's rows, so one client's place is every client's.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self._nodes.ask("query.open", new, orders=orders)
-        self._terms = Terms(
-            described["rules"],
-            described["shared_rules"],
-            described["consolidates"],
-            described["spans"],
-            described["shares"],
-            described["remakes"],
-        )
-        self.anchor = described["weights"] if weights is None else weights
-        if version is None and "sum" in self._terms.shared_rules.values():
-            self._merged = described["shared"]  # what additions are counted from
+        cohort = self.cohort
+        cohort.terms = Terms.of(described)
+        cohort.weights = described["weights"] if commit is None else commit.weights
+        if commit is None and "sum" in cohort.terms.shared_rules.values():
+            cohort.shared = described["shared"]  # what additions are counted from
         self._nodes.bytes = 0  # an increment's bytes do not depend on how often the run was started
+
+    def _restore(self, state: Mapping[str, Any]) -> int:
+        """Take back what `save` returned; how many clients, the first ones, have a state at that commit."""
+        known = [Client.from_document(document) for document in state["clients"]]
+        self.clients = joined(known, self.clients)  # those that are new in the source come last
+        self.cohort.outer.load_state_dict(state["outer"])
+        self.cohort.shared = dict(state["shared"])
+        self.cohort.unconsolidated = dict(state["unconsolidated"])
+        self._generator.set_state(state["generator"])
+        self._fragments = list(state["fragments"])
+        return len(known)
 
     def close(self) -> None:
         """Stop the simulated clients; nodes of a grid that was lent stay."""
@@ -118,9 +120,10 @@ class FederatedEngine(Engine):
         """Let every client take its next increment; one whose stream has ended has nothing to tell."""
         known = len(self._fragments)
         # Over several increments, what clients share goes its own way until they consolidate on order.
-        merged = None if self._terms.spans else self._merged
+        cohort = self.cohort
+        shared = None if cohort.terms.spans else cohort.shared
         answers = self._nodes.ask(
-            "evaluate.receive", self._everybody, {"fragments": known}, anchor=self.anchor, shared=merged
+            "evaluate.receive", self._everybody, {"fragments": known}, anchor=cohort.weights, shared=shared
         )
         arrivals: list[Arrival | None] = []
         for answer in map(told, answers):
@@ -141,58 +144,60 @@ class FederatedEngine(Engine):
                 )
         return [_empty_arrival(first) if arrival is None else arrival for arrival in arrivals]
 
-    def learn(self, arrivals: Sequence[Arrival]) -> Round:
-        """Adopt, learn, mean, outer step, as often as there are rounds; then consolidate."""
+    def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
+        """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
         done, begun, worked = Round(), time.perf_counter(), self._nodes.seconds
-        rounds, learners = self._choose(arrivals)
-        if learners:
-            self._observe(total_measured([arrivals[client] for client in learners]))
-            self._learn_rounds(rounds, done)
-            # Not what they passed over: each row taught strategies once, however many passes and rounds there were.
-            rows = {client: arrivals[client].labelled for client in learners}
-            if self._terms.consolidates:
-                self._consolidate(rows)
-            elif self._terms.spans:
-                for client, count in rows.items():
-                    self._span[client] = self._span.get(client, 0) + count
-        return self._accounted(done, begun, worked)
-
-    def _accounted(self, done: Round, begun: float, worked: float) -> Round:
-        """The account of rounds that began at `begun`, when clients had worked for `worked` seconds."""
+        if rows is None:
+            self._learn(arrivals, done)
+        elif rows:
+            take_round(self.cohort, partial(self._review, rows), done)
+        else:
+            self._nodes.ask("train.skip", self._choose(arrivals)[1])
         done.seconds_learning = self._nodes.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, self._nodes.bytes = self._nodes.bytes, 0
         return done
 
-    def review(self, rows: Mapping[str, Tensor]) -> Round:
-        """Let the clients learn their rows of the history, and merge once."""
-        done, begun, worked = Round(), time.perf_counter(), self._nodes.seconds
+    def _learn(self, arrivals: Sequence[Arrival], done: Round) -> None:
+        rounds, learners = self._choose(arrivals)
+        if not learners:
+            return
+        cohort, begun = self.cohort, set[int]()
+        cohort.absorb(total_measured([arrivals[client] for client in learners]))
+        for drawn in rounds:
+            orders = [{"first": client not in begun} for client in drawn]
+            take_round(cohort, partial(self._advance, drawn, orders), done)
+            begun.update(drawn)
+        if cohort.terms.consolidates or cohort.terms.spans:
+            # Not what they passed over: each row taught strategies once, however many passes and rounds there were.
+            for client in learners:
+                rows = cohort.unconsolidated.get(client, 0) + arrivals[client].labelled
+                cohort.unconsolidated[client] = rows
+        if cohort.terms.consolidates:
+            consolidate(cohort)
+
+    def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> list[Update]:
+        return updates_of(self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights))
+
+    def _review(self, rows: Mapping[str, Tensor]) -> list[Update]:
         drawn = [client for client in self._everybody if len(rows.get(self.clients[client].name, ()))]
         ids = [{ROWS: pack({"rows": rows[self.clients[client].name]})} for client in drawn]
-        answers = self._nodes.ask("train.review", drawn, anchor=self.anchor, shared=self._merged, records=ids)
-        self._step(answers, done)
-        return self._accounted(done, begun, worked)
+        cohort = self.cohort
+        return updates_of(
+            self._nodes.ask("train.review", drawn, anchor=cohort.weights, shared=cohort.shared, records=ids)
+        )
 
-    def order(self, orders: Orders) -> None:
+    def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""
-        if orders.consolidate and self._span:
-            self._consolidate(self._span)
-            self._span = {}
-        # What was merged must be there for the next step; the next increment's first message may come after it.
-        merged = self._merged if orders.consolidate else None
-        self._nodes.ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=merged)
-
-    def adopt(self, weights: Weights) -> None:
-        """The anchor is what clients begin their next message with."""
-        self.anchor = {name: value.clone() for name, value in weights.items()}
-
-    def refuse(self, arrivals: Sequence[Arrival]) -> Round:
-        """Let the clients that would have learned let their rows go."""
-        _, learners = self._choose(arrivals)
-        self._nodes.ask("train.refuse", learners)
-        done = Round(bytes_exchanged=self._nodes.bytes)
-        self._nodes.bytes = 0
-        return done
+        cohort = self.cohort
+        if orders.consolidate and cohort.unconsolidated:
+            consolidate(cohort)
+        if orders:
+            # What was merged must be there for the next step; the next increment's first message may come after it.
+            shared = cohort.shared if orders.consolidate else None
+            self._nodes.ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=shared)
+        if weights is not None:
+            cohort.adopt(weights)
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
@@ -215,74 +220,25 @@ class FederatedEngine(Engine):
         draws = [torch.randperm(count, generator=self._generator)[:size].sort().values for _ in range(wanted.rounds)]
         return [[candidates[place] for place in draw.tolist()] for draw in draws]
 
-    def _observe(self, measured: Mapping[str, Tensor]) -> None:
-        """Add what the learners' rows add to running statistics."""
-        for name, value in measured.items():
-            self.anchor[name] = self.anchor[name].clone()
-            self.anchor[name] += value
+    def save(self, version: int) -> dict[str, Any]:
+        """Let every client keep its state for this version, on its own disk.
 
-    def _learn_rounds(self, rounds: Sequence[Sequence[int]], done: Round) -> None:
-        """Learn, merge, step."""
-        begun: set[int] = set()
-        for drawn in rounds:
-            orders = [{"first": client not in begun} for client in drawn]
-            self._step(self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.anchor), done)
-            begun.update(drawn)
-
-    def _step(self, answers: Sequence[RecordDict], done: Round) -> None:
-        """Merge the updates of a round and take the outer step."""
-        updates = [_update(answer) for answer in answers]
-        done.add(updates)
-        if any(update.rows for update in updates):
-            merged = mean(updates, self.anchor, self._terms.rules)
-            following = self.outer.step(self.anchor, merged, self._terms.rules)
-            # A lone update is its own mean, and its memory is on loan from the grid.
-            self.anchor = {name: value.clone() for name, value in following.items()}
-
-    def _consolidate(self, rows: Mapping[int, int]) -> None:
-        learners = sorted(rows)
-        answers = self._nodes.ask("train.consolidate", learners, anchor=self.anchor)
-        if self._terms.shares:
-            states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
-            weights = [rows[client] for client in learners]
-            self._merged = merge_shared(states, weights, self._terms.shared_rules, self._merged)
-        if self._terms.remakes:
-            updates = [
-                Update(unpack(answer.array_records["weights"], copy=False), rows[client])
-                for client, answer in zip(learners, answers, strict=True)
-            ]
-            merged = mean(updates, self.anchor, self._terms.rules)
-            self.anchor = {name: value.clone() for name, value in merged.items()}
-
-    def save(self, version: int) -> None:
-        """Let every client keep its state for this version, on its own disk."""
+        Returns the clients, the outer step's state, the draw, what strategies share, and the fragments known.
+        """
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self._nodes.ask("query.save", self._everybody, orders=orders)
-
-    def weights(self) -> Weights:
-        """The anchor."""
-        return self.anchor
-
-    def state_dict(self) -> dict[str, Any]:
-        """The clients, the outer step's state, the draw, what strategies share, and the fragments known."""
         return {
             "clients": [client.document() for client in self.clients],
-            "outer": self.outer.state_dict(),
+            "outer": self.cohort.outer.state_dict(),
             "generator": self._generator.get_state(),
-            "merged": self._merged,
-            "span": self._span,
+            "shared": self.cohort.shared,
+            "unconsolidated": self.cohort.unconsolidated,
             "fragments": list(self._fragments),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back; clients that are new in the source come after those of the state."""
-        known = [Client.from_document(document) for document in state["clients"]]
-        self.clients, self._saved = joined(known, self.clients), len(known)
-        self.outer.load_state_dict(state["outer"])
-        self._generator.set_state(state["generator"])
-        self._merged = dict(state["merged"])
-        self._span = dict(state["span"])
-        self._fragments = list(state["fragments"])
+    def weights(self) -> Weights:
+        """The anchor."""
+        return self.cohort.weights
 
     @property
     def _everybody(self) -> range:
@@ -290,26 +246,6 @@ class FederatedEngine(Engine):
 
     def _folder(self, client: str) -> Path:
         return state_folder(self.directory.absolute(), client, 0).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms clients merge: the rules of weights and of what strategies share, if they share anything.
-
-    consolidates: strategies do so after each increment; spans: over several, when told to. remakes: it changes weights.
-    """
-
-    rules: dict[str, str]
-    shared_rules: dict[str, str]
-    consolidates: bool
-    spans: bool
-    shares: bool
-    remakes: bool
-
-
-def _update(answer: RecordDict) -> Update:
-    document = told(answer)
-    return Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:

@@ -70,7 +70,7 @@ def resident_of(context: Context) -> Participant:
     if resident is not None and resident.generation == generation:
         return resident.participant
     participant = _make(context) if resident is None else resident.participant
-    found = participant.load(_live(context))
+    _, found = participant.load(_live(context))
     if found.get("generation") != generation:
         raise CheckpointError(
             f"client {name_of(context)}: expected its state after message {generation}, found that after message "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Update", "Weights", "mean", "merge_rules", "shares"]
+__all__ = ["Update", "Weights", "mean", "merge_rules", "merge_shared", "shares"]
 
 Weights = dict[str, Tensor]
 
@@ -128,3 +128,20 @@ def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tenso
     for value, share in counted[1:]:
         result += torch.sub(value, first).mul_(share)
     return result
+
+
+def merge_shared(
+    states: Sequence[Mapping[str, Tensor]],
+    rows: Sequence[int],
+    rules: Mapping[str, str],
+    anchor: Mapping[str, Tensor],
+) -> Weights:
+    """Merge the strategy state that participants share, weighted by the rows each learned.
+
+    Where nobody learned a row, all count alike. anchor: what merges by "sum", as all had it before.
+
+    >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"}, {})
+    {'0.f': tensor([0.2500])}
+    """
+    p = shares(rows if any(rows) else [1] * len(rows))
+    return {name: merge([state[name] for state in states], p, rules[name], anchor.get(name)) for name in states[0]}

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from incr_core.engines import merge_shared
 from incr_core.models import Moments
-from incr_core.update import Update, mean, merge, merge_rules, shares
+from incr_core.update import Update, mean, merge, merge_rules, merge_shared, shares
 
 
 def update(rows: int, **weights: Tensor) -> Update:

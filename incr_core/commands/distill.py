@@ -14,7 +14,7 @@ from torch import Tensor
 from incr_core._util import json_text, not_negative, positive
 from incr_core.batch import Batch, Inputs, map_inputs
 from incr_core.commands.predict import load_version
-from incr_core.engines import LocalEngine
+from incr_core.engines import Commit, LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
@@ -154,12 +154,11 @@ class Lesson(LocalEngine):
         self._at = arrivals[0].number if arrivals else self._last
         return arrivals
 
-    def state_dict(self) -> dict[str, Any]:
-        """The outer step's state, and how far the lesson has come."""
-        return {**super().state_dict(), "at": self._at}
+    def start(self, commit: Commit | None) -> None:
+        """Begin anew, or go on from a commit; a student that went on by itself since has had its lesson."""
+        super().start(commit)
+        self._at = -1 if commit is None else commit.engine.get("at", self._last)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
-        super().load_state_dict(state)
-        # A student that went on by itself has had its lesson.
-        self._at = state.get("at", self._last)
+    def save(self, version: int) -> dict[str, Any]:
+        """Keep the worker's state, and how far the lesson has come."""
+        return {**super().save(version), "at": self._at}

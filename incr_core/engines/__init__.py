@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core.engines._base import Engine, LocalEngine, Round, engine_named, merge_shared, total_measured
+from incr_core.engines._base import Commit, Engine, engine_named
+from incr_core.engines._local import LocalEngine
 
-__all__ = ["Engine", "LocalEngine", "Round", "engine_named", "merge_shared", "total_measured"]
+__all__ = ["Commit", "Engine", "LocalEngine", "engine_named"]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from incr_core.engines import Round
+from incr_core.rounds import Round
 
 __all__ = ["Divergence", "fault_of"]
 

@@ -15,7 +15,7 @@ from incr_core import metrics
 from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
 from incr_core.drift import Alarms
-from incr_core.engines import Engine, Round
+from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.loop._divergence import Divergence, fault_of
@@ -24,8 +24,9 @@ from incr_core.loop._pending_commit import Uncommitted, metrics_row
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
 from incr_core.registry import RunDirectory, erased, ids_of, state_folder
-from incr_core.rounds import Arrival, Orders, Review
+from incr_core.rounds import Arrival, Orders, Review, Round
 from incr_core.storage import checkpoint, model_sha256, write_atomically
+from incr_core.update import Weights
 
 __all__ = ["Loop", "Progress", "Totals"]
 
@@ -111,9 +112,9 @@ class Loop:
         if self._alarms is not None:
             self._react(self._alarms, arrivals)
         reason = self._divergence.refused.get(number)
-        learned = self.engine.learn(arrivals) if reason is None else self.engine.refuse(arrivals)
+        learned = self.engine.learn(arrivals, None if reason is None else {})
         if self._review is not None and reason is None and learned.passes_rows:
-            self._look_back(self._review, arrivals[0], learned)
+            self._look_back(self._review, arrivals, learned)
         if self._alarms is not None and reason is None:
             self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
         due = (self.totals.increments + 1) % self.job.publish.every == 0
@@ -139,13 +140,16 @@ class Loop:
         new = alarms.new_tasks(arrivals)
         if new and known:
             self._happened(arrivals[0], "task", f"task {', '.join(map(str, new))} begins", "consolidated", 0)
-        self._order(alarms.orders([alarm for alarm, _ in signalled], boundary=bool(new) and known))
         champion = self.directory.champion()
-        if champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled):
-            self.engine.adopt(self.directory.load(champion)[0])
+        rewarm = champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled)
+        self._order(
+            alarms.orders([alarm for alarm, _ in signalled], boundary=bool(new) and known),
+            self.directory.load(champion)[0] if rewarm else None,
+        )
 
-    def _look_back(self, review: Review, arrival: Arrival, learned: Round) -> None:
+    def _look_back(self, review: Review, arrivals: Sequence[Arrival], learned: Round) -> None:
         """When it is time, learn rows of the history once more; they stay in the versions they are in."""
+        arrival = arrivals[0]
         if not review.due(arrival.number, arrival.time):
             return
         names = list(self.engine.fragments)
@@ -155,7 +159,7 @@ class Loop:
             rows = {name: ids for name, ids in left.items() if len(ids)}
         if not rows:
             return
-        reviewed = self.engine.review(rows)
+        reviewed = self.engine.learn(arrivals, rows)
         learned.bytes_exchanged += reviewed.bytes_exchanged
         learned.seconds_learning += reviewed.seconds_learning
         learned.seconds_exchanging += reviewed.seconds_exchanging
@@ -168,9 +172,9 @@ class Loop:
         what += f"; the files of {asked - count:,} are gone" if count < asked else ""
         self._happened(arrival, "review", what, f"loss {loss / max(count, 1):.4g}", count)
 
-    def _order(self, orders: Orders) -> None:
-        if orders:
-            self.engine.order(orders)
+    def _order(self, orders: Orders, weights: Weights | None = None) -> None:
+        if orders or weights is not None:
+            self.engine.order(orders, weights)
 
     def _ended(self) -> bool:
         """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
@@ -203,7 +207,6 @@ class Loop:
                 raise self._diverged(fault + times)
         self._uncommitted = Uncommitted()
         self._last = None
-        self.engine.reset()
         self._resume()
 
     def _resume(self) -> None:
@@ -211,7 +214,7 @@ class Loop:
         if self.version is None:
             self.totals = Totals()
             self._alarms, self._review = self.job.alarms(), self.job.reviews()
-            self.engine.start(None, None)
+            self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
         state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
@@ -220,8 +223,7 @@ class Loop:
             self._alarms.load_state_dict(state["alarms"])
         if self._review is not None:
             self._review.load_state_dict(state["review"])
-        self.engine.load_state_dict(state["engine"])
-        self.engine.start(self.version, weights)
+        self.engine.start(Commit(self.version, weights, state["engine"]))
 
     def _record(self, arrivals: Sequence[Arrival], learned: Round, reason: str | None) -> None:
         """Take in one increment: a row of metrics, the rows learned, the rows refused; all of them for a `reason`."""
@@ -270,10 +272,10 @@ class Loop:
         """Publish a version: participants' state first, then, by one rename, everything else."""
         version = self.directory.next_version()
         weights = self.engine.weights()
-        self.engine.save(version)
+        kept = self.engine.save(version)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
-            "engine": self.engine.state_dict(),
+            "engine": kept,
             "alarms": None if self._alarms is None else self._alarms.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }

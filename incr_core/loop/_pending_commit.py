@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from incr_core.data.encoding import BadRow, quarantine_table
-from incr_core.engines import Round
 from incr_core.loop._events import Event, events_table
 from incr_core.registry.ledger import SCHEMA, entry_table
-from incr_core.rounds import Arrival
+from incr_core.rounds import Arrival, Round
 
 __all__ = ["Uncommitted", "metrics_row", "metrics_table"]
 

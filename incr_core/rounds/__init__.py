@@ -9,18 +9,29 @@ from incr_core.rounds._participant import Arrival, Participant
 from incr_core.rounds._pending import Pending
 from incr_core.rounds._probe import PIECE, Watch, merged_pieces
 from incr_core.rounds._review import Review
+from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, total_measured
+from incr_core.rounds._worker import Alone, Exchange, Worker
 
 __all__ = [
     "ACTIONS",
     "OUTERS",
     "PIECE",
+    "Alone",
     "Arrival",
+    "Cohort",
+    "Consolidated",
+    "Exchange",
     "Orders",
     "Outer",
     "Participant",
     "Pending",
     "Review",
+    "Round",
     "Span",
     "Watch",
+    "Worker",
+    "consolidate",
     "merged_pieces",
+    "take_round",
+    "total_measured",
 ]

@@ -9,7 +9,7 @@ Every engine drives participants through the same few calls, in the same order, 
     review       learn rows of the history once more
     save         at a commit, keep everything that learning on depends on
 
-An increment that must not be learned is refused instead of begun.
+An increment that must not be learned is skipped instead of begun.
 """
 
 from __future__ import annotations
@@ -236,9 +236,9 @@ class Participant:
             return kept, 1
         return labelled, passes
 
-    def refuse(self) -> None:
+    def skip(self) -> None:
         """Let the rows of the increment at hand go: they are neither learned nor offered again."""
-        assert self.increment is not None, "receive an increment before refusing it"
+        assert self.increment is not None, "receive an increment before skipping it"
         self.increment.labelled, self.increment.begun = self.increment.labelled.slice(0, 0), True
 
     def advance(self, steps: int | None = None) -> Update:
@@ -283,9 +283,15 @@ class Participant:
         return self.learner.shared_state()[0]
 
     @property
-    def unconsolidated(self) -> int | None:
-        """How many rows were learned since the strategies consolidated; None where they do after every increment."""
-        return None if self._span is None else self._span.rows
+    def spans(self) -> bool:
+        """Whether strategies consolidate when told to, over several increments, and not after each."""
+        return self._span is not None
+
+    @property
+    def unconsolidated(self) -> int:
+        """How many rows the strategies would consolidate now."""
+        assert self.increment is not None
+        return len(self.increment.labelled) if self._span is None else self._span.rows
 
     def follow(self, orders: Orders) -> None:
         """Do what is ordered, but for consolidating: that takes an exchange."""
@@ -299,8 +305,12 @@ class Participant:
             if orders.enlarge != 1.0:
                 memory.enlarge(orders.enlarge)
 
-    def save(self, path: Path, *, whole: bool = False, **manifest: Any) -> None:
+    def save(
+        self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
+    ) -> None:
         """Keep everything that learning on from here depends on, besides the weights.
+
+        exchanged: what whoever exchanges its updates keeps beside it.
 
         At a commit that is little of the increment at hand: rows already learned are not needed again. In the middle of
         an increment, `whole` keeps them too.
@@ -312,11 +322,12 @@ class Participant:
             "cursor": self._cursor,
             "increment": None if at_hand is None else asdict(at_hand),
             "span": None if self._span is None else self._span.state_dict(),
+            "exchanged": dict(exchanged or {}),
         }
         checkpoint.save(path, state, **manifest)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take back what `save` kept; returns its manifest."""
+    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take back what `save` kept; returns what was exchanged, and the manifest."""
         state, manifest = checkpoint.load(path)
         self.learner.load_state_dict(state["learner"])
         self._pending.load_state_dict(state["pending"])
@@ -327,7 +338,7 @@ class Participant:
         self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
         self.close()
         self._increments, self._started = iter(()), False
-        return manifest
+        return state["exchanged"], manifest
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -22,8 +22,8 @@ class Isolate(Strategy):
 
     A head that no row used gets a gradient of zero, but momentum and weight decay would move it. It has no state and
     needs no boundaries. It works on modules with a class attribute `per_task`, which names weights whose first
-    dimension is the task, such as `incr_core.models.adapt.task_heads` makes. Replayed rows do not count as the step's: their
-    heads stay still.
+    dimension is the task, such as `incr_core.models.adapt.task_heads` makes. Replayed rows do not count as the step's:
+    their heads stay still.
 
     >>> from torch import nn
     >>> from incr_core.models.adapt import task_heads, with_task

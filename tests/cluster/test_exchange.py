@@ -1,4 +1,4 @@
-"""The exchange gives every replica the bits that `update.mean` and `engine.merge_shared` give in one place."""
+"""The exchange gives every replica the bits that `update.mean` and `update.merge_shared` give in one place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster.exchange import Exchange
-from incr_core.engines import merge_shared
+from cluster.exchange import ReplicaExchange
 from incr_core.storage import model_sha256
-from incr_core.update import Update, Weights, mean
+from incr_core.update import Update, Weights, mean, merge_shared
 
 RULES = {
     "weight": "mean",
@@ -43,14 +42,14 @@ def drawn(seed: int) -> Weights:
     }
 
 
-def in_each(replicas: int, do: Callable[[Exchange], Weights]) -> list[Weights]:
+def in_each(replicas: int, do: Callable[[ReplicaExchange], Weights]) -> list[Weights]:
     """What `do` gives in each replica: threads here, over the same gloo groups as processes."""
     store = HashStore()
 
     def one(rank: int) -> Weights:
         # The group of threads is built like that of processes, and needs no global state.
         group = dist.ProcessGroupGloo(store, rank, replicas, timedelta(seconds=20))
-        return do(Exchange(group, rank, replicas))
+        return do(ReplicaExchange(group, rank, replicas))
 
     with ThreadPoolExecutor(replicas) as pool:
         return list(pool.map(one, range(replicas)))
@@ -65,8 +64,15 @@ def assert_same_bits(found: Sequence[Weights], wanted: dict[str, Tensor]) -> Non
 def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
     anchor = drawn(99)
     updates = [Update(drawn(seed), count) for seed, count in enumerate(rows)]
-    found = in_each(len(rows), lambda exchange: exchange.mean(updates[exchange.rank], anchor, RULES))
-    assert_same_bits(found, mean(updates, anchor, RULES))
+    totals: list[int] = []
+
+    def merge(exchange: ReplicaExchange) -> Weights:
+        merged, total = exchange.mean(updates[exchange.rank], anchor, RULES)
+        totals.append(total)
+        return merged
+
+    assert_same_bits(in_each(len(rows), merge), mean(updates, anchor, RULES))
+    assert totals == [sum(rows)] * len(rows)
 
 
 @pytest.mark.parametrize("rows", [[3, 5], [3, 0, 5], [0, 0]])
@@ -79,8 +85,8 @@ def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
 
 
 def test_a_second_exchange_keeps_what_the_first_returned() -> None:
-    def twice(exchange: Exchange) -> Weights:
-        first = exchange.mean(Update({"w": torch.full((3,), float(exchange.rank))}, 1), {}, {})
+    def twice(exchange: ReplicaExchange) -> Weights:
+        first, _ = exchange.mean(Update({"w": torch.full((3,), float(exchange.rank))}, 1), {}, {})
         exchange.mean(Update({"w": torch.full((3,), 9.0)}, 1), {}, {})
         return first
 
@@ -91,8 +97,8 @@ def test_each_replica_sends_its_weights_at_most_twice() -> None:
     weights = {"w": torch.zeros(12_000)}
     sent: list[int] = []
 
-    def count(exchange: Exchange) -> Weights:
-        merged = exchange.mean(Update(weights, 1), {}, {})
+    def count(exchange: ReplicaExchange) -> Weights:
+        merged, _ = exchange.mean(Update(weights, 1), {}, {})
         sent.append(exchange.bytes_sent)
         return merged
 

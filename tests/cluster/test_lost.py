@@ -55,7 +55,7 @@ def test_a_worker_lost_between_calls_is_noticed_by_the_next(
 ) -> None:
     engine = ClusterEngine(small_job("cluster.timeout=5"), tmp_path)
     try:
-        engine.start(None, None)
+        engine.start(None)
         arrivals = engine.receive()
         os.kill(engine.processes[1], how)
         begun = time.monotonic()

@@ -135,16 +135,16 @@ class Told(LocalEngine):
         self.rates: list[float] = []
         self.held: list[tuple[int, int]] = []
 
-    def order(self, orders: Any) -> None:
-        super().order(orders)
+    def order(self, orders: Any, weights: Any = None) -> None:
+        super().order(orders, weights)
         self.ordered.append((len(self.rates), orders))
 
-    def learn(self, arrivals: Any) -> Any:
+    def learn(self, arrivals: Any, rows: Any = None) -> Any:
         learner = self.participant.learner
         self.rates.append(learner.descent.rate)
         self.held += [(memory.capacity, memory.size) for memory in learner.memories()]
         assert learner.optimizer.param_groups[0]["lr"] == 0.01
-        return super().learn(arrivals)
+        return super().learn(arrivals, rows)
 
 
 @pytest.fixture
@@ -191,8 +191,8 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
     seen: list[int] = []
 
     class Engine(Told):
-        def adopt(self, weights: Any) -> None:
-            super().adopt(weights)
+        def order(self, orders: Any, weights: Any = None) -> None:
+            super().order(orders, weights)
             latest = RunDirectory(self.directory).open()
             expected, _ = latest.load(latest.champion())
             seen.append(latest.champion() or 0)

@@ -215,7 +215,7 @@ def test_missing_nodes_are_named(table: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_client_whose_context_is_gone_says_so(table: Path, tmp_path: Path) -> None:
     grid = InProcessGrid(3)
     engine = FederatedEngine(people(table), tmp_path, grid)
-    engine.start(None, None)
+    engine.start(None)
     grid._worker._contexts.clear()
     with pytest.raises(CheckpointError, match="has lost its state since the run began"):
         engine.receive()
@@ -224,7 +224,7 @@ def test_a_client_whose_context_is_gone_says_so(table: Path, tmp_path: Path) -> 
 def test_state_of_another_generation_is_refused(table: Path, tmp_path: Path) -> None:
     grid = InProcessGrid(3, forgetful=True)
     engine = FederatedEngine(people(table), tmp_path, grid)
-    engine.start(None, None)
+    engine.start(None)
     for context in grid._worker._contexts.values():
         context.state.config_records["client"]["generation"] = 5
     with pytest.raises(CheckpointError, match="expected its state after message 5, found that after message 1"):

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.engines import merge_shared
 from incr_core.learner import Learner
 from incr_core.models.adapt import NearestMean
 from incr_core.objectives import GrowingMulticlass, Multiclass
 from incr_core.strategies import ACE, EWC, MAS, SI, Context, FeatureDistillation, FedProx, ICaRL, LwF, Strategy
-from incr_core.update import mean
+from incr_core.update import mean, merge_shared
 
 LR = 0.1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.commands.run import run
-from incr_core.engines import LocalEngine, Round
+from incr_core.engines import LocalEngine
 from incr_core.errors import DivergedError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.objectives import Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
-from incr_core.rounds import Arrival, Orders
+from incr_core.rounds import Arrival, Orders, Round
 from incr_core.strategies.mechanisms import fisher_diagonal
+from incr_core.update import Weights
 
 ROWS, EVERY = 480, 40
 
@@ -85,8 +87,8 @@ def test_the_run_goes_on_as_if_the_increment_had_never_come(tmp_path: Path, heav
 class Poisoned(LocalEngine):
     """An engine whose weights, but not its losses, are spoilt after increment 6."""
 
-    def learn(self, arrivals: Sequence[Arrival]) -> Round:
-        done = super().learn(arrivals)
+    def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
+        done = super().learn(arrivals, rows)
         if arrivals[0].number == 6:
             next(iter(self.participant.learner.model.parameters())).data.fill_(float("inf"))
         return done
@@ -108,8 +110,8 @@ class Remade(LocalEngine):
 
     spoilt = False
 
-    def order(self, orders: Orders) -> None:
-        super().order(orders)
+    def order(self, orders: Orders, weights: Weights | None = None) -> None:
+        super().order(orders, weights)
         if orders.consolidate and not self.spoilt:
             self.spoilt = True
             next(iter(self.participant.learner.model.parameters())).data.fill_(float("nan"))

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from incr_core.batch import Batch
-from incr_core.engines import merge_shared
 from incr_core.errors import StrategyError
 from incr_core.learner import Learner
 from incr_core.objectives import Multiclass
 from incr_core.strategies import EWC
 from incr_core.strategies.mechanisms import fisher_diagonal
+from incr_core.update import merge_shared
 
 
 def increment(day: int, rows: int = 20) -> Batch:

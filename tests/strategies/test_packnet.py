@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.engines import merge_shared
 from incr_core.errors import StrategyError
 from incr_core.learner import Learner
 from incr_core.objectives import Multiclass
 from incr_core.strategies import PackNet
-from incr_core.update import mean
+from incr_core.update import mean, merge_shared
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.005),

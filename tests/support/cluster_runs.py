@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cluster.engine import ClusterEngine
 from incr_core.data import row_ids
-from incr_core.engines import Engine, LocalEngine, Round
+from incr_core.engines import Engine, LocalEngine
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
-from incr_core.rounds import Arrival
+from incr_core.rounds import Arrival, Round
 from incr_core.storage import model_sha256
 
 
@@ -26,7 +26,7 @@ class Learned:
         self.arrivals: list[list[Arrival]] = []
         self.rounds: list[Round] = []
         try:
-            engine.start(None, None)
+            engine.start(None)
             while arrivals := engine.receive():
                 self.arrivals.append(arrivals)
                 self.rounds.append(engine.learn(arrivals))

@@ -53,7 +53,7 @@ def bert(
     """A BERT of that size with random weights, from a config: nothing is downloaded.
 
     Devlin et al. 2019. It has one attention head per 16 numbers of `width`. shape: given by a job; its `outputs` count
-    then, so `model.factory = "incr_core.models.adapt.text:bert"` works in a job file, with lists of ids as numeric column.
+    then, so `model.factory = "incr_core.models.adapt:bert"` works in a job file, with lists of ids as numeric column.
 
     >>> bert(outputs=3, vocabulary=50)(torch.randint(1, 50, (2, 7))).shape
     torch.Size([2, 3])

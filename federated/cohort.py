@@ -1,0 +1,111 @@
+"""The clients as a server sees them: it holds the anchor and merges what they contribute, without rows or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from federated.client_app import SHARED
+from federated.nodes import Nodes
+from federated.records import told, unpack
+from incr_core.rounds import Consolidated, Outer
+from incr_core.update import Update, Weights, mean, merge_shared
+
+__all__ = ["ClientCohort", "Terms", "updates_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms clients merge: the rules of weights and of what strategies share, if they share anything.
+
+    consolidates: strategies do so after each increment; spans: over several, when told to. remakes: it changes weights.
+    """
+
+    rules: dict[str, str]
+    shared_rules: dict[str, str]
+    consolidates: bool
+    spans: bool
+    shares: bool
+    remakes: bool
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Terms:
+        """Those that a client has told."""
+        return cls(**{field.name: described[field.name] for field in fields(cls)})
+
+
+class ClientCohort:
+    """The `Cohort` of all clients, seen from the server.
+
+    nodes: where the clients are. outer: the outer step, which the server takes for all.
+    weights: the anchor, what all stand at. shared: the strategy state that was merged last.
+    unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
+    """
+
+    def __init__(self, nodes: Nodes, outer: Outer) -> None:
+        self.nodes = nodes
+        self.outer = outer
+        self.terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
+        self.weights: Weights = {}
+        self.shared: dict[str, Tensor] = {}
+        self.unconsolidated: dict[int, int] = {}
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """How each of the weights merges."""
+        return self.terms.rules
+
+    @property
+    def remakes(self) -> bool:
+        """Whether strategies change weights when they consolidate."""
+        return self.terms.remakes
+
+    def absorb(self, measured: Mapping[str, Tensor]) -> None:
+        """Add what rows to be learned add to running statistics."""
+        for name, value in measured.items():
+            self.weights[name] = self.weights[name].clone()
+            self.weights[name] += value
+
+    def anchor(self) -> Weights:
+        """The weights all stand at; clients learn on copies of their own."""
+        return self.weights
+
+    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
+        """The mean of all clients' updates, and their rows."""
+        return mean(updates, anchor, self.rules), sum(update.rows for update in updates)
+
+    def adopt(self, weights: Weights) -> None:
+        """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""
+        self.weights = {name: value.clone() for name, value in weights.items()}
+
+    def consolidate(self) -> Consolidated:
+        """Let the clients that have learned since they consolidated do so again."""
+        learners = sorted(self.unconsolidated)
+        rows = [self.unconsolidated[client] for client in learners]
+        self.unconsolidated = {}
+        answers = self.nodes.ask("train.consolidate", learners, anchor=self.weights)
+        states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
+        updates = [
+            Update(unpack(answer.array_records["weights"], copy=False), count)
+            for answer, count in zip(answers, rows, strict=True)
+            if self.remakes
+        ]
+        return Consolidated(rows, states, updates)
+
+    def merge_shared(self, made: Consolidated) -> None:
+        """Merge what their strategies share; they are told with their next message."""
+        if self.terms.shares:
+            self.shared = merge_shared(made.states, made.rows, self.terms.shared_rules, self.shared)
+
+
+def updates_of(answers: Sequence[RecordDict]) -> list[Update]:
+    """The updates that clients answered."""
+    told_of = [(answer, told(answer)) for answer in answers]
+    return [
+        Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
+        for answer, document in told_of
+    ]

@@ -1,0 +1,85 @@
+"""The engine of one process: a worker with nobody to exchange with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from incr_core.engines._base import Commit, Engine
+from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, Worker, total_measured
+from incr_core.update import Weights
+
+if TYPE_CHECKING:
+    from incr_core.job import Job
+
+__all__ = ["LocalEngine"]
+
+
+class LocalEngine(Engine):
+    """One participant, in this process."""
+
+    name = "local"
+
+    def __init__(self, job: Job, directory: Path) -> None:
+        super().__init__(job, directory)
+        self.worker = Worker(job.participant, job.outer_step, Alone())
+
+    @property
+    def participant(self) -> Participant:
+        """The one."""
+        return self.worker.participant
+
+    @property
+    def participants(self) -> list[str]:
+        """Its name."""
+        return [self.participant.name]
+
+    @property
+    def fragments(self) -> Sequence[str]:
+        """Paths of the stream's fragments by number."""
+        return self.participant.stream.fragments
+
+    def start(self, commit: Commit | None) -> None:
+        """Begin anew, or go on from a commit."""
+        if commit is None:
+            self.worker.start(None, None)
+        else:
+            self.worker.start(self.state_path(self.participant.name, commit.version), commit.weights)
+
+    def receive(self) -> list[Arrival]:
+        """Take the next increment."""
+        arrival = self.worker.receive()
+        return [] if arrival is None else [arrival]
+
+    def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
+        """Learn the increment, in one round, or rows of the history."""
+        if rows is None:
+            return self.worker.learn(total_measured(arrivals)) if arrivals[0].labelled else Round()
+        if rows:
+            return self.worker.review(rows[self.participant.name])
+        self.worker.skip()
+        return Round()
+
+    def order(self, orders: Orders, weights: Weights | None = None) -> None:
+        """Do it."""
+        self.worker.order(orders, weights)
+
+    def save(self, version: int) -> dict[str, Any]:
+        """Keep the worker's state."""
+        self.worker.save(self.state_path(self.participant.name, version))
+        return {}
+
+    def weights(self) -> Weights:
+        """The live weights."""
+        return self.participant.learner.weights()
+
+    def history(self) -> Any:
+        """The stream's recent outcomes."""
+        return self.participant.stream.history()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.participant.close()
