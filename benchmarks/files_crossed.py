@@ -33,6 +33,7 @@ class Tracer:
         self.ran: dict[str, set[str]] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """What `sys.setprofile` calls."""
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(OURS) and "incr_core" in code.co_filename:
             self.ran.setdefault(str(Path(code.co_filename).relative_to(OURS)), set()).add(code.co_name)
@@ -46,12 +47,10 @@ class Traced(LocalEngine):
     def receive(self) -> Any:
         """Take the next increment, and trace the third until the fourth is asked for."""
         sys.setprofile(None)
-        arrivals: Any = []
         at_hand = self.participant.increment
         if at_hand is not None and at_hand.number == 1:
             sys.setprofile(self.tracer)
-        arrivals = super().receive()
-        return arrivals
+        return super().receive()
 
 
 def main() -> None:
