@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-full test lint types laws unit install clean
+.PHONY: demo demo-full test quick lint types laws gpu unit install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
@@ -15,6 +15,10 @@ demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full
 
 test: lint types unit
+
+# While you change something: what needs no Ray, no Flower and no patience.
+quick: install
+	$(BIN)/pytest -m "not slow and not ray and not flower"
 
 lint: install
 	$(BIN)/ruff check .
@@ -30,13 +34,35 @@ unit: install
 laws: install
 	$(BIN)/pytest tests/laws
 
+gpu: install
+	$(BIN)/pytest -m gpu
+
 install: $(VENV)/.installed
 
-# Plain pip, so that an index of CPU builds that pip is set up with is respected.
-$(VENV)/.installed: pyproject.toml
+# Plain pip, so that an index of CPU builds that pip is set up with is respected; every version is the lock's.
+$(VENV)/.installed: pyproject.toml locks/dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint locks/dev.txt --editable '.[dev]'
 	touch $@
 
+# All three anew; `make lock NAMES=dev` makes one of them.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m tools.lock $(NAMES)
+
+# The tests on the newest versions that there are, and which of them are not the lock's.
+latest:
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -m tools.latest > .venv-latest/requirements.txt
+	.venv-latest/bin/pip install --quiet --upgrade --upgrade-strategy eager --requirement .venv-latest/requirements.txt
+	.venv-latest/bin/pip install --quiet --no-deps --editable .
+	.venv-latest/bin/python -m tools.latest --installed
+	.venv-latest/bin/pytest
+
+# A wheel and an sdist, by the setuptools of the lock.
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-lock runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,30 @@ from incr_core.job import Job
 
 ROOT = Path(__file__).parent.parent
 WEEK = "2013-01-08"
+
+
+running: list[pytest.Item] = []
+"""The test that runs, if one does."""
+
+
+def refuse_unmarked_ray(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: a test that starts Ray without the marker `ray` fails, however deep in the code it does."""
+    if event == "subprocess.Popen" and "gcs_server" in str(arguments[0]):
+        for test in running:
+            if test.get_closest_marker("ray") is None:
+                raise RuntimeError(f"{test.nodeid} starts Ray; mark it: pytestmark = pytest.mark.ray")
+
+
+sys.addaudithook(refuse_unmarked_ray)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    running.append(item)
+    try:
+        return (yield)
+    finally:
+        running.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from incr_core._util import load_callable
 from incr_core.commands.run import run
@@ -13,6 +14,7 @@ from incr_core.testing._laws import check_strategy
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_the_flights_job_learns_a_week(flights: Path, tmp_path: Path) -> None:
     settings = [f'stream.path="{flights}"', 'stream.warm_start="2013-01-04"', "learner.warm_epochs=1"]
     summary = run(Job.read(ROOT / "examples/flights/job.toml", settings), tmp_path / "run")
@@ -21,6 +23,7 @@ def test_the_flights_job_learns_a_week(flights: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run/baselines").iterdir()} == {"frozen", "no replay"}
 
 
+@pytest.mark.slow
 def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     folder = ROOT / "examples/own_strategy"
     summary = run(Job.read(folder / "job.toml"), tmp_path / "run")

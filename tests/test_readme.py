@@ -16,6 +16,7 @@ from tests.conftest import ROOT, made_up
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
+@pytest.mark.slow
 def test_every_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pq.write_table(made_up(400), tmp_path / "people.parquet")

@@ -14,7 +14,7 @@ from tests.loop.test_divergence import job as heavy_job
 from tests.loop.test_divergence import table, written
 from tests.support.cluster_runs import Learned, all_rows, first_rows, learned_on_cluster, rows_learned, run
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 REPLAY = {"name": "replay", "capacity": 60, "ratio": 1.0}
 

@@ -15,7 +15,7 @@ from incr_core.errors import WorkerLost
 from incr_core.job import Job
 from tests.support.cluster_runs import rows_learned, run
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 FAULTS = ["DiesLearning", "DiesConsolidating", "DiesSaving"]

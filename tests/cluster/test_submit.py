@@ -20,6 +20,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.ray
+
 BIN = Path(sys.executable).parent
 RAY = str(BIN / "ray")
 JOB = """

@@ -52,6 +52,7 @@ def ledger_rows(folder: Path) -> list[tuple[str, int]]:
     )
 
 
+@pytest.mark.slow
 def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path) -> None:
     teacher, student = taught(tmp_path), tmp_path / "student"
     command = ["distill", str(teacher), "--out", str(student)]
@@ -77,6 +78,7 @@ def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path)
     assert Coverage().extended(pq.read_table(student / "ledger.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "objective"), [("tall", "binary"), ("size", "multiclass"), ("score", "regression")])
 def test_a_taught_student_agrees_with_its_teacher_more_than_one_that_is_not(
     tmp_path: Path, label: str, objective: str
@@ -96,6 +98,7 @@ def test_a_taught_student_agrees_with_its_teacher_more_than_one_that_is_not(
     assert apart[0] < 0.9 * apart[1]
 
 
+@pytest.mark.slow
 def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
     teacher = taught(tmp_path, files=2)
     alone = distill(teacher, tmp_path / "student", SMALL, strength=0.0)
@@ -103,6 +106,7 @@ def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
     assert alone["model_sha256"] == run(job, tmp_path / "plain")["model_sha256"]
 
 
+@pytest.mark.slow
 def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
     RunDirectory(teacher).open().rollback(1)
@@ -113,6 +117,7 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     assert summary["rows_learned"] == 2000
 
 
+@pytest.mark.slow
 def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = taught(tmp_path)
     whole = distill(teacher, tmp_path / "whole", SMALL)

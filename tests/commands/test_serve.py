@@ -68,6 +68,7 @@ def ask(url: str, question: Any = None) -> Any:
             return refusal.code, refusal.read().decode()
 
 
+@pytest.mark.slow
 def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     rows = pq.read_table(table).slice(0, 20).select(["height", "weight", "colour"]).to_pylist()

@@ -103,6 +103,7 @@ def test_a_signal_in_the_last_moment_of_waiting_leaves_nobody_waiting() -> None:
     assert stop.is_set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_waits_for_rows_is_stopped_by_a_signal_and_goes_on(
     feed: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -144,6 +145,7 @@ def test_classes_of_a_function_that_may_never_end_must_be_named(
 EVERY = {"in files": {}, "in rows": {"every": 30}, "by time": {"every": "12h", "predict_at": "at", "label_at": "known"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", EVERY.values(), ids=EVERY)
 def test_files_that_come_while_a_run_is_on_are_learned_as_by_a_run_started_when_it_ended(
     tmp_path: Path, section: dict[str, Any]

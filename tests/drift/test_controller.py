@@ -56,6 +56,7 @@ def drifts(folder: Path) -> list[int]:
     return [event["rows"] for event in RunDirectory(folder).open().table("events").to_pylist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "drift",
     [
@@ -79,6 +80,7 @@ def test_three_planted_drifts_are_found_within_2_000_rows(path: Path, tmp_path: 
     assert "after " in page
 
 
+@pytest.mark.slow
 def test_at_most_one_false_alarm_in_100_000_stationary_rows(tmp_path: Path) -> None:
     pq.write_table(drifting(100_000), tmp_path / "rows.parquet")
     wanted = job(
@@ -102,6 +104,7 @@ EVERYTHING = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path, tmp_path: Path) -> None:
     strategies = [REPLAY, {"name": "ewc", "strength": 5.0}, {"name": "lwf"}]
     settings = ("learner.consolidate=3000", "publish.every=3", 'learner.optimizer={name="adam",lr=0.001}')
@@ -160,6 +163,7 @@ def told(path: Path, tmp_path: Path) -> Callable[..., Told]:
     return make
 
 
+@pytest.mark.slow
 def test_actions_are_taken_before_the_increment_that_told_of_the_drift_is_learned(told: Callable[..., Told]) -> None:
     features = {"watch": "features", "columns": ["z"]}
     actions = {"action": ["raise_rate", "enlarge_replay"], "rate": 4.0, "lasting": 2, "enlarge": 1.5}
@@ -175,6 +179,7 @@ def test_actions_are_taken_before_the_increment_that_told_of_the_drift_is_learne
     assert [flushing.held[at] for at, _ in flushing.ordered] == [(300, 0)] * 3
 
 
+@pytest.mark.slow
 def test_strategies_consolidate_every_so_many_rows_or_at_a_drift(told: Callable[..., Told]) -> None:
     ewc = [{"name": "ewc", "strength": 5.0}]
     by_rows = told("learner.consolidate=3000", strategy=ewc)
@@ -206,6 +211,7 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
     assert seen[0] < seen[1] < seen[2]
 
 
+@pytest.mark.slow
 def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> None:
     silent = run(job(path), tmp_path / "silent")
     assert run(job(path, drift=[{"watch": "loss"}]), tmp_path / "alert")["model_sha256"] == silent["model_sha256"]

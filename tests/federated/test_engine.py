@@ -24,6 +24,8 @@ from tests.loop.test_divergence import written
 from tests.support.federated_runs import MakeEngine, finish, people
 from tests.support.in_process_grid import InProcessGrid
 
+pytestmark = pytest.mark.flower
+
 
 def on(grid: InProcessGrid) -> MakeEngine:
     return lambda job, folder: FederatedEngine(job, folder, grid)

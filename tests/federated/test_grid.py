@@ -22,6 +22,8 @@ from tests.support.federated_runs import finish, people
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.toy_app import app as toy
 
+pytestmark = [pytest.mark.flower, pytest.mark.ray]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_ray() -> Iterator[None]:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from federated.records import pack, payload, tell, told, unpack
 
+pytestmark = pytest.mark.flower
+
 DTYPES = [
     torch.float32,
     torch.float64,

@@ -309,6 +309,7 @@ def test_a_directory_that_cannot_be_written_fails_cleanly(run: Run) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_cleanly_and_leaves_earlier_versions_intact(run: Run) -> None:
     whole = json.loads(run("--json", out="whole")[1])
 
@@ -335,6 +336,7 @@ def test_a_full_disk_fails_cleanly_and_leaves_earlier_versions_intact(run: Run) 
     assert json.loads(run("--json", out="whole")[1])["model_sha256"] == whole["model_sha256"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_the_next_commit_and_the_run_resumes(run: Run) -> None:
     run.write("c.parquet", made_up(60_000, seed=2).slice(2000))
     settings = ["--set", "stream.every=100"]

@@ -11,7 +11,7 @@ from incr_core.job import Job
 from tests.cluster.conftest import people, ray_session, small_job  # noqa: F401
 from tests.support.cluster_runs import Learned, farthest, learned_locally, learned_on_cluster
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 REPLAY = {"name": "replay", "capacity": 60, "ratio": 1.0}
 EWC = {"name": "ewc", "strength": 30.0, "online": False}

@@ -24,6 +24,8 @@ pytest.importorskip("flwr.app")
 from federated.engine import FederatedEngine
 from tests.support.in_process_grid import InProcessGrid
 
+pytestmark = pytest.mark.flower
+
 STRATEGIES = {
     "none": "strategy=[]",
     "replay": 'strategy=[{name="replay", capacity=100}]',

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from incr_core.commands.run import run
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
@@ -17,6 +19,7 @@ from incr_core.registry.ledger import check, count
 KILLS = 20
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = flights_job("publish.every=1")
     whole = run(job, tmp_path / "whole")
@@ -51,6 +54,7 @@ def _same(whole: dict[str, object], resumed: dict[str, object], out: Path) -> No
     assert count(ledger) == whole["rows_learned"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     first = run(flights_job(), tmp_path / "run")
     again = run(flights_job(), tmp_path / "run")
@@ -58,6 +62,7 @@ def test_a_finished_run_is_left_as_it_is(flights_job: Callable[..., Job], tmp_pa
     assert again["model_sha256"] == first["model_sha256"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(
     flights_job: Callable[..., Job], tmp_path: Path
 ) -> None:

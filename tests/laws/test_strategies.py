@@ -69,6 +69,7 @@ INCREMENTS: dict[str, list[Batch]] = {
 """Rows for strategies that need some of a kind."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_obeys_the_laws(name: str) -> None:
     kind = STRATEGIES[name]

@@ -119,6 +119,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "rows.parquet"
 
 
+@pytest.mark.slow
 def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path: Path) -> None:
     whole = run(job(path), tmp_path / "whole")
     directory = RunDirectory(tmp_path / "whole").open()

@@ -175,6 +175,7 @@ def test_selective_runs_few_rows_backward_where_it_keeps_few(beta: float, by: st
     assert sum(rows for rows, gradients in ran if gradients) / 1280 == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_laws_hold_where_rows_are_chosen_before_they_are_run_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("incr_core.learner._row_weighting.ENOUGH", 2)
     check_strategy(partial(Selective, beta=3.0), zero=partial(Selective, beta=0.0))
@@ -244,6 +245,7 @@ def test_selective_needs_classes_for_what_needs_classes() -> None:
     Learner(nn.Linear(3, 1), Binary(), SGD, [Selective(by="uncertainty")])
 
 
+@pytest.mark.slow
 def test_small_loss_finds_the_wrong_labels_and_learns_better_without_them() -> None:
     clean, noisy, right = three(2000, 1), three(400, 2, noise=0.4), three(400, 2)
 

@@ -57,6 +57,7 @@ HEADS = 'model.adapt=[{name="task_heads", tasks=3}]'
 EXPERTS = 'model.adapt=[{name="experts", tasks=3}]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("categorical", [False, True])
 @pytest.mark.parametrize("settings", [(HEADS, 'strategy=[{name="isolate"}]', "model.hidden=[]"), (EXPERTS,)])
 def test_a_model_with_room_for_tasks_is_told_them(
@@ -75,6 +76,7 @@ def test_a_model_with_room_for_tasks_is_told_them(
     assert forgotten[:ROWS].mean() < first - 0.1
 
 
+@pytest.mark.slow
 def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) -> None:
     strategies = [{"name": "packnet", "tasks": 3}, {"name": "ewc", "strength": 1.0}]
     wanted = job(path, "learner.consolidate=task", strategy=strategies)

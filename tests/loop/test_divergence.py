@@ -60,6 +60,7 @@ def written(folder: Path, rows: pa.Table) -> Path:
     return folder / "rows.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize("heavy", [(0,), (3,), (4, 5), (2, 11)])
 def test_the_run_goes_on_as_if_the_increment_had_never_come(tmp_path: Path, heavy: tuple[int, ...], every: int) -> None:
@@ -128,6 +129,7 @@ def test_what_an_order_makes_of_the_weights_is_looked_at_before_it_is_committed(
             assert all(value.isfinite().all() for value in directory.load(version["version"])[0].values())
 
 
+@pytest.mark.slow
 def test_killed_after_the_event_and_resumed_it_is_the_same_run(tmp_path: Path) -> None:
     wanted = job(written(tmp_path / "a", table((4,))), "publish.every=3")
     whole = run(wanted, tmp_path / "whole")
@@ -156,6 +158,7 @@ def _die_after(wanted: Job, out: Path, increments: int) -> None:
     run(wanted, out, observe=observe)
 
 
+@pytest.mark.slow
 def test_after_three_in_a_row_the_run_ends_at_its_last_commit(tmp_path: Path) -> None:
     wanted = job(written(tmp_path / "a", table((4, 5, 6))))
     for _ in range(2):  # and trying again does not get past it

@@ -161,6 +161,7 @@ def test_replay_of_a_small_memory_draws_no_row_twice() -> None:
         assert len(set(draw(memory, 30, generator)["rows"].tolist())) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -46,6 +46,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 # A head for each task
 
 
+@pytest.mark.slow
 def test_a_row_is_answered_by_the_head_of_its_task() -> None:
     model = task_heads(body_and_head(), tasks=4)
     heads: Any = model[2]  # type: ignore[index]

@@ -45,6 +45,7 @@ def growing(path: Path, *settings: str, **features: Any) -> Job:
     return Job.from_document(document, settings).resolved()
 
 
+@pytest.mark.slow
 def test_a_late_class_is_learned_and_no_class_yet_to_come_is_predicted(tmp_path: Path) -> None:
     path = late_class(tmp_path)
     run(growing(path), tmp_path / "run")
@@ -60,6 +61,7 @@ def test_a_late_class_is_learned_and_no_class_yet_to_come_is_predicted(tmp_path:
     assert right.mean() > 0.95
 
 
+@pytest.mark.slow
 def test_killed_before_and_after_the_class_arrives_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     job = growing(late_class(tmp_path))
     whole = run(job, tmp_path / "whole")
@@ -72,6 +74,7 @@ def test_killed_before_and_after_the_class_arrives_it_goes_on_to_the_same_bits(t
     assert run(job, tmp_path / "parts")["model_sha256"] == whole["model_sha256"]
 
 
+@pytest.mark.slow
 def test_state_has_the_same_shapes_before_and_after(tmp_path: Path) -> None:
     """Optimiser, Fisher information and anchors have room for every class from the start."""
     run(growing(late_class(tmp_path)), tmp_path / "run")

@@ -40,6 +40,7 @@ def test_multilabel_is_the_mean_of_its_labels_and_scores_make_the_hessian() -> N
     )
 
 
+@pytest.mark.slow
 def test_a_multilabel_job_learns_lists_and_columns_alike(tmp_path: Path) -> None:
     table = tagged()
     pq.write_table(table.select(["x0", "x1", "x2", "tags"]), tmp_path / "lists.parquet")

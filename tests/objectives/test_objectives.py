@@ -84,6 +84,7 @@ def turned(objective: str, rows: int) -> pa.Table:
     return pa.table({"taste": taste, "product": product, "label": bought})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["multilabel", "next_token", "ranking"])
 def test_drift_is_seen_in_their_losses_and_errors(tmp_path: Path, objective: str) -> None:
     pytest.importorskip("river")
@@ -102,6 +103,7 @@ def test_a_balanced_memory_needs_one_class_a_row() -> None:
         Balanced(5).insert({"targets": torch.zeros(2, 3)}, torch.Generator())
 
 
+@pytest.mark.slow
 def test_a_job_killed_between_commits_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """With targets of several parts in memories, pending predictions and states."""
     for name, table, label, objective, features in (

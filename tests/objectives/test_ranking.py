@@ -65,6 +65,7 @@ def test_fewer_rows_than_candidates_leave_the_others_last() -> None:
     assert objective.predict(torch.empty(0, 4)).shape == (0, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["softmax", "bpr"])
 def test_a_ranking_job_learns_who_wants_what(tmp_path: Path, loss: str) -> None:
     pq.write_table(chosen(), tmp_path / "choices.parquet")

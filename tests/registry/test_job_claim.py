@@ -106,6 +106,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> No
         commit(reader)
 
 
+@pytest.mark.slow
 def test_the_lock_dies_with_its_process_and_its_forks_do_not_keep_it(tmp_path: Path) -> None:
     script = f"""
 import os, sys, time

@@ -48,6 +48,7 @@ def full() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [Killed, full])
 def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException]
@@ -99,6 +100,7 @@ def test_after_a_full_disk_the_same_process_can_go_on(run: RunDirectory, monkeyp
     assert_consistent(RunDirectory(run.path).open(), 4)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_truly_full(tmp_path: Path) -> None:
     """A file size limit makes the kernel refuse, in a process of its own."""
     script = f"""

@@ -26,6 +26,7 @@ def arrivals(participant: Participant) -> list[Arrival]:
     return found
 
 
+@pytest.mark.slow
 def test_each_prediction_is_scored_once_also_where_another_replica_learns_the_row(
     flights_job: Callable[..., Job],
 ) -> None:
@@ -54,6 +55,7 @@ def test_statistics_of_parts_add_up_to_the_base_rate_of_all_rows(flights_job: Ca
     assert measure(total)["base_rate"] == measure(whole)["base_rate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 2])
 def test_numbers_predicted_before_any_was_seen_are_not_scored(tmp_path: Path, delay: int) -> None:
     """A first increment whose every error is the offset itself would drown the metrics of all others."""

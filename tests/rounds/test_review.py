@@ -109,6 +109,7 @@ def reviewing(flights_job: Callable[..., Job], *settings: str) -> Job:
     return flights_job("publish.every=3", "review.rows=300", *settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["review.every=3", 'review.every="1d"'])
 def test_a_resumed_run_reviews_the_same_rows(flights_job: Callable[..., Job], tmp_path: Path, every: str) -> None:
     job = reviewing(flights_job, every)
@@ -127,6 +128,7 @@ def test_a_resumed_run_reviews_the_same_rows(flights_job: Callable[..., Job], tm
     assert set(directory.table("events")["rows"].to_pylist()) == {300}
 
 
+@pytest.mark.slow
 def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     plain = run(flights_job("publish.every=3", "outer=nesterov"), tmp_path / "plain")
     job = reviewing(flights_job, "review.every=3", "outer=nesterov")

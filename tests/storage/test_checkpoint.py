@@ -74,6 +74,7 @@ def fingerprint(node: Any) -> Any:
     return type(node), node
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(states)
 @example([math.nan, -math.nan, math.inf, -math.inf, -0.0, struct.unpack("d", b"\1\2\3\4\5\6\xf8\x7f")[0]])

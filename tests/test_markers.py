@@ -1,0 +1,122 @@
+"""`make quick` leaves out what starts Ray or Flower: every such test module carries the marker."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MODULES = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
+IMPORTS = {"ray": {"ray", "cluster.engine", "cluster.session"}, "flower": {"flwr", "federated"}}
+"""Marker -> modules of which a test module under it imports one, itself or by a module of the tests."""
+COMMANDS = {"ray": ("cluster", "ray"), "flower": ("federated", "flwr", "flower-superlink")}
+"""Marker -> words that stand alone in a command line under it: of `incr ... --on ENGINE`, or a program's name."""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that importing a file imports, with the packages they are in."""
+    for node in tree_of(path).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: count + 1]) for count in range(len(parts)))
+
+
+def reached(path: Path) -> set[str]:
+    """What a file imports, itself or by modules of the tests."""
+    found: set[str] = set()
+    todo = [path]
+    while todo:
+        new = set(imported(todo.pop())) - found
+        found |= new
+        files = (ROOT / f"{name.replace('.', '/')}.py" for name in new if name.startswith("tests."))
+        todo += [file for file in files if file.exists()]
+    return found
+
+
+def words(path: Path) -> set[str]:
+    """The string literals of a file that are whole words of commands: items of a list, or behind a `/`."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        items = node.elts if isinstance(node, ast.List) else [node.right] if isinstance(node, ast.BinOp) else []
+        found |= {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)}
+    return found
+
+
+def marks(path: Path) -> set[str]:
+    """The names of the markers that a file mentions."""
+    return {
+        node.attr
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "mark"
+    }
+
+
+def needed(path: Path) -> set[str]:
+    names, spoken = reached(path), words(path)
+    by_command = {
+        marker
+        for marker, (engine, *programs) in COMMANDS.items()
+        if {"--on", engine} <= spoken or spoken.intersection(programs)
+    }
+    return by_command | {marker for marker, modules in IMPORTS.items() if modules & names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "tests")))
+def test_what_needs_ray_or_flower_is_marked(path: Path) -> None:
+    missing = needed(path) - marks(path)
+    assert not missing, f"{path.relative_to(ROOT)}: expected pytestmark = pytest.mark.{'/'.join(missing)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "markers"),
+    [
+        ("import ray", {"ray"}),
+        ("from cluster.session import Session", {"ray"}),
+        ("from tests.support.cluster_runs import run", {"ray"}),
+        ("from federated.records import pack", {"flower"}),
+        ("from cluster.exchange import Exchange", set()),
+        ("from tests.support.federated_runs import finish", set()),
+        ('subprocess.run(["incr", "run", "job.toml", "--on", "cluster"])', {"ray"}),
+        ('main(["run", job, "--on", "federated"])', {"flower"}),
+        ('main(["run", job, "--on", "mars"])', set()),
+        ('RAY = str(BIN / "ray")', {"ray"}),
+        ("def later():\n    import ray", set()),
+    ],
+)
+def test_what_a_module_needs_is_seen_in_its_text(text: str, markers: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text(text)
+    assert needed(path) == markers
+
+
+def test_what_the_check_looks_for_exists() -> None:
+    assert all(find_spec(name) for names in IMPORTS.values() for name in names)
+
+
+def test_a_test_without_the_marker_cannot_start_ray(tmp_path: Path) -> None:
+    """However deep in the code it does, under the hooks of `tests/conftest.py`."""
+    test = tmp_path / "test_it.py"
+    test.write_text("def test_it():\n    from cluster.session import Session\n    Session(None, workers=1).close()\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(tmp_path), str(test)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray" in done.stdout
