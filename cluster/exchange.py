@@ -25,8 +25,11 @@ __all__ = ["Merge", "ReplicaExchange"]
 Merge = Callable[[Sequence[Weights], Sequence[int]], Weights]
 """From the slices of all replicas, in rank order, and their rows, to the merged slice."""
 
-_HEADER = 8
-"""Bytes before the tensors of a slice: how many rows its sender learned, an int64."""
+_ALIGNED = 16
+"""Bytes at whose multiples vectors start, so that they can be viewed as any type: the largest is complex128."""
+
+_HEADER = _ALIGNED
+"""Bytes before the tensors of a slice: how many rows its sender learned, an int64, and room."""
 
 
 class ReplicaExchange:
@@ -81,12 +84,12 @@ class ReplicaExchange:
     @torch.no_grad()
     def _merged(self, packing: Packing, tensors: Weights, rows: int, merge: Merge) -> tuple[Weights, int]:
         sent, received = packing.buffer(self.size), packing.buffer(self.size)
-        sent[:, :_HEADER].view(torch.int64).fill_(rows)
+        sent[:, :8].view(torch.int64).fill_(rows)
         for key, flat in packing.flatten(tensors).items():
             packing.view(sent, key).copy_(flat)
         self.group.alltoall_base(received, sent, [], []).wait(self.timeout)
 
-        counts = received[:, :_HEADER].view(torch.int64).flatten().tolist()
+        counts = received[:, :8].view(torch.int64).flatten().tolist()
         slices = [{key: packing.view(part, key) for key in packing.rules} for part in received]
         mine = packing.buffer(1)
         for key, value in merge(slices, counts).items():
@@ -128,8 +131,7 @@ class Packing:
         for (rule, dtype), names in alike.items():
             length = -(-sum(self.shapes[name].numel() for name in names) // size)
             self.flats[f"{rule} {dtype}"] = _Flat(rule, dtype, names, length, self.bytes)
-            # Every vector starts at a multiple of 8 bytes, so that its bytes can be viewed as any type.
-            self.bytes += -(-length * dtype.itemsize // 8) * 8
+            self.bytes += -(-length * dtype.itemsize // _ALIGNED) * _ALIGNED
         self.rules = {key: flat.rule for key, flat in self.flats.items()}
 
     def buffer(self, rows: int) -> Tensor:

@@ -27,7 +27,8 @@ def parcel(tensors: Mapping[str, Tensor]) -> Parcel:
     >>> open_parcel(parcel({"w": torch.ones(2), "n": torch.tensor(3)}))
     {'w': tensor([1., 1.]), 'n': tensor(3)}
     """
-    parts = [value.detach().reshape(-1).contiguous().view(torch.uint8).cpu() for value in tensors.values()]
+    plain = [value.detach().resolve_conj().resolve_neg() for value in tensors.values()]
+    parts = [value.reshape(-1).contiguous().view(torch.uint8).cpu() for value in plain]
     contents = [(name, value.dtype, value.shape) for name, value in tensors.items()]
     return Parcel(contents, (torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)).numpy())
 

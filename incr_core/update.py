@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Update", "Weights", "mean", "merge_rules", "merge_shared", "shares"]
+from incr_core.numerics import narrowed, widened
+
+__all__ = ["Update", "Weights", "mean", "merge", "merge_shared", "shares"]
 
 Weights = dict[str, Tensor]
 
@@ -36,28 +38,6 @@ class Update:
         if callable(self._weights):
             self._weights = self._weights()
         return self._weights
-
-
-def merge_rules(module: nn.Module) -> dict[str, str]:
-    """How each entry of `module.state_dict()` merges between workers.
-
-    Parameters: "mean". Float buffers: "average", the same mean, which the outer step leaves alone (momentum would
-    carry a running variance below zero). Integer and boolean buffers: "max", since a mean of counts or masks means
-    nothing. A module may declare otherwise in a class attribute `merge = {buffer: rule}`; "sum" adds up what each
-    worker added to the anchor's value.
-
-    >>> rules = merge_rules(nn.BatchNorm1d(2))
-    >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]
-    ('mean', 'average', 'max')
-    """
-    rules: dict[str, str] = {}
-    for prefix, part in module.named_modules():
-        declared: Mapping[str, str] = getattr(part, "merge", {})
-        for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
-            average = "mean" if isinstance(value, nn.Parameter) else "average"
-            fallback = average if value.is_floating_point() else "max"
-            rules[f"{prefix}.{name}" if prefix else name] = declared.get(name, fallback)
-    return rules
 
 
 def shares(rows: Sequence[int]) -> list[float]:
@@ -102,12 +82,20 @@ def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tenso
         sum  = a + sum_i (v_i - a)
 
     The mean is taken about the first value, so that what is equal everywhere, a frozen weight for instance, stays as it
-    is: sum_i p_i v would often be the next number. Products are rounded before they are added.
+    is: sum_i p_i v would often be the next number. Products are rounded before they are added. Types that torch cannot
+    calculate in, such as float8 and unsigned integers, are merged in a wider one (`dtypes.widened`).
 
     >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
     >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
     tensor([14.])
     """
+    dtype = values[0].dtype
+    values = [widened(value) for value in values]
+    merged = _merged(values, p, rule, None if anchor is None else widened(anchor))
+    return merged if merged.dtype == dtype else narrowed(merged, dtype)
+
+
+def _merged(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
     if rule == "max":
         result = values[0]
         for value in values[1:]:

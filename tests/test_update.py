@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.models import Moments
-from incr_core.update import Update, mean, merge, merge_rules, merge_shared, shares
+from incr_core.models._entries import merge_rules
+from incr_core.update import Update, mean, merge, merge_shared, shares
 
 
 def update(rows: int, **weights: Tensor) -> Update:

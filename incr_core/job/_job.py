@@ -28,6 +28,7 @@ from incr_core.job._learning import (
 from incr_core.job._model import model_of
 from incr_core.job._objective import objective_of
 from incr_core.learner import Learner
+from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.rounds import Outer, Participant, Review
 from incr_core.strategies import Strategy
@@ -104,13 +105,14 @@ class Job(JobFile):
     ) -> Learner:
         """The learner of participant number `index`, for rows of `numeric` numbers."""
         settings = self.learner
-        objective = self.objective()
+        with seeded(settings.seed):  # whatever of one's own draws when it is made
+            objective, strategies = self.objective(), self.strategies()
         model = model_of(self, self.encoder, objective.outputs, numeric)
         return Learner(
             model if wrap is None else wrap(model),
             objective,
             optimizer_of(self, fused=shard[1] == 1),  # not every fused form takes sharded weights
-            self.strategies(),
+            strategies,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
             epochs=settings.epochs,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from incr_core._util import build, find, load_callable
 from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
-from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower
+from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower, answering
 from incr_core.models.adapt import ADAPTATIONS
+from incr_core.numerics import seeded
 
 __all__ = ["model_of"]
 
@@ -21,17 +23,19 @@ __all__ = ["model_of"]
 def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.Module:
     """The model, with weights drawn from the seed; equal on every participant.
 
+    So are those of layers that are made in their first forward, such as LazyLinear: a factory's model is tried out
+    first.
+
     outputs: what its objective asks for, a row; numeric: the numbers of a row, rates among them.
     """
     shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
-    theirs = torch.get_rng_state()
-    torch.manual_seed(job.learner.seed)
-    try:
-        model = _adapted(job, _plain(job, encoder, shape))
-    finally:
-        torch.set_rng_state(theirs)
-    if job.model.factory is not None:
-        _try_out(model, job.model.factory, shape, of_tokens=encoder.of_tokens)
+    with seeded(job.learner.seed):
+        model = _plain(job, encoder, shape)
+        if any(map(is_lazy, [*model.parameters(), *model.buffers()])):  # adaptations must know their shapes
+            _answer_one(model, job, shape, of_tokens=encoder.of_tokens)
+        model = _adapted(job, model)
+        if job.model.factory is not None:
+            _try_out(model, job, shape, of_tokens=encoder.of_tokens)
     return _on_device(model, job.learner.device)
 
 
@@ -90,27 +94,29 @@ def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
     return model
 
 
-def _try_out(model: nn.Module, factory: str, shape: TableShape, *, of_tokens: bool) -> None:
+def _try_out(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bool) -> None:
     """Answer one empty row: a model of another width says so here, and not in the middle of a step."""
-    inputs: Inputs = torch.zeros(1, shape.numeric, dtype=torch.int64 if of_tokens else torch.float32)
+    output = _answer_one(model, job, shape, of_tokens=of_tokens)
     outputs = shape.outputs * (shape.numeric if of_tokens else 1)
+    if output.numel() != outputs:
+        raise JobError(
+            f"model.factory: expected {outputs} outputs a row, got {output.numel()} from {job.model.factory}; "
+            "change its last layer"
+        )
+
+
+def _answer_one(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bool) -> Tensor:
+    inputs: Inputs = torch.zeros(1, shape.numeric, dtype=torch.int64 if of_tokens else torch.float32)
     if shape.categorical:
         codes = torch.zeros(1, shape.categorical, 2, dtype=torch.int64)
         inputs = {"numeric": torch.zeros(1, shape.numeric), "categorical": codes}
-    training = model.training
     try:
-        with torch.no_grad():
-            output = model.eval()(inputs)
+        with torch.no_grad(), answering(model):
+            output: Tensor = model(inputs)
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
         given = f"{shape.numeric} numbers and {shape.categorical} categories"
-        raise JobError(f"model.factory: {factory} cannot take rows of {given}: {error}") from error
-    finally:
-        model.train(training)
-    if output.numel() != outputs:
-        raise JobError(
-            f"model.factory: expected {outputs} outputs a row, got {output.numel()} from {factory}; "
-            "change its last layer"
-        )
+        raise JobError(f"model.factory: {job.model.factory} cannot take rows of {given}: {error}") from error
+    return output
 
 
 def _on_device(model: nn.Module, device: str) -> nn.Module:

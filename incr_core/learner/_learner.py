@@ -25,7 +25,8 @@ from incr_core.learner._row_weighting import Choosing
 from incr_core.learner._schedule import Groups, Schedule, grouped
 from incr_core.learner._signature import check_made_of, made_of
 from incr_core.memories import Memory
-from incr_core.numerics import Precision, draws_nothing, global_random_state, whole
+from incr_core.models import Entries, keep_frozen_in_eval
+from incr_core.numerics import Precision, draws_nothing, draws_only_from_torch, global_random_state, whole
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
 from incr_core.update import Update
@@ -51,13 +52,15 @@ class Learner(Mergeable):
     clip: the largest norm of a step's gradient, or None.
     shard: (rank, size) inside a group of workers that hold one model together.
     precision: "float32", or "bfloat16" and "float16" for autocast forwards. float16 scales the loss up before the
-        backward and the gradients down after it, and leaves out a step whose gradients overflow.
+        backward and the gradients down after it; a backward that overflows is run again at a smaller scale, and where
+        none is small enough the update tells an infinite "norm of the gradient", and the step is not taken.
     schedule: changes the learning rate; None: it stays.
     groups: weights by name pattern, and what the optimiser is told about them (see `schedule.grouped`).
 
     descent: an attribute; how its optimiser is stepped.
 
-    With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it.
+    With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it. Parts of the
+    model that are frozen stay in eval mode (`modes.keep_frozen_in_eval`).
 
     >>> from incr_core.objectives import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
@@ -98,6 +101,8 @@ class Learner(Mergeable):
         self.shard = shard
         self.strategies = nn.ModuleList(strategies)
 
+        self.entries = Entries(model=model, objective=objective)
+        keep_frozen_in_eval(model)
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         parameters = list(trainable.values())
         if not parameters:
@@ -105,6 +110,7 @@ class Learner(Mergeable):
         self.device = parameters[0].device
         self.objective.to(self.device)
         self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
+        self.precision.check(trainable)
         try:
             descends = optimizer(grouped(trainable, groups))
         except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
@@ -114,10 +120,11 @@ class Learner(Mergeable):
             parameters,
             clip=clip,
             schedule=schedule,
-            scaler=self.precision.scaler,
+            scale=self.precision.scale,
         )
         self.optimizer = self.descent.optimizer
-        self.random_state = global_random_state(seed, self.device)
+        others = not draws_only_from_torch(model, objective, *strategies)
+        self.random_state = global_random_state(seed, self.device, others=others)
         self.context = Context(
             model,
             objective,
@@ -132,9 +139,11 @@ class Learner(Mergeable):
             for strategy in strategies:
                 strategy.attach(self.context)
         self.strategies.to(self.device)
+        self.check_shared()
         pairs_rows = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
         self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
         self._losses: dict[str, float | Tensor] = {}
+        self._untried = True  # no forward has been seen, which could make tensors of its own
         # Swapping the random state, or a model's mode, takes as long as the forward of a small model.
         self._chance: AbstractContextManager[Any] = self.random_state
         self._chance_predicting: AbstractContextManager[Any] = self.random_state
@@ -210,6 +219,10 @@ class Learner(Mergeable):
             except ValueError as error:
                 _explain_batch_norm(error)
                 raise
+        self.entries.check_constants()
+        if self._untried and rows:
+            self.entries.check_names()
+            self._untried = False
         losses = {
             name: float(whole(total) if isinstance(total, Tensor) else total) for name, total in self._losses.items()
         }
@@ -240,7 +253,7 @@ class Learner(Mergeable):
         """One optimiser step over the new rows of `batches`; returns how many they are."""
         if self._linear and len(batches) == 1 and self._linear_step(batches[0]):
             return len(batches[0])
-        context, outputs = self.context, []
+        context, outputs, overflowed = self.context, [], False
         alone = len(batches) == 1 and not self._sliced  # then the loss is the mean already
         for batch, share in zip(batches, _shares(batches), strict=True):
             context.new = mixed = batch
@@ -259,13 +272,16 @@ class Learner(Mergeable):
                     terms[name] = terms[name] + term if name in terms else term
             total = reduce(add, terms.values())
             total = total if alone else total * (share * copies)
-            self.descent.backward(total)
+            overflowed |= not self.descent.backward(total)
             self._log(terms, len(batch))
             if self._after_step:
                 outputs.append(output.detach()[: len(batch)])
 
         context.new = None  # what an increment brought is not kept until the next
-        self.descent.unscale()
+        if overflowed:
+            self._losses["norm of the gradient"] = float("inf")
+            self.descent.let_go()
+            return 0
         for hook in self.hooks.after_backward:
             hook(context)
         self.descent.step()
@@ -358,6 +374,7 @@ class Learner(Mergeable):
 
         It may be asked for after any `advance`: with steps left, `begin` (or `again`) with the same rows goes on.
         """
+        self.entries.check_names()
         return {
             **self.descent.state_dict(),
             "strategies": self.strategies.state_dict(),

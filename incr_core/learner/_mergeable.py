@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import CheckpointError
-from incr_core.numerics import like, local
+from incr_core.errors import CheckpointError, StrategyError
+from incr_core.models import Entries
+from incr_core.numerics import like, local, refusal_of
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
-from incr_core.update import Weights, merge_rules
+from incr_core.update import Weights
 
 __all__ = ["Mergeable"]
 
@@ -20,7 +21,7 @@ __all__ = ["Mergeable"]
 class Mergeable:
     """The part of a learner that other learners meet: it may be given an anchor, and asked for what became of it.
 
-    model, objective, strategies, hooks, context, device: those of the learner.
+    model, objective, strategies, hooks, context, device: those of the learner. entries: the tensors that merge.
 
     >>> from incr_core.learner._learner import Learner
     >>> from incr_core.objectives import Binary
@@ -32,24 +33,22 @@ class Mergeable:
 
     model: nn.Module
     objective: Objective
+    entries: Entries
     strategies: nn.ModuleList
     hooks: Hooks
     context: Context
     device: torch.device
 
     def weights(self) -> Weights:
-        """Parameters and buffers of the model, then of the objective, by name; views of the live ones."""
-        return {
-            **{f"model.{name}": value.detach() for name, value in self.model.state_dict().items()},
-            **{f"objective.{name}": value.detach() for name, value in self.objective.state_dict().items()},
-        }
+        """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
+
+        A tensor that stands in several places has one name, the first (`entries`).
+        """
+        return self.entries.read()
 
     def rules(self) -> dict[str, str]:
         """How each of the weights merges between workers."""
-        return {
-            **{f"model.{name}": rule for name, rule in merge_rules(self.model).items()},
-            **{f"objective.{name}": rule for name, rule in merge_rules(self.objective).items()},
-        }
+        return dict(self.entries.rules)
 
     @torch.no_grad()
     def adopt(self, anchor: Mapping[str, Tensor]) -> None:
@@ -84,6 +83,14 @@ class Mergeable:
                         state[f"{index}.{name}"] = value
                         rules[f"{index}.{name}"] = rule
         return state, rules
+
+    def check_shared(self) -> None:
+        """StrategyError that names what a strategy shares and nobody can merge."""
+        state, rules = self.shared_state()
+        for name, value in state.items():
+            if (refusal := refusal_of(value.dtype, rules[name])) is not None:
+                index, _, entry = name.partition(".")
+                raise StrategyError(f"strategy {type(self.strategies[int(index)]).__name__}: {entry}: {refusal}")
 
     def adopt_shared(self, merged: Mapping[str, Tensor]) -> None:
         """Take the merged strategy state."""

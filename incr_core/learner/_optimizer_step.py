@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.nn.parameter import Parameter
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from incr_core.learner._schedule import Schedule
-from incr_core.numerics import load_optimizer, optimizer_state
+from incr_core.numerics import LossScale, load_optimizer, optimizer_state
 
 __all__ = ["Descent", "unobserved_step"]
 
@@ -25,13 +24,15 @@ class Descent:
 
     optimizer, parameters: of whom. clip: the largest norm of a step's gradient, or None.
     schedule: changes the learning rate; None: it stays.
-    scaler: for float16. It scales a loss up before the backward and the gradients down after it, and leaves out a step
-        whose gradients overflow.
+    scale: for float16. It scales a loss up before the backward and the gradients down after it.
     rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
 
+    >>> import torch
     >>> weight = Parameter(torch.tensor([3.0, 4.0]))
     >>> descent = Descent(torch.optim.SGD([weight], lr=1.0), [weight], clip=1.0)
-    >>> descent.backward((weight**2).sum() / 2); descent.step()  # the gradient (3, 4) is of norm 5
+    >>> descent.backward((weight**2).sum() / 2)  # the gradient (3, 4) is of norm 5
+    True
+    >>> descent.step()
     >>> weight.data, weight.grad
     (tensor([2.4000, 3.2000]), None)
     """
@@ -43,46 +44,43 @@ class Descent:
         *,
         clip: float | None = None,
         schedule: Schedule | None = None,
-        scaler: torch.amp.GradScaler | None = None,
+        scale: LossScale | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.parameters = parameters
         self.clip = clip
         self.schedule = schedule
-        self.scaler = scaler
+        self.scale = scale
         self.rate = 1.0
         if schedule is not None:
             schedule.start(optimizer)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those there are."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-
-    def unscale(self) -> None:
-        """Make the gradients those of the losses, for whoever looks at them before the step."""
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
+    def backward(self, loss: Tensor) -> bool:
+        """Add a loss's gradients to those there are; False where half precision cannot hold them."""
+        if self.scale is not None:
+            return self.scale.backward(loss, self.parameters)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return True
 
     def step(self) -> None:
         """Move, and forget the gradients."""
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if self.rate == 1.0:
-            self._move()
-        else:
-            with self._at_rate():
-                self._move()
-        if self.schedule is not None:
-            self.schedule.after("step")
-        for weight in self.parameters:  # what `optimizer.zero_grad()` does, without its mark for the profiler
-            weight.grad = None
-
-    def _move(self) -> None:
-        if self.scaler is None:
             unobserved_step(self.optimizer)()
         else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            with self._at_rate():
+                unobserved_step(self.optimizer)()
+        if self.schedule is not None:
+            self.schedule.after("step")
+        if self.scale is not None:
+            self.scale.stepped()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
+        for weight in self.parameters:
+            weight.grad = None
 
     @contextmanager
     def _at_rate(self) -> Iterator[None]:
@@ -97,11 +95,11 @@ class Descent:
                 group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, rates, where the schedule stands and the scaler's scale; tensors are the live ones."""
+        """Moments, rates, where the schedule stands and the loss's scale; tensors are the live ones."""
         return {
             "optimizer": optimizer_state(self.optimizer),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "scaler": None if self.scale is None else self.scale.state_dict(),
             "rate": self.rate,
         }
 
@@ -111,8 +109,8 @@ class Descent:
         load_optimizer(self.optimizer, copy.deepcopy(state["optimizer"]))
         if self.schedule is not None:
             self.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
+        if self.scale is not None:
+            self.scale.load_state_dict(state["scaler"])
         self.rate = state["rate"]
 
 
@@ -123,6 +121,7 @@ def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:
     the whole step of a small model: 60 us beside 50 to 300 us. While a profiler runs, a hook is registered, or a
     scheduler has put a `step` of its own in place, it is `optimizer.step` as it stands.
 
+    >>> import torch
     >>> optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
     >>> unobserved_step(optimizer) == optimizer.step
     False

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from incr_core.numerics import all_finite
 from incr_core.rounds import Round
 
 __all__ = ["Divergence", "fault_of"]
@@ -75,6 +76,6 @@ def fault_of(learned: Round, weights: Mapping[str, Tensor] | None) -> str | None
         if not math.isfinite(value):
             return f"the {name} is {value}"
     for name, weight in (weights or {}).items():
-        if not bool(weight.isfinite().all()):
+        if not all_finite(weight):
             return f"{name} has values that are not finite"
     return None

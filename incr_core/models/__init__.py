@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._mlp import TableMLP, TableShape
+from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
 from incr_core.models._patterns import matches
 from incr_core.models._penultimate import Features, one_way
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
-__all__ = ["Features", "Moments", "TableMLP", "TableShape", "TokenCNN", "TwoTower", "matches", "one_way"]
+__all__ = [
+    "Entries",
+    "Features",
+    "Moments",
+    "TableMLP",
+    "TableShape",
+    "TokenCNN",
+    "TwoTower",
+    "answering",
+    "keep_frozen_in_eval",
+    "matches",
+    "merge_rules",
+    "one_way",
+]

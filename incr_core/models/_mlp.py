@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class TableMLP(nn.Module):
     >>> model(inputs).shape
     torch.Size([3, 1])
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     def __init__(
         self, shape: TableShape, hidden: Sequence[int] = (128, 64), embedding: int = 8, dropout: float = 0.0

@@ -38,6 +38,8 @@ class Moments(nn.Module):
     [0.0, 1.0]
     """
 
+    draws_nothing: ClassVar[bool] = True
+
     merge: ClassVar[dict[str, str]] = {"sums": "sum"}
     sums: Tensor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class TwoTower(nn.Module):
     >>> model(torch.randn(5, 3)).shape
     torch.Size([5, 8])
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     item_numeric: Tensor
     item_categorical: Tensor

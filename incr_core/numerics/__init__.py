@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from incr_core.numerics._determinism import settle_arithmetic
+from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
+from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
 from incr_core.numerics._functional import unsharded, whole_weights
-from incr_core.numerics._precision import Precision
-from incr_core.numerics._randomness import draws_nothing, global_random_state
+from incr_core.numerics._precision import LossScale, Precision
+from incr_core.numerics._randomness import global_random_state, seeded
 from incr_core.numerics._sharding import like, load_optimizer, local, optimizer_state, whole
 
 __all__ = [
+    "LossScale",
     "Precision",
+    "all_finite",
     "draws_nothing",
+    "draws_only_from_torch",
     "global_random_state",
     "like",
     "load_optimizer",
     "local",
+    "narrowed",
     "optimizer_state",
+    "refusal_of",
+    "seeded",
     "settle_arithmetic",
+    "stored",
     "unsharded",
+    "unstored",
     "whole",
     "whole_weights",
+    "widened",
 ]

@@ -1,15 +1,18 @@
-"""The precision of forwards: single, or half under autocast."""
+"""The precision of forwards, single or half under autocast; and the scale of a loss that half precision needs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
 
 from incr_core.errors import JobError
 
-__all__ = ["Precision"]
+__all__ = ["LossScale", "Precision"]
 
 TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -17,9 +20,8 @@ TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 class Precision:
     """In which precision a model runs forward on a device.
 
-    name: "float32", or "bfloat16" and "float16" for autocast. scaler: for float16, which scales the loss up before the
-    backward and the gradients down after it, and leaves out a step whose gradients overflow.
-    sharded: whether the model is.
+    name: "float32", or "bfloat16" and "float16" for autocast. scale: for float16, whose gradients are scaled up in the
+    backward. sharded: whether the model is.
 
     >>> with Precision("bfloat16", torch.device("cpu")).autocast():
     ...     torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
@@ -33,9 +35,92 @@ class Precision:
             raise JobError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
         self.name = name
         self.device = device
-        self.scaler = torch.amp.GradScaler(device.type) if name == "float16" else None
+        self.scale = LossScale() if name == "float16" else None
+
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """JobError where weights that learn are kept in half precision too, which has no room for small steps."""
+        if self.scale is not None:
+            for name, weight in weights.items():
+                if weight.dtype is torch.float16:
+                    raise JobError(
+                        f"learner.precision: expected weights in float32 beside precision float16, got {name} in "
+                        "float16; make the model with .float(), its forwards run in float16 all the same"
+                    )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context in which forwards run in this precision."""
         kind = TYPES[self.name]
         return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
+
+
+class LossScale:
+    """By how much a loss is scaled up before its backward, so that gradients in half precision do not vanish.
+
+        g = (1 / s) d(s l)/dw        s halves while g overflows, and doubles after `interval` steps without
+
+    A backward that overflows is run again with the smaller scale, over the same graph: no step is left out, every row
+    is learned, and layers with statistics have seen each row once. Micikevicius et al. 2018, "Mixed precision
+    training", section 3.2, leave such steps out.
+
+    factor: an attribute; the scale s at the moment, a power of two, so that scaling rounds nothing.
+
+    >>> weight, scale = Parameter(torch.tensor([3.0])), LossScale()
+    >>> scale.backward((weight**2).sum(), [weight]), weight.grad
+    (True, tensor([6.]))
+    """
+
+    def __init__(self, factor: float = 2.0**16, least: float = 2.0**-16, interval: int = 2000) -> None:
+        self.factor = factor
+        self.least = least
+        self.interval = interval
+        self._since = 0
+
+    def backward(self, loss: Tensor, parameters: Iterable[Parameter]) -> bool:
+        """Add the gradients of a loss to those there are; False, and none added, where they overflow at any scale."""
+        weights = list(parameters)
+        before = [weight.grad for weight in weights]
+        factor = self.factor
+        while factor >= self.least:
+            for weight in weights:
+                weight.grad = None
+            (loss * factor).backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            if _finite([weight.grad for weight in weights]):
+                self._found(factor)
+                for weight, earlier in zip(weights, before, strict=True):
+                    if weight.grad is None:
+                        weight.grad = earlier
+                    else:
+                        weight.grad /= factor
+                        if earlier is not None:
+                            weight.grad += earlier
+                return True
+            if not bool(loss.isfinite()):
+                break
+            factor /= 2
+        for weight, earlier in zip(weights, before, strict=True):
+            weight.grad = earlier
+        return False
+
+    def _found(self, factor: float) -> None:
+        if factor < self.factor:
+            self.factor, self._since = factor, 0
+
+    def stepped(self) -> None:
+        """A step was taken: after many, try a larger scale."""
+        self._since += 1
+        if self._since == self.interval:
+            self.factor, self._since = 2 * self.factor, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale, and the steps since it changed."""
+        return {"scale": self.factor, "since": self._since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back; also from the state of torch's GradScaler, which earlier runs kept."""
+        self.factor, self._since = state["scale"], state.get("since", state.get("_growth_tracker", 0))
+
+
+def _finite(gradients: Iterable[Tensor | None]) -> bool:
+    """Whether all are finite: asked once, so that a GPU is waited for once."""
+    values = [g.coalesce().values() if g.is_sparse else g for g in gradients if g is not None]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())

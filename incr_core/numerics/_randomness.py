@@ -1,42 +1,29 @@
-"""Torch's global random state, owned by a learner while it works.
+"""The global random states of torch, Python and numpy, owned by a learner while it works.
 
-Dropout draws from torch's global generator and takes no other. A learner must not share it with whoever else runs in
-the process, or resuming would not be exact: so it is swapped in while the learner works, and out again.
+Dropout draws from torch's global generator and takes no other; a model of somebody's own may draw from Python's
+`random` or numpy's. A learner must not share them with whoever else runs in the process, or resuming would not be
+exact: so they are swapped in while the learner works, and out again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["GlobalRandomState", "draws_nothing", "global_random_state"]
-
-# fmt: off
-CERTAIN = frozenset([
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
-    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "ELU", "Embedding",
-    "EmbeddingBag", "Flatten", "GELU", "GLU", "GroupNorm", "Hardswish", "Hardtanh", "Identity", "LayerNorm",
-    "LeakyReLU", "Linear", "LogSoftmax", "MaxPool1d", "MaxPool2d", "ModuleDict", "ModuleList", "PReLU", "RMSNorm",
-    "ReLU", "ReLU6", "SELU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten",
-])
-# fmt: on
-"""Layers of `torch.nn` that give equal outputs for equal inputs, in training too."""
-OURS = (
-    "incr_core.models._mlp",
-    "incr_core.models._moments",
-    "incr_core.models._towers",
-    "incr_core.objectives._base",
-    "incr_core.objectives",
-)
+__all__ = ["GlobalRandomState", "global_random_state", "seeded"]
 
 
 class GlobalRandomState:
-    """A context manager inside which torch's global generators continue from this object's own state.
+    """A context manager inside which the global generators continue from this object's own state.
 
-    Only the generators that `device` draws from are swapped: the CPU's, and the GPU's where the device is one.
+    Of torch's, those that `device` draws from are swapped: the CPU's, and the GPU's where the device is one. Python's
+    and numpy's are swapped where `others` says so: to copy Python's state takes as long as a small layer's forward.
 
     >>> state = global_random_state(7)
     >>> with state:
@@ -48,27 +35,35 @@ class GlobalRandomState:
     True
     """
 
-    def __init__(self, device: torch.device, cpu: Tensor, gpu: Tensor | None) -> None:
+    def __init__(self, seed: int, device: torch.device, others: bool) -> None:
         self._device = device
-        self._mine = self._theirs = (cpu, gpu)
+        gpu = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
+        self._mine = self._theirs = (torch.Generator().manual_seed(seed).get_state(), gpu)
+        self._others = _Others(seed) if others else None
 
     def __enter__(self) -> None:
         self._theirs = self._current()
         self._set(*self._mine)
+        if self._others is not None:
+            self._others.swap()
 
     def __exit__(self, *_: object) -> None:
         self._mine = self._current()
         self._set(*self._theirs)
+        if self._others is not None:
+            self._others.swap()
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the generators."""
         cpu, gpu = self._mine
-        return {"cpu": cpu, "gpu": gpu}
+        return {"cpu": cpu, "gpu": gpu, "others": None if self._others is None else self._others.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from there; a state saved without a GPU leaves the GPU's generator as it is."""
+        """Continue from there; a state saved without a GPU, or without the others, leaves theirs as they are."""
         gpu = self._mine[1] if state["gpu"] is None else state["gpu"].cpu()
         self._mine = (state["cpu"].cpu(), gpu)
+        if self._others is not None and state.get("others") is not None:
+            self._others.load_state_dict(state["others"])
 
     def _current(self) -> tuple[Tensor, Tensor | None]:
         gpu = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
@@ -80,35 +75,81 @@ class GlobalRandomState:
             torch.cuda.set_rng_state(gpu, self._device)
 
 
-def global_random_state(seed: int, device: torch.device | str = "cpu") -> GlobalRandomState:
-    """The state that `torch.manual_seed(seed)` would leave, without touching the global generators.
+class _Others:
+    """States of Python's and numpy's global generators, which change places with those in force."""
+
+    def __init__(self, seed: int) -> None:
+        self._python = random.Random(seed).getstate()
+        self._numpy: tuple[Any, float | None] = (np.random.MT19937(np.random.SeedSequence(seed % 2**64)), None)
+
+    def swap(self) -> None:
+        """Put the states held here in force, and hold those that were."""
+        python, numpy = random.getstate(), (np.random.mtrand.get_bit_generator(), _waiting_normal())
+        random.setstate(self._python)
+        self._force(*self._numpy)
+        self._python, self._numpy = python, numpy
+
+    def _force(self, generator: Any, waiting: float | None) -> None:
+        np.random.mtrand.set_bit_generator(generator)  # by reference: its state, of 2.5 kB, is not copied
+        if waiting is not None:
+            np.random.set_state({**np.random.get_state(legacy=False), "has_gauss": 1, "gauss": waiting})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states that are held."""
+        version, words, python_waiting = self._python
+        generator, waiting = self._numpy
+        state = generator.state["state"]
+        return {
+            "python": [version, torch.tensor(words, dtype=torch.int64), python_waiting],
+            "numpy": [torch.from_numpy(state["key"].astype(np.int64)), int(state["pos"]), waiting],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold these instead."""
+        version, words, python_waiting = state["python"]
+        self._python = (version, tuple(words.tolist()), python_waiting)
+        key, position, waiting = state["numpy"]
+        generator = np.random.MT19937()
+        found: Any = {"key": key.cpu().numpy().astype(np.uint32), "pos": position}
+        generator.state = {"bit_generator": "MT19937", "state": found}
+        self._numpy = (generator, waiting)
+
+
+def _waiting_normal() -> float | None:
+    """numpy draws normal numbers in pairs: the second, if it waits. It is no part of the generator's own state."""
+    state: Any = np.random.get_state(legacy=False)
+    return float(state["gauss"]) if state["has_gauss"] else None
+
+
+def global_random_state(seed: int, device: torch.device | str = "cpu", *, others: bool = False) -> GlobalRandomState:
+    """The states that seeding every generator with `seed` would leave, without touching the global ones.
 
     >>> before = torch.get_rng_state()
     >>> _ = global_random_state(7)
     >>> torch.equal(torch.get_rng_state(), before)
     True
     """
-    device = torch.device(device)
-    cpu = torch.Generator().manual_seed(seed).get_state()
-    gpu = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
-    return GlobalRandomState(device, cpu, gpu)
+    return GlobalRandomState(seed, torch.device(device), others)
 
 
-def draws_nothing(*modules: nn.Module) -> bool:
-    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, as torch made
-    them: without hooks, or a forward of their own.
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, all global generators begin at `seed`; afterwards they are as they were before.
 
-    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    >>> with seeded(7):
+    ...     first = torch.rand(1), random.random(), np.random.rand()
+    >>> with seeded(7):
+    ...     again = torch.rand(1), random.random(), np.random.rand()
+    >>> first == again
     True
-    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-    False
     """
-
-    def certain(layer: nn.Module) -> bool:
-        kind = type(layer)
-        home = kind.__module__
-        known = (home.startswith("torch.nn.modules.") and kind.__name__ in CERTAIN) or home.startswith(OURS)
-        changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        return known and not changed
-
-    return all(certain(layer) for module in modules for layer in module.modules())
+    # A GPU that nobody has asked for yet is seeded when somebody does.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    others = _Others(seed)
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        others.swap()
+        try:
+            yield
+        finally:
+            others.swap()

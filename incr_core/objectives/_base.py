@@ -107,6 +107,8 @@ class Binary(Objective):
     [0.5]
     """
 
+    draws_nothing: ClassVar[bool] = True
+
     losses = ("gce", "sce")
     main_metric = "auc"
     higher_is_better = True
@@ -169,6 +171,8 @@ class Multiclass(Objective):
     >>> round(float(loss(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)
     1.3863
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     losses = ("gce", "sce")
     main_metric = "accuracy"
@@ -246,6 +250,8 @@ class Regression(Objective):
     >>> loss.predict(torch.tensor([0.0, 1.0])).tolist()
     [200.0, 300.0]
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     losses = ("huber",)
     main_metric = "mae"

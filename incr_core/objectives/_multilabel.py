@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +27,8 @@ class Multilabel(Objective):
     >>> round(float(objective(torch.zeros(2, 3), torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))), 4)
     0.6931
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     losses = ("gce", "sce")
     main_metric = "micro_f1"

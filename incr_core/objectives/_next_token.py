@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class NextToken(Objective):
     >>> objective.predict(torch.zeros(2, 5, 4)).shape
     torch.Size([2, 4])
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     main_metric = "perplexity"
     target_type = torch.int64

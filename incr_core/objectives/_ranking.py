@@ -46,6 +46,8 @@ class Ranking(Objective):
             [ 3., -3.]])
     """
 
+    draws_nothing: ClassVar[bool] = True
+
     losses = ("bpr", "softmax")
     rowwise: ClassVar[bool] = False
     main_metric = "ndcg@10"

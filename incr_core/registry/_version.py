@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import CheckpointError, VersionError
+from incr_core.numerics import stored, unstored
 from incr_core.storage import (
     SCHEMA,
     arrow_bytes,
@@ -42,7 +43,8 @@ def write_version(
     """Make the folder of a version appear, whole or not at all.
 
     `tables` are named by file, *.parquet or *.arrow. What the registry sets (`own`) and what others add
-    (`manifest`) make up manifest.json, with the hashes; a name in both is a ValueError.
+    (`manifest`) make up manifest.json, with the hashes; a name in both is a ValueError. Complex numbers that
+    safetensors has no name for lie in the file as pairs of real ones, and the manifest says under `pairs` which.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -56,12 +58,16 @@ def write_version(
     files = {_MODEL: safetensors.torch.save(_on_cpu(weights))}
     for name, table in tables.items():
         files[name] = parquet_bytes(table) if name.endswith(".parquet") else arrow_bytes(table)
+    pairs = {
+        name: str(value.dtype).removeprefix("torch.") for name, value in weights.items() if stored(value) is not value
+    }
     document = {
         "schema": SCHEMA,
         **own,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "model_sha256": model_sha256(weights),
         "files": {name: sha256(content) for name, content in files.items()},
+        **({"pairs": pairs} if pairs else {}),
     }
     if taken := sorted(document.keys() & manifest.keys()):
         raise ValueError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
@@ -78,6 +84,8 @@ def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     manifest = read_manifest(folder)
     weights = safetensors.torch.load(read_verified(folder / _MODEL, manifest["files"][_MODEL]))
+    for name, dtype in manifest.get("pairs", {}).items():
+        weights[name] = unstored(weights[name], getattr(torch, dtype))
     if (found := model_sha256(weights)) != manifest["model_sha256"]:
         raise CheckpointError(f"{folder / _MODEL}: expected model_sha256 {manifest['model_sha256']}, found {found}")
     return weights, manifest
@@ -149,5 +157,6 @@ def is_intact(folder: Path) -> bool:
 def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Cloned, because tied weights share memory and safetensors stores each name on its own.
     return {
-        name: weight.detach().cpu().clone(memory_format=torch.contiguous_format) for name, weight in weights.items()
+        name: stored(weight.detach()).cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        for name, weight in weights.items()
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import JobError
+from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
 __all__ = ["OUTERS", "Mean", "Nesterov", "Outer"]
@@ -76,14 +77,15 @@ class Nesterov(Outer):
         """One step; the velocity is kept per entry."""
         following: Weights = {}
         for name, value in mean.items():
-            if rules.get(name, "mean") != "mean" or not value.is_floating_point():
+            if rules.get(name, "mean") != "mean":
                 following[name] = value
                 continue
-            direction = anchor[name] - value
+            start = widened(anchor[name])
+            direction = start - widened(value)
             velocity = self.velocity.get(name)
             velocity = direction if velocity is None else self.momentum * velocity + direction
             self.velocity[name] = velocity
-            following[name] = anchor[name] - self.lr * (direction + self.momentum * velocity)
+            following[name] = narrowed(start - self.lr * (direction + self.momentum * velocity), value.dtype)
         return following
 
     def state_dict(self) -> dict[str, object]:

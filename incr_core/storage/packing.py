@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import CheckpointError
+from incr_core.numerics import stored, unstored
 
 __all__ = ["pack", "unpack"]
 
@@ -59,7 +60,8 @@ def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
         case "$float":
             return struct.unpack(">d", bytes.fromhex(content))[0]
         case "$tensor":
-            return tensors[content]
+            found = tensors[content]
+            return unstored(found, getattr(torch, structure["dtype"])) if "dtype" in structure else found
         case "$array" | "$scalar":
             shape = structure.get("shape", ())
             array = np.ndarray(shape, np.dtype(structure["dtype"]), bytearray(tensors[content].numpy().tobytes()))
@@ -83,8 +85,11 @@ def _pack(node: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
         if node.layout is not torch.strided or node.is_meta or node.dtype not in _STORED:
             raise _cannot_keep(path, f"a {node.layout} tensor of {node.dtype} on {node.device}")
-        plain = node.detach().resolve_conj().resolve_neg()
-        return {"$tensor": _store(plain.cpu().clone(memory_format=torch.contiguous_format), path, tensors)}
+        plain = stored(node.detach().resolve_conj().resolve_neg())
+        key = _store(plain.cpu().clone(memory_format=torch.contiguous_format), path, tensors)
+        if plain.dtype == node.dtype:
+            return {"$tensor": key}
+        return {"$tensor": key, "dtype": str(node.dtype).removeprefix("torch.")}
     if (kind is np.ndarray or isinstance(node, np.generic)) and node.dtype.kind in "biufcSUmM":
         # As bytes, because torch has no datetime64, no text and no big-endian numbers.
         flat = np.frombuffer(bytearray(node.tobytes()), np.uint8)
@@ -123,11 +128,11 @@ def _cannot_keep(path: tuple[str, ...], got: str) -> CheckpointError:
     )
 
 
-# What safetensors has a name for.
+# What safetensors has a name for, and complex numbers of other sizes, as pairs of real ones.
 _STORED = frozenset(
     getattr(torch, name)
     for name in (
-        *("float64", "float32", "float16", "bfloat16", "complex64", "bool"),
+        *("float64", "float32", "float16", "bfloat16", "complex32", "complex64", "complex128", "bool"),
         *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
         *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
     )

@@ -62,8 +62,7 @@ class SI(Strategy):
             return
         weights, gradients, self._index = ctx.weights_and_gradients()
         self._before = [weight.clone() for weight in weights]
-        # A step that float16 leaves out for its infinite gradients moves nothing, and adds nothing to the path.
-        self._gradients = [gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for gradient in gradients]
+        self._gradients = [gradient.clone() for gradient in gradients]
         index = self._index
         self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 

@@ -24,7 +24,7 @@ from incr_core.objectives import Binary, Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Orders
 from incr_core.storage.packing import pack, unpack
-from incr_core.strategies import EWC, MIR, SI, Context, ElasticNet, Replay, Strategy
+from incr_core.strategies import EWC, MIR, Context, ElasticNet, Strategy
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "step": {"step_size": 3},
@@ -246,53 +246,3 @@ def test_what_is_wrong_with_a_schedule_is_told(table: Path, setting: str, messag
 def test_an_optimizer_that_does_not_take_such_weights_is_refused() -> None:
     with pytest.raises(JobError, match=r"learner.optimizer: Muon only supports 2D .*; choose another optimizer, or"):
         Learner(nn.Linear(2, 1), Binary(), torch.optim.Muon)
-
-
-def test_a_step_that_float16_leaves_out_leaves_no_trace_in_the_path_of_si() -> None:
-    strategy = SI()
-    learner = Learner(nn.Linear(2, 1), Binary(), partial(torch.optim.SGD, lr=0.1), [strategy], precision="float16")
-    assert learner.descent.scaler is not None
-    learner.descent.scaler.load_state_dict({**learner.descent.scaler.state_dict(), "scale": 2.0**40})
-    learner.learn(Batch(torch.randn(200, 2), torch.ones(200)))
-    assert all(value.isfinite().all() for value in strategy.importance.tensors())
-
-
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
-def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(device: str) -> None:
-    def make() -> Learner:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1)).to(device)
-        adam = partial(torch.optim.Adam, lr=0.01, fused=True)
-        return Learner(model, Binary(), adam, [Replay(50)], batch_size=16, precision="float16", clip=1.0)
-
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(400, 4, generator=generator)
-    rows = Batch(inputs, (inputs[:, 0] > 0).float())
-    whole, stopped, fresh = make(), make(), make()
-    assert whole.descent.scaler is not None
-    whole.descent.scaler.load_state_dict(
-        {**whole.descent.scaler.state_dict(), "scale": 2.0**40}
-    )  # the first gradients overflow
-    weights = {name: value.clone() for name, value in whole.weights().items()}
-    whole.begin(rows)
-    whole.advance(1)
-    assert all(torch.equal(value, weights[name]) for name, value in whole.weights().items())
-    assert whole.descent.scaler.get_scale() == 2.0**39
-    whole.advance()
-    whole.end(rows)
-    for _ in range(3):
-        whole.learn(rows)
-    assert float(((whole.predict(inputs) > 0.5) == (rows.targets > 0.5)).float().mean()) > 0.9
-    stopped.begin(rows)
-    stopped.advance(5)
-    fresh.adopt(stopped.weights())
-    fresh.load_state_dict(stopped.state_dict())
-    assert fresh.descent.scaler is not None
-    assert fresh.descent.scaler.state_dict() == stopped.descent.scaler.state_dict()  # type: ignore[union-attr]
-    fresh.learn(rows)
-    stopped.advance()
-    for name, value in stopped.weights().items():
-        assert torch.equal(fresh.weights()[name], value), name

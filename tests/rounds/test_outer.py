@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from incr_core.models._entries import merge_rules
 from incr_core.rounds._outer import Mean, Nesterov
 from incr_core.storage.packing import pack, unpack
-from incr_core.update import merge_rules
 
 
 def walk(outer: Nesterov, means: list[torch.Tensor]) -> list[torch.Tensor]:

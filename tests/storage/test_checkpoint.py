@@ -147,7 +147,7 @@ class Pair(NamedTuple):
         ({"pair": Pair(1, 2)}, "pair", "Pair"),
         ({"o": np.array([object()])}, "o", "numpy.ndarray"),
         ({"s": torch.ones(2, 2).to_sparse()}, "s", "torch.sparse_coo"),
-        ({"c": torch.ones(1, dtype=torch.complex128)}, "c", "torch.complex128"),
+        ({"c": torch.ones(1).to(torch.float8_e8m0fnu)}, "c", "torch.float8_e8m0fnu"),
     ],
 )
 def test_what_cannot_be_kept_is_named(state: Any, path: str, got: str) -> None:

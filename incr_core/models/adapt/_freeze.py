@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from incr_core.errors import StrategyError
+from incr_core.models._modes import stay_in_eval
 from incr_core.models._patterns import Patterns, matches, only_these_learn
 from incr_core.models._penultimate import head_of
 
@@ -91,11 +90,7 @@ def freeze_statistics(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not any(weight.requires_grad for weight in module.parameters()):
-            module.register_forward_pre_hook(_stay_in_eval)
-
-
-def _stay_in_eval(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-    module.eval()
+            stay_in_eval(module)
 
 
 def _head_name(model: nn.Module, place: str) -> str:

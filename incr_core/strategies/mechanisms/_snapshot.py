@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Inputs
+from incr_core.models import merge_rules
 from incr_core.models.adapt import NearestMean
 from incr_core.numerics import local
 from incr_core.strategies._base import Context, PerWeight
-from incr_core.update import merge_rules
 
 __all__ = ["Teacher"]
 

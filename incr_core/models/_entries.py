@@ -1,0 +1,187 @@
+"""What modules hold: every tensor once, under the first of its names, with the rule by which it merges.
+
+A module may stand in several places of a model (ALBERT's layers, the towers of a siamese network), and a tensor in
+several modules (a decoder tied to its embedding). It is exchanged, merged, stepped and stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from incr_core.errors import JobError
+from incr_core.numerics import refusal_of
+
+__all__ = ["Entries", "merge_rules"]
+
+
+class Place(NamedTuple):
+    """Where a tensor is: an attribute of a module, under one of the module's names."""
+
+    name: str
+    module: nn.Module
+    attribute: str
+    tensor: Tensor
+
+    @property
+    def kept(self) -> bool:
+        """Whether the module's state holds it: not so for buffers registered with `persistent=False`."""
+        return self.attribute not in self.module._non_persistent_buffers_set
+
+
+@dataclass(slots=True)
+class Constant:
+    """A buffer that is in no state, so learning must not change it: as it was, and how often it had been written to."""
+
+    place: Place
+    value: Tensor
+    writes: int
+
+
+class Entries:
+    """The tensors of modules, by name: looked up once, so that reading them is quick, and read as they are now.
+
+    modules: by the first part of the name. rules: name -> how the entry merges. JobError names a tensor that cannot be
+    merged, or has no shape yet.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> entries = Entries(model=nn.Sequential(layer, nn.ReLU(), layer))
+    >>> entries.rules
+    {'model.0.weight': 'mean', 'model.0.bias': 'mean'}
+    """
+
+    def __init__(self, **modules: nn.Module) -> None:
+        self._modules = modules
+        places = list(self._places())
+        for place in places:
+            _check_made(place)
+        self._names = {place.name for place in places}
+        by_tensor = _by_tensor(place for place in places if place.kept)
+        self._first = [same[0] for same in by_tensor]
+        self._others = [
+            (same[0], other) for same in by_tensor for other in same[1:] if other.module is not same[0].module
+        ]
+        self.rules = {same[0].name: _rule(same) for same in by_tensor}
+        for place in self._first:
+            _check_mergeable(place, self.rules[place.name])
+        kept = {id(place.tensor) for place in self._first}
+        unkept = [same[0] for same in _by_tensor(place for place in places if id(place.tensor) not in kept)]
+        self._constants = [Constant(p, p.tensor.detach().clone(), p.tensor._version) for p in unkept]
+
+    def _places(self) -> Iterator[Place]:
+        for name, module in self._modules.items():
+            for place in _places(module):
+                yield place._replace(name=f"{name}.{place.name}")
+
+    def read(self) -> dict[str, Tensor]:
+        """The tensors as they are now, by name; views of the live ones, without gradients."""
+        for first, other in self._others:
+            if getattr(other.module, other.attribute) is not getattr(first.module, first.attribute):
+                raise JobError(
+                    f"{other.name}: expected the tensor that it shares with {first.name}, got another, since a forward "
+                    f"assigned one; write into it (`{other.attribute}.copy_(...)`), or give each a tensor of its own"
+                )
+        return {place.name: getattr(place.module, place.attribute).detach() for place in self._first}
+
+    def check_constants(self) -> None:
+        """JobError that names a buffer which learning has changed and nobody would save or merge."""
+        for constant in self._constants:
+            place = constant.place
+            now: Tensor | None = getattr(place.module, place.attribute)
+            if now is None or (now is place.tensor and now._version == constant.writes):
+                continue
+            was = constant.value.to(now.device)
+            # One of another shape is a cache that follows its inputs, such as positions up to the longest sequence.
+            if (now.shape, now.dtype) == (was.shape, was.dtype) and not torch.equal(now.detach(), was):
+                raise JobError(
+                    f"{place.name}: expected a buffer with persistent=False to stay as it was, and learning changed "
+                    "it: it would be neither saved nor merged; register it with persistent=True, or keep what no later "
+                    "step depends on in a plain attribute"
+                )
+            constant.writes = now._version
+            constant.place = place._replace(tensor=now)
+
+    def check_names(self) -> None:
+        """JobError that names a tensor which a forward has made since."""
+        for place in self._places():
+            if place.name not in self._names:
+                raise JobError(
+                    f"{place.name}: expected all tensors to be there when the learner is made, and a forward made this "
+                    "one: no optimizer moves it, and nobody would save or merge it; make it in __init__, or run one "
+                    "forward, under a seed, before"
+                )
+
+
+def merge_rules(module: nn.Module) -> dict[str, str]:
+    """How each tensor of a module merges between workers, by the first of its names.
+
+    Parameters: "mean", of floats or complex numbers. Such buffers: "average", the same mean, which the outer step
+    leaves alone (momentum would carry a running variance below zero). Integers and booleans: "max", since a mean of
+    counts or masks means nothing. A module may declare otherwise in a class attribute `merge = {buffer: rule}`; "sum"
+    adds up what each worker added to the anchor's value.
+
+    >>> rules = merge_rules(nn.BatchNorm1d(2))
+    >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]
+    ('mean', 'average', 'max')
+    """
+    return {same[0].name: _rule(same) for same in _by_tensor(_places(module))}
+
+
+def _places(module: nn.Module) -> Iterator[Place]:
+    """Every tensor under every name, in the order of `state_dict`."""
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for attribute, tensor in [
+            *part.named_parameters(recurse=False, remove_duplicate=False),
+            *part.named_buffers(recurse=False, remove_duplicate=False),
+        ]:
+            yield Place(f"{prefix}.{attribute}" if prefix else attribute, part, attribute, tensor)
+
+
+def _by_tensor(places: Iterator[Place]) -> list[list[Place]]:
+    found: dict[int, list[Place]] = {}
+    for place in places:
+        found.setdefault(id(place.tensor), []).append(place)
+    return list(found.values())
+
+
+def _rule(same: list[Place]) -> str:
+    """How a tensor merges that stands in these places."""
+    declared: dict[str, str] = {}
+    for place in same:
+        rules: Mapping[str, str] = getattr(place.module, "merge", {})
+        if place.attribute in rules:
+            declared[place.name] = rules[place.attribute]
+    if len({*declared.values()}) > 1:
+        told = ", ".join(f"{rule!r} as {name}" for name, rule in declared.items())
+        raise JobError(f"{same[0].name}: expected one rule by which it merges, got {told}: it is one tensor")
+    tensor = same[0].tensor
+    average = "mean" if isinstance(tensor, nn.Parameter) else "average"
+    fallback = average if tensor.is_floating_point() or tensor.is_complex() else "max"
+    return next(iter(declared.values()), fallback)
+
+
+def _check_made(place: Place) -> None:
+    if is_lazy(place.tensor):
+        raise JobError(
+            f"{place.name}: expected a tensor with a shape, got one that {type(place.module).__name__} makes in its "
+            "first forward; run one before the learner is made, under a seed: torch.manual_seed(0); model(inputs)"
+        )
+
+
+def _check_mergeable(place: Place, rule: str) -> None:
+    tensor = place.tensor
+    if tensor.is_meta:
+        raise JobError(f"{place.name}: expected a tensor with values, got one on the meta device; load the model first")
+    if tensor.layout is not torch.strided:
+        raise JobError(f"{place.name}: expected a dense tensor, got one of {tensor.layout}; keep it with .to_dense()")
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise JobError(
+            f"{place.name}: expected a tensor with room for all its values, got an expanded one; .clone() it"
+        )
+    if (refusal := refusal_of(tensor.dtype, rule)) is not None:
+        raise JobError(f"{place.name}: {refusal}")

@@ -1,0 +1,75 @@
+"""Which parts of a model are in training mode: a factory's choice, which learning must not undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+__all__ = ["answering", "keep_frozen_in_eval", "stay_in_eval"]
+
+
+def keep_frozen_in_eval(model: nn.Module) -> None:
+    """Keep frozen parts of a model in eval mode, whatever mode the model is put in.
+
+    Frozen is what was put in eval mode inside of a model in training mode: its Dropout stays off, and its statistics
+    stay. A model that is in eval mode as a whole, as `from_pretrained` returns it, is not frozen. Nor do norms keep
+    track of statistics whose own weights have all been frozen (`requires_grad_(False)`): the scale learned for one
+    distribution is of no use for another.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.BatchNorm1d(1).eval(), nn.BatchNorm1d(1))
+    >>> keep_frozen_in_eval(model)
+    >>> _ = model.train()(torch.tensor([[1.0], [3.0]]))
+    >>> bool(model[0].running_mean), model[1].num_batches_tracked.item()
+    (False, 1)
+    """
+    parts = list(model.modules())
+    whole = not any(part.training for part in parts)
+    for part in parts:
+        weights = list(part.parameters(recurse=False))
+        untaught = isinstance(part, _NormBase) and weights and not any(weight.requires_grad for weight in weights)
+        if untaught or not (part.training or whole):
+            stay_in_eval(part)
+
+
+def stay_in_eval(module: nn.Module) -> None:
+    """Keep one module, without those inside, in eval mode, whatever mode it is put in.
+
+    >>> dropout = nn.Dropout(0.5)
+    >>> stay_in_eval(dropout)
+    >>> import torch
+    >>> dropout.train()(torch.ones(2))
+    tensor([1., 1.])
+    """
+    # A hook, since whoever puts a model in training mode does so by `train()` on the whole.
+    if _leave_training not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_leave_training)
+    module.training = False
+
+
+def _leave_training(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    module.training = False
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in eval mode; afterwards every part is in the mode that it was in.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with answering(model):
+    ...     model[0].training
+    False
+    >>> [part.training for part in model]
+    [True, False]
+    """
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,157 @@
+"""Whether a forward takes random numbers, and from whom: settled once, so that no step swaps states for nothing."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+from collections.abc import Iterator
+from functools import partial
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+from weakref import ReferenceType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["draws_nothing", "draws_only_from_torch"]
+
+# fmt: off
+CERTAIN = frozenset([
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ELU, nn.Embedding,
+    nn.EmbeddingBag, nn.Flatten, nn.GELU, nn.GLU, nn.GroupNorm, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LayerNorm,
+    nn.LeakyReLU, nn.Linear, nn.LogSoftmax, nn.MaxPool1d, nn.MaxPool2d, nn.ModuleDict, nn.ModuleList, nn.PReLU,
+    nn.RMSNorm, nn.ReLU, nn.ReLU6, nn.SELU, nn.Sequential, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softplus, nn.Tanh,
+    nn.Unflatten,
+])
+# fmt: on
+"""Layers of `torch.nn` that give equal outputs for equal inputs, in training too."""
+
+_DATA = (type(None), bool, int, float, complex, str, bytes, Tensor, np.ndarray, np.generic)
+_KNOWN = frozenset(
+    [
+        *(torch.__name__, __name__.partition(".")[0], "abc", "collections", "dataclasses", "enum", "functools"),
+        *("itertools", "math", "operator", "typing", "types", "__future__"),
+    ]
+)
+"""Packages of which nothing draws from Python's `random` or numpy's."""
+
+_RUNS_ANYTHING = frozenset(["__import__", "compile", "eval", "exec", "getattr", "globals", "open", "vars"])
+
+
+def draws_nothing(*modules: nn.Module) -> bool:
+    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, as torch made
+    them: without hooks, or a forward of their own. A class of which that is known says so: `draws_nothing = True`; its
+    subclasses each say so for themselves.
+
+    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    True
+    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    False
+    """
+
+    def certain(layer: nn.Module) -> bool:
+        known = type(layer) in CERTAIN or vars(type(layer)).get("draws_nothing", False)
+        changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        return bool(known and not changed)
+
+    return all(certain(layer) for module in modules for layer in module.modules())
+
+
+def draws_only_from_torch(*modules: nn.Module) -> bool:
+    """Whether it is certain that these draw from torch alone, and neither from Python's `random` nor from numpy's.
+
+    Their code is read: what functions and classes of somebody else's name, and what those name in turn, must be known.
+    What cannot be told, such as an object of another library, counts as drawing.
+
+    >>> draws_only_from_torch(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    True
+    >>> import random
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.noise = random.gauss
+    >>> draws_only_from_torch(layer)
+    False
+    """
+    seen: dict[int, Any] = {}  # by identity; held, so that no identity is given twice
+    left: list[Any] = list(modules)
+    while left:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, _DATA):
+            continue
+        seen[id(value)] = value
+        found = _within(value)
+        if found is None:
+            return False
+        left += found
+    return True
+
+
+def _within(value: Any) -> list[Any] | None:
+    """What else must be known for a value to be; None where it is not known itself."""
+    match value:
+        case dict():
+            return [*value.keys(), *value.values()]
+        case list() | tuple() | set() | frozenset():
+            return list(value)
+        case nn.Module():
+            # What made it has run already.
+            return [*(part for kind in type(value).__mro__ for part in _members(kind, "__init__")), vars(value)]
+        case ModuleType():
+            return [] if _home(value.__name__) in _KNOWN else None
+        case type():
+            return [*value.__bases__, *_members(value)] if value is not object else []
+        case FunctionType():
+            return [] if _home(value.__module__) in _KNOWN else _named(value)
+        case MethodType():
+            return [value.__func__, value.__self__]
+        case partial():
+            return [value.func, value.args, value.keywords]
+        case property():
+            return [value.fget, value.fset]
+        case staticmethod() | classmethod():
+            return [value.__func__]
+        case ReferenceType():
+            return [value()]
+        case CellType():
+            return [value.cell_contents] if _filled(value) else []
+        case BuiltinFunctionType():
+            owner = value.__module__ or type(value.__self__).__module__
+            return [] if _home(owner) in (*_KNOWN, "builtins") else None
+    return [] if _home(type(value).__module__) in _KNOWN else None
+
+
+def _members(kind: type, *but: str) -> Iterator[Any]:
+    """What a class holds, but for what Python puts there itself; nothing of a class that is known."""
+    if _home(kind.__module__) not in (*_KNOWN, "builtins"):
+        yield from (member for name, member in vars(kind).items() if name not in ("__dict__", "__weakref__", *but))
+
+
+def _named(function: FunctionType) -> list[Any] | None:
+    """What a function's code names; None where it may run what it does not name."""
+    found: list[Any] = [function.__defaults__, function.__kwdefaults__, function.__closure__]
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for instruction in dis.get_instructions(code):
+            name = instruction.argval
+            if instruction.opname == "IMPORT_NAME" and _home(name) not in _KNOWN:
+                return None
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                if name in function.__globals__:
+                    found.append(function.__globals__[name])
+                elif name in _RUNS_ANYTHING or not hasattr(builtins, name):
+                    return None
+    return found
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a variable that is not yet assigned
+        return False
+
+
+def _home(module: str | None) -> str:
+    return (module or "").partition(".")[0]
