@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -38,6 +39,9 @@ __all__ = ["app"]
 ANCHOR, SHARED, ROWS, ORDER, WORK = "anchor", "shared", "rows", "order", "work"
 """Records of a message: weights to start from, merged strategy state, rows to review, what to do; and of an answer:
 what it took."""
+
+KEPT = "(kept by its owner)"
+"""In place of what rows hold."""
 
 app = ClientApp()
 
@@ -209,4 +213,8 @@ def _adopt(participant: Participant, content: RecordDict) -> None:
 def _arrival_document(arrival: Arrival) -> dict[str, Any]:
     """The arrival as nested state; refused rows are told with place and reason, their values stay with the owner."""
     document = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
-    return document | {"bad": [asdict(bad) | {"value": "(kept by its owner)"} for bad in arrival.bad]}
+    return document | {
+        "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
+        # What a fault quotes of the data stands in brackets.
+        "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
+    }

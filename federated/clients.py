@@ -59,7 +59,7 @@ def clients_of(job: Job) -> list[Client]:
         case "hash", [column, count] if count.isdigit() and int(count):
             return [Client(f"{column}-{i}", i, ByHash(column, i, int(count))) for i in range(int(count))]
         case column, [] if column:
-            found = owners(job.source(), column, format=job.stream.format)
+            found = owners(job.source(), column, format=job.stream.format, tolerant=job.features.tolerates_bad_files)
             if not found:
                 raise JobError(f'federated.clients: column "{column}" has no rows, so there is no client to learn')
             return [

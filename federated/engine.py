@@ -20,7 +20,7 @@ from federated.clients import Client, clients_of, joined
 from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
 from federated.records import pack, told
-from incr_core.data.encoding import BadRow
+from incr_core.data.encoding import BadFile, BadRow
 from incr_core.engines import Commit, Engine
 from incr_core.errors import StreamError
 from incr_core.job import Job
@@ -249,7 +249,8 @@ class FederatedEngine(Engine):
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:
-    return Arrival(**document | {"bad": [BadRow(**bad) for bad in document["bad"]]})
+    bad = {"bad": [BadRow(**row) for row in document["bad"]]}
+    return Arrival(**document | bad | {"bad_files": [BadFile(**file) for file in document["bad_files"]]})
 
 
 def _empty_arrival(beside: Arrival) -> Arrival:

@@ -144,6 +144,10 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
     )
     if summary["rows_quarantined"]:
         print(f"  {summary['rows_quarantined']:,} rows in quarantine: {Path(out, 'quarantine.parquet')}")
+    if summary["rows_duplicate"]:
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {Path(out, 'duplicates.parquet')}")
+    if summary["files_quarantined"]:
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {Path(out, 'quarantine.parquet')}")
     if summary["events"]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
         print(f"  events: {told}: {Path(out, 'events.parquet')}")

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
+from incr_core.data.sources import Listing, await_files, seconds
 from incr_core.engines import engine_named
 from incr_core.errors import JobError
 from incr_core.job import Job
@@ -71,18 +74,36 @@ def _run_one(
                 observe(name, done)
 
         try:
-            listed: set[str] = set()
+            listing, settle = Listing(), seconds(job.stream.settle)
+            await_files(job.files(), settle)
+            listing.is_new(job.files(), _bad_files(directory))
             while True:
-                listed |= job.files()
                 engine = kind(job, out)
                 try:
                     summary = Loop(job, engine, directory, seen).run_to_summary()
                 finally:
                     engine.close()
-                if not summary["finished"] or job.files() <= listed:
+                if not summary["finished"] or not _more(job, listing, directory, settle):
                     break
         finally:
             if tracker is not None:
                 tracker.close()
         write_report(directory)
     return summary
+
+
+def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float) -> bool:
+    """Whether there is something new to learn, if need be once what is being written now is whole."""
+    files, bad = job.files(), _bad_files(directory)
+    if listing.is_new(files, bad):
+        return True
+    return await_files(files, settle) and listing.is_new(job.files(), bad)
+
+
+def _bad_files(directory: RunDirectory) -> list[tuple[str, str]]:
+    """The files that could not be used as a whole, and what they were."""
+    table = directory.table("quarantine")
+    if "fingerprint" not in table.column_names:
+        return []
+    found = table.filter(pc.and_(pc.is_valid(table["fingerprint"]), pc.is_null(table["offset"])))
+    return list(zip(found["fragment"].to_pylist(), found["fingerprint"].to_pylist(), strict=True))

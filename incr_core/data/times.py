@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from incr_core.errors import JobError, StreamError
 
-__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "readable"]
+__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "leaps", "readable"]
 
 SECOND = 1_000_000
 """One second, in the unit of this module."""
@@ -203,3 +203,29 @@ def _from_text(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
 
 def _numpy(column: pa.ChunkedArray) -> Any:
     return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+
+
+def leaps(times: Instants, limit: int | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which of a column's times (n,) leap ahead: those behind the first gap of more than `limit` microseconds after the
+    median, when all are laid out in their order.
+
+    So each of them is more than `limit` ahead of the median, and no other time leads there: a typing mistake, or a
+    clock that is wrong, where years of rows in one file are none. It depends on these times alone. limit: None finds
+    none.
+
+    >>> day = 86_400_000_000
+    >>> times = Instants(np.array([1, 2, 9999, 3]) * day, np.full(4, True), np.full(4, False))
+    >>> leaps(times, 366 * day)
+    array([False, False,  True, False])
+    """
+    values = times.values[times.known]
+    # Most columns are so short a span that no gap in it can be one.
+    if limit is None or len(values) < 2 or int(values.max()) - int(values.min()) <= limit:
+        return np.zeros(len(times.values), dtype=bool)
+    ordered = np.sort(values)
+    middle = (len(ordered) - 1) // 2
+    gaps = np.flatnonzero(np.diff(ordered[middle:]) > limit)
+    if not len(gaps):
+        return np.zeros(len(times.values), dtype=bool)
+    found: np.ndarray[Any, np.dtype[np.bool_]] = times.known & (times.values > ordered[middle + int(gaps[0])])
+    return found

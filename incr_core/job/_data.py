@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from incr_core._util import load_callable
 from incr_core.data.encoding import Encoder, column_kinds, find_classes
 from incr_core.data.rates import Rate
-from incr_core.data.sources import open_source
-from incr_core.data.timeline import Partition, Stream
+from incr_core.data.sources import Source, await_files, open_source, seconds
+from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
 from incr_core.errors import JobError, StreamError
 from incr_core.job._file import JobFile
 
-__all__ = ["discovered", "encoder_of", "files_of", "rates_of", "rows_in_files", "source_of", "stream_of"]
+__all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "source_of", "stream_of"]
 
 TASKED = ("task_heads", "experts")
 """Adaptations that make a model which is told the task of each row."""
@@ -35,8 +35,11 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
 def discovered(job: JobFile) -> dict[str, Any]:
     """The document of a job with what its data decides filled in: an absolute path, the columns, the classes.
 
-    Raises StreamError where the data cannot be looked at, JobError where it may have no end to look for.
+    It waits for files that are still being written. Raises StreamError where the data cannot be looked at, JobError
+    where it may have no end to look for.
     """
+    settle = seconds(job.stream.settle)
+    await_files(opened(job), settle)
     document = job.document()
     source = source_of(job)
     if isinstance(source, str):
@@ -44,7 +47,8 @@ def discovered(job: JobFile) -> dict[str, Any]:
     features, objective, format = job.features, job.learner.objective, job.stream.format
     if not features.numeric and not features.categorical and objective != "next_token":
         taken = {*features.labels, features.weight, features.task, job.stream.predict_at, job.stream.label_at}
-        kinds = column_kinds(source, taken, format=format)
+        taken.update(job.stream.keys)
+        kinds = column_kinds(source, taken, format=format, tolerant=features.tolerates_bad_files, settle=settle)
         document["features"]["numeric"], document["features"]["categorical"] = kinds
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
@@ -55,7 +59,10 @@ def discovered(job: JobFile) -> dict[str, Any]:
                 "whose rows may never end, got none; name them"
                 + (", or set features.capacity to the most there may be" if objective == "multiclass" else "")
             )
-        classes = find_classes(source, features.labels[0], objective=objective, format=format)
+        tolerant = features.tolerates_bad_files
+        classes = find_classes(
+            source, features.labels[0], objective=objective, format=format, tolerant=tolerant, settle=settle
+        )
         document["features"]["classes"] = classes
     return document
 
@@ -114,19 +121,28 @@ def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> 
         predict_at=job.stream.predict_at,
         label_at=job.stream.label_at,
         warm_start=job.stream.warm_start,
+        max_leap=job.stream.max_leap,
         on_bad_row=job.features.on_bad_row,
+        on_bad_file=job.features.on_bad_file,
+        settle=seconds(job.stream.settle),
+        key=job.stream.keys,
+        key_window=KEY_WINDOW if job.stream.key_window is None else job.stream.key_window,
         rates=rates_of(job),
         partition=part,
     )
 
 
-def files_of(job: JobFile) -> set[str]:
-    """The names of the stream's files, as they are now; none where it is a function, or they cannot be looked for."""
-    path = source_of(job)
+def opened(job: JobFile) -> Source | None:
+    """The stream's files as they are now; None where they cannot be looked for."""
     try:
-        return set(open_source(path, job.stream.format).names)
+        return open_source(
+            source_of(job),
+            job.stream.format,
+            tolerant=job.features.tolerates_bad_files,
+            settle=seconds(job.stream.settle),
+        )
     except StreamError:  # the stream will say what is wrong, if it needs them still
-        return set()
+        return None
 
 
 def rows_in_files(job: JobFile) -> int | None:

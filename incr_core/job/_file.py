@@ -114,9 +114,16 @@ class JobFile(Section):
             ("features.weight", self.features.weight),
             ("stream.predict_at", self.stream.predict_at),
             ("stream.label_at", self.stream.label_at),
+            *(("stream.key", column) for column in self.stream.keys),
         ):
             if column in self.features.labels:
                 raise ValueError(f"{key}: expected a column other than the label, got {column!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_window_has_keys(self) -> Self:
+        if self.stream.key_window is not None and not self.stream.keys:
+            raise ValueError("stream.key_window: expected stream.key too, got none; name what tells rows apart")
         return self
 
     @model_validator(mode="after")

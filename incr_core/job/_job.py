@@ -11,9 +11,10 @@ from torch import nn
 
 from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
+from incr_core.data.sources import Source
 from incr_core.data.timeline import Partition, Stream
 from incr_core.drift import Alarms
-from incr_core.job._data import discovered, encoder_of, files_of, rates_of, rows_in_files, source_of, stream_of
+from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
 from incr_core.job._drift import alarms_of, watches_of
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
@@ -55,9 +56,9 @@ class Job(JobFile):
         """Where the rows come from: a path, or a function that yields them."""
         return source_of(self)
 
-    def files(self) -> set[str]:
-        """The names of the stream's files, as they are now; none where it is a function."""
-        return files_of(self)
+    def files(self) -> Source | None:
+        """The stream's files, as they are now; None where they cannot be looked for."""
+        return opened(self)
 
     def rows_in_stream(self) -> int | None:
         """How many rows the stream's files hold, where their format tells without reading them."""

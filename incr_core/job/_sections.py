@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from incr_core._util import unknown
 from incr_core.data.rates import Rate
+from incr_core.data.sources import SETTLE
+from incr_core.data.timeline import MAX_LEAP
 from incr_core.rounds import ACTIONS
 
 __all__ = [
@@ -57,6 +59,15 @@ class StreamSection(Section):
     label_at: str | None = None
     every: str | Annotated[int, Field(strict=True)] = "file"
     warm_start: str | Annotated[int, Field(strict=True)] | None = None
+    max_leap: str = MAX_LEAP
+    settle: str = SETTLE
+    key: str | Annotated[list[str], Field(min_length=1)] | None = None
+    key_window: str | Annotated[int, Field(strict=True)] | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns by which a row is known again."""
+        return [self.key] if isinstance(self.key, str) else self.key or []
 
 
 class RateSection(Section):
@@ -95,6 +106,12 @@ class FeaturesSection(Section):
     buckets: int = Field(1024, ge=2)
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
+    on_bad_file: Literal["fail", "quarantine"] | None = None
+
+    @property
+    def tolerates_bad_files(self) -> bool:
+        """Whether the run goes on without files that cannot be used."""
+        return (self.on_bad_file or self.on_bad_row) == "quarantine"
 
     @property
     def labels(self) -> list[str]:

@@ -25,7 +25,8 @@ SCHEMA = pa.schema(
 class Event:
     """Something that happened at an increment.
 
-    increment, name: where. kind: "diverged", "drift", "task" or "review". what: in words. action: what was done.
+    increment, name: where. kind: "diverged", "drift", "task", "review" or "bad file". what: in words. action: what was
+    done.
     rows: how many rows it is about.
 
     >>> Event(3, "2013-02-01", "diverged", "the loss is nan", "quarantined its rows", 900).kind

@@ -45,6 +45,8 @@ class Totals:
     rows_learned: int = 0
     rows_predicted: int = 0
     rows_quarantined: int = 0
+    rows_duplicate: int = 0
+    files_quarantined: int = 0
     bytes_exchanged: int = 0
     seconds: float = 0.0
     statistics: Statistics = field(default_factory=dict)
@@ -233,8 +235,17 @@ class Loop:
             statistics = metrics.add(statistics, arrival.statistics)
             if arrival.labelled and reason is None:
                 new.rows.setdefault(name, []).append(arrival.rows)
+            if len(arrival.duplicates):
+                new.duplicates.setdefault(name, []).append(arrival.duplicates)
+                totals.rows_duplicate += len(arrival.duplicates)
             new.bad += arrival.bad
             totals.rows_quarantined += len(arrival.bad)
+        # All who read the files tell of the same bad ones.
+        for file in dict.fromkeys(file for arrival in arrivals for file in arrival.bad_files):
+            new.bad_files.append(file)
+            totals.files_quarantined += 1
+            left = f", from row {file.rows} on" if file.rows else ""
+            self._happened(first, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
         labelled = sum(arrival.labelled for arrival in arrivals)
         if reason is not None:
             self._refuse(arrivals, labelled, reason)
@@ -329,6 +340,8 @@ class Loop:
             "rows_learned": totals.rows_learned,
             "rows_predicted": totals.rows_predicted,
             "rows_quarantined": totals.rows_quarantined,
+            "files_quarantined": totals.files_quarantined,
+            "rows_duplicate": totals.rows_duplicate,
             "events": totals.events,
             "rows_per_second": round(totals.rows_learned / max(totals.seconds, 1e-9), 1),
             "main_metric": self.objective.main_metric,

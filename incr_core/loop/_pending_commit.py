@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from incr_core.data.encoding import BadRow, quarantine_table
+from incr_core.data.encoding import BadFile, BadRow, files_table, quarantine_table
 from incr_core.loop._events import Event, events_table
 from incr_core.registry.ledger import SCHEMA, entry_table
 from incr_core.rounds import Arrival, Round
@@ -22,32 +22,39 @@ __all__ = ["Uncommitted", "metrics_row", "metrics_table"]
 class Uncommitted:
     """What was learned since the last commit; gone without a trace where the loop goes back to it.
 
-    metrics: a row per increment. rows: participant -> ids of the rows it learned. bad: rows that cannot be used.
+    metrics: a row per increment. rows: participant -> ids of the rows it learned. bad: rows that cannot be used, and
+    bad_files: files. duplicates: participant -> ids of rows that were learned before.
     refused: the rows of diverged increments, as tables. events: what happened besides.
     """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
+    duplicates: dict[str, list[Tensor]] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
+    bad_files: list[BadFile] = field(default_factory=list)
     refused: list[pa.Table] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
     def tables(self, version: int, fragments: Sequence[str], increment: int) -> dict[str, pa.Table]:
-        """What a commit takes of it: metrics, ledger, quarantine and events.
+        """What a commit takes of it: metrics, ledger, duplicates, quarantine and events.
 
         fragments: paths by number; increment: the last one.
 
         >>> {name: len(table) for name, table in Uncommitted([{"increment": 7}]).tables(1, [], 7).items()}
-        {'metrics': 1, 'ledger': 0, 'quarantine': 0, 'events': 0}
+        {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0}
         """
-        entries = [
-            entry_table(version, name, torch.cat(rows), fragments, increment=increment)
-            for name, rows in self.rows.items()
-        ]
+
+        def entries(rows: dict[str, list[Tensor]]) -> pa.Table:
+            parts = [
+                entry_table(version, name, torch.cat(ids), fragments, increment=increment) for name, ids in rows.items()
+            ]
+            return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+
         return {
             "metrics": metrics_table(self.metrics),
-            "ledger": pa.concat_tables(entries) if entries else SCHEMA.empty_table(),
-            "quarantine": pa.concat_tables([quarantine_table(self.bad), *self.refused]),
+            "ledger": entries(self.rows),
+            "duplicates": entries(self.duplicates),
+            "quarantine": pa.concat_tables([quarantine_table(self.bad), files_table(self.bad_files), *self.refused]),
             "events": events_table(self.events),
         }
 
@@ -78,6 +85,7 @@ def metrics_row(
         "rows_arriving": sum(arrival.arriving for arrival in arrivals),
         "rows_labelled": rows,
         "rows_scored": sum(arrival.scored for arrival in arrivals),
+        "rows_duplicate": sum(len(arrival.duplicates) for arrival in arrivals),
         **{f"metric.{name}": value for name, value in measured.items()},
         **{f"total.{name}": value for name, value in sofar.items()},
         **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},

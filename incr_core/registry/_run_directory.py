@@ -2,6 +2,7 @@
 
     DIR/job.toml                 the job as resolved; its first line marks the folder as ours
     DIR/versions/N/              model.safetensors, manifest.json, metrics.parquet, ledger.parquet,
+                                 duplicates.parquet (as the ledger) when rows came that were learned before,
                                  quarantine.parquet when rows were refused, events.parquet when something else
                                  happened, and whatever the engine adds
     DIR/champion                 the number of the published version
@@ -40,7 +41,7 @@ from incr_core.storage import GrowingTable, Lock, numbers_in, remove, storage, w
 
 __all__ = ["RunDirectory"]
 
-TABLES = ("metrics", "ledger", "quarantine", "events")
+TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events")
 
 
 class RunDirectory:
@@ -162,6 +163,7 @@ class RunDirectory:
         manifest: Mapping[str, Any],
         metrics: pa.Table,
         ledger: pa.Table,
+        duplicates: pa.Table | None = None,
         quarantine: pa.Table | None = None,
         events: pa.Table | None = None,
         extra: Mapping[str, pa.Table] | None = None,
@@ -181,7 +183,7 @@ class RunDirectory:
         version = self.next_version()
         covered = self._learned_once(ledger)
         parts = {"metrics": metrics, "ledger": ledger}
-        for name, part in (("quarantine", quarantine), ("events", events)):
+        for name, part in (("duplicates", duplicates), ("quarantine", quarantine), ("events", events)):
             if part is not None and part.num_rows:
                 parts[name] = part
         tables = {f"{name}.arrow": table for name, table in (extra or {}).items()}
@@ -299,7 +301,7 @@ class RunDirectory:
         return read_part(self._folder(version), file)
 
     def table(self, name: str) -> pa.Table:
-        """All rows so far of "metrics", "ledger", "quarantine" or "events"."""
+        """All rows so far of "metrics", "ledger", "duplicates", "quarantine" or "events"."""
         return self._tables[name].table()
 
     def job(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, cat
-from incr_core.data.encoding import BadRow
-from incr_core.data.timeline import Increment, Stream
+from incr_core.data.encoding import BadFile, BadRow
+from incr_core.data.timeline import Increment, Learned, Stream
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.metrics import Statistics
 from incr_core.rounds._actions import Orders
@@ -63,6 +63,8 @@ class Arrival:
     watched: list[Tensor] = field(default_factory=list)
     time: int = 0
     tasks: list[int] = field(default_factory=list)
+    bad_files: Sequence[BadFile] = field(default_factory=list)
+    duplicates: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @property
     def labelled(self) -> int:
@@ -122,6 +124,8 @@ class Participant:
         self.increment: AtHand | None = None
         self._increments: Iterator[Increment] = iter(())
         self._cursor: dict[str, Any] | None = None
+        self._learned: Learned | None = None  # keys, where rows have them
+        self._keys: dict[str, Any] | None = None  # the same, as they were loaded
         self._pending = Pending()
         self._started = False
 
@@ -144,14 +148,14 @@ class Participant:
         after the stream's end: every row is learned.
         """
         if not self._started:
-            self._increments = self.stream.increments(self._cursor)
+            self._increments = self.stream.increments(self._cursor, self._keys)
             self._started = True
         increment = next(self._increments, None)
         waiting = self._waiting()
         if increment is None:
             return None if waiting is None else self._remaining(waiting)
         begun = time.perf_counter()
-        self._cursor = increment.cursor
+        self._cursor, self._learned = increment.cursor, increment.learned
         arriving, labelled = increment.arriving, increment.labelled
         if len(arriving) and not increment.warm and self.learner.objective.ready:
             assert arriving.rows is not None
@@ -181,6 +185,8 @@ class Participant:
             watched,
             increment.time,
             torch.unique(learns.task).tolist() if self.tells_tasks and learns.task is not None else [],
+            increment.bad_files,
+            increment.duplicates,
         )
 
     def _waiting(self) -> Batch | None:
@@ -320,6 +326,7 @@ class Participant:
             "learner": self.learner.state_dict(),
             "pending": self._pending.state_dict(),
             "cursor": self._cursor,
+            "keys": self._keys if self._learned is None else self._learned.state_dict(),
             "increment": None if at_hand is None else asdict(at_hand),
             "span": None if self._span is None else self._span.state_dict(),
             "exchanged": dict(exchanged or {}),
@@ -331,7 +338,7 @@ class Participant:
         state, manifest = checkpoint.load(path)
         self.learner.load_state_dict(state["learner"])
         self._pending.load_state_dict(state["pending"])
-        self._cursor = state["cursor"]
+        self._cursor, self._keys, self._learned = state["cursor"], state.get("keys"), None
         if self._span is not None:
             self._span.load_state_dict(state["span"])
         at_hand = state["increment"]

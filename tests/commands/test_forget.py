@@ -54,7 +54,13 @@ def write(folder: Path, rows: int = 300) -> None:
 
 def job(folder: Path, **sections: Any) -> Job:
     document: dict[str, Any] = {
-        "stream": {"path": str(folder / "data"), "every": "12h", "predict_at": "at", "label_at": "known"},
+        "stream": {
+            "path": str(folder / "data"),
+            "every": "12h",
+            "predict_at": "at",
+            "label_at": "known",
+            "settle": "0s",
+        },
         "features": {"label": "y", "numeric": ["x", "z"], "on_bad_row": "quarantine"},
         "model": {"hidden": [4]},
         "learner": {"objective": "binary", "consolidate": 400},

@@ -225,7 +225,7 @@ def test_files_without_a_known_ending_are_in_the_format_of_the_stream(table: Pat
     data = tmp_path / "people.dat"
     pyarrow.csv.write_csv(rows, data)
     document = {
-        "stream": {"path": str(data), "format": "csv", "every": 500},
+        "stream": {"path": str(data), "format": "csv", "every": 500, "settle": "0s"},
         "features": {"label": "tall", "numeric": ["height", "weight"], "categorical": ["colour"]},
         "learner": {"objective": "binary"},
     }

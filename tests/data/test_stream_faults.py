@@ -118,7 +118,7 @@ def test_a_file_that_changed_halfway_is_named(tmp_path: Path, change: Any, messa
     folder = write(tmp_path, flights(12), 2)
     pq.write_table(change(flights(12).slice(6)), folder / "part-1.parquet")
     with pytest.raises(StreamError) as error:
-        list(stream(folder, on_bad_row="quarantine").increments())
+        list(stream(folder, on_bad_row="quarantine", on_bad_file="fail").increments())
     assert message in str(error.value)
 
 

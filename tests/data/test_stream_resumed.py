@@ -15,7 +15,7 @@ import pytest
 
 from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
-from incr_core.data.sources._fingerprint import mark_of
+from incr_core.data.sources import mark_of
 from incr_core.data.timeline import ByColumn, Stream
 from incr_core.errors import StreamError
 from tests.support.streams import EVERY, RATES, flights, ids, same, stream, untimed, write

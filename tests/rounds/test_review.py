@@ -14,7 +14,7 @@ import torch
 
 from incr_core.batch import cat
 from incr_core.commands.run import run
-from incr_core.data.sources._fingerprint import mark_of
+from incr_core.data.sources import mark_of
 from incr_core.data.timeline import ByHash
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError, StreamError

@@ -14,7 +14,7 @@ from incr_core.job import Job
 
 def job(path: Path, label: str | list[str], objective: str, **sections: Any) -> Job:
     document: dict[str, Any] = {
-        "stream": {"path": str(path), "every": 250},
+        "stream": {"path": str(path), "every": 250, "settle": "0s"},
         "features": {"label": label},
         "model": {"hidden": [32]},
         "learner": {"objective": objective, "epochs": 3, "optimizer": {"name": "adam", "lr": 0.01}},

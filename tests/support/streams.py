@@ -130,3 +130,43 @@ def same(one: Iterable[Increment], other: Iterable[Increment]) -> bool:
 def ids(batches: Iterable[Batch]) -> list[int]:
     """The row ids of some batches, in order."""
     return [row for batch in batches if batch.rows is not None for row in batch.rows.tolist()]
+
+
+def faulty(folder: Path) -> dict[str, Any]:
+    """Files with every fault that a stream goes on from, and the document of a job on them.
+
+    Of 120 rows in four files, 30 are in one that is cut short, one is dated 2096, and ten come a second time.
+    """
+    table = flights(120).append_column("id", pa.array(range(120)))
+    times = table["at"].cast(pa.int64()).to_numpy().copy()
+    times[65] = 3_980_000_000 * SECOND
+    table = table.set_column(0, "at", pa.array(times, pa.timestamp("us")))
+    folder.mkdir(parents=True)
+    for part in range(4):
+        pq.write_table(table.slice(30 * part, 30), folder / f"part-{part}.parquet")
+    pq.write_table(pa.concat_tables([table.slice(90), table.slice(20, 10)]), folder / "part-3.parquet")
+    whole = (folder / "part-1.parquet").read_bytes()
+    (folder / "part-1.parquet").write_bytes(whole[:200])
+    return {
+        "name": "faulty",
+        "stream": {
+            "path": str(folder),
+            "every": "16h",
+            "predict_at": "at",
+            "label_at": "known",
+            "key": "id",
+            "key_window": "30d",
+            "settle": "0s",
+        },
+        "features": {
+            "label": "late",
+            "numeric": ["x"],
+            "categorical": ["carrier"],
+            "classes": [0, 1],
+            "buckets": 16,
+            "on_bad_row": "quarantine",
+            "rate": [{"by": ["carrier"], "window": "6h"}],
+        },
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary", "batch_size": 10},
+    }

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from incr_core.data.encoding._columns import is_list
-from incr_core.data.encoding._encoder import Encoder
+from incr_core.data.encoding._columns import is_list, parsed
+from incr_core.data.encoding._encoder import Encoded, Encoder
 from incr_core.data.encoding._hashing import ColumnHash, indexed, text
 from incr_core.data.encoding._infer import column_kinds, find_classes
-from incr_core.data.encoding._quarantine import BadRow, quarantine_table, refuse, whole_table
+from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, refuse, whole_table
 
 __all__ = [
+    "BadFile",
     "BadRow",
     "ColumnHash",
+    "Encoded",
     "Encoder",
     "column_kinds",
+    "files_table",
     "find_classes",
     "indexed",
     "is_list",
+    "parsed",
     "quarantine_table",
     "refuse",
     "text",

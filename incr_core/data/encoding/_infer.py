@@ -32,9 +32,14 @@ def find_classes(
     *,
     objective: str = "multiclass",
     format: str | None = None,
+    tolerant: bool = False,
+    settle: float = 0.0,
 ) -> list[Any]:
     """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
     For a multilabel objective, the distinct labels in a column of lists.
+
+    tolerant: files that cannot be read are passed over, and what a later file brings beyond two labels is none for a
+    binary objective: its rows will be bad ones. settle: files written to within so many seconds are passed over.
 
     Of a Python source, which may never end, no more is read for a binary objective than it takes to find two, or a 0.
 
@@ -42,20 +47,30 @@ def find_classes(
     ['a', 'b']
     """
     found: dict[str, Any] = {}
+    fault: StreamError | None = None
     rows = 0
     place = f"stream.features.{label}"
-    opened = open_source(source, format)
+    opened = open_source(source, format, tolerant=tolerant, settle=settle)
     endless = isinstance(opened, CallableSource) and objective == "binary"
     for fragment in opened.fragments():
-        column = fragment.load([label])[label]
+        try:
+            column = fragment.load([label])[label]
+        except StreamError as found_bad:
+            if not tolerant:
+                raise
+            fault = fault or found_bad
+            continue
         if is_list(column.type) and objective == "multilabel":
             column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
         values, codes = indexed(column, f"{place} in {fragment.name}")
         rows += len(codes)
+        here: dict[str, Any] = {}
         for value in (values[code] for code in np.unique(codes)):
             read = text(value)
             if read is not None and read not in ("", "nan", "inf", "-inf"):
-                found.setdefault(read, int(read) if read.lstrip("-").isdigit() else value)
+                here.setdefault(read, int(read) if read.lstrip("-").isdigit() else value)
+        if not (tolerant and objective == "binary" and found and len(found | here) > 2):
+            found = here | found
         if len(found) > MOST_CLASSES:
             raise StreamError(
                 f"{place}: expected at most {MOST_CLASSES:,} classes, got more by {fragment.name} "
@@ -71,6 +86,8 @@ def find_classes(
             f'{next(iter(found))}); set objective = "regression", or name the classes'
         )
     classes: list[Any] = sorted(found.values()) if numeric else sorted(found)
+    if not rows and fault is not None:
+        raise fault
     if not rows:
         raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
     if not classes:
@@ -92,16 +109,20 @@ def column_kinds(
     taken: Collection[str | None] = (),
     *,
     format: str | None = None,
+    tolerant: bool = False,
+    settle: float = 0.0,
 ) -> tuple[list[str], list[str]]:
     """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
 
     Numbers and lists of numbers are numeric; text (in any encoding) and booleans are categorical; times and the
-    rest are left out. Text in a CSV file is numeric where nine in ten values are numbers.
+    rest are left out. tolerant: files that cannot be read are passed over;
+    settle: so are those written to within so many seconds. Text in a CSV file is numeric where nine in ten values are
+    numbers.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
     """
-    opened = open_source(source, format)
+    opened = open_source(source, format, tolerant=tolerant, settle=settle)
     guessed = isinstance(opened, FileSource) and opened.is_csv
     numeric: list[str] = []
     categorical: list[str] = []

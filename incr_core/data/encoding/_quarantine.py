@@ -1,4 +1,4 @@
-"""Quarantine: rows that cannot be used, each with its reason."""
+"""Quarantine: rows and files that cannot be used, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from incr_core.data._row_ids import fragment_of, offset_of
 from incr_core.errors import BadRows
 
-__all__ = ["BadRow", "quarantine_table", "refuse", "whole_table"]
+__all__ = ["BadFile", "BadRow", "files_table", "quarantine_table", "refuse", "whole_table"]
 
 SCHEMA = pa.schema(
     [
@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("column", pa.string()),
         ("reason", pa.string()),
         ("value", pa.string()),
+        ("fingerprint", pa.string()),  # of a file that cannot be used as a whole
     ]
 )
 
@@ -48,6 +49,24 @@ class BadRow:
     def reason(self) -> str:
         """Why, in words."""
         return f"expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """One file that cannot be used, and why.
+
+    fingerprint: what it was when it was met (`mark_of`), "" where it cannot even be opened; where it is another, the
+    file is looked at again. rows: how many of its rows were given out before the fault was found, in a later chunk:
+    those stay as they are, and it is the rest that cannot be used.
+
+    >>> BadFile("day.csv", "expected a whole csv file", "12:e4a6a0577479b2b4").rows
+    0
+    """
+
+    fragment: str
+    reason: str
+    fingerprint: str
+    rows: int = 0
 
 
 def refuse(bad: Sequence[BadRow], total: int, section: str = "stream.features") -> NoReturn:
@@ -76,9 +95,29 @@ def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
     """Bad rows as a table, for `quarantine.parquet`.
 
     >>> quarantine_table([]).column_names
-    ['row', 'fragment', 'offset', 'column', 'reason', 'value']
+    ['row', 'fragment', 'offset', 'column', 'reason', 'value', 'fingerprint']
     """
-    return pa.table({name: [getattr(row, name) for row in bad] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table({name: [getattr(row, name, None) for row in bad] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def files_table(bad: Sequence[BadFile]) -> pa.Table:
+    """Bad files as a table, for `quarantine.parquet`: a row each, without a row's id.
+
+    offset: the first of its rows that cannot be used, null where that is all of them.
+
+    >>> files_table([BadFile("day.csv", "expected a whole csv file", "12:e4a6a057")]).to_pylist()[0]["fingerprint"]
+    '12:e4a6a057'
+    """
+    told = [
+        {
+            "fragment": file.fragment,
+            "offset": file.rows or None,
+            "reason": file.reason,
+            "fingerprint": file.fingerprint,
+        }
+        for file in bad
+    ]
+    return pa.Table.from_pylist(told, schema=SCHEMA)
 
 
 def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
@@ -97,6 +136,7 @@ def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table
         pa.array(offset_of(rows).numpy()),
         nothing,
         pa.array([reason]).take(pa.array(np.zeros(len(rows), dtype=np.int64))),
+        nothing,
         nothing,
     ]
     return pa.table(columns, schema=SCHEMA)

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from incr_core.data.sources._fingerprint import mark_of, size_in
 from incr_core.data.sources._formats import format_of, read_table
 from incr_core.data.sources._fragment import Fragment
+from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._python_source import CallableSource
+from incr_core.data.sources._settling import SETTLE, is_growable, seconds, wait_for
 from incr_core.data.sources._source import FileSource, Source, open_source
 
-__all__ = ["CallableSource", "FileSource", "Fragment", "Source", "format_of", "open_source", "read_table"]
+__all__ = [
+    "SETTLE",
+    "CallableSource",
+    "FileSource",
+    "Fragment",
+    "Listing",
+    "Source",
+    "await_files",
+    "format_of",
+    "is_growable",
+    "mark_of",
+    "open_source",
+    "read_table",
+    "seconds",
+    "size_in",
+    "wait_for",
+]

@@ -16,8 +16,10 @@ PIECE = 4096
 """Bytes of a piece."""
 
 
-def mark_of(path: Path) -> str:
+def mark_of(path: Path, size: int | None = None) -> str:
     """The size of a file and a hash of pieces of it: SIZE:HASH. Up to 64 KiB, that is all of it.
+
+    size: as if the file ended after so many bytes.
 
     A time of change would be cheaper yet, but copies and checkouts give new ones to files that are the same.
 
@@ -26,10 +28,10 @@ def mark_of(path: Path) -> str:
     """
     found = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        size = file.seek(0, 2)
+        size = file.seek(0, 2) if size is None else size
         if size <= PIECES * PIECE:
             file.seek(0)
-            found.update(file.read())
+            found.update(file.read(size))
         else:
             for start in np.linspace(0, size - PIECE, PIECES).astype(int).tolist():
                 file.seek(start)

@@ -29,6 +29,7 @@ __all__ = [
     "read_chunks",
     "read_rows",
     "read_table",
+    "rows_in",
 ]
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
@@ -56,8 +57,17 @@ def read_table(path: Path, columns: Sequence[str] | None, format: str | None, pl
     return pa.concat_tables(read_chunks(path, columns, format, place))
 
 
-def read_chunks(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time where the format allows it; always one table at least."""
+def read_chunks(
+    path: Path,
+    columns: Sequence[str] | None,
+    format: str | None,
+    place: str,
+    span: tuple[int, int] | None = None,
+) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time where the format allows it; always one table at least.
+
+    span: of CSV or JSON lines, only the rows in these bytes of the file, from one up to another.
+    """
     kind = format or format_of(path, strict=True) or ""
     try:
         if kind == "parquet":
@@ -66,16 +76,37 @@ def read_chunks(path: Path, columns: Sequence[str] | None, format: str | None, p
         if kind == "arrow":
             table = _read_ipc(path)
         elif kind == "csv":
-            table = pyarrow.csv.read_csv(path)
+            table = pyarrow.csv.read_csv(path if span is None else _bytes_of(path, span, header=True))
         else:
-            table = pyarrow.json.read_json(path)
+            table = pyarrow.json.read_json(path if span is None else _bytes_of(path, span, header=False))
     except (pa.ArrowInvalid, OSError, EOFError) as error:
-        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0):
+        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or span == (0, 0)):
             yield pa.table({name: pa.nulls(0) for name in columns or ()})
             return
         raise _unreadable(place, kind, error) from error
     check_columns(table.column_names, columns, place)
     yield readable(table if columns is None else table.select(list(columns)))
+
+
+def rows_in(path: Path, format: str | None, place: str, span: tuple[int, int]) -> int:
+    """How many rows there are in some bytes of a file of CSV or JSON lines, from the beginning of a line on."""
+    kind = format or format_of(path, strict=True) or ""
+    try:
+        read = pyarrow.csv.read_csv if kind == "csv" else pyarrow.json.read_json
+        return int(read(_bytes_of(path, span, header=kind == "csv")).num_rows)
+    except pa.ArrowInvalid as error:
+        if "Empty" in str(error) or span[0] == span[1]:
+            return 0
+        raise _unreadable(place, kind, error) from error
+
+
+def _bytes_of(path: Path, span: tuple[int, int], header: bool) -> pa.BufferReader:
+    """Some bytes of a file, as a file, behind its first line where that names the columns."""
+    start, stop = span
+    with open(path, "rb") as file:
+        names = file.readline() if header and start else b""
+        file.seek(start)
+        return pa.BufferReader(names + file.read(stop - start))
 
 
 def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""A fragment: one file or table of a source, by its number."""
+"""A fragment: one file or table of a source, or the rows that were appended to a file, by its number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from incr_core.data.sources._formats import Offsets
-from incr_core.data.times import Instants, instants
+from incr_core.data.times import Instants, instants, leaps
 
 __all__ = ["Fragment"]
 
@@ -19,6 +19,10 @@ class Fragment:
 
     chunks: reads some columns, a table of consecutive rows at a time; at least one table. rows: reads some columns of
     the rows at some offsets, where there is a way that does not read all of them.
+
+    Rows appended to a file that was read before are a fragment of their own: `of` is the number of that file, which
+    their ids bear, and `start` the offset in it of the first of them; `stop` that behind the last, None where there is
+    no next.
     """
 
     number: int
@@ -27,15 +31,24 @@ class Fragment:
     first: int = 0
     last: int = 0
     rows: Callable[[Sequence[str], Offsets], pa.Table] | None = None
+    of: int | None = None
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def file(self) -> int:
+        """The number that the ids of its rows bear."""
+        return self.number if self.of is None else self.of
 
     def take(self, columns: Sequence[str], offsets: Offsets) -> pa.Table:
-        """Its rows at `offsets` (n,), in their order."""
+        """The rows at `offsets` (n,) of its file, in their order."""
+        offsets = offsets - self.start
         return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
 
-    def span(self, time: str) -> tuple[int, int] | None:
-        """Its first and last time, by the column `time`; None where no row has one."""
+    def span(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
+        """Its first and last time, by the column `time`; those that leap ahead are none. None where no row has one."""
         read: Instants = instants(self.load([time])[time], f"stream.predict_at.{time} in {self.name}")
-        times = read.values[read.known]
+        times = read.values[read.known & ~leaps(read, leap)]
         return (int(times.min()), int(times.max())) if len(times) else None
 
     def load(self, columns: Sequence[str]) -> pa.Table:

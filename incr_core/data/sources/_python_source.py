@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,19 @@ class CallableSource:
         self._factory = factory
         self.names: list[str] = []
         self.marks: dict[str, str] = {}
+        self.pieces: list[tuple[int, int, int]] = []
+        self.young: dict[str, Path] = {}
 
     def begin(self) -> None:
         """Nothing to forget."""
 
-    def resume(self, names: Sequence[str], marks: Mapping[str, str]) -> list[int]:
+    def resume(
+        self,
+        names: Sequence[str],
+        marks: Mapping[str, str],
+        pieces: Sequence[Sequence[int]] = (),
+        refused: Mapping[str, tuple[str, int]] | None = None,
+    ) -> list[int]:
         """Keep the names already known; nothing is ever found late here."""
         self.names = list(names)
         return []
@@ -54,6 +63,8 @@ class CallableSource:
         skip: frozenset[int] = frozenset(),
         floors: dict[int, int] | None = None,
         origin: int | None = None,
+        leap: int | None = None,
+        on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
     ) -> Iterator[Fragment]:
         """The fragments as they come; see `FileSource.fragments`."""
         latest = origin or 0
@@ -61,13 +72,32 @@ class CallableSource:
             name = f"part {number}"
             if number == len(self.names):
                 self.names.append(name)
-            fragment = Fragment(number, name, _chunks(_table(part, name), name))
-            if time is not None:
-                # A part whose rows have no times stands where the part before it ends.
-                fragment.first, fragment.last = fragment.span(time) or (latest, latest)
-                latest = max(latest, fragment.last)
+            try:
+                fragment = Fragment(number, name, _chunks(_table(part, name), name))
+                if time is not None:
+                    # A part whose rows have no times stands where the part before it ends.
+                    fragment.first, fragment.last = fragment.span(time, leap) or (latest, latest)
+                    latest = max(latest, fragment.last)
+            except StreamError as fault:
+                if number in skip:
+                    continue
+                if on_bad_file is None:
+                    raise
+                on_bad_file(Fragment(number, name, _chunks(pa.table({}), name)), 0, fault)
+                continue
             if number not in skip:
                 yield fragment
+
+    def name_of(self, number: int) -> str:
+        """The name of a fragment."""
+        return self.names[number]
+
+    def forget_mark(self, number: int) -> None:
+        """There is none."""
+
+    def mark(self, name: str) -> str | None:
+        """None of its parts changes."""
+        return ""
 
     def gone(self) -> frozenset[int]:
         """None: what a callable gives it gives again."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
-from incr_core.data.timeline._stream import Increment, Stream
+from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
 from incr_core.data.timeline._unseen import EncodedRows, encode_file, encode_table
 
 __all__ = [
+    "KEY_WINDOW",
+    "MAX_LEAP",
     "Blocks",
     "ByColumn",
     "ByHash",
     "EncodedRows",
     "Increment",
+    "Learned",
     "Partition",
     "Stream",
     "encode_file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from incr_core.batch import Batch, cat
 from incr_core.data.encoding import BadRow
 from incr_core.data.rates import Questions
+from incr_core.data.timeline._keys import Hashes
 
 __all__ = ["Part", "in_order_of_arrival"]
 
@@ -25,7 +26,8 @@ class Part:
 
     times, known, rows (n,): of all rows. good: places of the owned, usable rows; batch, questions: theirs. bad, bad_at:
     the owned rows that cannot be used, and their places. runs, ends: which fragment is where, and where each run of
-    rows of one fragment ends.
+    rows of one fragment ends. keys: of the good rows, where rows have keys. doubles, doubles_at: the owned rows that
+    were learned already, and their places.
     """
 
     times: Ints
@@ -38,6 +40,19 @@ class Part:
     bad_at: Ints
     runs: Ints
     ends: Ints
+    keys: Hashes | None = None
+    doubles: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    doubles_at: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def leave_out(self, double: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """Take the good rows that were learned already out of them; double (good,): which they are."""
+        if not double.any():
+            return
+        self.doubles_at, kept = self.good[double], np.flatnonzero(~double)
+        self.doubles = self.rows[torch.from_numpy(self.doubles_at)]
+        self.good, self.batch = self.good[kept], self.batch.take(torch.from_numpy(kept))
+        self.questions = self.questions.take(kept)
+        self.keys = None if self.keys is None else self.keys[kept]
 
     @property
     def is_in_order(self) -> bool:
@@ -53,12 +68,12 @@ def in_order_of_arrival(parts: Sequence[Part], *, by_fragment: bool = False, fir
     rank = np.concatenate([np.full(len(part.times), index) for index, part in enumerate(parts)])
     rows = torch.cat([part.rows for part in parts])
     times = np.concatenate([part.times for part in parts])
-    keys = [rows.numpy(), times]
+    order = [rows.numpy(), times]
     if by_fragment:
-        keys.append(rank)
+        order.append(rank)
         if first_before is not None:
-            keys.append(times >= first_before)
-    sort = np.lexsort(keys)
+            order.append(times >= first_before)
+    sort = np.lexsort(order)
     good = np.concatenate([np.isin(np.arange(len(part.times)), part.good) for part in parts])
     # Where the usable rows, once sorted, lie among the usable rows as loaded.
     picks = (np.cumsum(good) - 1)[sort[good[sort]]]
@@ -80,4 +95,5 @@ def in_order_of_arrival(parts: Sequence[Part], *, by_fragment: bool = False, fir
         bad_at[by_place],
         rank[ends - 1],
         ends,
+        np.concatenate(keys)[picks] if (keys := [part.keys for part in parts if part.keys is not None]) else None,
     )

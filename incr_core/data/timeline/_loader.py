@@ -6,7 +6,7 @@ that are owned are encoded.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from incr_core._util import prefetch
 from incr_core.batch import Batch
-from incr_core.data._row_ids import row_ids
-from incr_core.data.encoding import BadRow, Encoder, refuse
+from incr_core.data._row_ids import offset_of, row_ids
+from incr_core.data.encoding import BadRow, Encoded, Encoder, refuse
 from incr_core.data.rates import History, Questions, Rate
 from incr_core.data.sources import Fragment
+from incr_core.data.timeline._bad_files import FAULTS, check_encodes
 from incr_core.data.timeline._chunk import Part, in_order_of_arrival
+from incr_core.data.timeline._keys import Learned, keys_of
 from incr_core.data.timeline._partition import ByColumn, ByHash
 from incr_core.data.timeline._row_times import RowTimes
 from incr_core.data.times import NEVER
-from incr_core.errors import StreamError
+from incr_core.errors import BadRows, StreamError
 
-__all__ = ["Group", "Loader", "together", "with_features"]
+__all__ = ["Group", "Loader", "Past", "together", "with_features"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -43,7 +45,8 @@ class Group:
 
     Of the owned rows: `batch` in order of arrival, `at` their places among the n, `arrive` their times; `order` those
     whose labels will come, by label time, and `due` these times; `never` the places of those whose labels will not.
-    `bad` and `bad_at`: the owned rows that cannot be used, and their places.
+    `bad` and `bad_at`: the owned rows that cannot be used, and their places. `doubles` and `doubles_at`: the ids of
+    those that were learned already, and their places.
     """
 
     fragments: list[int]
@@ -61,6 +64,8 @@ class Group:
     bad_at: Ints
     never: Ints
     last_known: int
+    doubles: Tensor
+    doubles_at: Ints
     start: int = 0  # the place of its first row in the stream
 
     def __len__(self) -> int:
@@ -72,12 +77,22 @@ class Group:
         return int(self.labels[-1]) if len(self.labels) else self.first
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What loading needs to know of the rows before: outcomes, for rates; and keys, where rows have them."""
+
+    history: History
+    learned: Learned | None = None
+
+
 @dataclass(slots=True)
 class Loader:
     """How fragments become groups.
 
     by_fragment: rows arrive fragment by fragment, by time only within; else by time. cold_start: the time of a warm
-    start; by fragment, all rows before it come first. floors: fragment -> no row counts as earlier.
+    start; by fragment, all rows before it come first. floors: fragment -> no row counts as earlier. leap: microseconds
+    by which no time may leap ahead (`times.leaps`). on_bad_file: told of a file that cannot be used, and after how
+    many of its rows; where it is None, what is wrong is raised. key: the columns by which a row is known again.
     """
 
     encoder: Encoder
@@ -89,6 +104,9 @@ class Loader:
     cold_start: int | None
     floors: dict[int, int]
     rates: Sequence[Rate] = ()
+    leap: int | None = None
+    on_bad_file: Callable[[Fragment, int, Exception], None] | None = None
+    key: Sequence[str] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -96,39 +114,76 @@ class Loader:
         times = [name for name in (self.predict_at, self.label_at) if name]
         owner = [self.owner.column] if self.owner else []
         rates = [name for rate in self.rates for name in rate.columns]
-        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner]))
+        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key]))
 
-    def groups(self, fragments: Sequence[Fragment], history: History) -> Generator[tuple[Group, History, bool]]:
-        """Load fragments that are sorted together; a group comes with the history that has its rows too.
+    def groups(self, fragments: Sequence[Fragment], past: Past) -> Generator[tuple[Group, Past, bool]]:
+        """Load fragments that are sorted together; a group comes with the past that has its rows too.
 
         They are one group. But where rows come as they lie, each chunk of a file is a group by itself: one is read
-        while the one before is encoded, and no more of the file is in memory. The flag tells the last group.
+        while the one before is encoded, and no more of the file is in memory. The flag tells the last group; none does
+        where the rest of a file, or all files, cannot be used.
         """
-        if self.predict_at is not None or self.by_fragment:
-            yield *self._timed(fragments, history), True
+        if self.predict_at is None and not self.by_fragment:
+            yield from self._chunks(fragments[0], past)
             return
-        [fragment] = fragments
-        with closing(prefetch(fragment.chunks(self.columns))) as chunks:
-            start = 0
-            chunk: pa.Table | None = next(chunks)
-            while chunk is not None:
-                part = self._part(fragment, chunk, start)
-                following = next(chunks, None)
-                yield self._group(fragments, part), history, following is None
-                start += len(chunk)
-                chunk = following
+        usable, parts = list[Fragment](), list[Part]()
+        for fragment in fragments:
+            try:
+                parts.append(self._part(fragment, fragment.load(self.columns), fragment.start))
+                usable.append(fragment)
+            except FAULTS as fault:
+                self._bad_file(fragment, 0, fault)
+        if parts:
+            yield *self._timed(usable, parts, past), True
 
-    def _timed(self, fragments: Sequence[Fragment], history: History) -> tuple[Group, History]:
+    def _chunks(self, fragment: Fragment, past: Past) -> Generator[tuple[Group, Past, bool]]:
+        """The chunks of a fragment, a group each."""
+        given = 0
+        with closing(prefetch(fragment.chunks(self.columns))) as chunks:
+            try:
+                chunk: pa.Table | None = next(chunks)
+                while chunk is not None:
+                    part = self._part(fragment, chunk, fragment.start + given)
+                    past = self._once(part, past)
+                    given += len(chunk)
+                    fault: Exception | None = None
+                    try:
+                        chunk = next(chunks, None)
+                    except FAULTS as found:
+                        fault = found
+                    yield self._group([fragment], part), past, chunk is None and fault is None
+                    if fault is not None:
+                        raise fault
+            except FAULTS as fault:
+                self._bad_file(fragment, given, fault)
+
+    def _bad_file(self, fragment: Fragment, rows: int, fault: Exception) -> None:
+        if self.on_bad_file is None or isinstance(fault, BadRows):
+            raise fault
+        self.on_bad_file(fragment, rows, fault)
+
+    def _once(self, part: Part, past: Past) -> Past:
+        """Leave rows that were learned before out of a part, in order of arrival; the past that has its rows too."""
+        if past.learned is None or part.keys is None:
+            return past
+        good = part.good
+        learns = part.known[good] < NEVER if self.label_at else np.ones(len(good), dtype=bool)
+        double, learned = past.learned.taking(part.keys, good, part.times[good], learns, len(part.times))
+        part.leave_out(double)
+        return Past(past.history, learned)
+
+    def _timed(self, fragments: Sequence[Fragment], parts: Sequence[Part], past: Past) -> tuple[Group, Past]:
         """All rows of some fragments, in order of arrival, with their rates."""
-        parts = [self._part(fragment, fragment.load(self.columns), 0) for fragment in fragments]
         part = parts[0]
         if len(parts) > 1 or (self.predict_at is not None and not part.is_in_order):
             part = in_order_of_arrival(parts, by_fragment=self.by_fragment, first_before=self.cold_start)
+        past = self._once(part, past)
         if self.rates:
-            history = history.since(fragments[0].first).plus(part.questions)
+            history = past.history.since(fragments[0].first).plus(part.questions)
             features = history.features(part.questions, part.times[part.good])
             part.batch = with_features(part.batch, features)
-        return self._group(fragments, part), history
+            past = Past(history, past.learned)
+        return self._group(fragments, part), past
 
     def _group(self, fragments: Sequence[Fragment], part: Part) -> Group:
         at = part.good
@@ -156,6 +211,8 @@ class Loader:
             part.bad_at,
             never,
             max(int(labels[-1]) if len(labels) else fragments[0].first, part.questions.last_known),
+            part.doubles,
+            part.doubles_at,
         )
 
     def _refuse(self, bad: Sequence[BadRow], total: int) -> NoReturn:
@@ -167,8 +224,10 @@ class Loader:
 
     def _part(self, fragment: Fragment, table: pa.Table, start: int) -> Part:
         """Rows of a fragment from offset `start` on: the times of all, and the owned ones encoded."""
+        if self.on_bad_file is not None and self.owner is not None:
+            check_encodes(self.encoder, table, fragment.name)
         self.encoder.measure(table)
-        rows = row_ids(fragment.number, start, start + len(table))
+        rows = row_ids(fragment.file, start, start + len(table))
         owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
         read = self._times(table, fragment)
         times, known = read.arrive, read.known
@@ -188,7 +247,7 @@ class Loader:
         if len(kept) < len(table):
             table, rows = table.take(pa.array(kept)), rows[torch.from_numpy(kept)]
         labelled: bool | Mask = known[kept] < NEVER if self.label_at else True
-        encoded = self.encoder.encode(table, rows, fragment.name, labelled)
+        encoded = self._encoded(table, rows, fragment.name, labelled)
         if encoded.good is not None:
             kept, table = kept[encoded.good], table.filter(pa.array(encoded.good))
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
@@ -211,12 +270,27 @@ class Loader:
             np.array([row.offset - start for row in bad], dtype=np.int64),
             np.zeros(min(len(times), 1), dtype=np.int64),
             np.array([len(times)] if len(times) else [], dtype=np.int64),
+            keys_of(table, self.key, fragment.name) if self.key else None,
         )
+
+    def _encoded(self, table: pa.Table, rows: Tensor, place: str, labelled: bool | Mask) -> Encoded:
+        try:
+            return self.encoder.encode(table, rows, place, labelled)
+        except StreamError:
+            if self.on_bad_file is None or self.owner is None or self.strict:
+                raise
+            # The file can be used, as all owners agree; it is only that none of this owner's rows can.
+            nothing = self.encoder.encode(table.slice(0, 0), rows[:0], place).batch
+            bad = [
+                BadRow(row, place, offset, "", "values of the columns' types", "others in all rows of an owner", "")
+                for row, offset in zip(rows.tolist(), offset_of(rows).tolist(), strict=True)
+            ]
+            return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
 
     def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
         known_at = [rate.known_at for rate in self.rates if rate.known_at]
-        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, known_at, floor)
+        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, known_at, floor, self.leap)
 
 
 def together(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragment]]:
@@ -236,8 +310,8 @@ def together(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragme
                 "a Python source must give its parts in time order"
             )
         # Where one ends as the next begins, rows of one moment are in the order of their ids.
-        highest = max((member.number for member in group), default=0)
-        overlaps = fragment.first < last or (fragment.first == last and fragment.number < highest)
+        highest = max((member.file for member in group), default=0)
+        overlaps = fragment.first < last or (fragment.first == last and fragment.file < highest)
         if group and not overlaps:
             yield group
             group = []

@@ -19,6 +19,7 @@ import torch
 from incr_core.batch import Batch
 from incr_core.data.encoding import ColumnHash, indexed, text
 from incr_core.data.sources import open_source
+from incr_core.errors import StreamError
 
 __all__ = ["Blocks", "ByColumn", "ByHash", "Partition", "owners"]
 
@@ -85,15 +86,24 @@ class Blocks:
 Partition = ByColumn | ByHash | Blocks
 
 
-def owners(source: str | Path | Callable[[], Any], column: str, *, format: str | None = None) -> dict[str | None, int]:
+def owners(
+    source: str | Path | Callable[[], Any], column: str, *, format: str | None = None, tolerant: bool = False
+) -> dict[str | None, int]:
     """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
+
+    tolerant: files that cannot be read have no owners.
 
     >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
     {'AA': 1, 'UA': 2}
     """
     rows: Counter[str | None] = Counter()
     for fragment in open_source(source, format).fragments():
-        values, codes = indexed(fragment.load([column])[column])
+        try:
+            values, codes = indexed(fragment.load([column])[column])
+        except StreamError:
+            if not tolerant:
+                raise
+            continue
         for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
             rows[text(values[code])] += int(count)
     return {value: rows[value] for value in sorted(rows, key=lambda value: (value is None, value or ""))}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from incr_core.data.times import NEVER, Instants, instants
+from incr_core.data.times import NEVER, SECOND, Instants, instants, leaps
 
 __all__ = ["RowTimes", "Wrong"]
 
@@ -44,11 +44,13 @@ class RowTimes:
         label_at: str | None,
         known_at: Iterable[str] = (),
         floor: int = 0,
+        leap: int | None = None,
     ) -> RowTimes:
         """Those of a table, called `name` in errors.
 
         Without `predict_at` no row has a time, and without `label_at` a label is known as its row arrives. known_at:
         columns of times that are only looked at. floor: no row arrives earlier, and one without a time arrives then.
+        leap: of a time that `leaps` further, none is taken.
 
         >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
         >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)
@@ -62,13 +64,18 @@ class RowTimes:
         def read(column: str, place: str) -> Instants:
             found = instants(table[column], f"{place}.{column} in {name}")
             wrong.append(Wrong(found.wrong, column, "a time", found.got))
+            ahead = leaps(found, leap)
+            if ahead.any():
+                wrong.append(Wrong(ahead, column, _no_leap(leap), "far ahead of all others"))
+                found.known &= ~ahead
             return found
 
         if predict_at is None:
             nothing = np.zeros(len(table), dtype=np.int64)
             return cls(nothing, nothing, wrong)
         arrives = read(predict_at, "stream.predict_at")
-        wrong.append(Wrong(~arrives.known & ~arrives.wrong, predict_at, "a time", "null"))
+        seen = np.logical_or.reduce([one.rows for one in wrong])
+        wrong.append(Wrong(~arrives.known & ~seen, predict_at, "a time", "null"))
         for column in dict.fromkeys(known_at):
             read(column, "features.rate.known_at")
         times = np.maximum(np.where(arrives.known, arrives.values, floor), floor)
@@ -79,3 +86,7 @@ class RowTimes:
         expected = f"a label time not before {predict_at}"
         wrong.append(Wrong(early, label_at, expected, "label times before prediction time"))
         return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong)
+
+
+def _no_leap(limit: int | None) -> str:
+    return f"times without a leap of more than {(limit or 0) / SECOND / 86400:g} days (stream.max_leap)"

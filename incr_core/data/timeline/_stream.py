@@ -14,14 +14,21 @@ from incr_core.batch import Batch
 from incr_core.data import times as clock
 from incr_core.data.encoding import Encoder, is_list
 from incr_core.data.rates import History, Rate
-from incr_core.data.sources import open_source
+from incr_core.data.sources import Fragment, open_source
+from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._loader import Loader
 from incr_core.data.timeline._partition import Blocks, Partition
 from incr_core.data.timeline._read_back import by_address, by_replay, in_order
 from incr_core.data.timeline._timeline import Increment, Timeline
 from incr_core.errors import JobError
 
-__all__ = ["Increment", "Stream"]
+__all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
+
+MAX_LEAP = "366d"
+"""A year: yearly rows are no leap."""
+
+KEY_WINDOW = 100_000
+"""Rows: 1.6 MB of keys in each commit."""
 
 
 class Stream:
@@ -36,7 +43,17 @@ class Stream:
         `label_at` a row is learned in the increment it arrives in, after it was predicted. A row whose label time is
         null is predicted and never learned.
     warm_start: rows before this ISO time, or this many rows, are increment 0.
+    max_leap: how far a time may be ahead of all others of its file, counted from their median on ("30d"); where one
+        leaps further, with nothing in between, its row is bad. It would move the clock for ever.
     on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
+    on_bad_file: "fail" raises what is wrong with a file that cannot be read, lacks a column or has one of another type;
+        "quarantine" goes on without it, and reports it in `Increment.bad_files`: it keeps its number, and whoever goes
+        on from there looks at it again if it is another file by then. None: as `on_bad_row`.
+    settle: seconds for which a file of CSV or JSON lines, or one without its footer, must not have been written to;
+        one that was is left for who goes on later. Rows appended to a file of CSV or JSON lines are read by who goes
+        on.
+    key, key_window: a column, or several, by which a row is known again; a row whose key was learned within so many
+        rows of the stream, or a duration such as "7d" of `predict_at`, is left out, and told in `Increment.duplicates`.
     rates: more numeric features, from labels already known.
     partition: the owner whose part of the stream this is.
     prefetch: how many increments a thread prepares ahead.
@@ -65,16 +82,25 @@ class Stream:
         predict_at: str | None = None,
         label_at: str | None = None,
         warm_start: str | int | None = None,
+        max_leap: str = MAX_LEAP,
         on_bad_row: str = "fail",
+        on_bad_file: str | None = None,
         rates: Sequence[Rate] = (),
+        settle: float = 0.0,
+        key: str | Sequence[str] = (),
+        key_window: str | int = KEY_WINDOW,
         partition: Partition | None = None,
         prefetch: int = 2,
     ) -> None:
         self.source, self.format, self.encoder = source, format, encoder
         self.every, self.order, self.on_bad_row = every, order, on_bad_row
+        self.on_bad_file = on_bad_file or on_bad_row
         self.predict_at, self.label_at = predict_at, label_at
         self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
+        self.key = [key] if isinstance(key, str) else list(key)
+        self._learned = self._keys_in(key_window) if self.key else None
         self._check()
+        self._leap = clock.duration(max_leap, "stream.max_leap")
         self._tick = clock.duration(every) if isinstance(every, str) and every != "file" else None
         if self._tick is not None and predict_at is None:
             raise JobError(
@@ -82,11 +108,14 @@ class Stream:
                 'name the time column, or use a number of rows or "file"'
             )
         self._warm, self._warm_rows = self._warm_start(warm_start)
-        self._source = open_source(source, format)
+        self._source = open_source(source, format, tolerant=self.on_bad_file == "quarantine", settle=settle)
         self._last: Increment | None = None
 
-    def increments(self, cursor: dict[str, Any] | None = None) -> Generator[Increment, None, None]:
-        """The increments from the beginning, or from after the one whose cursor this is.
+    def increments(
+        self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None
+    ) -> Generator[Increment, None, None]:
+        """The increments from the beginning, or from after the one whose cursor this is; keys: the state of its
+        `learned`.
 
         Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
         asked to stop before the next one is there.
@@ -105,6 +134,7 @@ class Stream:
                 warm_rows=self._warm_rows,
                 blocks=blocks,
                 cursor=cursor,
+                learned=None if self._learned is None else self._learned.resumed(keys),
             )
 
         ahead = prefetch(timeline(), self.prefetch)
@@ -130,6 +160,9 @@ class Stream:
             cold_start=self._warm,
             floors={},
             rates=self.rates,
+            leap=self._leap,
+            key=self.key,
+            on_bad_file=_unheard if self.on_bad_file == "quarantine" else None,
         )
 
     def read_back(self, rows: Tensor, cursor: dict[str, Any]) -> Batch | None:
@@ -145,9 +178,9 @@ class Stream:
         tensor([2.], dtype=torch.float64)
         """
         source = open_source(self.source, self.format)
-        source.resume(cursor["fragments"], cursor["marks"])
+        source.resume(cursor["fragments"], cursor["marks"], cursor.get("pieces", ()))
         if self.rates:
-            return in_order(by_replay(source, self._loader(), rows, cursor))
+            return in_order(by_replay(source, self._loader(), rows, cursor, self._learned))
         return in_order(by_address(source, self.encoder, rows))
 
     @property
@@ -175,8 +208,9 @@ class Stream:
             raise JobError(f"stream.every: expected at least 1 row, got {self.every}")
         if self.order not in ("time", "file"):
             raise JobError(f'stream.order: expected "time" or "file", got {self.order!r}')
-        if self.on_bad_row not in ("fail", "quarantine"):
-            raise JobError(f'features.on_bad_row: expected "fail" or "quarantine", got {self.on_bad_row!r}')
+        for key in ("on_bad_row", "on_bad_file"):
+            if getattr(self, key) not in ("fail", "quarantine"):
+                raise JobError(f'features.{key}: expected "fail" or "quarantine", got {getattr(self, key)!r}')
         if self.order == "file" and self.predict_at is not None:
             raise JobError(
                 f'stream.order: expected "time" with predict_at = "{self.predict_at}", got "file", which takes rows as '
@@ -200,6 +234,19 @@ class Stream:
                 "a class has no mean"
             )
 
+    def _keys_in(self, window: str | int) -> Learned:
+        """No keys yet, of a window of time or of rows."""
+        if isinstance(window, int):
+            if window < 1:
+                raise JobError(f"stream.key_window: expected at least 1 row or a duration, got {window}")
+            return Learned(window, timed=False)
+        if self.predict_at is None:
+            raise JobError(
+                f'stream.key_window: expected a predict_at column with key_window = "{window}", got none; '
+                "name the time column, or give a number of rows"
+            )
+        return Learned(clock.duration(window, "stream.key_window"), timed=True)
+
     def _warm_start(self, start: str | int | None) -> tuple[int | None, int | None]:
         """The warm start as a time, or as a number of rows."""
         if start is None:
@@ -214,3 +261,7 @@ class Stream:
                 "name the time column, or give a number of rows"
             )
         return clock.instant(start), None
+
+
+def _unheard(fragment: Fragment, rows: int, fault: Exception) -> None:
+    """Whoever loads has somebody of its own to tell."""

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from incr_core.batch import Batch, cat
 from incr_core.data import times as clock
-from incr_core.data.encoding import BadRow
+from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.rates import History
 from incr_core.data.sources import Source
+from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._live_blocks import Window
 from incr_core.data.timeline._loader import Loader, with_features
 from incr_core.data.timeline._partition import Blocks
@@ -35,9 +37,10 @@ class Increment:
     the metrics. arriving: rows to predict now; their targets are there for the test afterwards and not to be used.
     labelled: rows to learn now, with their features as of their prediction time. revealed: all rows whose labels became
     known now, of which `labelled` is this owner's part; where blocks are dealt, who predicted a row need not be who
-    learns it. bad: rows that cannot be used.
+    learns it. duplicates: ids (n,) of rows that were learned before, by their keys. bad: rows that cannot be used.
+    bad_files: files that cannot, found on the way here.
     never: how many of the arriving rows have no label time; they are never learned. cursor: JSON, where to resume after
-    this increment. known: outcomes known at its end.
+    this increment, with the keys `learned`, where rows have them. known: outcomes known at its end.
     """
 
     number: int
@@ -46,11 +49,14 @@ class Increment:
     arriving: Batch
     labelled: Batch
     revealed: Batch
+    duplicates: Tensor
     bad: list[BadRow]
+    bad_files: list[BadFile]
     never: int
     cursor: dict[str, Any]
     known: History
     time: int
+    learned: Learned | None = None
 
     def history(self) -> pa.Table:
         """The outcomes that rows predicted from now on may ask for; small enough to be saved with a version."""
@@ -83,6 +89,7 @@ class Timeline:
         warm_rows: int | None,
         blocks: Blocks | None,
         cursor: dict[str, Any] | None,
+        learned: Learned | None = None,
     ) -> None:
         self.loader, self.blocks = loader, blocks
         self.every, self.rows, self.warm, self.warm_rows = every, rows, warm, warm_rows
@@ -91,7 +98,7 @@ class Timeline:
         self.number: int = cursor.get("number", 0)
         self.place: int = cursor.get("place", 0)
         self.time: int | None = cursor.get("time")
-        self._window = Window(source, loader, cursor, self.time)
+        self._window = Window(source, loader, cursor, self.time, learned)
 
     def __iter__(self) -> Iterator[Increment]:
         if self._resumed:
@@ -103,6 +110,8 @@ class Timeline:
                 yield self._cut(self._warm_start())
         while (cut := self._next()) is not None:
             yield self._cut(cut)
+        if self._window.bad_files:  # behind the last row
+            yield self._cut(_Cut("bad files", self.place, self.time or 0))
 
     # -- where the cuts are
 
@@ -182,6 +191,7 @@ class Timeline:
     def _cut(self, cut: _Cut) -> Increment:
         arriving: list[Batch] = []
         bad: list[BadRow] = []
+        doubles = [torch.zeros(0, dtype=torch.int64)]
         never = 0
         for group in self._window.live:
             start, stop = self.place - group.start, cut.place - group.start
@@ -193,17 +203,23 @@ class Timeline:
             if group.bad:
                 first, last = np.searchsorted(group.bad_at, (start, stop))
                 bad += group.bad[first:last]
+            if len(group.doubles):
+                first, last = np.searchsorted(group.doubles_at, (start, stop))
+                doubles.append(group.doubles[first:last])
             if len(group.never):
                 never += int(np.diff(np.searchsorted(group.never, (start, stop)))[0])
         arrived = self._joined(arriving)
         labelled = arrived if self.loader.label_at is None else self._labelled(cut.time)
         revealed = labelled
+        bad_files = self._window.told()
         if self.blocks is not None:
             same = labelled is arrived
             arrived = self.blocks.deal(arrived)
             labelled = arrived if same else self.blocks.deal(labelled)
             # A bad row belongs to no block: the first owner tells of it.
             bad = bad if self.blocks.index == 0 else []
+            bad_files = bad_files if self.blocks.index == 0 else []
+            doubles = doubles if self.blocks.index == 0 else doubles[:1]
         number = self.number
         self.number, self.place = number + 1, cut.place
         self.time = cut.time if self.time is None else max(self.time, cut.time)
@@ -215,11 +231,14 @@ class Timeline:
             arrived,
             labelled,
             revealed,
+            torch.cat(doubles),
             bad,
+            bad_files,
             never,
             {**self._window.cursor(), "number": self.number, "place": self.place, "time": self.time},
             self._window.history,
             self.time,
+            self._window.learned,
         )
 
     def _labelled(self, time: int) -> Batch:

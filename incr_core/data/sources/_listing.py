@@ -1,0 +1,69 @@
+"""What a run has found of its stream's files, and whether there is something new, now or in a moment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from incr_core.data.sources._fingerprint import size_in
+from incr_core.data.sources._settling import is_growable, wait_for
+from incr_core.data.sources._source import FileSource, Source
+
+__all__ = ["Listing", "await_files"]
+
+_log = logging.getLogger("incr")
+
+
+class Listing:
+    """The files of a stream as they were when a run last looked.
+
+    >>> from incr_core.data.sources import open_source
+    >>> import tempfile, pathlib
+    >>> folder = tempfile.TemporaryDirectory(); file = pathlib.Path(folder.name, "a.csv")
+    >>> _ = file.write_text("x\\n1\\n"); listing = Listing()
+    >>> [listing.is_new(open_source(folder.name)) for _ in range(2)]
+    [True, False]
+    >>> _ = file.write_text("x\\n1\\n2\\n"); listing.is_new(open_source(folder.name))
+    True
+    >>> folder.cleanup()
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._bad: set[tuple[str, str]] = set()
+
+    def is_new(self, source: Source | None, bad: Iterable[tuple[str, str]] = ()) -> bool:
+        """Whether there is a file that was not there, one with more rows at its end, or a bad one that is another now.
+
+        bad: the files that could not be used, and what they were. Looks once: what is new is known from then on.
+        """
+        if not isinstance(source, FileSource):
+            return False
+        bad = set(bad)
+        self._bad |= bad
+        new = False
+        for name in source.names:
+            size = self._size(source, name)
+            new |= name not in self._sizes or size > self._sizes[name]
+            self._sizes[name] = size
+        for name in {name for name, _ in bad}.intersection(source.names):
+            now = (name, source.mark(name) or "")
+            new |= now not in self._bad
+            self._bad.add(now)
+        return new
+
+    def _size(self, source: FileSource, name: str) -> int:
+        if not is_growable(name, source.kind(name)):
+            return 0
+        return size_in(source.mark(name) or "0:")
+
+
+def await_files(source: Source | None, settle: float) -> bool:
+    """Wait for the files that are still being written, as long as it takes them to settle; whether there were any."""
+    young = source.young if isinstance(source, FileSource) else {}
+    if not young:
+        return False
+    shown = ", ".join(list(young)[:3]) + (", ..." if len(young) > 3 else "")
+    _log.warning("stream: waiting until nothing writes to %s any more (stream.settle = %g s)", shown, settle)
+    wait_for(young.values(), settle)
+    return True

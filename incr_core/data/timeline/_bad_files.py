@@ -1,0 +1,37 @@
+"""Which files cannot be used as a whole: what says so, and a check on which all owners of rows in one agree."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from incr_core.data import row_ids
+from incr_core.data.encoding import Encoder, parsed
+from incr_core.errors import JobError, StreamError
+
+__all__ = ["FAULTS", "check_encodes"]
+
+FAULTS = (StreamError, JobError)
+"""What reading a file raises that is not as the job says."""
+
+
+def check_encodes(encoder: Encoder, table: pa.Table, place: str) -> None:
+    """StreamError where a table cannot be encoded, whichever of its rows are asked for.
+
+    Owners of parts of a stream must agree on which files are bad, each from its own rows, so all rows are asked: those
+    of text where there should be numbers; of the other columns the types.
+
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> check_encodes(encoder, pa.table({"x": ["a", "b"], "y": [1.0, 2.0]}), "day.csv")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: stream.features.x: expected float, got text ("a") in every row of day.csv; ...
+    """
+    probe = table.slice(0, 1)
+    measured = [*encoder.numeric, *([] if encoder.classes else encoder.labels), *filter(None, [encoder.weight])]
+    for name in dict.fromkeys(measured):
+        column = table[name]
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            parsed(column, name, place)
+            probe = probe.set_column(probe.column_names.index(name), name, pa.nulls(len(probe), kind))
+    encoder.encode(probe, row_ids(0, 0, len(probe)), place)

@@ -1,0 +1,89 @@
+"""A time far ahead of all others of its file is a bad row, and does not move the clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from incr_core.commands.run import run
+from incr_core.data.times import SECOND, instant
+from incr_core.errors import BadRows, JobError
+from incr_core.job import Job
+from incr_core.registry import RunDirectory
+from tests.support.streams import flights, ids, same, stream, write
+
+LATER = instant("2096-05-01")
+
+
+def with_time(table: pa.Table, column: str, row: int, time: int) -> pa.Table:
+    values = table[column].cast(pa.int64()).to_pylist()
+    values[row] = time
+    return table.set_column(table.column_names.index(column), column, pa.array(values, pa.timestamp("us")))
+
+
+@pytest.mark.parametrize("every", ["1h", 25, "file"])
+@pytest.mark.parametrize(("column", "role"), [("at", "predict_at"), ("known", "label_at"), ("seen", "rate.known_at")])
+def test_one_row_of_the_far_future_is_a_bad_row_and_moves_no_clock(
+    tmp_path: Path, every: Any, column: str, role: str
+) -> None:
+    table = flights(90)
+    folder = write(tmp_path, with_time(table, column, 40, LATER), 3)
+    with pytest.raises(BadRows) as error:
+        list(stream(folder, every=every).increments())
+    place = f"stream.{role}.{column}" if "rate" not in role else f"stream.features.{column}"
+    assert str(error.value) == (
+        f"{place}: expected times without a leap of more than 366 days (stream.max_leap), 1 of 30 rows in "
+        'part-1.parquet are far ahead of all others ("2096-05-01 00:00:00"); fix them or set on_bad_row = "quarantine"'
+    )
+    steps = list(stream(folder, every=every, on_bad_row="quarantine").increments())
+    assert [(row.fragment, row.offset, row.column) for step in steps for row in step.bad] == [
+        ("part-1.parquet", 10, column)
+    ]
+    assert len(ids(step.labelled for step in steps)) == 89
+    assert max(step.time for step in steps) < instant("2013-02-01")
+    # the stream ends, resumed anywhere, as it does at once
+    for stop, step in enumerate(steps):
+        assert same(stream(folder, every=every, on_bad_row="quarantine").increments(step.cursor), steps[stop + 1 :])
+
+
+def test_rows_of_many_years_in_one_file_are_no_leap(tmp_path: Path) -> None:
+    """What counts is a gap: half of these rows are more than a year ahead of their median."""
+    table = flights(90)
+    years = instant("2000-01-01") + np.arange(90) * 120 * 86400 * SECOND
+    for column in ("at", "known", "seen"):
+        place = table.column_names.index(column)
+        table = table.set_column(place, column, pa.array(years, pa.timestamp("us")))
+    folder = write(tmp_path, table, 1)
+    assert len(ids(step.labelled for step in stream(folder, every=10).increments())) == 90
+    with pytest.raises(BadRows, match=r"leap of more than 119 days .*, 45 of 90 rows"):
+        list(stream(folder, every=10, max_leap="119d").increments())
+    with pytest.raises(JobError, match=r"stream.max_leap: expected a duration .*, got 'soon'"):
+        stream(folder, max_leap="soon")
+
+
+def test_a_run_that_met_the_far_future_learns_what_comes_later_at_its_own_time(tmp_path: Path) -> None:
+    table = flights(120)
+    write(tmp_path / "data", with_time(table, "at", 10, LATER).slice(0, 60), 1)
+    document = {
+        "stream": {"path": str(tmp_path / "data"), "predict_at": "at", "label_at": "known", "every": "6h"},
+        "features": {"label": "late", "numeric": ["x"], "classes": [0, 1], "on_bad_row": "quarantine"},
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    job = Job.from_document(document)
+    first = run(job, tmp_path / "run")
+    pq.write_table(table.slice(60), tmp_path / "data" / "part-1.parquet")
+    whole = run(job, tmp_path / "run")
+    assert (first["rows_learned"], whole["rows_learned"], whole["rows_quarantined"]) == (59, 119, 1)
+    directory = RunDirectory(tmp_path / "run").open()
+    reason = "expected times without a leap of more than 366 days (stream.max_leap), got far ahead of all others"
+    assert directory.table("quarantine")["reason"].to_pylist() == [reason]
+    # several ticks, and not all at once in a tick of 2096
+    names = directory.table("metrics")["name"].to_pylist()
+    assert len(names) > 6
+    assert all(name.startswith("2013") for name in names)
