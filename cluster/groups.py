@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.place import Place
+from cluster.units import check_shardable, units_of
 
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
@@ -42,15 +43,19 @@ def between_replicas(place: Place, store: TCPStore, device: str, patience: timed
 def shard_model(model: nn.Module, place: Place, device: str) -> nn.Module:
     """Cut a model's parameters into shards over the workers of a replica, in place (FSDP2).
 
-    The layers of every `nn.ModuleList` are gathered one at a time, the rest of the model at once.
+    The layers of every `nn.ModuleList` are gathered one at a time, the rest of the model at once (`units.units_of`).
+    JobError names a parameter that cannot be sharded.
     """
     # Imported here: it costs a second, which unsharded workers need not spend.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    check_shardable(model)
+    units = units_of(model)
+    for weight in model.parameters():
+        weight.data = weight.data.contiguous()  # FSDP takes no others; the numbers are the same
     mesh = init_device_mesh(device.partition(":")[0], (place.shards,))
-    layers = [layer for part in model.modules() if isinstance(part, nn.ModuleList) for layer in part]
-    for part in [*reversed(layers), model]:
+    for unit in units:
         # Whole weights must not outlive a forward: without a backward they would hide what is adopted afterwards.
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     return model

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from cluster import groups
@@ -19,6 +20,7 @@ from cluster.heartbeat import Heartbeat
 from cluster.parcel import Parcel, open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous, use_interface_to
+from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic, whole
@@ -85,20 +87,22 @@ class ShardWorker:
                 (place.shard, place.shards),
             )
 
-        self._worker = Worker(participant, job.outer_step, exchange)
+        within = Alone() if place.shards == 1 else ReplicaExchange(dist.group.WORLD, place.shard, place.shards, wait)
+        self.worker = Worker(participant, job.outer_step, exchange, within)
         return os.getpid()
 
     def start(self, path: Path | None, weights: Parcel | None) -> None:
         """Begin anew, or go on from the state kept at `path` and these weights."""
         self._fragments_told = 0
-        self._worker.start(path, None if weights is None else open_parcel(weights))
+        self.worker.start(path, None if weights is None else open_parcel(weights))
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
-        arrival = self._worker.receive()
+        with explaining_uncalled(self.worker.participant.learner.model):
+            arrival = self.worker.receive()
         if arrival is None or self.place.shard > 0:
             return None
-        participant = self._worker.participant
+        participant = self.worker.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
         fragments = list(participant.stream.fragments[self._fragments_told :])
         self._fragments_told += len(fragments)
@@ -106,29 +110,31 @@ class ShardWorker:
 
     def learn(self, measured: Weights, rounds: int, every: int | None) -> Round:
         """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are)."""
-        return self._worker.learn(measured, rounds, every)
+        with explaining_uncalled(self.worker.participant.learner.model):
+            return self.worker.learn(measured, rounds, every)
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
-        return self._worker.review(rows)
+        with explaining_uncalled(self.worker.participant.learner.model):
+            return self.worker.review(rows)
 
     def skip(self) -> None:
         """Let the rows of the increment at hand go."""
-        self._worker.skip()
+        self.worker.skip()
 
     def order(self, orders: Orders, weights: Parcel | None) -> None:
         """Do what is ordered, then stand at these weights."""
-        self._worker.order(orders, None if weights is None else open_parcel(weights))
+        self.worker.order(orders, None if weights is None else open_parcel(weights))
 
     def save(self, path: Path) -> None:
         """Keep this worker's state."""
-        self._worker.save(path)
+        self.worker.save(path)
 
     def hand_over(self) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""
         if self.place.replica > 0:
             return None
-        participant = self._worker.participant
+        participant = self.worker.participant
         gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
         if self.place.shard > 0:
             return None

@@ -124,6 +124,7 @@ class Job(JobFile):
             precision=settings.precision,
             schedule=schedule_of(self),
             groups=[(group.match, group.arguments) for group in settings.groups],
+            rows=self.model.rows,
         )
 
     def participant(

@@ -128,6 +128,7 @@ class ModelSection(Section):
     embedding: int = Field(8, ge=1)
     dimension: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    rows: Literal["independent", "together"] | None = None
     adapt: list[Named] = []
 
 

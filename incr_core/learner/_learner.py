@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, share_of, split_inputs
 from incr_core.errors import CheckpointError, JobError
+from incr_core.learner._independence import rows_independent
 from incr_core.learner._linear_step import has_slope, linear_backward
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
@@ -26,16 +28,24 @@ from incr_core.learner._schedule import Groups, Schedule, grouped
 from incr_core.learner._signature import check_made_of, made_of
 from incr_core.memories import Memory
 from incr_core.models import Entries, keep_frozen_in_eval
-from incr_core.numerics import Precision, draws_nothing, draws_only_from_torch, global_random_state, whole
+from incr_core.numerics import (
+    OwnChance,
+    Precision,
+    agreed,
+    draws_nothing,
+    draws_only_from_torch,
+    global_random_state,
+    whole,
+)
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
 from incr_core.update import Update
 
-__all__ = ["Learner", "OptimizerFactory"]
+__all__ = ["Learner", "OptimizerFactory", "Rows"]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+Rows = Literal["independent", "together"]
 
 
 class Learner(Mergeable):
@@ -56,11 +66,15 @@ class Learner(Mergeable):
         none is small enough the update tells an infinite "norm of the gradient", and the step is not taken.
     schedule: changes the learning rate; None: it stays.
     groups: weights by name pattern, and what the optimiser is told about them (see `schedule.grouped`).
+    rows: whether the model treats each row of a batch alone, so that shards may divide its rows. "together": it does
+        not, and each shard takes the whole batch. "independent": it does, or is to be taken so: chance (Dropout) then
+        is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
+        found out from the first rows (`independence.rows_independent`), together where that cannot tell.
 
     descent: an attribute; how its optimiser is stepped.
 
-    With BatchNorm, which cannot learn from one row, a last batch of one row joins the batch before it. Parts of the
-    model that are frozen stay in eval mode (`modes.keep_frozen_in_eval`).
+    With BatchNorm, or rows that belong together, a last batch of one row joins the batch before it: there is nothing to
+    learn from one. Parts of the model that are frozen stay in eval mode (`modes.keep_frozen_in_eval`).
 
     >>> from incr_core.objectives import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
@@ -86,12 +100,15 @@ class Learner(Mergeable):
         precision: str = "float32",
         schedule: Schedule | None = None,
         groups: Groups = (),
+        rows: Rows | None = None,
     ) -> None:
         if batch_size < 1 or accumulate < 1 or epochs < 1:
             raise JobError(
                 "learner: batch_size, accumulate and epochs must each be at least 1, "
                 f"got {batch_size}, {accumulate} and {epochs}"
             )
+        if rows not in (None, "independent", "together"):
+            raise JobError(f'learner.rows: expected "independent" or "together", got {rows!r}')
         self.model = model
         self.objective = objective
         self.batch_size = batch_size
@@ -140,7 +157,7 @@ class Learner(Mergeable):
                 strategy.attach(self.context)
         self.strategies.to(self.device)
         self.check_shared()
-        pairs_rows = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
+        pairs_rows = rows == "together" or any(isinstance(layer, _BatchNorm) for layer in model.modules())
         self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
         self._losses: dict[str, float | Tensor] = {}
         self._untried = True  # no forward has been seen, which could make tensors of its own
@@ -159,12 +176,16 @@ class Learner(Mergeable):
         self._choosing = (
             Choosing(self.context, self.hooks, self.precision, rowwise=not pairs_rows) if self.hooks.weigh else None
         )
-        self._sliced = (
+        self.rows = rows
+        self._independent: bool | None = None  # as found out
+        self._divisible = (
             shard[1] > 1
-            and not pairs_rows
+            and rows != "together"
             and objective.rowwise
             and all(strategy.rowwise or strategy.off for strategy in strategies)
         )
+        self._sliced = self._divisible and rows == "independent"
+        self._own_chance = None if certain or not self._sliced else OwnChance(self.device, shard[0])
         self._after_step = self.hooks.after_step
         stepped = schedule is not None and schedule.each == "increment"
         self.consolidates = bool(self.hooks.end) or any(strategy.shared for strategy in strategies) or stepped
@@ -200,7 +221,33 @@ class Learner(Mergeable):
 
     def again(self, labelled: Batch, passes: int | None = None) -> None:
         """Lay out more passes over the rows of an increment that has begun: its next round."""
-        self._steps.begin(labelled.to(self.device), self.epochs if passes is None else passes)
+        labelled = labelled.to(self.device)
+        if self.shard[1] > 1 and self._independent is None:
+            self._try(labelled.slice(0, max(self.batch_size, 2 * self.shard[1])))
+        self._steps.begin(labelled, self.epochs if passes is None else passes)
+
+    def _try(self, rows: Batch) -> None:
+        """Find out from the first rows whether shards may divide a batch, and refuse a model that cannot be sharded."""
+        self._set_mode(training=True)
+        found = rows_independent(self.model, self.objective, rows, self.shard[1])
+        self._take_rows(agreed(found, self.context.parameters[0]))
+
+    def _take_rows(self, independent: bool | None) -> None:
+        """Divide batches between shards, if they may be, from now on."""
+        self._independent = independent
+        if self.rows is None:
+            self._sliced = self._divisible and independent is True
+        synced = any(isinstance(layer, SyncBatchNorm) for layer in self.model.modules())
+        if synced and self.shard[1] > 1 and not self._sliced:
+            raise JobError(
+                "cluster.shards: the model has SyncBatchNorm, which would count each row once a shard, since each "
+                'takes whole batches; use BatchNorm, or set model.rows = "independent"'
+            )
+
+    @property
+    def divides(self) -> bool:
+        """Whether each shard takes some of a batch's rows; what a forward does to buffers then differs between them."""
+        return self._sliced
 
     def steps_in(self, rows: int, passes: int | None = None) -> int:
         """How many optimiser steps `passes` over that many rows take."""
@@ -271,6 +318,8 @@ class Learner(Mergeable):
                 for name, term in hook(context, part, output).items():
                     terms[name] = terms[name] + term if name in terms else term
             total = reduce(add, terms.values())
+            if self._own_chance is not None:
+                self._own_chance.end()
             total = total if alone else total * (share * copies)
             overflowed |= not self.descent.backward(total)
             self._log(terms, len(batch))
@@ -307,12 +356,14 @@ class Learner(Mergeable):
     def _part(self, batch: Batch) -> tuple[Batch, float | Tensor]:
         """This shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole batch.
 
-        FSDP averages gradients over a group's `size` shards. Where every strategy treats rows alone, each shard takes
-        every size-th row; its mean loss counts for its rows. Otherwise each shard computes the whole batch.
+        FSDP averages gradients over a group's `size` shards. Where the model and every strategy treat rows alone, each
+        shard takes every size-th row; its mean loss counts for its rows. Otherwise each shard computes the whole batch.
         """
         rank, size = self.shard
-        if not self._sliced or len(batch) < size:
+        if not self._sliced or len(batch) < size * self._steps.smallest:
             return batch, 1.0
+        if self._own_chance is not None:
+            self._own_chance.begin()
         part = batch.map(lambda tensor: tensor[rank::size])
         return part, share_of(part.total_weight(), batch.total_weight()) * size
 
@@ -383,6 +434,7 @@ class Learner(Mergeable):
             "random": self.random_state.state_dict(),
             "increment": self.context.increment,
             "step": self.context.step,
+            "rows_independent": self._independent,
             "made_of": self._made_of(),
         }
 
@@ -409,6 +461,7 @@ class Learner(Mergeable):
         self.random_state.load_state_dict(state["random"])
         self.context.increment = state["increment"]
         self.context.step = state["step"]
+        self._take_rows(state.get("rows_independent"))
 
     def _made_of(self) -> dict[str, Any]:
         return made_of(self.strategies, zip(self.context.names, self.context.parameters, strict=True))
@@ -429,5 +482,6 @@ def _explain_batch_norm(error: ValueError) -> None:
         raise JobError(
             "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
             "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
-            "(strategy replay), or use LayerNorm"
+            "(strategy replay), use LayerNorm, or, of a BatchNorm of your own that this came from at the end of an "
+            'increment, set model.rows = "together"'
         ) from error

@@ -8,6 +8,7 @@ from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
 from incr_core.models._patterns import matches
 from incr_core.models._penultimate import Features, one_way
+from incr_core.models._restored import restored, same_bits
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
@@ -24,4 +25,6 @@ __all__ = [
     "matches",
     "merge_rules",
     "one_way",
+    "restored",
+    "same_bits",
 ]

@@ -41,6 +41,7 @@ class Moments(nn.Module):
     draws_nothing: ClassVar[bool] = True
 
     merge: ClassVar[dict[str, str]] = {"sums": "sum"}
+    transient: ClassVar[tuple[str, ...]] = ("_scale",)
     sums: Tensor
 
     def __init__(self, features: int, dtype: torch.dtype = torch.float32) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from incr_core.numerics._determinism import settle_arithmetic
 from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
-from incr_core.numerics._functional import unsharded, whole_weights
+from incr_core.numerics._functional import Applied, unsharded, whole_weights
 from incr_core.numerics._precision import LossScale, Precision
-from incr_core.numerics._randomness import global_random_state, seeded
-from incr_core.numerics._sharding import like, load_optimizer, local, optimizer_state, whole
+from incr_core.numerics._randomness import OwnChance, global_random_state, seeded
+from incr_core.numerics._sharding import agreed, like, load_optimizer, local, optimizer_state, whole
 
 __all__ = [
+    "Applied",
     "LossScale",
+    "OwnChance",
     "Precision",
+    "agreed",
     "all_finite",
     "draws_nothing",
     "draws_only_from_torch",

@@ -1,16 +1,19 @@
-"""A sharded model as a plain function of whole weights."""
+"""A model as a plain function of whole weights, also where it is sharded."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from incr_core.batch import Inputs
 from incr_core.numerics._sharding import whole
 
-__all__ = ["unsharded", "whole_weights"]
+__all__ = ["Applied", "unsharded", "whole_weights"]
 
 
 def whole_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -25,12 +28,49 @@ def whole_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor
     return learn, fixed | dict(model.named_buffers())
 
 
+class Applied:
+    """A model as a function of its weights, by the names that `whole_weights` gives them, and its inputs.
+
+    It is `torch.func.functional_call`, which would leave a module that stands in two places of the model with the
+    weights it was given. A buffer that the forward replaces is replaced in the dict of weights.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> model = nn.Sequential(layer, layer)
+    >>> Applied(model)({"0.weight": torch.tensor([[3.0]])}, torch.tensor([[2.0]])).item()
+    18.0
+    >>> layer.weight.shape == (1, 1) and model[0].weight.requires_grad
+    True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        named: dict[Tensor, str] = {}
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            named.setdefault(tensor, name)
+        self._names = {
+            f"{prefix}.{own}".lstrip("."): named[tensor]
+            for prefix, part in model.named_modules()
+            for own, tensor in [*_own(part.named_parameters), *_own(part.named_buffers)]
+        }
+
+    def __call__(self, weights: dict[str, Tensor], inputs: Inputs) -> Any:
+        """What the model answers."""
+        given = {place: weights[name] for place, name in self._names.items() if name in weights}
+        output = functional_call(self.model, given, (inputs,), tie_weights=False)
+        weights |= {self._names[place]: tensor for place, tensor in given.items()}
+        return output
+
+
+def _own(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
+    return named(recurse=False, remove_duplicate=False)
+
+
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Inside, `torch.func.functional_call` on a sharded model uses the weights it is given.
+    """Inside, a sharded model uses the weights that `Applied` gives it.
 
-    FSDP gathers weights in a hook before each forward, and would put them in the place of those given: here the hooks
-    rest. A model that is not sharded keeps its hooks.
+    FSDP gathers weights in a hook before each forward, and would put them in the place of those given: here its hooks
+    rest. Those of anybody else are called.
 
     >>> with unsharded(nn.Linear(1, 1)):
     ...     pass
@@ -39,8 +79,15 @@ def unsharded(model: nn.Module) -> Iterator[None]:
     kept = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]
     try:
         for part in parts:
-            part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
+            part._forward_pre_hooks = _without_fsdp(part._forward_pre_hooks)
+            part._forward_hooks = _without_fsdp(part._forward_hooks)
         yield
     finally:
         for part, (before, after) in zip(parts, kept, strict=True):
             part._forward_pre_hooks, part._forward_hooks = before, after
+
+
+def _without_fsdp(hooks: Mapping[int, Any]) -> OrderedDict[int, Any]:
+    return OrderedDict(
+        (key, hook) for key, hook in hooks.items() if not hook.__module__.startswith("torch.distributed.fsdp.")
+    )

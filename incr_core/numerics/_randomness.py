@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["GlobalRandomState", "global_random_state", "seeded"]
+__all__ = ["GlobalRandomState", "OwnChance", "global_random_state", "seeded"]
 
 
 class GlobalRandomState:
@@ -130,6 +130,41 @@ def global_random_state(seed: int, device: torch.device | str = "cpu", *, others
     True
     """
     return GlobalRandomState(seed, torch.device(device), others)
+
+
+class OwnChance:
+    """Between `begin` and `end`, torch's global generators draw what is this shard's own, from a seed they all share.
+
+    Two shards that each take some of a batch's rows would otherwise silence the same units in them. Afterwards the
+    generators of all shards stand where one number, the seed, was drawn, whatever each drew within.
+
+    >>> first, second = OwnChance(torch.device("cpu"), rank=0), OwnChance(torch.device("cpu"), rank=1)
+    >>> drawn = []
+    >>> for own in (first, second):
+    ...     _ = torch.manual_seed(7)
+    ...     own.begin(); drawn.append(torch.rand(1)); own.end()
+    ...     drawn.append(torch.rand(1))
+    >>> bool(drawn[0] == drawn[2]), bool(drawn[1] == drawn[3])
+    (False, True)
+    """
+
+    def __init__(self, device: torch.device, rank: int) -> None:
+        self._device = device
+        self._rank = rank
+        self._shared: GlobalRandomState | None = None
+
+    def begin(self) -> None:
+        """Draw what is this shard's own from here on."""
+        seed = int(torch.randint(2**62, (1,)))
+        # A neighbouring seed is another stream: the generators mix all of its bits.
+        self._shared = global_random_state(seed + self._rank, self._device)
+        self._shared.__enter__()
+
+    def end(self) -> None:
+        """Draw what all share from here on, if it was begun."""
+        if self._shared is not None:
+            self._shared.__exit__()
+            self._shared = None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["like", "load_optimizer", "local", "optimizer_state", "whole"]
+__all__ = ["agreed", "like", "load_optimizer", "local", "optimizer_state", "whole"]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -48,6 +48,26 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
     # Every worker has the whole tensor already, so nothing need be sent.
     mesh, placements = model.device_mesh, model.placements  # type: ignore[attr-defined]
     return distribute_tensor(tensor.to(model.device), mesh, placements, src_data_rank=None).to_local()
+
+
+def agreed(found: bool | None, model: Tensor) -> bool | None:
+    """What all shards of a model may act on: False where one found False, else None where one found None.
+
+    A collective call where `model`, one of its weights, is a shard.
+
+    >>> import torch
+    >>> agreed(True, torch.zeros(1))
+    True
+    """
+    if not _sharded(model):
+        return found
+    from torch import distributed, tensor
+
+    answers = [False, None, True]
+    place = tensor(answers.index(found), device=model.device)
+    group = model.device_mesh.get_group()  # type: ignore[attr-defined]
+    distributed.all_reduce(place, distributed.ReduceOp.MIN, group=group)
+    return answers[int(place)]
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:

@@ -63,11 +63,19 @@ class Worker:
     so nobody need send the result around.
 
     make: makes the participant, and makes it anew where a run returns to a commit. outer: makes the outer step.
+    exchange: with the same shard of the other replicas; within: with the other shards of its own.
     """
 
-    def __init__(self, make: Callable[[], Participant], outer: Callable[[], Outer], exchange: Exchange) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Participant],
+        outer: Callable[[], Outer],
+        exchange: Exchange,
+        within: Exchange | None = None,
+    ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
+        self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
 
@@ -81,7 +89,7 @@ class Worker:
         self._anchored = {
             name
             for name, rule in self.rules.items()
-            if self.outer.needs_anchor or (rule == "sum" and self.exchange.size > 1)
+            if self.outer.needs_anchor or (rule == "sum" and self.exchange.size * self._within.size > 1)
         }
 
     @property
@@ -94,9 +102,9 @@ class Worker:
         if not self._fresh:
             self.participant.close()
             self._prepare()
-        self._fresh = False
         if path is None or weights is None:
             return
+        self._fresh = False
         self.participant.learner.adopt(weights)
         state, _ = self.participant.load(path)
         self.outer.load_state_dict(state["outer"])
@@ -104,6 +112,7 @@ class Worker:
 
     def receive(self) -> Arrival | None:
         """Take the next increment; None at the end of the stream."""
+        self._fresh = False
         return self.participant.receive()
 
     def learn(self, measured: Weights, rounds: int = 1, every: int | None = None) -> Round:
@@ -154,9 +163,21 @@ class Worker:
     def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
         """The mean of this worker's update and its peers'."""
         with_peers = time.perf_counter()
+        if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
+            self._merge_buffers(anchor)
         merged = self.exchange.mean(updates[0], anchor, self.rules)
         self._seconds_exchanging += time.perf_counter() - with_peers
         return merged
+
+    @torch.no_grad()
+    def _merge_buffers(self, anchor: Weights) -> None:
+        """Merge what the forwards of this replica's shards, each over its part of the rows, made of the buffers."""
+        weights = self.participant.learner.weights()
+        buffers = {name: value for name, value in weights.items() if local(value) is value}
+        if buffers:
+            merged, _ = self._within.mean(Update(buffers, rows=1), anchor, self.rules)
+            for name, value in merged.items():
+                buffers[name].copy_(value)
 
     @torch.no_grad()
     def adopt(self, weights: Weights) -> None:

@@ -6,12 +6,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from incr_core._util import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
 from incr_core.models import one_way
-from incr_core.numerics import like, local, unsharded, whole_weights
+from incr_core.numerics import Applied, like, local, unsharded, whole_weights
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull, gradients_of_rows, rows_at_once
 
@@ -79,10 +78,11 @@ def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     tensor([[18.]])
     """
     weights, fixed = whole_weights(model)
+    applied = Applied(model)
 
     def squared(weights: dict[str, Tensor], inputs: Inputs) -> Tensor:
         row = {name: value[None] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[None]
-        output: Tensor = functional_call(model, (weights, fixed), (row,))
+        output: Tensor = applied(weights | fixed, row)
         return output.square().sum()
 
     per_row = gradients_of_rows(squared)

@@ -12,6 +12,7 @@ import pytest
 from cluster.session import Session
 from incr_core.job import Job
 from tests.conftest import ROOT, made_up
+from tests.support.shards import TwoShards
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,12 @@ def ray_session() -> Iterator[None]:
     session = Session(None, workers=4)
     yield
     session.close()
+
+
+@pytest.fixture(scope="session")
+def two_shards() -> Iterator[TwoShards]:
+    with TwoShards() as two:
+        yield two
 
 
 @pytest.fixture(scope="session")

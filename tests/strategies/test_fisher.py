@@ -113,3 +113,17 @@ def test_gradients_at_hand_are_left_alone() -> None:
     before = model.weight.grad.clone()
     fisher_diagonal(model, Binary(), Batch(inputs_of(), torch.ones(150)))
     assert torch.equal(model.weight.grad, before)
+
+
+def test_a_layer_that_stands_in_two_places_counts_in_both_and_is_left_as_it_was() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    weight = layer.weight
+    nn.init.constant_(weight, 0.5)
+    model = nn.Sequential(layer, layer)
+    batch = Batch(torch.tensor([[3.0]]), torch.ones(1))
+    p = torch.sigmoid(torch.tensor(0.5 * 0.5 * 3.0))
+    fisher = fisher_diagonal(model, Binary(), batch)["0.weight"]
+    assert torch.allclose(fisher, p * (1 - p) * (2 * 0.5 * 3.0) ** 2)
+    assert torch.allclose(sensitivity(model, batch)["0.weight"], torch.tensor(4 * 0.5**3 * 3.0**2))
+    assert layer.weight is weight
+    assert weight.item() == 0.5

@@ -48,6 +48,8 @@ class TaskHeads(nn.Module):
     per_task: ClassVar[tuple[str, ...]] = ("weight", "bias")
     """Weights whose first dimension is the task."""
 
+    transient: ClassVar[tuple[str, ...]] = ("_task",)
+
     def __init__(self, last: nn.Linear, tasks: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(last.weight.detach().expand(tasks, -1, -1).clone())

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.numerics import unsharded, whole_weights
+from incr_core.numerics import Applied, unsharded, whole_weights
 from incr_core.objectives import Objective
 
 __all__ = ["fisher_diagonal", "gradients_of_rows", "rows_at_once"]
@@ -46,10 +46,11 @@ def fisher_diagonal(
     """
     weights, fixed = whole_weights(model)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    applied = Applied(model)
 
     def project(weights: dict[str, Tensor], inputs: Inputs, score: Tensor) -> Tensor:
         row = map_inputs(lambda value: value[None], inputs)
-        output: Tensor = functional_call(model, (weights, fixed), (row,))
+        output: Tensor = applied(weights | fixed, row)
         return (output.reshape(-1) * score).sum()
 
     per_row = gradients_of_rows(project)
@@ -59,7 +60,7 @@ def fisher_diagonal(
         with unsharded(model):
             for part in batch.split(rows_at_once(weights) if chunk is None else chunk):
                 with torch.no_grad():
-                    output: Tensor = functional_call(model, (weights, fixed), (part.inputs,))
+                    output: Tensor = applied(weights | fixed, part.inputs)
                     scores = objective.scores(output, generator)
                 for score in scores:
                     for name, gradient in per_row(weights, part.inputs, score).items():

@@ -1,0 +1,163 @@
+"""Which parts of a model FSDP gathers at one time, and what of a model it cannot take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from incr_core.errors import JobError
+
+__all__ = ["check_shardable", "explaining_uncalled", "units_of"]
+
+
+def units_of(model: nn.Module) -> list[nn.Module]:
+    """The parts to be gathered one at a time, those within others before these; the last is the model itself.
+
+    They are the layers of every `nn.ModuleList`, each once, but for those that share a parameter with what lies
+    outside of them: FSDP keeps a parameter that stands in several places one only within a unit. What learns in
+    another type than the rest of its unit is a unit of its own; JobError where it cannot be.
+
+    >>> layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+    >>> model = nn.Module(); model.layers = layers
+    >>> len(units_of(model))
+    3
+    >>> layers[1].weight = layers[0].weight
+    >>> len(units_of(model))
+    1
+    """
+    parts = list(model.modules())
+    layers = [layer for part in parts if isinstance(part, nn.ModuleList) for layer in part if _called(layer)]
+    units = {layer for layer in layers if _apart(layer, model)} | {model}
+    names = {weight: name for name, weight in model.named_parameters()}
+    for unit in list(units):
+        units |= _of_other_types(unit, units, model)
+    for own in (_own(unit, units) for unit in units):
+        for other in own[1:]:
+            if other.dtype != own[0].dtype:
+                raise _refused(
+                    names[other],
+                    f"{_word(other)} where {names[own[0]]} is {_word(own[0])}, and the two must be gathered together",
+                    "make them of one type, or put one into a module of its own that has a forward",
+                )
+    return [part for part in reversed(parts) if part in units]
+
+
+def check_shardable(model: nn.Module) -> None:
+    """Refuse what FSDP cannot shard, or would learn something else of; JobError names the parameter."""
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            if part.max_norm is not None:
+                raise _refused(
+                    f"{name}.weight".lstrip("."),
+                    f"of an {type(part).__name__} with max_norm, which scales rows of it in the forward; "
+                    "there it is a copy, gathered from the shards",
+                    "leave max_norm out and scale what is looked up, or the weight after each step",
+                )
+            if part.sparse:
+                raise _refused(
+                    f"{name}.weight".lstrip("."),
+                    f"of an {type(part).__name__} with sparse gradients, which cannot be added up between shards",
+                    "say sparse = False",
+                )
+    named = dict(model.named_parameters())
+    for name, weight in named.items():
+        if is_lazy(weight):
+            raise _refused(name, "not made yet", "run the model once on a row where it is made")
+        if weight.dim() == 0:
+            raise _refused(name, "a single number without a dimension", "give it the shape (1,)")
+    for one, other in _overlapping(named):
+        raise _refused(
+            other, f"in the memory of another, {one}", f"make both one nn.Parameter: module.{other} = module.{one}"
+        )
+
+
+@contextmanager
+def explaining_uncalled(model: nn.Module) -> Iterator[None]:
+    """JobError where a forward uses the weights of a layer that it does not call: then they are not gathered."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "got mixed torch.Tensor and DTensor" not in str(error):
+            raise
+        lists = [name or "model" for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+        raise JobError(
+            "cluster.shards: expected a forward that calls the layers of its nn.ModuleLists, got one that reads the "
+            f"weights of a layer of {', '.join(lists)} without calling it, before which they are not gathered; call "
+            "the layer, keep it outside of the nn.ModuleList, or set shards = 1"
+        ) from error
+
+
+def _refused(parameter: str, got: str, remedy: str) -> JobError:
+    return JobError(
+        f"cluster.shards: expected parameters that can be sharded, got {parameter}, {got}; {remedy}, or set shards = 1"
+    )
+
+
+def _word(weight: Tensor) -> str:
+    return str(weight.dtype).removeprefix("torch.")
+
+
+def _called(part: nn.Module) -> bool:
+    """Whether it has a forward, before which it can be gathered; containers have none."""
+    return type(part).forward is not nn.Module.forward
+
+
+def _apart(part: nn.Module, model: nn.Module) -> bool:
+    """Whether no parameter of a part stands outside of it too."""
+    outside = {weight for other in _without(model, part) for weight in other.parameters(recurse=False)}
+    return outside.isdisjoint(part.parameters())
+
+
+def _without(model: nn.Module, part: nn.Module) -> Iterator[nn.Module]:
+    """The modules that can be reached from the model but not through a part."""
+    seen, ahead = {part}, [model]
+    while ahead:
+        if (module := ahead.pop()) not in seen:
+            seen.add(module)
+            ahead += module.children()
+            yield module
+
+
+def _own(unit: nn.Module, units: set[nn.Module]) -> list[nn.Parameter]:
+    """The parameters that learn and are gathered with a unit: those of no unit within it."""
+    within = [other for other in unit.modules() if other in units and other is not unit]
+    elsewhere = {weight for other in within for weight in other.parameters()}
+    return [weight for weight in unit.parameters() if weight.requires_grad and weight not in elsewhere]
+
+
+def _of_other_types(unit: nn.Module, units: set[nn.Module], model: nn.Module) -> set[nn.Module]:
+    """The largest parts of a unit that learn in one type, another than most of it."""
+    own = set(_own(unit, units))
+    sizes: Counter[torch.dtype] = Counter()
+    for weight in own:
+        sizes[weight.dtype] += weight.numel()
+    found, ahead = set(), [unit] if len(sizes) > 1 else []
+    most = {dtype for dtype, _ in sizes.most_common(1)}
+    while ahead:
+        for part in ahead.pop().children():
+            types = {weight.dtype for weight in part.parameters() if weight in own}
+            if len(types) == 1 and types != most and _called(part) and _apart(part, model):
+                found.add(part)
+            elif part not in units:
+                ahead.append(part)
+    return found
+
+
+def _overlapping(named: dict[str, nn.Parameter]) -> Iterator[tuple[str, str]]:
+    """Pairs of parameters that are two and lie in the same memory."""
+    spans = sorted((*_span(weight), name) for name, weight in named.items() if weight.numel())
+    for (_, stop, one), (start, _, other) in pairwise(spans):
+        if start < stop:
+            yield one, other
+
+
+def _span(weight: Tensor) -> tuple[int, int]:
+    """The addresses of its first element and behind its last."""
+    reach = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    return weight.data_ptr(), weight.data_ptr() + (reach + 1) * weight.element_size()
