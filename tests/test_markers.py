@@ -111,6 +111,7 @@ def test_what_the_check_looks_for_exists() -> None:
     assert all(find_spec(name) for names in IMPORTS.values() for name in names)
 
 
+@pytest.mark.slow
 def test_a_test_without_the_marker_cannot_start_ray(tmp_path: Path) -> None:
     """However deep in the code it does, under the hooks of `tests/conftest.py`."""
     test = tmp_path / "test_it.py"

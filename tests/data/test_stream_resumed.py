@@ -23,6 +23,7 @@ from tests.support.streams import EVERY, RATES, flights, ids, same, stream, unti
 SHAPES = ["plain", "warm", "warm rows", "shuffled", "quarantine", "forever", "no rates", "owned"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_resumed_stream_goes_on_bit_for_bit(tmp_path: Path, every: Any, shape: str) -> None:
