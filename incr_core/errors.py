@@ -12,10 +12,13 @@
     +-- StrategyError         a strategy cannot do what it was asked
     +-- DivergedError         losses or weights are not finite again and again; the last commit is intact
 
-A message names the place, what was expected, what came, and what to do.
+A message names the place, what was expected, what came, and what to do. What of it is data cannot act on a terminal: it
+is one line, in which what cannot be printed is told by its code.
 """
 
 from __future__ import annotations
+
+from incr_core.shown import shown
 
 __all__ = [
     "BadRows",
@@ -42,6 +45,9 @@ class IncrError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class JobError(IncrError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from incr_core._util import json_text
 from incr_core.errors import IncrError
+from incr_core.shown import shown
 
 __all__ = ["main"]
 
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("directory", metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
+    serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
 
     versions = command("versions", _versions, "list the versions of a run")
     versions.add_argument("directory", metavar="DIR")
@@ -138,23 +141,25 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
     value = summary["prequential"].get(main)
     value = math.nan if value is None else value
     print(
-        f"{summary['name']} on {summary['engine']}: {summary['increments']:,} increments, "
+        f"{shown(summary['name'])} on {summary['engine']}: {summary['increments']:,} increments, "
         f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
         f"({summary['rows_per_second']:,.0f} rows/s)"
     )
     if summary["rows_quarantined"]:
-        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {Path(out, 'quarantine.parquet')}")
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
     if summary["rows_duplicate"]:
-        print(f"  {summary['rows_duplicate']:,} rows learned before: {Path(out, 'duplicates.parquet')}")
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates.parquet'))}")
     if summary["files_quarantined"]:
-        print(f"  {summary['files_quarantined']:,} files in quarantine: {Path(out, 'quarantine.parquet')}")
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
     if summary["events"]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
-        print(f"  events: {told}: {Path(out, 'events.parquet')}")
-    print(f"  prequential {main} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}")
+        print(f"  events: {told}: {shown(Path(out, 'events.parquet'))}")
+    print(
+        f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
+    )
     if told := caution(summary):
         print(f"  {told}")
-    print(f"  report: {Path(out, 'report.html')}")
+    print(f"  report: {shown(Path(out, 'report.html'))}")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -171,20 +176,36 @@ def _predict(options: argparse.Namespace) -> int:
         raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
     table, bad = predict_file(load_version(options.directory, options.version), options.rows)
     if output is None:
-        csv.write_csv(table, sys.stdout.buffer)
+        csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:
         write = csv.write_csv if output.suffix == ".csv" else pq.write_table
         write_atomically(output, lambda file: write(table, file))
-        print(f"{table.num_rows - len(bad):,} predictions: {options.output}")
+        print(f"{table.num_rows - len(bad):,} predictions: {shown(options.output)}")
     if bad:
-        shown = [f'row {row.offset}: {row.column}: {row.reason} ("{row.value}")' for row in bad[:REASONS]]
+        told = [
+            f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
+            for row in bad[:REASONS]
+        ]
         more = "; ..." if len(bad) > REASONS else ""
         print(
-            f"incr: {len(bad):,} of {table.num_rows:,} rows of {options.rows} cannot be used, their predictions are "
-            f"null: {'; '.join(shown)}{more}",
+            f"incr: {len(bad):,} of {table.num_rows:,} rows of {shown(options.rows)} cannot be used, their "
+            f"predictions are null: {'; '.join(told)}{more}",
             file=sys.stderr,
         )
     return 0
+
+
+def _for_a_terminal(table: Any) -> Any:
+    """The table with names and labels that a terminal may print; a program that reads gets them as they are."""
+    import pyarrow as pa
+
+    columns = [
+        pa.array([None if value is None else shown(value) for value in column.to_pylist()])
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=[shown(name) for name in table.column_names])
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -195,7 +216,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(json_text(found))
     else:
         for name, value in found.items():
-            print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+            print(f"{shown(name):20} {value:,.4f}" if isinstance(value, float) else f"{shown(name):20} {value:,}")
     return 0
 
 
@@ -223,7 +244,7 @@ def _serve(options: argparse.Namespace) -> int:
         from incr_core.commands.serve import serve
     except ModuleNotFoundError as missing:
         raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
-    serve(options.directory, options.host, options.port)
+    serve(options.directory, options.host, options.port, max_bytes=options.max_bytes, max_rows=options.max_rows)
     return 0
 
 
@@ -236,7 +257,7 @@ def _versions(options: argparse.Namespace) -> int:
         marks = " champion" if version["champion"] else ""
         marks += "" if version["has_weights"] else " (weights pruned)"
         print(
-            f"{version['version']:>8}  {version['created'][:19]:20} {version['name']:20} {version['rows']:>9,}  "
+            f"{version['version']:>8}  {version['created'][:19]:20} {shown(version['name']):20} {version['rows']:>9,}  "
             f"{version['model_sha256'][:12]}{marks}"
         )
     return 0
@@ -284,7 +305,7 @@ def _forget(options: argparse.Namespace) -> int:
     if found["unknown"]:
         print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
     if gone:
-        print(f"  gone: {', '.join(gone)}; --where could not look there, name rows of these files by --rows")
+        print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
     if found["elsewhere"]:
         print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
     return 0
@@ -294,7 +315,7 @@ def _report(options: argparse.Namespace) -> int:
     from incr_core.registry import RunDirectory
     from incr_core.report import write_report
 
-    print(write_report(RunDirectory(options.directory).open()))
+    print(shown(write_report(RunDirectory(options.directory).open())))
     return 0
 
 

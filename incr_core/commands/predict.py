@@ -25,33 +25,36 @@ __all__ = ["Version", "evaluate", "load_version", "predict_file", "predict_table
 class Version:
     """A version of a run, ready to predict.
 
-    history: the outcomes known at its commit, where its features need them.
+    history: the outcomes known at its commit, where its features need them. manifest: what is told of it.
     """
 
     number: int
     job: Job
     learner: Learner
     history: pa.Table | None
+    manifest: dict[str, Any]
 
 
 def load_version(directory: str | Path, number: int | None = None) -> Version:
     """A version of a run, the champion if none is named; every byte verified.
 
-    The rows it learned from may be gone; only where a manifest lacks `numeric_width`, as old ones do, are they looked
-    at.
+    The rows it learned from may be gone; only where neither job nor manifest tells how long lists are, as old ones do
+    not, are they looked at.
 
     Raises RunDirectoryError, VersionError or CheckpointError.
     """
     run = RunDirectory(directory).open()
     weights, manifest = run.load(number)
-    job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
+    document = run.job()
+    if "widths" in manifest:
+        document["features"].setdefault("widths", manifest["widths"])
+    job = Job.from_document(document, place=str(Path(directory, "job.toml")))
     settle_arithmetic(job.learner.threads)
-    job.encoder.widths.update(manifest.get("widths", {}))
-    learner = job.learner_for(manifest["numeric_width"] if "numeric_width" in manifest else job.data().numeric_width)
+    learner = job.learner_for(job.encoder.width + 2 * len(job.rates()))
     learner.adopt(weights)
     version = int(manifest["version"])
     history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
-    return Version(version, job, learner, history)
+    return Version(version, job, learner, history, manifest)
 
 
 def predictions(version: Version, path: str | Path) -> pa.Table:

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 
 from incr_core.job import Job
 from incr_core.loop import Progress
+from incr_core.shown import shown
 
 __all__ = ["progress"]
 
@@ -25,9 +26,11 @@ def progress(job: Job, quiet: bool = False) -> Iterator[Callable[[str, Progress]
     total = job.rows_in_stream()
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name in brackets is no colour
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[increment]:16}  {task.fields[rate]:>9,.0f} rows/s  {task.fields[metric]}"),
+        TextColumn(
+            "{task.fields[increment]:16}  {task.fields[rate]:>9,.0f} rows/s  {task.fields[metric]}", markup=False
+        ),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -36,13 +39,13 @@ def progress(job: Job, quiet: bool = False) -> Iterator[Callable[[str, Progress]
 
         def observe(name: str, done: Progress) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total, increment="", rate=0.0, metric="")
+                tasks[name] = bar.add_task(shown(name), total=total, increment="", rate=0.0, metric="")
             bar.update(
                 tasks[name],
                 completed=done.rows,
-                increment=done.increment,
+                increment=shown(done.increment),
                 rate=done.rows_per_second,
-                metric=f"{done.metric} {done.value:.4f}",
+                metric=f"{shown(done.metric)} {done.value:.4f}",
             )
 
         yield observe

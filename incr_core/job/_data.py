@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from incr_core._util import load_callable
-from incr_core.data.encoding import Encoder, column_kinds, find_classes
+from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
 from incr_core.data.rates import Rate
 from incr_core.data.sources import Source, await_files, open_source, seconds
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
@@ -33,7 +34,8 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
 
 
 def discovered(job: JobFile) -> dict[str, Any]:
-    """The document of a job with what its data decides filled in: an absolute path, the columns, the classes.
+    """The document of a job with what its data decides filled in: an absolute path, the columns, how long lists are,
+    the classes.
 
     It waits for files that are still being written. Raises StreamError where the data cannot be looked at, JobError
     where it may have no end to look for.
@@ -64,7 +66,17 @@ def discovered(job: JobFile) -> dict[str, Any]:
             source, features.labels[0], objective=objective, format=format, tolerant=tolerant, settle=settle
         )
         document["features"]["classes"] = classes
+    with contextlib.suppress(StreamError):  # whoever has the rows will say what is wrong, or find out
+        document["features"]["widths"] = _widths(JobFile.from_document(document))
     return document
+
+
+def _widths(job: JobFile) -> dict[str, int]:
+    """How long the lists of columns are: as the job says, or else its data."""
+    known = job.features.widths or {}
+    listed = job.features.labels if job.learner.objective == "next_token" else job.features.numeric
+    asked = [name for name in listed if name not in known]
+    return (list_widths(open_source(source_of(job), job.stream.format), asked) if asked else {}) | known
 
 
 def _finds_classes(job: JobFile) -> bool:
@@ -76,7 +88,7 @@ def _finds_classes(job: JobFile) -> bool:
 
 
 def encoder_of(job: JobFile) -> Encoder:
-    """How rows become tensors."""
+    """How rows become tensors. Where nobody has resolved the job, its data says how long lists are."""
     features = job.features
     return Encoder(
         features.label,
@@ -91,6 +103,7 @@ def encoder_of(job: JobFile) -> Encoder:
         vocabulary=features.vocabulary,
         tasks=_tasks_told(job),
         guesses=any(step.name == "experts" and step.arguments.get("features") for step in job.model.adapt),
+        widths=_widths(job) if features.widths is None else features.widths,
     )
 
 

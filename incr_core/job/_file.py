@@ -176,8 +176,11 @@ class JobFile(Section):
             raise JobError(f"{place}: {first_fault(error, cls)}") from None
 
     def with_settings(self, settings: Sequence[str]) -> Self:
-        """The same job with `section.key=value` settings on top."""
-        return type(self).from_document(self.document(), settings)
+        """The same job with `section.key=value` settings on top; other columns are measured anew."""
+        document = self.document()
+        if any(setting.partition("=")[0].strip() in ("features.numeric", "features.label") for setting in settings):
+            document["features"].pop("widths", None)
+        return type(self).from_document(document, settings)
 
     def document(self) -> dict[str, Any]:
         """Nested dictionaries, without what is not set."""

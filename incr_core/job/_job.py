@@ -49,7 +49,7 @@ class Job(JobFile):
         return super().read(path, settings).resolved()
 
     def resolved(self) -> Self:
-        """The job with what its data decides filled in: an absolute path, the columns, the classes."""
+        """The job with what its data decides filled in: an absolute path, the columns and their widths, the classes."""
         return type(self).from_document(discovered(self))
 
     def source(self) -> str | Callable[..., Any]:
@@ -66,7 +66,7 @@ class Job(JobFile):
 
     @cached_property
     def encoder(self) -> Encoder:
-        """How rows become tensors; one for the whole job, since it learns how wide lists are."""
+        """How rows become tensors. Raises StreamError where only its data says how long lists are, and is not there."""
         return encoder_of(self)
 
     def rates(self) -> list[Rate]:

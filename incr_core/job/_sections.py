@@ -104,6 +104,7 @@ class FeaturesSection(Section):
     capacity: int | None = Field(None, ge=2)
     vocabulary: int | None = Field(None, ge=2, le=2**24)
     buckets: int = Field(1024, ge=2)
+    widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
     on_bad_file: Literal["fail", "quarantine"] | None = None

@@ -312,7 +312,7 @@ class Loop:
         if self._shape is None:
             try:
                 width = self.job.data().numeric_width
-                self._shape = {"numeric_width": width, "widths": dict(self.job.encoder.widths)}
+                self._shape = {"numeric_width": width, "widths": self.job.encoder.widths}
             except (JobError, StreamError):
                 self._shape = {}
         return self._shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from incr_core.report._course import Course, Floats
 from incr_core.report._style import DASHES, EVENTS, GRID, OTHERS, OURS, QUIET
 from incr_core.report._words import short
+from incr_core.shown import shown
 
 __all__ = ["draw", "label_ends", "leave_room", "line_style", "mark_events", "new_figure", "svg", "x_axis"]
 
@@ -57,10 +59,10 @@ def draw(axes: Axes, x: Floats, y: Floats, **style: Any) -> float | None:
         return None
     step = -(-len(known) // _MOST_POINTS)
     # Counted from the end, so that the last point stays.
-    shown = known[::-1][::step][::-1]
-    if len(shown) < 3:
+    drawn = known[::-1][::step][::-1]
+    if len(drawn) < 3:
         style |= {"marker": "o", "markersize": 5}
-    axes.plot(x[shown], y[shown], solid_capstyle="round", **style)
+    axes.plot(x[drawn], y[drawn], solid_capstyle="round", **style)
     return float(y[known[-1]])
 
 
@@ -85,7 +87,7 @@ def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str, bool]]) -> None
         heights[i] = min(heights[i], ceiling)
     for height, (_, text, color, bold) in zip(heights, placed, strict=True):
         note = axes.annotate(
-            short(text).replace("$", r"\$"),
+            _literal(short(text)),
             xy=(1, height),
             xycoords="axes fraction",
             xytext=(8, 0),
@@ -113,15 +115,23 @@ def x_axis(axes: Axes, course: Course) -> None:
         axes.set_xlabel("increment", color=QUIET, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
     if len(course.x) == 1:
-        axes.set_xticks(course.x.tolist(), [course.label])
+        axes.set_xticks(course.x.tolist(), [_literal(course.label)])
     axes.xaxis.get_offset_text().set_color(QUIET)
+
+
+def _literal(text: str) -> str:
+    """A name as matplotlib prints it letter by letter, and reads no formula in it."""
+    return shown(text).replace("$", r"\$")
 
 
 def svg(figure: Figure, label: str) -> str:
     """The figure as an <svg> element that a screen reader calls `label`."""
     buffer = io.StringIO()
-    # Text stays text: smaller, selectable, and in the reader's own font.
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": label}):
+    # Text stays text: smaller, selectable, and in the reader's own font, which may have letters that ours lacks.
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),
+        matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": label}),
+    ):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]

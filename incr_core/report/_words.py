@@ -6,6 +6,8 @@ import html
 
 import numpy as np
 
+from incr_core.shown import shown
+
 __all__ = ["count", "escaped", "increments", "number", "short", "size", "words"]
 
 
@@ -74,4 +76,4 @@ def escaped(value: object) -> str:
     >>> escaped("a < b")
     'a &lt; b'
     """
-    return html.escape(str(value))
+    return html.escape(shown(value))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -40,15 +42,22 @@ def learned(table: Path, out: Path, **features: Any) -> Path:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """A server's address; it is told to end afterwards, by its id."""
-    command = [sys.executable, "-m", "incr_core.commands.cli", "serve", str(directory), "--port", "0"]
+def serving(directory: Path, *options: str) -> Iterator[str]:
+    """A server's address."""
+    with started(directory, *options) as (url, _):
+        yield url
+
+
+@contextmanager
+def started(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """A server's address and the id of its process, which is told to end afterwards."""
+    command = [sys.executable, "-m", "incr_core.commands.cli", "serve", str(directory), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith(f"serving {directory}, version "), line
-        yield line.split()[-1]
+        yield line.split()[-1], process.pid
     finally:
         process.terminate()
         assert process.wait(20) is not None
@@ -100,6 +109,54 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
         assert ask(f"{url}/predict", {"rows": []})[0] == 422
         assert ask(f"{url}/predict", {"rows": [{**rows[0], "colour": {"a": 1}}]})[0] == 422
         assert ask(f"{url}/nothing")[0] == 404
+
+
+def upload(url: str, head: str, pieces: Iterator[bytes]) -> tuple[bytes, int]:
+    """The answer to a body that is sent in pieces until there is one, and how many bytes were sent until then."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n".encode()
+        )
+        sent = 0
+        for piece in pieces:
+            if select.select([connection], [], [], 0)[0]:
+                break
+            connection.sendall(piece)
+            sent += len(piece)
+        answer = connection.recv(65_536)
+        return answer if b'"}' in answer else answer + connection.recv(65_536), sent
+
+
+def memory(pid: int) -> int:
+    """The bytes of memory that a process has needed at most."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_path: Path) -> None:
+    out = learned(table, tmp_path / "run")
+    piece = b" " * 65_536
+    chunk = b"10000\r\n" + piece + b"\r\n"
+    row = {"height": 170, "weight": 70.5, "colour": "red"}
+    with started(out) as (url, pid):
+        before = ask(f"{url}/predict", {"rows": [row]})
+        used = memory(pid)
+        answer, sent = upload(url, f"Content-Length: {100 << 20}\r\n", (piece for _ in range(1600)))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert sent < 8_000_000
+        answer, sent = upload(url, "Transfer-Encoding: chunked\r\n", (chunk for _ in range(1600)))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"expected at most 8,000,000 bytes, got more" in answer
+        assert sent < 32_000_000  # 100 MB were offered; what the sockets hold is sent too
+        assert memory(pid) - used < 64 << 20
+        assert ask(f"{url}/predict", {"rows": [row]}) == before
+    with serving(out, "--max-bytes", "200", "--max-rows", "1") as url:
+        assert ask(f"{url}/predict", {"rows": [row]}) == before
+        assert ask(f"{url}/predict", {"rows": [row, row]})[0] == 413
+        assert ask(f"{url}/predict", {"rows": [{**row, "colour": "x" * 200}]})[0] == 413
+    assert main(["serve", str(out), "--max-rows", "0"]) == 2
 
 
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_whatever_holds_numbers_becomes_floats(column: Any, expected: list[Any])
 
 
 def test_lists_take_as_many_columns_as_they_are_long() -> None:
-    encoder = Encoder("y", ["a", "pixels", "b"], [], objective="regression", classes=None)
+    encoder = Encoder("y", ["a", "pixels", "b"], [], objective="regression", classes=None, widths={"pixels": 2})
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(range(6), pa.uint8()), 2)
     found = encode(encoder, {"a": [1.0, 2.0, 3.0], "pixels": fixed, "b": [7, 8, 9], "y": [0.0, 0.0, 0.0]})
     assert found.batch.inputs.tolist() == [[1, 0, 1, 7], [2, 2, 3, 8], [3, 4, 5, 9]]

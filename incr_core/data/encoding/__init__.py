@@ -7,6 +7,7 @@ from incr_core.data.encoding._encoder import Encoded, Encoder
 from incr_core.data.encoding._hashing import ColumnHash, indexed, text
 from incr_core.data.encoding._infer import column_kinds, find_classes
 from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, refuse, whole_table
+from incr_core.data.encoding._widths import list_widths
 
 __all__ = [
     "BadFile",
@@ -19,6 +20,7 @@ __all__ = [
     "find_classes",
     "indexed",
     "is_list",
+    "list_widths",
     "parsed",
     "quarantine_table",
     "refuse",

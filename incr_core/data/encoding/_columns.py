@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from incr_core.errors import StreamError
+from incr_core.shown import shown
 
 __all__ = [
     "Fault",
@@ -178,11 +179,13 @@ def numpy_of(chunk: pa.Array) -> Floats:
 
 
 def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> tuple[Floats, list[Fault]]:
-    """A column of lists as (B, width) float32; a null list is a row of NaN.
+    """A column of lists as (B, width) float32; a null list is a row of NaN, and so is a null without a type.
 
     >>> list_matrix(pa.chunked_array([[[1, 2], [3]]]), 2, "pixels", "a.parquet")[1][0].expected
     '2 numbers'
     """
+    if pa.types.is_null(column.type):
+        return np.full((len(column), width), np.nan, dtype=np.float32), []
     if not is_list(column.type) or not _is_plain(column.type.value_type):
         raise StreamError(
             f"stream.features.{name}: expected lists of {width} numbers, got {column.type} in {place}; convert it"
@@ -196,7 +199,8 @@ def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> t
     kept = column if len(rows) == len(column) else column.take(pa.array(rows))
     flat = [numpy_of(chunk.flatten()) for chunk in kept.chunks]
     if len(rows):
-        matrix[rows] = np.concatenate(flat).reshape(-1, width)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+            matrix[rows] = np.concatenate(flat).reshape(-1, width)
     faults = []
     wrong = np.flatnonzero(~right & ~null)
     if len(wrong):
@@ -221,7 +225,7 @@ def _from_text(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.Chunk
     if len(index) and len(index) == len(column) - column.null_count:
         example = column[int(index[0])].as_py()
         raise StreamError(
-            f'stream.features.{name}: expected float, got text ("{example}") in every row of {place}; '
+            f'stream.features.{name}: expected float, got text ("{shown(example, 60)}") in every row of {place}; '
             "list it as categorical, or convert it"
         )
     parsed = pc.cast(pc.utf8_trim_whitespace(pc.if_else(numeric, column, pa.scalar(None, kind))), pa.float64())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from incr_core.batch import Batch, Inputs
 from incr_core.data._row_ids import OFFSET_BITS
-from incr_core.data.encoding._columns import Fault, is_list, numbers, width_of
+from incr_core.data.encoding._columns import Fault, numbers
 from incr_core.data.encoding._hashing import ColumnHash, indexed, text
 from incr_core.data.encoding._infer import column_kinds, find_classes
 from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
 from incr_core.data.encoding._quarantine import BadRow
 from incr_core.data.encoding._targets import ZERO_ONE, check_labels, flags, sets, tokens
+from incr_core.data.encoding._widths import check_widths
 from incr_core.errors import JobError, StreamError
 
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
@@ -38,10 +39,13 @@ class Encoded:
 class Encoder:
     """Turns a table into a batch.
 
+    It is made for rows of one shape, and nothing that it encodes changes it.
+
     Inputs are a float32 tensor (B, N) where there are only numeric columns, else {"numeric": (B, N) float32,
     "categorical": (B, C, 2) int64}. A numeric column of lists (pixels, an embedding) takes as many columns as its lists
-    are long. A null number is missing, which is legitimate: it becomes NaN, for the model to impute. NaN or infinity
-    *in the data* is a bad row.
+    are long: `widths` says how long those of a column are; columns that it does not name hold one number a row. None:
+    a `Stream` looks into its data. A null number is missing, which is legitimate: it becomes NaN, for the model to
+    impute. NaN or infinity *in the data* is a bad row.
 
     A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that
     collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is one of its own.
@@ -76,6 +80,7 @@ class Encoder:
         vocabulary: int | None = None,
         tasks: int | None = None,
         guesses: bool = False,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         self.tasks = tasks
         self.guesses = guesses
@@ -100,7 +105,8 @@ class Encoder:
                 f"features.classes: expected two for a binary objective, got {len(self.classes)}; "
                 'name two, or set objective = "multiclass"'
             )
-        self.widths: dict[str, int] = {}
+        self.widths = {} if widths is None else {name: widths[name] for name in self.listed if name in widths}
+        self.is_measured = widths is not None
         self._hashes = {name: ColumnHash(name) for name in self.categorical}
         self._index = self._label_index()
 
@@ -143,7 +149,7 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """N: how many numbers, or tokens, a row's inputs take. List columns count once a table was measured."""
+        """N: how many numbers, or tokens, a row's inputs take."""
         if self.of_tokens:
             return self.widths.get(self.labels[0], 1) - 1
         return sum(map(len, self.places.values()))
@@ -152,8 +158,8 @@ class Encoder:
     def places(self) -> dict[str, range]:
         """Where among a row's N numbers those of each numeric column are.
 
-        >>> encoder = Encoder("late", ["at", "pixels", "far"], [], objective="binary", classes=None)
-        >>> encoder.measure(pa.table({"pixels": [[1, 2, 3]]}))
+        >>> columns = ["at", "pixels", "far"]
+        >>> encoder = Encoder("late", columns, [], objective="binary", classes=None, widths={"pixels": 3})
         >>> encoder.places["far"]
         range(4, 5)
         """
@@ -163,13 +169,23 @@ class Encoder:
             start = found[name].stop
         return found
 
-    def measure(self, table: pa.Table) -> None:
-        """Learn how long the lists of columns are, from the first table that tells."""
-        for field in table.schema:
-            if is_list(field.type) and field.name in self.listed and field.name not in self.widths:
-                width = width_of(table[field.name])
-                if width is not None:
-                    self.widths[field.name] = width
+    def measured(self, widths: Mapping[str, int]) -> Encoder:
+        """The same, for lists of these lengths.
+
+        >>> Encoder("y", ["pixels"], [], objective="binary", classes=None).measured({"pixels": 3}).width
+        3
+        """
+        other = copy.copy(self)
+        other.widths = {name: widths[name] for name in self.listed if name in widths}
+        other.is_measured = True
+        return other
+
+    def check(self, table: pa.Table, place: str, labelled: bool = True) -> None:
+        """StreamError where a table as a whole is of another shape; `place` names its file.
+
+        labelled: whether labels are there; where not, sequences of tokens may lack the last one.
+        """
+        check_widths(table, self.widths, self.listed, place, spare=int(self.of_tokens and not labelled))
 
     def empty(self) -> Batch:
         """A batch of no rows, of the right widths and dtypes."""
@@ -203,7 +219,6 @@ class Encoder:
 
         labelled: whether labels are there, for all rows or for each (B,); where not, the target is 0.
         """
-        self.measure(table)
         faults: list[Fault] = []
         known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
         found, targets = self._inputs_and_targets(table, place, known, faults)

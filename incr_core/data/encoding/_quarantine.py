@@ -13,6 +13,7 @@ from torch import Tensor
 
 from incr_core.data._row_ids import fragment_of, offset_of
 from incr_core.errors import BadRows
+from incr_core.shown import shown
 
 __all__ = ["BadFile", "BadRow", "files_table", "quarantine_table", "refuse", "whole_table"]
 
@@ -81,7 +82,7 @@ def refuse(bad: Sequence[BadRow], total: int, section: str = "stream.features") 
     kinds = Counter((row.column, row.expected, row.got) for row in bad)
     (column, expected, got), count = kinds.most_common(1)[0]
     alike = [row for row in bad if (row.column, row.expected, row.got) == (column, expected, got)]
-    examples = ", ".join(f'"{value}"' for value in list(dict.fromkeys(row.value for row in alike))[:3])
+    examples = ", ".join(f'"{shown(value, 60)}"' for value in list(dict.fromkeys(row.value for row in alike))[:3])
     others = sorted({name for name, _, _ in kinds} - {column})
     more = f"; {len(bad) - count} more rows are bad" if len(bad) > count else ""
     more += f" (columns {', '.join(others)})" if others else ""

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from incr_core.data.times import readable
 from incr_core.errors import StreamError
+from incr_core.shown import shown
 
 __all__ = [
     "CHUNK",
@@ -173,7 +174,7 @@ def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Ta
 
 def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
     # Arrow quotes what it stumbled over, which may be anything.
-    reason = "".join(letter if letter.isprintable() else " " for letter in str(error))[:200]
+    reason = shown(error, 200)
     return StreamError(
         f"{place}: expected a whole {kind} file, got one that cannot be read ({reason}); "
         "write it again or take it out of the stream"

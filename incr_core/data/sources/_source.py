@@ -330,6 +330,9 @@ def _inside(root: Path, found: Iterable[Path], format: str | None) -> dict[str, 
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format
         raise StreamError(f"stream.path: expected files of a known kind ({kinds}) in {root}, got none")
+    for name in paths:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps bytes that are no UTF-8
+            raise StreamError(f"stream.path: expected names in UTF-8, got {name} in {root}; rename it or take it out")
     return {name: paths[name] for name in sorted(paths, key=_natural)}
 
 

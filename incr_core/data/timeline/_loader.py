@@ -226,7 +226,7 @@ class Loader:
         """Rows of a fragment from offset `start` on: the times of all, and the owned ones encoded."""
         if self.on_bad_file is not None and self.owner is not None:
             check_encodes(self.encoder, table, fragment.name)
-        self.encoder.measure(table)
+        self.encoder.check(table, fragment.name)
         rows = row_ids(fragment.file, start, start + len(table))
         owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
         read = self._times(table, fragment)

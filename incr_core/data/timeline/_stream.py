@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from incr_core._util import prefetch, waiting
 from incr_core.batch import Batch
 from incr_core.data import times as clock
-from incr_core.data.encoding import Encoder, is_list
+from incr_core.data.encoding import Encoder, list_widths
 from incr_core.data.rates import History, Rate
 from incr_core.data.sources import Fragment, open_source
 from incr_core.data.timeline._keys import Learned
@@ -34,7 +35,8 @@ KEY_WINDOW = 100_000
 class Stream:
     """Increments of a source: a file, a folder, a glob, a callable or "module:factory".
 
-    encoder: how rows become tensors. format: of the files, if their names do not tell.
+    encoder: how rows become tensors; where it does not say how long lists are, the first rows do.
+    format: of the files, if their names do not tell.
     every: what an increment is: "file", a number of rows, or a duration such as "1h" whose ticks begin at multiples of
         it since 1970 (UTC). A tick in which nothing happens is no increment.
     order: "time" sorts by `predict_at`; files whose times overlap are loaded, and sorted, together. "file" takes rows
@@ -92,7 +94,7 @@ class Stream:
         partition: Partition | None = None,
         prefetch: int = 2,
     ) -> None:
-        self.source, self.format, self.encoder = source, format, encoder
+        self.source, self.format, self._encoder = source, format, encoder
         self.every, self.order, self.on_bad_row = every, order, on_bad_row
         self.on_bad_file = on_bad_file or on_bad_row
         self.predict_at, self.label_at = predict_at, label_at
@@ -188,13 +190,16 @@ class Stream:
         """Paths of the fragments by number, relative to the source; for a Python source, those met so far."""
         return self._source.names
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How rows become tensors."""
+        if self._encoder.is_measured:
+            return self._encoder
+        return self._encoder.measured(list_widths(self._source, self._encoder.listed))
+
     @property
     def numeric_width(self) -> int:
         """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
-        if not set(self.encoder.listed) <= set(self.encoder.widths):
-            head = self._source.head(self.encoder.listed)
-            if any(is_list(field.type) for field in head.schema):
-                self.encoder.measure(head)
         return self.encoder.width + 2 * len(self.rates)
 
     def history(self) -> pa.Table | None:
@@ -225,9 +230,9 @@ class Stream:
             raise JobError(
                 "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
             )
-        if self.rates and self.encoder.of_tokens:
+        if self.rates and self._encoder.of_tokens:
             raise JobError("features.rate: expected none with the objective next_token, whose inputs are tokens alone")
-        objective = self.encoder.objective
+        objective = self._encoder.objective
         if objective in ("multiclass", "multilabel") and any(rate.outcome is None for rate in self.rates):
             raise JobError(
                 f"features.rate.outcome: expected a column of numbers with a {objective} objective, got none; "

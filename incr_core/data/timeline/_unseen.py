@@ -99,6 +99,7 @@ def encode_table(
         )
     if encoder.task is not None and encoder.task not in table.column_names:
         encoder = encoder.without_task()
+    encoder.check(table, name, labelled)
     total = len(table)
     rows = row_ids(0, 0, total)
     bad: list[BadRow] = []

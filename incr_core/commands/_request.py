@@ -1,0 +1,237 @@
+"""A request to predict: which body it may have, as a schema and as a check of what came, and its rows as a table.
+
+A value of a kind that its column never has (a list for a number) refuses the whole request. One that is of the right
+kind and cannot be used all the same (text that is no number) refuses its row alone, when the table is encoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from incr_core.data.encoding import text
+from incr_core.data.timeline import columns_asked
+from incr_core.errors import StreamError
+from incr_core.job import Job
+from incr_core.shown import shown
+
+__all__ = ["Column", "RequestError", "body_schema", "columns_of", "rows_in", "table_of"]
+
+INT64 = np.iinfo(np.int64)
+
+
+class RequestError(StreamError):
+    """A request that cannot be answered, with the HTTP status that says so.
+
+    >>> RequestError(413, "body: expected at most 8,000,000 bytes, got more").status
+    413
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a column of a request holds: kind is "number", "list", "category", "time" or "task".
+
+    width: how many numbers a list has; spare: by how many it may have fewer.
+    """
+
+    kind: str
+    width: int = 1
+    spare: int = 0
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Its values, as a JSON schema.
+
+        >>> Column("list", 3).schema["minItems"]
+        3
+        """
+        if self.kind == "list":
+            sizes = {"minItems": self.width - self.spare, "maxItems": self.width}
+            return {"type": ["array", "null"], "items": {"type": "number"}, **sizes}
+        found: dict[str, dict[str, Any]] = {
+            "number": {"type": ["number", "boolean", "null"]},
+            "category": {"type": ["string", "number", "boolean", "null"]},
+            "time": {"type": ["string", "null"], "format": "date-time"},  # or epoch seconds, all of them
+            "task": {"type": ["integer", "null"], "minimum": int(INT64.min), "maximum": int(INT64.max)},
+        }
+        return found[self.kind]
+
+
+def columns_of(job: Job) -> dict[str, Column]:
+    """The columns that rows to predict must have."""
+    encoder, time = job.encoder, job.stream.predict_at
+    listed = encoder.widths
+
+    def column(name: str) -> Column:
+        if name in listed:
+            return Column("list", listed[name], spare=int(encoder.of_tokens))
+        if name in encoder.numeric:
+            return Column("number")
+        if name == encoder.task:
+            return Column("task")
+        return Column("time" if name == time and name not in encoder.categorical else "category")
+
+    asked = columns_asked(encoder, job.rates(), time, labelled=False)
+    told = [encoder.task] if encoder.task and encoder.task not in asked else []  # read where it is there
+    return {name: column(name) for name in [*asked, *told]}
+
+
+def body_schema(columns: Mapping[str, Column], required: Sequence[str], most: int) -> dict[str, Any]:
+    """The body of a request as a JSON schema: {"rows": [{...}, ...]}, a value for every column; `most` rows at most.
+
+    >>> body_schema({"height": Column("number")}, ["height"], 10)["properties"]["rows"]["maxItems"]
+    10
+    """
+    row = {
+        "type": "object",
+        "properties": {name: column.schema for name, column in columns.items()},
+        "required": list(required),
+    }
+    rows = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
+    return {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
+
+
+def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
+    """The rows in the body of a request, at most so many; RequestError where it has none.
+
+    >>> rows_in(b'{"rows": [{"height": 170}]}', most=10)
+    [{'height': 170}]
+    >>> rows_in(b'{"rows": [{"height": NaN}]}', most=10)
+    Traceback (most recent call last):
+    ...
+    incr_core.request.RequestError: body: expected JSON, got NaN, which is no number there; write null
+    """
+    if not body.strip():
+        raise RequestError(400, 'body: expected {"rows": [{...}, ...]} as JSON, got nothing')
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"body: expected JSON in UTF-8, got another byte at {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(400, f"body: expected JSON, got another at character {error.pos}: {error.msg}") from None
+    except RecursionError:
+        raise RequestError(400, "body: expected rows of plain values, got them nested too deep") from None
+    except ValueError:  # of Python, whose whole numbers have at most 4,300 digits
+        raise RequestError(400, "body: expected numbers of at most 4,300 digits, got a longer one") from None
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise RequestError(422, 'body: expected {"rows": [{...}, ...]} with one row at least, got something else')
+    if len(rows) > most:
+        raise RequestError(413, f"rows: expected at most {most:,}, got {len(rows):,}; ask in several requests")
+    return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise RequestError(400, f'body: expected each name once in an object, got "{shown(twice, 60)}" twice')
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise RequestError(400, f"body: expected JSON, got {name}, which is no number there; write null")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> pa.Table:
+    """Rows as a table of those `columns` that they have; what a row leaves out is null.
+
+    Raises RequestError where a value is of a kind that its column does not take.
+
+    >>> table_of([{"height": 170, "name": "x"}, {}], {"height": Column("number")})["height"].to_pylist()
+    [170, None]
+    """
+    found: dict[str, pa.Array] = {}
+    for name, column in columns.items():
+        if any(name in row for row in rows):
+            values = [row.get(name) for row in rows]
+            _check(values, column, name)
+            try:
+                found[name] = _READ[column.kind](values)
+            except UnicodeEncodeError:
+                raise RequestError(422, f"{shown(name, 60)}: expected text, got half of a surrogate pair") from None
+    return pa.table(found)
+
+
+def _check(values: Sequence[Any], column: Column, name: str) -> None:
+    expected, takes = _KINDS[column.kind]
+    for row, value in enumerate(values):
+        if value is not None and not (isinstance(value, takes) and _is_right(value, column)):
+            expected = expected.format(column.width)
+            raise RequestError(422, f"rows[{row}].{shown(name, 60)}: expected {expected} or null, got {_got(value)}")
+    if column.kind == "time" and len({isinstance(value, str) for value in values if value is not None}) > 1:
+        raise RequestError(422, f"{shown(name, 60)}: expected times all as text or all as epoch seconds, got both")
+
+
+def _is_right(value: Any, column: Column) -> bool:
+    if column.kind == "list":
+        sized = column.width - column.spare <= len(value) <= column.width
+        return sized and all(isinstance(number, int | float) for number in value)
+    if column.kind == "task":
+        return not isinstance(value, bool) and value == int(value) and INT64.min <= value <= INT64.max
+    return column.kind != "time" or not isinstance(value, bool)
+
+
+def _got(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    names = {bool: "true or false", str: "text", dict: "an object"}
+    return names.get(type(value), "another number")
+
+
+def _numbers(values: Sequence[Any]) -> pa.Array:
+    """Numbers, as whole ones where all are; text where there is some, of which what is no number will be told."""
+    if any(isinstance(value, str) for value in values):
+        return _texts(values)
+    if all(value is None or (isinstance(value, int) and INT64.min <= value <= INT64.max) for value in values):
+        return pa.array([None if value is None else int(value) for value in values], pa.int64())
+    return pa.array([None if value is None else _float(value) for value in values], pa.float64())
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of a whole number; a row with infinity is a bad one
+        return float("inf")
+
+
+def _lists(values: Sequence[Any]) -> pa.Array:
+    found = [None if value is None else [_float(number) for number in value] for value in values]
+    return pa.array(found, pa.list_(pa.float64()))
+
+
+def _texts(values: Sequence[Any]) -> pa.Array:
+    return pa.array([text(value) for value in values], pa.string())
+
+
+def _tasks(values: Sequence[Any]) -> pa.Array:
+    return pa.array([None if value is None else int(value) for value in values], pa.int64())
+
+
+_KINDS: dict[str, tuple[str, Any]] = {
+    "number": ("a number", (int, float, str)),
+    "list": ("a list of {} numbers", list),
+    "category": ("text, a number, true, false", (str, int, float)),
+    "time": ("a time as ISO text or epoch seconds", (str, int, float)),
+    "task": ("the number of a task", (int, float)),
+}
+"""What is said to be expected in a column of each kind, and the types that are looked at."""
+
+_READ: dict[str, Callable[[Sequence[Any]], pa.Array]] = {
+    "number": _numbers,
+    "list": _lists,
+    "category": _texts,
+    "time": _numbers,
+    "task": _tasks,
+}

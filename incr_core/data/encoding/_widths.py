@@ -1,0 +1,99 @@
+"""How many numbers a row of a column holds: found in the data once, and checked in every table since.
+
+A model is made for rows of one width. So the lengths of lists are part of the job, as its columns are, and what comes
+later is checked against them and never changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from incr_core.data.encoding._columns import is_list
+from incr_core.data.sources import CallableSource, FileSource, Source
+from incr_core.errors import StreamError
+
+__all__ = ["check_widths", "list_widths"]
+
+
+def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
+    """Of those `columns` of a source that hold lists, how long these are, from its first rows.
+
+    Where a first file does not tell, for it has only nulls or no rows, the next ones are asked; of a Python source,
+    which may never end, only the first part with rows.
+
+    Raises StreamError where a column holds lists, and none of them tells a length.
+
+    >>> list_widths(CallableSource(lambda: [{"pixels": [[1, 2, 3]], "age": [30.0]}]), ["pixels", "age"])
+    {'pixels': 3}
+    """
+    found: dict[str, int] = {}
+    lists: set[str] = set()
+    unsure = list(columns)
+    if not columns or (isinstance(source, FileSource) and source.is_csv):  # which has no lists
+        return found
+    for head in [source.head(columns)] if isinstance(source, CallableSource) else source.heads(columns):
+        for name in [name for name in unsure if name in head.column_names]:
+            kind, lengths = head[name].type, _lengths(head[name])
+            if lengths:
+                found[name] = lengths[0]
+            elif is_list(kind):
+                lists.add(name)
+            if lengths or not (is_list(kind) or pa.types.is_null(kind)):
+                unsure.remove(name)
+        if not unsure:
+            break
+    if missing := sorted(lists.intersection(unsure)):
+        raise StreamError(
+            f"stream.features.{missing[0]}: expected a list that tells how long lists are, got only null and empty "
+            f"ones; say it: features.widths = {{ {missing[0]} = 784 }}"
+        )
+    return {name: found[name] for name in columns if name in found}
+
+
+def check_widths(
+    table: pa.Table, widths: Mapping[str, int], columns: Sequence[str], place: str, spare: int = 0
+) -> None:
+    """StreamError where a table as a whole has other widths: lists where there should be numbers, numbers where there
+    should be lists, or no list of the right length.
+
+    widths: column -> the length of its lists; the other `columns` hold one number a row. spare: by how much lists may
+    be shorter. `place` names the table in errors. Single lists of another length are bad rows, which are found when
+    they are encoded.
+
+    >>> check_widths(pa.table({"pixels": [[1, 2], [3, 4]]}), {"pixels": 3}, ["pixels"], "b.parquet")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: stream.features.pixels: expected lists of 3 numbers, got lists of 2 in b.parquet; ...
+    """
+    for name in columns:
+        kind, width, lengths = table[name].type, widths.get(name), _lengths(table[name])
+        if width is None:
+            fits = not is_list(kind)
+        else:
+            fits = is_list(kind) and (not lengths or any(width - spare <= length <= width for length in lengths))
+        if not fits and not pa.types.is_null(kind):
+            expected = "a number" if width is None else f"lists of {width} numbers"
+            raise StreamError(
+                f"stream.features.{name}: expected {expected}, got {_told(kind, lengths)} in {place}; write it as the "
+                "rows that the run began with, or take it out"
+            )
+
+
+def _lengths(column: pa.ChunkedArray) -> list[int]:
+    """The distinct lengths of a column's lists that hold something, in the order of its rows."""
+    if not is_list(column.type):
+        return []
+    if pa.types.is_fixed_size_list(column.type):
+        return [int(column.type.list_size)]
+    return [length for length in pc.unique(pc.list_value_length(column)).to_pylist() if length]
+
+
+def _told(kind: pa.DataType, lengths: Sequence[int]) -> str:
+    if not is_list(kind):
+        return str(kind)
+    if not lengths:
+        return "lists"
+    return f"lists of {lengths[0]}" if len(lengths) == 1 else f"lists of {min(lengths)} to {max(lengths)}"
