@@ -76,7 +76,7 @@ def _widths(job: JobFile) -> dict[str, int]:
     known = job.features.widths or {}
     listed = job.features.labels if job.learner.objective == "next_token" else job.features.numeric
     asked = [name for name in listed if name not in known]
-    return (list_widths(open_source(source_of(job), job.stream.format), asked) if asked else {}) | known
+    return (list_widths(_source(job), asked) if asked else {}) | known
 
 
 def _finds_classes(job: JobFile) -> bool:
@@ -148,14 +148,18 @@ def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> 
 def opened(job: JobFile) -> Source | None:
     """The stream's files as they are now; None where they cannot be looked for."""
     try:
-        return open_source(
-            source_of(job),
-            job.stream.format,
-            tolerant=job.features.tolerates_bad_files,
-            settle=seconds(job.stream.settle),
-        )
+        return _source(job)
     except StreamError:  # the stream will say what is wrong, if it needs them still
         return None
+
+
+def _source(job: JobFile) -> Source:
+    return open_source(
+        source_of(job),
+        job.stream.format,
+        tolerant=job.features.tolerates_bad_files,
+        settle=seconds(job.stream.settle),
+    )
 
 
 def rows_in_files(job: JobFile) -> int | None:
