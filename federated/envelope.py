@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message, RecordDict
-from flwr.app.message import make_message
+
+from federated.flower_privates import message_of
 
 __all__ = ["Envelope", "Shared", "unwrap", "wrap"]
 
@@ -57,4 +58,4 @@ def unwrap(envelope: Envelope, shared: dict[int, Any]) -> Message:
     records = {
         name: shared[record.key] if isinstance(record, Shared) else record for name, record in envelope.records.items()
     }
-    return make_message(metadata=envelope.metadata, content=RecordDict(records))
+    return message_of(envelope.metadata, RecordDict(records))

@@ -18,13 +18,11 @@ from typing import Any
 import ray
 from flwr.app import Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from federated.embedded_ray import start_ray, stop_ray
 from federated.envelope import wrap
+from federated.flower_privates import ErrorCode, Run, be_server_of, number, run_numbered
 from federated.worker import Worker
 
 __all__ = ["RayGrid", "spread"]
@@ -47,14 +45,11 @@ class RayGrid(Grid):
     def __init__(self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None) -> None:
         self._nodes = list(range(1, len(homes) + 1))
         self._home = dict(zip(self._nodes, homes, strict=True))
-        self._run = Run.create_empty(next(_runs))
+        self._run = run_numbered(next(_runs))
         self._numbers = count(1)
         self._flying: dict[Any, list[Message]] = {}
         self._landed: dict[str, Message] = {}
-        # Flower's Message takes its sender from here; its own server processes set it when they start.
-        TaskIdentity.run_id = self._run.run_id
-        TaskIdentity.node_id = SUPERLINK_NODE_ID
-        TaskIdentity.task_id = 1
+        be_server_of(self._run)
         workers = max(homes) + 1
         self._owns_ray = start_ray(workers)
         # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
@@ -103,11 +98,11 @@ class RayGrid(Grid):
         """Send messages, one call per worker; returns ids to pull the replies with."""
         waiting = list(messages)
         for message in waiting:
-            message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._numbers)}"
+            number(message, f"{self._run.run_id}-{next(self._numbers)}")
         envelopes, shared = wrap(waiting)
         store = ray.put(shared)
-        for number, worker in enumerate(self._workers):
-            mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == number]
+        for home, worker in enumerate(self._workers):
+            mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == home]
             if mine:
                 call = worker.answer.remote([envelopes[place] for place in mine], store)
                 self._flying[call] = [waiting[place] for place in mine]

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from federated.flower_privates import flat_array
 from incr_core.storage import packing
 
 __all__ = ["pack", "payload", "tell", "told", "unpack"]
@@ -38,12 +39,12 @@ def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """
     layout = [[name, _dtype(tensor), list(tensor.shape)] for name, tensor in tensors.items()]
     record = ArrayRecord()
-    record[LAYOUT] = _array("uint8", np.frombuffer(json.dumps(layout).encode(), np.uint8))
+    record[LAYOUT] = flat_array("uint8", np.frombuffer(json.dumps(layout).encode(), np.uint8))
     alike: dict[str, list[Tensor]] = {}
     for tensor in tensors.values():
         alike.setdefault(_dtype(tensor), []).append(tensor.detach().reshape(-1).cpu())
     for dtype, parts in alike.items():
-        record[dtype] = _array(dtype, torch.cat(parts).view(torch.uint8).numpy())
+        record[dtype] = flat_array(dtype, torch.cat(parts).view(torch.uint8).numpy())
     return record
 
 
@@ -92,13 +93,6 @@ def payload(content: RecordDict) -> int:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _array(dtype: str, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> Array:
-    array = Array(dtype=dtype, shape=(buffer.nbytes,), stype="incr.flat", data=b"")
-    # An ndarray in place of bytes: every use of `data` takes any buffer, and pickle passes this one by reference.
-    array.__dict__["data"] = buffer
-    return array
 
 
 def _tensor(data: Any, dtype: torch.dtype, copy: bool) -> Tensor:

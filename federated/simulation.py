@@ -15,9 +15,9 @@ from queue import Queue
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 
 from federated.embedded_ray import ray_leaves_loose_ends, start_ray, stop_ray
+from federated.flower_privates import run_simulation
 from incr_core.errors import WorkerLost
 
 __all__ = ["FlowerSimulation"]

@@ -9,9 +9,9 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 
 from federated.envelope import Envelope, unwrap
+from federated.flower_privates import ErrorCode
 
 __all__ = ["Worker"]
 

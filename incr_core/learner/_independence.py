@@ -9,12 +9,11 @@ from operator import add, itemgetter
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_leaves
 
 from incr_core.batch import Batch, Inputs, map_inputs, share_of
 from incr_core.errors import JobError
 from incr_core.models import restored, same_bits
-from incr_core.numerics import Applied, global_random_state, unsharded, whole_weights
+from incr_core.numerics import Applied, global_random_state, tree_leaves, unsharded, whole_weights
 from incr_core.objectives import Objective
 
 __all__ = ["rows_independent"]

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
@@ -29,6 +28,7 @@ from incr_core.learner._signature import check_made_of, made_of
 from incr_core.memories import Memory
 from incr_core.models import Entries, keep_frozen_in_eval
 from incr_core.numerics import (
+    BatchNorm,
     OwnChance,
     Precision,
     agreed,
@@ -157,7 +157,7 @@ class Learner(Mergeable):
                 strategy.attach(self.context)
         self.strategies.to(self.device)
         self.check_shared()
-        pairs_rows = rows == "together" or any(isinstance(layer, _BatchNorm) for layer in model.modules())
+        pairs_rows = rows == "together" or any(isinstance(layer, BatchNorm) for layer in model.modules())
         self._steps = Steps(batch_size, accumulate, shuffle, seed, smallest=2 if pairs_rows else 1)
         self._losses: dict[str, float | Tensor] = {}
         self._untried = True  # no forward has been seen, which could make tensors of its own
@@ -237,7 +237,7 @@ class Learner(Mergeable):
         self._independent = independent
         if self.rows is None:
             self._sliced = self._divisible and independent is True
-        synced = any(isinstance(layer, SyncBatchNorm) for layer in self.model.modules())
+        synced = any(isinstance(layer, nn.SyncBatchNorm) for layer in self.model.modules())
         if synced and self.shard[1] > 1 and not self._sliced:
             raise JobError(
                 "cluster.shards: the model has SyncBatchNorm, which would count each row once a shard, since each "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 
 from incr_core.batch import Batch
+from incr_core.numerics import gradient_is_hooked, module_is_hooked
 from incr_core.objectives import Objective
 
 __all__ = ["has_slope", "linear_backward"]
@@ -33,7 +33,8 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
     x, weight, bias = batch.inputs, model.weight, model.bias
     if batch.weights is not None or isinstance(x, dict) or x.dim() != 2:
         return None
-    if _observed(model) or _observed(objective) or not (_plain(weight) and (bias is None or _plain(bias))):
+    watched = module_is_hooked(model) or module_is_hooked(objective)
+    if watched or not (_plain(weight) and (bias is None or _plain(bias))):
         return None
     output = F.linear(x, weight.detach(), None if bias is None else bias.detach())
     slope = objective.slope(output, batch.targets)
@@ -61,18 +62,6 @@ def has_slope(objective: Objective) -> bool:
     return kinds[home("slope")] is not Objective and home("slope") <= min(home("forward"), home("rows"))
 
 
-def _observed(module: nn.Module) -> bool:
-    """Whether somebody put hooks, or a forward of their own, on a layer or an objective."""
-    return bool(
-        "forward" in module.__dict__
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
-    )
-
-
 def _plain(weight: Tensor) -> bool:
     """Whether it wants a gradient, and nobody else does."""
-    return weight.requires_grad and not weight._backward_hooks and not weight._post_accumulate_grad_hooks
+    return weight.requires_grad and not gradient_is_hooked(weight)

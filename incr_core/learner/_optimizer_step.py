@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.autograd import profiler
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
 
 from incr_core.learner._schedule import Schedule
-from incr_core.numerics import LossScale, load_optimizer, optimizer_state
+from incr_core.numerics import LossScale, load_optimizer, optimizer_state, step_is_watched
 
 __all__ = ["Descent", "unobserved_step"]
 
@@ -129,16 +127,8 @@ def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:
     >>> unobserved_step(optimizer) == optimizer.step
     True
     """
-    observed = (
-        profiler._is_profiler_enabled
-        or "step" in vars(optimizer)
-        or optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-    )
     wrapped = type(optimizer).step
-    if observed or not getattr(wrapped, "hooked", False):
+    if step_is_watched(optimizer) or "step" in vars(optimizer) or not getattr(wrapped, "hooked", False):
         return optimizer.step
     inner: Callable[..., object] = wrapped.__wrapped__  # type: ignore[attr-defined]
     return inner.__get__(optimizer)  # type: ignore[no-any-return]

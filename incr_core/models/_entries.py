@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from incr_core.errors import JobError
-from incr_core.numerics import refusal_of
+from incr_core.numerics import is_persistent, refusal_of
 
 __all__ = ["Entries", "merge_rules"]
 
@@ -31,7 +31,7 @@ class Place(NamedTuple):
     @property
     def kept(self) -> bool:
         """Whether the module's state holds it: not so for buffers registered with `persistent=False`."""
-        return self.attribute not in self.module._non_persistent_buffers_set
+        return is_persistent(self.module, self.attribute)
 
 
 @dataclass(slots=True)

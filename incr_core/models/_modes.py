@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+
+from incr_core.numerics import RunningNorm, has_pre_hook
 
 __all__ = ["answering", "keep_frozen_in_eval", "stay_in_eval"]
 
@@ -31,7 +32,7 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
     whole = not any(part.training for part in parts)
     for part in parts:
         weights = list(part.parameters(recurse=False))
-        untaught = isinstance(part, _NormBase) and weights and not any(weight.requires_grad for weight in weights)
+        untaught = isinstance(part, RunningNorm) and weights and not any(weight.requires_grad for weight in weights)
         if untaught or not (part.training or whole):
             stay_in_eval(part)
 
@@ -46,7 +47,7 @@ def stay_in_eval(module: nn.Module) -> None:
     tensor([1., 1.])
     """
     # A hook, since whoever puts a model in training mode does so by `train()` on the whole.
-    if _leave_training not in module._forward_pre_hooks.values():
+    if not has_pre_hook(module, _leave_training):
         module.register_forward_pre_hook(_leave_training)
     module.training = False
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from incr_core.numerics._torch_privates import forward_is_hooked
+
 __all__ = ["draws_nothing", "draws_only_from_torch"]
 
 # fmt: off
@@ -53,8 +55,7 @@ def draws_nothing(*modules: nn.Module) -> bool:
 
     def certain(layer: nn.Module) -> bool:
         known = type(layer) in CERTAIN or vars(type(layer)).get("draws_nothing", False)
-        changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        return bool(known and not changed)
+        return bool(known and not forward_is_hooked(layer))
 
     return all(certain(layer) for module in modules for layer in module.modules())
 

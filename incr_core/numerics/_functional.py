@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.func import functional_call
 
 from incr_core.batch import Inputs
 from incr_core.numerics._sharding import whole
+from incr_core.numerics._torch_privates import without_forward_hooks
 
 __all__ = ["Applied", "unsharded", "whole_weights"]
 
@@ -34,6 +34,7 @@ class Applied:
     It is `torch.func.functional_call`, which would leave a module that stands in two places of the model with the
     weights it was given. A buffer that the forward replaces is replaced in the dict of weights.
 
+    >>> import torch
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> model = nn.Sequential(layer, layer)
     >>> Applied(model)({"0.weight": torch.tensor([[3.0]])}, torch.tensor([[2.0]])).item()
@@ -76,18 +77,5 @@ def unsharded(model: nn.Module) -> Iterator[None]:
     ...     pass
     """
     parts = [part for part in model.modules() if any(hasattr(w, "to_local") for w in part.parameters())]
-    kept = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]
-    try:
-        for part in parts:
-            part._forward_pre_hooks = _without_fsdp(part._forward_pre_hooks)
-            part._forward_hooks = _without_fsdp(part._forward_hooks)
+    with without_forward_hooks(parts, "torch.distributed.fsdp."):
         yield
-    finally:
-        for part, (before, after) in zip(parts, kept, strict=True):
-            part._forward_pre_hooks, part._forward_hooks = before, after
-
-
-def _without_fsdp(hooks: Mapping[int, Any]) -> OrderedDict[int, Any]:
-    return OrderedDict(
-        (key, hook) for key, hook in hooks.items() if not hook.__module__.startswith("torch.distributed.fsdp.")
-    )

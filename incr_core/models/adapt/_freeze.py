@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from incr_core.errors import StrategyError
 from incr_core.models._modes import stay_in_eval
 from incr_core.models._patterns import Patterns, matches, only_these_learn
 from incr_core.models._penultimate import head_of
+from incr_core.numerics import BatchNorm
 
 __all__ = ["bitfit", "freeze", "freeze_statistics", "head_only"]
 
@@ -89,7 +89,7 @@ def freeze_statistics(model: nn.Module) -> None:
     tensor([0.])
     """
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not any(weight.requires_grad for weight in module.parameters()):
+        if isinstance(module, BatchNorm) and not any(weight.requires_grad for weight in module.parameters()):
             stay_in_eval(module)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.numerics import Applied, unsharded, whole_weights
+from incr_core.numerics import Applied, tree_flatten, tree_unflatten, unsharded, whole_weights
 from incr_core.objectives import Objective
 
 __all__ = ["fisher_diagonal", "gradients_of_rows", "rows_at_once"]

@@ -1,0 +1,136 @@
+"""What we use of torch under private names, in one place, since it has no public way. Tested with torch 2.13.
+
+Hooks: a step or a forward that nobody watches may go a shorter way, so we must see whether somebody does. Buffers that
+are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import profiler
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as RunningNorm
+from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from incr_core.errors import IncrError
+
+__all__ = [
+    "BatchNorm",
+    "RunningNorm",
+    "forward_is_hooked",
+    "gradient_is_hooked",
+    "has_pre_hook",
+    "is_persistent",
+    "module_is_hooked",
+    "step_is_watched",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_unflatten",
+    "without_forward_hooks",
+]
+
+TESTED = "2.13"
+
+
+def forward_is_hooked(module: nn.Module) -> bool:
+    """Whether somebody put a hook before or behind the forward of this module, or a forward of its own in its place.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> handle = layer.register_forward_hook(print)
+    >>> forward_is_hooked(layer), forward_is_hooked(nn.Linear(1, 1))
+    (True, False)
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def module_is_hooked(module: nn.Module) -> bool:
+    """Whether anybody looks at the forward or backward of this module, or of all modules."""
+    everywhere: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return bool(forward_is_hooked(module) or module._backward_hooks or module._backward_pre_hooks or everywhere)
+
+
+def gradient_is_hooked(weight: Tensor) -> bool:
+    """Whether somebody put a hook on the gradient of a weight."""
+    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+
+
+def has_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> bool:
+    """Whether this very hook stands before the module's forward."""
+    return hook in module._forward_pre_hooks.values()
+
+
+def is_persistent(module: nn.Module, buffer: str) -> bool:
+    """Whether a module's own buffer is in its state: not where it was registered with `persistent=False`.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> norm.register_buffer("mask", torch.ones(1), persistent=False)
+    >>> is_persistent(norm, "running_mean"), is_persistent(norm, "mask")
+    (True, False)
+    """
+    return buffer not in module._non_persistent_buffers_set
+
+
+def step_is_watched(optimizer: Optimizer) -> bool:
+    """Whether a profiler runs, or a hook is registered on the steps of this optimiser or of all."""
+    return bool(
+        profiler._is_profiler_enabled
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+    )
+
+
+@contextmanager
+def without_forward_hooks(parts: Sequence[nn.Module], owner: str) -> Iterator[None]:
+    """Inside, those forward hooks of these modules rest that come from modules whose name begins with `owner`."""
+    kept = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]
+
+    def others(hooks: Any) -> Any:
+        return OrderedDict((key, hook) for key, hook in hooks.items() if not hook.__module__.startswith(owner))
+
+    try:
+        for part in parts:
+            part._forward_pre_hooks, part._forward_hooks = map(others, (part._forward_pre_hooks, part._forward_hooks))
+        yield
+    finally:
+        for part, (before, after) in zip(parts, kept, strict=True):
+            part._forward_pre_hooks, part._forward_hooks = before, after
+
+
+def _check() -> None:
+    """IncrError where this torch keeps something elsewhere."""
+    layer, optimizer = nn.BatchNorm1d(1), torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    needed: list[tuple[object, str]] = [
+        (layer, "_forward_hooks"),
+        (layer, "_forward_pre_hooks"),
+        (layer, "_backward_hooks"),
+        (layer, "_backward_pre_hooks"),
+        (layer, "_non_persistent_buffers_set"),
+        (torch_module, "_has_any_global_hook"),
+        (torch.zeros(1), "_backward_hooks"),
+        (torch.zeros(1), "_post_accumulate_grad_hooks"),
+        (profiler, "_is_profiler_enabled"),
+        (optimizer, "_optimizer_step_pre_hooks"),
+        (optimizer, "_optimizer_step_post_hooks"),
+        (torch_optimizer, "_global_optimizer_pre_hooks"),
+        (torch_optimizer, "_global_optimizer_post_hooks"),
+    ]
+    missing = [name for holder, name in needed if not hasattr(holder, name)]
+    if missing:
+        raise IncrError(
+            f"torch {torch.__version__}: expected its private names {', '.join(missing)}, found none; "
+            f"incr was tested with torch {TESTED}: pip install 'torch=={TESTED}.*'"
+        )
+
+
+_check()
