@@ -269,7 +269,7 @@ class Layers(nn.Module):
         elif how == "not contiguous":
             first.weight = nn.Parameter(first.weight.detach().t())
         elif how == "two types":
-            self.other = nn.Linear(4, 4).double()
+            self.other, self.head = nn.Linear(4, 4).double(), nn.Linear(3, 3)
         elif how == "without elements":
             self.nothing = nn.Parameter(torch.zeros(0, 4))
         elif how == "not called":
@@ -286,6 +286,8 @@ class Layers(nn.Module):
         if hasattr(self, "other"):
             x = self.other(x.to(self.other.weight.dtype)).float()
         output: Tensor = last(x)
+        if hasattr(self, "head"):
+            output = self.head(output)
         return output
 
 

@@ -123,8 +123,8 @@ TOGETHER: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
     "InstanceNorm with statistics": lambda: folded(nn.InstanceNorm1d(2, track_running_stats=True)),
     "rows centred": lambda: Own(lambda own, x: own.linear(x - x.mean(0))),
-    "rows centred by a weight that is 0": lambda: Own(
-        lambda own, x: own.linear(x - own.much * x.mean(0)), much=nn.Parameter(torch.zeros(1))
+    "rows centred by weights that are 0": lambda: Own(
+        lambda own, x: own.linear(x - own.much[0] * own.much[1] * x.mean(0)), much=nn.Parameter(torch.zeros(2))
     ),
     "softmax over rows": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(0)),
     "attention between rows": lambda: folded(nn.TransformerEncoderLayer(2, 1, 4, dropout=0.0)),
@@ -133,6 +133,7 @@ TOGETHER: dict[str, Callable[[], nn.Module]] = {
     "a gradient normalised over rows": lambda: Own(levelled),
     "a gradient normalised in a hook": lambda: Own(hooked),
     "Dropout": lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)),
+    "Dropout that hardly drops": lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(1e-6)),
     "Python's random": lambda: Own(lambda own, x: own.linear(x) * random.random()),
     "a moving mean": lambda: Own(moving, mean=torch.zeros(4)),
     "a moving mean, assigned": lambda: Own(reassigned, mean=torch.zeros(4)),
