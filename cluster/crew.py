@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from cluster.heartbeat import Pulse
 from cluster.place import Place
 from cluster.worker import ShardWorker
-from incr_core.errors import IncrError, JobError, WorkerLost
+from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
 __all__ = ["Crew"]
 
@@ -73,6 +73,7 @@ class Crew:
     def _explain(self, calls: Sequence[Any], error: Exception) -> NoReturn:
         """One call has failed: raise its cause. When a worker dies, its peers' exchanges may fail a moment earlier."""
         lost: list[int] = []
+        reason = ""
         raised: list[BaseException] = []
         waiting = list(calls)
         until = time.monotonic() + GRACE
@@ -81,14 +82,17 @@ class Crew:
             for call in ready:
                 try:
                     ray.get(call)
-                except RayActorError:
+                except RayActorError as death:
                     lost.append(calls.index(call))
+                    if "creation task" in str(death):  # it never lived: a package that its node lacks, say
+                        reason = f", before it was made: {str(death).strip().splitlines()[-1].strip()},"
                 except RayTaskError as failure:
                     raised.append(failure.cause)
-            if any(isinstance(cause, IncrError) for cause in raised):
+            # An EngineError may be no more than a peer's view of a death that is not known yet.
+            if any(isinstance(cause, IncrError) and not isinstance(cause, EngineError) for cause in raised):
                 break
         if lost:
-            raise WorkerLost(f"{self._named(lost)} died") from error
+            raise WorkerLost(f"{self._named(lost)} died{reason}") from error
         raise next((cause for cause in raised if isinstance(cause, IncrError)), error)
 
     def _named(self, lost: Sequence[int]) -> str:
@@ -103,7 +107,7 @@ class Crew:
         )
 
     def close(self) -> None:
-        """End all workers."""
-        for worker in self._workers:
+        """End all workers; where Ray has stopped, they have ended with it."""
+        for worker in self._workers if ray.is_initialized() else ():
             ray.kill(worker, no_restart=True)
         self._workers = []

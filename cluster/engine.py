@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from cluster.crew import Crew
@@ -25,10 +26,10 @@ from cluster.heartbeat import Pulse
 from cluster.parcel import open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
-from cluster.session import Session
+from cluster.session import Session, require_ray
 from cluster.worker import Handover, Received
 from incr_core.engines import Commit, Engine
-from incr_core.errors import StreamError, WorkerLost
+from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.rounds import Arrival, Orders, Round, total_measured
 from incr_core.update import Weights
 
@@ -64,7 +65,7 @@ class ClusterEngine(Engine):
         self._session = Session(settings.address, len(self.places))
         try:
             timeout = timedelta(seconds=settings.timeout)
-            meeting, self._store = Rendezvous.open(self._session.host, timeout)
+            meeting, self._store = self._meeting(timeout)
             pulse = Pulse(
                 self._store, [place.key for place in self.places], settings.timeout, max(START, settings.timeout)
             )
@@ -74,6 +75,17 @@ class ClusterEngine(Engine):
         except BaseException:
             self.close()
             raise
+
+    def _meeting(self, timeout: timedelta) -> tuple[Rendezvous, Any]:
+        """Open the workers' meeting place on this host."""
+        host = self._session.host
+        try:
+            return Rendezvous.open(host, timeout)
+        except (OSError, RuntimeError) as error:
+            raise EngineError(
+                f"cluster: expected to open a port on {host}, where Ray says this host is, got {error}; "
+                "start Ray with the address of one of its interfaces (ray start --node-ip-address)"
+            ) from error
 
     @property
     def participants(self) -> list[str]:
@@ -93,8 +105,8 @@ class ClusterEngine(Engine):
             with self._lost("beginning"):
                 self._crew.call("start", None, None)
             return
-        sent = ray.put(parcel(commit.weights))
         with self._lost("going on from the last commit"):
+            sent = ray.put(parcel(commit.weights))
             self._crew.call_each("start", [(self._path(place, commit.version), sent) for place in self.places])
 
     def receive(self) -> list[Arrival]:
@@ -142,8 +154,8 @@ class ClusterEngine(Engine):
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
         self._handover = None
-        sent = None if weights is None else ray.put(parcel(weights))
         with self._lost("following orders"):
+            sent = None if weights is None else ray.put(parcel(weights))
             self._crew.call("order", orders, sent)
 
     def save(self, version: int) -> dict[str, Any]:
@@ -180,16 +192,21 @@ class ClusterEngine(Engine):
 
     @contextmanager
     def _lost(self, doing: str) -> Iterator[None]:
-        """Say what the loss of a worker means for the run."""
+        """Say what the loss of a worker, or of Ray itself, means for the run."""
         try:
+            require_ray()
             yield
-        except WorkerLost as lost:
+        except RayTaskError:  # what a worker's own code, or the user's, has raised
+            raise
+        except (EngineError, RayError) as lost:
             stands = (
                 "nothing is committed yet; run the same command again to start over"
                 if self._version is None
                 else f"version {self._version} is committed and intact; run the same command again to go on from it"
             )
-            raise WorkerLost(f"cluster: {lost} while {doing}; {stands}") from lost
+            kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
+            reason = " ".join(str(lost).split())
+            raise kind(f"cluster: {reason} while {doing}; {stands}") from lost
 
 
 def combined(rounds: Sequence[Round]) -> Round:

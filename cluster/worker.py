@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from cluster.place import Place
 from cluster.rendezvous import Rendezvous, use_interface_to
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
+from incr_core.errors import EngineError
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic, whole
-from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, Worker
+from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
 from incr_core.update import Weights
 
 __all__ = ["Handover", "Received", "ShardWorker", "partition_of"]
@@ -69,27 +71,40 @@ class ShardWorker:
         """
         place, job = self.place, Job.model_validate(document)
         settle_arithmetic(job.learner.threads)
-        use_interface_to(meeting.host)
-        # A connection of its own: waiting for peers on the other must not silence the heart.
-        Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
-        self._store, wait, device = meeting.join(), PATIENCE * meeting.timeout, job.learner.device
-        if place.shards > 1:
-            groups.inside_replica(place, self._store, device, wait)
-        between = groups.between_replicas(place, self._store, device, wait)
-        exchange = Alone() if between is None else ReplicaExchange(between, place.replica, place.replicas, wait)
+        try:
+            exchange, within = self._meet(job, meeting, PATIENCE * meeting.timeout)
+        except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
+            raise EngineError(
+                f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
+                f"{str(error).splitlines()[0]}; let the nodes of the cluster reach one another on all ports"
+            ) from error
 
         def participant() -> Participant:
             return job.participant(
                 place.participant,
                 place.replica,
                 partition_of(job, place.replica),
-                (lambda model: groups.shard_model(model, place, device)) if place.shards > 1 else None,
+                (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
                 (place.shard, place.shards),
             )
 
-        within = Alone() if place.shards == 1 else ReplicaExchange(dist.group.WORLD, place.shard, place.shards, wait)
         self.worker = Worker(participant, job.outer_step, exchange, within)
         return os.getpid()
+
+    def _meet(self, job: Job, meeting: Rendezvous, wait: timedelta) -> tuple[Exchange, Exchange]:
+        """Join the others at their meeting place; the exchanges between replicas, and within this worker's."""
+        place, device = self.place, job.learner.device
+        use_interface_to(meeting.host)
+        # A connection of its own: waiting for peers on the other must not silence the heart.
+        Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
+        self._store = meeting.join()
+        within: Exchange = Alone()
+        if place.shards > 1:
+            groups.inside_replica(place, self._store, device, wait)
+            within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, wait)
+        group = groups.between_replicas(place, self._store, device, wait)
+        between = Alone() if group is None else ReplicaExchange(group, place.replica, place.replicas, wait)
+        return between, within
 
     def start(self, path: Path | None, weights: Parcel | None) -> None:
         """Begin anew, or go on from the state kept at `path` and these weights."""

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from incr_core import errors
 from incr_core.errors import IncrError, WorkerLost
 
-__all__ = ["failure", "raise_failures"]
+__all__ = ["REMEDY", "failure", "raise_failures"]
 
 FAILURE = "failure"
 """The record of an answer that tells of a failure."""

@@ -20,7 +20,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from federated.embedded_ray import start_ray, stop_ray
+from cluster.session import Session, require_ray
 from federated.envelope import wrap
 from federated.flower_privates import ErrorCode, Run, be_server_of, number, run_numbered
 from federated.worker import Worker
@@ -51,7 +51,7 @@ class RayGrid(Grid):
         self._landed: dict[str, Message] = {}
         be_server_of(self._run)
         workers = max(homes) + 1
-        self._owns_ray = start_ray(workers)
+        self._session = Session("local", workers)
         # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
         actor = ray.remote(Worker).options(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
@@ -61,17 +61,17 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """Stop the workers, wait until they are gone, and stop Ray where this grid started it."""
-        started, _ = ray.wait(self._places, num_returns=len(self._places), timeout=0) if self._places else ([], [])
-        for worker in self._workers:
+        there = ray.is_initialized()  # else Ray would start anew to be asked about them
+        asked = self._places if there else []
+        started, _ = ray.wait(asked, num_returns=len(asked), timeout=0) if asked else ([], [])
+        for worker in self._workers if there else ():
             ray.kill(worker)
         deadline = time.monotonic() + FAREWELL
         for place in started:
             while _lives(place) and time.monotonic() < deadline:
                 time.sleep(0.01)
         self._workers, self._places = [], []
-        if self._owns_ray:
-            stop_ray()
-            self._owns_ray = False
+        self._session.close()
 
     # -- Flower's Grid -------------------------------------------------------------------------------------------
 
@@ -100,6 +100,7 @@ class RayGrid(Grid):
         for message in waiting:
             number(message, f"{self._run.run_id}-{next(self._numbers)}")
         envelopes, shared = wrap(waiting)
+        require_ray()
         store = ray.put(shared)
         for home, worker in enumerate(self._workers):
             mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == home]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from federated.client_app import ANCHOR, ORDER, SHARED, WORK, app
 from federated.clients import Client
-from federated.failures import raise_failures
+from federated.failures import REMEDY, raise_failures
 from federated.grid import RayGrid, spread
 from federated.records import pack, payload
 from federated.simulation import FlowerSimulation
-from incr_core.errors import WorkerLost
+from incr_core.errors import EngineError, IncrError, WorkerLost
 from incr_core.job import FederatedSection
 from incr_core.update import Weights
 
@@ -70,11 +71,13 @@ class Nodes:
         """The node of each client, by the partition number that the node was given."""
         deadline = time.monotonic() + PATIENCE
         # Flower's grids say who is there only when asked, and nodes come one by one.
-        while len(found := sorted(grid.get_node_ids())) < len(self._clients) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        sent = [Message(RecordDict(), node, "query.hello") for node in found]
+        with _failures_of(grid, "finding the clients"):
+            while len(found := sorted(grid.get_node_ids())) < len(self._clients) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            sent = [Message(RecordDict(), node, "query.hello") for node in found]
+            replies = list(grid.send_and_receive(sent, timeout=PATIENCE))
         by_partition: dict[int, int] = {}
-        for reply in grid.send_and_receive(sent, timeout=PATIENCE):
+        for reply in replies:
             if reply.has_content():
                 index = int(str(reply.content.config_records[ORDER]["partition-id"]))
                 by_partition[index] = reply.metadata.src_node_id
@@ -117,12 +120,10 @@ class Nodes:
             for place in range(len(clients))
         ]
         nodes = [self._nodes[client] for client in clients]
-        replies = {
-            reply.metadata.src_node_id: reply
-            for reply in self._grid.send_and_receive(
-                Message(content, node, action) for content, node in zip(contents, nodes, strict=True)
-            )
-        }
+        # A list: Flower's grid over HTTP goes through the messages twice.
+        sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
+        with _failures_of(self._grid, f"asking clients to {action.partition('.')[2]}"):
+            replies = {reply.metadata.src_node_id: reply for reply in self._grid.send_and_receive(sent)}
         answers = [replies.get(node) for node in nodes]
         raise_failures([self._clients[client].name for client in clients], answers)
         found = [answer.content for answer in answers if answer is not None]
@@ -137,6 +138,20 @@ class Nodes:
         elif isinstance(self._grid, RayGrid) and not self._lent:
             self._grid.close()
         self._simulation = self._grid = None
+
+
+@contextmanager
+def _failures_of(grid: Grid, doing: str) -> Iterator[None]:
+    """EngineError for whatever a grid raises: they go over HTTP, gRPC or Ray, each with errors of its own."""
+    try:
+        yield
+    except IncrError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
+            f"{doing}; {REMEDY}"
+        ) from error
 
 
 def _busiest(answers: Sequence[RecordDict]) -> float:

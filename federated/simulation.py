@@ -16,9 +16,9 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from federated.embedded_ray import ray_leaves_loose_ends, start_ray, stop_ray
+from cluster.session import Session, quietly
 from federated.flower_privates import run_simulation
-from incr_core.errors import WorkerLost
+from incr_core.errors import EngineError
 
 __all__ = ["FlowerSimulation"]
 
@@ -28,7 +28,7 @@ class FlowerSimulation:
 
     def __init__(self, app: ClientApp, clients: int, workers: int) -> None:
         self._done = threading.Event()
-        self._owns_ray = start_ray(workers)
+        self._session = Session("local", workers)
         lent: Queue[Grid | BaseException] = Queue()
         server = ServerApp()
 
@@ -40,8 +40,10 @@ class FlowerSimulation:
         def simulate() -> None:
             try:
                 run_simulation(server, app, clients, backend_config={"client_resources": {"num_cpus": 1}})
-            except BaseException as error:
+            except BaseException as error:  # Flower ends a thread by SystemExit too
                 lent.put(error)
+            else:
+                lent.put(RuntimeError("it ended before it lent its grid"))
 
         self._quiet = _quiet_flower()
         self._quiet.__enter__()
@@ -50,18 +52,20 @@ class FlowerSimulation:
         found = lent.get()
         if not isinstance(found, Grid):
             self.close()
-            raise WorkerLost(f"federated.backend: Flower's simulation did not start: {found}") from found
+            raise EngineError(
+                f"federated.backend: expected Flower's simulation to start, got {type(found).__name__}: {found}; "
+                'try again, or set federated.backend = "grid"'
+            ) from found
         self.grid = found
 
     def close(self) -> None:
         """Let the ServerApp return, and wait for Flower to stop its actors and its Ray."""
         if not self._done.is_set():
             self._done.set()
-            with ray_leaves_loose_ends():  # Flower stops Ray itself, in its own thread
+            with quietly():  # Flower stops Ray itself, in its own thread
                 self._thread.join()
             self._quiet.__exit__(None, None, None)
-            if self._owns_ray:
-                stop_ray()
+            self._session.close()
 
 
 @contextmanager

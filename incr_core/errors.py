@@ -1,15 +1,17 @@
 """Every error a caller of `incr` can meet.
 
     IncrError                 anything below; `exit_code` is what the command line returns
-    +-- JobError              the job file or the arguments are wrong
+    +-- JobError              the job file, or what is asked of a job, is wrong
+    +-- ArgumentError         an argument is wrong, where there is no job: of a Python call; a ValueError too
     +-- StreamError           the data cannot be read as the job says
     |   +-- BadRows           some rows cannot be used and `on_bad_row = "fail"`
     +-- RunDirectoryError     the run directory belongs to another job, or is not one
     +-- VersionError          no such version
     +-- CheckpointError       saved state is damaged, or belongs to something else
     +-- StorageError          the run directory cannot be written
-    +-- WorkerLost            a worker died; the last commit is intact
-    +-- StrategyError         a strategy cannot do what it was asked
+    +-- EngineError           what an engine runs on (Ray, Flower) does not start, answer or stop
+    |   +-- WorkerLost        a worker died; the last commit is intact
+    +-- StrategyError         a strategy's own argument is wrong, or it cannot do what it was asked
     +-- DivergedError         losses or weights are not finite again and again; the last commit is intact
 
 A message names the place, what was expected, what came, and what to do. What of it is data cannot act on a terminal: it
@@ -21,9 +23,11 @@ from __future__ import annotations
 from incr_core.shown import shown
 
 __all__ = [
+    "ArgumentError",
     "BadRows",
     "CheckpointError",
     "DivergedError",
+    "EngineError",
     "IncrError",
     "JobError",
     "RunDirectoryError",
@@ -51,7 +55,21 @@ class IncrError(Exception):
 
 
 class JobError(IncrError):
-    """The job file or the arguments are wrong."""
+    """The job file, or what is asked of a job, is wrong."""
+
+    exit_code = 2
+
+
+class ArgumentError(IncrError, ValueError):
+    """An argument of a Python call is wrong; within a job the same is told as a JobError.
+
+    >>> from incr_core.memories import Reservoir
+    >>> try:
+    ...     Reservoir(0)
+    ... except ValueError as error:
+    ...     print(error)
+    memory.capacity: expected at least 1 row, got 0; leave the memory out instead
+    """
 
     exit_code = 2
 
@@ -88,7 +106,11 @@ class StorageError(IncrError):
     """The run directory cannot be written; what was committed before is intact."""
 
 
-class WorkerLost(IncrError):
+class EngineError(IncrError):
+    """What an engine runs on does not start, cannot be reached, or does not stop; the last commit is intact."""
+
+
+class WorkerLost(EngineError):
     """A worker died; the run stands at its last commit and can be resumed."""
 
 

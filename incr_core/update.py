@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 
 __all__ = ["Update", "Weights", "mean", "merge", "merge_shared", "shares"]
@@ -103,13 +104,13 @@ def _merged(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Ten
         return result
     if rule == "sum":
         if anchor is None:
-            raise ValueError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
+            raise ArgumentError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
         result = anchor.clone()
         for value in values:
             result += value - anchor
         return result
     if rule not in ("mean", "average"):
-        raise ValueError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
+        raise ArgumentError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
     counted = [(value, share) for value, share in zip(values, p, strict=True) if share > 0]
     first = counted[0][0]
     result = first.clone()

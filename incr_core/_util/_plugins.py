@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from incr_core.errors import IncrError, JobError
+from incr_core.errors import ArgumentError, IncrError, JobError
 
 __all__ = ["build", "find", "load_callable", "refusal", "unknown"]
 
@@ -83,6 +83,9 @@ def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *t
         return kind(*tacit, **arguments)
     except TypeError as error:
         raise JobError(f"{place}: {refusal(_misfit(kind, arguments) or error, kind)}") from error
+    except ArgumentError as error:
+        name, told = place.rpartition(" ")[2], str(error)
+        raise JobError(place + (told.removeprefix(name) if told.startswith(f"{name}.") else f": {told}")) from error
 
 
 def _misfit(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> str:

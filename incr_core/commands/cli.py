@@ -288,7 +288,8 @@ def _forget(options: argparse.Namespace) -> int:
         f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
         f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
         f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet; "
-        "their values from the quarantine"
+        "their values from the quarantine\n"
+        f"  read back: {found['states']:,} saved states, none of which holds any of them"
     )
     if found["versions"]:
         print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")

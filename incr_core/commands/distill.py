@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from pydantic import PrivateAttr
 from torch import Tensor
@@ -20,7 +21,7 @@ from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.loop import Loop, Progress
 from incr_core.objectives import Regression, distillation_loss
-from incr_core.registry import RunDirectory
+from incr_core.registry import RunDirectory, add_erased, erased, ids_of
 from incr_core.report import write_report
 from incr_core.rounds import Arrival
 from incr_core.storage import write_atomically
@@ -48,8 +49,9 @@ def distill(
     Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
     once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
     their labels and from what the teacher says of them. Then it is a run like any other, whose ledger holds the rows
-    that the champion's holds, and `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An
-    interrupted lesson goes on with the teacher it began with.
+    that the champion's holds, but for those erased from the teacher's run, which are in erased.parquet of both, and
+    `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An interrupted lesson goes on with the
+    teacher it began with.
 
     settings: changes to the teacher's job, such as "model.hidden=[16]". Returns the summary of the student's run.
     """
@@ -62,8 +64,9 @@ def distill(
         [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
         record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}
         write_atomically(out / RECORD, json_text(record).encode() + b"\n")
+        add_erased(out, erased(run.path))  # first: reviews look there too
         job.lesson = Taught(teacher.learner, strength, temperature)
-        engine = Lesson(job, out, last=manifest["increment"])
+        engine = Lesson(job, out, manifest["increment"], erased(run.path))
         try:
             summary = Loop(job, engine, student, observe).run_to_summary(taught_by=record)
         finally:
@@ -139,11 +142,12 @@ class Taught(Strategy):
 
 
 class Lesson(LocalEngine):
-    """The engine of one process, up to an increment."""
+    """The engine of one process, up to increment `last`, without the rows that were erased from the teacher's run."""
 
-    def __init__(self, job: Job, directory: Path, last: int) -> None:
+    def __init__(self, job: Job, directory: Path, last: int, gone: pa.Table) -> None:
         super().__init__(job, directory)
         self._last = last
+        self._gone = gone
         self._at = -1
 
     def receive(self) -> list[Arrival]:
@@ -152,12 +156,24 @@ class Lesson(LocalEngine):
             return []
         arrivals = super().receive()
         self._at = arrivals[0].number if arrivals else self._last
+        for arrival in arrivals if self._gone.num_rows else ():
+            self._leave_out(arrival)
         return arrivals
 
     def start(self, commit: Commit | None) -> None:
         """Begin anew, or go on from a commit; a student that went on by itself since has had its lesson."""
         super().start(commit)
         self._at = -1 if commit is None else commit.engine.get("at", self._last)
+
+    def _leave_out(self, arrival: Arrival) -> None:
+        """Take erased rows out of those to learn, as if the stream had never told their labels."""
+        assert self.participant.increment is not None
+        labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.fragments))
+        if len(labelled) < arrival.labelled:
+            assert labelled.rows is not None
+            self.participant.increment.labelled = labelled
+            arrival.rows = labelled.rows
+            arrival.measured = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> dict[str, Any]:
         """Keep the worker's state, and how far the lesson has come."""

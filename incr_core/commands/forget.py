@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from incr_core.batch import Batch
+from incr_core.commands._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.data.sources import open_source, read_table
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
-from incr_core.memories import Memory
-from incr_core.registry import SCHEMA, RunDirectory, add_erased, ids_of, state_folder
+from incr_core.registry import (
+    SCHEMA,
+    RunDirectory,
+    begin_erasing,
+    erased,
+    erasing,
+    finish_erasing,
+    ids_of,
+    state_folder,
+)
 from incr_core.registry.ledger import flat
 from incr_core.report import write_report
-from incr_core.rounds import Pending, Span
-from incr_core.storage import checkpoint
+from incr_core.storage import checkpoint, remove
 
 __all__ = ["forget", "rows_in_file", "rows_where"]
-
-COUNTS = ("remembered", "kept", "waiting", "predicted")
 
 
 def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
@@ -38,27 +43,38 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     consolidate on, or waiting to be learned; predictions waiting for their labels; the values in the quarantine. It is
     done in the states of all participants, and in the run's baselines. Reviews leave the rows out from now on. What
     was worked out of rows stays as it is: weights, class means, sums, rates and metrics. A run goes on as one whose
-    memories never drew the rows. Refused, before anything is changed, are a run or a baseline that is being written and
-    memories of prototypes in any of them, from which no row can be taken out. After a kill, the same call finishes what
-    it began.
+    memories never drew the rows.
+
+    Before anything is changed, every state and quarantine is read; a damaged one, a run or a baseline that is being
+    written, and a memory of prototypes in any of them, from which no row can be taken out, end it there. At the end
+    everything is read back from disk, and a row that is left is an error. After a kill the run does not go on until the
+    same call, or one with the rows in DIR/erasing.parquet, has finished what was begun; it counts what it deleted
+    itself. Rows erased before and learned since, when their labels came, are deleted again.
 
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
     consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`;
-    `unknown`, in no file that the run has met. And `elsewhere`, participants that keep their states on disks of their
-    own, where nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow:
-    time, hashed keys and label of a row), which stay and fade with the windows of the rates.
+    `unknown`, in no file that the run has met; `states` of participants, those of the baselines too, which were read
+    back and hold none of them. And `elsewhere`, participants that keep their states on disks of their own, where
+    nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow: time, hashed
+    keys and label of a row), which stay and fade with the windows of the rates.
+
+    Raises CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
     """
-    addresses = addresses.select(SCHEMA.names).cast(SCHEMA).group_by(SCHEMA.names).aggregate([])
+    asked = _once(addresses)
     beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
     runs = [RunDirectory(folder).open() for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:
             locks.enter_context(run.alone())
-        jobs = [_job(run) for run in runs]
-        for job in jobs:
-            _refuse_what_cannot_be(job)
-        counts = [_forget_in_run(run, job, addresses) for run, job in zip(runs, jobs, strict=True)]
-    return counts[0]
+        memories = [memories_of(_job(run)) for run in runs]
+        for run, found in zip(runs, memories, strict=True):
+            _check(run, found)
+        for run in runs:
+            begin_erasing(run.path, asked)
+        counts = [_forget_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
+        for run in reversed(runs):  # the run itself stays marked until nothing is left to do in its baselines
+            finish_erasing(run.path)
+    return counts[0] | {"states": sum(count["states"] for count in counts)}
 
 
 def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[str]]:
@@ -113,50 +129,102 @@ def _job(run: RunDirectory) -> Job:
     return Job.from_document(run.job(), place=str(run.path / "job.toml"))
 
 
-def _memories(job: Job) -> dict[str, Memory]:
-    """The memories of the job's strategies, by their names in a learner's state."""
-    strategies = nn.ModuleList(job.strategies())
-    return {name: module for name, module in strategies.named_modules() if isinstance(module, Memory)}
+def _once(addresses: pa.Table) -> pa.Table:
+    return addresses.select(SCHEMA.names).cast(SCHEMA).group_by(SCHEMA.names).aggregate([])
 
 
-def _refuse_what_cannot_be(job: Job) -> None:
-    """A memory from which no row can be taken out says so before anything is changed."""
-    for memory in _memories(job).values():
+def _check(run: RunDirectory, memories: Memories) -> None:
+    """Read all that an erasure reads; what cannot be read, or holds rows that cannot be taken out, is an error."""
+    for memory in memories.values():
         memory.forget(torch.empty(0, dtype=torch.int64))
+    for folder, state, _ in _states(run):
+        if is_participants(state):
+            _rows_in(folder, state, memories)
+    if not erasing(run.path).num_rows:  # which may have been interrupted between a table and its manifest
+        _quarantines(run)
 
 
-def _forget_in_run(run: RunDirectory, job: Job, addresses: pa.Table) -> dict[str, Any]:
+def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
+    """The folder, state and manifest of all that is saved to resume from, by version, oldest first."""
+    files = list(run.path.glob("state/*/*/**/state.json"))
+    for file in sorted(files, key=lambda file: (int(file.relative_to(run.path).parts[2]), file)):
+        yield file.parent, *checkpoint.load(file.parent)
+
+
+def _quarantines(run: RunDirectory) -> dict[int, pa.Table]:
+    """The versions' tables of quarantined rows, verified."""
+    numbers = [version["version"] for version in run.versions() if "quarantine.parquet" in version["files"]]
+    return {number: run.part(number, "quarantine.parquet") for number in numbers}
+
+
+def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
+    try:
+        return rows_kept(state, memories)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def _forget_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
     """Take the rows out of one run, which nobody else writes; returns the counts of `forget`."""
-    add_erased(run.path, addresses)
-    ledger = run.table("ledger")
+    addresses = _once(pa.concat_tables([erased(run.path), erasing(run.path)]))
+    ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
-    known = _fragments(ledger) | _fragments(run.table("quarantine"))
+    known = _fragments(ledger) | _fragments(quarantine)
     participants = set(ledger["participant"].to_pylist()) if ledger.num_rows else set[str]()
-    states = run.path.glob("state/*/*/**/state.json")
-    for file in sorted(states, key=lambda file: int(file.relative_to(run.path).parts[2])):
-        state, manifest = checkpoint.load(file.parent)
-        if "learner" in state:
-            names = (state["cursor"] or {"fragments": []})["fragments"]
-            known.update(names)
-            counts = _forget_in_state(job, state, ids_of(addresses, names))
-            newest[file.relative_to(run.path).parts[1]] = counts
-            if any(counts.values()):
-                checkpoint.save(file.parent, state, **manifest)
-        else:  # the loop's, which names the clients of a federated run
-            participants.update(client["name"] for client in state["engine"].get("clients", ()))
-    quarantined = run.rewrite("quarantine", lambda table: _without_values(table, addresses))
+    for folder, state, manifest in _states(run):
+        if is_participants(state):
+            known.update(_met(state))
+            newest[folder.relative_to(run.path).parts[1]] = _held(folder, state, memories, asked)
+            if any(_held(folder, state, memories, addresses).values()):
+                delete_rows(state, memories, ids_of(addresses, _met(state)))
+                checkpoint.save(folder, state, **manifest)
+        else:
+            clients = state.get("engine", {}).get("clients", ())  # the loop's, of a federated run, names them
+            participants.update(client["name"] for client in clients)
+        checkpoint.tidy(folder)
+    run.rewrite("quarantine", lambda table: _without_values(table, addresses))
+    for unfinished in run.path.rglob(".tmp-*"):  # a file that a kill has left half written
+        remove(unfinished)
     write_report(run)
-    found = {name: sum(counts[name] for counts in newest.values()) for name in COUNTS}
+    found = {name: sum(counts[name] for counts in newest.values()) for name in KEPT}
     whole = [version for version in run.versions() if version["has_weights"]]
     return {
-        "rows": addresses.num_rows,
-        **_learned(ledger, addresses),
+        "rows": asked.num_rows,
+        **_learned(ledger, asked),
         **found,
-        "quarantined": quarantined,
-        "unknown": addresses.num_rows - len(ids_of(addresses, sorted(known))),
+        "quarantined": sum(_among(quarantine, asked)) if quarantine.num_rows else 0,
+        "unknown": asked.num_rows - len(ids_of(asked, sorted(known))),
+        "states": _verify(run, memories, addresses),
         "elsewhere": sum(not state_folder(run.path, name, 0).parent.exists() for name in participants),
         "outcomes": [version["version"] for version in whole if "history.arrow" in version["files"]],
     }
+
+
+def _held(folder: Path, state: Any, memories: Memories, addresses: pa.Table) -> dict[str, int]:
+    """How many of these rows a participant's state keeps, by the places of `KEPT`."""
+    ids = ids_of(addresses, _met(state))
+    return {place: int(torch.isin(rows, ids).sum()) for place, rows in _rows_in(folder, state, memories).items()}
+
+
+def _met(state: Any) -> list[str]:
+    """The files that a participant has met, by their numbers in its row ids."""
+    return list(state["cursor"]["fragments"]) if state["cursor"] else []
+
+
+def _verify(run: RunDirectory, memories: Memories, addresses: pa.Table) -> int:
+    """Read everything back from disk; returns how many states of participants hold none of the rows, which are all."""
+    verified, remedy = 0, "run the same command again"
+    for folder, state, _ in _states(run):
+        if is_participants(state):
+            if left := sum(_held(folder, state, memories, addresses).values()):
+                raise CheckpointError(f"{folder}: expected no erased row after the erasure, found {left}; {remedy}")
+            verified += 1
+    for number, table in _quarantines(run).items():
+        told = zip(_among(table, addresses), table["value"].is_valid().to_pylist(), strict=True)
+        if left := sum(here and value for here, value in told):
+            place = run.path / "versions" / str(number) / "quarantine.parquet"
+            raise CheckpointError(f"{place}: expected no value of an erased row, found {left}; {remedy}")
+    return verified
 
 
 def _fragments(table: pa.Table) -> set[str]:
@@ -164,41 +232,18 @@ def _fragments(table: pa.Table) -> set[str]:
     return set(table["fragment"].to_pylist()) if table.num_rows else set()
 
 
-def _forget_in_state(job: Job, state: dict[str, Any], ids: Tensor) -> dict[str, int]:
-    """Take the rows out of a participant's state; returns how many were where."""
-    strategies, remembered = state["learner"]["strategies"], 0
-    for name, memory in _memories(job).items():
-        prefix = f"{name}."
-        mine = {key.removeprefix(prefix): value for key, value in strategies.items() if key.startswith(prefix)}
-        memory.load_state_dict(mine)
-        remembered += memory.forget(ids)
-        strategies.update({prefix + key: value for key, value in memory.state_dict().items()})
-    kept = 0
-    if state["span"] is not None:
-        span = Span(0)
-        span.load_state_dict(state["span"])
-        kept = span.forget(ids)
-        state["span"] = span.state_dict()
-    pending = Pending()
-    pending.load_state_dict(state["pending"])
-    predicted = len(pending.take(ids)[0])
-    state["pending"] = pending.state_dict()
-    at_hand, waiting = state["increment"], 0
-    if at_hand is not None:
-        labelled = Batch(**at_hand["labelled"])
-        left = labelled.without(ids)
-        waiting = len(labelled) - len(left)
-        at_hand["labelled"] = {name: getattr(left, name) for name in at_hand["labelled"]}
-    return {"remembered": remembered, "kept": kept, "waiting": waiting, "predicted": predicted}
+def _among(table: pa.Table, addresses: pa.Table) -> list[bool]:
+    """Whether each row of a quarantine is one of these."""
+    asked = set(zip(addresses["fragment"].to_pylist(), addresses["offset"].to_pylist(), strict=True))
+    here = zip(table["fragment"].to_pylist(), table["offset"].to_pylist(), strict=True)
+    return [address in asked for address in here]
 
 
 def _without_values(table: pa.Table, addresses: pa.Table) -> tuple[pa.Table, int]:
     """A quarantine without the values of these rows, and how many rows of it they are."""
-    asked = set(zip(addresses["fragment"].to_pylist(), addresses["offset"].to_pylist(), strict=True))
-    here = zip(table["fragment"].to_pylist(), table["offset"].to_pylist(), strict=True)
-    mask = pa.array([address in asked for address in here], pa.bool_())
-    values = pc.if_else(mask, pa.scalar(None, pa.string()), table["value"])
-    return table.set_column(table.schema.get_field_index("value"), "value", values), sum(mask.to_pylist())
+    mask = _among(table, addresses)
+    values = pc.if_else(pa.array(mask, pa.bool_()), pa.scalar(None, pa.string()), table["value"])
+    return table.set_column(table.schema.get_field_index("value"), "value", values), sum(mask)
 
 
 def _learned(ledger: pa.Table, addresses: pa.Table) -> Mapping[str, Any]:

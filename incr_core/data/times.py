@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "leaps", "readable"]
 
@@ -57,11 +57,11 @@ def duration(text: str, place: str = "stream.every") -> int:
     >>> duration("1x")
     Traceback (most recent call last):
     ...
-    incr_core.errors.JobError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
+    incr_core.errors.ArgumentError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
     """
     match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", text)
     if match is None or int(match[1]) == 0:
-        raise JobError(f'{place}: expected a duration such as "15m", "1h" or "1d", got {text!r}')
+        raise ArgumentError(f'{place}: expected a duration such as "15m", "1h" or "1d", got {text!r}')
     return int(match[1]) * _UNITS[match[2]] * SECOND
 
 
@@ -74,7 +74,7 @@ def instant(text: str, place: str = "stream.warm_start") -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise JobError(f'{place}: expected an ISO time such as "2013-02-01", got {text!r}') from None
+        raise ArgumentError(f'{place}: expected an ISO time such as "2013-02-01", got {text!r}') from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incr_core.drift._detectors import DETECTORS, Detector, State, river
-from incr_core.errors import CheckpointError, JobError
+from incr_core.errors import ArgumentError, CheckpointError
 
 __all__ = ["DriftMonitor"]
 
@@ -60,22 +60,22 @@ class DriftMonitor:
         **options: float,
     ) -> None:
         if detector not in DETECTORS:
-            raise JobError(f"drift.detector: expected one of {', '.join(DETECTORS)}, got {detector!r}")
+            raise ArgumentError(f"drift.detector: expected one of {', '.join(DETECTORS)}, got {detector!r}")
         if watch not in ("loss", "metric", "features"):
-            raise JobError(f"drift.watch: expected loss, metric or features, got {watch!r}")
+            raise ArgumentError(f"drift.watch: expected loss, metric or features, got {watch!r}")
         if detector == "ddm" and watch != "loss":
-            raise JobError(f"drift.watch: ddm counts errors, which are a loss, got {watch!r}; use adwin")
+            raise ArgumentError(f"drift.watch: ddm counts errors, which are a loss, got {watch!r}; use adwin")
         if detector == "ddm" and block not in (None, 1):
-            raise JobError(f"drift.block: ddm counts errors row by row, got block = {block}; leave it out")
+            raise ArgumentError(f"drift.block: ddm counts errors row by row, got block = {block}; leave it out")
         if block is not None and block < 1:
-            raise JobError(f"drift.block: expected at least one row, got {block}")
+            raise ArgumentError(f"drift.block: expected at least one row, got {block}")
         if warm_up < 2:
-            raise JobError(f"drift.warm_up: expected at least two blocks, got {warm_up}")
+            raise ArgumentError(f"drift.warm_up: expected at least two blocks, got {warm_up}")
         river()
         try:
             DETECTORS[detector](1, options)
         except TypeError as error:  # river's own constructor says which argument it does not know
-            raise JobError(f"drift.{detector}: {error}") from error
+            raise ArgumentError(f"drift.{detector}: {error}") from error
         self.detector = detector
         self.watch = watch
         self.block = block or (1 if detector == "ddm" or watch == "metric" else 32)
@@ -97,9 +97,9 @@ class DriftMonitor:
             self._channels = [self._channel(rows.shape[1]) for _ in range(rows.shape[1])]
             self._pending = rows[:0]
         if rows.shape[1] != len(self._channels):
-            raise JobError(f"drift: expected {len(self._channels)} columns as before, got {rows.shape[1]}")
+            raise ArgumentError(f"drift: expected {len(self._channels)} columns as before, got {rows.shape[1]}")
         if self.detector == "ddm" and not np.isin(rows, (0.0, 1.0)).all():
-            raise JobError("drift: ddm counts errors, expected 0 or 1 for each row; use adwin for other values")
+            raise ArgumentError("drift: ddm counts errors, expected 0 or 1 for each row; use adwin for other values")
         waiting = len(self._pending)
         rows = np.concatenate([self._pending, rows])
         blocks = len(rows) // self.block

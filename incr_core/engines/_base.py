@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from incr_core.errors import JobError
+from incr_core.errors import EngineError, JobError
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import state_folder
 from incr_core.rounds import Arrival, Orders, Round
@@ -120,4 +120,9 @@ def engine_named(name: str) -> type[Engine]:
         raise JobError(
             f"--on {name}: this engine needs {missing.name}, which is not installed; pip install 'incr[{name}]'"
         ) from missing
+    except Exception as error:  # Ray, say, reads its settings from the environment when it is imported
+        raise EngineError(
+            f"--on {name}: expected {found[name].value} to be imported, got {type(error).__name__}: {error}; "
+            "mend its installation or its settings in the environment"
+        ) from error
     return engine

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-__all__ = ["first_fault"]
+from incr_core.errors import ArgumentError, JobError
+
+__all__ = ["as_job_error", "first_fault"]
 
 KINDS = {
     "string": "text",
@@ -35,6 +38,22 @@ BOUNDS = {
     "int_parsing_size": "a smaller number",
 }
 """What is said of a value that is of the right kind but out of range, by pydantic's error type and context."""
+
+
+@contextmanager
+def as_job_error() -> Iterator[None]:
+    """JobError instead of an ArgumentError: what is built here is built from a job; also a decorator.
+
+    >>> with as_job_error():
+    ...     raise ArgumentError("stream.every: expected at least 1 row, got 0")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: stream.every: expected at least 1 row, got 0
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise JobError(str(error)) from error
 
 
 def first_fault(error: ValidationError, model: type[BaseModel]) -> str:

@@ -16,6 +16,7 @@ from incr_core.data.timeline import Partition, Stream
 from incr_core.drift import Alarms
 from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
 from incr_core.job._drift import alarms_of, watches_of
+from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
     optimizer_of,
@@ -48,6 +49,7 @@ class Job(JobFile):
         """
         return super().read(path, settings).resolved()
 
+    @as_job_error()
     def resolved(self) -> Self:
         """The job with what its data decides filled in: an absolute path, the columns and their widths, the classes."""
         return type(self).from_document(discovered(self))
@@ -56,6 +58,7 @@ class Job(JobFile):
         """Where the rows come from: a path, or a function that yields them."""
         return source_of(self)
 
+    @as_job_error()
     def files(self) -> Source | None:
         """The stream's files, as they are now; None where they cannot be looked for."""
         return opened(self)
@@ -65,38 +68,47 @@ class Job(JobFile):
         return rows_in_files(self)
 
     @cached_property
+    @as_job_error()
     def encoder(self) -> Encoder:
         """How rows become tensors. Raises StreamError where only its data says how long lists are, and is not there."""
         return encoder_of(self)
 
+    @as_job_error()
     def rates(self) -> list[Rate]:
         """Features from labels already known."""
         return rates_of(self)
 
+    @as_job_error()
     def data(self, part: Partition | None = None) -> Stream:
         """The stream, or one owner's part of it."""
         return stream_of(self, self.encoder, part)
 
+    @as_job_error()
     def objective(self) -> Objective:
         """What the model is asked to do."""
         return objective_of(self)
 
+    @as_job_error()
     def strategies(self) -> list[Strategy]:
         """The strategies, in order."""
         return strategies_of(self)
 
+    @as_job_error()
     def outer_step(self) -> Outer:
         """The outer step."""
         return outer_of(self)
 
+    @as_job_error()
     def reviews(self) -> Review | None:
         """When to look back at the history; None where it is not asked for."""
         return review_of(self)
 
+    @as_job_error()
     def alarms(self) -> Alarms | None:
         """What watches for drift and tells when to consolidate; None where nothing is asked for."""
         return alarms_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
 
+    @as_job_error()
     def learner_for(
         self,
         numeric: int,
@@ -127,6 +139,7 @@ class Job(JobFile):
             rows=self.model.rows,
         )
 
+    @as_job_error()
     def participant(
         self,
         name: str = "all",

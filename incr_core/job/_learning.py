@@ -32,7 +32,7 @@ def strategies_of(job: JobFile) -> list[Strategy]:
         except StrategyError as error:
             if str(error).startswith(f"{section.name}."):
                 raise
-            raise StrategyError(f"strategy {section.name}: {error}") from error  # of its memory, say
+            raise StrategyError(f"strategy {section.name}: {error}") from error
         if not isinstance(made[-1], Strategy):
             raise JobError(
                 f"strategy.name: expected {section.name} to make a Strategy, got {type(made[-1]).__name__}; "

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from incr_core._util import build, find, load_callable
 from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder
-from incr_core.errors import JobError
+from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower, answering
 from incr_core.models.adapt import ADAPTATIONS
@@ -113,6 +113,8 @@ def _answer_one(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens:
     try:
         with torch.no_grad(), answering(model):
             output: Tensor = model(inputs)
+    except IncrError:  # of what adapts it
+        raise
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
         given = f"{shape.numeric} numbers and {shape.categorical} categories"
         raise JobError(f"model.factory: {job.model.factory} cannot take rows of {given}: {error}") from error

@@ -17,7 +17,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, share_of, split_inputs
-from incr_core.errors import CheckpointError, JobError
+from incr_core.errors import ArgumentError, CheckpointError, JobError
 from incr_core.learner._independence import rows_independent
 from incr_core.learner._linear_step import has_slope, linear_backward
 from incr_core.learner._mergeable import Mergeable
@@ -103,12 +103,12 @@ class Learner(Mergeable):
         rows: Rows | None = None,
     ) -> None:
         if batch_size < 1 or accumulate < 1 or epochs < 1:
-            raise JobError(
+            raise ArgumentError(
                 "learner: batch_size, accumulate and epochs must each be at least 1, "
                 f"got {batch_size}, {accumulate} and {epochs}"
             )
         if rows not in (None, "independent", "together"):
-            raise JobError(f'learner.rows: expected "independent" or "together", got {rows!r}')
+            raise ArgumentError(f'learner.rows: expected "independent" or "together", got {rows!r}')
         self.model = model
         self.objective = objective
         self.batch_size = batch_size
@@ -123,15 +123,18 @@ class Learner(Mergeable):
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         parameters = list(trainable.values())
         if not parameters:
-            raise JobError("learner: the model has no parameter with requires_grad; there is nothing to learn")
+            raise ArgumentError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         self.device = parameters[0].device
         self.objective.to(self.device)
         self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
         self.precision.check(trainable)
+        parts = grouped(trainable, groups)
         try:
-            descends = optimizer(grouped(trainable, groups))
+            descends = optimizer(parts)
         except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
-            raise JobError(f"learner.optimizer: {error}; choose another optimizer, or freeze such weights") from error
+            raise ArgumentError(
+                f"learner.optimizer: {error}; choose another optimizer, or freeze such weights"
+            ) from error
         self.descent = Descent(
             descends,
             parameters,
@@ -441,7 +444,7 @@ class Learner(Mergeable):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, for the same model and strategies.
 
-        Raises CheckpointError, or StrategyError of a memory, that name what differs.
+        Raises CheckpointError that names what differs.
         """
         if "made_of" in state:
             with_state = {int(key.partition(".")[0]) for key in {**self.strategies.state_dict(), **state["strategies"]}}
@@ -477,9 +480,9 @@ def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
 
 
 def _explain_batch_norm(error: ValueError) -> None:
-    """JobError instead, if it is BatchNorm's about too few rows."""
+    """ArgumentError instead, if it is BatchNorm's about too few rows."""
     if "more than 1 value per channel" in str(error):
-        raise JobError(
+        raise ArgumentError(
             "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
             "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
             "(strategy replay), use LayerNorm, or, of a BatchNorm of your own that this came from at the end of an "

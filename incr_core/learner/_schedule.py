@@ -11,7 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from incr_core._util import one_of
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.models import matches
 
 __all__ = ["SCHEDULES", "Groups", "Schedule", "grouped"]
@@ -94,7 +94,7 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 def grouped(trainable: Mapping[str, Parameter], groups: Groups) -> list[Any]:
     """The parameters as an optimiser takes them: as they are, or in groups, those that match no pattern first.
 
-    A weight belongs to the first pattern that it matches; `*` stands for anything, dots included. JobError where a
+    A weight belongs to the first pattern that it matches; `*` stands for anything, dots included. ArgumentError where a
     pattern matches nothing that earlier ones have left.
 
     >>> import torch
@@ -109,7 +109,7 @@ def grouped(trainable: Mapping[str, Parameter], groups: Groups) -> list[Any]:
     for pattern, arguments in groups:
         names = [name for name in left if matches(name, pattern)]
         if not names:
-            raise JobError(
+            raise ArgumentError(
                 f"learner.groups: expected {pattern!r} to match some weight that no group before it takes, "
                 f"it matches none of {', '.join(list(left)[:10])}{', ...' * (len(left) > 10)}"
             )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from incr_core._util import byte_count
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, CheckpointError
 
 __all__ = ["Columns", "Memory", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
 
@@ -63,14 +63,14 @@ class Memory(nn.Module):
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__()
         if not isinstance(capacity, int | str) or isinstance(capacity, bool):
-            raise StrategyError(
+            raise ArgumentError(
                 f'memory.capacity: expected a number of rows, or a size such as "64MB", got {capacity!r}; '
                 "write a whole number"
             )
         self.budget = byte_count("memory.capacity", capacity) if isinstance(capacity, str) else None
         self.capacity = 0 if isinstance(capacity, str) else capacity
         if self.budget is None and self.capacity < 1:
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory.capacity: expected at least 1 row, got {capacity}; leave the memory out instead"
             )
         self.ttl = ttl
@@ -112,7 +112,7 @@ class Memory(nn.Module):
         if self.size == 0:
             return 0
         if "rows" not in self._buffers:
-            raise StrategyError("memory.forget: the rows held carry no row ids, so none can be found")
+            raise ArgumentError("memory.forget: the rows held carry no row ids, so none can be found")
         return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
 
     def _drop(self, which: Callable[[Columns], Tensor]) -> int:
@@ -147,11 +147,11 @@ class Memory(nn.Module):
         if self.ttl is None:
             return
         if not isinstance(self.ttl, int):
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory.ttl: expected a whole number of rows, got {self.ttl!r}; write one without a point"
             )
         if self.ttl <= self.capacity:
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory.ttl: expected more than the {self.capacity} rows of the capacity, got {self.ttl}; "
                 "use the memory window, which holds the last rows"
             )
@@ -180,7 +180,7 @@ class Memory(nn.Module):
         (10, 4, 10)
         """
         if times < 1:
-            raise StrategyError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
+            raise ArgumentError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
         if self.budget is not None:
             return
         held = {name: column.clone() for name, column in self.rows_held().items()}
@@ -208,7 +208,7 @@ class Memory(nn.Module):
                 self.register_buffer(name, column.new_zeros((self.capacity, *column.shape[1:])))
             return
         if self._buffers.keys() != columns.keys():
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory: expected the columns {', '.join(sorted(self._buffers))} as before, "
                 f"got {', '.join(sorted(columns))}; give every increment the same fields, or start a new run"
             )
@@ -216,7 +216,7 @@ class Memory(nn.Module):
             held = self._buffers[name]
             assert held is not None
             if held.shape[1:] != column.shape[1:] or held.dtype != column.dtype:
-                raise StrategyError(
+                raise ArgumentError(
                     f"memory.{name}: expected rows of {held.dtype} {tuple(held.shape[1:])} as before, "
                     f"got {column.dtype} {tuple(column.shape[1:])}; start a new run for another model input"
                 )
@@ -228,7 +228,7 @@ class Memory(nn.Module):
         each = sum(column.element_size() * column[:1].numel() for column in columns.values())
         self.capacity = self.budget // max(1, each)
         if self.capacity < 1:
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory.capacity: expected room for at least 1 row of {each:,} bytes, got {self.budget:,} bytes; "
                 "give it more, or a number of rows"
             )
@@ -277,7 +277,7 @@ class Memory(nn.Module):
             return
         kind = extra.get("kind", self._kind)
         if kind != self._kind:
-            raise StrategyError(
+            raise CheckpointError(
                 f"{prefix}kind: expected a saved memory of the kind {NAMES.get(self._kind, self._kind)}, "
                 f"got {NAMES.get(kind, kind)}; use the same kind, or start a new run"
             )
@@ -286,7 +286,7 @@ class Memory(nn.Module):
             for b, c in ((extra.get("budget"), extra["made_for"]), (self.budget, self._made_for))
         )
         if theirs != mine:
-            raise StrategyError(
+            raise CheckpointError(
                 f"{prefix}capacity: the saved memory holds {theirs[0]} {theirs[1]}, this one {mine[0]}"
                 f"{'' if mine[1] == theirs[1] else f' {mine[1]}'}; use the same capacity, or start a new run"
             )
@@ -301,12 +301,12 @@ class Memory(nn.Module):
 
 
 def one_class_a_row(memory: str, targets: Tensor) -> None:
-    """StrategyError where rows have several targets, so that no class says where they belong.
+    """ArgumentError where rows have several targets, so that no class says where they belong.
 
     >>> one_class_a_row("balanced", torch.zeros(3))
     """
     if targets.dim() != 1:
-        raise StrategyError(
+        raise ArgumentError(
             f"memory: expected one target a row for {memory!r}, got {tuple(targets.shape[1:])}; "
             "use the memory reservoir or window"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
 
 __all__ = ["OnlineHerding"]
@@ -40,7 +40,7 @@ class OnlineHerding(Memory):
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
         if ttl is not None:
-            raise StrategyError("memory.ttl: herding follows the mean of rows of every age; use the memory balanced")
+            raise ArgumentError("memory.ttl: herding follows the mean of rows of every age; use the memory balanced")
         # How many rows each mean is of, (C,). Means and their classes are the last C slots of inputs and targets.
         self._counts = torch.zeros(0)
 
@@ -50,7 +50,7 @@ class OnlineHerding(Memory):
         if len(targets) == 0:
             return
         if "inputs" not in columns or not columns["inputs"].is_floating_point():
-            raise StrategyError(
+            raise ArgumentError(
                 "memory: expected inputs of one floating tensor, which has a mean, got columns "
                 f"{sorted(columns)}; use the memory 'balanced'"
             )
@@ -110,7 +110,7 @@ class OnlineHerding(Memory):
             return
         room = self.capacity - len(self._counts) - len(new)
         if room < 1:
-            raise StrategyError(
+            raise ArgumentError(
                 f"memory.capacity: expected more than the {self.capacity - room} classes seen, whose means take a slot "
                 f"each, got {self.capacity}; give it more"
             )

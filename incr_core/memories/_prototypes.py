@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from incr_core._util import not_negative
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
 
 __all__ = ["Prototypes"]
@@ -43,7 +43,7 @@ class Prototypes(Memory):
     def __init__(self, capacity: int | str, ttl: int | None = None, noise: float = 1.0) -> None:
         super().__init__(capacity, ttl)
         if ttl is not None:
-            raise StrategyError("memory.ttl: prototypes are means of rows of every age, none of which can be let go")
+            raise ArgumentError("memory.ttl: prototypes are means of rows of every age, none of which can be let go")
         self.noise = not_negative("memory.noise", noise)
 
     def sample(self, count: int, generator: torch.Generator) -> Columns:
@@ -65,7 +65,7 @@ class Prototypes(Memory):
         if count == 0:
             return
         if "inputs" not in columns or not columns["inputs"].is_floating_point():
-            raise StrategyError(
+            raise ArgumentError(
                 "memory: expected inputs of one floating tensor to average, got columns "
                 f"{sorted(columns)}; use the memory 'balanced'"
             )
@@ -84,7 +84,7 @@ class Prototypes(Memory):
 
     def forget(self, rows: Tensor) -> int:
         """Refuse: a mean keeps something of every row in it, so no row can be taken out again."""
-        raise StrategyError(
+        raise ArgumentError(
             "memory.forget: prototypes are means of several rows, from which none can be erased; "
             "use a memory of rows, such as reservoir or balanced, where rows may have to be forgotten"
         )

@@ -13,7 +13,7 @@ NaN: the model is broken, and the mean of the other rows would hide it.
 
 from __future__ import annotations
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.metrics._binary import binary_metrics, binary_statistics
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
@@ -57,5 +57,5 @@ def main_metric(objective: str) -> tuple[str, bool]:
     (('auc', True), ('rmse', False))
     """
     if objective not in _MAIN:
-        raise JobError(f"objective: expected one of {', '.join(_MAIN)}, got {objective!r}")
+        raise ArgumentError(f"objective: expected one of {', '.join(_MAIN)}, got {objective!r}")
     return _MAIN[objective]

@@ -16,6 +16,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from incr_core.errors import ArgumentError
+
 __all__ = ["anytime_accuracy", "average_accuracy", "backward_transfer", "forgetting", "forward_transfer"]
 
 Matrix = npt.ArrayLike
@@ -71,7 +73,7 @@ def forward_transfer(matrix: Matrix, untrained: npt.ArrayLike) -> float:
     """
     r, b = _square(matrix), np.asarray(untrained, dtype=np.float64)
     if b.shape != (len(r),):
-        raise ValueError(f"untrained: expected a score for each of {len(r)} tasks, got shape {b.shape}")
+        raise ArgumentError(f"untrained: expected a score for each of {len(r)} tasks, got shape {b.shape}")
     return _mean(np.diagonal(r, offset=1) - b[1:])
 
 
@@ -94,7 +96,7 @@ def _square(matrix: Matrix) -> npt.NDArray[np.float64]:
     if r.size == 0:
         return np.empty((0, 0))
     if r.ndim != 2 or r.shape[0] != r.shape[1]:
-        raise ValueError(f"accuracy matrix: expected increments by tasks, (T, T), got shape {r.shape}")
+        raise ArgumentError(f"accuracy matrix: expected increments by tasks, (T, T), got shape {r.shape}")
     return r
 
 

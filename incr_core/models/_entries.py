@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.numerics import is_persistent, refusal_of
 
 __all__ = ["Entries", "merge_rules"]
@@ -46,8 +46,8 @@ class Constant:
 class Entries:
     """The tensors of modules, by name: looked up once, so that reading them is quick, and read as they are now.
 
-    modules: by the first part of the name. rules: name -> how the entry merges. JobError names a tensor that cannot be
-    merged, or has no shape yet.
+    modules: by the first part of the name. rules: name -> how the entry merges. ArgumentError names a tensor that cannot
+    be merged, or has no shape yet.
 
     >>> layer = nn.Linear(1, 1)
     >>> entries = Entries(model=nn.Sequential(layer, nn.ReLU(), layer))
@@ -82,14 +82,14 @@ class Entries:
         """The tensors as they are now, by name; views of the live ones, without gradients."""
         for first, other in self._others:
             if getattr(other.module, other.attribute) is not getattr(first.module, first.attribute):
-                raise JobError(
+                raise ArgumentError(
                     f"{other.name}: expected the tensor that it shares with {first.name}, got another, since a forward "
                     f"assigned one; write into it (`{other.attribute}.copy_(...)`), or give each a tensor of its own"
                 )
         return {place.name: getattr(place.module, place.attribute).detach() for place in self._first}
 
     def check_constants(self) -> None:
-        """JobError that names a buffer which learning has changed and nobody would save or merge."""
+        """ArgumentError that names a buffer which learning has changed and nobody would save or merge."""
         for constant in self._constants:
             place = constant.place
             now: Tensor | None = getattr(place.module, place.attribute)
@@ -98,7 +98,7 @@ class Entries:
             was = constant.value.to(now.device)
             # One of another shape is a cache that follows its inputs, such as positions up to the longest sequence.
             if (now.shape, now.dtype) == (was.shape, was.dtype) and not torch.equal(now.detach(), was):
-                raise JobError(
+                raise ArgumentError(
                     f"{place.name}: expected a buffer with persistent=False to stay as it was, and learning changed "
                     "it: it would be neither saved nor merged; register it with persistent=True, or keep what no later "
                     "step depends on in a plain attribute"
@@ -107,10 +107,10 @@ class Entries:
             constant.place = place._replace(tensor=now)
 
     def check_names(self) -> None:
-        """JobError that names a tensor which a forward has made since."""
+        """ArgumentError that names a tensor which a forward has made since."""
         for place in self._places():
             if place.name not in self._names:
-                raise JobError(
+                raise ArgumentError(
                     f"{place.name}: expected all tensors to be there when the learner is made, and a forward made this "
                     "one: no optimizer moves it, and nobody would save or merge it; make it in __init__, or run one "
                     "forward, under a seed, before"
@@ -158,7 +158,7 @@ def _rule(same: list[Place]) -> str:
             declared[place.name] = rules[place.attribute]
     if len({*declared.values()}) > 1:
         told = ", ".join(f"{rule!r} as {name}" for name, rule in declared.items())
-        raise JobError(f"{same[0].name}: expected one rule by which it merges, got {told}: it is one tensor")
+        raise ArgumentError(f"{same[0].name}: expected one rule by which it merges, got {told}: it is one tensor")
     tensor = same[0].tensor
     average = "mean" if isinstance(tensor, nn.Parameter) else "average"
     fallback = average if tensor.is_floating_point() or tensor.is_complex() else "max"
@@ -167,7 +167,7 @@ def _rule(same: list[Place]) -> str:
 
 def _check_made(place: Place) -> None:
     if is_lazy(place.tensor):
-        raise JobError(
+        raise ArgumentError(
             f"{place.name}: expected a tensor with a shape, got one that {type(place.module).__name__} makes in its "
             "first forward; run one before the learner is made, under a seed: torch.manual_seed(0); model(inputs)"
         )
@@ -176,12 +176,16 @@ def _check_made(place: Place) -> None:
 def _check_mergeable(place: Place, rule: str) -> None:
     tensor = place.tensor
     if tensor.is_meta:
-        raise JobError(f"{place.name}: expected a tensor with values, got one on the meta device; load the model first")
+        raise ArgumentError(
+            f"{place.name}: expected a tensor with values, got one on the meta device; load the model first"
+        )
     if tensor.layout is not torch.strided:
-        raise JobError(f"{place.name}: expected a dense tensor, got one of {tensor.layout}; keep it with .to_dense()")
+        raise ArgumentError(
+            f"{place.name}: expected a dense tensor, got one of {tensor.layout}; keep it with .to_dense()"
+        )
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
-        raise JobError(
+        raise ArgumentError(
             f"{place.name}: expected a tensor with room for all its values, got an expanded one; .clone() it"
         )
     if (refusal := refusal_of(tensor.dtype, rule)) is not None:
-        raise JobError(f"{place.name}: {refusal}")
+        raise ArgumentError(f"{place.name}: {refusal}")

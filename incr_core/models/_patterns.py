@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models._penultimate import head_of
 
 __all__ = ["Patterns", "matches", "modules_matching", "only_these_learn", "replace_head", "replace_module"]
@@ -30,7 +30,7 @@ def modules_matching(
 ) -> list[tuple[str, nn.Module]]:
     """Modules of one of these kinds whose name matches, as (name, module), in the model's order.
 
-    Raises StrategyError that names near misses, where there is none.
+    Raises ArgumentError that names near misses, where there is none.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> [name for name, _ in modules_matching(model, "*", (nn.Linear,), "example")]
@@ -46,7 +46,7 @@ def modules_matching(
 def only_these_learn(model: nn.Module, patterns: Patterns, place: str) -> None:
     """Freeze every weight whose name does not match; those that match learn, unless they are frozen already.
 
-    A pattern that names a module means all its weights. Raises StrategyError where a pattern matches nothing.
+    A pattern that names a module means all its weights. Raises ArgumentError where a pattern matches nothing.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     >>> only_these_learn(model, "1", "example")
@@ -88,15 +88,15 @@ def replace_head(model: nn.Module, place: str, make: Callable[[nn.Linear], nn.Mo
     last = head_of(model, place)
     name = next((name for name, module in model.named_modules() if module is last), "")
     if not name:
-        raise StrategyError(f"{place}: expected a model around its last layer, got a bare nn.Linear; wrap it")
+        raise ArgumentError(f"{place}: expected a model around its last layer, got a bare nn.Linear; wrap it")
     replace_module(model, name, make(last).to(last.weight.device))
     return model
 
 
-def _none(place: str, patterns: Patterns, names: Sequence[str], kind: str) -> StrategyError:
+def _none(place: str, patterns: Patterns, names: Sequence[str], kind: str) -> ArgumentError:
     wanted = patterns if isinstance(patterns, str) else ", ".join(patterns)
     near = difflib.get_close_matches(wanted, names, 3, 0.4) or list(names[:5])
-    return StrategyError(
+    return ArgumentError(
         f"{place}: expected a pattern that matches a {kind}, got {wanted!r}; "
         f"the model has {', '.join(near) if near else 'none'}{', ...' if len(names) > len(near) else ''}"
     )

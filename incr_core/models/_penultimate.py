@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, IncrError, StrategyError
 
 __all__ = ["Features", "head_of", "last_layer", "one_way"]
 
@@ -19,36 +19,36 @@ def head_of(model: nn.Module, place: str) -> nn.Linear:
     >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "icarl")
     Linear(in_features=3, out_features=2, bias=True)
     """
-    last = last_layer(model, place)
+    last = last_layer(model, place, ArgumentError)
     if not isinstance(last, nn.Linear):
-        raise StrategyError(
+        raise ArgumentError(
             f"{place}: expected a model whose last layer is nn.Linear, got {type(last).__name__}; "
             "make heads for tasks last, of a model that is adapted otherwise"
         )
     return last
 
 
-def last_layer(model: nn.Module, place: str) -> nn.Module:
+def last_layer(model: nn.Module, place: str, error: type[IncrError] = StrategyError) -> nn.Module:
     """The last linear layer of a model, or the heads of tasks in its place (modules with `per_task` weights).
 
     >>> last_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "features")
     Linear(in_features=3, out_features=2, bias=True)
     """
-    one_way(model, place)
+    one_way(model, place, error)
     found = [part for part in model.modules() if isinstance(part, nn.Linear) or hasattr(part, "per_task")]
     if not found:
-        raise StrategyError(f"{place}: expected a model whose last layer is nn.Linear, got {type(model).__name__}")
+        raise error(f"{place}: expected a model whose last layer is nn.Linear, got {type(model).__name__}")
     return found[-1]
 
 
-def one_way(model: nn.Module, place: str) -> None:
-    """StrategyError where rows go through parts of the model of their own (a class attribute `parts_rows` says so).
+def one_way(model: nn.Module, place: str, error: type[IncrError] = StrategyError) -> None:
+    """Raise `error` where rows go through parts of the model of their own (a class attribute `parts_rows` says so).
 
     >>> one_way(nn.Linear(1, 1), "ewc")
     """
     for part in model.modules():
         if getattr(part, "parts_rows", False):
-            raise StrategyError(
+            raise error(
                 f"{place}: expected a model that all rows go through, got {type(part).__name__}, where each goes its "
                 f"own way; leave {place} out, or give it the model before experts are made of it"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 
 __all__ = ["LossScale", "Precision"]
 
@@ -30,9 +30,9 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device, sharded: bool = False) -> None:
         if name not in TYPES:
-            raise JobError(f"learner.precision: expected one of {', '.join(TYPES)}, got {name!r}")
+            raise ArgumentError(f"learner.precision: expected one of {', '.join(TYPES)}, got {name!r}")
         if name == "float16" and sharded:
-            raise JobError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
+            raise ArgumentError('learner.precision: "float16" cannot be sharded, its scale is one; use "bfloat16"')
         self.name = name
         self.device = device
         self.scale = LossScale() if name == "float16" else None
@@ -42,7 +42,7 @@ class Precision:
         if self.scale is not None:
             for name, weight in weights.items():
                 if weight.dtype is torch.float16:
-                    raise JobError(
+                    raise ArgumentError(
                         f"learner.precision: expected weights in float32 beside precision float16, got {name} in "
                         "float16; make the model with .float(), its forwards run in float16 all the same"
                     )

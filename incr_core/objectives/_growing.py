@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.objectives._base import Multiclass
 from incr_core.objectives._losses import Loss
 
@@ -60,10 +60,10 @@ class GrowingMulticlass(Multiclass):
         return self._masked(output, seen | ~seen.any())
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """How many rows of each class are about to be learned, (capacity,). StrategyError beyond the capacity."""
+        """How many rows of each class are about to be learned, (capacity,). ArgumentError beyond the capacity."""
         highest = int(targets.max()) if len(targets) else -1
         if highest >= self.outputs:
-            raise StrategyError(
+            raise ArgumentError(
                 f"growing.capacity: expected classes numbered below {self.outputs}, got {highest}; "
                 f"start a new run with a capacity of at least {highest + 1}"
             )

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from incr_core.registry._erased import SCHEMA, add_erased, erased, ids_of
+from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
 from incr_core.registry._participant_states import state_folder
 from incr_core.registry._run_directory import RunDirectory
 
-__all__ = ["SCHEMA", "RunDirectory", "add_erased", "erased", "ids_of", "state_folder"]
+__all__ = [
+    "SCHEMA",
+    "RunDirectory",
+    "add_erased",
+    "begin_erasing",
+    "erased",
+    "erasing",
+    "finish_erasing",
+    "ids_of",
+    "state_folder",
+]

@@ -1,4 +1,8 @@
-"""Which rows of a run were erased: their addresses alone, in DIR/erased.parquet, so that no review reads them again."""
+"""Which rows of a run were erased: their addresses alone, in DIR/erased.parquet, so that no review reads them again.
+
+While an erasure is under way they are in DIR/erasing.parquet; one that a kill interrupted is finished before the run
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,24 @@ import torch
 from torch import Tensor
 
 from incr_core.data import OFFSET_BITS
-from incr_core.storage import parquet_bytes, read_table, write_atomically
+from incr_core.errors import RunDirectoryError
+from incr_core.storage import parquet_bytes, read_table, remove, write_atomically
 
-__all__ = ["SCHEMA", "add_erased", "erased", "ids_of"]
+__all__ = [
+    "SCHEMA",
+    "add_erased",
+    "begin_erasing",
+    "erased",
+    "erasing",
+    "finish_erasing",
+    "ids_of",
+    "refuse_unfinished",
+]
 
 SCHEMA = pa.schema([("fragment", pa.string()), ("offset", pa.int64())])
+
+
+ERASED, ERASING = "erased.parquet", "erasing.parquet"
 
 
 def erased(directory: Path) -> pa.Table:
@@ -25,10 +42,16 @@ def erased(directory: Path) -> pa.Table:
     >>> erased(Path("/nowhere")).num_rows
     0
     """
-    try:
-        return read_table("erased.parquet", (directory / "erased.parquet").read_bytes())
-    except FileNotFoundError:
-        return SCHEMA.empty_table()
+    return _read(directory / ERASED)
+
+
+def erasing(directory: Path) -> pa.Table:
+    """The addresses of the rows that an erasure has begun to delete, and has not finished with.
+
+    >>> erasing(Path("/nowhere")).num_rows
+    0
+    """
+    return _read(directory / ERASING)
 
 
 def add_erased(directory: Path, addresses: pa.Table) -> None:
@@ -41,9 +64,54 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
     ...     erased(Path(name)).to_pylist()
     [{'fragment': 'a.csv', 'offset': 7}]
     """
-    every = pa.concat_tables([erased(directory), addresses.select(SCHEMA.names).cast(SCHEMA)])
+    _write(directory / ERASED, [erased(directory), addresses])
+
+
+def begin_erasing(directory: Path, addresses: pa.Table) -> None:
+    """Say that these rows are being deleted, and those that an interrupted erasure had begun with.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     begin_erasing(Path(name), pa.table({"fragment": ["a.csv"], "offset": [7]}, schema=SCHEMA))
+    ...     try:
+    ...         refuse_unfinished(Path(name))
+    ...     except RunDirectoryError as error:
+    ...         str(error).removeprefix(name)
+    ...     finish_erasing(Path(name))
+    ...     refuse_unfinished(Path(name))
+    ...     erased(Path(name)).num_rows
+    ': an erasure of 1 rows has begun and is not finished; run incr forget ... --rows .../erasing.parquet first'
+    1
+    """
+    _write(directory / ERASING, [erasing(directory), addresses])
+
+
+def finish_erasing(directory: Path) -> None:
+    """Say that the rows are deleted."""
+    add_erased(directory, erasing(directory))
+    remove(directory / ERASING)
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """RunDirectoryError where an erasure was interrupted: learning on would bring its rows back into new states."""
+    if rows := erasing(directory).num_rows:
+        raise RunDirectoryError(
+            f"{directory}: an erasure of {rows:,} rows has begun and is not finished; run incr forget {directory} "
+            f"--rows {directory / ERASING} first"
+        )
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return read_table(path.name, path.read_bytes())
+    except FileNotFoundError:
+        return SCHEMA.empty_table()
+
+
+def _write(path: Path, tables: Sequence[pa.Table]) -> None:
+    every = pa.concat_tables([table.select(SCHEMA.names).cast(SCHEMA) for table in tables])
     once = every.group_by(SCHEMA.names).aggregate([]).sort_by([(name, "ascending") for name in SCHEMA.names])
-    write_atomically(directory / "erased.parquet", parquet_bytes(once.select(SCHEMA.names)))
+    write_atomically(path, parquet_bytes(once.select(SCHEMA.names)))
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:

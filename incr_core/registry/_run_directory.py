@@ -24,8 +24,9 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from incr_core.errors import CheckpointError, RunDirectoryError, StorageError, VersionError
+from incr_core.errors import ArgumentError, CheckpointError, RunDirectoryError, StorageError, VersionError
 from incr_core.registry import ledger as ledgers
+from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._job_claim import claim, is_run, refuse_foreign_files
 from incr_core.registry._participant_states import States
 from incr_core.registry._version import (
@@ -81,7 +82,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, *, keep: int | None = None) -> None:
         if keep is not None and keep < 1:
-            raise ValueError(f"keep: expected at least 1 or None, got {keep}")
+            raise ArgumentError(f"keep: expected at least 1 or None, got {keep}")
         self.path = Path(path)
         self._keep = keep
         self._lock = Lock(self.path / ".lock")
@@ -97,8 +98,8 @@ class RunDirectory:
         """Start the run of this job here, or resume it; refuse any other folder.
 
         Jobs with equal fingerprints are the same run. Raises RunDirectoryError when the folder holds
-        something else, another job's run, or a run that another process is writing; StorageError when it
-        cannot be written.
+        something else, another job's run, a run that another process is writing, or one with an erasure that was
+        interrupted; StorageError when it cannot be written.
         """
         with storage(self.path):
             if self.path.exists() and not self.path.is_dir():
@@ -109,6 +110,7 @@ class RunDirectory:
         try:
             # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
             begun = bool(numbers_in(self.path / "versions"))
+            refuse_unfinished(self.path)
             if not begun:
                 remove(self.path / "state")
             claim(self.path, job_toml, fingerprint, begun=begun)

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from incr_core.errors import CheckpointError, VersionError
+from incr_core.errors import ArgumentError, CheckpointError, VersionError
 from incr_core.numerics import stored, unstored
 from incr_core.storage import (
     SCHEMA,
@@ -43,7 +43,7 @@ def write_version(
     """Make the folder of a version appear, whole or not at all.
 
     `tables` are named by file, *.parquet or *.arrow. What the registry sets (`own`) and what others add
-    (`manifest`) make up manifest.json, with the hashes; a name in both is a ValueError. Complex numbers that
+    (`manifest`) make up manifest.json, with the hashes; a name in both is an ArgumentError. Complex numbers that
     safetensors has no name for lie in the file as pairs of real ones, and the manifest says under `pairs` which.
 
     >>> import tempfile
@@ -70,7 +70,7 @@ def write_version(
         **({"pairs": pairs} if pairs else {}),
     }
     if taken := sorted(document.keys() & manifest.keys()):
-        raise ValueError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
+        raise ArgumentError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
     write_folder(folder, {**files, "manifest.json": seal({**document, **manifest})})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
@@ -65,9 +65,9 @@ class Nesterov(Outer):
     def __init__(self, lr: float = 0.7, momentum: float = 0.9) -> None:
         for name, value in (("lr", lr), ("momentum", momentum)):
             if not isinstance(value, int | float) or value < 0:
-                raise JobError(f"outer.{name}: expected a number of at least 0, got {value!r}")
+                raise ArgumentError(f"outer.{name}: expected a number of at least 0, got {value!r}")
         if momentum >= 1:
-            raise JobError(f"outer.momentum: expected less than 1, got {momentum!r}: no step would ever fade")
+            raise ArgumentError(f"outer.momentum: expected less than 1, got {momentum!r}: no step would ever fade")
         self.lr = lr
         self.momentum = momentum
         self.velocity: dict[str, Tensor] = {}

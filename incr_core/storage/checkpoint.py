@@ -16,7 +16,7 @@ from incr_core.storage._atomic import storage, sync, write_atomically
 from incr_core.storage._integrity import SCHEMA, read_verified, seal, sha256, unseal
 from incr_core.storage.packing import pack, unpack
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "tidy"]
 
 
 def save(path: str | Path, state: Any, **manifest: Any) -> None:
@@ -49,6 +49,17 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
     write_atomically(folder / "state.json", sealed)
     with storage(folder):
         sync(folder.parent)
+    _remove_others(folder, name)
+
+
+def tidy(path: str | Path) -> None:
+    """Remove tensors that a kill has left beside the state in a folder: those of an older or of an unfinished one."""
+    folder = Path(path)
+    _remove_others(folder, unseal(folder / "state.json")["tensors"]["file"])
+
+
+def _remove_others(folder: Path, name: str) -> None:
+    with storage(folder):
         for stale in folder.glob("tensors-*.safetensors"):
             if stale.name != name:
                 stale.unlink()

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch
 from incr_core.memories import columns_of, draw, memory_named, to_batch
 from incr_core.numerics import local, whole
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 
 __all__ = ["AGEM"]

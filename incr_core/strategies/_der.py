@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch, cat
 from incr_core.memories import columns_of, draw, memory_named, to_batch
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 
 __all__ = ["DER"]

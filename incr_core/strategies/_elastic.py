@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch
 from incr_core.numerics import local
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 
 __all__ = ["ElasticNet"]

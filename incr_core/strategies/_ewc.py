@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from incr_core._util import at_least_one, fraction, not_negative
 from incr_core.batch import Batch
 from incr_core.models import one_way
 from incr_core.numerics import like, local
+from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull, fisher_diagonal
 

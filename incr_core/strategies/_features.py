@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch
 from incr_core.models import Features
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies.mechanisms import Teacher
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from incr_core._util import not_negative, positive
 from incr_core.batch import Batch
 from incr_core.memories import Balanced, columns_of, to_batch
+from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies.mechanisms import Teacher
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
 from incr_core.memories import Herding, columns_of, to_batch
 from incr_core.models import Features
 from incr_core.models.adapt import NearestMean
 from incr_core.objectives import Multiclass
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies.mechanisms import Teacher
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from incr_core._util import not_negative
 from incr_core.numerics import local
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 
 __all__ = ["L2SP"]

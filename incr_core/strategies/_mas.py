@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from incr_core._util import at_least_one, fraction, not_negative
 from incr_core.batch import Batch, Inputs
 from incr_core.models import one_way
 from incr_core.numerics import Applied, like, local, unsharded, whole_weights
+from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull, gradients_of_rows, rows_at_once
 

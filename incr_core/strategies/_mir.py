@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from incr_core._util import at_least_one, not_negative
 from incr_core.batch import Batch, cat
 from incr_core.memories import columns_of, draw, memory_named, to_batch
+from incr_core.strategies._arguments import at_least_one, not_negative
 from incr_core.strategies._base import Context, Strategy
 
 __all__ = ["MIR"]

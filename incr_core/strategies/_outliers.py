@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from incr_core._util import at_least_one, not_negative, positive
 from incr_core.batch import Batch, Inputs
 from incr_core.errors import StrategyError
+from incr_core.strategies._arguments import at_least_one, not_negative, positive
 from incr_core.strategies._base import Context, Strategy
 
 __all__ = ["Outliers"]

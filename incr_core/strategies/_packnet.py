@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from incr_core._util import at_least_one, fraction, not_negative
 from incr_core.batch import Batch
 from incr_core.numerics import local
+from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Ownership
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from incr_core._util import not_negative
 from incr_core.batch import Batch, cat
 from incr_core.memories import columns_of, memory_named, to_batch
+from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 
 __all__ = ["Replay"]

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from incr_core._util import not_negative, one_of
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.objectives import Binary, Multiclass
+from incr_core.strategies._arguments import not_negative, one_of
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies.mechanisms import Recent
 

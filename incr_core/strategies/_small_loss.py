@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from incr_core._util import at_least_one, fraction
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.objectives import Multiclass
+from incr_core.strategies._arguments import at_least_one, fraction
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies.mechanisms import Recent
 

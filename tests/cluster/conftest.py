@@ -17,7 +17,7 @@ from tests.support.shards import TwoShards
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    session = Session(None, workers=4)
+    session = Session("local", slots=4)
     yield
     session.close()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import struct
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from incr_core import Batch, Binary, Learner, Replay, forget
 from incr_core.commands.cli import main
 from incr_core.commands.forget import rows_where
 from incr_core.commands.run import run
-from incr_core.errors import JobError, RunDirectoryError, StrategyError
+from incr_core.errors import ArgumentError, CheckpointError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
-from incr_core.registry import RunDirectory, ledger
+from incr_core.registry import RunDirectory, add_erased, ledger
 from incr_core.storage import checkpoint
 
 MARK = 777.125
@@ -146,7 +148,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(job(tmp_path, strategy=[{"name": "replay", "capacity": 30, "memory": "prototypes"}], baselines={}), out)
     before = content(out)
-    with pytest.raises(StrategyError, match="from which none can be erased; use a memory of rows"):
+    with pytest.raises(ArgumentError, match="from which none can be erased; use a memory of rows"):
         forget(out, rows_where(out, f"person={SHY}")[0])
     with pytest.raises(JobError, match="--where x: expected COLUMN=VALUE, such as customer=42"):
         rows_where(out, "x")
@@ -213,7 +215,7 @@ def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path:
     means = ['strategy=[{name="replay", capacity=30, memory="prototypes"}]']
     run(job(tmp_path, strategy=replay, baselines={"means": means, "none": ["model.hidden=[3]"]}), out)
     before, asked = content(out), rows_where(out, f"person={SHY}")[0]
-    with pytest.raises(StrategyError, match="from which none can be erased"):
+    with pytest.raises(ArgumentError, match="from which none can be erased"):
         forget(out, asked)
     assert content(out) == before
     shutil.rmtree(out / "baselines" / "means")
@@ -275,3 +277,80 @@ def test_what_is_told_of_rows_that_a_run_does_not_know(tmp_path: Path, capsys: p
     told = capsys.readouterr().out
     assert "gone: part-1.csv" in told
     assert "participants that keep no state here: 1" in told
+
+
+def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bool:
+    """Forget in a child process that dies silently before, or after, its rename of that number; whether it did."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    replace, done = os.replace, 0
+
+    def deadly(source: Path, target: Path) -> None:
+        nonlocal done
+        done += 1
+        if done != number or after:
+            replace(source, target)
+        if done == number:
+            os._exit(9)
+
+    os.replace = deadly  # type: ignore[assignment]
+    try:
+        forget(out, asked)
+    finally:
+        os._exit(0)
+
+
+def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data", rows=60)
+    wanted, whole, out = job(tmp_path, baselines={"none": ["model.hidden=[3]"]}), tmp_path / "whole", tmp_path / "run"
+    run(wanted, whole)
+    asked = rows_where(whole, f"person={SHY}")[0]
+    for kills in count():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(whole, out)
+        if not killed_at_rename(1 + 3 * kills, kills % 2 == 1, out, asked):
+            break
+        if marked := (out / "erasing.parquet").exists():
+            with pytest.raises(RunDirectoryError, match=r"of 6 rows has begun .*; run incr forget .*/run --rows"):
+                run(wanted, out)
+        else:
+            assert traces(out) in ([], traces(whole)), "an erasure that is half done is marked"
+        if marked and kills % 2:
+            assert main(["forget", str(out), "--rows", str(out / "erasing.parquet")]) == 0
+        else:
+            forget(out, asked)
+        assert traces(out) == []
+        assert [pq.read_table(file).num_rows for file in out.rglob("eras*.parquet")] == [6, 6]
+    assert kills > 4
+    assert traces(out) == []
+    run(wanted, out)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["state/all/*/tensors-*", "versions/1/quarantine.parquet", "baselines/none/state/all/*/state.json"]
+)
+def test_nothing_is_changed_where_something_cannot_be_read(tmp_path: Path, damaged: str) -> None:
+    write(tmp_path / "data", rows=60)
+    out = tmp_path / "run"
+    run(job(tmp_path, baselines={"none": ["model.hidden=[3]"]}), out)
+    asked = rows_where(out, f"person={SHY}")[0]
+    file = sorted(out.glob(damaged))[-1]
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    before = content(out)
+    with pytest.raises(CheckpointError, match=str(file)):
+        forget(out, asked)
+    assert content(out) == before
+
+
+def test_rows_erased_before_and_learned_since_are_deleted_again(tmp_path: Path) -> None:
+    write(tmp_path / "data", rows=60)
+    out = tmp_path / "run"
+    run(job(tmp_path, baselines={}), out)
+    every = rows_where(out, f"person={SHY}")[0]
+    add_erased(out, every)  # as if their labels had come after an erasure
+    assert traces(out) != []
+    other = pa.table({"fragment": ["part-9.csv"], "offset": [1]})
+    assert forget(out, other)["remembered"] == 0
+    assert traces(out) == []

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from incr_core.data import row_ids
 from incr_core.data.encoding import ColumnHash, Encoder, column_kinds, find_classes
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 
 def encode(encoder: Encoder, columns: dict[str, Any], **options: Any) -> Any:
@@ -213,15 +213,15 @@ def test_a_row_with_two_faults_is_counted_once() -> None:
 
 
 def test_what_an_encoder_refuses() -> None:
-    with pytest.raises(JobError, match="features: expected at least one numeric or categorical column"):
+    with pytest.raises(ArgumentError, match="features: expected at least one numeric or categorical column"):
         Encoder("y", [], [], objective="binary", classes=None)
-    with pytest.raises(JobError, match="features: expected every column once, got x twice"):
+    with pytest.raises(ArgumentError, match="features: expected every column once, got x twice"):
         Encoder("y", ["x"], ["x"], objective="binary", classes=None)
-    with pytest.raises(JobError, match="features: expected every column once, got y twice"):
+    with pytest.raises(ArgumentError, match="features: expected every column once, got y twice"):
         Encoder("y", ["x", "y"], [], objective="binary", classes=None)
-    with pytest.raises(JobError, match=r"features.classes: expected two for a binary objective, got 3"):
+    with pytest.raises(ArgumentError, match=r"features.classes: expected two for a binary objective, got 3"):
         plain("y", "binary", classes=[1, 2, 3])
-    with pytest.raises(JobError, match=r"features.buckets: expected at least 2, got 1"):
+    with pytest.raises(ArgumentError, match=r"features.buckets: expected at least 2, got 1"):
         plain(buckets=1)
 
 

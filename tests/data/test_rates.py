@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from incr_core.data.rates import History, Questions, Rate
 from incr_core.data.times import SECOND
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 
 rows = st.lists(
     st.tuples(
@@ -83,16 +83,18 @@ def test_two_columns_make_one_key_and_their_order_matters() -> None:
 
 
 def test_what_a_rate_refuses() -> None:
-    with pytest.raises(JobError, match=r"features.rate.window: expected a duration .*, got 'soon'"):
+    with pytest.raises(ArgumentError, match=r"features.rate.window: expected a duration .*, got 'soon'"):
         Rate([], "soon")
-    with pytest.raises(JobError, match=r"features.rate.window: expected a duration above 0, got -1"):
+    with pytest.raises(ArgumentError, match=r"features.rate.window: expected a duration above 0, got -1"):
         Rate([], -1)
-    with pytest.raises(JobError, match=r"features.rate.weight: expected a number above 0, got 0"):
+    with pytest.raises(ArgumentError, match=r"features.rate.weight: expected a number above 0, got 0"):
         Rate([], 1, weight=0)
     zero = np.zeros(1, dtype=np.int64)
-    with pytest.raises(JobError, match=r"features.rate.outcome: expected a column of numbers, got x of string"):
+    with pytest.raises(ArgumentError, match=r"features.rate.outcome: expected a column of numbers, got x of string"):
         Questions.answered([Rate([], 1, outcome="x")], pa.table({"x": ["a"]}), np.zeros(1), zero, zero)
-    with pytest.raises(JobError, match=r'features.rate.known_at: expected an outcome too, got known_at = "x" alone'):
+    with pytest.raises(
+        ArgumentError, match=r'features.rate.known_at: expected an outcome too, got known_at = "x" alone'
+    ):
         Rate([], 1, known_at="x")
 
 

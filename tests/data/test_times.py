@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from incr_core.data import times as clock
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 MOMENT = dt.datetime(2013, 2, 1, 5)
 EXPECTED = clock.instant("2013-02-01T05:00")
@@ -59,7 +59,7 @@ def test_what_the_clock_refuses() -> None:
     with pytest.raises(StreamError, match=r"at: expected a time .*, got list"):
         clock.instants(pa.chunked_array([[[1]]]), "at")
     for text in ("1x", "", "0h", "-1h", "h"):
-        with pytest.raises(JobError, match=r"stream.every: expected a duration"):
+        with pytest.raises(ArgumentError, match=r"stream.every: expected a duration"):
             clock.duration(text)
 
 

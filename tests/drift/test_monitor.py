@@ -12,7 +12,7 @@ import pytest
 
 from incr_core.drift._detectors import DETECTORS
 from incr_core.drift._monitor import DriftMonitor
-from incr_core.errors import CheckpointError, JobError
+from incr_core.errors import ArgumentError, CheckpointError, JobError
 
 pytest.importorskip("river")
 
@@ -136,16 +136,16 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(JobError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         DriftMonitor(**arguments)
 
 
 def test_wrong_values_are_named() -> None:
-    with pytest.raises(JobError, match="ddm counts errors, expected 0 or 1"):
+    with pytest.raises(ArgumentError, match="ddm counts errors, expected 0 or 1"):
         DriftMonitor("ddm").update(np.array([0.0, 0.37]))
     monitor = DriftMonitor(watch="features")
     monitor.update(np.zeros((10, 3)))
-    with pytest.raises(JobError, match="expected 3 columns as before, got 2"):
+    with pytest.raises(ArgumentError, match="expected 3 columns as before, got 2"):
         monitor.update(np.zeros((10, 2)))
 
 

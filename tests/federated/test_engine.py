@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +14,10 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from federated.engine import FederatedEngine
+from federated.failures import REMEDY
 from federated.server_app import app as server_app
 from incr_core.engines import LocalEngine
-from incr_core.errors import BadRows, CheckpointError, IncrError, JobError, WorkerLost
+from incr_core.errors import BadRows, CheckpointError, EngineError, IncrError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.conftest import made_up
 from tests.loop.test_divergence import job as heavy_job
@@ -283,3 +285,32 @@ def test_one_client_lets_go_of_what_the_local_engine_does(tmp_path: Path) -> Non
 def ledger_ranges(folder: Path) -> list[tuple[int, int]]:
     lists = pq.read_table(folder / "ledger.parquet")["ranges"].to_pylist()
     return [(pair["start"], pair["stop"]) for pairs in lists for pair in pairs]
+
+
+def test_a_grid_may_go_through_the_messages_twice(table: Path, tmp_path: Path) -> None:
+    """As Flower's own does over HTTP: first to count them, then to send them."""
+
+    class Twice(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            assert sum(1 for _ in messages) > 0, "messages_list must not be empty"
+            return super().send_and_receive(messages, timeout=timeout)
+
+    job = people(table, "stream.every=600")
+    assert finish(job, tmp_path / "twice", on(Twice(3))) == finish(job, tmp_path / "once", on(InProcessGrid(3)))
+
+
+@pytest.mark.parametrize("after", [0, 7])
+def test_whatever_a_grid_raises_becomes_an_error_of_ours(table: Path, tmp_path: Path, after: int) -> None:
+    class Unreachable(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            if self.sent and next(self._numbers) >= after:
+                raise ConnectionResetError("the SuperLink hung up")
+            return super().send_and_receive(messages, timeout=timeout)
+
+    error = failing(people(table), tmp_path / "run", on(Unreachable(3)))
+    doing = "asking clients to open" if after == 0 else "asking clients to receive"
+    assert type(error) is EngineError
+    assert str(error) == (
+        "federated: expected Unreachable to carry messages, got ConnectionResetError: the SuperLink hung up while "
+        f"{doing}; {REMEDY}"
+    )

@@ -11,8 +11,8 @@ import ray
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from cluster.session import Session
 from federated.client_app import app as incr_app
-from federated.embedded_ray import start_ray, stop_ray
 from federated.engine import FederatedEngine
 from federated.grid import RayGrid
 from incr_core.errors import BadRows, WorkerLost
@@ -28,10 +28,9 @@ pytestmark = [pytest.mark.flower, pytest.mark.ray]
 @pytest.fixture(scope="module", autouse=True)
 def _one_ray() -> Iterator[None]:
     """One Ray for all tests of this module; starting it takes longer than any of them."""
-    ours = start_ray(4)
+    session = Session("local", 4)
     yield
-    if ours:
-        stop_ray()
+    session.close()
 
 
 @pytest.fixture

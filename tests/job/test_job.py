@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from incr_core.errors import JobError, StrategyError, StreamError
+from incr_core.engines import LocalEngine
+from incr_core.errors import ArgumentError, JobError, StrategyError, StreamError
 from incr_core.job import Job
 from incr_core.job._sections import Section
 from tests.conftest import ROOT
@@ -185,3 +187,36 @@ def test_every_key_is_in_the_documentation() -> None:
     keys = [name for section in Section.__subclasses__() for name in section.model_fields]
     assert len(keys) > 40
     assert [key for key in keys if f"`{key}`" not in text and f"[{key}]" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[stream]\npath = "a.csv"\nevery = "1h"\n',
+            'stream.every: expected a predict_at column with every = "1h", got none',
+        ),
+        (
+            '[stream]\npath = "a.csv"\n[outer]\nname = "nesterov"\nlr = -1\n',
+            "outer.lr: expected a number of at least 0, got -1",
+        ),
+        (
+            '[stream]\npath = "a.csv"\n[[strategy]]\nname = "replay"\ncapacity = 0\n',
+            "strategy replay: memory.capacity: expected at least 1 row, got 0",
+        ),
+        (
+            '[stream]\npath = "a.csv"\n[[model.adapt]]\nname = "lora"\nrank = 0\n',
+            "model.adapt lora.rank: expected 1 or more, got 0",
+        ),
+    ],
+)
+def test_an_argument_that_a_part_refuses_is_told_with_its_place_in_the_job(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n2,1\n")
+    rest = '[features]\nlabel = "y"\nnumeric = ["x"]\nclasses = [0, 1]\n[learner]\nobjective = "binary"\n'
+    (tmp_path / "job.toml").write_text(text + rest)
+    with pytest.raises(JobError, match=f"^{re.escape(message)}") as caught:
+        LocalEngine(Job.read(tmp_path / "job.toml"), tmp_path)
+    assert isinstance(caught.value.__cause__, ArgumentError)
+    assert not isinstance(caught.value, ValueError)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.learner import Learner
 from incr_core.objectives import Binary
 
@@ -54,7 +54,7 @@ def learner_of(model: nn.Module) -> Learner:
 @pytest.mark.parametrize("kind", [Normed, Assigns])
 def test_one_that_learning_changes_is_refused_by_name(kind: type[Normed]) -> None:
     with pytest.raises(
-        JobError,
+        ArgumentError,
         match=r"^model.mean: expected a buffer with persistent=False to stay as it was, and learning changed it: .*; "
         r"register it with persistent=True, or keep",
     ):
@@ -90,5 +90,5 @@ def test_a_cache_that_grows_with_its_inputs_is_no_state() -> None:
 
 
 def test_a_buffer_that_a_forward_registers_is_told() -> None:
-    with pytest.raises(JobError, match=r"^model.mask: expected all tensors to be there when the learner is made"):
+    with pytest.raises(ArgumentError, match=r"^model.mask: expected all tensors to be there when the learner is made"):
         learner_of(Caches(persistent=True)).learn(ROWS)

@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from incr_core.batch import Batch
 from incr_core.commands.run import run
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner, Schedule
 from incr_core.numerics import LossScale
@@ -206,5 +206,7 @@ def test_it_learns() -> None:
 
 def test_weights_in_half_precision_are_refused_by_name() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1).half())
-    with pytest.raises(JobError, match=r"^learner.precision: expected weights in float32 .* got 1.weight in float16; "):
+    with pytest.raises(
+        ArgumentError, match=r"^learner.precision: expected weights in float32 .* got 1.weight in float16; "
+    ):
         Learner(model, Binary(), torch.optim.SGD, precision="float16")

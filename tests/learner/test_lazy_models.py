@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from incr_core.batch import Batch
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.objectives import Binary
@@ -139,7 +139,7 @@ def test_making_a_learner_leaves_all_generators_alone(tmp_path: Path) -> None:
 )
 def test_without_rows_to_try_it_on_a_lazy_layer_is_refused_by_name(layer: nn.Module, name: str, kind: str) -> None:
     with pytest.raises(
-        JobError,
+        ArgumentError,
         match=rf"^{name}: expected a tensor with a shape, got one that {kind or 'LazyBatchNorm1d'} makes in its",
     ):
         Learner(nn.Sequential(layer, nn.Linear(1, 1)), Binary(), torch.optim.SGD)
@@ -158,5 +158,5 @@ def test_a_layer_that_a_forward_makes_is_told_after_the_first() -> None:
             return output
 
     learner = Learner(Late(), Binary(), torch.optim.SGD)
-    with pytest.raises(JobError, match=r"^model.first.weight: .* a forward made this one: no optimizer moves it"):
+    with pytest.raises(ArgumentError, match=r"^model.first.weight: .* a forward made this one: no optimizer moves it"):
         learner.learn(Batch(torch.randn(4, 2), torch.ones(4)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch, Steps, cat
-from incr_core.errors import CheckpointError, JobError
+from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.learner import Learner, OptimizerFactory
 from incr_core.objectives import Multiclass
 from incr_core.storage import checkpoint, packing
@@ -209,7 +209,9 @@ def test_with_batch_norm_a_last_row_joins_the_batch_before_it() -> None:
 
 
 def test_batch_norm_and_one_row_alone() -> None:
-    with pytest.raises(JobError, match=r"^learner: the model has BatchNorm, which needs at least 2 rows .* LayerNorm"):
+    with pytest.raises(
+        ArgumentError, match=r"^learner: the model has BatchNorm, which needs at least 2 rows .* LayerNorm"
+    ):
         make().learn(increment(0, rows=1))
     make(Replay()).learn(increment(0, rows=2))
     learner = make(Replay())
@@ -259,12 +261,12 @@ def test_terms_of_one_name_add_up() -> None:
     ],
 )
 def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(JobError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         make(**wrong)
 
 
 def test_nothing_to_learn() -> None:
-    with pytest.raises(JobError, match="no parameter with requires_grad"):
+    with pytest.raises(ArgumentError, match="no parameter with requires_grad"):
         Learner(nn.Linear(2, 1).requires_grad_(False), Multiclass(2), MOMENTUM)
 
 

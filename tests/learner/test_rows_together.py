@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core.batch import Batch
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError, JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.objectives import Multiclass
@@ -61,7 +61,7 @@ def test_a_last_row_joins_the_batch_before_it_where_any_sort_of_batch_norm_is(ma
 
 
 def test_a_norm_of_ones_own_says_so_by_rows() -> None:
-    with pytest.raises(JobError, match=r'needs at least 2 rows .* set model\.rows = "together"$'):
+    with pytest.raises(ArgumentError, match=r'needs at least 2 rows .* set model\.rows = "together"$'):
         batches_of(nn.Sequential(Norm(), nn.Linear(4, 3)))
     assert batches_of(nn.Sequential(Norm(), nn.Linear(4, 3)), rows="together") == [8, 9]
 
@@ -84,7 +84,8 @@ def test_shards_keep_rows_together_until_some_tell() -> None:
 
 def test_rows_are_one_of_two() -> None:
     with pytest.raises(
-        JobError, match=r'^learner\.rows: expected "independent" or "together", got "both"$'.replace('"both"', "'both'")
+        ArgumentError,
+        match=r'^learner\.rows: expected "independent" or "together", got "both"$'.replace('"both"', "'both'"),
     ):
         Learner(nn.Linear(1, 1), Multiclass(2), torch.optim.SGD, rows="both")  # type: ignore[arg-type]
 

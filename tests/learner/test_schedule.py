@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 from incr_core.batch import Batch
 from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
-from incr_core.errors import JobError, StrategyError
+from incr_core.errors import ArgumentError, JobError, StrategyError
 from incr_core.job import Job
 from incr_core.learner import SCHEDULES, Learner, Schedule
 from incr_core.loop import Loop
@@ -170,10 +170,10 @@ def test_strategies_use_each_weights_own_rate(make: Any) -> None:
 
 def test_a_pattern_that_matches_nothing_is_told() -> None:
     with pytest.raises(
-        JobError, match=r"learner.groups: expected 'head.*' to match some weight .* none of 0.weight, 0"
+        ArgumentError, match=r"learner.groups: expected 'head.*' to match some weight .* none of 0.weight, 0"
     ):
         learner(None, groups=[("head.*", {"lr": 0.1})])
-    with pytest.raises(StrategyError, match=r"learner.schedule.each: expected one of increment, step, got 'day'"):
+    with pytest.raises(ArgumentError, match=r"learner.schedule.each: expected one of increment, step, got 'day'"):
         Schedule(lambda optimizer: lr_scheduler.StepLR(optimizer, 1), each="day")
 
 
@@ -244,5 +244,7 @@ def test_what_is_wrong_with_a_schedule_is_told(table: Path, setting: str, messag
 
 
 def test_an_optimizer_that_does_not_take_such_weights_is_refused() -> None:
-    with pytest.raises(JobError, match=r"learner.optimizer: Muon only supports 2D .*; choose another optimizer, or"):
+    with pytest.raises(
+        ArgumentError, match=r"learner.optimizer: Muon only supports 2D .*; choose another optimizer, or"
+    ):
         Learner(nn.Linear(2, 1), Binary(), torch.optim.Muon)

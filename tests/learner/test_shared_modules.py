@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.learner import Learner
 from incr_core.models import TableShape
 from incr_core.models._entries import Entries, merge_rules
@@ -134,7 +134,7 @@ def test_rules_that_contradict_one_another_are_refused() -> None:
 
     norm = Norm(2)
     with pytest.raises(
-        JobError, match=r"0.total: .* got 'sum' as model.0.total, 'average' as model.1.total: it is one"
+        ArgumentError, match=r"0.total: .* got 'sum' as model.0.total, 'average' as model.1.total: it is one"
     ):
         Entries(model=nn.Sequential(norm, Other(norm.total)))
     assert merge_rules(nn.Sequential(norm, nn.ReLU(), norm)) == {
@@ -152,6 +152,7 @@ def test_two_places_that_part_are_told() -> None:
     assert isinstance(model, Shared)
     model.norm.middle = torch.ones(6)
     with pytest.raises(
-        JobError, match=r"^model.layers.0.2.middle: expected the tensor that it shares with model.middle, got another"
+        ArgumentError,
+        match=r"^model.layers.0.2.middle: expected the tensor that it shares with model.middle, got another",
     ):
         learner.weights()

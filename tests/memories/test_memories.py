@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories import Balanced, Memory, Reservoir, columns_of, to_batch
 from incr_core.memories._base import even_shares
 from incr_core.memories._reservoir import AHEAD
@@ -240,7 +240,7 @@ def test_forgetting_before_the_memory_is_full() -> None:
 def test_rows_without_ids_cannot_be_found() -> None:
     memory = Reservoir(3)
     memory.insert({"targets": torch.zeros(2)}, seeded())
-    with pytest.raises(StrategyError, match="the rows held carry no row ids"):
+    with pytest.raises(ArgumentError, match="the rows held carry no row ids"):
         memory.forget(torch.tensor([0]))
 
 
@@ -266,12 +266,12 @@ def test_state_comes_back_whatever_the_memory_held(kind: type[Memory], used: int
 
 
 def test_another_capacity_is_refused() -> None:
-    with pytest.raises(StrategyError, match="capacity: the saved memory holds 8 rows, this one 9; use the same"):
+    with pytest.raises(CheckpointError, match="capacity: the saved memory holds 8 rows, this one 9; use the same"):
         Reservoir(9).load_state_dict(Reservoir(8).state_dict())
 
 
 def test_no_capacity_is_refused() -> None:
-    with pytest.raises(StrategyError, match="expected at least 1 row, got 0"):
+    with pytest.raises(ArgumentError, match="expected at least 1 row, got 0"):
         Reservoir(0)
 
 
@@ -287,7 +287,7 @@ def test_no_capacity_is_refused() -> None:
 def test_other_columns_are_refused(change: dict[str, Any], message: str) -> None:
     memory = filled(Reservoir(10), 5, 5, seeded())
     columns = {name: column for name, column in {**numbered(5, 10), **change}.items() if column is not None}
-    with pytest.raises(StrategyError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         memory.insert(columns, seeded())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories import MEMORIES, Balanced, Herding, Memory, Reservoir, draw
 from incr_core.memories._base import Columns
 from incr_core.storage.packing import pack, unpack
@@ -72,12 +72,12 @@ def test_herding_keeps_to_its_bytes() -> None:
     ],
 )
 def test_a_capacity_that_is_none_is_told(capacity: Any, message: str) -> None:
-    with pytest.raises(StrategyError, match=f"memory.capacity: {message}"):
+    with pytest.raises(ArgumentError, match=f"memory.capacity: {message}"):
         Reservoir(capacity)
 
 
 def test_bytes_that_pay_for_no_row_are_told() -> None:
-    with pytest.raises(StrategyError, match=r"memory.capacity: expected room for at least 1 row of 40 bytes, got 20"):
+    with pytest.raises(ArgumentError, match=r"memory.capacity: expected room for at least 1 row of 40 bytes, got 20"):
         Reservoir("20B").insert(columns(0, 1), torch.Generator())
 
 
@@ -90,9 +90,9 @@ def test_a_memory_in_bytes_goes_on_from_its_state(name: str) -> None:
         one.insert(columns(500, 40), torch.Generator().manual_seed(1))
     for key, value in memory.rows_held().items():
         assert torch.equal(fresh.rows_held()[key], value)
-    with pytest.raises(StrategyError, match="capacity: the saved memory holds 2000 bytes, this one 3000"):
+    with pytest.raises(CheckpointError, match="capacity: the saved memory holds 2000 bytes, this one 3000"):
         MEMORIES[name]("3kB").load_state_dict(memory.state_dict())
-    with pytest.raises(StrategyError, match="capacity: the saved memory holds 2000 bytes, this one 50 rows"):
+    with pytest.raises(CheckpointError, match="capacity: the saved memory holds 2000 bytes, this one 50 rows"):
         MEMORIES[name](50).load_state_dict(memory.state_dict())
 
 
@@ -143,15 +143,15 @@ def test_given_rows_are_forgotten(memory: Memory) -> None:
 
 
 def test_a_time_to_live_that_cannot_be_is_told() -> None:
-    with pytest.raises(StrategyError, match=r"memory.ttl: expected more than the 100 rows of the capacity, got 50"):
+    with pytest.raises(ArgumentError, match=r"memory.ttl: expected more than the 100 rows of the capacity, got 50"):
         Replay(100, ttl=50)
     with pytest.raises(
-        StrategyError, match=r"memory.ttl: expected a whole number of rows, got 10000.0; write one without"
+        ArgumentError, match=r"memory.ttl: expected a whole number of rows, got 10000.0; write one without"
     ):
         Replay(100, ttl=10000.0)  # type: ignore[arg-type]
-    with pytest.raises(StrategyError, match=r"memory.ttl: prototypes are means of rows of every age"):
+    with pytest.raises(ArgumentError, match=r"memory.ttl: prototypes are means of rows of every age"):
         DER(100, ttl=500, memory="prototypes")
-    with pytest.raises(StrategyError, match=r"memory.ttl: expected more than the 250 rows of the capacity, got 200"):
+    with pytest.raises(ArgumentError, match=r"memory.ttl: expected more than the 250 rows of the capacity, got 200"):
         filled(Reservoir("12kB", ttl=200))
 
 

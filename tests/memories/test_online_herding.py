@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.memories import MEMORIES, Balanced, Memory, OnlineHerding
 from incr_core.memories._base import Columns
 
@@ -118,13 +118,13 @@ def test_a_memory_cleared_is_a_new_one() -> None:
 
 
 def test_what_it_cannot_do_is_told() -> None:
-    with pytest.raises(StrategyError, match=r"memory.capacity: expected more than the 5 classes seen"):
+    with pytest.raises(ArgumentError, match=r"memory.capacity: expected more than the 5 classes seen"):
         shown(OnlineHerding(5), drawn(100, classes=5))
-    with pytest.raises(StrategyError, match=r"memory.ttl: herding follows the mean of rows of every age"):
+    with pytest.raises(ArgumentError, match=r"memory.ttl: herding follows the mean of rows of every age"):
         MEMORIES["herding"](10, 100)
-    with pytest.raises(StrategyError, match=r"one floating tensor.*use the memory 'balanced'"):
+    with pytest.raises(ArgumentError, match=r"one floating tensor.*use the memory 'balanced'"):
         OnlineHerding(5).insert(
             {"inputs": torch.ones(2, 1, dtype=torch.int64), "targets": torch.zeros(2)}, torch.Generator()
         )
-    with pytest.raises(StrategyError, match="expected one target a row for 'herding'"):
+    with pytest.raises(ArgumentError, match="expected one target a row for 'herding'"):
         OnlineHerding(5).insert({"inputs": torch.ones(2, 1), "targets": torch.zeros(2, 3)}, torch.Generator())

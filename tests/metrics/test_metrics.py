@@ -13,7 +13,7 @@ import torchmetrics.functional as tm
 from torch import Tensor
 
 from incr_core import metrics as m
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.metrics._ranking import CUTOFFS
 from incr_core.metrics._sums import exact_sums
 
@@ -299,5 +299,5 @@ def test_one_class_only_leaves_what_is_defined() -> None:
 
 
 def test_an_unknown_objective_is_named() -> None:
-    with pytest.raises(JobError, match=r"objective: expected one of binary, .*, got 'binry'"):
+    with pytest.raises(ArgumentError, match=r"objective: expected one of binary, .*, got 'binry'"):
         m.main_metric("binry")

@@ -12,7 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
 from incr_core.models import TableMLP, TableShape
 from incr_core.models.adapt import StreamingLDA, experts, freeze, lda, task_heads, with_task
@@ -81,9 +81,9 @@ def test_isolated_heads_on_a_frozen_body_answer_the_same_bits_over_three_tasks(o
 
 def test_rows_without_a_task_are_refused_with_advice() -> None:
     model = task_heads(body_and_head(), tasks=2)
-    with pytest.raises(StrategyError, match=r'task_heads: expected inputs .* "task".*got a tensor; name the column'):
+    with pytest.raises(ArgumentError, match=r'task_heads: expected inputs .* "task".*got a tensor; name the column'):
         model(torch.randn(1, 5))
-    with pytest.raises(StrategyError, match=r"with_task: expected a batch with tasks"):
+    with pytest.raises(ArgumentError, match=r"with_task: expected a batch with tasks"):
         with_task(Batch(torch.zeros(1), torch.zeros(1)))
     with pytest.raises(StrategyError, match=r"isolate: expected a model with weights .* tasks, got Sequential"):
         Learner(body_and_head(), Multiclass(2), torch.optim.SGD, [Isolate()])
@@ -200,7 +200,7 @@ def test_targets_not_observed_before_are_learned_all_the_same() -> None:
 
 
 def test_a_class_beyond_the_capacity_is_refused_before_it_is_learned() -> None:
-    with pytest.raises(StrategyError, match=r"growing.capacity: expected .* below 6, got 7; .* at least 8"):
+    with pytest.raises(ArgumentError, match=r"growing.capacity: expected .* below 6, got 7; .* at least 8"):
         with_room(6).observe(labelled([1, 7]))
 
 
@@ -319,9 +319,9 @@ def test_experts_gather_statistics_of_their_own_tasks_only() -> None:
 
 def test_experts_say_what_they_miss() -> None:
     ensemble = experts(body_and_head(), tasks=2)
-    with pytest.raises(StrategyError, match=r"experts: expected tasks from 0 to 1, got 5; make room with tasks = 6"):
+    with pytest.raises(ArgumentError, match=r"experts: expected tasks from 0 to 1, got 5; make room with tasks = 6"):
         ensemble({"inputs": torch.zeros(1, 5), "task": torch.tensor([5])})
-    with pytest.raises(StrategyError, match=r'experts: expected inputs that hold "task", got none'):
+    with pytest.raises(ArgumentError, match=r'experts: expected inputs that hold "task", got none'):
         ensemble.eval()(torch.zeros(1, 5))
 
 

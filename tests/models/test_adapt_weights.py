@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.learner import Learner
 from incr_core.models.adapt import adapter, bitfit, freeze, head_only, lora, merge_lora
 from incr_core.models.adapt._adapter import Bottleneck
@@ -147,10 +147,10 @@ def test_low_rank_of_full_rank_learns_what_the_layer_could() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(adapt: Adaptation, message: str) -> None:
-    with pytest.raises(StrategyError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         adapt(network())
 
 
 def test_grouped_convolutions_are_refused_by_name() -> None:
-    with pytest.raises(StrategyError, match=r"expected convolutions of one group, got 0 with 2"):
+    with pytest.raises(ArgumentError, match=r"expected convolutions of one group, got 0 with 2"):
         lora(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)))

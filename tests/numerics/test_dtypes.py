@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.errors import JobError, StrategyError
+from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
 from incr_core.loop._divergence import fault_of
 from incr_core.objectives import Binary
@@ -135,7 +135,9 @@ def test_any_other_type_is_refused_by_name(dtype: torch.dtype) -> None:
     model = nn.Linear(2, 1)
     model.register_buffer("extra", value)
     name = str(dtype).removeprefix("torch.")
-    with pytest.raises(JobError, match=f"^model.extra: expected a type that can be added or compared, got {name}; "):
+    with pytest.raises(
+        ArgumentError, match=f"^model.extra: expected a type that can be added or compared, got {name}; "
+    ):
         Learner(model, Binary(), torch.optim.SGD)
 
 
@@ -169,7 +171,7 @@ def test_what_cannot_merge_is_refused_by_name(value: Tensor, rule: str, message:
 
     model = nn.Sequential(Declares(2, 1))
     model[0].register_buffer("extra", value)
-    with pytest.raises(JobError, match="^" + re.escape(f"model.0.extra: {message}")):
+    with pytest.raises(ArgumentError, match="^" + re.escape(f"model.0.extra: {message}")):
         Learner(model, Binary(), torch.optim.SGD)
 
 

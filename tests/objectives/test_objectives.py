@@ -17,7 +17,7 @@ from incr_core.batch import Batch
 from incr_core.commands.cli import main
 from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
-from incr_core.errors import JobError, StrategyError
+from incr_core.errors import ArgumentError, JobError
 from incr_core.loop import Loop
 from incr_core.memories import Balanced
 from incr_core.models import TokenCNN
@@ -99,7 +99,7 @@ def test_drift_is_seen_in_their_losses_and_errors(tmp_path: Path, objective: str
 
 
 def test_a_balanced_memory_needs_one_class_a_row() -> None:
-    with pytest.raises(StrategyError, match=r"memory: expected one target a row for 'balanced', got \(3,\)"):
+    with pytest.raises(ArgumentError, match=r"memory: expected one target a row for 'balanced', got \(3,\)"):
         Balanced(5).insert({"targets": torch.zeros(2, 3)}, torch.Generator())
 
 

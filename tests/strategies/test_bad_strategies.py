@@ -18,7 +18,7 @@ from torch import nn
 
 from incr_core.batch import Batch
 from incr_core.commands.cli import main
-from incr_core.errors import IncrError, StrategyError
+from incr_core.errors import ArgumentError, IncrError, JobError, StrategyError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.models.adapt import NearestMean, lda, task_heads, with_task
@@ -51,12 +51,12 @@ def job(name: str, **arguments: Any) -> Job:
 @pytest.mark.parametrize("value", [-1, float("nan")])
 @pytest.mark.parametrize(("name", "argument"), NUMBERS)
 def test_a_number_below_zero_or_none_is_refused(name: str, argument: str, value: float) -> None:
-    with pytest.raises(StrategyError, match=SAYS) as caught:
-        STRATEGIES[name](**{argument: value})
     of_memory = argument in ("capacity", "ttl")
+    with pytest.raises(ArgumentError if of_memory else StrategyError, match=SAYS) as caught:
+        STRATEGIES[name](**{argument: value})
     assert str(caught.value).startswith(f"memory.{argument}: " if of_memory else f"{name}.{argument}: ")
     if value == -1:
-        with pytest.raises(StrategyError) as told:
+        with pytest.raises(JobError if of_memory else StrategyError) as told:
             job(name, **{argument: value}).strategies()
         assert str(told.value) == (f"strategy {name}: " if of_memory else "") + str(caught.value)
 
@@ -64,13 +64,13 @@ def test_a_number_below_zero_or_none_is_refused(name: str, argument: str, value:
 @pytest.mark.parametrize("capacity", [0, "0 kB"])
 @pytest.mark.parametrize("name", [name for name, argument in NUMBERS if argument == "capacity"])
 def test_a_capacity_of_zero_is_refused(name: str, capacity: int | str) -> None:
-    with pytest.raises(StrategyError, match=SAYS):
+    with pytest.raises(ArgumentError, match=SAYS):
         STRATEGIES[name](capacity=capacity)
 
 
 def test_fewer_bytes_than_a_row_takes_are_refused_with_the_first_rows() -> None:
     with pytest.raises(
-        StrategyError, match=r"memory.capacity: expected room for at least 1 row of 32 bytes, got 9 bytes; give"
+        ArgumentError, match=r"memory.capacity: expected room for at least 1 row of 32 bytes, got 9 bytes; give"
     ):
         learner(Replay(capacity="9B")).learn(rows())
 

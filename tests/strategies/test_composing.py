@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch, cat
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
 from incr_core.models import Features, TableMLP, TableShape
 from incr_core.models.adapt import bitfit, experts, head_only, lda, nearest_mean, task_heads, with_task
@@ -276,9 +276,9 @@ def test_what_needs_one_way_for_all_rows_refuses_experts(kind: type[Strategy]) -
 
 @pytest.mark.parametrize("adapt", [bitfit, head_only, nearest_mean, lda])
 def test_the_layer_below_heads_for_tasks_is_not_taken_for_the_last(adapt: Callable[[nn.Module], nn.Module]) -> None:
-    with pytest.raises(StrategyError, match=r"whose last layer is nn.Linear, got TaskHeads; make heads"):
+    with pytest.raises(ArgumentError, match=r"whose last layer is nn.Linear, got TaskHeads; make heads"):
         adapt(with_heads())
-    with pytest.raises(StrategyError, match="expected a model that all rows go through, got Experts"):
+    with pytest.raises(ArgumentError, match="expected a model that all rows go through, got Experts"):
         adapt(experts(plain(), tasks=2))
 
 

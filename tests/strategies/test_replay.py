@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch, cat
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
 from incr_core.memories import Balanced
 from incr_core.objectives import Multiclass
@@ -116,7 +116,7 @@ def test_arguments() -> None:
     assert isinstance(Replay(memory="balanced").memory, Balanced)
     with pytest.raises(StrategyError, match=r"replay.ratio: expected 0 or more, got -1"):
         Replay(ratio=-1.0)
-    with pytest.raises(StrategyError, match=r"replay.memory: expected"):
+    with pytest.raises(ArgumentError, match=r"replay.memory: expected"):
         Replay(memory="all")
-    with pytest.raises(StrategyError, match=r"capacity: expected at least 1 row, got 0"):
+    with pytest.raises(ArgumentError, match=r"capacity: expected at least 1 row, got 0"):
         Replay(capacity=0)

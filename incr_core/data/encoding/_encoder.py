@@ -22,7 +22,7 @@ from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
 from incr_core.data.encoding._quarantine import BadRow
 from incr_core.data.encoding._targets import ZERO_ONE, check_labels, flags, sets, tokens
 from incr_core.data.encoding._widths import check_widths
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["Encoded", "Encoder", "column_kinds", "find_classes"]
 
@@ -94,14 +94,14 @@ class Encoder:
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         repeated = repeated or [name for name in self.labels if name in self.inputs]
         if repeated:
-            raise JobError(
+            raise ArgumentError(
                 f"features: expected every column once, got {', '.join(repeated)} twice "
                 "(the label is no feature); take one out"
             )
         if buckets < 2:
-            raise JobError(f"features.buckets: expected at least 2, got {buckets}")
+            raise ArgumentError(f"features.buckets: expected at least 2, got {buckets}")
         if objective == "binary" and self.classes is not None and len(self.classes) != 2:
-            raise JobError(
+            raise ArgumentError(
                 f"features.classes: expected two for a binary objective, got {len(self.classes)}; "
                 'name two, or set objective = "multiclass"'
             )

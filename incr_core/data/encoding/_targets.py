@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from incr_core.data.encoding._columns import Fault, is_list, list_matrix, width_of
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["ZERO_ONE", "check_labels", "flags", "sets", "tokens"]
 
@@ -97,22 +97,22 @@ def tokens(
 
 
 def check_labels(objective: str, labels: Sequence[str], vocabulary: int | None, features: int) -> None:
-    """JobError where the label, the objective and the number of feature columns do not go together.
+    """ArgumentError where the label, the objective and the number of feature columns do not go together.
 
     >>> check_labels("multilabel", ["a", "b"], None, features=3)
     """
     if len(labels) > 1 and objective != "multilabel":
-        raise JobError(
+        raise ArgumentError(
             f"features.label: expected one column for the objective {objective}, got {len(labels)}; name one, or set "
             'objective = "multilabel"'
         )
     if objective != "next_token":
         if not features:
-            raise JobError("features: expected at least one numeric or categorical column, got none; name some")
+            raise ArgumentError("features: expected at least one numeric or categorical column, got none; name some")
         return
     if features:
-        raise JobError(
+        raise ArgumentError(
             "features: expected none beside the label, whose tokens are read; leave numeric and categorical out"
         )
     if vocabulary is None:
-        raise JobError("features.vocabulary: missing; say how many tokens there are")
+        raise ArgumentError("features.vocabulary: missing; say how many tokens there are")

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from incr_core.data.encoding import ColumnHash
 from incr_core.data.times import NEVER, SECOND, duration, instants
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 
 __all__ = ["Questions", "Rate", "series"]
 
@@ -54,11 +54,11 @@ class Rate:
         if isinstance(self.window, str):
             object.__setattr__(self, "window", duration(self.window, "features.rate.window") / SECOND)
         if self.span is not None and self.span <= 0:
-            raise JobError(f"features.rate.window: expected a duration above 0, got {self.window}")
+            raise ArgumentError(f"features.rate.window: expected a duration above 0, got {self.window}")
         if self.weight <= 0:
-            raise JobError(f"features.rate.weight: expected a number above 0, got {self.weight}")
+            raise ArgumentError(f"features.rate.weight: expected a number above 0, got {self.weight}")
         if self.known_at is not None and self.outcome is None:
-            raise JobError(
+            raise ArgumentError(
                 f'features.rate.known_at: expected an outcome too, got known_at = "{self.known_at}" alone; '
                 "when the label is known, label_at says"
             )
@@ -174,5 +174,5 @@ def _column(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
     column = table[name]
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise JobError(f"features.rate.outcome: expected a column of numbers, got {name} of {kind}; name another")
+        raise ArgumentError(f"features.rate.outcome: expected a column of numbers, got {name} of {kind}; name another")
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy())

@@ -32,7 +32,7 @@ from incr_core.data.sources._formats import (
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._python_source import CallableSource
 from incr_core.data.sources._settling import grew, is_growable, is_young
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["FileSource", "Source", "open_source"]
 
@@ -291,7 +291,7 @@ def open_source(
     is; check the path (relative paths start at ...)
     """
     if format is not None and format not in FORMATS:
-        raise JobError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
+        raise ArgumentError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
     if callable(source):
         return CallableSource(source)
     text = str(source)

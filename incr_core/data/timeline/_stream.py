@@ -21,7 +21,7 @@ from incr_core.data.timeline._loader import Loader
 from incr_core.data.timeline._partition import Blocks, Partition
 from incr_core.data.timeline._read_back import by_address, by_replay, in_order
 from incr_core.data.timeline._timeline import Increment, Timeline
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 
 __all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
 
@@ -105,7 +105,7 @@ class Stream:
         self._leap = clock.duration(max_leap, "stream.max_leap")
         self._tick = clock.duration(every) if isinstance(every, str) and every != "file" else None
         if self._tick is not None and predict_at is None:
-            raise JobError(
+            raise ArgumentError(
                 f'stream.every: expected a predict_at column with every = "{every}", got none; '
                 'name the time column, or use a number of rows or "file"'
             )
@@ -210,31 +210,33 @@ class Stream:
 
     def _check(self) -> None:
         if isinstance(self.every, int) and (self.every < 1 or isinstance(self.every, bool)):
-            raise JobError(f"stream.every: expected at least 1 row, got {self.every}")
+            raise ArgumentError(f"stream.every: expected at least 1 row, got {self.every}")
         if self.order not in ("time", "file"):
-            raise JobError(f'stream.order: expected "time" or "file", got {self.order!r}')
+            raise ArgumentError(f'stream.order: expected "time" or "file", got {self.order!r}')
         for key in ("on_bad_row", "on_bad_file"):
             if getattr(self, key) not in ("fail", "quarantine"):
-                raise JobError(f'features.{key}: expected "fail" or "quarantine", got {getattr(self, key)!r}')
+                raise ArgumentError(f'features.{key}: expected "fail" or "quarantine", got {getattr(self, key)!r}')
         if self.order == "file" and self.predict_at is not None:
-            raise JobError(
+            raise ArgumentError(
                 f'stream.order: expected "time" with predict_at = "{self.predict_at}", got "file", which takes rows as '
                 "they lie; leave one of them out"
             )
         if self.label_at is not None and self.predict_at is None:
-            raise JobError(
+            raise ArgumentError(
                 f'stream.label_at: expected a predict_at column too, got label_at = "{self.label_at}" alone; '
                 "name the column that says when a row must be predicted"
             )
         if self.rates and self.predict_at is None:
-            raise JobError(
+            raise ArgumentError(
                 "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
             )
         if self.rates and self._encoder.of_tokens:
-            raise JobError("features.rate: expected none with the objective next_token, whose inputs are tokens alone")
+            raise ArgumentError(
+                "features.rate: expected none with the objective next_token, whose inputs are tokens alone"
+            )
         objective = self._encoder.objective
         if objective in ("multiclass", "multilabel") and any(rate.outcome is None for rate in self.rates):
-            raise JobError(
+            raise ArgumentError(
                 f"features.rate.outcome: expected a column of numbers with a {objective} objective, got none; "
                 "a class has no mean"
             )
@@ -243,10 +245,10 @@ class Stream:
         """No keys yet, of a window of time or of rows."""
         if isinstance(window, int):
             if window < 1:
-                raise JobError(f"stream.key_window: expected at least 1 row or a duration, got {window}")
+                raise ArgumentError(f"stream.key_window: expected at least 1 row or a duration, got {window}")
             return Learned(window, timed=False)
         if self.predict_at is None:
-            raise JobError(
+            raise ArgumentError(
                 f'stream.key_window: expected a predict_at column with key_window = "{window}", got none; '
                 "name the time column, or give a number of rows"
             )
@@ -258,10 +260,10 @@ class Stream:
             return None, None
         if isinstance(start, int):
             if start < 1:
-                raise JobError(f"stream.warm_start: expected at least 1 row or a time, got {start}")
+                raise ArgumentError(f"stream.warm_start: expected at least 1 row or a time, got {start}")
             return None, start
         if self.predict_at is None:
-            raise JobError(
+            raise ArgumentError(
                 f'stream.warm_start: expected a predict_at column with warm_start = "{start}", got none; '
                 "name the time column, or give a number of rows"
             )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core._util import at_least_one
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models._patterns import Patterns, modules_matching, only_these_learn, replace_module
 from incr_core.models.adapt._freeze import freeze_statistics
 
@@ -45,7 +45,7 @@ def adapter(
             chosen.append(name)
             replace_module(model, name, Bottleneck(base, linear[-1].out_features, width))
     if not chosen:
-        raise StrategyError(
+        raise ArgumentError(
             f"adapter.target: expected modules that hold an nn.Linear, got {', '.join(name for name, _ in found[:5])}; "
             "choose another pattern"
         )
@@ -80,7 +80,7 @@ class Bottleneck(nn.Module):
         """The module's output and what the bottleneck adds to it."""
         output = self.base(*inputs, **named)
         if not isinstance(output, Tensor):
-            raise StrategyError(
+            raise ArgumentError(
                 f"adapter.target: expected modules that return one tensor, {type(self.base).__name__} "
                 f"returns {type(output).__name__}; target a module inside it"
             )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from incr_core._util import at_least_one
 from incr_core.batch import Inputs
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models.adapt._heads import split_task
 
 __all__ = ["Experts", "Gate", "experts"]
@@ -57,7 +57,7 @@ class Experts(nn.Module):
         rest, task = _parts(inputs)
         if task is None:
             if self.training or self.gate is None:
-                raise StrategyError(
+                raise ArgumentError(
                     'experts: expected inputs that hold "task", got none; use incr_core.models.adapt.with_task, '
                     "or, to predict without, give the ensemble a gate (features = ...)"
                 )
@@ -85,7 +85,7 @@ class Experts(nn.Module):
 
     def _member(self, task: int) -> nn.Module:
         if not 0 <= task < len(self.members):
-            raise StrategyError(
+            raise ArgumentError(
                 f"experts: expected tasks from 0 to {len(self.members) - 1}, got {task}; "
                 f"make room with tasks = {task + 1}"
             )

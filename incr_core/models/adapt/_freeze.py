@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models._modes import stay_in_eval
 from incr_core.models._patterns import Patterns, matches, only_these_learn
 from incr_core.models._penultimate import head_of
@@ -27,7 +27,7 @@ def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | No
     ['1.weight', '1.bias']
     """
     if (names is None) == (train is None):
-        raise StrategyError("freeze: expected either names (what to freeze) or train (what learns), got both or none")
+        raise ArgumentError("freeze: expected either names (what to freeze) or train (what learns), got both or none")
     if train is not None:
         only_these_learn(model, train, "freeze.train")
     else:
@@ -39,7 +39,7 @@ def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | No
                 only_these_learn(model, pattern, "freeze.names")  # raises, naming what there is
         kept = [n for n in everything if not matches(n, [*patterns, *(f"{pattern}.*" for pattern in patterns)])]
         if not kept:
-            raise StrategyError(f"freeze.names: expected a weight to be left to learn, got {names!r}, which is all")
+            raise ArgumentError(f"freeze.names: expected a weight to be left to learn, got {names!r}, which is all")
         only_these_learn(model, kept, "freeze.names")
     freeze_statistics(model)
     return model
@@ -58,7 +58,7 @@ def bitfit(model: nn.Module, train: Patterns | None = None) -> nn.Module:
     """
     also = [_head_name(model, "bitfit")] if train is None else [train] if isinstance(train, str) else list(train)
     if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
-        raise StrategyError(
+        raise ArgumentError(
             f"bitfit: expected a model with biases, got {type(model).__name__} without; use lora or freeze"
         )
     biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from incr_core._util import at_least_one
 from incr_core.batch import Batch, Inputs
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models._patterns import replace_module
 from incr_core.models._penultimate import head_of
 
@@ -36,7 +36,7 @@ def task_heads(model: nn.Module, tasks: int = 2) -> nn.Module:
     heads = TaskHeads(last, tasks)
     name = next((name for name, module in model.named_modules() if module is last), "")
     if not name:
-        raise StrategyError("task_heads: expected a model around its last layer, got a bare nn.Linear; wrap it")
+        raise ArgumentError("task_heads: expected a model around its last layer, got a bare nn.Linear; wrap it")
     replace_module(model, name, heads)
     model.register_forward_pre_hook(heads.route)
     return model
@@ -80,7 +80,7 @@ def split_task(inputs: Inputs, place: str) -> tuple[Inputs, Tensor]:
     (tensor([[0., 0.]]), tensor([3]))
     """
     if not isinstance(inputs, dict) or "task" not in inputs:
-        raise StrategyError(
+        raise ArgumentError(
             f'{place}: expected inputs that hold "task", the task of each row, '
             f"got {', '.join(inputs) if isinstance(inputs, dict) else 'a tensor'}; "
             "name the column in features.task, or use incr_core.models.adapt.with_task"
@@ -98,6 +98,6 @@ def with_task(batch: Batch) -> Batch:
     ['inputs', 'task']
     """
     if batch.task is None:
-        raise StrategyError("with_task: expected a batch with tasks, got one without; name the column in features.task")
+        raise ArgumentError("with_task: expected a batch with tasks, got one without; name the column in features.task")
     inputs = batch.inputs if isinstance(batch.inputs, dict) else {"inputs": batch.inputs}
     return replace(batch, inputs={**inputs, "task": batch.task})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core._util import at_least_one, positive
-from incr_core.errors import StrategyError
+from incr_core.errors import ArgumentError
 from incr_core.models._patterns import Patterns, modules_matching, only_these_learn, replace_module
 from incr_core.models.adapt._freeze import freeze_statistics
 
@@ -42,7 +42,7 @@ def lora(
     found = modules_matching(model, target, (nn.Linear, nn.Embedding, nn.Conv2d), "lora.target")
     for name, base in found:
         if isinstance(base, nn.Conv2d) and base.groups > 1:
-            raise StrategyError(
+            raise ArgumentError(
                 f"lora.target: expected convolutions of one group, got {name} with {base.groups}; narrow the pattern"
             )
     for name, base in found:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incr_core._util import at_least_one
+from incr_core.strategies._arguments import at_least_one
 
 __all__ = ["Recent"]
 

@@ -1,0 +1,87 @@
+"""What a participant's saved state keeps of single rows: which rows, where, and how to take some out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Batch
+from incr_core.errors import CheckpointError
+from incr_core.job import Job
+from incr_core.memories import Memory
+from incr_core.rounds import Pending, Span
+
+__all__ = ["KEPT", "delete_rows", "is_participants", "memories_of", "rows_kept"]
+
+KEPT = ("remembered", "kept", "waiting", "predicted")
+"""Where a state keeps rows: in memories, to consolidate on, waiting to be learned, predicted without a label yet."""
+
+Memories = Mapping[str, Memory]
+"""The memories of a job's strategies, by their names in a learner's state."""
+
+
+def memories_of(job: Job) -> Memories:
+    """The memories that a job's strategies have."""
+    return {
+        name: module for name, module in nn.ModuleList(job.strategies()).named_modules() if isinstance(module, Memory)
+    }
+
+
+def is_participants(state: Any) -> bool:
+    """Whether a saved state is a participant's, and not the loop's or an outer step's, which know no single row."""
+    return isinstance(state, Mapping) and "learner" in state
+
+
+def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]:
+    """Ids of the rows that a participant's state keeps, (n,) each, by the places of `KEPT`.
+
+    Raises StrategyError for a memory from which no row can be taken out, CheckpointError for a state of other memories.
+    """
+    remembered = []
+    for name, memory in memories.items():
+        _load(memory, name, state)
+        memory.forget(torch.empty(0, dtype=torch.int64))
+        remembered.append(memory.rows_held().get("rows", torch.empty(0, dtype=torch.int64)))
+    none = torch.empty(0, dtype=torch.int64)
+    span, at_hand = state["span"], state["increment"]
+    return {
+        "remembered": torch.cat([none, *remembered]),
+        "kept": none if span is None or span["kept"] is None else span["kept"]["rows"],
+        "waiting": none if at_hand is None else at_hand["labelled"]["rows"],
+        "predicted": state["pending"]["rows"],
+    }
+
+
+def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
+    """Take the rows with these ids (n,) out of a participant's state, in place."""
+    for name, memory in memories.items():
+        _load(memory, name, state)
+        memory.forget(ids)
+        strategies = state["learner"]["strategies"]
+        strategies.update({f"{name}.{key}": value for key, value in memory.state_dict().items()})
+    if state["span"] is not None:
+        span = Span(0)
+        span.load_state_dict(state["span"])
+        span.forget(ids)
+        state["span"] = span.state_dict()
+    pending = Pending()
+    pending.load_state_dict(state["pending"])
+    pending.take(ids)
+    state["pending"] = pending.state_dict()
+    if (at_hand := state["increment"]) is not None:
+        left = Batch(**at_hand["labelled"]).without(ids)
+        at_hand["labelled"] = {name: getattr(left, name) for name in at_hand["labelled"]}
+
+
+def _load(memory: Memory, name: str, state: Mapping[str, Any]) -> None:
+    strategies = state["learner"]["strategies"]
+    prefix = f"{name}."
+    try:
+        memory.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in strategies.items() if key.startswith(prefix)}
+        )
+    except RuntimeError as error:  # torch names what is missing
+        raise CheckpointError(f"expected the state of memory {name}, got another's: {error}") from error
