@@ -46,8 +46,8 @@ class Constant:
 class Entries:
     """The tensors of modules, by name: looked up once, so that reading them is quick, and read as they are now.
 
-    modules: by the first part of the name. rules: name -> how the entry merges. ArgumentError names a tensor that cannot
-    be merged, or has no shape yet.
+    modules: by the first part of the name. rules: name -> how the entry merges. ArgumentError names a tensor that
+    cannot be merged, or has no shape yet.
 
     >>> layer = nn.Linear(1, 1)
     >>> entries = Entries(model=nn.Sequential(layer, nn.ReLU(), layer))
