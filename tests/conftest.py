@@ -29,7 +29,7 @@ def refuse_unmarked_ray(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "subprocess.Popen" and "gcs_server" in str(arguments[0]):
         for test in running:
             if test.get_closest_marker("ray") is None:
-                raise RuntimeError(f"{test.nodeid} starts Ray; mark it: pytestmark = pytest.mark.ray")
+                pytest.fail(f"{test.nodeid} starts Ray; mark it: pytestmark = pytest.mark.ray")
 
 
 sys.addaudithook(refuse_unmarked_ray)

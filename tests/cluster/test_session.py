@@ -22,7 +22,7 @@ from incr_core.errors import EngineError
 from incr_core.job import Job
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.flower]
 
 
 @pytest.fixture

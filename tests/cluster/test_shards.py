@@ -30,6 +30,8 @@ from tests.conftest import ROOT
 from tests.support.cluster_runs import learned_locally
 from tests.support.shards import TwoShards
 
+pytestmark = pytest.mark.ray
+
 
 def rows(count: int = 45, seed: int = 0) -> Batch:
     draw = torch.Generator().manual_seed(seed)

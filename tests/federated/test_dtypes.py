@@ -13,7 +13,10 @@ from federated.records import pack, payload, tell, told, unpack
 from incr_core.storage import model_sha256
 from tests.support.every_dtype import MERGEABLE, of_two
 
-pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+pytestmark = [
+    pytest.mark.flower,
+    pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental"),
+]
 
 
 @pytest.mark.parametrize("dtype", MERGEABLE, ids=str)

@@ -15,6 +15,8 @@ from tests.support.federated_runs import MakeEngine, finish
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.streams import faulty
 
+pytestmark = pytest.mark.flower
+
 
 def on(clients: int, forgetful: bool = False) -> MakeEngine:
     return lambda job, folder: FederatedEngine(job, folder, InProcessGrid(clients, forgetful=forgetful))

@@ -28,6 +28,8 @@ pytest.importorskip("flwr.app")
 
 from cluster.session import Session
 
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.flower]
+
 ENGINES: dict[str, tuple[str, list[str]]] = {
     "local": ("local", []),
     "replicas": ("cluster", ["cluster.replicas=2"]),

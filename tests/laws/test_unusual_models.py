@@ -19,6 +19,8 @@ pytest.importorskip("flwr.app")
 from federated.engine import FederatedEngine
 from tests.support.in_process_grid import InProcessGrid
 
+pytestmark = pytest.mark.flower
+
 FACTORY = 'model={factory="tests.support.unusual_model:model"}'
 NESTEROV = "outer={name='nesterov', lr=0.7, momentum=0.9}"
 

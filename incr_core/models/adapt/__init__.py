@@ -21,17 +21,21 @@ from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
-from incr_core.models.adapt._text import prefix, prompt
+from incr_core.models.adapt._text import Text, bert, hf_lora, ia3, prefix, prompt
 
 __all__ = [
     "ADAPTATIONS",
     "NearestMean",
     "StreamingLDA",
+    "Text",
     "adapter",
+    "bert",
     "bitfit",
     "experts",
     "freeze",
     "head_only",
+    "hf_lora",
+    "ia3",
     "lda",
     "lora",
     "merge_lora",
@@ -48,6 +52,8 @@ ADAPTATIONS: dict[str, Callable[..., nn.Module]] = {
     "experts": experts,
     "freeze": freeze,
     "head_only": head_only,
+    "hf_lora": hf_lora,
+    "ia3": ia3,
     "lda": lda,
     "lora": lora,
     "nearest_mean": nearest_mean,
