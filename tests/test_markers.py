@@ -115,7 +115,7 @@ def test_what_the_check_looks_for_exists() -> None:
 def test_a_test_without_the_marker_cannot_start_ray(tmp_path: Path) -> None:
     """However deep in the code it does, under the hooks of `tests/conftest.py`."""
     test = tmp_path / "test_it.py"
-    test.write_text("def test_it():\n    from cluster.session import Session\n    Session(None, workers=1).close()\n")
+    test.write_text("def test_it():\n    from cluster.session import Session\n    Session(None, 1).close()\n")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(tmp_path), str(test)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
