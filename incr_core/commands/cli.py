@@ -226,7 +226,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _versions(options: argparse.Namespace) -> int:
     from incr_core.registry import RunDirectory
 
-    found = RunDirectory(options.directory).open().versions()
+    found = RunDirectory.open(options.directory).versions()
     print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
     for version in found:
         marks = " champion" if version["champion"] else ""
@@ -241,7 +241,7 @@ def _versions(options: argparse.Namespace) -> int:
 def _rollback(options: argparse.Namespace) -> int:
     from incr_core.registry import RunDirectory
 
-    run = RunDirectory(options.directory).open()
+    run = RunDirectory.open(options.directory)
     before = run.champion()
     run.rollback(options.version)
     print(f"champion: version {options.version} (was {before or 'none'})")
@@ -290,7 +290,7 @@ def _report(options: argparse.Namespace) -> int:
     from incr_core.registry import RunDirectory
     from incr_core.report import write_report
 
-    print(write_report(RunDirectory(options.directory).open()))
+    print(write_report(RunDirectory.open(options.directory)))
     return 0
 
 

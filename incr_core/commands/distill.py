@@ -53,11 +53,11 @@ def distill(
 
     settings: changes to the teacher's job, such as "model.hidden=[16]". Returns the summary of the student's run.
     """
-    run, out = RunDirectory(directory).open(), Path(out)
+    run, out = RunDirectory.open(directory), Path(out)
     if out.resolve() == Path(directory).resolve():
         raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
-    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"local:{job.fingerprint()}") as student:
+    with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep) as student:
         teacher = load_version(directory, _begun_with(out))
         [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
         record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}

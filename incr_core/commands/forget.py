@@ -50,7 +50,7 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     """
     addresses = addresses.select(SCHEMA.names).cast(SCHEMA).group_by(SCHEMA.names).aggregate([])
     beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
-    runs = [RunDirectory(folder).open() for folder in (directory, *beside)]
+    runs = [RunDirectory.open(folder) for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:
             locks.enter_context(run.alone())
@@ -71,7 +71,7 @@ def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[st
     column, equals, text = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    run = RunDirectory(directory).open()
+    run = RunDirectory.open(directory)
     job = _job(run)
     found, others, gone = list[pa.Table](), dict[str, str](), _fragments(run.table("ledger"))
     for fragment in open_source(job.source(), job.stream.format).fragments():

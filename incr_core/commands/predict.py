@@ -42,7 +42,7 @@ def load_version(directory: str | Path, number: int | None = None) -> Version:
 
     Raises RunDirectoryError, VersionError or CheckpointError.
     """
-    run = RunDirectory(directory).open()
+    run = RunDirectory.open(directory)
     weights, manifest = run.load(number)
     job = Job.from_document(run.job(), place=str(Path(directory, "job.toml")))
     settle_arithmetic(job.learner.threads)

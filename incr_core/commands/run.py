@@ -35,7 +35,7 @@ def run(
     """
     baselines = _baselines(job)
     summary = _run_one(job, Path(out), on, observe, job.name)
-    directory = RunDirectory(out).open()
+    directory = RunDirectory.open(out)
     for name, baseline in baselines.items() if summary["finished"] else ():
         if not _run_one(baseline, Path(out, "baselines", name), "local", observe, name)["finished"]:
             summary["finished"] = False
@@ -61,7 +61,7 @@ def _run_one(
     job: Job, out: Path, on: str, observe: Callable[[str, Progress], None] | None, name: str
 ) -> dict[str, Any]:
     kind = engine_named(on)
-    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
+    with RunDirectory.create(out, job.toml(), f"{on}:{job.fingerprint()}", keep=job.publish.keep) as directory:
         tracker = TensorBoard(directory) if job.track.tensorboard else None
 
         def seen(done: Progress) -> None:

@@ -15,7 +15,7 @@ from uvicorn import Config, Server
 from incr_core.commands.predict import Version, load_version, predict_table
 from incr_core.data.encoding import text
 from incr_core.errors import IncrError, JobError, StreamError
-from incr_core.registry import RunDirectory, read_manifest
+from incr_core.registry import champion_of, read_manifest
 
 __all__ = ["Champion", "app", "serve"]
 
@@ -44,7 +44,7 @@ class Champion:
     def version(self) -> Version:
         """The version that answers now."""
         with self._lock:
-            published = RunDirectory(self.directory).champion()
+            published = champion_of(self.directory)
             if published is not None and published != self._version.number:
                 try:
                     self._version, self.fault = load_version(self.directory, published), None

@@ -60,7 +60,7 @@ def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path)
     assert ledger_rows(student) == ledger_rows(teacher)
     assert len(ledger_rows(student)) == 2000
     summary = json.loads((student / "summary.json").read_text())
-    assert summary["taught_by"]["version"] == RunDirectory(teacher).champion()
+    assert summary["taught_by"]["version"] == RunDirectory.open(teacher).champion()
     small, large = load_version(student), load_version(teacher)
     count = [sum(weight.numel() for weight in one.learner.model.parameters()) for one in (small, large)]
     assert count[0] < count[1] / 3
@@ -102,14 +102,14 @@ def test_a_taught_student_agrees_with_its_teacher_more_than_one_that_is_not(
 def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
     teacher = taught(tmp_path, files=2)
     alone = distill(teacher, tmp_path / "student", SMALL, strength=0.0)
-    job = Job.from_document(RunDirectory(teacher).open().job()).with_settings(SMALL)
+    job = Job.from_document(RunDirectory.open(teacher).job()).with_settings(SMALL)
     assert alone["model_sha256"] == run(job, tmp_path / "plain")["model_sha256"]
 
 
 @pytest.mark.slow
 def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
-    RunDirectory(teacher).open().rollback(1)
+    RunDirectory.open(teacher).rollback(1)
     distill(teacher, tmp_path / "student", SMALL)
     assert len(ledger_rows(tmp_path / "student")) == 600  # three increments, of the ten the run has seen
     # The rest of the stream is still to come.
@@ -131,7 +131,7 @@ def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, mo
     monkeypatch.setattr(Loop, "_record", once)
     assert not distill(teacher, tmp_path / "parts", SMALL)["finished"]
     monkeypatch.undo()
-    RunDirectory(teacher).open().rollback(1)  # the champion changes in between
+    RunDirectory.open(teacher).rollback(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
     assert (again["model_sha256"], again["taught_by"]["version"]) == (whole["model_sha256"], 4)
 

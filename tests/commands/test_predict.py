@@ -213,7 +213,7 @@ def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
     run(Job.from_document(document).resolved(), tmp_path / "new")
     monkeypatch.setattr(Loop, "_shape_of_rows", lambda loop: {})
     run(Job.from_document(document).resolved(), tmp_path / "old")
-    assert "numeric_width" not in RunDirectory(tmp_path / "old").open().versions()[0]
+    assert "numeric_width" not in RunDirectory.open(tmp_path / "old").versions()[0]
     assert predictions(load_version(tmp_path / "old"), data) == predictions(load_version(tmp_path / "new"), data)
     data.rename(tmp_path / "moved.parquet")
     with pytest.raises(StreamError, match="where nothing is"):
@@ -261,7 +261,7 @@ def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys:
     printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert printed["prequential"]["auc"] is None
     assert json.loads((out / "summary.json").read_text(), parse_constant=refuse) == printed
-    assert np.isnan(Course.of("ours", RunDirectory(out).open().table("metrics"), read_summary(out)).final)
+    assert np.isnan(Course.of("ours", RunDirectory.open(out).table("metrics"), read_summary(out)).final)
     assert main(["evaluate", str(out), str(tmp_path / "alike.parquet"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=refuse)["auc"] is None
     _print_summary(printed, str(out))

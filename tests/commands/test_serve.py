@@ -85,7 +85,7 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
         assert told["version"] == 4
         assert told["rows"] == 500
         # Another champion: the next question is answered by it.
-        RunDirectory(out).open().rollback(2)
+        RunDirectory.open(out).rollback(2)
         again = ask(f"{url}/predict", {"rows": rows})
         assert again["version"] == 2
         second = predictions(load_version(out, 2), table).drop_columns(["row"]).slice(0, 20).to_pylist()
@@ -105,7 +105,7 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     champion = Champion(out)
-    RunDirectory(out).open().rollback(1)
+    RunDirectory.open(out).rollback(1)
     remove(out / "versions/1/model.safetensors")
     row = {"height": 170, "weight": 70.5, "colour": "red"}
     assert champion.predict([row])["version"] == 4

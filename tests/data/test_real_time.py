@@ -183,7 +183,7 @@ def test_files_that_come_while_a_run_is_on_are_learned_as_by_a_run_started_when_
     for names in ([first, second], [third], [fourth]):
         put(tmp_path / "again", *names)
         between = run(job(tmp_path / "again"), tmp_path / "between")
-    assert during["rows_learned"] == count(RunDirectory(tmp_path / "during").open().table("ledger")) == 200
+    assert during["rows_learned"] == count(RunDirectory.open(tmp_path / "during").table("ledger")) == 200
     assert (during["model_sha256"], during["version"]) == (between["model_sha256"], between["version"])
 
 

@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def drifts(folder: Path) -> list[int]:
-    return [event["rows"] for event in RunDirectory(folder).open().table("events").to_pylist()]
+    return [event["rows"] for event in RunDirectory.open(folder).table("events").to_pylist()]
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path
 
 
 def stopping(wanted: Job, out: Path, increments: int) -> None:
-    with RunDirectory(out).create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+    with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
         loop = Loop(wanted, LocalEngine(wanted, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
@@ -155,7 +155,7 @@ def told(path: Path, tmp_path: Path) -> Callable[..., Told]:
     def make(*settings: str, **sections: Any) -> Told:
         wanted = job(path, *settings, **sections)
         folder = tmp_path / wanted.fingerprint()[:8]
-        with RunDirectory(folder).create(wanted.toml(), "f") as directory:
+        with RunDirectory.create(folder, wanted.toml(), "f") as directory:
             engine = Told(wanted, folder)
             Loop(wanted, engine, directory).run()
         return engine
@@ -198,14 +198,14 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
     class Engine(Told):
         def order(self, orders: Any, weights: Any = None) -> None:
             super().order(orders, weights)
-            latest = RunDirectory(self.directory).open()
+            latest = RunDirectory.open(self.directory)
             expected, _ = latest.load(latest.champion())
             seen.append(latest.champion() or 0)
             assert all(torch.equal(value, expected[name]) for name, value in self.weights().items())
 
     path = tmp_path / "rows.parquet"
     wanted = job(path, drift=drift)
-    with RunDirectory(tmp_path / "warm").create(wanted.toml(), "f") as directory:
+    with RunDirectory.create(tmp_path / "warm", wanted.toml(), "f") as directory:
         Loop(wanted, Engine(wanted, tmp_path / "warm"), directory).run()
     assert len(seen) == 3
     assert seen[0] < seen[1] < seen[2]

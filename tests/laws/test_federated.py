@@ -128,7 +128,7 @@ def test_one_client_equals_local_whatever_the_objective(tmp_path: Path, name: st
     measured: list[tuple[str, dict[str, float]]] = []
     for make in (LocalEngine, over(1)):
         folder = tmp_path / str(len(measured))
-        with RunDirectory(folder).create(job.toml(), job.fingerprint()) as directory:
+        with RunDirectory.create(folder, job.toml(), job.fingerprint()) as directory:
             loop = Loop(job, make(job, folder), directory)
             loop.run()
             measured.append((model_sha256(loop.engine.weights()), loop.objective.metrics(loop.totals.statistics)))
@@ -161,7 +161,7 @@ def test_a_class_that_one_client_alone_has_seen_is_known_to_all(tmp_path: Path) 
     found = {}
     for name, stops in (("whole", []), ("parts", [3, 5])):
         for stop in [*stops, None]:
-            with RunDirectory(tmp_path / name).create(job.toml(), job.fingerprint()) as directory:
+            with RunDirectory.create(tmp_path / name, job.toml(), job.fingerprint()) as directory:
                 loop = Loop(job, over(2)(job, tmp_path / name), directory)
                 if stop:
                     loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()

@@ -48,7 +48,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(flights_job: Callable[...,
 def _same(whole: dict[str, object], resumed: dict[str, object], out: Path) -> None:
     for key in ("model_sha256", "version", "increments", "rows_learned", "rows_predicted", "prequential"):
         assert resumed[key] == whole[key], key
-    with RunDirectory(out).open() as directory:
+    with RunDirectory.open(out) as directory:
         ledger = directory.table("ledger")
     check(ledger)
     assert count(ledger) == whole["rows_learned"]

@@ -48,7 +48,7 @@ def test_one_client_equals_local_and_answers_in_any_order(table: Path, tmp_path:
 
 def test_a_published_version_holds_each_tensor_once_and_answers_as_the_run_did(table: Path, tmp_path: Path) -> None:
     finish(job_of(table), tmp_path / "run", LocalEngine)
-    weights, manifest = RunDirectory(tmp_path / "run").open().load()
+    weights, manifest = RunDirectory.open(tmp_path / "run").load()
     assert manifest["pairs"] == {"model.turn": "complex128"}
     version = load_version(tmp_path / "run")
     assert sorted(version.learner.weights()) == sorted(weights)

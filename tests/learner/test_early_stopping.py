@@ -122,7 +122,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path: Path) -> None:
     whole = run(job(path), tmp_path / "whole")
-    directory = RunDirectory(tmp_path / "whole").open()
+    directory = RunDirectory.open(tmp_path / "whole")
     check(directory.table("ledger"))
     assert count(directory.table("ledger")) == whole["rows_learned"] == 700
     assert all(value > 0 for value in directory.table("metrics")["loss.validation"].to_pylist())

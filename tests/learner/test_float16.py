@@ -163,7 +163,7 @@ def test_an_increment_whose_gradients_overflow_goes_to_quarantine(tmp_path: Path
         }
     )
     summary = run(job, tmp_path / "run")
-    directory = RunDirectory(tmp_path / "run").open()
+    directory = RunDirectory.open(tmp_path / "run")
     ranges = [pair for pairs in directory.table("ledger")["ranges"].to_pylist() for pair in pairs]
     learned = {row for pair in ranges for row in range(pair["start"], pair["stop"])}
     assert learned == {*range(60)} - {*range(20, 30)}

@@ -80,7 +80,7 @@ def test_a_model_with_room_for_tasks_is_told_them(
 def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) -> None:
     strategies = [{"name": "packnet", "tasks": 3}, {"name": "ewc", "strength": 1.0}]
     wanted = job(path, "learner.consolidate=task", strategy=strategies)
-    with RunDirectory(tmp_path / "run").create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+    with RunDirectory.create(tmp_path / "run", wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
         engine = LocalEngine(wanted, tmp_path / "run")
         Loop(wanted, engine, directory).run()
         events = directory.table("events").to_pylist()
@@ -93,14 +93,14 @@ def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) ->
 
     out = tmp_path / "parts"
     for stop in (5, 7, 10):
-        with RunDirectory(out).create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+        with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
             loop = Loop(wanted, LocalEngine(wanted, out), directory)
             loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
             loop.engine.close()
     resumed = run(wanted, out)
     assert resumed["events"] == {"task": 2}
-    weights, _ = RunDirectory(out).open().load()
+    weights, _ = RunDirectory.open(out).load()
     assert all(torch.equal(value, weights[name]) for name, value in engine.weights().items())
 
 

@@ -73,7 +73,7 @@ def test_the_run_goes_on_as_if_the_increment_had_never_come(tmp_path: Path, heav
     assert (summary["rows_learned"], summary["rows_quarantined"]) == (len(kept), ROWS - len(kept))
     assert summary["rows_predicted"] == ROWS
 
-    directory = RunDirectory(tmp_path / "run").open()
+    directory = RunDirectory.open(tmp_path / "run")
     assert count(directory.table("ledger")) == len(kept)
     refused = directory.table("quarantine")
     assert sorted(refused["offset"].to_pylist()) == [row for row in range(ROWS) if row not in kept]
@@ -99,7 +99,7 @@ class Poisoned(LocalEngine):
 def test_the_last_step_of_an_increment_is_found_out_by_what_comes_after(tmp_path: Path, every: int) -> None:
     path = written(tmp_path / "a", table())
     found = job(path, f"publish.every={every}")
-    with RunDirectory(tmp_path / "run").create(found.toml(), "local") as directory:
+    with RunDirectory.create(tmp_path / "run", found.toml(), "local") as directory:
         loop = Loop(found, Poisoned(found, tmp_path / "run"), directory)
         assert loop.run()
         assert directory.table("events")["increment"].to_pylist() == [6]
@@ -120,7 +120,7 @@ class Remade(LocalEngine):
 
 def test_what_an_order_makes_of_the_weights_is_looked_at_before_it_is_committed(tmp_path: Path) -> None:
     found = job(written(tmp_path / "a", table()), "learner.consolidate=100")
-    with RunDirectory(tmp_path / "run").create(found.toml(), "local") as directory:
+    with RunDirectory.create(tmp_path / "run", found.toml(), "local") as directory:
         loop = Loop(found, Remade(found, tmp_path / "run"), directory)
         assert loop.run()
         assert loop.engine.spoilt  # type: ignore[attr-defined]

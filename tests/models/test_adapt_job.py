@@ -63,7 +63,7 @@ def test_icarl_learns_from_a_job_with_the_head_it_needs(table: Path, tmp_path: P
         read(table, text[:start] + text[stop:]).participant()
     job = read(table, text[:start] + '[[model.adapt]]\nname = "nearest_mean"\n' + text[stop:])
     summary = run(job, tmp_path / "run")
-    weights, _ = RunDirectory(tmp_path / "run").open().load()
+    weights, _ = RunDirectory.open(tmp_path / "run").load()
     known = next(value for name, value in weights.items() if name.endswith("known"))
     assert known.all()
     assert summary["prequential"]["accuracy"] > 0.4

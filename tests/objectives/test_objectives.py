@@ -93,7 +93,7 @@ def test_drift_is_seen_in_their_losses_and_errors(tmp_path: Path, objective: str
     watching = 'drift=[{watch="loss"}, {detector="ddm", watch="error"}]'
     wanted = job(tmp_path / "rows.parquet", "label", objective, features=features, learner={"epochs": 2})
     run(wanted.with_settings([watching, "publish.every=100"]), tmp_path / "run")
-    events = RunDirectory(tmp_path / "run").open().table("events").to_pylist()
+    events = RunDirectory.open(tmp_path / "run").table("events").to_pylist()
     assert sorted(event["what"].split(",")[0] for event in events) == ["adwin on loss", "ddm on error"]
     assert all(3000 <= event["increment"] * 250 < 5000 for event in events), events
 
@@ -113,7 +113,7 @@ def test_a_job_killed_between_commits_goes_on_to_the_same_bits(tmp_path: Path) -
         pq.write_table(table, tmp_path / f"{name}.parquet")
         named = job(tmp_path / f"{name}.parquet", label, objective, features=features, learner={"epochs": 1})
         whole = run(named, tmp_path / f"{name}-whole")
-        with RunDirectory(tmp_path / name).create(named.toml(), f"local:{named.fingerprint()}") as directory:
+        with RunDirectory.create(tmp_path / name, named.toml(), f"local:{named.fingerprint()}") as directory:
             loop = Loop(named, LocalEngine(named, tmp_path / name), directory)
             loop.observe = lambda done, loop=loop: loop._stop.set()
             loop.run()

@@ -122,7 +122,7 @@ def test_a_resumed_run_reviews_the_same_rows(flights_job: Callable[..., Job], tm
         stopping(job, tmp_path / "parts", stop)
     parts = run(job, tmp_path / "parts")
     assert (parts["model_sha256"], parts["events"]) == (whole["model_sha256"], whole["events"])
-    directory = RunDirectory(tmp_path / "parts").open()
+    directory = RunDirectory.open(tmp_path / "parts")
     check(directory.table("ledger"))
     assert count(directory.table("ledger")) == whole["rows_learned"]
     assert set(directory.table("events")["rows"].to_pylist()) == {300}
@@ -142,7 +142,7 @@ def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[...
 
 
 def stopping(job: Job, out: Path, increments: int) -> None:
-    with RunDirectory(out).create(job.toml(), f"local:{job.fingerprint()}") as directory:
+    with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}") as directory:
         loop = Loop(job, LocalEngine(job, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
@@ -151,7 +151,7 @@ def stopping(job: Job, out: Path, increments: int) -> None:
 
 def test_memories_take_no_notice_of_a_review(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = reviewing(flights_job, "review.every=2")
-    with RunDirectory(tmp_path).create(job.toml(), "f") as directory:
+    with RunDirectory.create(tmp_path, job.toml(), "f") as directory:
         engine = LocalEngine(job, tmp_path)
         loop = Loop(job, engine, directory)
         loop.run()
