@@ -12,10 +12,10 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 from uvicorn import Config, Server
 
-from incr_core.commands.predict import Version, load_version, predict_table
 from incr_core.data.encoding import text
 from incr_core.errors import IncrError, JobError, StreamError
 from incr_core.registry import champion_of, read_manifest
+from incr_core.runs import Version
 
 __all__ = ["Champion", "app", "serve"]
 
@@ -39,7 +39,7 @@ class Champion:
         self.directory = Path(directory)
         self.fault: str | None = None
         self._lock = threading.RLock()  # a learner predicts for one at a time: it swaps torch's random state
-        self._version = load_version(directory)
+        self._version = Version.load(directory)
 
     def version(self) -> Version:
         """The version that answers now."""
@@ -47,7 +47,7 @@ class Champion:
             published = champion_of(self.directory)
             if published is not None and published != self._version.number:
                 try:
-                    self._version, self.fault = load_version(self.directory, published), None
+                    self._version, self.fault = Version.load(self.directory, published), None
                 except IncrError as error:
                     self.fault = str(error)
             return self._version
@@ -56,7 +56,7 @@ class Champion:
         """An answer for each row, null where it cannot be used, and why not."""
         with self._lock:
             version = self.version()
-            table, bad = predict_table(version, _table(rows), "the request")
+            table, bad = version.answer(_table(rows), "the request")
         refused = {row.offset for row in bad}
         answers = table.drop_columns(["row"]).to_pylist()
         return {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core import metrics
+from incr_core._util import MadeWith
 from incr_core.metrics import Statistics
 from incr_core.models import Moments
 from incr_core.objectives._losses import Loss
@@ -22,7 +23,7 @@ EXACT_CLASSES = 16
 """Up to this many classes the Fisher information sums over all of them; above, one is drawn a row."""
 
 
-class Objective(nn.Module):
+class Objective(MadeWith, nn.Module):
     """A loss with its prediction and its metrics; state it learns (a target's scale) travels with the model.
 
     outputs: how many numbers the model gives for a row.

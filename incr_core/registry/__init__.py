@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from incr_core.registry._erased import SCHEMA, add_erased, erased, ids_of
+from incr_core.registry._job_claim import refuse_another
 from incr_core.registry._participant_states import state_folder
 from incr_core.registry._run_directory import RunDirectory, champion_of
 from incr_core.registry._version import read_manifest
 
-__all__ = ["SCHEMA", "RunDirectory", "add_erased", "champion_of", "erased", "ids_of", "read_manifest", "state_folder"]
+__all__ = [
+    "SCHEMA",
+    "RunDirectory",
+    "add_erased",
+    "champion_of",
+    "erased",
+    "ids_of",
+    "read_manifest",
+    "refuse_another",
+    "state_folder",
+]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import write_atomically
+from incr_core.storage import numbers_in, write_atomically
 
-__all__ = ["claim", "is_run", "refuse_foreign_files"]
+__all__ = ["claim", "is_run", "refuse_another", "refuse_foreign_files"]
 
 _MARK = "# incr run directory, schema 1, job "
 
@@ -64,20 +64,53 @@ def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> 
     file = folder / "job.toml"
     text = f"{_MARK}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
-    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
-        engine, _, job = other.rpartition(":")
-        here, _, same = fingerprint.rpartition(":")
-        differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
-            f"engine: {engine} there, {here} here" if job == same else f"fingerprint: {other} there, {fingerprint} here"
-        ]
-        raise RunDirectoryError(
-            f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"
-            f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
-            "choose another --out, or run the job it belongs to"
-        )
+    if begun and found is not None and _mark_in(found) != fingerprint:
+        raise _another(folder, found, job_toml, fingerprint)
     # Keys that make no other run of it, such as publish.keep, may have changed.
     if found != text:
         write_atomically(file, text.encode())
+
+
+def refuse_another(folder: Path, job_toml: str, fingerprint: str) -> None:
+    """Raise RunDirectoryError where the run of another job has begun in the folder, on whatever engine.
+
+    fingerprint: of the job alone.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     claim(Path(folder), "seed = 1", "local:f00d")
+    ...     Path(folder, "versions", "1").mkdir(parents=True)
+    ...     refuse_another(Path(folder), "seed = 1", "f00d")
+    ...     refuse_another(Path(folder), "seed = 2", "beef")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
+    """
+    if not is_run(folder) or not numbers_in(folder / "versions"):
+        return
+    found = (folder / "job.toml").read_text()
+    engine, _, job = _mark_in(found).rpartition(":")
+    if job != fingerprint:
+        raise _another(folder, found, job_toml, f"{engine}:{fingerprint}")
+
+
+def _mark_in(text: str) -> str:
+    return text.splitlines()[0].removeprefix(_MARK).strip()
+
+
+def _another(folder: Path, found: str, job_toml: str, fingerprint: str) -> RunDirectoryError:
+    """What is said of a folder whose job.toml is `found`."""
+    there = _mark_in(found)
+    engine, _, job = there.rpartition(":")
+    here, _, same = fingerprint.rpartition(":")
+    differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
+        f"engine: {engine} there, {here} here" if job == same else f"fingerprint: {there} there, {fingerprint} here"
+    ]
+    return RunDirectoryError(
+        f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"
+        f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
+        "choose another --out, or run the job it belongs to"
+    )
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

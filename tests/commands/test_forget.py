@@ -14,15 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core import Batch, Binary, Learner, Replay, forget
+from incr_core import Batch, Learner
 from incr_core.commands.cli import main
-from incr_core.commands.forget import rows_where
-from incr_core.commands.run import run
 from incr_core.errors import JobError, RunDirectoryError, StrategyError
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
+from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory, ledger
+from incr_core.runs import forget, rows_where, run
 from incr_core.storage import checkpoint
+from incr_core.strategies import Replay
 
 MARK = 777.125
 """A number that only the rows to be erased have."""

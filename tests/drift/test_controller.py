@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 
 pytest.importorskip("river")
 
@@ -69,12 +69,12 @@ def drifts(folder: Path) -> list[int]:
     ],
 )
 def test_three_planted_drifts_are_found_within_2_000_rows(path: Path, tmp_path: Path, drift: dict[str, Any]) -> None:
-    summary = run(job(path, "publish.every=100", drift=[drift]), tmp_path / "run")
+    summary = run(job(path, "publish.every=100", drift=[drift]), tmp_path / "run").summary
     found = drifts(tmp_path / "run")
     delays = [next((row - planted for row in found if row >= planted), 24_000) for planted in PLANTED]
     assert max(delays) < 2_000, found
     assert len(found) <= 4, found
-    assert summary["events"] == {"drift": len(found)}
+    assert summary.events == {"drift": len(found)}
     page = (tmp_path / "run" / "report.html").read_text()
     assert 'id="event drift"' in page
     assert "after " in page
@@ -94,7 +94,7 @@ def test_at_most_one_false_alarm_in_100_000_stationary_rows(tmp_path: Path) -> N
             *({"detector": detector, "watch": "error"} for detector in ("adwin", "page_hinkley", "ddm")),
         ],
     )
-    assert run(wanted, tmp_path / "run")["events"].get("drift", 0) <= 1  # of all six together
+    assert run(wanted, tmp_path / "run").summary.events.get("drift", 0) <= 1  # of all six together
 
 
 REPLAY = {"name": "replay", "capacity": 300}
@@ -110,11 +110,11 @@ def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path
     settings = ("learner.consolidate=3000", "publish.every=3", 'learner.optimizer={name="adam",lr=0.001}')
     pq.write_table(pq.read_table(path).slice(0, 13_500), path)
     wanted = job(path, *settings, drift=EVERYTHING, strategy=strategies)
-    whole = run(wanted, tmp_path / "whole")
+    whole = run(wanted, tmp_path / "whole").summary.document()
     assert whole["events"]["drift"] >= 3
     for stop in (26, 27, 50):
         stopping(wanted, tmp_path / "parts", stop)
-    parts = run(wanted, tmp_path / "parts")
+    parts = run(wanted, tmp_path / "parts").summary.document()
     assert {key: parts[key] for key in ("model_sha256", "events")} == {
         key: whole[key] for key in ("model_sha256", "events")
     }
@@ -213,8 +213,8 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
 
 @pytest.mark.slow
 def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> None:
-    silent = run(job(path), tmp_path / "silent")
-    assert run(job(path, drift=[{"watch": "loss"}]), tmp_path / "alert")["model_sha256"] == silent["model_sha256"]
+    silent = run(job(path), tmp_path / "silent").summary
+    assert run(job(path, drift=[{"watch": "loss"}]), tmp_path / "alert").summary.model_sha256 == silent.model_sha256
 
 
 @pytest.mark.parametrize(

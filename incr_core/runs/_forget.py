@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ __all__ = ["forget", "rows_in_file", "rows_where"]
 COUNTS = ("remembered", "kept", "waiting", "predicted")
 
 
-def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
+def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
     """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
 
-    addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file.
+    addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file. job: the
+    run's own, where it was made of objects; None: the one that its directory holds.
 
     Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
     consolidate on, or waiting to be learned; predictions waiting for their labels; the values in the quarantine. It is
@@ -54,14 +55,15 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     with contextlib.ExitStack() as locks:
         for run in runs:
             locks.enter_context(run.alone())
-        jobs = [_job(run) for run in runs]
+        objects = {} if job is None else job.objects_given
+        jobs = [_job(run, objects) for run in runs]
         for job in jobs:
             _refuse_what_cannot_be(job)
         counts = [_forget_in_run(run, job, addresses) for run, job in zip(runs, jobs, strict=True)]
     return counts[0]
 
 
-def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[str]]:
+def rows_where(directory: str | Path, condition: str, job: Job | None = None) -> tuple[pa.Table, list[str]]:
     """The addresses of the rows in a run's files of which COLUMN=VALUE holds; any column of theirs will do.
 
     Returns them, and the files that the run has learned from but that are gone, in which nobody can look. A file whose
@@ -72,7 +74,7 @@ def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[st
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
     run = RunDirectory.open(directory)
-    job = _job(run)
+    job = _job(run, {} if job is None else job.objects_given)
     found, others, gone = list[pa.Table](), dict[str, str](), _fragments(run.table("ledger"))
     for fragment in open_source(job.source(), job.stream.format).fragments():
         gone.discard(fragment.name)
@@ -100,9 +102,9 @@ def rows_in_file(path: str | Path) -> pa.Table:
     return read_table(Path(path), SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
 
 
-def _job(run: RunDirectory) -> Job:
+def _job(run: RunDirectory, objects: Mapping[str, Callable[..., Any]]) -> Job:
     """What the run was made with, and not what its job.toml finds in the data now."""
-    return Job.from_document(run.job(), place=str(run.path / "job.toml"))
+    return Job.from_document(run.job(), place=str(run.path / "job.toml"), objects=objects)
 
 
 def _memories(job: Job) -> dict[str, Memory]:
