@@ -5,7 +5,7 @@ To add one, subclass `Objective` and write `rows`, `predict`, `measure` and `met
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,13 @@ class Objective(MadeWith, nn.Module):
 
     losses: ClassVar[tuple[str, ...]] = ()
     rowwise: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Where a class has a loss of its own and no way to its mean, that is the plain one, and not a parent's short
+        cut around `rows`."""
+        super().__init_subclass__(**kwargs)
+        if "rows" in vars(cls) and "forward" not in vars(cls):
+            cls.forward = Objective.forward  # type: ignore[method-assign]
 
     outputs: int = 1
     main_metric: str = "loss"

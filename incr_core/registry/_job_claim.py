@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,48 +64,42 @@ def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> 
     file = folder / "job.toml"
     text = f"{_MARK}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
-    if begun and found is not None and _mark_in(found) != fingerprint:
-        raise _another(folder, found, job_toml, fingerprint)
+    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
+        engine, here = other.rpartition(":")[0], fingerprint.rpartition(":")[0]
+        differences = [f"engine: {engine} there, {here} here"] if engine != here else []
+        differences += _differences(tomllib.loads(found), tomllib.loads(job_toml))
+        raise _of_another(folder, differences or [f"fingerprint: {other} there, {fingerprint} here"])
     # Keys that make no other run of it, such as publish.keep, may have changed.
     if found != text:
         write_atomically(file, text.encode())
 
 
-def refuse_another(folder: Path, job_toml: str, fingerprint: str) -> None:
+def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
     """Raise RunDirectoryError where the run of another job has begun in the folder, on whatever engine.
 
-    fingerprint: of the job alone.
+    apart_from: sections that may differ, such as those of engines.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     claim(Path(folder), "seed = 1", "local:f00d")
+    ...     claim(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
     ...     Path(folder, "versions", "1").mkdir(parents=True)
-    ...     refuse_another(Path(folder), "seed = 1", "f00d")
-    ...     refuse_another(Path(folder), "seed = 2", "beef")
+    ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
+    ...     refuse_another(Path(folder), "seed = 2", ["cluster"])
     Traceback (most recent call last):
     ...
     incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
     if not is_run(folder) or not numbers_in(folder / "versions"):
         return
-    found = (folder / "job.toml").read_text()
-    engine, _, job = _mark_in(found).rpartition(":")
-    if job != fingerprint:
-        raise _another(folder, found, job_toml, f"{engine}:{fingerprint}")
+    there, here = tomllib.loads((folder / "job.toml").read_text()), tomllib.loads(job_toml)
+    for section in apart_from:
+        there.pop(section, None)
+        here.pop(section, None)
+    if differences := _differences(there, here):
+        raise _of_another(folder, differences)
 
 
-def _mark_in(text: str) -> str:
-    return text.splitlines()[0].removeprefix(_MARK).strip()
-
-
-def _another(folder: Path, found: str, job_toml: str, fingerprint: str) -> RunDirectoryError:
-    """What is said of a folder whose job.toml is `found`."""
-    there = _mark_in(found)
-    engine, _, job = there.rpartition(":")
-    here, _, same = fingerprint.rpartition(":")
-    differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
-        f"engine: {engine} there, {here} here" if job == same else f"fingerprint: {there} there, {fingerprint} here"
-    ]
+def _of_another(folder: Path, differences: Sequence[str]) -> RunDirectoryError:
     return RunDirectoryError(
         f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"
         f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
