@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from examples.notebook import notebook
 from incr_core._util import load_callable
 from incr_core.job import Job
 from incr_core.runs import run
@@ -36,3 +37,12 @@ def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) ->
     summary = run(Job.read(ROOT / "examples/own_objective/job.toml"), tmp_path / "run").summary
     assert summary.main_metric == "pinball"
     assert 0.8 < summary.prequential["coverage"] < 0.95
+
+
+def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert notebook.run(out, days=2).summary.rows_learned == 800
+    grown = notebook.run(out, days=4)
+    assert [version.rows for version in grown.versions] == [200] * 8
+    assert grown.summary.prequential["auc"] > 0.8
+    assert grown.summary.model_sha256 == notebook.run(str(tmp_path / "whole"), days=4).summary.model_sha256
