@@ -70,7 +70,7 @@ def main() -> None:
             }
         ).resolved()
         out = Path(place, "run")
-        with RunDirectory(out).create(job.toml(), "traced") as directory:
+        with RunDirectory.create(out, job.toml(), "traced") as directory:
             Loop(job, Traced(job, out), directory).run()
     sys.setprofile(None)
     for file, functions in sorted(Traced.tracer.ran.items()):

@@ -1,1 +1,7 @@
 """The engine of a Ray cluster: replicas made of shards, that average their weights. The only place that imports ray."""
+
+from __future__ import annotations
+
+from cluster.settings import Cluster
+
+__all__ = ["Cluster"]

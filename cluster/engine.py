@@ -71,7 +71,7 @@ class ClusterEngine(Engine):
             )
             self._crew = Crew(self.places, pulse, gpu=job.learner.device.startswith("cuda"))
             with self._lost("starting"):
-                self.processes: list[int] = self._crew.call("build", job.model_dump(), meeting)
+                self.processes: list[int] = self._crew.call("build", job.model_dump(), dict(job.objects_given), meeting)
         except BaseException:
             self.close()
             raise

@@ -6,7 +6,7 @@ It knows nothing of Ray; the crew makes an actor of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -64,12 +64,14 @@ class ShardWorker:
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    def build(self, document: Mapping[str, Any], meeting: Rendezvous) -> int:
+    def build(self, document: Mapping[str, Any], objects: Mapping[str, Callable[..., Any]], meeting: Rendezvous) -> int:
         """Join the others and build the participant; returns the process id.
+
+        objects: what the job names that only Python has.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        place, job = self.place, Job.model_validate(document)
+        place, job = self.place, Job.from_document(document, objects=objects)
         settle_arithmetic(job.learner.threads)
         try:
             exchange, within = self._meet(job, meeting, PATIENCE * meeting.timeout)

@@ -18,3 +18,7 @@ with warnings.catch_warnings():
     # Flower 1.41 pins a typer that imports names which click 8 has deprecated; nothing of ours can change that.
     warnings.filterwarnings("ignore", "'click", DeprecationWarning)
     import flwr.app  # noqa: F401
+
+from federated.settings import Federated  # noqa: E402
+
+__all__ = ["Federated"]

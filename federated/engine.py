@@ -22,7 +22,7 @@ from federated.nodes import Nodes
 from federated.records import pack, told
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.engines import Commit, Engine
-from incr_core.errors import StreamError
+from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import state_folder
 from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_measured
@@ -46,6 +46,13 @@ class FederatedEngine(Engine):
 
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
+        if job.objects_given:
+            # A client is told the job in a message of plain values.
+            raise JobError(
+                f"on: expected a job whose parts have names that clients can look up, got objects of this process "
+                f'({", ".join(job.objects_given)}); name models and strategies by "module:name" and rows by a path, '
+                'or learn on "local" or "cluster"'
+            )
         self.clients = clients_of(job)
         self._nodes = Nodes(job.federated, grid)
         self._renew()

@@ -34,5 +34,5 @@ def main(grid: Grid, context: Context) -> None:
     job = Job.read(path)
     out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
     settle_arithmetic(job.learner.threads)
-    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"federated:{job.fingerprint()}") as directory:
+    with RunDirectory.create(out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep) as directory:
         Loop(job, FederatedEngine(job, out, grid), directory).run_to_summary()

@@ -107,7 +107,7 @@ def test_the_wheel_alone_runs_a_job(built: Built, tmp_path: Path) -> None:
     pq.write_table(made_up(400), tmp_path / "people.parquet")
     (tmp_path / "job.toml").write_text(JOB)
     done(incr, "run", "job.toml", "--out", "run")
-    with RunDirectory(tmp_path / "run").open() as run:
+    with RunDirectory.open(tmp_path / "run") as run:
         ranges = [pair for pairs in run.table("ledger")["ranges"].to_pylist() for pair in pairs]
     assert sorted(row for pair in ranges for row in range(pair["start"], pair["stop"])) == list(range(400))
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from examples.notebook import notebook
 from incr_core._util import load_callable
-from incr_core.commands.run import run
 from incr_core.job import Job
+from incr_core.runs import run
 from incr_core.testing._laws import check_strategy
 from tests.conftest import ROOT
 
@@ -17,22 +18,31 @@ from tests.conftest import ROOT
 @pytest.mark.slow
 def test_the_flights_job_learns_a_week(flights: Path, tmp_path: Path) -> None:
     settings = [f'stream.path="{flights}"', 'stream.warm_start="2013-01-04"', "learner.warm_epochs=1"]
-    summary = run(Job.read(ROOT / "examples/flights/job.toml", settings), tmp_path / "run")
-    assert summary["rows_learned"] == sum(pq.read_metadata(path).num_rows for path in flights.glob("*.parquet"))
-    assert summary["prequential"]["auc"] > 0.6
+    summary = run(Job.read(ROOT / "examples/flights/job.toml", settings), tmp_path / "run").summary
+    assert summary.rows_learned == sum(pq.read_metadata(path).num_rows for path in flights.glob("*.parquet"))
+    assert summary.prequential["auc"] > 0.6
     assert {path.name for path in (tmp_path / "run/baselines").iterdir()} == {"frozen", "no replay"}
 
 
 @pytest.mark.slow
 def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     folder = ROOT / "examples/own_strategy"
-    summary = run(Job.read(folder / "job.toml"), tmp_path / "run")
-    assert summary["prequential"]["auc"] > 0.95
+    summary = run(Job.read(folder / "job.toml"), tmp_path / "run").summary
+    assert summary.prequential["auc"] > 0.95
     own = load_callable("gradient_noise:GradientNoise", "strategy.name", str(folder))
     check_strategy(own, zero=lambda: own(strength=0.0))
 
 
 def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) -> None:
-    summary = run(Job.read(ROOT / "examples/own_objective/job.toml"), tmp_path / "run")
-    assert summary["main_metric"] == "pinball"
-    assert 0.8 < summary["prequential"]["coverage"] < 0.95
+    summary = run(Job.read(ROOT / "examples/own_objective/job.toml"), tmp_path / "run").summary
+    assert summary.main_metric == "pinball"
+    assert 0.8 < summary.prequential["coverage"] < 0.95
+
+
+def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert notebook.run(out, days=2).summary.rows_learned == 800
+    grown = notebook.run(out, days=4)
+    assert [version.rows for version in grown.versions] == [200] * 8
+    assert grown.summary.prequential["auc"] > 0.8
+    assert grown.summary.model_sha256 == notebook.run(str(tmp_path / "whole"), days=4).summary.model_sha256

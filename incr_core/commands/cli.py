@@ -117,13 +117,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from incr_core.commands.progress import progress
-    from incr_core.commands.run import run
     from incr_core.job import Job
+    from incr_core.runs import run
 
     job = Job.read(options.job, options.set)
     out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")
     with progress(job, quiet=options.quiet) as observe:
-        summary = run(job, out, options.on, observe)
+        summary = run(job, out, options.on, observe).summary.document()
     if options.json:
         print(json_text(summary))
     elif not options.quiet:
@@ -166,15 +166,15 @@ def _predict(options: argparse.Namespace) -> int:
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
 
-    from incr_core.commands.predict import load_version, predict_file
     from incr_core.errors import JobError
+    from incr_core.runs import Version
     from incr_core.storage import write_atomically
 
     output = None if options.output is None else Path(options.output)
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         got = "a folder" if output.is_dir() else f"no folder {output.parent}"
         raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
-    table, bad = predict_file(load_version(options.directory, options.version), options.rows)
+    table, bad = Version.load(options.directory, options.version).answer(options.rows)
     if output is None:
         csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:
@@ -209,9 +209,9 @@ def _for_a_terminal(table: Any) -> Any:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from incr_core.commands.predict import evaluate, load_version
+    from incr_core.runs import Version
 
-    found = evaluate(load_version(options.directory, options.version), options.rows)
+    found = Version.load(options.directory, options.version).evaluate(options.rows)
     if options.json:
         print(json_text(found))
     else:
@@ -249,32 +249,33 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _versions(options: argparse.Namespace) -> int:
-    from incr_core.registry import RunDirectory
+    from incr_core.runs import Run
 
-    found = RunDirectory(options.directory).open().versions()
+    found = Run(options.directory).versions
     print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
     for version in found:
-        marks = " champion" if version["champion"] else ""
-        marks += "" if version["has_weights"] else " (weights pruned)"
+        marks = " champion" if version.champion else ""
+        marks += "" if version.has_weights else " (weights pruned)"
         print(
-            f"{version['version']:>8}  {version['created'][:19]:20} {shown(version['name']):20} {version['rows']:>9,}  "
-            f"{version['model_sha256'][:12]}{marks}"
+            f"{version.number:>8}  {version.created[:19]:20} {shown(version.after):20} {version.rows:>9,}  "
+            f"{version.model_sha256[:12]}{marks}"
         )
     return 0
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from incr_core.registry import RunDirectory
+    from incr_core.registry import champion_of
+    from incr_core.runs import Run
 
-    run = RunDirectory(options.directory).open()
-    before = run.champion()
+    run = Run(options.directory)
+    before = champion_of(run.path)
     run.rollback(options.version)
     print(f"champion: version {options.version} (was {before or 'none'})")
     return 0
 
 
 def _forget(options: argparse.Namespace) -> int:
-    from incr_core.commands.forget import forget, rows_in_file, rows_where
+    from incr_core.runs import forget, rows_in_file, rows_where
 
     if options.rows:
         addresses, gone = rows_in_file(options.rows), list[str]()
@@ -313,10 +314,9 @@ def _forget(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from incr_core.registry import RunDirectory
-    from incr_core.report import write_report
+    from incr_core.runs import Run
 
-    print(shown(write_report(RunDirectory(options.directory).open())))
+    print(shown(Run(options.directory).report))
     return 0
 
 

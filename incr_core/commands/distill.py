@@ -14,7 +14,6 @@ from torch import Tensor
 
 from incr_core._util import json_text, not_negative, positive
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.commands.predict import load_version
 from incr_core.engines import Commit, LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
@@ -24,6 +23,7 @@ from incr_core.objectives import Regression, distillation_loss
 from incr_core.registry import RunDirectory, add_erased, erased, ids_of
 from incr_core.report import write_report
 from incr_core.rounds import Arrival
+from incr_core.runs import Version
 from incr_core.storage import write_atomically
 from incr_core.strategies import Context, Strategy
 
@@ -55,12 +55,12 @@ def distill(
 
     settings: changes to the teacher's job, such as "model.hidden=[16]". Returns the summary of the student's run.
     """
-    run, out = RunDirectory(directory).open(), Path(out)
+    run, out = RunDirectory.open(directory), Path(out)
     if out.resolve() == Path(directory).resolve():
         raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
-    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"local:{job.fingerprint()}") as student:
-        teacher = load_version(directory, _begun_with(out))
+    with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep) as student:
+        teacher = Version.load(directory, _begun_with(out))
         [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
         record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}
         write_atomically(out / RECORD, json_text(record).encode() + b"\n")

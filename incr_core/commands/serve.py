@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse
 from uvicorn import Config, Server
 
 from incr_core.commands._request import RequestError, body_schema, columns_of, rows_in, table_of
-from incr_core.commands.predict import Version, load_version, predict_table
 from incr_core.data.timeline import columns_asked
 from incr_core.errors import IncrError, JobError, StreamError
-from incr_core.registry import RunDirectory
+from incr_core.registry import champion_of
+from incr_core.runs import Version
 from incr_core.shown import shown
 
 __all__ = ["MAX_BYTES", "MAX_ROWS", "Champion", "app", "serve"]
@@ -82,7 +82,7 @@ class Champion:
         self.directory = Path(directory)
         self.fault: str | None = None
         self.lock = threading.RLock()  # a learner predicts for one at a time: it swaps torch's random state
-        self._version = load_version(directory)
+        self._version = Version.load(directory)
         self.columns = columns_of(self._version.job)  # of the job: all its versions have the same
 
     @property
@@ -94,10 +94,10 @@ class Champion:
     def version(self) -> Version:
         """The version that answers now."""
         with self.lock:
-            published = RunDirectory(self.directory).champion()
+            published = champion_of(self.directory)
             if published is not None and published != self._version.number:
                 try:
-                    self._version, self.fault = load_version(self.directory, published), None
+                    self._version, self.fault = Version.load(self.directory, published), None
                 except IncrError as error:
                     self.fault = str(error)
             return self._version
@@ -109,7 +109,7 @@ class Champion:
         """
         with self.lock:
             version = self.version()
-            table, bad = predict_table(version, table_of(rows, self.columns), "the request")
+            table, bad = version.answer(table_of(rows, self.columns), "the request")
         refused: dict[int, tuple[str | None, str]] = {row.offset: (row.column, row.reason) for row in bad}
         answers = table.drop_columns(["row"]).to_pylist()
         for row, answer in enumerate(answers):

@@ -6,7 +6,16 @@
 
 from __future__ import annotations
 
+from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
-from incr_core.job._sections import FederatedSection
+from incr_core.job._sections import FeaturesSection, FederatedSection, LearnerSection, ModelSection, StreamSection
 
-__all__ = ["FederatedSection", "Job"]
+__all__ = [
+    "OBJECT",
+    "FeaturesSection",
+    "FederatedSection",
+    "Job",
+    "LearnerSection",
+    "ModelSection",
+    "StreamSection",
+]

@@ -10,13 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from incr_core._util import load_callable
 from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
 from incr_core.data.rates import Rate
-from incr_core.data.sources import Source, await_files, open_source, seconds
+from incr_core.data.sources import CallableSource, Source, await_files, open_source, seconds
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
 from incr_core.errors import JobError, StreamError
-from incr_core.job._file import JobFile
+from incr_core.job._file import OBJECT, JobFile
 
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "source_of", "stream_of"]
 
@@ -27,9 +26,11 @@ TASKED = ("task_heads", "experts")
 def source_of(job: JobFile) -> str | Callable[..., Any]:
     """Where the rows come from: a path, absolute or as written, or a function that yields them."""
     path = job.stream.path
+    if path.startswith(OBJECT):
+        return job.named(path, "stream.path")
     module, _, name = path.partition(":")
     if name.isidentifier() and module.replace(".", "_").isidentifier() and not Path(job.root, path).exists():
-        return load_callable(path, "stream.path", job.root)
+        return job.named(path, "stream.path")
     return path
 
 
@@ -55,7 +56,7 @@ def discovered(job: JobFile) -> dict[str, Any]:
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
     elif _finds_classes(job):
-        if not isinstance(source, str) and objective != "binary":
+        if not isinstance(source, str) and objective != "binary" and not CallableSource(source).finite:
             raise JobError(
                 f"features.classes: expected the classes by name where stream.path is a function ({job.stream.path}), "
                 "whose rows may never end, got none; name them"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from incr_core._util import unknown
+from incr_core._util import find, unknown
 from incr_core.errors import JobError
 from incr_core.job._fault import first_fault
 from incr_core.job._sections import (
@@ -33,7 +33,10 @@ from incr_core.models.adapt import ADAPTATIONS
 from incr_core.rounds import OUTERS
 from incr_core.strategies import STRATEGIES
 
-__all__ = ["JobFile"]
+__all__ = ["OBJECT", "JobFile"]
+
+OBJECT = "object:"
+"""How names of objects begin that Python gives: "object:__main__.Net"."""
 
 OBJECTIVES = ("binary", "multiclass", "multilabel", "next_token", "ranking", "regression")
 
@@ -66,6 +69,9 @@ class JobFile(Section):
     publish: PublishSection = PublishSection()
     track: TrackSection = TrackSection()
     baselines: dict[str, list[str]] = Field(default_factory=dict)
+    objects: dict[str, str] = Field(default_factory=dict)
+
+    _objects_given: Mapping[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
 
     @field_validator("drift", mode="before")
     @classmethod
@@ -161,8 +167,17 @@ class JobFile(Section):
         return cls.from_document(document, settings, str(path))
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], settings: Sequence[str] = (), place: str = "job") -> Self:
+    def from_document(
+        cls,
+        document: Mapping[str, Any],
+        settings: Sequence[str] = (),
+        place: str = "job",
+        objects: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> Self:
         """Validate a job given as nested dictionaries, with settings on top.
+
+        objects: makers of what the document names by "object:NAME", by these names. They stay in memory: of a job that
+        is written down, the section `objects` tells what they are, so that the same ones are known again.
 
         >>> JobFile.from_document({"stream": {"pathh": "x"}})
         Traceback (most recent call last):
@@ -171,21 +186,46 @@ class JobFile(Section):
         """
         changed = _with_settings(document, settings)
         try:
-            return cls.model_validate(changed)
+            job = cls.model_validate(changed)
         except ValidationError as error:
             raise JobError(f"{place}: {first_fault(error, cls)}") from None
+        job._objects_given = dict(objects or {})
+        return job
 
     def with_settings(self, settings: Sequence[str]) -> Self:
         """The same job with `section.key=value` settings on top; other columns are measured anew."""
         document = self.document()
         if any(setting.partition("=")[0].strip() in ("features.numeric", "features.label") for setting in settings):
             document["features"].pop("widths", None)
-        return type(self).from_document(document, settings)
+        return type(self).from_document(document, settings, objects=self._objects_given)
+
+    def changed(self, keys: Mapping[str, Any]) -> Self:
+        """The same job with other top-level keys, sections whole."""
+        return type(self).from_document({**self.document(), **keys}, objects=self._objects_given)
+
+    @property
+    def objects_given(self) -> Mapping[str, Callable[..., Any]]:
+        """What makes the objects that the job names by "object:NAME"; in memory only."""
+        return self._objects_given
+
+    def named(self, name: str, place: str, known: Mapping[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
+        """The function or class that the job names: one of those `known`, an object given, or "module:name".
+
+        place: the key that names it.
+        """
+        if not name.startswith(OBJECT):
+            return find(name, known or {}, place, self.root)
+        if name.removeprefix(OBJECT) not in self._objects_given:
+            raise JobError(
+                f'{place} "{name}": expected an object that only Python has, got none, since the run was begun with '
+                "incr_core.open_run; go on with it, and predict, from there with the same objects"
+            )
+        return self._objects_given[name.removeprefix(OBJECT)]
 
     def document(self) -> dict[str, Any]:
         """Nested dictionaries, without what is not set."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
-        return found
+        return found if self.objects else {key: found[key] for key in found if key != "objects"}
 
     def toml(self) -> str:
         """The job as a job file."""

@@ -52,7 +52,7 @@ class Job(JobFile):
     @as_job_error()
     def resolved(self) -> Self:
         """The job with what its data decides filled in: an absolute path, the columns and their widths, the classes."""
-        return type(self).from_document(discovered(self))
+        return type(self).from_document(discovered(self), objects=self.objects_given)
 
     def source(self) -> str | Callable[..., Any]:
         """Where the rows come from: a path, or a function that yields them."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from incr_core._util import build, find, refusal, unknown
+from incr_core._util import build, refusal, unknown
 from incr_core.errors import JobError, StrategyError
 from incr_core.job._file import JobFile
 from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule
@@ -26,7 +26,7 @@ def strategies_of(job: JobFile) -> list[Strategy]:
     """The strategies, in order."""
     made: list[Strategy] = []
     for section in job.strategy:
-        kind = find(section.name, STRATEGIES, "strategy.name", job.root)
+        kind = job.named(section.name, "strategy.name", STRATEGIES)
         try:
             made.append(build(kind, section.arguments, f"strategy {section.name}"))
         except StrategyError as error:

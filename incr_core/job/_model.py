@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from incr_core._util import build, find, load_callable
+from incr_core._util import build
 from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder
 from incr_core.errors import IncrError, JobError
@@ -59,7 +59,7 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
 
 
 def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
-    make = load_callable(factory, "model.factory", job.root)
+    make = job.named(factory, "model.factory")
     arguments = dict(job.model.arguments)
     if "shape" in inspect.signature(make).parameters:
         arguments["shape"] = shape
@@ -89,7 +89,7 @@ def _places_of_item(job: JobFile, encoder: Encoder) -> tuple[list[int], list[int
 
 def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
     for step in job.model.adapt:
-        adapt = find(step.name, ADAPTATIONS, "model.adapt.name", job.root)
+        adapt = job.named(step.name, "model.adapt.name", ADAPTATIONS)
         model = build(adapt, step.arguments, f"model.adapt {step.name}", model)
     return model
 

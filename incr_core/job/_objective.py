@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core._util import build, load_callable
+from incr_core._util import build
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
 from incr_core.objectives import (
@@ -45,7 +45,7 @@ def objective_of(job: JobFile) -> Objective:
     if name == "next_token":
         assert job.features.vocabulary is not None  # the encoder asks for it
         return NextToken(job.features.vocabulary)
-    return _own(name, job.root)
+    return _own(name, job)
 
 
 def _multiclass(job: JobFile, classes: int) -> Objective:
@@ -64,8 +64,8 @@ def _ranking(job: JobFile) -> Objective:
     return ranking
 
 
-def _own(name: str, root: str) -> Objective:
-    factory = load_callable(name, "learner.objective", root)
+def _own(name: str, job: JobFile) -> Objective:
+    factory = job.named(name, "learner.objective")
     try:
         made = factory()
     except TypeError as error:

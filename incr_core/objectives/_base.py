@@ -5,13 +5,14 @@ To add one, subclass `Objective` and write `rows`, `predict`, `measure` and `met
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core import metrics
+from incr_core._util import MadeWith
 from incr_core.metrics import Statistics
 from incr_core.models import Moments
 from incr_core.objectives._losses import Loss
@@ -22,7 +23,7 @@ EXACT_CLASSES = 16
 """Up to this many classes the Fisher information sums over all of them; above, one is drawn a row."""
 
 
-class Objective(nn.Module):
+class Objective(MadeWith, nn.Module):
     """A loss with its prediction and its metrics; state it learns (a target's scale) travels with the model.
 
     outputs: how many numbers the model gives for a row.
@@ -34,6 +35,13 @@ class Objective(nn.Module):
 
     losses: ClassVar[tuple[str, ...]] = ()
     rowwise: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Where a class has a loss of its own and no way to its mean, that is the plain one, and not a parent's short
+        cut around `rows`."""
+        super().__init_subclass__(**kwargs)
+        if "rows" in vars(cls) and "forward" not in vars(cls):
+            cls.forward = Objective.forward  # type: ignore[method-assign]
 
     outputs: int = 1
     main_metric: str = "loss"

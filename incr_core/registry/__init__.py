@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
+from incr_core.registry._job_claim import refuse_another
 from incr_core.registry._participant_states import state_folder
-from incr_core.registry._run_directory import RunDirectory
+from incr_core.registry._run_directory import RunDirectory, champion_of
 
 __all__ = [
     "SCHEMA",
     "RunDirectory",
     "add_erased",
     "begin_erasing",
+    "champion_of",
     "erased",
     "erasing",
     "finish_erasing",
     "ids_of",
+    "refuse_another",
     "state_folder",
 ]

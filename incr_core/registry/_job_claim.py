@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import write_atomically
+from incr_core.storage import numbers_in, write_atomically
 
-__all__ = ["claim", "is_run", "refuse_foreign_files"]
+__all__ = ["claim", "is_run", "refuse_another", "refuse_foreign_files"]
 
 _MARK = "# incr run directory, schema 1, job "
 
@@ -65,19 +65,46 @@ def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> 
     text = f"{_MARK}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
     if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
-        engine, _, job = other.rpartition(":")
-        here, _, same = fingerprint.rpartition(":")
-        differences = _differences(tomllib.loads(found), tomllib.loads(job_toml)) or [
-            f"engine: {engine} there, {here} here" if job == same else f"fingerprint: {other} there, {fingerprint} here"
-        ]
-        raise RunDirectoryError(
-            f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"
-            f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
-            "choose another --out, or run the job it belongs to"
-        )
+        engine, here = other.rpartition(":")[0], fingerprint.rpartition(":")[0]
+        differences = [f"engine: {engine} there, {here} here"] if engine != here else []
+        differences += _differences(tomllib.loads(found), tomllib.loads(job_toml))
+        raise _of_another(folder, differences or [f"fingerprint: {other} there, {fingerprint} here"])
     # Keys that make no other run of it, such as publish.keep, may have changed.
     if found != text:
         write_atomically(file, text.encode())
+
+
+def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
+    """Raise RunDirectoryError where the run of another job has begun in the folder, on whatever engine.
+
+    apart_from: sections that may differ, such as those of engines.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     claim(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
+    ...     Path(folder, "versions", "1").mkdir(parents=True)
+    ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
+    ...     refuse_another(Path(folder), "seed = 2", ["cluster"])
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
+    """
+    if not is_run(folder) or not numbers_in(folder / "versions"):
+        return
+    there, here = tomllib.loads((folder / "job.toml").read_text()), tomllib.loads(job_toml)
+    for section in apart_from:
+        there.pop(section, None)
+        here.pop(section, None)
+    if differences := _differences(there, here):
+        raise _of_another(folder, differences)
+
+
+def _of_another(folder: Path, differences: Sequence[str]) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{folder}: holds the run of another job: {'; '.join(differences[:3])}"
+        f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}; "
+        "choose another --out, or run the job it belongs to"
+    )
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

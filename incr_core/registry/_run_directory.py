@@ -19,7 +19,7 @@ import contextlib
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 from torch import Tensor
@@ -40,7 +40,7 @@ from incr_core.registry._version import (
 )
 from incr_core.storage import GrowingTable, Lock, numbers_in, remove, storage, write_atomically
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "champion_of"]
 
 TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events")
 
@@ -48,18 +48,15 @@ TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events")
 class RunDirectory:
     """A run on disk: commit versions to it, read them back, roll back.
 
-    `create` takes the run for writing: it makes the folder, or resumes the run of the same job there, and
-    holds the folder's lock until `close` or the death of the process. `open` takes a look at a run without
-    holding anything. Both first put right what a kill may have left.
-
-    keep: how many of the newest versions keep their weights (None: all). The champion always does, and so
-    does every version's manifest and tables.
+    `RunDirectory.create` takes the run for writing: it makes the folder, or resumes the run of the same job there, and
+    holds the folder's lock until `close` or the death of the process. `RunDirectory.open` takes a look at a run
+    without holding anything. Both first put right what a kill may have left.
 
     >>> import tempfile, torch
     >>> from incr_core.registry.ledger import SCHEMA
     >>> folder = tempfile.TemporaryDirectory()
     >>> job = 'name = "demo"'
-    >>> with RunDirectory(folder.name).create(job, fingerprint="f00d") as run:
+    >>> with RunDirectory.create(folder.name, job, fingerprint="f00d") as run:
     ...     for value in (1.0, 2.0):
     ...         version = run.commit(
     ...             {"weight": torch.tensor(value)},
@@ -68,7 +65,7 @@ class RunDirectory:
     ...             ledger=SCHEMA.empty_table(),
     ...         )
     ...     run.rollback(1)
-    >>> run = RunDirectory(folder.name).open()
+    >>> run = RunDirectory.open(folder.name)
     >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
     (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
     >>> run.table("metrics").num_rows
@@ -80,10 +77,11 @@ class RunDirectory:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: str | Path, *, keep: int | None = None) -> None:
+    def __init__(self, path: Path, keep: int | None) -> None:
+        """Nothing is looked at yet: `create` and `open` do."""
         if keep is not None and keep < 1:
             raise ArgumentError(f"keep: expected at least 1 or None, got {keep}")
-        self.path = Path(path)
+        self.path = path
         self._keep = keep
         self._lock = Lock(self.path / ".lock")
         self._tables = {name: GrowingTable(self.path / f"{name}.parquet") for name in TABLES}
@@ -94,13 +92,40 @@ class RunDirectory:
 
     # Taking a run directory
 
-    def create(self, job_toml: str, fingerprint: str) -> RunDirectory:
+    @classmethod
+    def create(cls, path: str | Path, job_toml: str, fingerprint: str, *, keep: int | None = None) -> Self:
         """Start the run of this job here, or resume it; refuse any other folder.
 
-        Jobs with equal fingerprints are the same run. Raises RunDirectoryError when the folder holds
-        something else, another job's run, a run that another process is writing, or one with an erasure that was
-        interrupted; StorageError when it cannot be written.
+        Jobs with equal fingerprints are the same run. keep: how many of the newest versions keep their weights (None:
+        all). The champion always does, and so does every version's manifest and tables.
+
+        Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
+        writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
         """
+        run = cls(Path(path), keep)
+        run._take(job_toml, fingerprint)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Look at the run here; repairs what a kill left, unless another process is writing the run."""
+        run = cls(Path(path), None)
+        if not is_run(run.path):
+            raise RunDirectoryError(f"{run.path}: expected a run directory, found none; start one with `incr run`")
+        # Where nothing can be written there is nothing to repair on disk either: tables are completed in
+        # memory.
+        with (
+            contextlib.suppress(RunDirectoryError, StorageError),
+            storage(run.path),
+            run._lock.held(patience=0),
+        ):
+            run._survey()
+            run._repair()
+            return run
+        run._survey()
+        return run
+
+    def _take(self, job_toml: str, fingerprint: str) -> None:
         with storage(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunDirectoryError(f"{self.path}: expected a folder, found a file; choose another --out")
@@ -122,24 +147,6 @@ class RunDirectory:
         except BaseException:
             self._lock.release()
             raise
-        return self
-
-    def open(self) -> RunDirectory:
-        """Look at the run here; repairs what a kill left, unless another process is writing the run."""
-        if not is_run(self.path):
-            raise RunDirectoryError(f"{self.path}: expected a run directory, found none; start one with `incr run`")
-        # Where nothing can be written there is nothing to repair on disk either: tables are completed in
-        # memory.
-        with (
-            contextlib.suppress(RunDirectoryError, StorageError),
-            storage(self.path),
-            self._lock.held(patience=0),
-        ):
-            self._survey()
-            self._repair()
-            return self
-        self._survey()
-        return self
 
     def close(self) -> None:
         """Write the tables out whole and free the lock."""
@@ -258,10 +265,7 @@ class RunDirectory:
 
     def champion(self) -> int | None:
         """The published version, as of now; None before the first."""
-        try:
-            return int((self.path / "champion").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+        return champion_of(self.path)
 
     def versions(self) -> list[dict[str, Any]]:
         """The manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
@@ -383,6 +387,18 @@ class RunDirectory:
         withdrawn = (self._folder(latest) / "withdrawn").exists()
         if champion != latest and published and not withdrawn:
             self._publish(latest)
+
+
+def champion_of(folder: Path) -> int | None:
+    """The published version of the run in a folder, as of now, with no look at anything else; None before the first.
+
+    >>> champion_of(Path("/nowhere")) is None
+    True
+    """
+    try:
+        return int((folder / "champion").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def _spans(numbers: list[int]) -> str:

@@ -30,7 +30,7 @@ def write_report(run: RunDirectory) -> Path:
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
-    >>> with RunDirectory(folder.name).create('name = "demo"', fingerprint="f00d") as run:
+    >>> with RunDirectory.create(folder.name, 'name = "demo"', fingerprint="f00d") as run:
     ...     write_report(run).name
     'report.html'
     >>> folder.cleanup()

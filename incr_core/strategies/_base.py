@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from incr_core._util import MadeWith
 from incr_core.batch import Batch
 from incr_core.numerics import local
 from incr_core.objectives import Objective
@@ -89,7 +90,7 @@ class PerWeight(nn.Module):
         return found if index is None or len(index) == len(found) else [found[place] for place in index]
 
 
-class Strategy(nn.Module):
+class Strategy(MadeWith, nn.Module):
     """The base of every strategy: override the hooks you need; the others cost nothing.
 
     Its state is its buffers, parameters and submodules, so saving and moving to a device come free. `shared` names the

@@ -141,4 +141,4 @@ def test_a_worker_that_cannot_reach_the_driver_says_so(job: Path, taken: socket.
         EngineError,
         match=rf"^replica 1: expected the driver at 127\.0\.0\.1:{port} and all workers there, got .*; let the",
     ):
-        ShardWorker(Place(1, 2, 0, 1)).build(document, meeting)
+        ShardWorker(Place(1, 2, 0, 1)).build(document, {}, meeting)

@@ -412,7 +412,7 @@ def numbers_job(people: Path, *settings: str) -> Job:
 def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> ShardWorker:
     torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
     worker = ShardWorker(place)
-    worker.build(job, meeting)
+    worker.build(job, {}, meeting)
     return worker
 
 

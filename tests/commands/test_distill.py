@@ -12,13 +12,12 @@ import pytest
 
 from incr_core.commands.cli import main
 from incr_core.commands.distill import Lesson, Taught, distill
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import Coverage
+from incr_core.runs import Version, run
 from tests.conftest import made_up
 
 SMALL = ["model.hidden=[4]", "model.embedding=2"]
@@ -60,13 +59,13 @@ def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path)
     assert ledger_rows(student) == ledger_rows(teacher)
     assert len(ledger_rows(student)) == 2000
     summary = json.loads((student / "summary.json").read_text())
-    assert summary["taught_by"]["version"] == RunDirectory(teacher).champion()
-    small, large = load_version(student), load_version(teacher)
+    assert summary["taught_by"]["version"] == RunDirectory.open(teacher).champion()
+    small, large = Version.load(student), Version.load(teacher)
     count = [sum(weight.numel() for weight in one.learner.model.parameters()) for one in (small, large)]
     assert count[0] < count[1] / 3
     everything = tmp_path / "all.parquet"
     pq.write_table(made_up(1000, seed=99), everything)
-    assert evaluate(small, everything)["auc"] > 0.93
+    assert small.evaluate(everything)["auc"] > 0.93
     # New rows come: it learns them, and them only, without its teacher.
     before = summary["model_sha256"]
     pq.write_table(made_up(400, seed=5), tmp_path / "rows/5.parquet")
@@ -90,7 +89,7 @@ def test_a_taught_student_agrees_with_its_teacher_more_than_one_that_is_not(
     pq.write_table(made_up(500, seed=99), tmp_path / "new.parquet")
 
     def said(folder: Path) -> np.ndarray[Any, Any]:
-        found = predictions(load_version(folder), tmp_path / "new.parquet")
+        found = Version.load(folder).predict(tmp_path / "new.parquet")
         names = [name for name in found.column_names if name.startswith(("probability", "value"))]
         return np.stack([found[name].to_numpy() for name in names])
 
@@ -102,19 +101,19 @@ def test_a_taught_student_agrees_with_its_teacher_more_than_one_that_is_not(
 def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
     teacher = taught(tmp_path, files=2)
     alone = distill(teacher, tmp_path / "student", SMALL, strength=0.0)
-    job = Job.from_document(RunDirectory(teacher).open().job()).with_settings(SMALL)
-    assert alone["model_sha256"] == run(job, tmp_path / "plain")["model_sha256"]
+    job = Job.from_document(RunDirectory.open(teacher).job()).with_settings(SMALL)
+    assert alone["model_sha256"] == run(job, tmp_path / "plain").summary.model_sha256
 
 
 @pytest.mark.slow
 def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
-    RunDirectory(teacher).open().rollback(1)
+    RunDirectory.open(teacher).rollback(1)
     distill(teacher, tmp_path / "student", SMALL)
     assert len(ledger_rows(tmp_path / "student")) == 600  # three increments, of the ten the run has seen
     # The rest of the stream is still to come.
-    summary = run(Job.read(tmp_path / "student/job.toml"), tmp_path / "student")
-    assert summary["rows_learned"] == 2000
+    summary = run(Job.read(tmp_path / "student/job.toml"), tmp_path / "student").summary
+    assert summary.rows_learned == 2000
 
 
 @pytest.mark.slow
@@ -131,7 +130,7 @@ def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, mo
     monkeypatch.setattr(Loop, "_record", once)
     assert not distill(teacher, tmp_path / "parts", SMALL)["finished"]
     monkeypatch.undo()
-    RunDirectory(teacher).open().rollback(1)  # the champion changes in between
+    RunDirectory.open(teacher).rollback(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
     assert (again["model_sha256"], again["taught_by"]["version"]) == (whole["model_sha256"], 4)
 

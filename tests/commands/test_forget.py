@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core import Batch, Binary, Learner, Replay, forget
+from incr_core import Batch, Learner
 from incr_core.commands.cli import main
-from incr_core.commands.forget import rows_where
-from incr_core.commands.run import run
 from incr_core.errors import ArgumentError, CheckpointError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
+from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory, add_erased, ledger
+from incr_core.runs import forget, rows_where, run
 from incr_core.storage import checkpoint
+from incr_core.strategies import Replay
 
 MARK = 777.125
 """A number that only the rows to be erased have."""
@@ -109,7 +110,7 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert len(pq.read_table(out / "erased.parquet")) == 30
 
     # What is left is whole: every hash holds, and a run of more rows goes on from it, reviewing no erased row.
-    found = RunDirectory(out).open()
+    found = RunDirectory.open(out)
     for version in found.versions():
         found.load(version["version"])
         for file in version["files"]:
@@ -134,11 +135,11 @@ def test_rows_by_address_and_the_rows_beside_them(tmp_path: Path) -> None:
     write(tmp_path / "data")
     out = tmp_path / "run"
     run(job(tmp_path), out)
-    weights = RunDirectory(out).open().load()[0]
+    weights = RunDirectory.open(out).load()[0]
     asked = pa.table({"fragment": ["part-0.csv", "part-9.csv"], "offset": [1, 1]})
     pq.write_table(asked, tmp_path / "asked.parquet")
     assert main(["forget", str(out), "--rows", str(tmp_path / "asked.parquet")]) == 0
-    found = RunDirectory(out).open().load()[0]
+    found = RunDirectory.open(out).load()[0]
     assert all(torch.equal(value, found[name]) for name, value in weights.items())
     assert any("state" in name for name in traces(out))  # the rows of another person
 
@@ -158,7 +159,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
     plain = job(tmp_path, baselines={})
     busy, asked = tmp_path / "busy", pa.table({"fragment": ["part-0.csv"], "offset": [1]})
     with (
-        RunDirectory(busy).create(plain.toml(), plain.fingerprint()),
+        RunDirectory.create(busy, plain.toml(), plain.fingerprint()),
         pytest.raises(RunDirectoryError, match="wait for it, stop it"),
     ):
         forget(busy, asked)
@@ -220,18 +221,17 @@ def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path:
     assert content(out) == before
     shutil.rmtree(out / "baselines" / "means")
     before = content(out)
-    none = RunDirectory(out / "baselines" / "none")
-    with none.open().alone(), pytest.raises(RunDirectoryError, match="baselines/none: another process"):
+    none = RunDirectory.open(out / "baselines" / "none")
+    with none.alone(), pytest.raises(RunDirectoryError, match="baselines/none: another process"):
         forget(out, asked)
     assert content(out) == before
 
 
 def test_alone_with_a_run_all_that_was_committed_meanwhile_is_known(tmp_path: Path) -> None:
     plain = ('name = "demo"', "f00d")
-    found = RunDirectory(tmp_path / "run")
-    with RunDirectory(tmp_path / "run").create(*plain):
-        found.open()
-    with RunDirectory(tmp_path / "run").create(*plain) as writing:
+    with RunDirectory.create(tmp_path / "run", *plain):
+        found = RunDirectory.open(tmp_path / "run")
+    with RunDirectory.create(tmp_path / "run", *plain) as writing:
         writing.commit({}, manifest={}, metrics=pa.table({"increment": [0]}), ledger=ledger.SCHEMA.empty_table())
     with found.alone():
         assert (found.latest(), found.table("metrics").num_rows) == (1, 1)

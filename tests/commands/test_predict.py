@@ -16,13 +16,12 @@ import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from incr_core.commands.cli import _print_summary, main
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.report._course import Course, read_summary
+from incr_core.runs import Version, run
 
 
 def learned(table: Path, label: str, objective: str, out: Path) -> Path:
@@ -54,15 +53,15 @@ def test_binary_predictions_are_probabilities_and_evaluate_agrees_with_scikit_le
 
 
 def test_multiclass_predictions_name_the_classes(table: Path, tmp_path: Path) -> None:
-    version = load_version(learned(table, "size", "multiclass", tmp_path / "run"))
-    found = predictions(version, table)
+    version = Version.load(learned(table, "size", "multiclass", tmp_path / "run"))
+    found = version.predict(table)
     names = ["large", "medium", "small"]
     assert found.column_names == ["row", "class", *(f"probability.{name}" for name in names)]
     matrix = np.stack([found[f"probability.{name}"].to_numpy() for name in names], axis=1)
     np.testing.assert_allclose(matrix.sum(axis=1), 1.0, atol=1e-5)
     assert found["class"].to_pylist() == [names[index] for index in matrix.argmax(axis=1)]
     truth = np.array(pq.read_table(table)["size"].to_pylist())
-    assert (truth == np.array(found["class"].to_pylist())).mean() == pytest.approx(evaluate(version, table)["accuracy"])
+    assert (truth == np.array(found["class"].to_pylist())).mean() == pytest.approx(version.evaluate(table)["accuracy"])
 
 
 def test_binary_predictions_name_the_classes_and_tell_the_probability_of_the_second(
@@ -101,11 +100,11 @@ def test_metrics_that_say_nothing_of_what_was_learned_come_with_a_word(
 
 @pytest.mark.slow
 def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Path) -> None:
-    version = load_version(learned(table, "score", "regression", tmp_path / "run"))
-    values = predictions(version, table)["value"].to_numpy()
+    version = Version.load(learned(table, "score", "regression", tmp_path / "run"))
+    values = version.predict(table)["value"].to_numpy()
     truth = pq.read_table(table)["score"].to_numpy()
     error = mean_absolute_error(truth, values)
-    assert evaluate(version, table)["mae"] == pytest.approx(error, rel=1e-4)
+    assert version.evaluate(table)["mae"] == pytest.approx(error, rel=1e-4)
     assert error < 0.6 * np.abs(truth - truth.mean()).mean()
 
 
@@ -118,8 +117,8 @@ def test_an_offset_of_a_million_times_the_spread_changes_nothing_but_the_predict
     for name, offset in (("near", 0.0), ("far", 1e6)):
         height = pc.add(pc.divide(rows["height"].cast(pa.float64()), 10.0), offset)
         pq.write_table(rows.append_column("far", height), tmp_path / f"{name}.parquet")
-        version = load_version(learned(tmp_path / f"{name}.parquet", "far", "regression", tmp_path / name))
-        found[name] = predictions(version, table)["value"].to_numpy() - offset
+        version = Version.load(learned(tmp_path / f"{name}.parquet", "far", "regression", tmp_path / name))
+        found[name] = version.predict(table)["value"].to_numpy() - offset
     assert np.abs(found["far"] - found["near"]).max() < 0.05 * found["near"].std()
 
 
@@ -128,13 +127,13 @@ def test_every_row_has_a_prediction_which_is_null_where_the_row_cannot_be_used(
     table: Path, tmp_path: Path, label: str, objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = learned(table, label, objective, tmp_path / "run")
-    version = load_version(out)
+    version = Version.load(out)
     rows = pq.read_table(table).slice(0, 5).drop_columns([label])
     heights = rows["height"].to_numpy().copy()
     heights[2] = np.nan
     pq.write_table(rows, tmp_path / "whole.parquet")
     pq.write_table(rows.set_column(0, "height", [heights]), tmp_path / "new.parquet")
-    whole, found = (predictions(version, tmp_path / f"{name}.parquet") for name in ("whole", "new"))
+    whole, found = (version.predict(tmp_path / f"{name}.parquet") for name in ("whole", "new"))
     assert found["row"].to_pylist() == [0, 1, 2, 3, 4]
     assert found.schema == whole.schema
     assert [found[name].is_null().to_pylist() for name in found.column_names[1:]] == [
@@ -146,10 +145,10 @@ def test_every_row_has_a_prediction_which_is_null_where_the_row_cannot_be_used(
         else:
             assert usable == expected
     pq.write_table(rows.set_column(0, "height", [np.full(5, np.nan)]), tmp_path / "none.parquet")
-    none = predictions(version, tmp_path / "none.parquet")
+    none = version.predict(tmp_path / "none.parquet")
     assert [none[name].null_count for name in none.column_names] == [0, *[5] * (none.num_columns - 1)]
     with pytest.raises(StreamError, match=label):
-        evaluate(version, tmp_path / "new.parquet")
+        version.evaluate(tmp_path / "new.parquet")
     capsys.readouterr()
     assert main(["predict", str(out), str(tmp_path / "new.parquet"), "-o", str(tmp_path / "out.parquet")]) == 0
     printed = capsys.readouterr()
@@ -191,14 +190,14 @@ def test_a_copied_run_directory_predicts_when_its_data_is_gone(
         run(flights_job(f'stream.path="{data}"'), out)
     new = tmp_path / "new.parquet"
     pq.write_table(pq.read_table(data).slice(0, 30), new)
-    before, measured = predictions(load_version(out), new), evaluate(load_version(out), new)
+    before, measured = Version.load(out).predict(new), Version.load(out).evaluate(new)
     copy = tmp_path / "elsewhere" / "copy"
     shutil.copytree(out, copy)
     shutil.rmtree(out)
     data.rename(tmp_path / "moved")
-    version = load_version(copy)
-    assert predictions(version, new) == before
-    assert evaluate(version, new) == measured
+    version = Version.load(copy)
+    assert version.predict(new) == before
+    assert version.evaluate(new) == measured
 
 
 def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
@@ -213,11 +212,11 @@ def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
     run(Job.from_document(document).resolved(), tmp_path / "new")
     monkeypatch.setattr(Loop, "_shape_of_rows", lambda loop: {})
     run(Job.from_document(document).resolved(), tmp_path / "old")
-    assert "numeric_width" not in RunDirectory(tmp_path / "old").open().versions()[0]
-    assert predictions(load_version(tmp_path / "old"), data) == predictions(load_version(tmp_path / "new"), data)
+    assert "numeric_width" not in RunDirectory.open(tmp_path / "old").versions()[0]
+    assert Version.load(tmp_path / "old").predict(data) == Version.load(tmp_path / "new").predict(data)
     data.rename(tmp_path / "moved.parquet")
     with pytest.raises(StreamError, match="where nothing is"):
-        load_version(tmp_path / "old")
+        Version.load(tmp_path / "old")
 
 
 def test_files_without_a_known_ending_are_in_the_format_of_the_stream(table: Path, tmp_path: Path) -> None:
@@ -230,9 +229,9 @@ def test_files_without_a_known_ending_are_in_the_format_of_the_stream(table: Pat
         "learner": {"objective": "binary"},
     }
     run(Job.from_document(document).resolved(), tmp_path / "run")
-    version = load_version(tmp_path / "run")
-    assert predictions(version, data) == predictions(version, table)
-    assert evaluate(version, data) == evaluate(version, table)
+    version = Version.load(tmp_path / "run")
+    assert version.predict(data) == version.predict(table)
+    assert version.evaluate(data) == version.evaluate(table)
 
 
 def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +260,7 @@ def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys:
     printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert printed["prequential"]["auc"] is None
     assert json.loads((out / "summary.json").read_text(), parse_constant=refuse) == printed
-    assert np.isnan(Course.of("ours", RunDirectory(out).open().table("metrics"), read_summary(out)).final)
+    assert np.isnan(Course.of("ours", RunDirectory.open(out).table("metrics"), read_summary(out)).final)
     assert main(["evaluate", str(out), str(tmp_path / "alike.parquet"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=refuse)["auc"] is None
     _print_summary(printed, str(out))
@@ -278,11 +277,11 @@ def test_rates_of_new_rows_come_from_the_history_of_the_version(
         if path.name < day.name:
             (rest / path.name).write_bytes(path.read_bytes())
     run(flights_job(f'stream.path="{rest}"'), tmp_path / "run")
-    version = load_version(tmp_path / "run")
+    version = Version.load(tmp_path / "run")
     assert version.history is not None
-    with_history = predictions(version, day)["probability"].to_numpy()
+    with_history = version.predict(day)["probability"].to_numpy()
     version.history = None
-    without = predictions(version, day)["probability"].to_numpy()
+    without = version.predict(day)["probability"].to_numpy()
     assert with_history.shape == without.shape
     assert not np.allclose(with_history[:50], without[:50])
 
@@ -292,11 +291,11 @@ def test_rollback_changes_what_is_served_and_the_champion_is_marked(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = learned(table, "tall", "binary", tmp_path / "run")
-    latest = predictions(load_version(out), table)
+    latest = Version.load(out).predict(table)
     assert main(["rollback", str(out), "2"]) == 0
     assert "champion: version 2 (was 8)" in capsys.readouterr().out
-    served = predictions(load_version(out), table)
-    assert served == predictions(load_version(out, 2), table)
+    served = Version.load(out).predict(table)
+    assert served == Version.load(out, 2).predict(table)
     assert served != latest
     assert main(["versions", str(out)]) == 0
     champions = [line for line in capsys.readouterr().out.splitlines() if line.endswith("champion")]

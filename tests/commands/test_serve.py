@@ -21,12 +21,11 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from incr_core.commands.cli import main
-from incr_core.commands.predict import load_version, predictions
-from incr_core.commands.run import run
 from incr_core.commands.serve import Champion, serve
 from incr_core.errors import JobError, VersionError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version, run
 from incr_core.storage import remove
 
 
@@ -81,7 +80,7 @@ def ask(url: str, question: Any = None) -> Any:
 def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     rows = pq.read_table(table).slice(0, 20).select(["height", "weight", "colour"]).to_pylist()
-    expected = predictions(load_version(out), table).drop_columns(["row"]).slice(0, 20).to_pylist()
+    expected = Version.load(out).predict(table).drop_columns(["row"]).slice(0, 20).to_pylist()
     with serving(out) as url:
         assert ask(f"{url}/health") == {"status": "ok", "version": 4, "fault": None}
         answer = ask(f"{url}/predict", {"rows": rows})
@@ -94,10 +93,10 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
         assert told["version"] == 4
         assert told["rows"] == 500
         # Another champion: the next question is answered by it.
-        RunDirectory(out).open().rollback(2)
+        RunDirectory.open(out).rollback(2)
         again = ask(f"{url}/predict", {"rows": rows})
         assert again["version"] == 2
-        second = predictions(load_version(out, 2), table).drop_columns(["row"]).slice(0, 20).to_pylist()
+        second = Version.load(out, 2).predict(table).drop_columns(["row"]).slice(0, 20).to_pylist()
         assert again["predictions"][0] == pytest.approx(second[0], abs=1e-6)
         # Rows that cannot be used, values that are missing, and questions that are none.
         mixed = ask(f"{url}/predict", {"rows": [{**rows[0], "height": None}, {**rows[0], "height": "tall"}, rows[1]]})
@@ -162,7 +161,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     champion = Champion(out)
-    RunDirectory(out).open().rollback(1)
+    RunDirectory.open(out).rollback(1)
     remove(out / "versions/1/model.safetensors")
     row = {"height": 170, "weight": 70.5, "colour": "red"}
     assert champion.predict([row])["version"] == 4

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.data.sources import mark_of
 from incr_core.data.timeline import Blocks, ByColumn, Partition, Stream
 from incr_core.errors import BadRows, IncrError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import rows_of
+from incr_core.runs import run
 from tests.support.streams import EVERY, flights, ids, same, stream, untimed, write
 
 
@@ -180,10 +180,10 @@ def test_a_run_counts_tells_and_keeps_bad_files_and_reads_them_again_when_they_a
     for number in (0, 3):
         cut(folder / f"part-{number}.parquet", table)
     broken = mark_of(folder / "part-0.parquet")
-    first = run(job(folder).resolved(), tmp_path / "run")
+    first = run(job(folder).resolved(), tmp_path / "run").summary
     counted = ("rows_learned", "rows_quarantined", "files_quarantined", "events", "finished")
-    assert [first[key] for key in counted] == [20, 0, 2, {"bad file": 2}, True]
-    directory = RunDirectory(tmp_path / "run").open()
+    assert [getattr(first, key) for key in counted] == [20, 0, 2, {"bad file": 2}, True]
+    directory = RunDirectory.open(tmp_path / "run")
     (row, _) = directory.table("quarantine").to_pylist()
     assert (row["row"], row["fragment"], row["offset"], row["fingerprint"]) == (None, "part-0.parquet", None, broken)
     assert row["reason"].startswith("part-0.parquet: expected a whole parquet file")
@@ -191,14 +191,14 @@ def test_a_run_counts_tells_and_keeps_bad_files_and_reads_them_again_when_they_a
     assert (event["kind"], event["what"]) == ("bad file", row["reason"])
     assert event["action"] == "part-0.parquet is in quarantine"
     # nothing new: nothing is told again
-    again = run(job(folder).resolved(), tmp_path / "run")
-    assert (again["version"], again["files_quarantined"]) == (first["version"], 2)
+    again = run(job(folder).resolved(), tmp_path / "run").summary
+    assert (again.version, again.files_quarantined) == (first.version, 2)
     # mended: its rows are learned, under its own number
     pq.write_table(table.slice(0, 10), folder / "part-0.parquet")
     cut(folder / "part-3.parquet", table.slice(0, 39))  # another, but still bad
-    mended = run(job(folder).resolved(), tmp_path / "run")
-    assert [mended[key] for key in counted] == [30, 0, 3, {"bad file": 3}, True]
-    directory = RunDirectory(tmp_path / "run").open()
+    mended = run(job(folder).resolved(), tmp_path / "run").summary
+    assert [getattr(mended, key) for key in counted] == [30, 0, 3, {"bad file": 3}, True]
+    directory = RunDirectory.open(tmp_path / "run")
     assert rows_of(directory.table("ledger"), (directory.latest() or 0) - 1) == {"part-0.parquet": [(0, 10)]}
 
 
@@ -211,8 +211,8 @@ def test_a_bad_file_mended_while_the_run_is_on_is_learned_by_it(tmp_path: Path) 
         if progress.rows == 30:
             pq.write_table(table.slice(10, 10), folder / "part-1.parquet")
 
-    summary = run(job(folder), tmp_path / "run", observe=observe)
-    assert (summary["rows_learned"], summary["files_quarantined"], summary["finished"]) == (40, 1, True)
+    summary = run(job(folder), tmp_path / "run", observe=observe).summary
+    assert (summary.rows_learned, summary.files_quarantined, summary.finished) == (40, 1, True)
 
 
 def test_a_run_killed_anywhere_comes_to_the_same_model(tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ def test_a_run_killed_anywhere_comes_to_the_same_model(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", table, 6)
     for number in (1, 5):
         cut(folder / f"part-{number}.parquet", table)
-    whole = run(job(folder), tmp_path / "whole")
+    whole = run(job(folder), tmp_path / "whole").summary
 
     class Killed(BaseException):
         pass
 
-    for after in (1, 2, whole["increments"]):
+    for after in (1, 2, whole.increments):
 
         def observe(name: str, progress: Any, left: list[int] = [after]) -> None:  # noqa: B006
             left[0] -= 1
@@ -235,9 +235,9 @@ def test_a_run_killed_anywhere_comes_to_the_same_model(tmp_path: Path) -> None:
         out = tmp_path / f"killed-{after}"
         with pytest.raises(Killed):
             run(job(folder), out, observe=observe)
-        resumed = run(job(folder), out)
+        resumed = run(job(folder), out).summary
         keys = ("model_sha256", "version", "rows_learned", "files_quarantined", "events", "increments")
-        assert {key: resumed[key] for key in keys} == {key: whole[key] for key in keys}
+        assert [getattr(resumed, key) for key in keys] == [getattr(whole, key) for key in keys]
 
 
 def test_what_is_found_in_the_data_is_found_without_bad_files(tmp_path: Path) -> None:
@@ -250,8 +250,8 @@ def test_what_is_found_in_the_data_is_found_without_bad_files(tmp_path: Path) ->
     found = job(folder, numeric=[]).resolved()
     assert found.features.classes == ["no", "yes"]
     assert found.features.numeric == ["x", "n", "minutes", "gain"]
-    summary = run(found, tmp_path / "run")
-    assert (summary["rows_learned"], summary["rows_quarantined"], summary["files_quarantined"]) == (29, 1, 1)
+    summary = run(found, tmp_path / "run").summary
+    assert (summary.rows_learned, summary.rows_quarantined, summary.files_quarantined) == (29, 1, 1)
     with pytest.raises(StreamError, match=r"part-0\.parquet: expected a whole parquet file"):
         job(folder, numeric=[], on_bad_file="fail").resolved()
     pq.write_table(table.slice(0, 10), folder / "part-0.parquet")

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.data.timeline import Blocks, ByColumn, Increment, Stream
 from incr_core.data.timeline._keys import NO_KEY, Learned, keys_of
 from incr_core.data.times import SECOND
@@ -19,6 +18,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory, state_folder
 from incr_core.registry.ledger import count, rows_of
+from incr_core.runs import run
 from incr_core.storage import checkpoint
 from tests.support.streams import EVERY, flights, ids, numeric, same, stream, untimed, write
 
@@ -264,10 +264,10 @@ class Killed(BaseException):
 def test_a_run_counts_duplicates_keeps_their_addresses_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
     table, double = twice(flights(60))
     folder = write(tmp_path / "data", table, 3)
-    whole = run(job(folder), tmp_path / "whole")
+    whole = run(job(folder), tmp_path / "whole").summary
     doubles = int(double.sum())
-    assert (whole["rows_learned"], whole["rows_duplicate"], whole["rows_predicted"]) == (60, doubles, 60)
-    directory = RunDirectory(tmp_path / "whole").open()
+    assert (whole.rows_learned, whole.rows_duplicate, whole.rows_predicted) == (60, doubles, 60)
+    directory = RunDirectory.open(tmp_path / "whole")
     assert count(directory.table("duplicates")) == doubles
     assert sum(directory.table("metrics")["rows_duplicate"].to_pylist()) == doubles
     # every row of the files has one state: learned, or duplicate
@@ -281,7 +281,7 @@ def test_a_run_counts_duplicates_keeps_their_addresses_and_resumes_to_the_same_b
         f"part-{part}.parquet": list(range(pq.read_metadata(folder / f"part-{part}.parquet").num_rows))
         for part in range(3)
     }
-    for after in (1, 3, whole["increments"]):
+    for after in (1, 3, whole.increments):
         left = [after]
 
         def observe(name: str, progress: Any) -> None:
@@ -291,21 +291,21 @@ def test_a_run_counts_duplicates_keeps_their_addresses_and_resumes_to_the_same_b
 
         with pytest.raises(Killed):
             run(job(folder), tmp_path / f"{after}", observe=observe)
-        again = run(job(folder), tmp_path / f"{after}")
+        again = run(job(folder), tmp_path / f"{after}").summary
         keys = ("model_sha256", "version", "rows_learned", "rows_duplicate", "increments")
-        assert {key: again[key] for key in keys} == {key: whole[key] for key in keys}
+        assert [getattr(again, key) for key in keys] == [getattr(whole, key) for key in keys]
 
 
 def test_keys_are_remembered_when_their_files_are_gone(tmp_path: Path) -> None:
     table = flights(40).append_column("id", pa.array(range(40)))
     folder = write(tmp_path / "data", table.slice(0, 20), 2)
-    assert run(job(folder), tmp_path / "run")["rows_learned"] == 20
+    assert run(job(folder), tmp_path / "run").summary.rows_learned == 20
     for file in folder.iterdir():
         file.unlink()
     pq.write_table(table.slice(10), folder / "part-9.parquet")  # half of them again
-    summary = run(job(folder), tmp_path / "run")
-    assert (summary["rows_learned"], summary["rows_duplicate"]) == (40, 10)
-    version = summary["version"]
+    summary = run(job(folder), tmp_path / "run").summary
+    assert (summary.rows_learned, summary.rows_duplicate) == (40, 10)
+    version = summary.version
     state, _ = checkpoint.load(state_folder(tmp_path / "run", "all", version))
     assert len(state["keys"]["keys"]) == 40
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.data.times import SECOND, instant
 from incr_core.errors import BadRows, JobError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 from tests.support.streams import flights, ids, same, stream, write
 
 LATER = instant("2096-05-01")
@@ -76,11 +76,11 @@ def test_a_run_that_met_the_far_future_learns_what_comes_later_at_its_own_time(t
         "learner": {"objective": "binary"},
     }
     job = Job.from_document(document)
-    first = run(job, tmp_path / "run")
+    first = run(job, tmp_path / "run").summary
     pq.write_table(table.slice(60), tmp_path / "data" / "part-1.parquet")
-    whole = run(job, tmp_path / "run")
-    assert (first["rows_learned"], whole["rows_learned"], whole["rows_quarantined"]) == (59, 119, 1)
-    directory = RunDirectory(tmp_path / "run").open()
+    whole = run(job, tmp_path / "run").summary
+    assert (first.rows_learned, whole.rows_learned, whole.rows_quarantined) == (59, 119, 1)
+    directory = RunDirectory.open(tmp_path / "run")
     reason = "expected times without a leap of more than 366 days (stream.max_leap), got far ahead of all others"
     assert directory.table("quarantine")["reason"].to_pylist() == [reason]
     # several ticks, and not all at once in a tick of 2096

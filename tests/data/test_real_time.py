@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core._util import Stopped, prefetch, set_by_signals, waiting
-from incr_core.commands.run import run
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
+from incr_core.runs import run
 from tests.support.streams import flights, untimed
 
 FEED = """
@@ -116,12 +116,12 @@ def test_a_run_that_waits_for_rows_is_stopped_by_a_signal_and_goes_on(
         if next(learned) == 3:  # the source has no more: in a moment the run will wait
             threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
 
-    stopped = run(job, tmp_path / "run", observe=observe)
-    assert (stopped["finished"], stopped["rows_learned"], stopped["version"]) == (False, 120, 3)
+    stopped = run(job, tmp_path / "run", observe=observe).summary
+    assert (stopped.finished, stopped.rows_learned, stopped.version) == (False, 120, 3)
     sys.modules["live_feed"].more.set()
-    whole = run(job, tmp_path / "whole")
-    assert (whole["finished"], whole["rows_learned"]) == (True, 240)
-    assert run(job, tmp_path / "run")["model_sha256"] == whole["model_sha256"]
+    whole = run(job, tmp_path / "whole").summary
+    assert (whole.finished, whole.rows_learned) == (True, 240)
+    assert run(job, tmp_path / "run").summary.model_sha256 == whole.model_sha256
 
 
 def test_no_more_is_read_of_a_function_than_tells_two_classes(feed: Callable[..., Job]) -> None:
@@ -179,12 +179,12 @@ def test_files_that_come_while_a_run_is_on_are_learned_as_by_a_run_started_when_
         if progress.rows > 100:  # of the third file
             put(tmp_path / "data", fourth)
 
-    during = run(job(tmp_path / "data"), tmp_path / "during", observe=observe)
+    during = run(job(tmp_path / "data"), tmp_path / "during", observe=observe).summary
     for names in ([first, second], [third], [fourth]):
         put(tmp_path / "again", *names)
-        between = run(job(tmp_path / "again"), tmp_path / "between")
-    assert during["rows_learned"] == count(RunDirectory(tmp_path / "during").open().table("ledger")) == 200
-    assert (during["model_sha256"], during["version"]) == (between["model_sha256"], between["version"])
+        between = run(job(tmp_path / "again"), tmp_path / "between").summary
+    assert during.rows_learned == count(RunDirectory.open(tmp_path / "during").table("ledger")) == 200
+    assert (during.model_sha256, during.version) == (between.model_sha256, between.version)
 
 
 def test_files_taken_away_while_a_run_is_on_do_not_keep_it_going(tmp_path: Path) -> None:
@@ -196,5 +196,7 @@ def test_files_taken_away_while_a_run_is_on_do_not_keep_it_going(tmp_path: Path)
         "model": {"hidden": []},
         "learner": {"objective": "binary"},
     }
-    summary = run(Job.from_document(document), tmp_path / "_run", observe=lambda *_: (tmp_path / "a.parquet").unlink())
-    assert (summary["finished"], summary["increments"], summary["version"]) == (True, 1, 1)
+    summary = run(
+        Job.from_document(document), tmp_path / "_run", observe=lambda *_: (tmp_path / "a.parquet").unlink()
+    ).summary
+    assert (summary.finished, summary.increments, summary.version) == (True, 1, 1)

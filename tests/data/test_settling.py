@@ -14,7 +14,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.data.encoding import Encoder
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Blocks, ByColumn, Stream
@@ -22,6 +21,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import rows_of
+from incr_core.runs import run
 from tests.support.streams import flights, ids, same, stream
 
 
@@ -79,10 +79,10 @@ def test_a_run_waits_for_a_file_just_written_and_learns_it(tmp_path: Path, slept
     document["features"].pop("classes")
     found = Job.from_document(document).resolved()  # looks at the data: waits, too
     assert sum(slept) == pytest.approx(6.0, abs=0.5)
-    assert run(found, tmp_path / "_run")["rows_learned"] == 20
+    assert run(found, tmp_path / "_run").summary.rows_learned == 20
     assert len(slept) == 1  # it has settled once and for all
     aged(tmp_path / name)
-    assert run(job(tmp_path), tmp_path / "_other")["rows_learned"] == 20
+    assert run(job(tmp_path), tmp_path / "_other").summary.rows_learned == 20
     assert len(slept) == 1
 
 
@@ -113,11 +113,11 @@ def test_a_file_still_growing_is_left_and_one_that_came_during_the_run_is_learne
             os.utime(tmp_path / "c.csv", (time.time(),) * 2)
 
     monkeypatch.setattr(time, "sleep", writes_on)
-    summary = run(job(tmp_path), tmp_path / "_run", observe=observe)
-    assert (summary["rows_learned"], summary["finished"]) == (30, True)
+    summary = run(job(tmp_path), tmp_path / "_run", observe=observe).summary
+    assert (summary.rows_learned, summary.finished) == (30, True)
     assert [round(seconds) for seconds in slept] == [10, 10]
     growing.clear()
-    assert run(job(tmp_path), tmp_path / "_run")["rows_learned"] == 40
+    assert run(job(tmp_path), tmp_path / "_run").summary.rows_learned == 40
 
 
 def test_where_everything_is_still_being_written_the_run_says_so(
@@ -129,7 +129,7 @@ def test_where_everything_is_still_being_written_the_run_says_so(
         StreamError, match=r"expected rows, got files still being written \(a\.csv\); wait .*lower stream\.settle"
     ):
         run(job(tmp_path), tmp_path / "_run")
-    assert run(job(tmp_path, stream={"settle": "0s"}), tmp_path / "_run")["rows_learned"] == 20
+    assert run(job(tmp_path, stream={"settle": "0s"}), tmp_path / "_run").summary.rows_learned == 20
     with pytest.raises(JobError, match=r"stream\.settle: expected a duration such as .*, got 'soon'"):
         job(tmp_path, stream={"settle": "soon"}).data()
 
@@ -171,20 +171,20 @@ def test_appended_rows_are_learned_under_the_addresses_that_follow(tmp_path: Pat
     run(job(tmp_path), tmp_path / "_run")
     for number, rows in enumerate((range(20, 30), range(30, 31)), 2):
         append(file, rows)
-        summary = run(job(tmp_path), tmp_path / "_run")
-        ledger = RunDirectory(tmp_path / "_run").open().table("ledger")
-        assert (summary["rows_learned"], rows_of(ledger, number + 1)) == (
+        summary = run(job(tmp_path), tmp_path / "_run").summary
+        ledger = RunDirectory.open(tmp_path / "_run").table("ledger")
+        assert (summary.rows_learned, rows_of(ledger, number + 1)) == (
             10 + rows.stop,
             {name: [(rows.start, rows.stop)]},
         )
-    assert run(job(tmp_path), tmp_path / "_run")["version"] == 4  # nothing new
+    assert run(job(tmp_path), tmp_path / "_run").summary.version == 4  # nothing new
     # the same rows as those of three files
     parts = tmp_path / "parts"
     parts.mkdir()
     for number, part in enumerate((range(20), range(100, 110), range(20, 30), range(30, 31))):
         (parts / f"{number}.csv").write_text(lines(part, "csv"))
         aged(parts / f"{number}.csv")
-    assert run(job(parts), tmp_path / "_parts")["model_sha256"] == summary["model_sha256"]
+    assert run(job(parts), tmp_path / "_parts").summary.model_sha256 == summary.model_sha256
 
 
 def appended(tmp_path: Path, make: Callable[..., Stream]) -> None:

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.predict import load_version, predictions
-from incr_core.commands.run import run
 from incr_core.data.encoding import Encoder
 from incr_core.data.encoding._widths import check_widths, list_widths
 from incr_core.data.sources import open_source
@@ -19,6 +17,7 @@ from incr_core.data.timeline import Stream
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version, run
 
 
 def images(width: int, rows: int = 20, *, fixed: bool = True) -> pa.Array:
@@ -76,17 +75,17 @@ def test_a_file_of_another_width_is_refused_by_its_name(
     # What was learned of the file before stands, and answers as if there had been no other.
     alone = tmp_path / "alone"
     run(job(write(tmp_path / "only.parquet", first)).resolved(), alone)
-    version = load_version(tmp_path / "run")
-    assert predictions(version, folder / "a.parquet") == predictions(load_version(alone), folder / "a.parquet")
+    version = Version.load(tmp_path / "run")
+    assert version.predict(folder / "a.parquet") == Version.load(alone).predict(folder / "a.parquet")
     with pytest.raises(StreamError, match=r"in b\.parquet"):
-        predictions(version, folder / "b.parquet")
+        version.predict(folder / "b.parquet")
 
 
 def test_a_list_of_another_length_among_right_ones_is_a_bad_row(tmp_path: Path) -> None:
     ragged = [[1.0] * 4] * 19 + [[1.0] * 5]
     write(tmp_path / "a.parquet", ragged)
     run(job(tmp_path / "a.parquet", on_bad_row="quarantine").resolved(), tmp_path / "run")
-    [bad] = RunDirectory(tmp_path / "run").open().table("quarantine").to_pylist()
+    [bad] = RunDirectory.open(tmp_path / "run").table("quarantine").to_pylist()
     assert (bad["offset"], bad["column"], bad["reason"]) == (19, "image", "expected 4 numbers, got of another length")
 
 
@@ -98,9 +97,9 @@ def test_the_job_says_how_long_lists_are_and_a_version_needs_nothing_else(tmp_pa
     assert "[features.widths]\nimage = 4\n" in resolved.toml()
     run(resolved, tmp_path / "run")
     new = write(tmp_path / "new.parquet", images(4))
-    answer = predictions(load_version(tmp_path / "run"), new)
+    answer = Version.load(tmp_path / "run").predict(new)
     write(data, images(5))  # whatever comes to lie there later
-    assert predictions(load_version(tmp_path / "run"), new) == answer
+    assert Version.load(tmp_path / "run").predict(new) == answer
     # A job file may say it itself, and is believed: then it is the data that is wrong.
     with pytest.raises(StreamError, match=r"expected lists of 3 numbers, got lists of 5 in a\.parquet"):
         run(job(data, widths={"image": 3}).resolved(), tmp_path / "other")

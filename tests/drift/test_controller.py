@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 
 pytest.importorskip("river")
 
@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def drifts(folder: Path) -> list[int]:
-    return [event["rows"] for event in RunDirectory(folder).open().table("events").to_pylist()]
+    return [event["rows"] for event in RunDirectory.open(folder).table("events").to_pylist()]
 
 
 @pytest.mark.slow
@@ -69,12 +69,12 @@ def drifts(folder: Path) -> list[int]:
     ],
 )
 def test_three_planted_drifts_are_found_within_2_000_rows(path: Path, tmp_path: Path, drift: dict[str, Any]) -> None:
-    summary = run(job(path, "publish.every=100", drift=[drift]), tmp_path / "run")
+    summary = run(job(path, "publish.every=100", drift=[drift]), tmp_path / "run").summary
     found = drifts(tmp_path / "run")
     delays = [next((row - planted for row in found if row >= planted), 24_000) for planted in PLANTED]
     assert max(delays) < 2_000, found
     assert len(found) <= 4, found
-    assert summary["events"] == {"drift": len(found)}
+    assert summary.events == {"drift": len(found)}
     page = (tmp_path / "run" / "report.html").read_text()
     assert 'id="event drift"' in page
     assert "after " in page
@@ -94,7 +94,7 @@ def test_at_most_one_false_alarm_in_100_000_stationary_rows(tmp_path: Path) -> N
             *({"detector": detector, "watch": "error"} for detector in ("adwin", "page_hinkley", "ddm")),
         ],
     )
-    assert run(wanted, tmp_path / "run")["events"].get("drift", 0) <= 1  # of all six together
+    assert run(wanted, tmp_path / "run").summary.events.get("drift", 0) <= 1  # of all six together
 
 
 REPLAY = {"name": "replay", "capacity": 300}
@@ -110,11 +110,11 @@ def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path
     settings = ("learner.consolidate=3000", "publish.every=3", 'learner.optimizer={name="adam",lr=0.001}')
     pq.write_table(pq.read_table(path).slice(0, 13_500), path)
     wanted = job(path, *settings, drift=EVERYTHING, strategy=strategies)
-    whole = run(wanted, tmp_path / "whole")
+    whole = run(wanted, tmp_path / "whole").summary.document()
     assert whole["events"]["drift"] >= 3
     for stop in (26, 27, 50):
         stopping(wanted, tmp_path / "parts", stop)
-    parts = run(wanted, tmp_path / "parts")
+    parts = run(wanted, tmp_path / "parts").summary.document()
     assert {key: parts[key] for key in ("model_sha256", "events")} == {
         key: whole[key] for key in ("model_sha256", "events")
     }
@@ -122,7 +122,7 @@ def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path
 
 
 def stopping(wanted: Job, out: Path, increments: int) -> None:
-    with RunDirectory(out).create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+    with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
         loop = Loop(wanted, LocalEngine(wanted, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
@@ -155,7 +155,7 @@ def told(path: Path, tmp_path: Path) -> Callable[..., Told]:
     def make(*settings: str, **sections: Any) -> Told:
         wanted = job(path, *settings, **sections)
         folder = tmp_path / wanted.fingerprint()[:8]
-        with RunDirectory(folder).create(wanted.toml(), "f") as directory:
+        with RunDirectory.create(folder, wanted.toml(), "f") as directory:
             engine = Told(wanted, folder)
             Loop(wanted, engine, directory).run()
         return engine
@@ -198,14 +198,14 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
     class Engine(Told):
         def order(self, orders: Any, weights: Any = None) -> None:
             super().order(orders, weights)
-            latest = RunDirectory(self.directory).open()
+            latest = RunDirectory.open(self.directory)
             expected, _ = latest.load(latest.champion())
             seen.append(latest.champion() or 0)
             assert all(torch.equal(value, expected[name]) for name, value in self.weights().items())
 
     path = tmp_path / "rows.parquet"
     wanted = job(path, drift=drift)
-    with RunDirectory(tmp_path / "warm").create(wanted.toml(), "f") as directory:
+    with RunDirectory.create(tmp_path / "warm", wanted.toml(), "f") as directory:
         Loop(wanted, Engine(wanted, tmp_path / "warm"), directory).run()
     assert len(seen) == 3
     assert seen[0] < seen[1] < seen[2]
@@ -213,8 +213,8 @@ def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: 
 
 @pytest.mark.slow
 def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> None:
-    silent = run(job(path), tmp_path / "silent")
-    assert run(job(path, drift=[{"watch": "loss"}]), tmp_path / "alert")["model_sha256"] == silent["model_sha256"]
+    silent = run(job(path), tmp_path / "silent").summary
+    assert run(job(path, drift=[{"watch": "loss"}]), tmp_path / "alert").summary.model_sha256 == silent.model_sha256
 
 
 @pytest.mark.parametrize(

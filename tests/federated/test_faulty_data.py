@@ -23,7 +23,7 @@ def on(clients: int, forgetful: bool = False) -> MakeEngine:
 
 
 def told(folder: Path) -> dict[str, object]:
-    directory = RunDirectory(folder).open()
+    directory = RunDirectory.open(folder)
     quarantine = directory.table("quarantine").to_pylist()
     return {
         "duplicates": count(directory.table("duplicates")),
@@ -55,9 +55,7 @@ def test_clients_go_on_from_faulty_data_as_one_process_does(tmp_path: Path, clie
     if clients == 1:
         assert one.sha256 == local.sha256
     # what a file holds stays with its owners
-    (file,) = (
-        row for row in RunDirectory(tmp_path / "clients").open().table("quarantine").to_pylist() if not row["row"]
-    )
+    (file,) = (row for row in RunDirectory.open(tmp_path / "clients").table("quarantine").to_pylist() if not row["row"])
     assert "that cannot be read (kept by its owner); write it again" in file["reason"]
 
 

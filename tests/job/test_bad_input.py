@@ -351,7 +351,7 @@ def test_ctrl_c_stops_at_the_next_commit_and_the_run_resumes(run: Run) -> None:
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "stopped at version" in said
-    with RunDirectory(run.folder / "out").open() as directory:
+    with RunDirectory.open(run.folder / "out") as directory:
         assert 0 < (directory.latest() or 0) < 590
         learned = count(directory.table("ledger"))
     assert 0 < learned < 59_000

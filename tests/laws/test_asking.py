@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.commands.cli import main
-from incr_core.commands.predict import evaluate, load_version, predictions
 from incr_core.errors import StreamError
+from incr_core.runs import Version
 from tests.support.asked import ROW, hashes, learned, rows, state
 
 
@@ -49,16 +49,16 @@ def test_a_file_that_is_asked_about_changes_no_later_answer(run: Path, tmp_path:
     usual, weird = tmp_path / "usual.parquet", tmp_path / "weird.parquet"
     pq.write_table(rows(20, seed=2), usual)
     pq.write_table(WEIRD[name], weird)
-    version, disk = load_version(run), hashes(run)
-    answer, measured, before = predictions(version, usual), evaluate(version, usual), state(version)
-    for asked in (predictions, evaluate):
+    version, disk = Version.load(run), hashes(run)
+    answer, measured, before = version.predict(usual), version.evaluate(usual), state(version)
+    for asked in (Version.predict, Version.evaluate):
         with contextlib.suppress(StreamError):
             asked(version, weird)
         assert state(version) == before
-        assert predictions(version, usual) == answer
-        assert evaluate(version, usual) == measured
+        assert version.predict(usual) == answer
+        assert version.evaluate(usual) == measured
     assert hashes(run) == disk
-    assert predictions(load_version(run), usual) == answer
+    assert Version.load(run).predict(usual) == answer
 
 
 def test_commands_that_ask_leave_the_run_as_it_is(

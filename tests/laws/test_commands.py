@@ -18,9 +18,9 @@ import torch
 from incr_core import forget
 from incr_core.commands.cli import main
 from incr_core.commands.distill import distill
-from incr_core.commands.run import run
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 from incr_core.storage import checkpoint
 
 pytest.importorskip("ray")
@@ -106,7 +106,7 @@ def finished(ended: Finished, tmp_path: Path) -> Finished:
 
 def by_hand(out: Path, version: int, x: np.ndarray[Any, Any], z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The probability of class 1, from a version's weights alone: normalise, one hidden layer, sigmoid."""
-    found = RunDirectory(out).open().load(version)[0]
+    found = RunDirectory.open(out).load(version)[0]
     w = {name.removeprefix("model."): value.double().numpy() for name, value in found.items()}
     count, total, square = w["moments.sums"]
     mean = total / count
@@ -163,14 +163,14 @@ def test_a_version_that_was_rolled_back_to_answers_and_the_run_goes_on_from_its_
     assert finished.cli("predict", str(file), "-o", str(tmp_path / "told.parquet")) == 0
     told = pq.read_table(tmp_path / "told.parquet")["probability"].to_numpy()
     np.testing.assert_allclose(told, by_hand(finished.out, 1, *numbers(table)), rtol=1e-5)
-    assert RunDirectory(finished.out).open().latest() == 3
+    assert RunDirectory.open(finished.out).latest() == 3
 
 
 def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, ledger = finished.states(), pq.read_table(finished.out / "ledger.parquet")
-    weights = RunDirectory(finished.out).open().load()[0]
+    weights = RunDirectory.open(finished.out).load()[0]
     assert finished.cli("forget", "--where", f"person={PERSON}", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["learned"], told["quarantined"], told["unknown"]) == (20, 16, 4, 0)
@@ -206,7 +206,7 @@ def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(
     assert not (finished.out / "erasing.parquet").exists()
     values = pq.read_table(finished.out / "quarantine.parquet").to_pylist()
     assert [row["value"] for row in values if row["offset"] % 10 == PERSON] == [None] * 4
-    found = RunDirectory(finished.out).open().load()[0]
+    found = RunDirectory.open(finished.out).load()[0]
     assert all(value.equal(found[name]) for name, value in weights.items())
 
 
@@ -232,11 +232,11 @@ def test_a_run_that_goes_on_after_an_erasure_neither_reviews_nor_remembers_the_r
     assert finished.cli("forget", "--where", f"person={PERSON}") == 0
     pq.write_table(rows(200, 120), finished.data / "part-2.parquet")
     try:
-        summary = run(finished.job, finished.out, finished.on)
-        late = RunDirectory(finished.out).open()
+        summary = run(finished.job, finished.out, finished.on).summary
+        late = RunDirectory.open(finished.out)
     finally:
         (finished.data / "part-2.parquet").unlink()
-    assert (summary["rows_learned"], summary["rows_quarantined"]) == (320 - 7, 7)
+    assert (summary.rows_learned, summary.rows_quarantined) == (320 - 7, 7)
     assert len(learned(finished.out)) == 320 - 7
     reviews = [event for event in late.table("events").to_pylist() if event["kind"] == "review"]
     increments = late.table("metrics").to_pylist()
@@ -256,7 +256,7 @@ def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finish
     assert finished.cli("forget", "--where", f"person={PERSON}") == 0
     summary = distill(finished.out, tmp_path / "after", ["model.hidden=[3]"])
     assert summary["taught_by"]["version"] == 2
-    versions = RunDirectory(finished.out).open()
+    versions = RunDirectory.open(finished.out)
     upto = versions.versions()[1]["increment"]
     at_two = {
         (entry["fragment"], row)

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.predict import load_version, predictions
 from incr_core.engines import LocalEngine
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version
 from incr_core.storage import model_sha256
 from tests.drift.test_controller import EVERYTHING, drifting
 from tests.drift.test_controller import job as watched
@@ -128,7 +128,7 @@ def test_one_client_equals_local_whatever_the_objective(tmp_path: Path, name: st
     measured: list[tuple[str, dict[str, float]]] = []
     for make in (LocalEngine, over(1)):
         folder = tmp_path / str(len(measured))
-        with RunDirectory(folder).create(job.toml(), job.fingerprint()) as directory:
+        with RunDirectory.create(folder, job.toml(), job.fingerprint()) as directory:
             loop = Loop(job, make(job, folder), directory)
             loop.run()
             measured.append((model_sha256(loop.engine.weights()), loop.objective.metrics(loop.totals.statistics)))
@@ -161,7 +161,7 @@ def test_a_class_that_one_client_alone_has_seen_is_known_to_all(tmp_path: Path) 
     found = {}
     for name, stops in (("whole", []), ("parts", [3, 5])):
         for stop in [*stops, None]:
-            with RunDirectory(tmp_path / name).create(job.toml(), job.fingerprint()) as directory:
+            with RunDirectory.create(tmp_path / name, job.toml(), job.fingerprint()) as directory:
                 loop = Loop(job, over(2)(job, tmp_path / name), directory)
                 if stop:
                     loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
@@ -171,8 +171,8 @@ def test_a_class_that_one_client_alone_has_seen_is_known_to_all(tmp_path: Path) 
     assert all(value.equal(found["parts"][key]) for key, value in found["whole"].items())
     counts = found["whole"]["objective.counts"].tolist()
     assert counts == [label.count(0), label.count(1), label.count(2), 0]
-    version = load_version(tmp_path / "whole")
-    measured = predictions(version, tmp_path / "rows.parquet")
+    version = Version.load(tmp_path / "whole")
+    measured = version.predict(tmp_path / "rows.parquet")
     right = [said == "2" for said, truth in zip(measured["class"].to_pylist(), label, strict=True) if truth == 2]
     assert sum(right) > 0.8 * len(right)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import check, count
+from incr_core.runs import run
 
 KILLS = 20
 
@@ -22,7 +22,7 @@ KILLS = 20
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = flights_job("publish.every=1")
-    whole = run(job, tmp_path / "whole")
+    whole = run(job, tmp_path / "whole").summary.document()
     seconds = float(whole["wall_seconds"])
 
     moments, kills, tries = random.Random(0), 0, 0
@@ -39,16 +39,16 @@ def test_twenty_kills_at_random_moments_change_no_bit(flights_job: Callable[...,
             kills += 1
         child.join()
         if child.exitcode == 0:  # it came to the end: begin another run, so that every kill finds work to interrupt
-            _same(whole, run(job, out), out)
+            _same(whole, run(job, out).summary.document(), out)
             out = tmp_path / f"killed-{tries}"
     assert kills == KILLS
-    _same(whole, run(job, out), out)
+    _same(whole, run(job, out).summary.document(), out)
 
 
 def _same(whole: dict[str, object], resumed: dict[str, object], out: Path) -> None:
     for key in ("model_sha256", "version", "increments", "rows_learned", "rows_predicted", "prequential"):
         assert resumed[key] == whole[key], key
-    with RunDirectory(out).open() as directory:
+    with RunDirectory.open(out) as directory:
         ledger = directory.table("ledger")
     check(ledger)
     assert count(ledger) == whole["rows_learned"]
@@ -56,10 +56,10 @@ def _same(whole: dict[str, object], resumed: dict[str, object], out: Path) -> No
 
 @pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(flights_job: Callable[..., Job], tmp_path: Path) -> None:
-    first = run(flights_job(), tmp_path / "run")
-    again = run(flights_job(), tmp_path / "run")
-    assert again["version"] == first["version"]
-    assert again["model_sha256"] == first["model_sha256"]
+    first = run(flights_job(), tmp_path / "run").summary
+    again = run(flights_job(), tmp_path / "run").summary
+    assert again.version == first.version
+    assert again.model_sha256 == first.model_sha256
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(
     flights_job: Callable[..., Job], tmp_path: Path
 ) -> None:
     models = [
-        run(flights_job(f"learner.seed={seed}"), tmp_path / name)["model_sha256"]
+        run(flights_job(f"learner.seed={seed}"), tmp_path / name).summary.model_sha256
         for name, seed in (("one", 3), ("two", 3), ("three", 4))
     ]
     assert models[0] == models[1] != models[2]

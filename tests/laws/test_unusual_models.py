@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from incr_core.commands.predict import load_version
 from incr_core.engines import LocalEngine
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version
 from tests.support.federated_runs import finish, people
 
 pytest.importorskip("flwr.app")
@@ -50,9 +50,9 @@ def test_one_client_equals_local_and_answers_in_any_order(table: Path, tmp_path:
 
 def test_a_published_version_holds_each_tensor_once_and_answers_as_the_run_did(table: Path, tmp_path: Path) -> None:
     finish(job_of(table), tmp_path / "run", LocalEngine)
-    weights, manifest = RunDirectory(tmp_path / "run").open().load()
+    weights, manifest = RunDirectory.open(tmp_path / "run").load()
     assert manifest["pairs"] == {"model.turn": "complex128"}
-    version = load_version(tmp_path / "run")
+    version = Version.load(tmp_path / "run")
     assert sorted(version.learner.weights()) == sorted(weights)
     model = version.learner.model
     tied = model.get_parameter("inner.tied.weight")

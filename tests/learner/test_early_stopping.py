@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from incr_core.batch import Batch
-from incr_core.commands.run import run
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import check, count
+from incr_core.runs import run
 
 
 class Recorded(Learner):
@@ -121,10 +121,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path: Path) -> None:
-    whole = run(job(path), tmp_path / "whole")
-    directory = RunDirectory(tmp_path / "whole").open()
+    whole = run(job(path), tmp_path / "whole").summary
+    directory = RunDirectory.open(tmp_path / "whole")
     check(directory.table("ledger"))
-    assert count(directory.table("ledger")) == whole["rows_learned"] == 700
+    assert count(directory.table("ledger")) == whole.rows_learned == 700
     assert all(value > 0 for value in directory.table("metrics")["loss.validation"].to_pylist())
     seen: list[int] = []
 
@@ -135,8 +135,8 @@ def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         run(job(path), tmp_path / "parts", observe=stop)
-    assert run(job(path), tmp_path / "parts")["model_sha256"] == whole["model_sha256"]
-    assert run(job(path, "learner.epochs=1", "learner.warm_epochs=3"), tmp_path / "warm")["rows_learned"] == 700
+    assert run(job(path), tmp_path / "parts").summary.model_sha256 == whole.model_sha256
+    assert run(job(path, "learner.epochs=1", "learner.warm_epochs=3"), tmp_path / "warm").summary.rows_learned == 700
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from incr_core.batch import Batch
-from incr_core.commands.run import run
 from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner, Schedule
 from incr_core.numerics import LossScale
 from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 from incr_core.storage.packing import pack, unpack
 from incr_core.strategies import SI, Replay, Strategy
 
@@ -162,13 +162,13 @@ def test_an_increment_whose_gradients_overflow_goes_to_quarantine(tmp_path: Path
             },
         }
     )
-    summary = run(job, tmp_path / "run")
-    directory = RunDirectory(tmp_path / "run").open()
+    summary = run(job, tmp_path / "run").summary
+    directory = RunDirectory.open(tmp_path / "run")
     ranges = [pair for pairs in directory.table("ledger")["ranges"].to_pylist() for pair in pairs]
     learned = {row for pair in ranges for row in range(pair["start"], pair["stop"])}
     assert learned == {*range(60)} - {*range(20, 30)}
     assert sorted(directory.table("quarantine")["row"].to_pylist()) == [*range(20, 30)]
-    assert summary["rows_learned"] == 50
+    assert summary.rows_learned == 50
     assert {*directory.table("quarantine")["reason"].to_pylist()} == {"in rows 20-29, the norm of the gradient is inf"}
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from incr_core.batch import Batch
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import ArgumentError, JobError, StrategyError
 from incr_core.job import Job
@@ -23,6 +22,7 @@ from incr_core.loop import Loop
 from incr_core.objectives import Binary, Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Orders
+from incr_core.runs import run
 from incr_core.storage.packing import pack, unpack
 from incr_core.strategies import EWC, MIR, Context, ElasticNet, Strategy
 
@@ -197,14 +197,14 @@ def job(table: Path, *settings: str) -> Job:
 
 def test_a_job_with_a_schedule_killed_goes_on_to_the_same_bits(table: Path, tmp_path: Path) -> None:
     named = job(table, *JOB)
-    whole = run(named, tmp_path / "whole")
-    assert whole["model_sha256"] != run(job(table), tmp_path / "without")["model_sha256"]
-    with RunDirectory(tmp_path / "parts").create(named.toml(), f"local:{named.fingerprint()}") as directory:
+    whole = run(named, tmp_path / "whole").summary
+    assert whole.model_sha256 != run(job(table), tmp_path / "without").summary.model_sha256
+    with RunDirectory.create(tmp_path / "parts", named.toml(), f"local:{named.fingerprint()}") as directory:
         loop = Loop(named, LocalEngine(named, tmp_path / "parts"), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= 3 else None
         loop.run()
         loop.engine.close()
-    assert run(named, tmp_path / "parts")["model_sha256"] == whole["model_sha256"]
+    assert run(named, tmp_path / "parts").summary.model_sha256 == whole.model_sha256
 
 
 def test_a_drift_may_restart_it(table: Path) -> None:

@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.predict import load_version, predict_file
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version, run
 from incr_core.strategies import PackNet
 
 TASKS, ROWS = 3, 400
@@ -64,14 +63,14 @@ def test_a_model_with_room_for_tasks_is_told_them(
     path: Path, tmp_path: Path, settings: tuple[str, ...], categorical: bool
 ) -> None:
     run(job(path, *settings, categorical=categorical), tmp_path / "told")
-    found, bad = predict_file(load_version(tmp_path / "told"), path)
+    found, bad = Version.load(tmp_path / "told").answer(path)
     assert not bad
     right = (np.asarray(found["probability"]) > 0.5) == np.asarray(table()["label"], dtype=bool)
     first = right[:ROWS].mean()
     assert first > 0.8, "what was learned first is still there"
-    plain = run(job(path, categorical=categorical), tmp_path / "plain")
-    assert plain["rows_learned"] == TASKS * ROWS
-    found, _ = predict_file(load_version(tmp_path / "plain"), path)
+    plain = run(job(path, categorical=categorical), tmp_path / "plain").summary
+    assert plain.rows_learned == TASKS * ROWS
+    found, _ = Version.load(tmp_path / "plain").answer(path)
     forgotten = (np.asarray(found["probability"]) > 0.5) == np.asarray(table()["label"], dtype=bool)
     assert forgotten[:ROWS].mean() < first - 0.1
 
@@ -80,7 +79,7 @@ def test_a_model_with_room_for_tasks_is_told_them(
 def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) -> None:
     strategies = [{"name": "packnet", "tasks": 3}, {"name": "ewc", "strength": 1.0}]
     wanted = job(path, "learner.consolidate=task", strategy=strategies)
-    with RunDirectory(tmp_path / "run").create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+    with RunDirectory.create(tmp_path / "run", wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
         engine = LocalEngine(wanted, tmp_path / "run")
         Loop(wanted, engine, directory).run()
         events = directory.table("events").to_pylist()
@@ -93,14 +92,14 @@ def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) ->
 
     out = tmp_path / "parts"
     for stop in (5, 7, 10):
-        with RunDirectory(out).create(wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
+        with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
             loop = Loop(wanted, LocalEngine(wanted, out), directory)
             loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
             loop.engine.close()
-    resumed = run(wanted, out)
-    assert resumed["events"] == {"task": 2}
-    weights, _ = RunDirectory(out).open().load()
+    resumed = run(wanted, out).summary
+    assert resumed.events == {"task": 2}
+    weights, _ = RunDirectory.open(out).load()
     assert all(torch.equal(value, weights[name]) for name, value in engine.weights().items())
 
 
@@ -133,5 +132,5 @@ def test_a_task_without_a_head_is_a_bad_row(path: Path, tmp_path: Path) -> None:
     two = 'model.adapt=[{name="task_heads", tasks=2}]'
     with pytest.raises(Exception, match=r"features.task: expected a task number from 0 to 1, 400 of 1200 rows"):
         run(job(path, two), tmp_path / "fail")
-    summary = run(job(path, two, "features.on_bad_row=quarantine"), tmp_path / "run")
-    assert (summary["rows_learned"], summary["rows_quarantined"]) == (800, 400)
+    summary = run(job(path, two, "features.on_bad_row=quarantine"), tmp_path / "run").summary
+    assert (summary.rows_learned, summary.rows_quarantined) == (800, 400)

@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import JobError, StrategyError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from incr_core.runs import Version, run
 
 JOB = """
 [stream]
@@ -62,11 +61,11 @@ def test_icarl_learns_from_a_job_with_the_head_it_needs(table: Path, tmp_path: P
     with pytest.raises(StrategyError, match=r'icarl: .* got Linear; .* \[\[model.adapt\]\] name = "nearest_mean"'):
         read(table, text[:start] + text[stop:]).participant()
     job = read(table, text[:start] + '[[model.adapt]]\nname = "nearest_mean"\n' + text[stop:])
-    summary = run(job, tmp_path / "run")
-    weights, _ = RunDirectory(tmp_path / "run").open().load()
+    summary = run(job, tmp_path / "run").summary
+    weights, _ = RunDirectory.open(tmp_path / "run").load()
     known = next(value for name, value in weights.items() if name.endswith("known"))
     assert known.all()
-    assert summary["prequential"]["accuracy"] > 0.4
+    assert summary.prequential["accuracy"] > 0.4
 
 
 def test_a_function_of_ones_own_adapts_too(table: Path) -> None:
@@ -106,13 +105,13 @@ def test_rows_to_predict_need_no_task_but_where_the_model_must_be_told_it(
     end = end[end.index("[learner]") :]
     text = start.replace("[features]", '[features]\ntask = "turn"') + f"[[model.adapt]]\n{adapt}\n\n{end}"
     run(read(table, text), tmp_path / "run")
-    version = load_version(tmp_path / "run")
+    version = Version.load(tmp_path / "run")
     pq.write_table(people, tmp_path / "untold.parquet")
     if "experts" in adapt and "features" not in adapt:
         with pytest.raises(StreamError, match='expected a column "turn"'):
-            predictions(version, tmp_path / "untold.parquet")
+            version.predict(tmp_path / "untold.parquet")
         return
-    guessed = predictions(version, tmp_path / "untold.parquet")["probability"].to_numpy()
-    known = predictions(version, table)["probability"].to_numpy()
+    guessed = version.predict(tmp_path / "untold.parquet")["probability"].to_numpy()
+    known = version.predict(table)["probability"].to_numpy()
     assert (guessed == known).all() == ("experts" not in adapt)
-    assert evaluate(version, tmp_path / "untold.parquet")["auc"] > 0.5
+    assert version.evaluate(tmp_path / "untold.parquet")["auc"] > 0.5

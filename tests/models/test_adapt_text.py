@@ -19,13 +19,12 @@ from torch import nn
 pytest.importorskip("peft")
 
 from incr_core.batch import Batch
-from incr_core.commands.predict import load_version
-from incr_core.commands.run import run
 from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.models.adapt import adapter, bert, hf_lora, ia3, lora, merge_lora, prefix, prompt
 from incr_core.objectives import Multiclass
+from incr_core.runs import Version, run
 
 pytestmark = pytest.mark.text
 
@@ -173,10 +172,10 @@ def test_a_job_tunes_a_bert_by_name(tmp_path: Path) -> None:
             "learner": {"objective": "binary", "optimizer": {"name": "adam", "lr": 0.01}},
         }
     ).resolved()
-    first = run(job, tmp_path / "run")
-    assert first["rows_learned"] == 300
-    assert run(job, tmp_path / "again")["model_sha256"] == first["model_sha256"]
-    learner = load_version(tmp_path / "run").learner
+    first = run(job, tmp_path / "run").summary
+    assert first.rows_learned == 300
+    assert run(job, tmp_path / "again").summary.model_sha256 == first.model_sha256
+    learner = Version.load(tmp_path / "run").learner
     learns = {name for name, weight in learner.model.named_parameters() if weight.requires_grad}
     assert learns == {"body.prompt_encoder.default.embedding.weight", "head.weight", "head.bias"}
 

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import BadRows, JobError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory, state_folder
+from incr_core.runs import Version, run
 from incr_core.storage import checkpoint
 
 
@@ -49,13 +48,13 @@ def growing(path: Path, *settings: str, **features: Any) -> Job:
 def test_a_late_class_is_learned_and_no_class_yet_to_come_is_predicted(tmp_path: Path) -> None:
     path = late_class(tmp_path)
     run(growing(path), tmp_path / "run")
-    before, after = load_version(tmp_path / "run", 5), load_version(tmp_path / "run")
-    found = predictions(before, path)
+    before, after = Version.load(tmp_path / "run", 5), Version.load(tmp_path / "run")
+    found = before.predict(path)
     assert found.column_names == ["row", "class", *(f"probability.{index}" for index in range(12))]
     assert max(found["probability.7"].to_pylist()) == 0.0
-    found = predictions(after, path)
+    found = after.predict(path)
     assert max(max(found[f"probability.{index}"].to_pylist()) for index in range(8, 12)) == 0.0
-    assert evaluate(after, path)["accuracy"] > 0.95  # old classes too
+    assert after.evaluate(path)["accuracy"] > 0.95  # old classes too
     truth = pq.read_table(path)["kind"].to_numpy()
     right = np.array(found["class"].to_pylist())[truth == 7] == "7"
     assert right.mean() > 0.95
@@ -64,14 +63,14 @@ def test_a_late_class_is_learned_and_no_class_yet_to_come_is_predicted(tmp_path:
 @pytest.mark.slow
 def test_killed_before_and_after_the_class_arrives_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     job = growing(late_class(tmp_path))
-    whole = run(job, tmp_path / "whole")
+    whole = run(job, tmp_path / "whole").summary
     for stop in (3, 6):
-        with RunDirectory(tmp_path / "parts").create(job.toml(), f"local:{job.fingerprint()}") as directory:
+        with RunDirectory.create(tmp_path / "parts", job.toml(), f"local:{job.fingerprint()}") as directory:
             loop = Loop(job, LocalEngine(job, tmp_path / "parts"), directory)
             loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
             loop.engine.close()
-    assert run(job, tmp_path / "parts")["model_sha256"] == whole["model_sha256"]
+    assert run(job, tmp_path / "parts").summary.model_sha256 == whole.model_sha256
 
 
 @pytest.mark.slow
@@ -95,7 +94,7 @@ def test_names_may_be_told_ahead_and_stay_unseen(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [0.0, 1.0] * 20, "y": ["ant", "bee"] * 20}), tmp_path / "rows.parquet")
     features = {"label": "y", "numeric": ["x"], "classes": ["ant", "bee", "cow"], "capacity": 3}
     run(growing(tmp_path / "rows.parquet", **features), tmp_path / "run")
-    found = predictions(load_version(tmp_path / "run"), tmp_path / "rows.parquet")
+    found = Version.load(tmp_path / "run").predict(tmp_path / "rows.parquet")
     assert set(found["probability.cow"].to_pylist()) == {0.0}
     total = found["probability.ant"].to_numpy() + found["probability.bee"].to_numpy()
     np.testing.assert_allclose(total, 1.0, atol=1e-6)
@@ -105,7 +104,7 @@ def test_a_class_beyond_the_capacity_is_a_bad_row(tmp_path: Path) -> None:
     path = late_class(tmp_path)
     with pytest.raises(BadRows, match=r"stream.features.kind: expected a class number from 0 to 6, .* something else"):
         run(growing(path, capacity=7), tmp_path / "run")
-    assert run(growing(path, capacity=7, on_bad_row="quarantine"), tmp_path / "other")["rows_quarantined"] > 200
+    assert run(growing(path, capacity=7, on_bad_row="quarantine"), tmp_path / "other").summary.rows_quarantined > 200
     with pytest.raises(JobError, match=r"features.capacity: expected at least the 3 classes named, got 2"):
         growing(path, capacity=2, classes=[0, 1, 2]).objective()
     with pytest.raises(JobError, match=r'features.capacity: expected with the objective "multiclass" only'):

@@ -15,10 +15,9 @@ from sklearn.metrics import f1_score
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import BadRows
 from incr_core.objectives import Multilabel
+from incr_core.runs import Version, run
 from tests.support.objective_jobs import job, tagged
 
 
@@ -46,20 +45,20 @@ def test_a_multilabel_job_learns_lists_and_columns_alike(tmp_path: Path) -> None
     pq.write_table(table.select(["x0", "x1", "x2", "tags"]), tmp_path / "lists.parquet")
     names = ["blue", "green", "red"]  # sorted, as classes found in the data are
     pyarrow.csv.write_csv(table.select(["x0", "x1", "x2", *names]), tmp_path / "columns.csv")
-    one = run(job(tmp_path / "lists.parquet", "tags", "multilabel"), tmp_path / "lists")
-    other = run(job(tmp_path / "columns.csv", names, "multilabel"), tmp_path / "columns")
-    assert one["prequential"]["micro_f1"] > 0.85
-    assert one["model_sha256"] == other["model_sha256"]
-    version = load_version(tmp_path / "lists")
-    found = predictions(version, tmp_path / "lists.parquet")
+    one = run(job(tmp_path / "lists.parquet", "tags", "multilabel"), tmp_path / "lists").summary
+    other = run(job(tmp_path / "columns.csv", names, "multilabel"), tmp_path / "columns").summary
+    assert one.prequential["micro_f1"] > 0.85
+    assert one.model_sha256 == other.model_sha256
+    version = Version.load(tmp_path / "lists")
+    found = version.predict(tmp_path / "lists.parquet")
     assert found.column_names == ["row", *(f"probability.{name}" for name in names)]
     predicted = np.stack([found[f"probability.{name}"].to_numpy() > 0.5 for name in names], axis=1)
     truth = np.stack([table[name].to_numpy() for name in names], axis=1)
     expected = f1_score(truth, predicted, average="micro")
-    assert evaluate(version, tmp_path / "lists.parquet")["micro_f1"] == pytest.approx(expected)
+    assert version.evaluate(tmp_path / "lists.parquet")["micro_f1"] == pytest.approx(expected)
     # Rows without labels can be predicted.
     pq.write_table(table.select(["x0", "x1", "x2"]), tmp_path / "new.parquet")
-    assert predictions(version, tmp_path / "new.parquet").equals(found)
+    assert version.predict(tmp_path / "new.parquet").equals(found)
 
 
 @pytest.mark.parametrize(

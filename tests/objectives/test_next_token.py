@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import BadRows, JobError
 from incr_core.models import TokenCNN
 from incr_core.objectives import NextToken
+from incr_core.runs import Version, run
 from tests.support.objective_jobs import counted, job
 
 
@@ -49,15 +48,15 @@ def test_a_next_token_job_learns_to_count(tmp_path: Path) -> None:
     table = counted()
     pq.write_table(table, tmp_path / "text.parquet")
     named = job(tmp_path / "text.parquet", "words", "next_token", features={"vocabulary": 11})
-    summary = run(named, tmp_path / "run")
-    assert summary["prequential"]["perplexity"] == pytest.approx(math.exp(summary["prequential"]["log_loss"]))
-    version = load_version(tmp_path / "run")
-    assert evaluate(version, tmp_path / "text.parquet")["accuracy"] > 0.95
+    summary = run(named, tmp_path / "run").summary
+    assert summary.prequential["perplexity"] == pytest.approx(math.exp(summary.prequential["log_loss"]))
+    version = Version.load(tmp_path / "run")
+    assert version.evaluate(tmp_path / "text.parquet")["accuracy"] > 0.95
     # The tokens so far are enough to predict the next one, and the last one tells nothing about itself.
     words = np.stack(table["words"].to_numpy())
     pq.write_table(pa.table({"words": list(words[:, :-1])}), tmp_path / "new.parquet")
-    found = predictions(version, tmp_path / "new.parquet")
-    assert found.equals(predictions(version, tmp_path / "text.parquet"))
+    found = version.predict(tmp_path / "new.parquet")
+    assert found.equals(version.predict(tmp_path / "text.parquet"))
     assert (found["token"].to_numpy() == words[:, -1]).mean() > 0.95
 
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from incr_core.batch import Batch
 from incr_core.commands.cli import main
-from incr_core.commands.run import run
 from incr_core.engines import LocalEngine
 from incr_core.errors import ArgumentError, JobError
 from incr_core.loop import Loop
@@ -23,6 +22,7 @@ from incr_core.memories import Balanced
 from incr_core.models import TokenCNN
 from incr_core.objectives import Multilabel, NextToken, Ranking, distillation_loss
 from incr_core.registry import RunDirectory
+from incr_core.runs import run
 from incr_core.strategies.mechanisms import fisher_diagonal
 from tests.support.objective_jobs import counted, job, tagged
 
@@ -93,7 +93,7 @@ def test_drift_is_seen_in_their_losses_and_errors(tmp_path: Path, objective: str
     watching = 'drift=[{watch="loss"}, {detector="ddm", watch="error"}]'
     wanted = job(tmp_path / "rows.parquet", "label", objective, features=features, learner={"epochs": 2})
     run(wanted.with_settings([watching, "publish.every=100"]), tmp_path / "run")
-    events = RunDirectory(tmp_path / "run").open().table("events").to_pylist()
+    events = RunDirectory.open(tmp_path / "run").table("events").to_pylist()
     assert sorted(event["what"].split(",")[0] for event in events) == ["adwin on loss", "ddm on error"]
     assert all(3000 <= event["increment"] * 250 < 5000 for event in events), events
 
@@ -112,13 +112,13 @@ def test_a_job_killed_between_commits_goes_on_to_the_same_bits(tmp_path: Path) -
     ):
         pq.write_table(table, tmp_path / f"{name}.parquet")
         named = job(tmp_path / f"{name}.parquet", label, objective, features=features, learner={"epochs": 1})
-        whole = run(named, tmp_path / f"{name}-whole")
-        with RunDirectory(tmp_path / name).create(named.toml(), f"local:{named.fingerprint()}") as directory:
+        whole = run(named, tmp_path / f"{name}-whole").summary
+        with RunDirectory.create(tmp_path / name, named.toml(), f"local:{named.fingerprint()}") as directory:
             loop = Loop(named, LocalEngine(named, tmp_path / name), directory)
             loop.observe = lambda done, loop=loop: loop._stop.set()
             loop.run()
             loop.engine.close()
-        assert run(named, tmp_path / name)["model_sha256"] == whole["model_sha256"]
+        assert run(named, tmp_path / name).summary.model_sha256 == whole.model_sha256
 
 
 def test_a_label_list_needs_multilabel(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ import torch
 from sklearn.metrics import ndcg_score
 
 from incr_core import metrics
-from incr_core.commands.predict import evaluate, load_version, predictions
-from incr_core.commands.run import run
 from incr_core.errors import JobError
 from incr_core.objectives import Ranking
+from incr_core.runs import Version, run
 from tests.support.objective_jobs import chosen, job
 
 
@@ -77,18 +76,18 @@ def test_a_ranking_job_learns_who_wants_what(tmp_path: Path, loss: str) -> None:
         model={"dimension": 8},
         learner={"loss": loss, "batch_size": 64, "epochs": 6},
     )
-    summary = run(named, tmp_path / "run")
-    version = load_version(tmp_path / "run")
+    summary = run(named, tmp_path / "run").summary
+    version = Version.load(tmp_path / "run")
     # One in eight candidates is to the same taste: 0.47 at best; 0.07 by chance.
-    assert evaluate(version, tmp_path / "choices.parquet")["ndcg@20"] > 0.4
-    assert summary["main_metric"] == "ndcg@10"
-    frozen = run(named.with_settings(["learner.frozen=true"]), tmp_path / "frozen")
-    assert summary["prequential"]["recall@20"] > 1.5 * frozen["prequential"]["recall@20"]
+    assert version.evaluate(tmp_path / "choices.parquet")["ndcg@20"] > 0.4
+    assert summary.main_metric == "ndcg@10"
+    frozen = run(named.with_settings(["learner.frozen=true"]), tmp_path / "frozen").summary
+    assert summary.prequential["recall@20"] > 1.5 * frozen.prequential["recall@20"]
     # A better product for the same person has the higher score.
     rows = {"taste": ["t3"] * 8, "age": [40.0] * 8, "product": [f"p{k}" for k in range(8)]}
     rows["price"] = [float(k * 7 % 11) for k in range(8)]
     pq.write_table(pa.table(rows), tmp_path / "new.parquet")
-    scores = predictions(version, tmp_path / "new.parquet")["score"].to_pylist()
+    scores = version.predict(tmp_path / "new.parquet")["score"].to_pylist()
     assert max(range(8), key=scores.__getitem__) == 3
 
 

@@ -20,7 +20,7 @@ def test_another_jobs_run_is_refused_naming_what_differs(run: RunDirectory) -> N
     run.close()
     other = JOB.replace("seed = 1", "seed = 2").replace("rows = 100", "rows = 7").replace("lr = 0.1", "clip = 1")
     with pytest.raises(RunDirectoryError) as caught:
-        RunDirectory(run.path).create(other, "beef")
+        RunDirectory.create(run.path, other, "beef")
     assert str(caught.value) == (
         f"{run.path}: holds the run of another job: learner.seed: 1 there, 2 here; "
         "learner.clip: nothing there, 1 here; strategy[0].rows: 100 there, 7 here; and 1 more; "
@@ -32,28 +32,28 @@ def test_another_jobs_run_is_refused_naming_what_differs(run: RunDirectory) -> N
 def test_equal_jobs_with_other_fingerprints_are_told_apart(run: RunDirectory) -> None:
     run.close()
     with pytest.raises(RunDirectoryError, match="another job: fingerprint: f00d there, beef here; choose"):
-        RunDirectory(run.path).create(JOB, "beef")
+        RunDirectory.create(run.path, JOB, "beef")
 
 
 def test_the_same_job_on_another_engine_is_refused_naming_both(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path).create(JOB, "local:f00d") as run:
+    with RunDirectory.create(tmp_path, JOB, "local:f00d") as run:
         commit(run)
     with pytest.raises(RunDirectoryError, match="another job: engine: local there, cluster here; choose"):
-        RunDirectory(tmp_path).create(JOB, "cluster:f00d")
+        RunDirectory.create(tmp_path, JOB, "cluster:f00d")
 
 
 def test_a_job_that_has_committed_nothing_may_be_mended(tmp_path: Path) -> None:
     """And what it left of a state is not taken for the other's."""
     with start(tmp_path) as run:
         (run.path / "state" / "loop" / "1").mkdir(parents=True)
-    with RunDirectory(tmp_path).create(JOB.replace("seed = 1", "seed = 2"), "beef") as mended:
+    with RunDirectory.create(tmp_path, JOB.replace("seed = 1", "seed = 2"), "beef") as mended:
         assert mended.job()["learner"]["seed"] == 2
         assert not list((tmp_path / "state").iterdir())
 
 
 def test_a_key_that_makes_no_other_run_may_change(run: RunDirectory) -> None:
     run.close()
-    with RunDirectory(run.path).create(JOB.replace("lr = 0.1", "lr = 0.2"), "f00d") as again:
+    with RunDirectory.create(run.path, JOB.replace("lr = 0.1", "lr = 0.2"), "f00d") as again:
         assert again.job()["learner"]["lr"] == 0.2
         assert again.latest() == 3
 
@@ -83,7 +83,7 @@ def test_a_run_that_cannot_be_written_can_be_read(run: RunDirectory) -> None:
     (run.path / "ledger.parquet").unlink()
     (run.path / ".lock").unlink()
     (run.path / ".lock").mkdir()  # stops root too
-    seen = RunDirectory(run.path).open()
+    seen = RunDirectory.open(run.path)
     assert seen.load()[0]["steps"] == 3
     assert count(seen.table("ledger")) == 30
     with pytest.raises(StorageError, match=r"\.lock: cannot be written: Is a directory \(EISDIR\)"):
@@ -92,13 +92,13 @@ def test_a_run_that_cannot_be_written_can_be_read(run: RunDirectory) -> None:
 
 def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="expected a run directory, found none; start one with `incr run`"):
-        RunDirectory(tmp_path / "nowhere").open()
+        RunDirectory.open(tmp_path / "nowhere")
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> None:
     with pytest.raises(RunDirectoryError, match=rf"another process \(pid {os.getpid()}\) is writing this run; wait"):
         start(run.path)
-    reader = RunDirectory(run.path).open()
+    reader = RunDirectory.open(run.path)
     assert reader.latest() == 3
     with pytest.raises(RunDirectoryError, match="is writing this run"):
         reader.rollback(1)

@@ -84,7 +84,7 @@ def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
             outcomes.append(committed)
             assert_consistent(again, committed)
             commit(again)
-        assert_consistent(RunDirectory(folder).open(), committed + 1)
+        assert_consistent(RunDirectory.open(folder), committed + 1)
     # Before one step there were two versions, after it three: there is one commit point.
     assert set(outcomes) == {2, 3}
     assert outcomes == sorted(outcomes)
@@ -97,7 +97,7 @@ def test_after_a_full_disk_the_same_process_can_go_on(run: RunDirectory, monkeyp
             commit(run)
     assert commit(run) == 4
     run.close()
-    assert_consistent(RunDirectory(run.path).open(), 4)
+    assert_consistent(RunDirectory.open(run.path), 4)
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ except Exception as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("StorageError ")
     assert "cannot be written: File too large (EFBIG); earlier versions are intact" in done.stdout
-    assert_consistent(RunDirectory(tmp_path / "run").open(), 1)
+    assert_consistent(RunDirectory.open(tmp_path / "run"), 1)
 
 
 def test_damaged_or_stale_tables_are_rebuilt_from_the_versions(run: RunDirectory) -> None:
@@ -128,14 +128,14 @@ def test_damaged_or_stale_tables_are_rebuilt_from_the_versions(run: RunDirectory
     (run.path / "ledger.parquet").unlink()
     pq.write_table(pa.table({"of": ["somebody else"]}), run.path / "quarantine.parquet")
     (run.path / "champion").write_text("")
-    assert_consistent(RunDirectory(run.path).open(), 3)
+    assert_consistent(RunDirectory.open(run.path), 3)
 
 
 def test_a_table_of_the_future_is_rebuilt(run: RunDirectory) -> None:
     """Version 3 was taken away by hand, so the tables must forget it."""
     run.close()
     remove(run.path / "versions" / "3")
-    assert RunDirectory(run.path).open().table("metrics")["version"].to_pylist() == [1, 2]
+    assert RunDirectory.open(run.path).table("metrics")["version"].to_pylist() == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])

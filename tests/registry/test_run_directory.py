@@ -32,7 +32,7 @@ def test_versions_come_back_as_committed(run: RunDirectory) -> None:
     assert run.part(3, "history.arrow").to_pydict() == {"delay": [1.0]}
     assert [(m["champion"], m["has_weights"]) for m in run.versions()] == [(False, True)] * 2 + [(True, True)]
     run.close()
-    assert_consistent(RunDirectory(run.path).open(), 3)
+    assert_consistent(RunDirectory.open(run.path), 3)
     assert (run.path / "champion").read_text() == "3\n"
     assert json.loads((run.path / "versions" / "1" / "manifest.json").read_text())["parent"] is None
 
@@ -69,7 +69,7 @@ def test_a_rollback_lasts_until_the_next_publication(run: RunDirectory) -> None:
         assert again.load()[0]["steps"] == 1
         assert commit(again, publish=False) == 4
         assert again.champion() == 1
-        assert RunDirectory(run.path).open().champion() == 1
+        assert RunDirectory.open(run.path).champion() == 1
         assert again.load(4)[1]["parent"] == 3
     with start(run.path) as again:
         assert again.champion() == 1
@@ -80,9 +80,9 @@ def test_a_rollback_lasts_until_the_next_publication(run: RunDirectory) -> None:
 def test_a_rollback_to_the_version_before_is_not_taken_for_a_kill(run: RunDirectory) -> None:
     run.rollback(2)
     run.close()
-    assert RunDirectory(run.path).open().champion() == 2
-    RunDirectory(run.path).open().rollback(3)
-    assert RunDirectory(run.path).open().champion() == 3
+    assert RunDirectory.open(run.path).champion() == 2
+    RunDirectory.open(run.path).rollback(3)
+    assert RunDirectory.open(run.path).champion() == 3
 
 
 def test_a_version_that_does_not_exist_is_refused_naming_those_that_do(run: RunDirectory, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_old_weights_are_pruned_but_never_the_champions(tmp_path: Path) -> None:
         commit(run)
         assert [m["version"] for m in run.versions() if m["has_weights"]] == [5, 6]
         assert count(run.table("ledger")) == 60
-    assert RunDirectory(tmp_path).open().load(5)[0]["steps"] == 5
+    assert RunDirectory.open(tmp_path).load(5)[0]["steps"] == 5
 
 
 def test_a_participant_keeps_its_last_two_states_however_old(run: RunDirectory) -> None:
@@ -150,4 +150,4 @@ def test_tables_are_rewritten_for_a_bounded_share_of_the_time(
             commit(run)
     assert 3 <= written.count("metrics.parquet") <= 8
     run.close()
-    assert_consistent(RunDirectory(run.path).open(), 33)
+    assert_consistent(RunDirectory.open(run.path), 33)

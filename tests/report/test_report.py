@@ -64,7 +64,7 @@ SUMMARY = {
 
 
 def report(folder: Path, table: pa.Table, summary: dict[str, Any] | None = None, **options: Any) -> str:
-    with RunDirectory(folder).create('name = "flights <b>&"', "f00d") as run:
+    with RunDirectory.create(folder, 'name = "flights <b>&"', "f00d") as run:
         run.commit(
             {"w": torch.zeros(2)}, manifest={"name": "2013-<i>"}, metrics=table, ledger=SCHEMA.empty_table(), **options
         )
@@ -107,7 +107,7 @@ def test_the_headline_holds_the_runs_numbers_main_metric_first(tmp_path: Path) -
 def test_all_text_is_escaped(tmp_path: Path) -> None:
     bad = pa.table({"reason": ["<script>alert(1)</script>", "label & more", "label & more"]})
     baseline = tmp_path / "baselines" / "<u>no $re$play"
-    RunDirectory(tmp_path).create("", "f00d").close()
+    RunDirectory.create(tmp_path, "", "f00d").close()
     baseline.mkdir(parents=True)
     pq.write_table(metrics(30, level=0.6), baseline / "metrics.parquet")
     page = report(tmp_path, metrics(30), SUMMARY, quarantine=bad)
@@ -120,7 +120,7 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_champion_is_marked(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path).create("", "f00d") as run:
+    with RunDirectory.create(tmp_path, "", "f00d") as run:
         for n in range(20):
             run.commit({"w": torch.zeros(n)}, manifest={}, metrics=metrics(1), ledger=SCHEMA.empty_table())
         run.rollback(2)
@@ -130,7 +130,7 @@ def test_the_champion_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_run_without_anything_yet_has_a_page(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "empty").create("", "f00d") as run:
+    with RunDirectory.create(tmp_path / "empty", "", "f00d") as run:
         page = write_report(run).read_text()
     assert "<h1>empty</h1>" in page
     assert "still running, or stopped before its end" in page

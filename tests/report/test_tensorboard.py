@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.commands.run import run
 from incr_core.job import Job
 from incr_core.loop import Loop
+from incr_core.runs import run
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from incr_core.batch import cat
-from incr_core.commands.run import run
 from incr_core.data.sources import mark_of
 from incr_core.data.timeline import ByHash
 from incr_core.engines import LocalEngine
@@ -23,6 +22,7 @@ from incr_core.loop import Loop
 from incr_core.registry import RunDirectory, add_erased
 from incr_core.registry.ledger import check, count, entry_table
 from incr_core.rounds._review import draw_rows
+from incr_core.runs import run
 from tests.support.streams import encoder, flights, same_batch, stream, write
 
 
@@ -113,36 +113,36 @@ def reviewing(flights_job: Callable[..., Job], *settings: str) -> Job:
 @pytest.mark.parametrize("every", ["review.every=3", 'review.every="1d"'])
 def test_a_resumed_run_reviews_the_same_rows(flights_job: Callable[..., Job], tmp_path: Path, every: str) -> None:
     job = reviewing(flights_job, every)
-    whole = run(job, tmp_path / "whole")
-    plain = run(flights_job("publish.every=3"), tmp_path / "plain")
-    assert whole["events"]["review"] >= 4
-    assert whole["model_sha256"] != plain["model_sha256"]
-    assert whole["rows_learned"] == plain["rows_learned"]
+    whole = run(job, tmp_path / "whole").summary
+    plain = run(flights_job("publish.every=3"), tmp_path / "plain").summary
+    assert whole.events["review"] >= 4
+    assert whole.model_sha256 != plain.model_sha256
+    assert whole.rows_learned == plain.rows_learned
     for stop in (4, 6, 11):
         stopping(job, tmp_path / "parts", stop)
-    parts = run(job, tmp_path / "parts")
-    assert (parts["model_sha256"], parts["events"]) == (whole["model_sha256"], whole["events"])
-    directory = RunDirectory(tmp_path / "parts").open()
+    parts = run(job, tmp_path / "parts").summary
+    assert (parts.model_sha256, parts.events) == (whole.model_sha256, whole.events)
+    directory = RunDirectory.open(tmp_path / "parts")
     check(directory.table("ledger"))
-    assert count(directory.table("ledger")) == whole["rows_learned"]
+    assert count(directory.table("ledger")) == whole.rows_learned
     assert set(directory.table("events")["rows"].to_pylist()) == {300}
 
 
 @pytest.mark.slow
 def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[..., Job], tmp_path: Path) -> None:
-    plain = run(flights_job("publish.every=3", "outer=nesterov"), tmp_path / "plain")
+    plain = run(flights_job("publish.every=3", "outer=nesterov"), tmp_path / "plain").summary
     job = reviewing(flights_job, "review.every=3", "outer=nesterov")
     stopping(job, tmp_path / "erased", 1)
     for entry in pq.read_table(tmp_path / "plain" / "ledger.parquet").to_pylist():
         offsets = [offset for part in entry["ranges"] for offset in range(part["start"], part["stop"])]
         gone = pa.table({"fragment": [entry["fragment"]] * len(offsets), "offset": offsets})
         add_erased(tmp_path / "erased", gone)
-    erased = run(job, tmp_path / "erased")
-    assert (erased["events"], erased["model_sha256"]) == (plain["events"], plain["model_sha256"])
+    erased = run(job, tmp_path / "erased").summary
+    assert (erased.events, erased.model_sha256) == (plain.events, plain.model_sha256)
 
 
 def stopping(job: Job, out: Path, increments: int) -> None:
-    with RunDirectory(out).create(job.toml(), f"local:{job.fingerprint()}") as directory:
+    with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}") as directory:
         loop = Loop(job, LocalEngine(job, out), directory)
         loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
@@ -151,7 +151,7 @@ def stopping(job: Job, out: Path, increments: int) -> None:
 
 def test_memories_take_no_notice_of_a_review(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = reviewing(flights_job, "review.every=2")
-    with RunDirectory(tmp_path).create(job.toml(), "f") as directory:
+    with RunDirectory.create(tmp_path, job.toml(), "f") as directory:
         engine = LocalEngine(job, tmp_path)
         loop = Loop(job, engine, directory)
         loop.run()

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from incr_core.commands.predict import Version
-from incr_core.commands.run import run
 from incr_core.job import Job
+from incr_core.runs import Version, run
 
 ROW = {"height": 170.5, "image": [1, 2, 3, 4], "colour": "red", "at": "2020-01-01T03:00:00"}
 """A row to predict."""

@@ -56,7 +56,7 @@ def farthest(one: Learned, other: Learned) -> float:
 
 def run(job: Job, out: Path, increments: int | None = None) -> str:
     """Run a job on the cluster, committing as it says, up to so many increments; returns the model's hash."""
-    with RunDirectory(out).create(job.toml(), f"cluster:{job.fingerprint()}") as directory:
+    with RunDirectory.create(out, job.toml(), f"cluster:{job.fingerprint()}") as directory:
         engine = Limited(job, out, increments)
         try:
             Loop(job, engine, directory).run()
@@ -81,7 +81,7 @@ class Limited(ClusterEngine):
 
 def rows_learned(out: Path) -> list[int]:
     """The offsets of all rows in the ledger of a run over one file, sorted, as often as they occur."""
-    table = RunDirectory(out).open().table("ledger")
+    table = RunDirectory.open(out).table("ledger")
     return sorted(
         row for pairs in table["ranges"].to_pylist() for pair in pairs for row in range(pair["start"], pair["stop"])
     )

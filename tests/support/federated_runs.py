@@ -57,7 +57,7 @@ class Result:
 
 def finish(job: Job, folder: Path, make: MakeEngine, stop_after: int | None = None) -> Result:
     """Run the job's stream from the last commit in `folder` to its end, or for some increments."""
-    with RunDirectory(folder).create(job.toml(), job.fingerprint()) as directory:
+    with RunDirectory.create(folder, job.toml(), job.fingerprint()) as directory:
         engine = make(job, folder)
         loop = Loop(job, engine, directory)
         if stop_after is not None:

@@ -18,7 +18,7 @@ JOB = 'name = "flights"\n[learner]\nseed = 1\nlr = 0.1\n[[strategy]]\nkind = "re
 
 
 def start(folder: Path, **options: Any) -> RunDirectory:
-    return RunDirectory(folder, **options).create(JOB, "f00d")
+    return RunDirectory.create(folder, JOB, "f00d", **options)
 
 
 def commit(run: RunDirectory, **options: Any) -> int:

@@ -9,6 +9,7 @@ from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._python_source import CallableSource
 from incr_core.data.sources._settling import SETTLE, is_growable, seconds, wait_for
 from incr_core.data.sources._source import FileSource, Source, open_source
+from incr_core.data.sources._tables import Tables, as_table
 
 __all__ = [
     "SETTLE",
@@ -17,6 +18,8 @@ __all__ = [
     "Fragment",
     "Listing",
     "Source",
+    "Tables",
+    "as_table",
     "await_files",
     "format_of",
     "is_growable",

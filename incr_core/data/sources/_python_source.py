@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from incr_core.data.sources._fingerprint import size_in
 from incr_core.data.sources._formats import HEAD, check_columns
 from incr_core.data.sources._fragment import Fragment
+from incr_core.data.sources._tables import Tables, as_table, mark_of_table
 from incr_core.data.times import readable
 from incr_core.errors import StreamError
 
@@ -21,6 +22,7 @@ class CallableSource:
     """Fragments come from a Python callable that returns an iterable of tables, batches or dicts of arrays.
 
     They must be the same at every call, and come in time order: the iterable may be endless, so nothing looks ahead.
+    Of `Tables`, that they are the same is seen when a run goes on.
 
     >>> [fragment.name for fragment in CallableSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
     ['part 0', 'part 1']
@@ -28,13 +30,20 @@ class CallableSource:
 
     def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
         self._factory = factory
+        self._compared = isinstance(factory, Tables)
         self.names: list[str] = []
         self.marks: dict[str, str] = {}
         self.pieces: list[tuple[int, int, int]] = []
         self.young: dict[str, Path] = {}
 
+    @property
+    def finite(self) -> bool:
+        """Whether it is known to have an end."""
+        return isinstance(self._factory, Tables) and self._factory.finite
+
     def begin(self) -> None:
-        """Nothing to forget."""
+        """A run starts from the first row: forget what an earlier one has read."""
+        self.marks = {}
 
     def resume(
         self,
@@ -44,13 +53,13 @@ class CallableSource:
         refused: Mapping[str, tuple[str, int]] | None = None,
     ) -> list[int]:
         """Keep the names already known; nothing is ever found late here."""
-        self.names = list(names)
+        self.names, self.marks = list(names), dict(marks)
         return []
 
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some rows of the first table that has any, to look at."""
         for number, part in enumerate(self._factory()):
-            table = _table(part, f"part {number}")
+            table = as_table(part, f"part {number}")
             if len(table):
                 check_columns(table.column_names, columns, f"part {number}")
                 return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
@@ -73,7 +82,10 @@ class CallableSource:
             if number == len(self.names):
                 self.names.append(name)
             try:
-                fragment = Fragment(number, name, _chunks(_table(part, name), name))
+                table = as_table(part, name)
+                if self._compared:
+                    self._meet(name, table)
+                fragment = Fragment(number, name, _chunks(table, name))
                 if time is not None:
                     # A part whose rows have no times stands where the part before it ends.
                     fragment.first, fragment.last = fragment.span(time, leap) or (latest, latest)
@@ -99,30 +111,20 @@ class CallableSource:
         """None of its parts changes."""
         return ""
 
+    def _meet(self, name: str, table: pa.Table) -> None:
+        mark = mark_of_table(table)
+        known = self.marks.setdefault(name, mark)
+        if known != mark:
+            before, now = size_in(known), size_in(mark)
+            change = f"{before:,} rows then, {now:,} now" if before != now else f"{now:,} rows as then, but others"
+            raise StreamError(
+                f"stream: {name} is not what it was when the run read it ({change}); give the same tables again, and "
+                "new rows as a new table behind them"
+            )
+
     def gone(self) -> frozenset[int]:
         """None: what a callable gives it gives again."""
         return frozenset()
-
-
-def _table(part: object, name: str) -> pa.Table:
-    if isinstance(part, pa.Table):
-        return part
-    if isinstance(part, pa.RecordBatch):
-        return pa.Table.from_batches([part])
-    if isinstance(part, dict):
-        return pa.table({key: _column(value) for key, value in part.items()})
-    raise StreamError(
-        f"{name}: expected a pyarrow Table or RecordBatch or a dict of arrays, got {type(part).__name__}; "
-        "convert it in the factory"
-    )
-
-
-def _column(value: Any) -> Any:
-    """An array of (B, ...) values as a column of B lists."""
-    if isinstance(value, np.ndarray) and value.ndim > 1:
-        flat = value.reshape(len(value), -1)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-    return value
 
 
 def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:

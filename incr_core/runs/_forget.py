@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from incr_core.commands._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
+from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.data.sources import open_source, read_table
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
@@ -34,10 +34,11 @@ from incr_core.storage import checkpoint, remove
 __all__ = ["forget", "rows_in_file", "rows_where"]
 
 
-def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
+def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
     """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
 
-    addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file.
+    addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file. job: the
+    run's own, where it was made of objects; None: the one that its directory holds.
 
     Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
     consolidate on, or waiting to be learned; predictions waiting for their labels; the values in the quarantine. It is
@@ -62,11 +63,12 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     """
     asked = _once(addresses)
     beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
-    runs = [RunDirectory(folder).open() for folder in (directory, *beside)]
+    runs = [RunDirectory.open(folder) for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:
             locks.enter_context(run.alone())
-        memories = [memories_of(_job(run)) for run in runs]
+        objects = {} if job is None else job.objects_given
+        memories = [memories_of(_job(run, objects)) for run in runs]
         for run, found in zip(runs, memories, strict=True):
             _check(run, found)
         for run in runs:
@@ -77,7 +79,7 @@ def forget(directory: str | Path, addresses: pa.Table) -> dict[str, Any]:
     return counts[0] | {"states": sum(count["states"] for count in counts)}
 
 
-def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[str]]:
+def rows_where(directory: str | Path, condition: str, job: Job | None = None) -> tuple[pa.Table, list[str]]:
     """The addresses of the rows in a run's files of which COLUMN=VALUE holds; any column of theirs will do.
 
     Returns them, and the files that the run has learned from but that are gone, in which nobody can look. A file whose
@@ -87,8 +89,8 @@ def rows_where(directory: str | Path, condition: str) -> tuple[pa.Table, list[st
     column, equals, text = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    run = RunDirectory(directory).open()
-    job = _job(run)
+    run = RunDirectory.open(directory)
+    job = _job(run, {} if job is None else job.objects_given)
     learned = _fragments(run.table("ledger"))
     found, others, gone = list[pa.Table](), dict[str, str](), set(learned)
     for fragment in open_source(job.source(), job.stream.format).fragments():
@@ -124,9 +126,9 @@ def rows_in_file(path: str | Path) -> pa.Table:
     return found.filter(pc.is_valid(found["offset"]))  # a whole file in quarantine has none
 
 
-def _job(run: RunDirectory) -> Job:
+def _job(run: RunDirectory, objects: Mapping[str, Callable[..., Any]]) -> Job:
     """What the run was made with, and not what its job.toml finds in the data now."""
-    return Job.from_document(run.job(), place=str(run.path / "job.toml"))
+    return Job.from_document(run.job(), place=str(run.path / "job.toml"), objects=objects)
 
 
 def _once(addresses: pa.Table) -> pa.Table:

@@ -1,50 +1,42 @@
-"""Run a job from its first row to its report."""
+"""Learn a job's stream from its first row, or its last commit, to its end, and that of its baselines."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
 from incr_core.data.sources import Listing, await_files, seconds
-from incr_core.engines import engine_named
+from incr_core.engines import Engine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
 from incr_core.registry import RunDirectory
 from incr_core.report import TensorBoard, write_report
+from incr_core.runs._engine_choice import EngineSettings, engine_chosen
 
-__all__ = ["run"]
+__all__ = ["Observe", "learn"]
+
+Observe = Callable[[str, Progress], None]
+"""Called with the name of the run (the job's, then each baseline's) and its progress after every increment."""
 
 
-def run(
-    job: Job,
-    out: str | Path,
-    on: str = "local",
-    observe: Callable[[str, Progress], None] | None = None,
-) -> dict[str, Any]:
-    """Run a job on an engine, in a run directory; go on from the last commit where one is there.
-
-    out: the run directory. on: "local", "cluster" or "federated". observe: called with the name of the run (the job's,
-    then each baseline's) and its progress after every increment.
+def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None) -> Job:
+    """Run a job on an engine, in a run directory, and its baselines in this process; returns the job as it was run.
 
     Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended.
-
-    Returns the summary, which is also in DIR/summary.json (NaN as null there); "finished" in it is False when a signal
-    stopped the run.
     """
+    kind, job = engine_chosen(job, on)
     baselines = _baselines(job)
-    summary = _run_one(job, Path(out), on, observe, job.name)
-    directory = RunDirectory(out).open()
-    for name, baseline in baselines.items() if summary["finished"] else ():
-        if not _run_one(baseline, Path(out, "baselines", name), "local", observe, name)["finished"]:
-            summary["finished"] = False
+    finished = _learn_one(job, out, kind, observe, job.name)
+    local, _ = engine_chosen(job, "local")
+    for name, baseline in baselines.items() if finished else ():
+        if not _learn_one(baseline, out / "baselines" / name, local, observe, name):
             break
-    write_report(directory)
-    return summary
+    write_report(RunDirectory.open(out))
+    return job
 
 
 def _baselines(job: Job) -> dict[str, Job]:
@@ -60,11 +52,10 @@ def _baselines(job: Job) -> dict[str, Job]:
     return found
 
 
-def _run_one(
-    job: Job, out: Path, on: str, observe: Callable[[str, Progress], None] | None, name: str
-) -> dict[str, Any]:
-    kind = engine_named(on)
-    with RunDirectory(out, keep=job.publish.keep).create(job.toml(), f"{on}:{job.fingerprint()}") as directory:
+def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str) -> bool:
+    """Learn to the end of the stream; False where a signal asked to stop."""
+    fingerprint = f"{kind.name}:{job.fingerprint()}"
+    with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep) as directory:
         tracker = TensorBoard(directory) if job.track.tensorboard else None
 
         def seen(done: Progress) -> None:
@@ -80,16 +71,16 @@ def _run_one(
             while True:
                 engine = kind(job, out)
                 try:
-                    summary = Loop(job, engine, directory, seen).run_to_summary()
+                    finished: bool = Loop(job, engine, directory, seen).run_to_summary()["finished"]
                 finally:
                     engine.close()
-                if not summary["finished"] or not _more(job, listing, directory, settle):
+                if not finished or not _more(job, listing, directory, settle):
                     break
         finally:
             if tracker is not None:
                 tracker.close()
         write_report(directory)
-    return summary
+    return finished
 
 
 def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float) -> bool:

@@ -1,0 +1,33 @@
+"""The engine of a cluster with its settings, as Python names it; Ray is not imported for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+__all__ = ["Cluster"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Learn on Ray: `run(job, out, on=Cluster(replicas=2))`.
+
+    What is None stays as the job's section [cluster] says; docs/job.md tells what each means.
+
+    >>> Cluster(replicas=4).settings()
+    {'replicas': 4}
+    """
+
+    name: ClassVar[str] = "cluster"
+
+    replicas: int | None = None
+    shards: int | None = None
+    average_every: int | None = None
+    partition: str | None = None
+    address: str | None = None
+    timeout: float | None = None
+
+    def settings(self) -> Mapping[str, Any]:
+        """The keys of [cluster] that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

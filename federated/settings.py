@@ -1,0 +1,32 @@
+"""The engine of Flower clients with its settings, as Python names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+__all__ = ["Federated"]
+
+
+@dataclass(frozen=True)
+class Federated:
+    """Learn inside Flower clients: `run(job, out, on=Federated(clients="carrier"))`.
+
+    What is None stays as the job's section [federated] says; docs/job.md tells what each means.
+
+    >>> Federated(clients="carrier", rounds=2).settings()
+    {'clients': 'carrier', 'rounds': 2}
+    """
+
+    name: ClassVar[str] = "federated"
+
+    clients: str | None = None
+    rounds: int | None = None
+    fraction: float | None = None
+    backend: Literal["grid", "flower"] | None = None
+    workers: int | None = None
+
+    def settings(self) -> Mapping[str, Any]:
+        """The keys of [federated] that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

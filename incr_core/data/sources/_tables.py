@@ -1,0 +1,148 @@
+"""Tables that Python holds: of Arrow, of pandas, dicts of arrays, the batches of a torch DataLoader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+from incr_core.errors import StreamError
+
+__all__ = ["INPUTS", "Tables", "as_table", "mark_of_table"]
+
+INPUTS = "inputs"
+"""The column that the first half of a DataLoader's (inputs, targets) becomes."""
+
+
+class Tables:
+    """The parts of a stream, from what Python holds, in the order in which they are given.
+
+    given: a table, several in a list or tuple, a DataLoader, or a function that returns an iterable of tables. A table
+    is pyarrow's, one with `__arrow_c_stream__` such as a pandas DataFrame, or a dict of arrays. label: the column that
+    the targets of a DataLoader become. A loader's inputs are the column `inputs`, of lists where a row has several
+    numbers (of any shape: they are laid out flat), or the columns of a dict.
+
+    A run that goes on compares the parts with those that it has read: they are to be the same again, and new ones come
+    last.
+
+    >>> [table.num_rows for table in Tables([{"x": [1.0, 2.0]}, {"x": [3.0]}], "y")()]
+    [2, 1]
+    """
+
+    def __init__(self, given: Any, label: str) -> None:
+        self._given, self._label = given, label
+        if isinstance(given, DataLoader):
+            _check_order(given)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all tables are at hand, so that all their labels may be looked at."""
+        return not callable(self._given) or isinstance(self._given, DataLoader)
+
+    def __call__(self) -> Iterator[pa.Table]:
+        for number, part in enumerate(self._parts()):
+            yield as_table(part, f"part {number}", self._label)
+
+    def _parts(self) -> Iterable[Any]:
+        if isinstance(self._given, list | tuple | DataLoader):
+            return self._given
+        if callable(self._given):
+            found: Iterable[Any] = self._given()
+            return found
+        return [self._given]
+
+
+def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
+    """Rows of Python as a table; `name` is where they are from, for errors.
+
+    label: the column that targets become, where rows come as (inputs, targets); None: only inputs are known.
+
+    >>> as_table((torch.zeros(2, 3), torch.tensor([0, 1])), "here", "y").schema.names
+    ['inputs', 'y']
+    """
+    if isinstance(rows, pa.Table):
+        return rows
+    if isinstance(rows, pa.RecordBatch):
+        return pa.Table.from_batches([rows])
+    if isinstance(rows, Mapping):
+        return pa.table({str(key): _column(value) for key, value in rows.items()})
+    if hasattr(rows, "__arrow_c_stream__"):
+        return _without_index(pa.table(rows))
+    if isinstance(rows, torch.Tensor | np.ndarray) and label is None:
+        return pa.table({INPUTS: _column(rows)})
+    if isinstance(rows, tuple | list) and len(rows) == 2 and label is not None:
+        inputs, targets = rows
+        columns = inputs if isinstance(inputs, Mapping) else {INPUTS: inputs}
+        return as_table({**columns, label: targets}, name)
+    raise StreamError(
+        f"{name}: expected a table (of pyarrow, of pandas, a dict of arrays) or (inputs, targets), got "
+        f"{type(rows).__name__}; convert it first"
+    )
+
+
+def mark_of_table(table: pa.Table) -> str:
+    """The rows of a table and a hash of all that they hold: ROWS:HASH, however it lies in memory.
+
+    >>> table = pa.table({"x": [1.0, 2.0, 3.0]})
+    >>> mark_of_table(table) == mark_of_table(pa.concat_tables([table[:1], table[1:]]))
+    True
+    >>> mark_of_table(table) == mark_of_table(pa.table({"x": [1.0, 2.0, 4.0]}))
+    False
+    """
+    sink = _Hashing()
+    whole = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), whole.schema) as writer:
+        writer.write_table(whole)
+    return f"{table.num_rows}:{sink.found.hexdigest()}"
+
+
+class _Hashing:
+    """A file that keeps the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.found = hashlib.blake2b(digest_size=8)
+        self.closed = False
+
+    def write(self, content: Any) -> int:
+        self.found.update(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _column(value: Any) -> Any:
+    """An array of (B, ...) values as a column of B values, or of B lists."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        flat = value.reshape(len(value), -1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    return value
+
+
+def _without_index(table: pa.Table) -> pa.Table:
+    """A table of pandas without its index, which is where rows lie and no feature."""
+    metadata = (table.schema.metadata or {}).get(b"pandas")
+    if metadata is None:
+        return table
+    index = [name for name in json.loads(metadata)["index_columns"] if isinstance(name, str)]
+    return table.drop_columns([name for name in index if name in table.column_names])
+
+
+def _check_order(loader: DataLoader[Any]) -> None:
+    """Refuse a loader that draws its order: a run that goes on would meet other rows."""
+    if isinstance(loader.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        raise StreamError(
+            f"stream: expected a DataLoader that gives the same rows in the same order again, got one with a "
+            f"{type(loader.sampler).__name__}; make it with shuffle=False, since a learner shuffles an increment itself"
+        )

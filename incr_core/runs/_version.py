@@ -1,0 +1,130 @@
+"""A version of a run: it predicts rows and is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from incr_core.data.encoding import BadRow
+from incr_core.data.sources import as_table
+from incr_core.data.timeline import EncodedRows, encode_file, encode_table
+from incr_core.errors import StreamError
+from incr_core.job import Job
+from incr_core.learner import Learner
+from incr_core.numerics import settle_arithmetic
+from incr_core.registry import RunDirectory
+
+__all__ = ["Version"]
+
+
+@dataclass(slots=True)
+class Version:
+    """A version of a run, ready to predict: `Run.champion`, `Run.version(3)`.
+
+    history: the outcomes known at its commit, where its features need them. manifest: what is told of it.
+
+    Rows are those of a file, or a table: of Arrow, pandas, or a dict of arrays.
+    """
+
+    number: int
+    job: Job
+    learner: Learner
+    history: pa.Table | None
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, directory: str | Path, number: int | None = None, job: Job | None = None) -> Self:
+        """A version of a run, the champion if none is named; every byte verified.
+
+        job: the run's own; None: the one that its directory holds. The rows it learned from may be gone; only where
+        neither job nor manifest tells how long lists are, as old ones do not, are they looked at.
+
+        Raises RunDirectoryError, VersionError or CheckpointError.
+        """
+        run = RunDirectory.open(directory)
+        weights, manifest = run.load(number)
+        document = run.job() if job is None else job.document()
+        if "widths" in manifest:
+            document["features"].setdefault("widths", manifest["widths"])
+        objects = {} if job is None else job.objects_given
+        job = Job.from_document(document, place=str(Path(directory, "job.toml")), objects=objects)
+        settle_arithmetic(job.learner.threads)
+        learner = job.learner_for(job.encoder.width + 2 * len(job.rates()))
+        learner.adopt(weights)
+        version = int(manifest["version"])
+        history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
+        return cls(version, job, learner, history, manifest)
+
+    def predict(self, rows: str | Path | Any) -> pa.Table:
+        """The predictions for rows, one each, in their order; null where a row cannot be used.
+
+        Columns: `row`, the offset, then `probability` (binary: of the second class; with `class` where classes have
+        other names than 0 and 1), `class` and `probability.CLASS` (multiclass), `probability.LABEL` (multilabel),
+        `token` and `probability` (next_token), `score` of the row's item (ranking), or `value`.
+        """
+        return self.answer(rows)[0]
+
+    def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
+        """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""
+        return _answered(self, self._encoded(rows, name, labelled=False))
+
+    def evaluate(self, rows: str | Path | Any) -> dict[str, Any]:
+        """Rows, rows that cannot be used, and the objective's metrics on labelled rows."""
+        encoded = self._encoded(rows, "the table", labelled=True)
+        if len(encoded.batch) == 0:
+            place = rows if isinstance(rows, str | Path) else "the table"
+            raise StreamError(f"{place}: expected labelled rows to evaluate, found none that can be used")
+        found = self.learner.predict(encoded.batch.inputs)
+        objective = self.learner.objective
+        measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
+        return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
+
+    def _encoded(self, rows: str | Path | Any, name: str, *, labelled: bool) -> EncodedRows:
+        job, at = self.job, self.job.stream.predict_at
+        if isinstance(rows, str | Path):
+            wanted: Mapping[str, Any] = {"predict_at": at, "format": job.stream.format, "labelled": labelled}
+            return encode_file(rows, job.encoder, job.rates(), self.history, **wanted)
+        table = as_table(rows, name)
+        return encode_table(table, name, job.encoder, job.rates(), self.history, predict_at=at, labelled=labelled)
+
+
+def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:
+    job = version.job
+    found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
+    offsets = encoded.offsets.numpy()
+    missing = np.ones(encoded.total, dtype=bool)
+    missing[offsets] = False
+
+    def column(values: np.ndarray[Any, Any]) -> pa.Array:
+        whole = np.zeros(encoded.total, dtype=values.dtype)
+        whole[offsets] = values
+        return pa.array(whole, mask=missing)
+
+    columns: dict[str, Any] = {"row": np.arange(encoded.total)}
+    objective = job.learner.objective
+    if objective in ("multiclass", "multilabel"):
+        classes = [str(name) for name in job.features.classes or range(version.learner.objective.outputs)]
+        found = found.reshape(-1, version.learner.objective.outputs)
+    if objective == "multiclass":
+        columns["class"] = pa.array(classes, pa.string()).take(column(found.argmax(1).numpy()))
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "multilabel":
+        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
+    elif objective == "next_token":
+        best = found.reshape(-1, version.learner.objective.outputs).max(1)
+        columns |= {"token": column(best.indices.numpy()), "probability": column(best.values.numpy())}
+    elif objective == "ranking":
+        columns["score"] = column(found.reshape(len(offsets), -1)[:, 0].numpy() if len(offsets) else found.numpy())
+    elif objective == "binary" and job.features.classes not in (None, [0, 1]):
+        classes = [str(name) for name in job.features.classes or []]
+        columns["class"] = pa.array(classes, pa.string()).take(column((found.numpy() >= 0.5).astype(np.int64)))
+        columns["probability"] = column(found.numpy())
+    else:
+        columns["probability" if objective == "binary" else "value"] = column(found.numpy())
+    return pa.table(columns), encoded.bad
