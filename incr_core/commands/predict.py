@@ -75,8 +75,16 @@ def predict_file(version: Version, path: str | Path) -> tuple[pa.Table, list[Bad
 
 def predict_table(version: Version, table: pa.Table, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
     """The predictions for the rows of a table, and the rows that cannot be used; `name` is for errors."""
-    job = version.job
-    encoded = encode_table(table, name, job.encoder, job.rates(), version.history, predict_at=job.stream.predict_at)
+    job, stream = version.job, version.job.stream
+    encoded = encode_table(
+        table,
+        name,
+        job.encoder,
+        job.rates(),
+        version.history,
+        predict_at=stream.predict_at,
+        time_zone=stream.time_zone,
+    )
     return _answered(version, encoded)
 
 
@@ -136,6 +144,7 @@ def _encoded(version: Version, path: str | Path, *, labelled: bool) -> EncodedRo
         job.rates(),
         version.history,
         predict_at=stream.predict_at,
+        time_zone=stream.time_zone,
         format=stream.format,
         labelled=labelled,
     )

@@ -36,6 +36,7 @@ def run(
     Returns the summary, which is also in DIR/summary.json (NaN as null there); "finished" in it is False when a signal
     stopped the run.
     """
+    job = job.going_on(out)
     baselines = _baselines(job)
     summary = _run_one(job, Path(out), on, observe, job.name)
     directory = RunDirectory(out).open()

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from incr_core.data._local_time import LocalTime
+from incr_core.data.sources._declared import plain
 from incr_core.data.sources._formats import HEAD, check_columns
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.times import readable
@@ -26,8 +28,8 @@ class CallableSource:
     ['part 0', 'part 1']
     """
 
-    def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
-        self._factory = factory
+    def __init__(self, factory: Callable[[], Iterable[Any]], local: LocalTime | None = None) -> None:
+        self._factory, self._local = factory, local
         self.names: list[str] = []
         self.marks: dict[str, str] = {}
         self.pieces: list[tuple[int, int, int]] = []
@@ -53,7 +55,7 @@ class CallableSource:
             table = _table(part, f"part {number}")
             if len(table):
                 check_columns(table.column_names, columns, f"part {number}")
-                return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
+                return plain((table if columns is None else table.select(list(columns))).slice(0, HEAD))
         return pa.table({})
 
     def fragments(
@@ -73,7 +75,7 @@ class CallableSource:
             if number == len(self.names):
                 self.names.append(name)
             try:
-                fragment = Fragment(number, name, _chunks(_table(part, name), name))
+                fragment = Fragment(number, name, _chunks(_table(part, name), name, self._local))
                 if time is not None:
                     # A part whose rows have no times stands where the part before it ends.
                     fragment.first, fragment.last = fragment.span(time, leap) or (latest, latest)
@@ -83,7 +85,7 @@ class CallableSource:
                     continue
                 if on_bad_file is None:
                     raise
-                on_bad_file(Fragment(number, name, _chunks(pa.table({}), name)), 0, fault)
+                on_bad_file(Fragment(number, name, _chunks(pa.table({}), name, None)), 0, fault)
                 continue
             if number not in skip:
                 yield fragment
@@ -125,9 +127,10 @@ def _column(value: Any) -> Any:
     return value
 
 
-def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+def _chunks(table: pa.Table, name: str, local: LocalTime | None) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
     def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
         check_columns(table.column_names, columns, name)
-        yield readable(table.select(list(columns)))
+        found = readable(plain(table.select(list(columns))))
+        yield found if local is None else local.told(found)
 
     return chunks
