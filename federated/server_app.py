@@ -31,8 +31,9 @@ def main(grid: Grid, context: Context) -> None:
     path = str(context.run_config.get("job", ""))
     if not path:
         raise JobError("run config: no job is named; pass --run-config \"job='/path/to/job.toml'\"")
-    job = Job.read(path)
+    job = Job.written(path)
     out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
+    job = job.resolved(out)
     settle_arithmetic(job.learner.threads)
     with RunDirectory.create(out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep) as directory:
         Loop(job, FederatedEngine(job, out, grid), directory).run_to_summary()

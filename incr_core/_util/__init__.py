@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from incr_core._util._checks import at_least_one, byte_count, fraction, not_negative, one_of, positive
 from incr_core._util._made_with import MadeWith, made_with
-from incr_core._util._plugins import build, find, load_callable, refusal, unknown
+from incr_core._util._plugins import build, file_of, find, load_callable, refusal, unknown
 from incr_core._util._prefetch import prefetch
 from incr_core._util._signals import Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
@@ -15,6 +15,7 @@ __all__ = [
     "at_least_one",
     "build",
     "byte_count",
+    "file_of",
     "find",
     "fraction",
     "json_text",

@@ -7,12 +7,14 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from incr_core.errors import ArgumentError, IncrError, JobError
 
-__all__ = ["build", "find", "load_callable", "refusal", "unknown"]
+__all__ = ["build", "file_of", "find", "load_callable", "refusal", "unknown"]
 
 MOST_NAMES = 25
 """Names shown to whoever wrote one that is not among them."""
@@ -44,8 +46,8 @@ def load_callable(
 ) -> Callable[..., Any]:
     """The function or class that "module:name" names.
 
-    place: the key of the job that names it; root: a folder whose modules are found too, the job file's; error: what is
-    raised where there is none.
+    place: the key of the job that names it; root: a folder whose modules are found too, the job file's, behind all that
+    are installed; error: what is raised where there is none.
 
     >>> load_callable("math:sqrt", "model.factory")(4.0)
     2.0
@@ -57,20 +59,49 @@ def load_callable(
     place = f'{place} "{name}"'
     module_name, _, attribute = name.partition(":")
     if root is not None and root not in sys.path:
-        sys.path.insert(0, root)
+        # Last: a file there must not take the place of a library, or of our own packages, in all of the process.
+        sys.path.append(root)
     try:
         module = importlib.import_module(module_name)
     except ImportError as fault:
         missing = isinstance(fault, ModuleNotFoundError) and f"{module_name}.".startswith(f"{fault.name}.")
         got = "none; is it on the path?" if missing else f"one that cannot be imported ({fault}); mend it"
-        raise error(f"{place}: expected a Python module {module_name}, got {got}") from fault
+        hidden = _hidden((fault.name or module_name).partition(".")[0], root)
+        raise error(f"{place}: expected a Python module {module_name}, got {got}{hidden}") from fault
     found = getattr(module, attribute, None)
     if found is None:
-        hint = _hint(attribute, vars(module))
+        hint = _hint(attribute, vars(module)) + _hidden(module_name.partition(".")[0], root)
         raise error(f"{place}: expected a function {attribute} in {module_name}, got none; {hint}")
     if not callable(found):
         raise error(f"{place}: expected a function, got {type(found).__name__}; name one that makes it")
     return found  # type: ignore[no-any-return]
+
+
+def file_of(module: str) -> Path | None:
+    """The file, or the folder, that a top-level module is, or would be, imported from; it is not imported for that.
+
+    >>> file_of("json").name, file_of("no_such_module")
+    ('json', None)
+    """
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):  # one that somebody put there without a file
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    return path.parent if path.stem == "__init__" else path
+
+
+def _hidden(module: str, root: str | None) -> str:
+    """What to say where a file beside the job has the name of a module that is found first; "" where none has."""
+    if root is None or not module:
+        return ""
+    own = next((path for path in (Path(root, f"{module}.py"), Path(root, module)) if path.exists()), None)
+    found = file_of(module)
+    if own is None or found is None or found.resolve() == own.resolve():
+        return ""
+    return f"; {module} is {found}, which hides {own}: give yours another name"
 
 
 def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *tacit: Any) -> Any:

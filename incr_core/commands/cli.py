@@ -120,8 +120,9 @@ def _run(options: argparse.Namespace) -> int:
     from incr_core.job import Job
     from incr_core.runs import run
 
-    job = Job.read(options.job, options.set)
+    job = Job.written(options.job, options.set)
     out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")
+    job = job.resolved(out)
     with progress(job, quiet=options.quiet) as observe:
         summary = run(job, out, options.on, observe).summary.document()
     if options.json:

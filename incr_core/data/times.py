@@ -1,7 +1,7 @@
 """Time: int64 microseconds since 1970 UTC, whatever the column that held it.
 
-Accepted columns: timestamps of any unit and zone (without a zone they are taken as UTC), dates, ISO 8601 text, and
-numbers as epoch seconds.
+Accepted columns: timestamps of any unit and zone (without a zone they are taken as UTC, or as the job says), dates,
+ISO 8601 text, and numbers as epoch seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from incr_core.errors import ArgumentError, StreamError
 
-__all__ = ["NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "leaps", "readable"]
+__all__ = ["NAIVE", "NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "leaps", "readable"]
 
 SECOND = 1_000_000
 """One second, in the unit of this module."""
@@ -27,7 +28,8 @@ NEVER = int(np.iinfo(np.int64).max)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?(Z|[+-]\d\d:?\d\d)?$"
+NAIVE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?"
+_ISO = NAIVE + r"(Z|[+-]\d\d:?\d\d)?$"
 # Later seconds than the year 9999: someone wrote milliseconds.
 _LAST_SECOND = 253_402_300_799
 _FIRST_SECOND = -62_135_596_800
@@ -40,13 +42,15 @@ _PER_SECOND = {"s": 1, "ms": 1000, "us": SECOND}  # in nanoseconds, int64 ends i
 class Instants:
     """A time column, read: microseconds (n,), and which of them are there (n,) bool.
 
-    `expected` and `got` describe the rows that hold something which is not a time, at `wrong` (n,) bool.
+    `expected` and `got` describe the rows that hold something which is not a time, at `wrong` (n,) bool. zoned: whether
+    the times say their zone; None where there are none, and of epoch seconds, which need none.
     """
 
     values: np.ndarray[Any, np.dtype[np.int64]]
     known: np.ndarray[Any, np.dtype[np.bool_]]
     wrong: np.ndarray[Any, np.dtype[np.bool_]]
     got: str = "text"
+    zoned: bool | None = None
 
 
 def duration(text: str, place: str = "stream.every") -> int:
@@ -65,8 +69,8 @@ def duration(text: str, place: str = "stream.every") -> int:
     return int(match[1]) * _UNITS[match[2]] * SECOND
 
 
-def instant(text: str, place: str = "stream.warm_start") -> int:
-    """Microseconds of an ISO 8601 time.
+def instant(text: str, place: str = "stream.warm_start", zone: str | None = None) -> int:
+    """Microseconds of an ISO 8601 time; one without a zone is in `zone`, UTC where that is None.
 
     >>> label(instant("2013-02-01T05:00"), duration("1h"))
     '2013-02-01 05:00'
@@ -75,7 +79,7 @@ def instant(text: str, place: str = "stream.warm_start") -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ArgumentError(f'{place}: expected an ISO time such as "2013-02-01", got {text!r}') from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone) if zone else UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -133,7 +137,9 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
             f"{place}: expected a time (timestamp, date, ISO text or epoch seconds), got {kind}; "
             "name another column or convert this one"
         )
+    zoned = None
     if not pa.types.is_integer(column.type):
+        zoned = pa.types.is_timestamp(column.type) and column.type.tz is not None
         inside = _inside(column)
         if not pc.all(inside, min_count=0).as_py():
             got = got if wrong.any() else _OUTSIDE
@@ -141,7 +147,7 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
             column = pc.if_else(inside, column, pa.scalar(None, column.type))
         column = pc.cast(_microseconds(column), pa.int64())
     known = _numpy(pc.is_valid(column))
-    return Instants(_numpy(pc.fill_null(column, 0)), known, wrong, got)
+    return Instants(_numpy(pc.fill_null(column, 0)), known, wrong, got, zoned if known.any() else None)
 
 
 def readable(table: pa.Table) -> pa.Table:
@@ -158,7 +164,10 @@ def readable(table: pa.Table) -> pa.Table:
         if not pc.all(_inside(column), min_count=0).as_py():
             if pa.types.is_timestamp(kind):
                 column = pc.cast(column, pa.timestamp(kind.unit))  # in UTC, as times without a zone are read
-            table = table.set_column(place, field.name, pc.cast(column, pa.string()))
+            words = pc.cast(column, pa.string())
+            if pa.types.is_timestamp(kind) and kind.tz is not None:  # which Arrow cannot write of such times
+                words = pc.binary_join_element_wise(words, "Z", "")
+            table = table.set_column(place, field.name, words)
     return table
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from incr_core._util import file_of
 from incr_core.errors import EngineError, JobError
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import state_folder
@@ -114,6 +115,7 @@ def engine_named(name: str) -> type[Engine]:
     found = {entry.name: entry for entry in entry_points(group="incr.engines")}
     if name not in found:
         raise JobError(f"--on {name}: expected one of the installed engines, {', '.join(sorted(found))}")
+    _check_ours(found[name])
     try:
         engine: type[Engine] = found[name].load()
     except ModuleNotFoundError as missing:
@@ -126,3 +128,20 @@ def engine_named(name: str) -> type[Engine]:
             "mend its installation or its settings in the environment"
         ) from error
     return engine
+
+
+OURS = Path(__file__).resolve().parents[1]
+"""The core's package; those of our engines lie beside it."""
+
+
+def _check_ours(entry: EntryPoint) -> None:
+    """JobError where somebody else's module has the name of our engine's package, and is found in its place."""
+    package = entry.module.partition(".")[0]
+    ours = OURS.with_name(package)
+    found = file_of(package)
+    if ours.is_dir() and (found is None or found.resolve() != ours):
+        whose = "a folder without __init__.py" if found is None else str(found)
+        raise JobError(
+            f"--on {entry.name}: expected our package {package} ({ours}), got {whose}, which Python finds first; "
+            "rename that, run from another folder (`python -m` and scripts look in theirs first), or uninstall it"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
     return path
 
 
-def discovered(job: JobFile) -> dict[str, Any]:
+def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     """The document of a job with what its data decides filled in: an absolute path, the columns, how long lists are,
     the classes.
 
-    It waits for files that are still being written. Raises StreamError where the data cannot be looked at, JobError
-    where it may have no end to look for.
+    It waits for files that are still being written. settled: the features of a run that has begun, which are what they
+    were when it did, whatever the data holds now. Raises StreamError where the data cannot be looked at, JobError where
+    it may have no end to look for.
     """
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
@@ -49,9 +50,11 @@ def discovered(job: JobFile) -> dict[str, Any]:
         source = document["stream"]["path"] = str(Path(job.root, source).absolute())
     features, objective, format = job.features, job.learner.objective, job.stream.format
     if not features.numeric and not features.categorical and objective != "next_token":
-        taken = {*features.labels, features.weight, features.task, job.stream.predict_at, job.stream.label_at}
-        taken.update(job.stream.keys)
-        kinds = column_kinds(source, taken, format=format, tolerant=features.tolerates_bad_files, settle=settle)
+        kinds = settled.get("numeric"), settled.get("categorical")
+        if None in kinds:
+            taken = {*features.labels, features.weight, features.task, job.stream.predict_at, job.stream.label_at}
+            taken.update(job.stream.keys)
+            kinds = column_kinds(source, taken, format=format, tolerant=features.tolerates_bad_files, settle=settle)
         document["features"]["numeric"], document["features"]["categorical"] = kinds
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
@@ -63,18 +66,20 @@ def discovered(job: JobFile) -> dict[str, Any]:
                 + (", or set features.capacity to the most there may be" if objective == "multiclass" else "")
             )
         tolerant = features.tolerates_bad_files
-        classes = find_classes(
+        classes = settled.get("classes") or find_classes(
             source, features.labels[0], objective=objective, format=format, tolerant=tolerant, settle=settle
         )
         document["features"]["classes"] = classes
     with contextlib.suppress(StreamError):  # whoever has the rows will say what is wrong, or find out
-        document["features"]["widths"] = _widths(JobFile.from_document(document))
+        document["features"]["widths"] = _widths(JobFile.from_document(document), settled.get("widths"))
     return document
 
 
-def _widths(job: JobFile) -> dict[str, int]:
-    """How long the lists of columns are: as the job says, or else its data."""
+def _widths(job: JobFile, settled: Mapping[str, int] | None = None) -> dict[str, int]:
+    """How long the lists of columns are: as the job says, as the run that has begun found, or else as the data says."""
     known = job.features.widths or {}
+    if settled is not None:
+        return {**settled, **known}
     listed = job.features.labels if job.learner.objective == "next_token" else job.features.numeric
     asked = [name for name in listed if name not in known]
     return (list_widths(_source(job), asked) if asked else {}) | known
@@ -136,6 +141,7 @@ def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> 
         label_at=job.stream.label_at,
         warm_start=job.stream.warm_start,
         max_leap=job.stream.max_leap,
+        time_zone=job.stream.time_zone,
         on_bad_row=job.features.on_bad_row,
         on_bad_file=job.features.on_bad_file,
         settle=seconds(job.stream.settle),

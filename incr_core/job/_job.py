@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import PrivateAttr
 from torch import nn
 
 from incr_core.data.encoding import Encoder
@@ -32,6 +33,7 @@ from incr_core.job._objective import objective_of
 from incr_core.learner import Learner
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
+from incr_core.registry import begun
 from incr_core.rounds import Outer, Participant, Review
 from incr_core.strategies import Strategy
 
@@ -41,18 +43,51 @@ __all__ = ["Job"]
 class Job(JobFile):
     """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
 
+    _found: dict[str, Any] = PrivateAttr(default_factory=dict)  # what [features] said where the data has decided since
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two jobs say the same, whoever decided it."""
+        return isinstance(other, Job) and self.document() == other.document()
+
+    @classmethod
+    def written(cls, path: str | Path, settings: Sequence[str] = ()) -> Self:
+        """A job file with `section.key=value` settings, as it stands: `resolved` looks at the data.
+
+        Raises JobError naming the key.
+        """
+        return super().read(path, settings)
+
     @classmethod
     def read(cls, path: str | Path, settings: Sequence[str] = ()) -> Self:
         """Read a job file, apply `section.key=value` settings, and resolve what the data decides.
 
         Raises JobError naming the key; StreamError where the data cannot be looked at.
         """
-        return super().read(path, settings).resolved()
+        return cls.written(path, settings).resolved()
 
     @as_job_error()
-    def resolved(self) -> Self:
-        """The job with what its data decides filled in: an absolute path, the columns and their widths, the classes."""
-        return type(self).from_document(discovered(self), objects=self.objects_given)
+    def resolved(self, out: str | Path | None = None) -> Self:
+        """The job with what its data decides filled in: an absolute path, the columns and their widths, the
+        classes.
+
+        out: the run directory. What the data decided when a run of this job began there stays so: its model has these
+        inputs and outputs. Rows with a label that is none of its classes are bad rows.
+        """
+        there = {} if out is None else begun(Path(out))
+        document = discovered(self, there.get("features", {}))
+        job = type(self).from_document(document, objects=self.objects_given)
+        before = self.document()["features"]
+        found = (key for key, value in document["features"].items() if before.get(key) != value)
+        job._found = {key: before.get(key) for key in found}
+        return job
+
+    def going_on(self, out: str | Path) -> Self:
+        """A resolved job as the run of it in `out` has it, if one has begun there."""
+        if not self._found or not begun(Path(out)):
+            return self
+        document = self.document()
+        document["features"] |= self._found
+        return type(self).from_document(document, objects=self.objects_given).resolved(out)
 
     def source(self) -> str | Callable[..., Any]:
         """Where the rows come from: a path, or a function that yields them."""

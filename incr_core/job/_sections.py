@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -59,6 +60,7 @@ class StreamSection(Section):
     label_at: str | None = None
     every: str | Annotated[int, Field(strict=True)] = "file"
     warm_start: str | Annotated[int, Field(strict=True)] | None = None
+    time_zone: str | None = None
     max_leap: str = MAX_LEAP
     settle: str = SETTLE
     key: str | Annotated[list[str], Field(min_length=1)] | None = None
@@ -68,6 +70,14 @@ class StreamSection(Section):
     def keys(self) -> list[str]:
         """The columns by which a row is known again."""
         return [self.key] if isinstance(self.key, str) else self.key or []
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else ZoneInfo(value).key
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f'expected a time zone such as "Europe/Berlin" or "UTC", got {value!r}') from None
 
 
 class RateSection(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
-from incr_core.registry._job_claim import refuse_another
+from incr_core.registry._job_claim import begun, refuse_another
 from incr_core.registry._participant_states import state_folder
 from incr_core.registry._run_directory import RunDirectory, champion_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "RunDirectory",
     "add_erased",
     "begin_erasing",
+    "begun",
     "champion_of",
     "erased",
     "erasing",

@@ -10,7 +10,7 @@ from typing import Any
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import numbers_in, write_atomically
 
-__all__ = ["claim", "is_run", "refuse_another", "refuse_foreign_files"]
+__all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files"]
 
 _MARK = "# incr run directory, schema 1, job "
 
@@ -26,6 +26,17 @@ def is_run(folder: Path) -> bool:
             return file.readline().startswith(_MARK)
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def begun(folder: Path) -> dict[str, Any]:
+    """The job of the run that has committed something in a folder; nothing where there is none.
+
+    >>> begun(Path("/nowhere"))
+    {}
+    """
+    if not is_run(folder) or not numbers_in(folder / "versions"):
+        return {}
+    return tomllib.loads((folder / "job.toml").read_text())
 
 
 def refuse_foreign_files(folder: Path) -> None:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.data.sources import open_source, read_table
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
@@ -29,6 +28,7 @@ from incr_core.registry import (
 )
 from incr_core.registry.ledger import flat
 from incr_core.report import write_report
+from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.storage import checkpoint, remove
 
 __all__ = ["forget", "rows_in_file", "rows_where"]

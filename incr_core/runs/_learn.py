@@ -29,6 +29,7 @@ def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None
     Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended.
     """
     kind, job = engine_chosen(job, on)
+    job = job.going_on(out)
     baselines = _baselines(job)
     finished = _learn_one(job, out, kind, observe, job.name)
     local, _ = engine_chosen(job, "local")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -86,12 +85,15 @@ class Version:
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
 
     def _encoded(self, rows: str | Path | Any, name: str, *, labelled: bool) -> EncodedRows:
-        job, at = self.job, self.job.stream.predict_at
+        job, stream = self.job, self.job.stream
+        wanted: dict[str, Any] = {
+            "predict_at": stream.predict_at,
+            "time_zone": stream.time_zone,
+            "labelled": labelled,
+        }
         if isinstance(rows, str | Path):
-            wanted: Mapping[str, Any] = {"predict_at": at, "format": job.stream.format, "labelled": labelled}
-            return encode_file(rows, job.encoder, job.rates(), self.history, **wanted)
-        table = as_table(rows, name)
-        return encode_table(table, name, job.encoder, job.rates(), self.history, predict_at=at, labelled=labelled)
+            return encode_file(rows, job.encoder, job.rates(), self.history, format=stream.format, **wanted)
+        return encode_table(as_table(rows, name), name, job.encoder, job.rates(), self.history, **wanted)
 
 
 def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:

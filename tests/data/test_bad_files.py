@@ -19,7 +19,7 @@ from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import rows_of
 from incr_core.runs import run
-from tests.support.streams import EVERY, flights, ids, same, stream, untimed, write
+from tests.support.streams import EVERY, encoder, flights, ids, same, stream, untimed, write
 
 
 def put(table: pa.Table, column: str, values: Any) -> pa.Table:
@@ -53,6 +53,14 @@ SPOILED: dict[str, tuple[Callable[[Path, pa.Table], None], str]] = {
     "minutes are text": (
         saved(lambda t: put(t, "minutes", pa.array(["long"] * len(t)))),
         "features.rate.outcome: expected a column of numbers, got minutes of dictionary<",
+    ),
+    "x is a duration": (
+        saved(lambda t: put(t, "x", pa.array(range(len(t)), pa.duration("s")))),
+        'part-1.parquet: expected numbers in column "x", as in part-0.parquet, got durations; write them alike',
+    ),
+    "known says its zone": (
+        saved(lambda t: put(t, "known", t["known"].cast(pa.timestamp("us", "UTC")))),
+        'part-1.parquet: expected times without one in column "known", as in column "at" of part-0.parquet, got',
     ),
 }
 
@@ -125,7 +133,7 @@ def test_bad_rows_still_fail_where_only_files_may_be_bad(tmp_path: Path) -> None
 def test_a_stream_of_bad_files_only_says_what_is_wrong(tmp_path: Path) -> None:
     cut(tmp_path / "a.parquet", flights(20))
     with pytest.raises(StreamError, match=r"expected rows, got none that can be used: a\.parquet: expected a whole"):
-        list(untimed(tmp_path, on_bad_file="quarantine").increments())
+        list(Stream(tmp_path, encoder=encoder().measured({}), on_bad_file="quarantine").increments())
 
 
 OWNERS: dict[str, list[Partition]] = {

@@ -100,7 +100,7 @@ def test_a_category_is_the_same_whatever_type_held_it() -> None:
 
 def test_hashes_are_the_same_in_every_process() -> None:
     code = (
-        "import pyarrow as pa; from incr_core.data.encoding.hashing import ColumnHash;"
+        "import pyarrow as pa; from incr_core.data.encoding import ColumnHash;"
         "print(ColumnHash('k')(pa.chunked_array([['AA', None]])).tolist())"
     )
     found = subprocess.run(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core._util import Stopped, prefetch, set_by_signals, waiting
+from incr_core._util import Stopped, _prefetch, set_by_signals, waiting
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
@@ -108,7 +108,7 @@ def test_a_signal_in_the_last_moment_of_waiting_leaves_nobody_waiting() -> None:
 def test_a_run_that_waits_for_rows_is_stopped_by_a_signal_and_goes_on(
     feed: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(prefetch, "PATIENCE", 0.01)
+    monkeypatch.setattr(_prefetch, "PATIENCE", 0.01)
     job = feed("rows", classes=[0, 1])
     learned = itertools.count(1)
 

@@ -203,8 +203,8 @@ def test_a_time_no_calendar_has_is_a_bad_row(tmp_path: Path, column: str, unit: 
     table = table.set_column(place, column, pa.array(values, pa.timestamp(unit, tz="UTC")))
     folder = write(tmp_path, table, 1)
     with pytest.raises(BadRows, match=r"expected a time, 1 of 12 rows in part-0.* are outside the years 1 to 9999"):
-        list(stream(folder).increments())
-    steps = list(stream(folder, on_bad_row="quarantine").increments())
+        list(stream(folder, time_zone="UTC").increments())
+    steps = list(stream(folder, time_zone="UTC", on_bad_row="quarantine").increments())
     refused = [(row.offset, row.column, row.got) for step in steps for row in step.bad]
     assert (3, column, "outside the years 1 to 9999") in refused
     assert len(ids(step.labelled for step in steps)) + len(refused) == 12

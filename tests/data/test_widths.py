@@ -14,7 +14,7 @@ from incr_core.data.encoding import Encoder
 from incr_core.data.encoding._widths import check_widths, list_widths
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Stream
-from incr_core.errors import StreamError
+from incr_core.errors import RunDirectoryError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
@@ -105,6 +105,35 @@ def test_the_job_says_how_long_lists_are_and_a_version_needs_nothing_else(tmp_pa
         run(job(data, widths={"image": 3}).resolved(), tmp_path / "other")
     # Other columns are measured anew.
     assert resolved.with_settings(['features.numeric=["age"]']).encoder.width == 1
+
+
+def test_a_run_keeps_its_widths_whatever_files_come_or_go(tmp_path: Path) -> None:
+    """Of a job that is resolved for the run, as the command line does, and of one that was resolved by itself."""
+    folder, out = tmp_path / "data", tmp_path / "run"
+    folder.mkdir()
+    write(folder / "a.parquet", images(4))
+    run(job(folder).resolved(), out)
+    (folder / "a.parquet").unlink()
+    write(folder / "b.parquet", images(5))
+    assert job(folder).resolved(out).features.widths == {"image": 4}
+    assert job(folder).resolved().features.widths == {"image": 5}
+    for again in (job(folder).resolved(out), job(folder).resolved()):
+        with pytest.raises(StreamError) as found:
+            run(again, out)
+        assert str(found.value) == told("lists of 4 numbers", "lists of 5")
+    assert run(job(folder, on_bad_file="quarantine").resolved(), out).summary.files_quarantined == 1
+    with pytest.raises(RunDirectoryError, match=r"features.widths.image: 4 there, 5 here"):
+        run(job(folder, widths={"image": 5}).resolved(), out)
+
+
+def test_widths_that_a_job_says_in_part_are_no_less_its_own_when_the_run_goes_on(tmp_path: Path) -> None:
+    data, out = tmp_path / "a.parquet", tmp_path / "run"
+    labels = [index % 2 for index in range(20)]
+    pq.write_table(pa.table({"image": images(4), "age": images(3), "y": labels}), data)
+    run(job(data, widths={"image": 4}).resolved(), out)
+    run(job(data, widths={"image": 4}).resolved(), out)
+    with pytest.raises(RunDirectoryError, match=r"features.widths.image: 4 there, 5 here"):
+        run(job(data, widths={"image": 5}).resolved(), out)
 
 
 def test_where_the_first_rows_do_not_tell_the_next_ones_do(tmp_path: Path) -> None:

@@ -96,6 +96,17 @@ def numeric(batch: Any) -> Any:
     return batch.inputs["numeric"]
 
 
+def numbers_of(batch: Batch) -> torch.Tensor:
+    """The numbers of a batch's rows, with categories beside them or without."""
+    return batch.inputs["numeric"] if isinstance(batch.inputs, dict) else batch.inputs
+
+
+def categories(batch: Batch) -> torch.Tensor:
+    """The pairs of hashes of a batch's rows."""
+    assert isinstance(batch.inputs, dict)
+    return batch.inputs["categorical"]
+
+
 def tensors(batch: Batch) -> list[torch.Tensor]:
     """All tensors of a batch."""
     found: list[torch.Tensor] = []

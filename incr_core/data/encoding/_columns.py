@@ -34,12 +34,14 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 @dataclass(slots=True)
 class Fault:
-    """Rows that hold something unusable: their offsets in the table, and what is wrong there."""
+    """Rows that hold something unusable: their offsets in the table, what is wrong there, and what may be done besides
+    mending them."""
 
     index: np.ndarray[Any, np.dtype[np.int64]]
     column: str
     expected: str
     got: str
+    remedy: str = ""
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -304,7 +304,7 @@ class Encoder:
             if wrong.any():
                 index = np.flatnonzero(wrong & known & ~absent)
                 if len(index):
-                    faults.append(Fault(index, self.label, self._expected_label(), "something else"))
+                    faults.append(Fault(index, self.label, self._expected_label(), "something else", self._room()))
                 found[wrong] = 0
             return found if known.all() else np.where(known, found, targets)
         numeric, broken = numbers(column, self.label, place)
@@ -319,6 +319,12 @@ class Encoder:
         with np.errstate(over="ignore"):
             targets[:] = np.where(known & np.isfinite(numeric), numeric, 0)
         return targets
+
+    def _room(self) -> str:
+        """What to do about labels that are no class of a run: its model has an output for each class, and no more."""
+        if self.objective != "multiclass":
+            return ""
+        return "for classes yet to come, begin a run with features.capacity, or with features.classes that names all"
 
     def _expected_label(self) -> str:
         if self.classes is None:
@@ -375,7 +381,7 @@ def _is_missing(column: pa.ChunkedArray, blank: bool) -> np.ndarray[Any, np.dtyp
 
 
 def _within(fault: Fault, known: np.ndarray[Any, np.dtype[np.bool_]]) -> Fault:
-    return Fault(fault.index[known[fault.index]], fault.column, fault.expected, fault.got)
+    return Fault(fault.index[known[fault.index]], fault.column, fault.expected, fault.got, fault.remedy)
 
 
 def _bad_rows(faults: Sequence[Fault], table: pa.Table, rows: Tensor, place: str) -> list[BadRow]:
@@ -388,5 +394,6 @@ def _bad_rows(faults: Sequence[Fault], table: pa.Table, rows: Tensor, place: str
             offset = row & ((1 << OFFSET_BITS) - 1)
             shown = text(value) if value is not None else "null"
             shown = str(shown) if len(str(shown)) <= 60 else f"{str(shown)[:57]}..."
-            bad.setdefault(index, BadRow(row, place, offset, fault.column, fault.expected, fault.got, shown))
+            what = fault.column, fault.expected, fault.got, shown, fault.remedy
+            bad.setdefault(index, BadRow(row, place, offset, *what))
     return [bad[index] for index in sorted(bad)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -17,10 +19,10 @@ Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
 
 
 def text(value: object) -> str | None:
-    """How a value reads, whatever type its file gave it: 1, 1.0 and "1" are the same category.
+    """How a value reads, whatever type its file gave it: 1, 1.0 and "1" are the same category; a day is its midnight.
 
-    >>> text(1.0), text(True), text("EWR"), text(None)
-    ('1', 'true', 'EWR', None)
+    >>> text(1.0), text(True), text("EWR"), text(None), text(Decimal("1.50")), text(datetime(2020, 1, 1))
+    ('1', 'true', 'EWR', None, '1.5', '2020-01-01')
     """
     if value is None or isinstance(value, str):
         return value
@@ -28,6 +30,12 @@ def text(value: object) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, Decimal):
+        # As the same number reads from a column of floats, where a float can hold it.
+        same = int(value) if value == value.to_integral_value() else float(value)
+        return str(same) if Decimal(repr(same)) == value else format(value.normalize(), "f")
+    if isinstance(value, datetime) and value.tzinfo is None and value.time() == time.min:
+        return str(value.date())
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
@@ -61,8 +69,20 @@ def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object
             ) from None
     elif column.num_chunks > 1:
         column = column.unify_dictionaries()
-    values = column.chunk(0).dictionary.to_pylist()
+    values = _listed(column.chunk(0).dictionary)
     return [*values, None], _joined(pa.chunked_array([chunk.indices for chunk in column.chunks]), len(values))
+
+
+def _listed(values: pa.Array) -> list[object]:
+    """Distinct values as Python has them, the same whatever width or unit their file keeps them in."""
+    if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
+        # 0.1 of 32 bits is 0.1, and not the double that is nearest to it.
+        kind = values.type.to_pandas_dtype()
+        return [None if value is None else float(str(kind(value))) for value in values.to_pylist()]
+    if pa.types.is_timestamp(values.type):
+        zone = None if values.type.tz is None else "UTC"
+        return list(pc.cast(values, pa.timestamp("us", tz=zone), safe=False).to_pylist())
+    return list(values.to_pylist())
 
 
 def _joined(codes: pa.ChunkedArray, null: int) -> Codes:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.data.sources import CallableSource, FileSource, Source, open_source
+from incr_core.data.sources import CallableSource, FileSource, Source, index_columns, is_opaque, open_source
 from incr_core.errors import StreamError
 
 __all__ = ["column_kinds", "find_classes"]
@@ -114,10 +114,10 @@ def column_kinds(
 ) -> tuple[list[str], list[str]]:
     """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
 
-    Numbers and lists of numbers are numeric; text (in any encoding) and booleans are categorical; times and the
-    rest are left out. tolerant: files that cannot be read are passed over;
-    settle: so are those written to within so many seconds. Text in a CSV file is numeric where nine in ten values are
-    numbers.
+    Numbers and lists of numbers are numeric; text (in any encoding), booleans and whatever was written as a dictionary
+    (pandas' Categorical, of numbers too) are categorical; times, pandas' index and the rest are left out. Text in a CSV
+    file is numeric where nine in ten values are numbers. tolerant: files that cannot be read are passed over; settle:
+    so are those written to within so many seconds.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
@@ -127,24 +127,25 @@ def column_kinds(
     numeric: list[str] = []
     categorical: list[str] = []
     for name, column in _first_values(opened).items():
-        coded = pa.types.is_dictionary(column.type)
-        kind = column.type.value_type if coded else column.type
+        kind = column.type
         if name in taken:
             continue
+        # A dictionary of numbers too is somebody's way to say that the numbers are names.
+        named = pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)
         if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
-            # A dictionary of numbers is somebody's way to say that the numbers are names.
-            (categorical if coded else numeric).append(name)
-        elif guessed and pa.types.is_string(kind) and share_of_numbers(column) >= MOSTLY:
             numeric.append(name)
-        elif _is_text(kind) or pa.types.is_boolean(kind):
-            categorical.append(name)
+        elif named or _is_text(kind):
+            guess = guessed and pa.types.is_string(kind) and share_of_numbers(column) >= MOSTLY
+            (numeric if guess else categorical).append(name)
     return numeric, categorical
 
 
 def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
-    """The columns of the first rows; one of nulls without a type is taken from the first file that knows its type."""
+    """The columns of the first rows, but no index; one of nulls without a type is taken from the first file that knows
+    its type."""
     head = source.head()
-    found = dict(zip(head.column_names, head.columns, strict=True))
+    left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
+    found = {name: head[name] for name in head.column_names if name not in left_out}
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
     if untyped and isinstance(source, FileSource):
         for later in source.heads():

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One row that cannot be used, and the first reason why.
+    """One row that cannot be used, the first reason why, and what may be done besides mending it.
 
     >>> BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a").reason
     'expected float, got text'
@@ -45,6 +45,7 @@ class BadRow:
     expected: str
     got: str
     value: str
+    remedy: str = ""
 
     @property
     def reason(self) -> str:
@@ -86,9 +87,10 @@ def refuse(bad: Sequence[BadRow], total: int, section: str = "stream.features") 
     others = sorted({name for name, _, _ in kinds} - {column})
     more = f"; {len(bad) - count} more rows are bad" if len(bad) > count else ""
     more += f" (columns {', '.join(others)})" if others else ""
+    remedy = f"; {alike[0].remedy}" if alike[0].remedy else ""
     raise BadRows(
         f"{section}.{column}: expected {expected}, {count} of {total} rows in {alike[0].fragment} are {got} "
-        f'({examples}){more}; fix them or set on_bad_row = "quarantine"'
+        f'({examples}){more}; fix them or set on_bad_row = "quarantine"{remedy}'
     )
 
 

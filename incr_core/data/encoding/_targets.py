@@ -66,7 +66,9 @@ def sets(column: pa.ChunkedArray, index: Mapping[str | None, int], name: str, pl
     wrong = np.unique(rows[places < 0])
     if len(wrong):
         shown = [str(label) for label in list(index)[:10]]
-        faults.append(Fault(wrong, name, f"labels out of {', '.join(shown)}{', ...' * (len(index) > 10)}", "others"))
+        expected = f"labels out of {', '.join(shown)}{', ...' * (len(index) > 10)}"
+        room = "for labels yet to come, begin a run with features.classes that names them all"
+        faults.append(Fault(wrong, name, expected, "others", room))
     return found, faults
 
 

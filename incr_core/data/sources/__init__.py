@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.data.sources._declared import index_columns, is_opaque
 from incr_core.data.sources._fingerprint import mark_of, size_in
 from incr_core.data.sources._formats import format_of, read_table
 from incr_core.data.sources._fragment import Fragment
@@ -22,7 +23,9 @@ __all__ = [
     "as_table",
     "await_files",
     "format_of",
+    "index_columns",
     "is_growable",
+    "is_opaque",
     "mark_of",
     "open_source",
     "read_table",

@@ -15,6 +15,7 @@ import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from incr_core.data.sources._declared import plain, with_categories
 from incr_core.data.times import readable
 from incr_core.errors import StreamError
 from incr_core.shown import shown
@@ -86,7 +87,7 @@ def read_chunks(
             return
         raise _unreadable(place, kind, error) from error
     check_columns(table.column_names, columns, place)
-    yield readable(table if columns is None else table.select(list(columns)))
+    yield readable(plain(table if columns is None else table.select(list(columns))))
 
 
 def rows_in(path: Path, format: str | None, place: str, span: tuple[int, int]) -> int:
@@ -120,14 +121,14 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
     reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
     with pq.ParquetFile(path, metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
-            yield readable(file.read(columns=names))
+            yield readable(plain(file.read(columns=names)))
             return
         # With one thread beside this one and the one that encodes, a pool's hand-overs cost more than it brings.
         threads = pa.cpu_count() > 2
         # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
         for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
-                yield readable(pa.Table.from_batches([batch]))
+                yield readable(plain(pa.Table.from_batches([batch])))
 
 
 def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
@@ -146,7 +147,7 @@ def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str
             table = file.read_row_groups(holders.tolist(), columns=list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(place, "parquet", error) from error
-    return readable(table).take(pa.array(offsets + shift[which.reshape(-1)]))
+    return readable(plain(table)).take(pa.array(offsets + shift[which.reshape(-1)]))
 
 
 def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
@@ -160,16 +161,18 @@ def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
 
 
 def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
-    """Some rows of a Parquet file, to look at: the first ones, without reading the others."""
+    """Some rows of a Parquet file, to look at, in the types they were written in: the first, and no others are read."""
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
+            schema, written = file.schema_arrow, file.metadata.metadata
             check_columns(schema.names, columns, place)
             names = list(schema.names if columns is None else columns)
             first = next(file.iter_batches(HEAD, columns=names), None)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(place, "parquet", error) from error
-    return pa.table({name: pa.nulls(0) for name in names}) if first is None else pa.Table.from_batches([first])
+    if first is None:
+        return pa.table({name: pa.nulls(0) for name in names})
+    return with_categories(plain(pa.Table.from_batches([first])), written)
 
 
 def _unreadable(place: str, kind: str, error: Exception) -> StreamError:

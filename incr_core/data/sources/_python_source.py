@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from incr_core.data._local_time import LocalTime
+from incr_core.data.sources._declared import plain
 from incr_core.data.sources._fingerprint import size_in
 from incr_core.data.sources._formats import HEAD, check_columns
 from incr_core.data.sources._fragment import Fragment
@@ -28,8 +30,8 @@ class CallableSource:
     ['part 0', 'part 1']
     """
 
-    def __init__(self, factory: Callable[[], Iterable[Any]]) -> None:
-        self._factory = factory
+    def __init__(self, factory: Callable[[], Iterable[Any]], local: LocalTime | None = None) -> None:
+        self._factory, self._local = factory, local
         self._compared = isinstance(factory, Tables)
         self.names: list[str] = []
         self.marks: dict[str, str] = {}
@@ -62,7 +64,7 @@ class CallableSource:
             table = as_table(part, f"part {number}")
             if len(table):
                 check_columns(table.column_names, columns, f"part {number}")
-                return (table if columns is None else table.select(list(columns))).slice(0, HEAD)
+                return plain((table if columns is None else table.select(list(columns))).slice(0, HEAD))
         return pa.table({})
 
     def fragments(
@@ -85,7 +87,7 @@ class CallableSource:
                 table = as_table(part, name)
                 if self._compared:
                     self._meet(name, table)
-                fragment = Fragment(number, name, _chunks(table, name))
+                fragment = Fragment(number, name, _chunks(table, name, self._local))
                 if time is not None:
                     # A part whose rows have no times stands where the part before it ends.
                     fragment.first, fragment.last = fragment.span(time, leap) or (latest, latest)
@@ -95,7 +97,7 @@ class CallableSource:
                     continue
                 if on_bad_file is None:
                     raise
-                on_bad_file(Fragment(number, name, _chunks(pa.table({}), name)), 0, fault)
+                on_bad_file(Fragment(number, name, _chunks(pa.table({}), name, None)), 0, fault)
                 continue
             if number not in skip:
                 yield fragment
@@ -127,9 +129,10 @@ class CallableSource:
         return frozenset()
 
 
-def _chunks(table: pa.Table, name: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
+def _chunks(table: pa.Table, name: str, local: LocalTime | None) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
     def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
         check_columns(table.column_names, columns, name)
-        yield readable(table.select(list(columns)))
+        found = readable(plain(table.select(list(columns))))
+        yield found if local is None else local.told(found)
 
     return chunks

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from incr_core._util import load_callable
+from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._fingerprint import mark_of, size_in
 from incr_core.data.sources._formats import (
     FORMATS,
@@ -50,14 +51,21 @@ class FileSource:
     refused: its rows would not be those that were learned. tolerant: whether files that cannot be read are passed over
     by who only looks at the data. settle: how many seconds a file must not have been written to, or it is left for
     later (`settling.is_young`); those that are not known already, and wait, are `young`. pieces: rows that were
-    appended to files since they were first read.
+    appended to files since they were first read. local: what times mean that do not say their zone.
 
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
     """
 
-    def __init__(self, paths: dict[str, Path], format: str | None, tolerant: bool = False, settle: float = 0.0) -> None:
-        self.paths, self.tolerant = paths, tolerant
+    def __init__(
+        self,
+        paths: dict[str, Path],
+        format: str | None,
+        tolerant: bool = False,
+        settle: float = 0.0,
+        local: LocalTime | None = None,
+    ) -> None:
+        self.paths, self.tolerant, self.local = paths, tolerant, local
         self._format = format
         self.young = {
             name: path for name, path in paths.items() if settle and is_young(path, format or format_of(path), settle)
@@ -223,11 +231,13 @@ class FileSource:
             self._meet(name, path)
             end = min((start for _, _, start in later), default=size_in(self.marks[name]))
             part = (byte, end) if byte or end < path.stat().st_size else None
-            return read_chunks(path, columns, self._format, name, part if self._grows(name) else None)
+            found = read_chunks(path, columns, self._format, name, part if self._grows(name) else None)
+            return found if self.local is None else map(self.local.told, found)
 
         def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
             self._meet(name, path)
-            return read_rows(path, columns, self._format, name, offsets)
+            found = read_rows(path, columns, self._format, name, offsets)
+            return found if self.local is None else self.local.told(found)
 
         if not self._grows(name):
             return Fragment(number, name, chunks, rows=rows)
@@ -278,11 +288,13 @@ def open_source(
     *,
     tolerant: bool = False,
     settle: float = 0.0,
+    local: LocalTime | None = None,
 ) -> Source:
     """Find the fragments of a file, a folder, a glob, "module:factory" or a callable.
 
     tolerant: who looks at the data passes over files that cannot be read (`on_bad_file = "quarantine"`).
-    settle: files that were written to within so many seconds wait (`FileSource.young`).
+    settle: files that were written to within so many seconds wait (`FileSource.young`). local: what times mean
+    that do not say their zone.
 
     >>> open_source("nowhere/at/all")
     Traceback (most recent call last):
@@ -293,25 +305,25 @@ def open_source(
     if format is not None and format not in FORMATS:
         raise ArgumentError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
     if callable(source):
-        return CallableSource(source)
+        return CallableSource(source, local)
     text = str(source)
     path = Path(text).expanduser()
     try:
         if path.is_file():
-            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle)
+            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle, local)
         if path.is_dir():
-            return FileSource(_inside(path, path.rglob("*"), format), format, tolerant, settle)
+            return FileSource(_inside(path, path.rglob("*"), format), format, tolerant, settle, local)
         if glob.has_magic(text):
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = map(Path, glob.glob(str(path), recursive=True))
-            return FileSource(_inside(root, found, format), format, tolerant, settle)
+            return FileSource(_inside(root, found, format), format, tolerant, settle, local)
     except OSError as error:
         raise StreamError(
             f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
             "change its permissions, or name another path"
         ) from error
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return CallableSource(load_callable(text, "stream.path", error=StreamError))
+        return CallableSource(load_callable(text, "stream.path", error=StreamError), local)
     raise StreamError(
         f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
         f"check the path (relative paths start at {Path.cwd()})"

@@ -10,6 +10,7 @@ from typing import Any
 from incr_core.data.encoding import BadFile
 from incr_core.data.rates import History
 from incr_core.data.sources import Fragment, Source
+from incr_core.data.timeline._alike import Alike
 from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._loader import Group, Loader, Past, together
 from incr_core.data.times import NEVER
@@ -81,6 +82,7 @@ class Window:
         if loader.on_bad_file is not None:
             loader.on_bad_file = self._refuse
         loader.floors = {int(number): floor for number, floor in self._floors.items()}
+        loader.alike = Alike(cursor.get("alike"))
         self._names: list[str] = []  # shared by cursors: never changed, only replaced
         self._marks: dict[str, str] = {}  # the same
         self._seen: deque[_Seen] = deque()
@@ -250,6 +252,7 @@ class Window:
             "done": self._done_ranges,
             "rows": self._rows_done,
             "refused": self._refused,
+            "alike": self.loader.alike.seen,
         }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ from incr_core.data._row_ids import offset_of, row_ids
 from incr_core.data.encoding import BadRow, Encoded, Encoder, refuse
 from incr_core.data.rates import History, Questions, Rate
 from incr_core.data.sources import Fragment
+from incr_core.data.timeline._alike import Alike, kind_of
 from incr_core.data.timeline._bad_files import FAULTS, check_encodes
 from incr_core.data.timeline._chunk import Part, in_order_of_arrival
 from incr_core.data.timeline._keys import Learned, keys_of
@@ -92,7 +93,8 @@ class Loader:
     by_fragment: rows arrive fragment by fragment, by time only within; else by time. cold_start: the time of a warm
     start; by fragment, all rows before it come first. floors: fragment -> no row counts as earlier. leap: microseconds
     by which no time may leap ahead (`times.leaps`). on_bad_file: told of a file that cannot be used, and after how
-    many of its rows; where it is None, what is wrong is raised. key: the columns by which a row is known again.
+    many of its rows; where it is None, what is wrong is raised. key: the columns by which a row is known again. alike:
+    what files must agree on.
     """
 
     encoder: Encoder
@@ -107,6 +109,7 @@ class Loader:
     leap: int | None = None
     on_bad_file: Callable[[Fragment, int, Exception], None] | None = None
     key: Sequence[str] = ()
+    alike: Alike = field(default_factory=Alike)
 
     @property
     def columns(self) -> list[str]:
@@ -227,6 +230,7 @@ class Loader:
         if self.on_bad_file is not None and self.owner is not None:
             check_encodes(self.encoder, table, fragment.name)
         self.encoder.check(table, fragment.name)
+        held = self._held(table)
         rows = row_ids(fragment.file, start, start + len(table))
         owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
         read = self._times(table, fragment)
@@ -253,12 +257,15 @@ class Loader:
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
         if bad and self.strict:
             self._refuse(bad, start + len(times))
+        alike = self.alike.after(fragment.name, held, read.zoned)
         known[unusable] = NEVER
         if self.rates:
             labels = encoded.batch.targets.numpy().astype(np.float64)
             questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
         else:
             questions = Questions.of((), table)
+        keys = keys_of(table, self.key, fragment.name) if self.key else None
+        self.alike = alike  # behind all that can raise: a file that is refused decides nothing
         return Part(
             times,
             known,
@@ -270,7 +277,7 @@ class Loader:
             np.array([row.offset - start for row in bad], dtype=np.int64),
             np.zeros(min(len(times), 1), dtype=np.int64),
             np.array([len(times)] if len(times) else [], dtype=np.int64),
-            keys_of(table, self.key, fragment.name) if self.key else None,
+            keys,
         )
 
     def _encoded(self, table: pa.Table, rows: Tensor, place: str, labelled: bool | Mask) -> Encoded:
@@ -286,6 +293,18 @@ class Loader:
                 for row, offset in zip(rows.tolist(), offset_of(rows).tolist(), strict=True)
             ]
             return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
+
+    def _held(self, table: pa.Table) -> dict[str, str | None]:
+        """What the columns of a table hold that become numbers or hashes; nothing where there are no rows."""
+        numeric = [*self.encoder.numeric, *(rate.outcome for rate in self.rates if rate.outcome)]
+        if self.encoder.objective == "regression":
+            numeric += self.encoder.labels
+        hashed = [*self.encoder.categorical, *(name for rate in self.rates for name in rate.by)]
+        return {
+            name: kind_of(table.schema.field(name).type, numeric=name in numeric)
+            for name in (*hashed, *numeric)
+            if table[name].null_count < len(table)
+        }
 
     def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)

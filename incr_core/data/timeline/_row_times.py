@@ -29,11 +29,15 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class RowTimes:
-    """The times of rows: arrive (B,) and known (B,), microseconds, and what is wrong with them."""
+    """The times of rows: arrive (B,) and known (B,), microseconds, and what is wrong with them.
+
+    zoned: of each column, whether its times say their zone (`Instants.zoned`).
+    """
 
     arrive: Ints
     known: Ints
     wrong: list[Wrong]
+    zoned: dict[str, bool | None]
 
     @classmethod
     def of(
@@ -60,10 +64,12 @@ class RowTimes:
         [('at', [False, True, False]), ('label_at', [False, False, True])]
         """
         wrong: list[Wrong] = []
+        zoned: dict[str, bool | None] = {}
 
         def read(column: str, place: str) -> Instants:
             found = instants(table[column], f"{place}.{column} in {name}")
             wrong.append(Wrong(found.wrong, column, "a time", found.got))
+            zoned[column] = found.zoned
             ahead = leaps(found, leap)
             if ahead.any():
                 wrong.append(Wrong(ahead, column, _no_leap(leap), "far ahead of all others"))
@@ -72,7 +78,7 @@ class RowTimes:
 
         if predict_at is None:
             nothing = np.zeros(len(table), dtype=np.int64)
-            return cls(nothing, nothing, wrong)
+            return cls(nothing, nothing, wrong, zoned)
         arrives = read(predict_at, "stream.predict_at")
         seen = np.logical_or.reduce([one.rows for one in wrong])
         wrong.append(Wrong(~arrives.known & ~seen, predict_at, "a time", "null"))
@@ -80,12 +86,12 @@ class RowTimes:
             read(column, "features.rate.known_at")
         times = np.maximum(np.where(arrives.known, arrives.values, floor), floor)
         if label_at is None:
-            return cls(times, times.copy(), wrong)
+            return cls(times, times.copy(), wrong, zoned)
         labels = read(label_at, "stream.label_at")
         early = labels.known & arrives.known & (labels.values < arrives.values)
         expected = f"a label time not before {predict_at}"
         wrong.append(Wrong(early, label_at, expected, "label times before prediction time"))
-        return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong)
+        return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong, zoned)
 
 
 def _no_leap(limit: int | None) -> str:

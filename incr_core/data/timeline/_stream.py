@@ -13,6 +13,7 @@ from torch import Tensor
 from incr_core._util import prefetch, waiting
 from incr_core.batch import Batch
 from incr_core.data import times as clock
+from incr_core.data._local_time import LocalTime
 from incr_core.data.encoding import Encoder, list_widths
 from incr_core.data.rates import History, Rate
 from incr_core.data.sources import Fragment, open_source
@@ -47,6 +48,8 @@ class Stream:
     warm_start: rows before this ISO time, or this many rows, are increment 0.
     max_leap: how far a time may be ahead of all others of its file, counted from their median on ("30d"); where one
         leaps further, with nothing in between, its row is bad. It would move the clock for ever.
+    time_zone: what times mean that do not say their zone ("Europe/Berlin"). None: UTC, and either all files and columns
+        of times say theirs, or none does.
     on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
     on_bad_file: "fail" raises what is wrong with a file that cannot be read, lacks a column or has one of another type;
         "quarantine" goes on without it, and reports it in `Increment.bad_files`: it keeps its number, and whoever goes
@@ -85,6 +88,7 @@ class Stream:
         label_at: str | None = None,
         warm_start: str | int | None = None,
         max_leap: str = MAX_LEAP,
+        time_zone: str | None = None,
         on_bad_row: str = "fail",
         on_bad_file: str | None = None,
         rates: Sequence[Rate] = (),
@@ -97,7 +101,7 @@ class Stream:
         self.source, self.format, self._encoder = source, format, encoder
         self.every, self.order, self.on_bad_row = every, order, on_bad_row
         self.on_bad_file = on_bad_file or on_bad_row
-        self.predict_at, self.label_at = predict_at, label_at
+        self.predict_at, self.label_at, self.time_zone = predict_at, label_at, time_zone
         self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
         self.key = [key] if isinstance(key, str) else list(key)
         self._learned = self._keys_in(key_window) if self.key else None
@@ -110,7 +114,9 @@ class Stream:
                 'name the time column, or use a number of rows or "file"'
             )
         self._warm, self._warm_rows = self._warm_start(warm_start)
-        self._source = open_source(source, format, tolerant=self.on_bad_file == "quarantine", settle=settle)
+        self._local = local_time(time_zone, predict_at, label_at, self.rates)
+        tolerant = self.on_bad_file == "quarantine"
+        self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local)
         self._last: Increment | None = None
 
     def increments(
@@ -179,7 +185,7 @@ class Stream:
         >>> stream.read_back(torch.tensor([1]), first.cursor).targets
         tensor([2.], dtype=torch.float64)
         """
-        source = open_source(self.source, self.format)
+        source = open_source(self.source, self.format, local=self._local)
         source.resume(cursor["fragments"], cursor["marks"], cursor.get("pieces", ()))
         if self.rates:
             return in_order(by_replay(source, self._loader(), rows, cursor, self._learned))
@@ -267,7 +273,21 @@ class Stream:
                 f'stream.warm_start: expected a predict_at column with warm_start = "{start}", got none; '
                 "name the time column, or give a number of rows"
             )
-        return clock.instant(start), None
+        return clock.instant(start, zone=self.time_zone), None
+
+
+def local_time(
+    zone: str | None, predict_at: str | None, label_at: str | None, rates: Sequence[Rate] = ()
+) -> LocalTime | None:
+    """What times mean that do not say their zone, in the columns that say when a row arrives or something is known.
+
+    >>> local_time("Asia/Tokyo", "at", "label_at").late
+    frozenset({'label_at'})
+    """
+    if zone is None:
+        return None
+    early, late = [predict_at], [label_at, *(rate.known_at for rate in rates)]
+    return LocalTime(zone, *(frozenset(name for name in names if name is not None) for names in (early, late)))
 
 
 def _unheard(fragment: Fragment, rows: int, fault: Exception) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
+from incr_core.data._local_time import LocalTime
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate
@@ -55,12 +56,13 @@ def encode_file(
     history: pa.Table | None = None,
     *,
     predict_at: str | None = None,
+    time_zone: str | None = None,
     format: str | None = None,
     labelled: bool = False,
 ) -> EncodedRows:
     """Encode a file of new rows as a stream would have, with the outcomes of `history` (from `Stream.history`).
 
-    predict_at, format: those of the stream; the format counts where the file's ending tells none.
+    predict_at, time_zone, format: those of the stream; the format counts where the file's ending tells none.
     Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
     Raises StreamError where the file cannot be read, or lacks a column.
     """
@@ -72,7 +74,9 @@ def encode_file(
     # Tasks are read where the file has them, whether they are asked for or not.
     optional = encoder.task is not None and not encoder.asks_task
     table = read_table(path, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
-    return encode_table(table, name, encoder, rates, history, predict_at=predict_at, labelled=labelled)
+    return encode_table(
+        table, name, encoder, rates, history, predict_at=predict_at, time_zone=time_zone, labelled=labelled
+    )
 
 
 def encode_table(
@@ -83,6 +87,7 @@ def encode_table(
     history: pa.Table | None = None,
     *,
     predict_at: str | None = None,
+    time_zone: str | None = None,
     labelled: bool = False,
 ) -> EncodedRows:
     """Encode a table of new rows as `encode_file` does; `name` is where they are from, for errors.
@@ -105,6 +110,8 @@ def encode_table(
     bad: list[BadRow] = []
     times = np.zeros(total, dtype=np.int64)
     if rates and predict_at:
+        if time_zone is not None:
+            table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).told(table)
         read = instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
         for offset in np.flatnonzero(~read.known).tolist():
             value = table[predict_at][offset].as_py()

@@ -1,0 +1,107 @@
+"""What a table's metadata declares of its columns, beside their types: pandas' index, categories, extension types."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["index_columns", "is_opaque", "plain", "with_categories"]
+
+_UNNAMED_INDEX = r"__index_level_\d+__|Unnamed: 0(\.\d+)?|"
+"""How pandas names an index without a name: in Parquet, when it reads its own CSV again, and ("") in CSV."""
+
+_OPAQUE = ("pandas.period", "pandas.interval")
+"""Extension types that pandas registers: what is read must not depend on whether pandas was imported."""
+
+
+def index_columns(schema: pa.Schema) -> set[str]:
+    """The columns that pandas wrote as a frame's index, with a name or without: they number rows, or name them.
+
+    A RangeIndex is no column; files that lost pandas' metadata on the way are known by the name that it gives.
+
+    >>> sorted(index_columns(pa.schema([("x", pa.float64()), ("__index_level_0__", pa.int64()), ("", pa.int64())])))
+    ['', '__index_level_0__']
+    """
+    named = {name for name in _pandas(schema, "index_columns") if isinstance(name, str)}
+    return {name for name in schema.names if name in named or re.fullmatch(_UNNAMED_INDEX, name)}
+
+
+def with_categories(table: pa.Table, written: dict[bytes, bytes] | None = None) -> pa.Table:
+    """The table, with the columns that were categories when they were written as dictionaries.
+
+    Parquet keeps dictionaries of text only; of others, the values. That they were dictionaries stands in what Arrow and
+    pandas say of the file. written: the metadata of a Parquet file, which tells the schema that was written.
+
+    >>> with_categories(pa.table({"x": [1, 2]})).schema.field("x").type
+    DataType(int64)
+    """
+    columns = [column for column in _pandas(table.schema, "columns") if isinstance(column, dict)]
+    declared = {column.get("field_name") for column in columns if column.get("pandas_type") == "categorical"}
+    if written and (encoded := written.get(b"ARROW:schema")):
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded)))
+        declared |= {field.name for field in schema if pa.types.is_dictionary(field.type)}
+    for place, field in enumerate(table.schema):
+        if field.name in declared and not pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, pc.dictionary_encode(table.column(place)))
+    return table
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table without extension types, views and runs: the same values in the types that all that follows knows.
+
+    >>> plain(pa.table({"x": pa.array(["a"], pa.string_view())})).schema.field("x").type
+    DataType(large_string)
+    """
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if isinstance(field.type, pa.BaseExtensionType):
+            column = pa.chunked_array([chunk.storage for chunk in column.chunks], field.type.storage_type)
+        if pa.types.is_run_end_encoded(column.type):
+            column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
+        if pa.types.is_dictionary(column.type) and (words := _without_views(column.type.value_type)):
+            pairs = [(chunk.indices, pc.cast(chunk.dictionary, words)) for chunk in column.chunks]
+            kind = pa.dictionary(column.type.index_type, words)
+            column = pa.chunked_array([pa.DictionaryArray.from_arrays(*pair) for pair in pairs], kind)
+        elif words := _without_views(column.type):
+            column = pc.cast(column, words)
+        if column.type != field.type:
+            table = table.set_column(place, pa.field(field.name, column.type, metadata=_marked(field)), column)
+    return table
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType | None:
+    """The type of the same text that all of Arrow's functions know; None where this one is no view."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else None
+
+
+def is_opaque(field: pa.Field) -> bool:
+    """Whether a column's numbers stand for something else: pandas' periods are months or days since 1970.
+
+    >>> is_opaque(pa.field("x", pa.int64(), metadata={"ARROW:extension:name": "pandas.period"}))
+    True
+    """
+    return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode() in _OPAQUE
+
+
+def _marked(field: pa.Field) -> Any:
+    """The metadata of a column whose extension type goes, as of a file that is read where nobody knows the type."""
+    if not isinstance(field.type, pa.BaseExtensionType):
+        return field.metadata
+    return {**(field.metadata or {}), b"ARROW:extension:name": field.type.extension_name.encode()}
+
+
+def _pandas(schema: pa.Schema, key: str) -> list[Any]:
+    """A list in what pandas says of the table; an empty one where it did not write it, or somebody spoiled it."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except ValueError:
+        return []
+    listed = found.get(key) if isinstance(found, dict) else None
+    return listed if isinstance(listed, list) else []

@@ -1,0 +1,93 @@
+"""Alike: what the files of a stream must agree on, where a difference would change what values mean, silently.
+
+A time without a zone is not that with one, a number of seconds no date, and true is not 1 to a hash. Other types mean
+the same whatever file they are in: units of time, widths of numbers and of text, dictionaries, decimals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from incr_core.errors import StreamError
+
+__all__ = ["Alike", "kind_of"]
+
+ZONED, NAIVE, NUMBERS, FLAGS = "times with a time zone", "times without one", "numbers", "true and false"
+DURATIONS, CLOCKS = "durations", "times of day"
+
+TIMES = "times"
+"""All columns that say when rows arrive, or when something is known, are one clock, which must agree with itself."""
+
+
+def kind_of(kind: pa.DataType, *, numeric: bool) -> str | None:
+    """What values of a type mean in a column that is numeric, or categorical; None for whatever agrees with all others.
+
+    >>> kind_of(pa.timestamp("ns", "UTC"), numeric=True), kind_of(pa.decimal128(5), numeric=True)
+    ('times with a time zone', 'numbers')
+    """
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return ZONED
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return NAIVE
+    if pa.types.is_duration(kind):
+        return DURATIONS
+    if pa.types.is_time(kind):
+        return CLOCKS
+    if pa.types.is_boolean(kind):
+        return NUMBERS if numeric else FLAGS  # as numbers, they are 0 and 1
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return NUMBERS
+    # Text is read as numbers by a numeric column; as a category it may be the text of anything.
+    return NUMBERS if numeric and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) else None
+
+
+class Alike:
+    """What each column has held so far, and in which file it did first. Never changed, only replaced.
+
+    seen: that, as JSON has it; it travels in cursors.
+
+    >>> alike = Alike().after("a.parquet", {"x": "numbers"}, {})
+    >>> alike.after("b.parquet", {"x": "durations"}, {})
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: b.parquet: expected numbers in column "x", as in a.parquet, got durations;
+    write them alike
+    """
+
+    def __init__(self, seen: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.seen: dict[str, list[str]] = {name: list(found) for name, found in (seen or {}).items()}
+
+    def after(self, file: str, features: Mapping[str, str | None], times: Mapping[str, bool | None]) -> Alike:
+        """What has been held when the columns of one more file are known too.
+
+        features: column -> what it holds. times: column -> whether its times say their zone; None where nobody knows.
+        Raises StreamError where they are not like those before.
+        """
+        seen = dict(self.seen)
+        for name, held in features.items():
+            if held is not None:
+                first = seen.setdefault(f"column {name}", [held, name, file])
+                if first[0] != held:
+                    raise _unlike(file, name, held, first)
+        for name, held in _zones(times):
+            first = seen.setdefault(TIMES, [held, name, file])
+            if first[0] != held:
+                raise _unlike(file, name, held, first)
+        return Alike(seen)
+
+
+def _zones(times: Mapping[str, bool | None]) -> Iterable[tuple[str, str]]:
+    return ((name, ZONED if zoned else NAIVE) for name, zoned in times.items() if zoned is not None)
+
+
+def _unlike(file: str, name: str, held: str, first: Sequence[str]) -> StreamError:
+    before, column, where = first
+    in_column = "" if column == name else f'column "{column}" of '
+    remedy = "write them alike"
+    if {held, before} == {ZONED, NAIVE}:
+        remedy += ', or begin a run with stream.time_zone = "UTC", or whatever zone those without one mean'
+    return StreamError(f'{file}: expected {before} in column "{name}", as in {in_column}{where}, got {held}; {remedy}')
