@@ -1,0 +1,23 @@
+"""Runs, as Python sees them: begun, gone on with, read back, rolled back."""
+
+from __future__ import annotations
+
+from incr_core.runs._engine_choice import EngineSettings
+from incr_core.runs._forget import forget, rows_in_file, rows_where
+from incr_core.runs._from_objects import open_run
+from incr_core.runs._run import Run, VersionRecord, run
+from incr_core.runs._summary import Summary
+from incr_core.runs._version import Version
+
+__all__ = [
+    "EngineSettings",
+    "Run",
+    "Summary",
+    "Version",
+    "VersionRecord",
+    "forget",
+    "open_run",
+    "rows_in_file",
+    "rows_where",
+    "run",
+]

@@ -1,0 +1,197 @@
+"""A run: its directory, what it came to, and what one does with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from incr_core.errors import RunDirectoryError
+from incr_core.job import Job
+from incr_core.registry import RunDirectory, champion_of
+from incr_core.report import write_report
+from incr_core.runs._engine_choice import EngineSettings
+from incr_core.runs._forget import forget, rows_where
+from incr_core.runs._learn import Observe, learn
+from incr_core.runs._summary import Summary
+from incr_core.runs._version import Version
+
+__all__ = ["Run", "VersionRecord", "run"]
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """What is known of a version without its weights.
+
+    after: the name of the increment that it was committed after, the run's number `increment`. rows: learned since the
+    version before. metrics: the prequential metrics up to it. has_weights: False once pruned (`publish.keep`).
+    """
+
+    number: int
+    increment: int
+    after: str
+    rows: int
+    created: str
+    model_sha256: str
+    champion: bool
+    has_weights: bool
+    metrics: dict[str, float]
+
+
+class Run:
+    """A run in its directory: `incr_core.run` and `open_run` return one, `Run("runs/flights")` opens one that is there.
+
+    job: what it runs; None: the job that the directory holds. All else is read from the directory when it is asked for,
+    so it is the truth of the moment, also while another process learns.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
+    >>> from incr_core.runs import open_run
+    >>> run = open_run(folder.name, stream=rows, label="y", every=2, hidden=[4]).run()
+    >>> run.summary.rows_learned, [version.rows for version in run.versions], run.champion.number
+    (4, [2, 2], 2)
+    >>> run.rollback(1)
+    >>> run.champion.number, run.champion.predict({"x": [0.5]}).column_names
+    (1, ['row', 'probability'])
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: str | Path, job: Job | None = None) -> None:
+        self.path = Path(path)
+        if job is None:
+            RunDirectory.open(self.path)  # or say that there is none
+        self._job = job
+        self._loaded: Version | None = None
+
+    @property
+    def job(self) -> Job:
+        """What it runs."""
+        if self._job is None:
+            self._job = Job.from_document(RunDirectory.open(self.path).job(), place=str(self.path / "job.toml"))
+        return self._job
+
+    def run(self, on: str | EngineSettings = "local", observe: Observe | None = None) -> Self:
+        """Learn to the end of the stream, from the last commit where one is there; returns the run itself.
+
+        on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`. observe:
+        called with the name of the run (the job's, then each baseline's) and its progress after every increment.
+
+        Files that come to a folder meanwhile are learned too. A signal stops the run after the increment at hand:
+        then `summary.finished` is False, and the same call goes on.
+        """
+        self._job = learn(self.job, self.path, on, observe)
+        return self
+
+    @property
+    def summary(self) -> Summary:
+        """The numbers of the run; it has finished when its baselines have too."""
+        found = Summary.read(self.path)
+        for baseline in self.baselines.values():
+            if found.finished and not (baseline.exists() and baseline.summary.finished):
+                found = replace(found, finished=False)
+        return found
+
+    def exists(self) -> bool:
+        """Whether there is a run in the directory, and it has come to a summary."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def baselines(self) -> dict[str, Run]:
+        """The runs that the job compares itself with, by name."""
+        return {
+            name: Run(self.path / "baselines" / name, self.job.with_settings([*settings, "baselines={}"]))
+            for name, settings in self.job.baselines.items()
+        }
+
+    @property
+    def versions(self) -> list[VersionRecord]:
+        """Its versions, oldest first."""
+        directory = RunDirectory.open(self.path)
+        told = {row["version"]: row for row in directory.table("metrics").to_pylist()}  # the last increment of each
+        return [
+            VersionRecord(
+                number=found["version"],
+                increment=found["increment"],
+                after=found["name"],
+                rows=found["rows"],
+                created=found["created"],
+                model_sha256=found["model_sha256"],
+                champion=found["champion"],
+                has_weights=found["has_weights"],
+                metrics={
+                    key.removeprefix("total."): value
+                    for key, value in told.get(found["version"], {}).items()
+                    if key.startswith("total.") and value is not None
+                },
+            )
+            for found in directory.versions()
+        ]
+
+    @property
+    def champion(self) -> Version:
+        """The version that is served, ready to predict; every byte verified when it is read."""
+        if self._loaded is None or self._loaded.number != champion_of(self.path):
+            self._loaded = self.version()
+        return self._loaded
+
+    def version(self, number: int | None = None) -> Version:
+        """A version, ready to predict; the champion if none is named."""
+        return Version.load(self.path, number, self.job)
+
+    def rollback(self, version: int) -> None:
+        """Make another version the champion; none is lost, and the run goes on from the latest."""
+        RunDirectory.open(self.path).rollback(version)
+
+    def forget(self, rows: pa.Table | str) -> dict[str, Any]:
+        """Delete rows from all that the run keeps of rows: see `forget`, whose counts it returns.
+
+        rows: addresses, in columns `fragment` and `offset`; or "COLUMN=VALUE", the rows of the run's files of which
+        this holds.
+        """
+        addresses = rows_where(self.path, rows, self.job)[0] if isinstance(rows, str) else rows
+        return forget(self.path, addresses, self.job)
+
+    def table(self, name: str) -> pa.Table:
+        """All rows so far of "metrics", "ledger", "quarantine" or "events"."""
+        return RunDirectory.open(self.path).table(name)
+
+    @property
+    def report(self) -> Path:
+        """The page `report.html`, written anew."""
+        return write_report(RunDirectory.open(self.path))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}): {self._in_words()}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<b>{escape(self.job.name)}</b> in <code>{escape(str(self.path))}</code>: {escape(self._in_words())}"
+
+    def _in_words(self) -> str:
+        try:
+            summary = Summary.read(self.path)
+        except RunDirectoryError:
+            return "nothing learned yet" if champion_of(self.path) is None else f"champion {champion_of(self.path)}"
+        value = summary.prequential.get(summary.main_metric)
+        measured = "" if value is None else f", prequential {summary.main_metric} {value:.4f}"
+        return (
+            f"{summary.rows_learned:,} rows learned in {summary.increments:,} increments on {summary.engine}"
+            f"{measured}, version {summary.version}, champion {champion_of(self.path)}"
+        )
+
+
+def run(
+    job: Job,
+    out: str | Path,
+    on: str | EngineSettings = "local",
+    observe: Observe | None = None,
+) -> Run:
+    """Run a job on an engine, in the run directory `out`; go on from the last commit where one is there.
+
+    For the rest see `Run.run`.
+    """
+    return Run(out, job).run(on, observe)
