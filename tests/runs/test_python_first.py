@@ -60,6 +60,7 @@ def job(tmp_path: Path) -> Job:
     return Job.from_document(document).resolved()
 
 
+@pytest.mark.ray  # its engine imports it
 def test_an_engine_brings_its_settings_and_leaves_the_others(job: Job) -> None:
     kind, changed = engine_chosen(job, Cluster(replicas=1, timeout=7.0))
     assert (kind.__name__, changed.cluster.replicas, changed.cluster.shards) == ("ClusterEngine", 1, 3)
