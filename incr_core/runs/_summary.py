@@ -19,8 +19,9 @@ class Summary:
     """What a run came to, the last time that it ended or was stopped.
 
     finished: whether its stream ended; False where it was asked to stop. increments, rows_learned, rows_predicted,
-    rows_quarantined, rows_duplicate, files_quarantined: so far. events: kind -> how many. prequential: the objective's metrics over all rows, each
-    predicted before it was learned; NaN where too few are scored; main_metric is the one to look at first.
+    rows_quarantined, rows_duplicate, files_quarantined: so far. events: kind -> how many. prequential: the objective's
+    metrics over all rows, each predicted before it was learned; NaN where too few are scored; main_metric is the one
+    to look at first.
     wall_seconds, rows_per_second: over all calls. version, model_sha256: those learned last. taught_by: the teacher of
     a distilled model.
 

@@ -1,0 +1,97 @@
+"""What `import incr_core` gives, engines by object, and a run whose baselines count."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import incr_core
+from cluster import Cluster
+from incr_core import Job, Run, run
+from incr_core.errors import JobError
+from incr_core.job import FederatedSection
+from incr_core.job._sections import ClusterSection
+from incr_core.loop import Progress
+from incr_core.runs._engine_choice import engine_chosen
+from tests.conftest import made_up
+
+NAMES = ["Batch", "IncrError", "Job", "Learner", "Memory", "Objective", "Run", "Strategy", "open_run", "run"]
+DRAWERS = ["data", "engines", "memories", "metrics", "models", "objectives", "strategies", "testing"]
+
+
+def test_ten_names_and_eight_drawers() -> None:
+    assert sorted(incr_core.__all__) == sorted(NAMES + DRAWERS)
+    for name in NAMES:
+        assert getattr(incr_core, name).__doc__, name
+    for name in DRAWERS:
+        assert getattr(incr_core, name) is importlib.import_module(f"incr_core.{name}")
+        assert inspect.ismodule(getattr(incr_core, name))
+    with pytest.raises(AttributeError, match="module 'incr_core' has no attribute 'EWC'"):
+        _ = incr_core.EWC  # in a drawer
+
+
+def test_naming_an_engine_imports_neither_ray_nor_torch() -> None:
+    code = "import sys, incr_core; from cluster import Cluster; Cluster(replicas=2)\n"
+    code += "print([name for name in ('ray', 'torch', 'pyarrow') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    pq.write_table(made_up(200), tmp_path / "people.parquet")
+    document: dict[str, Any] = {
+        "name": "people",
+        "stream": {"path": str(tmp_path / "people.parquet"), "every": 50},
+        "features": {"label": "tall"},
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary"},
+        "cluster": {"shards": 3},
+        "baselines": {"frozen": ["learner.frozen=true"]},
+    }
+    return Job.from_document(document).resolved()
+
+
+@pytest.mark.ray  # its engine imports it
+def test_an_engine_brings_its_settings_and_leaves_the_others(job: Job) -> None:
+    kind, changed = engine_chosen(job, Cluster(replicas=1, timeout=7.0))
+    assert (kind.__name__, changed.cluster.replicas, changed.cluster.shards) == ("ClusterEngine", 1, 3)
+    assert changed.changed({"cluster": job.document()["cluster"]}) == job
+    assert {field.name for field in fields(Cluster)} == ClusterSection.model_fields.keys() - {"pace"}
+    assert FederatedSection.model_fields.keys() == {"clients", "rounds", "fraction", "backend", "workers"}
+    with pytest.raises(JobError, match=r"cluster\.replicas: expected at least 1, got 0"):
+        engine_chosen(job, Cluster(replicas=0))
+    with pytest.raises(JobError, match=r"on: expected the name of an engine or its settings, such as .*, got int"):
+        run(job, "nowhere", on=3)  # type: ignore[arg-type]
+    with pytest.raises(JobError, match="--on mars: expected one of the installed engines"):
+        run(job, "nowhere", on="mars")
+
+
+def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(name: str, progress: Progress) -> None:
+        if name == "frozen":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(job, tmp_path / "run", observe=stop)
+    found = Run(tmp_path / "run")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["finished"]
+    assert not found.summary.finished
+    assert found.run().summary.finished
+    assert found.baselines["frozen"].summary.rows_predicted == 200
+    assert found.baselines["frozen"].summary.model_sha256 != found.summary.model_sha256
+    told = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {**found.summary.document(), "prequential": None} == {**told, "prequential": None}
+    assert found.summary.prequential["auc"] == told["prequential"]["auc"]
+    assert found.table("metrics")["rows_labelled"].to_pylist() == [50] * 4
