@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from incr_core.registry._committed import Committed
 from incr_core.registry._erased import SCHEMA, add_erased, erased, ids_of
-from incr_core.registry._participant_states import state_folder
+from incr_core.registry._job_claim import require_run
+from incr_core.registry._participant_states import state_folder, states_of
+from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory
 from incr_core.registry._version import read_manifest
+from incr_core.registry._violation import Violation
 
-__all__ = ["SCHEMA", "RunDirectory", "add_erased", "erased", "ids_of", "read_manifest", "state_folder"]
+__all__ = [
+    "SCHEMA",
+    "Committed",
+    "RowStates",
+    "RunDirectory",
+    "Violation",
+    "add_erased",
+    "erased",
+    "ids_of",
+    "read_manifest",
+    "require_run",
+    "state_folder",
+    "states_of",
+]
