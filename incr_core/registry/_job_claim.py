@@ -14,7 +14,7 @@ from incr_core.storage import SCHEMA, write_atomically
 __all__ = ["claim", "is_run", "refuse_foreign_files", "require_run"]
 
 _MARK = f"# incr run directory, schema {SCHEMA}, job "
-_OTHER = re.compile(r"# incr run directory, schema (\d+), job ")
+_OTHER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
 
 
 def is_run(folder: Path) -> bool:
@@ -50,9 +50,10 @@ def require_run(folder: Path) -> None:
 def _refuse_other_schema(folder: Path) -> None:
     found = _OTHER.match(_first_line(folder))
     if found is not None and int(found[1]) != SCHEMA:
+        on = f" --on {found[2]}" if found[2] not in (None, "local") else ""
         raise RunDirectoryError(
             f"{folder}: expected a run directory of schema {SCHEMA}, found schema {found[1]}, of another incr, whose "
-            f"states cannot be gone on from; learn the stream anew with `incr run {folder / 'job.toml'} --out "
+            f"states cannot be gone on from; learn the stream anew with `incr run {folder / 'job.toml'}{on} --out "
             f"{folder}-schema-{SCHEMA}`, or use the incr that wrote it"
         )
 
