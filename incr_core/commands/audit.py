@@ -109,15 +109,13 @@ def _audit(folder: Path) -> Audit:
     job = Job.from_document(RunDirectory(folder).job(), place=str(folder / "job.toml"))
     states = _States.read(folder, version, violations)
     cursor: dict[str, Any] | None = {} if version is None else states.cursor
-    if cursor is None:
+    if states.elsewhere:
         unproven.append(
-            f"which rows are still to come, or held by a participant: no state of version {version} lies here (on "
-            "SuperNodes elsewhere, each client keeps its own)"
+            f"which rows are held until their turn: {_listed(states.elsewhere)} keeps no state of version {version} "
+            "here (a client on a SuperNode elsewhere keeps its own)"
         )
-    standing, has_files = _standing(job, cursor, unproven)
-    if not has_files:
-        standing = Standing(_fragments(committed, cursor), 0)
-    as_it_passes = job.stream.label_at is None and cursor is not None
+    standing, has_files = _standing(job, committed, cursor, unproven)
+    as_it_passes = job.stream.label_at is None and cursor is not None and not states.elsewhere
     place = int((cursor or {}).get("place", 0)) if as_it_passes else None
     held = {name: RowSet.of_ids(rows) for name, rows in states.held.items()}
     rows = RowStates.of(
@@ -126,6 +124,7 @@ def _audit(folder: Path) -> Audit:
         standing,
         held,
         frozen=job.learner.frozen,
+        all_held=not states.elsewhere,
         place=place,
         has_files=has_files,
     )
@@ -133,7 +132,8 @@ def _audit(folder: Path) -> Audit:
         unproven.append(f"which rows are due: {standing.unproven}")
     if standing.gone:
         unproven.append(
-            f"rows of files that are gone ({_listed(standing.gone)}): what is known of them is in the run's tables alone"
+            f"rows of files that are gone ({_listed(standing.gone)}): what is known of them is in the run's tables "
+            "alone"
         )
     if standing.uncounted:
         unproven.append(f"how many rows there are in files that cannot be read: {_listed(standing.uncounted)}")
@@ -148,14 +148,19 @@ def _audit(folder: Path) -> Audit:
     )
 
 
-def _standing(job: Job, cursor: dict[str, Any] | None, unproven: list[str]) -> tuple[Standing, bool]:
+def _standing(
+    job: Job, committed: Committed, cursor: dict[str, Any] | None, unproven: list[str]
+) -> tuple[Standing, bool]:
     """How far the run has come with its files, and whether it has any that can be looked into."""
-    if cursor is not None:
-        try:
+    try:
+        if cursor is not None:
             return job.data().standing(cursor), True
-        except (StreamError, JobError) as fault:
-            unproven.append(f"that every row of the stream is in the tables, and none that is not: {fault}")
-    return Standing([], 0), False
+        found = job.data().standing({"fragments": _fragments(committed, cursor)})
+    except (StreamError, JobError) as fault:
+        unproven.append(f"that every row of the stream is in the tables, and none that is not: {fault}")
+        return Standing(_fragments(committed, cursor), 0), False
+    found.unproven = "no participant's state lies here, which knows the run's place in the stream"
+    return found, True
 
 
 def _fragments(committed: Committed, cursor: Mapping[str, Any] | None) -> list[str]:
@@ -168,16 +173,21 @@ def _fragments(committed: Committed, cursor: Mapping[str, Any] | None) -> list[s
 
 @dataclass(slots=True)
 class _States:
-    """What participants keep for a version: their one place in the stream, and the rows each has yet to learn."""
+    """What participants keep for a version: their one place in the stream, and the rows each has yet to learn.
+
+    elsewhere: the participants that keep none here.
+    """
 
     cursor: dict[str, Any] | None = None
     held: dict[str, Ints] = field(default_factory=dict)
+    elsewhere: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path, version: int | None, violations: list[Violation]) -> _States:
         """Those of the participants that keep a state here."""
-        found, first = cls(), ""
+        found, first, here, everybody = cls(), "", set[str](), list[str]()
         for participant, place in states_of(folder, version) if version is not None else ():
+            here.add(participant)
             try:
                 state, _ = checkpoint.load(place)
             except CheckpointError as error:
@@ -185,15 +195,17 @@ class _States:
                 violations.append(Violation(file, "the state as it was saved", what, "restore it from a copy"))
                 continue
             if "cursor" not in state:  # the loop's own
+                everybody = state["participants"]
                 continue
             cursor, increment = state["cursor"] or {}, state["increment"]
             if increment is not None and not increment["begun"]:
                 found.held[participant] = increment["labelled"]["rows"].numpy()
             if found.cursor is None:
                 found.cursor, first = cursor, participant
-            elif (here := _place(cursor)) != (there := _place(found.cursor)):
+            elif (mine := _place(cursor)) != (there := _place(found.cursor)):
                 remedy = "go back to a copy of the run"
-                violations.append(Violation(f"state of {participant}", f"{there}, as {first}", here, remedy))
+                violations.append(Violation(f"state of {participant}", f"{there}, as {first}", mine, remedy))
+        found.elsewhere = [name for name in everybody if name not in here]
         return found
 
 
@@ -213,14 +225,15 @@ def described(found: Audit) -> str:
 def _lines(found: Audit, name: str = "") -> Iterator[str]:
     states, what = found.states, f"baseline {name}: " if name else ""
     stands = "no version yet" if found.version is None else f"version {found.version}"
-    proven = f"{len(found.violations)} violations" if found.violations else "every one in exactly one state"
-    yield f"{what}{stands}: {states.rows:,} rows in {found.files:,} files, {proven}"
+    wrong = f"{len(found.violations):,} violation{'s' if len(found.violations) > 1 else ''}"
+    proven = wrong if found.violations else "every one in exactly one state"
+    yield f"{what}{stands}: {states.rows:,} rows in {found.files:,} file{'s' if found.files != 1 else ''}, {proven}"
     for state, rows in states.states.items():
         why = [f"{count:,} {reason}" for reason, count in states.pending.items() if count] if state == "pending" else []
         if state == "erased" and rows:
             why = [f"{states.learned_erased:,} after they were learned"]
         if state == "quarantined" and found.bad_files:
-            why = [f"{found.bad_files:,} whole files among them"]
+            why = [f"with {found.bad_files:,} whole file{'s' if found.bad_files > 1 else ''}"]
         yield f"  {state:12} {rows:>12,}" + (f"   {', '.join(why)}" if why else "")
     if len(states.participants) > 1 or any(one["held"] for one in states.participants.values()):
         yield f"  {'participant':28} {'learned':>12} {'duplicate':>12} {'held':>12}"

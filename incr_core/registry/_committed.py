@@ -126,9 +126,7 @@ class Committed:
                 expected = f"{rows:,} rows, as {place} of version {number} says"
                 self._wrong(folder / "ledger.parquet", expected, f"{held:,}", _RESTORE)
 
-    def _compare(
-        self, path: Path, whole: tuple[int, pa.Table] | None, pieces: list[tuple[int, pa.Table]]
-    ) -> None:
+    def _compare(self, path: Path, whole: tuple[int, pa.Table] | None, pieces: list[tuple[int, pa.Table]]) -> None:
         """A whole table is the sum of the parts of the versions up to the one that it names."""
         if whole is None:
             if path.exists():

@@ -125,6 +125,7 @@ def test_a_ledger_that_was_rewritten_whole_with_its_hashes_is_found_out(
     rewrite(folder, version, "ledger", lambda table: entries(table, change))
     found = violations(folder)
     assert [line[: len(expected)] for line in found] == [expected]
+    assert audit(folder).states.states.get("in none", 0) == (change is taken_out)
     if change is not given_twice:
         RunDirectory(folder).open()  # whose own checks find nothing
     assert main(["audit", str(folder)]) == 1

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from incr_core.data.times import SECOND
 from incr_core.storage import parquet_bytes, seal, sha256, unseal
-from tests.support.streams import SECOND, faulty
+from tests.support.streams import faulty
 
 TICK = 16 * 3600 * SECOND
 
