@@ -271,7 +271,6 @@ class FileSource:
                 "put it back, and add new rows as a new file"
             )
 
-
     def _is_another(self, name: str, path: Path, known: str, mark: str) -> bool:
         return known != mark and not (self._grows(name) and grew(path, known))
 
