@@ -14,6 +14,8 @@ from tests.support.federated_runs import MakeEngine, finish
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.row_states import counts, mixed, told
 
+pytestmark = pytest.mark.flower
+
 ACCOUNTED = ("learned", "quarantined", "duplicate", "erased")
 
 
@@ -68,7 +70,7 @@ def test_rows_that_clients_hold_are_pending_until_their_turn(tmp_path: Path) -> 
     shutil.copytree(tmp_path / "run" / "state" / other, copy / "state" / other)
     found = audit(copy)
     assert (found.violations, len(found.unproven)) == ([], 2)
-    assert found.unproven[0].startswith(f"which rows are held until their turn: {name} keeps no state of version 2 here")
+    assert found.unproven[0].startswith(f"which rows are held until their turn: {name} keeps no state of version 2 ")
     finish(job, tmp_path / "run", on(2))
     found = audit(tmp_path / "run")
     assert (found.violations, told(found.document())) == ([], counts(tmp_path / "data", 99))
