@@ -105,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
     forget.add_argument("--json", action="store_true", help="print the counts as JSON")
 
+    audit = command("audit", _audit, "prove that every row of a run's stream is in exactly one state; changes nothing")
+    audit.add_argument("directory", metavar="DIR")
+    audit.add_argument("--json", action="store_true", help="print what was found as JSON")
+
     report = command("report", _report, "write the report of a run anew and print its path")
     report.add_argument("directory", metavar="DIR")
 
@@ -312,6 +316,14 @@ def _forget(options: argparse.Namespace) -> int:
     if found["elsewhere"]:
         print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from incr_core.commands.audit import audit, described
+
+    found = audit(options.directory)
+    print(json_text(found.document()) if options.json else described(found))
+    return 0 if found.holds else 1
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -287,6 +287,7 @@ class Loop:
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "engine": kept,
+            "participants": list(self.engine.participants),
             "alarms": None if self._alarms is None else self._alarms.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from incr_core.registry._committed import Committed
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
-from incr_core.registry._job_claim import begun, refuse_another
-from incr_core.registry._participant_states import state_folder
+from incr_core.registry._job_claim import begun, refuse_another, require_run
+from incr_core.registry._participant_states import state_folder, states_of
+from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory, champion_of
+from incr_core.registry._violation import Violation
 
 __all__ = [
     "SCHEMA",
+    "Committed",
+    "RowStates",
     "RunDirectory",
+    "Violation",
     "add_erased",
     "begin_erasing",
     "begun",
@@ -19,5 +25,7 @@ __all__ = [
     "finish_erasing",
     "ids_of",
     "refuse_another",
+    "require_run",
     "state_folder",
+    "states_of",
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import numbers_in, write_atomically
+from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
-__all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files"]
+__all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files", "require_run"]
 
-_MARK = "# incr run directory, schema 1, job "
+_MARK = f"# incr run directory, schema {SCHEMA}, job "
+_OTHER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
 
 
 def is_run(folder: Path) -> bool:
@@ -21,11 +23,39 @@ def is_run(folder: Path) -> bool:
     >>> is_run(Path("/nowhere"))
     False
     """
+    return _first_line(folder).startswith(_MARK)
+
+
+def _first_line(folder: Path) -> str:
     try:
         with open(folder / "job.toml") as file:
-            return file.readline().startswith(_MARK)
+            return file.readline()
     except (OSError, UnicodeDecodeError):
-        return False
+        return ""
+
+
+def require_run(folder: Path) -> None:
+    """Raise RunDirectoryError unless a folder is a run directory of the schema that this incr reads.
+
+    >>> require_run(Path("/nowhere"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.RunDirectoryError: /nowhere: expected a run directory, found none; start one with `incr run`
+    """
+    _refuse_other_schema(folder)
+    if not is_run(folder):
+        raise RunDirectoryError(f"{folder}: expected a run directory, found none; start one with `incr run`")
+
+
+def _refuse_other_schema(folder: Path) -> None:
+    found = _OTHER.match(_first_line(folder))
+    if found is not None and int(found[1]) != SCHEMA:
+        on = f" --on {found[2]}" if found[2] not in (None, "local") else ""
+        raise RunDirectoryError(
+            f"{folder}: expected a run directory of schema {SCHEMA}, found schema {found[1]}, of another incr, whose "
+            f"states cannot be gone on from; learn the stream anew with `incr run {folder / 'job.toml'}{on} --out "
+            f"{folder}-schema-{SCHEMA}`, or use the incr that wrote it"
+        )
 
 
 def begun(folder: Path) -> dict[str, Any]:
@@ -48,6 +78,7 @@ def refuse_foreign_files(folder: Path) -> None:
     ...
     incr_core.errors.RunDirectoryError: /dev: expected a run directory or an empty folder, found other files ...
     """
+    _refuse_other_schema(folder)
     if is_run(folder) or not folder.exists():
         return
     # A kill during `create` may leave an empty folder with these two.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from incr_core.storage import numbers_in, remove
 
-__all__ = ["States", "state_folder"]
+__all__ = ["States", "state_folder", "states_of"]
 
 STAY = 2
 """States that stay of each participant: one that sat out some versions resumes from its own last one."""
@@ -22,6 +22,16 @@ def state_folder(directory: str | Path, participant: str, version: int) -> Path:
     """
     name = urllib.parse.quote(participant, safe="").replace(".", "%2E")
     return Path(directory, "state", name, str(version))
+
+
+def states_of(directory: str | Path, version: int) -> list[tuple[str, Path]]:
+    """What participants keep here to resume from `version`: their names and folders, one for each shard.
+
+    >>> states_of("/nowhere", 3)
+    []
+    """
+    files = sorted(Path(directory, "state").glob(f"*/{version}/**/state.json"))
+    return [(urllib.parse.unquote(file.relative_to(directory).parts[1]), file.parent) for file in files]
 
 
 class States:

@@ -27,7 +27,7 @@ from torch import Tensor
 from incr_core.errors import ArgumentError, CheckpointError, RunDirectoryError, StorageError, VersionError
 from incr_core.registry import ledger as ledgers
 from incr_core.registry._erased import refuse_unfinished
-from incr_core.registry._job_claim import claim, is_run, refuse_foreign_files
+from incr_core.registry._job_claim import claim, refuse_foreign_files, require_run
 from incr_core.registry._participant_states import States
 from incr_core.registry._version import (
     has_weights,
@@ -110,8 +110,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> Self:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
         run = cls(Path(path), None)
-        if not is_run(run.path):
-            raise RunDirectoryError(f"{run.path}: expected a run directory, found none; start one with `incr run`")
+        require_run(run.path)
         # Where nothing can be written there is nothing to repair on disk either: tables are completed in
         # memory.
         with (

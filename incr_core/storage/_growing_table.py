@@ -102,11 +102,20 @@ class GrowingTable:
     def read(self, latest: int) -> None:
         """Take the file as the start, unless it is damaged or of another history than the versions."""
         self.version, self._parts, self._is_written = 0, [], True
-        with contextlib.suppress(OSError, pa.ArrowException):
-            found = _read_parquet(self.path)
-            version = int((found.schema.metadata or {}).get(self._VERSION, latest + 1))
-            if version <= latest:
-                self._parts, self.version = [found.replace_schema_metadata(None)], version
+        found = self.written(self.path)
+        if found is not None and found[0] <= latest:
+            self.version, self._parts = found[0], [found[1]]
+
+    @classmethod
+    def written(cls, path: Path) -> tuple[int, pa.Table] | None:
+        """The version that a file goes up to, and the table in it; None where none can be read.
+
+        >>> GrowingTable.written(Path("/nowhere/metrics.parquet"))
+        """
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError, TypeError):
+            found = _read_parquet(path)
+            return int(found.schema.metadata[cls._VERSION]), found.replace_schema_metadata(None)
+        return None
 
     def write(self) -> None:
         """Write the file, unless it is up to date."""

@@ -15,7 +15,7 @@ from incr_core.errors import CheckpointError
 
 __all__ = ["SCHEMA", "model_sha256", "read_verified", "seal", "sha256", "unseal"]
 
-SCHEMA = 1  # of every sealed document
+SCHEMA = 2  # of every sealed document, and of a run directory
 
 _REMEDY = "restore it from a copy or use another version"
 
@@ -80,8 +80,8 @@ def seal(document: Mapping[str, Any]) -> bytes:
     The checksum is that of the object without the entry. This framing never changes with the schema, so that
     an intact document of an unknown schema can be told from a damaged one.
 
-    >>> seal({"schema": 1})
-    b'{"schema": 1,\n"sha256": "..."}\n'
+    >>> seal({"schema": 2})
+    b'{"schema": 2,\n"sha256": "..."}\n'
     """
     try:
         # One entry a line, for human readers.
@@ -97,9 +97,9 @@ def unseal(path: Path) -> dict[str, Any]:
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = Path(file.name).write_bytes(seal({"schema": 1, "rows": 5}))
+    ...     size = Path(file.name).write_bytes(seal({"schema": 2, "rows": 5}))
     ...     unseal(Path(file.name))
-    {'schema': 1, 'rows': 5}
+    {'schema': 2, 'rows': 5}
     """
     raw = _read(path)
     body = raw[: -len(_ending(b""))] + b"}"

@@ -13,7 +13,7 @@ import torch
 
 from incr_core.data import times as clock
 from incr_core.data.timeline import Stream
-from incr_core.errors import BadRows, IncrError, JobError, StreamError
+from incr_core.errors import ArgumentError, BadRows, IncrError, StreamError
 from tests.support.streams import (
     RATES,
     encoder,
@@ -154,18 +154,30 @@ def test_a_type_that_still_reads_is_no_error(tmp_path: Path) -> None:
             "part 0: expected a pyarrow Table or RecordBatch or a dict of arrays, got list",
             lambda d: list(stream(lambda: [[1]]).increments()),
         ),
-        (JobError, r"stream.every: expected at least 1 row, got 0", lambda d: stream(d / "a", every=0)),
-        (JobError, r"stream.every: expected a duration .*, got 'x'", lambda d: stream(d / "a", every="x")),
-        (JobError, r'a predict_at column with every = "1h", got none', lambda d: untimed(d / "a", every="1h")),
-        (JobError, r'stream.order: expected "time" with predict_at', lambda d: stream(d / "a", order="file")),
-        (JobError, r"stream.label_at: expected a predict_at column too", lambda d: untimed(d / "a", label_at="known")),
-        (JobError, r"features.rate: expected a predict_at column", lambda d: untimed(d / "a", rates=RATES)),
-        (JobError, r"stream.warm_start: expected an ISO time", lambda d: stream(d / "a", warm_start="soon")),
-        (JobError, r"stream.warm_start: expected at least 1 row", lambda d: stream(d / "a", warm_start=0)),
-        (JobError, r"stream.warm_start: expected a predict_at", lambda d: untimed(d / "a", warm_start="2013-01-01")),
-        (JobError, r"stream.format: expected one of parquet.*, got 'xml'", lambda d: stream(d / "a", format="xml")),
+        (ArgumentError, r"stream.every: expected at least 1 row, got 0", lambda d: stream(d / "a", every=0)),
+        (ArgumentError, r"stream.every: expected a duration .*, got 'x'", lambda d: stream(d / "a", every="x")),
+        (ArgumentError, r'a predict_at column with every = "1h", got none', lambda d: untimed(d / "a", every="1h")),
+        (ArgumentError, r'stream.order: expected "time" with predict_at', lambda d: stream(d / "a", order="file")),
         (
-            JobError,
+            ArgumentError,
+            r"stream.label_at: expected a predict_at column too",
+            lambda d: untimed(d / "a", label_at="known"),
+        ),
+        (ArgumentError, r"features.rate: expected a predict_at column", lambda d: untimed(d / "a", rates=RATES)),
+        (ArgumentError, r"stream.warm_start: expected an ISO time", lambda d: stream(d / "a", warm_start="soon")),
+        (ArgumentError, r"stream.warm_start: expected at least 1 row", lambda d: stream(d / "a", warm_start=0)),
+        (
+            ArgumentError,
+            r"stream.warm_start: expected a predict_at",
+            lambda d: untimed(d / "a", warm_start="2013-01-01"),
+        ),
+        (
+            ArgumentError,
+            r"stream.format: expected one of parquet.*, got 'xml'",
+            lambda d: stream(d / "a", format="xml"),
+        ),
+        (
+            ArgumentError,
             r"features.rate.outcome: expected a column of numbers with a multiclass objective",
             lambda d: stream(d / "a", encoder=encoder(objective="multiclass")),
         ),

@@ -133,3 +133,22 @@ time.sleep(60)
     finally:
         os.kill(child, signal.SIGKILL)
         writer.stdout.close()
+
+
+@pytest.mark.parametrize(("job", "on"), [("local:f00d", ""), ("cluster:f00d", " --on cluster"), ("f00d", "")])
+def test_a_run_of_an_older_schema_is_refused_with_the_command_that_helps(tmp_path: Path, job: str, on: str) -> None:
+    folder = tmp_path / "old"
+    (folder / "versions" / "1").mkdir(parents=True)
+    text = f"# incr run directory, schema 1, job {job}\n{JOB}"
+    (folder / "job.toml").write_text(text)
+    expected = (
+        f"{folder}: expected a run directory of schema 2, found schema 1, of another incr, whose states cannot be gone "
+        f"on from; learn the stream anew with `incr run {folder}/job.toml{on} --out {folder}-schema-2`, or use the "
+        "incr that wrote it"
+    )
+    for refused in (lambda: RunDirectory.open(folder), lambda: RunDirectory.create(folder, JOB, job)):
+        with pytest.raises(RunDirectoryError) as found:
+            refused()
+        assert str(found.value) == expected
+    assert [file.name for file in folder.iterdir() if file.name != "job.toml"] == ["versions"]
+    assert (folder / "job.toml").read_text() == text

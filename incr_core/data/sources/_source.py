@@ -135,6 +135,11 @@ class FileSource:
         self.pieces = [*self.pieces, (number, row, size)]
         return FIRST_PIECE + len(self.pieces) - 1
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its fragments: files, then pieces."""
+        return [*range(len(self.names)), *range(FIRST_PIECE, FIRST_PIECE + len(self.pieces))]
+
     def name_of(self, number: int) -> str:
         """The name of the file that a fragment is, or is of."""
         return self.names[number if number < FIRST_PIECE else self.pieces[number - FIRST_PIECE][0]]
@@ -194,8 +199,7 @@ class FileSource:
         origin: the time of a fragment none of whose rows has one. leap: no time that `leaps` further counts.
         on_bad_file: told of those whose times cannot be read, which are left out; else that is raised.
         """
-        numbers = [*range(len(self.names)), *range(FIRST_PIECE, FIRST_PIECE + len(self.pieces))]
-        fragments = [self._fragment(number) for number in numbers if number not in skip]
+        fragments = [self._fragment(number) for number in self.numbers if number not in skip]
         late = {number: place for place, number in enumerate(floors or ())}
         fragments.sort(key=lambda fragment: (late.get(fragment.number, -1), fragment.number))
         if time is None:
@@ -258,8 +262,7 @@ class FileSource:
     def gone(self) -> frozenset[int]:
         """The numbers of files that are not there any more."""
         there = {name for name, path in self.paths.items() if path.exists()}
-        numbers = [*range(len(self.names)), *range(FIRST_PIECE, FIRST_PIECE + len(self.pieces))]
-        return frozenset(number for number in numbers if self.name_of(number) not in there)
+        return frozenset(number for number in self.numbers if self.name_of(number) not in there)
 
     def _meet(self, name: str, path: Path) -> None:
         try:
@@ -270,13 +273,25 @@ class FileSource:
                 "out of the stream"
             ) from error
         known = self.marks.setdefault(name, mark)
-        if known != mark and not (self._grows(name) and grew(path, known)):
+        if self._is_another(name, path, known, mark):
             before, now = size_in(known), size_in(mark)
             change = f"{before} bytes then, {now} now" if before != now else f"{now} bytes as then, but others"
             raise StreamError(
                 f"stream.path: {name} has changed since the run read it ({change}); "
                 "put it back, and add new rows as a new file"
             )
+
+    def _is_another(self, name: str, path: Path, known: str, mark: str) -> bool:
+        return known != mark and not (self._grows(name) and grew(path, known))
+
+    def changed(self, marks: Mapping[str, str]) -> dict[str, str]:
+        """The files that are neither what had these marks nor that and more behind it, and what each is now."""
+        there = {name: self.mark(name) for name in marks}
+        return {
+            name: mark
+            for name, mark in there.items()
+            if mark is not None and (not mark or self._is_another(name, self.paths[name], marks[name], mark))
+        }
 
 
 Source = FileSource | CallableSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
+from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
 from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table
 
@@ -17,6 +18,7 @@ __all__ = [
     "Increment",
     "Learned",
     "Partition",
+    "Standing",
     "Stream",
     "columns_asked",
     "encode_file",

@@ -16,13 +16,14 @@ from incr_core.data import times as clock
 from incr_core.data._local_time import LocalTime
 from incr_core.data.encoding import Encoder, list_widths
 from incr_core.data.rates import History, Rate
-from incr_core.data.sources import Fragment, open_source
+from incr_core.data.sources import FileSource, Fragment, open_source
 from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._loader import Loader
 from incr_core.data.timeline._partition import Blocks, Partition
 from incr_core.data.timeline._read_back import by_address, by_replay, in_order
+from incr_core.data.timeline._standing import Standing, standing
 from incr_core.data.timeline._timeline import Increment, Timeline
-from incr_core.errors import ArgumentError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
 
@@ -190,6 +191,16 @@ class Stream:
         if self.rates:
             return in_order(by_replay(source, self._loader(), rows, cursor, self._learned))
         return in_order(by_address(source, self.encoder, rows))
+
+    def standing(self, cursor: dict[str, Any]) -> Standing:
+        """How far a run with this cursor has come with the rows of its files; {}: one that has not begun.
+
+        Raises StreamError where they cannot be looked at, or are none but what a function gives.
+        """
+        source = open_source(self.source, self.format, tolerant=True)
+        if not isinstance(source, FileSource):
+            raise StreamError("stream.path: expected files, got a function, which may give rows without end")
+        return standing(source, self._loader(), cursor)
 
     @property
     def fragments(self) -> list[str]:

@@ -1,0 +1,111 @@
+"""Sets of rows, as sorted intervals of their ids: as cheap as the ranges that rows come in, however many they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["RowSet"]
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def _nothing() -> Ints:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """Row ids in sorted, disjoint intervals that do not touch: starts (k,), and stops (k,), which are outside.
+
+    >>> few = RowSet.of_ids(np.array([9, 3, 4, 5]))
+    >>> few.starts.tolist(), few.stops.tolist(), len(few)
+    ([3, 9], [6, 10], 4)
+    >>> (few - RowSet.of_ids(np.array([4]))).first(9), (few & RowSet.of_range(5, 99)).first(9)
+    ([3, 5, 9], [5, 9])
+    """
+
+    starts: Ints = field(default_factory=_nothing)
+    stops: Ints = field(default_factory=_nothing)
+
+    @classmethod
+    def of_ids(cls, ids: Ints) -> RowSet:
+        """Of ids (n,) in any order; one that comes twice counts once."""
+        values = np.unique(ids)
+        first = np.append(True, np.diff(values) != 1)[: len(values)]
+        last = np.append(first[1:], True)[: len(values)]
+        return cls(values[first], values[last] + 1)
+
+    @classmethod
+    def of_range(cls, start: int, stop: int) -> RowSet:
+        """Of one interval."""
+        return cls.of_intervals(np.array([start], np.int64), np.array([stop], np.int64))
+
+    @classmethod
+    def of_intervals(cls, starts: Ints, stops: Ints) -> RowSet:
+        """What any intervals (k,) cover together.
+
+        >>> RowSet.of_intervals(np.array([4, 0, 2]), np.array([6, 3, 3])).stops
+        array([3, 6])
+        """
+        starts, stops = _sorted(starts, stops)
+        if not len(starts):
+            return cls()
+        reach = np.maximum.accumulate(stops)
+        first = np.append(True, starts[1:] > reach[:-1])
+        return cls(starts[first], reach[np.append(first[1:], True)])
+
+    @classmethod
+    def repeated(cls, starts: Ints, stops: Ints) -> RowSet:
+        """What at least two of the intervals (k,) cover.
+
+        >>> RowSet.repeated(np.array([0, 2, 8]), np.array([9, 3, 12])).first(9)
+        [2, 8]
+        """
+        starts, stops = _sorted(starts, stops)
+        reach = np.maximum.accumulate(stops) if len(stops) else stops
+        return cls.of_intervals(starts[1:], np.minimum(stops[1:], reach[:-1]))
+
+    def __len__(self) -> int:
+        return int(np.sum(self.stops - self.starts))
+
+    def __or__(self, other: RowSet) -> RowSet:
+        return RowSet.of_intervals(
+            np.concatenate([self.starts, other.starts]), np.concatenate([self.stops, other.stops])
+        )
+
+    def __and__(self, other: RowSet) -> RowSet:
+        return self._where(other, np.logical_and)
+
+    def __sub__(self, other: RowSet) -> RowSet:
+        return self._where(other, lambda mine, theirs: mine & ~theirs)
+
+    def _where(self, other: RowSet, chosen: Callable[[Mask, Mask], Mask]) -> RowSet:
+        """The stretches between any two edges, of which a function of who holds them says whether they are chosen."""
+        edges = np.unique(np.concatenate([self.starts, self.stops, other.starts, other.stops]))
+        kept = np.flatnonzero(chosen(self._holds(edges[:-1]), other._holds(edges[:-1])))
+        return RowSet.of_intervals(edges[kept], edges[kept + 1])
+
+    def _holds(self, ids: Ints) -> Mask:
+        """Which of the ids (n,) are in it."""
+        begun = np.searchsorted(self.starts, ids, side="right")
+        return np.asarray(begun > np.searchsorted(self.stops, ids, side="right"))
+
+    def first(self, count: int) -> list[int]:
+        """The lowest ids, at most so many."""
+        found: list[int] = []
+        for start, stop in zip(self.starts[:count].tolist(), self.stops[:count].tolist(), strict=True):
+            found += range(start, min(stop, start + count - len(found)))
+        return found
+
+
+def _sorted(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """Intervals that hold anything, by where they start."""
+    full = stops > starts
+    starts, stops = starts[full], stops[full]
+    order = np.argsort(starts, kind="stable")
+    return starts[order], stops[order]

@@ -1,0 +1,139 @@
+"""Every row of a stream is in exactly one state; what a run has committed either shows it, or where it is not so.
+
+learned       in the ledger, by one participant in one version
+quarantined   it, its file, or the increment it was to be learned in could not be used
+duplicate     its key was learned before
+erased        by `incr forget`; whatever it was before, so a learned row that was erased is erased
+pending       in the files, and not learned: not reached yet, with a label to come, held by a participant that has
+              not had its turn, without a label for ever, or left alone by a frozen learner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import pyarrow as pa
+
+from incr_core.data import RowSet
+from incr_core.data.timeline import Standing
+from incr_core.registry._row_tables import RowTables
+from incr_core.registry._violation import Violation
+
+__all__ = ["RowStates"]
+
+
+@dataclass(slots=True)
+class RowStates:
+    """How many rows are in each state, and the rows of which that cannot be said.
+
+    states: state -> rows; "in none" only where there is a violation. pending: reason -> rows, those of the state
+    "pending". learned_erased: of the erased rows, those in the ledger. participants: name -> rows learned, rows that
+    were duplicates, and rows it holds until its turn.
+
+    >>> from incr_core.data import row_ids
+    >>> from incr_core.registry import SCHEMA
+    >>> from incr_core.registry.ledger import entry_table
+    >>> part = entry_table(1, "all", row_ids(0, 1, 4), ["a.csv"], increment=0)
+    >>> tables = {"ledger": part, "duplicates": pa.table({}), "quarantine": pa.table({})}
+    >>> five, four = RowSet.of_range(0, 5), RowSet.of_range(0, 4)
+    >>> found = RowStates.of(tables, SCHEMA.empty_table(), Standing(["a.csv"], 1, there=five, due=four), {})
+    >>> found.states["learned"], found.pending["not reached yet"], str(found.violations[0])
+    (3, 1, 'row 0 of a.csv: expected a row whose turn has come to be learned, or told why not, got in no state at all...
+    """
+
+    states: dict[str, int]
+    pending: dict[str, int]
+    learned_erased: int
+    participants: dict[str, dict[str, int]]
+    violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return sum(self.states.values())
+
+    @classmethod
+    def of(
+        cls,
+        tables: Mapping[str, pa.Table],
+        erased: pa.Table,
+        standing: Standing,
+        held: Mapping[str, RowSet],
+        *,
+        frozen: bool = False,
+        all_held: bool = True,
+        place: int | None = None,
+        has_files: bool = True,
+    ) -> RowStates:
+        """From the tables of a run by name, the addresses erased, and how far it has come with its stream.
+
+        held: participant -> rows it received and has not had its turn to learn. frozen: whether what follows the warm
+        start is not learned. all_held: whether `held` tells of every participant. place: how many rows have passed,
+        where each is learned as it passes. has_files: whether `standing` tells of files; where it does not, its
+        fragments are those of the tables.
+        """
+        rows = RowTables(tables, erased, standing, has_files)
+        waiting = RowSet()
+        for mine in held.values():
+            waiting |= mine
+        told = [
+            ("learned", rows.learned),
+            ("in quarantine", rows.quarantined),
+            ("a duplicate", rows.duplicate),
+            ("held until a participant's turn", waiting),
+        ]
+        for (one, mine), (other, theirs) in combinations(told, 2):
+            rows.wrong(mine & theirs, "every row in one state", f"{one} and {other} at once")
+        accounted = rows.learned | rows.quarantined | rows.duplicate | waiting
+        if has_files:
+            rows.within_files(accounted - waiting)
+            rows.as_the_stream_stands(accounted | rows.erased, everything=all_held and not frozen)
+        if place is not None and not frozen:
+            rows.as_many_as_passed(accounted, place)
+        knows = all_held and standing.unproven is None
+        states, pending = _counted(rows, standing, waiting, frozen=frozen, knows=knows)
+        participants = {
+            name: {
+                "learned": rows.count("ledger", name),
+                "duplicate": rows.count("duplicates", name),
+                "held": len(held.get(name, RowSet())),
+            }
+            for name in dict.fromkeys([*rows.names_in("ledger"), *rows.names_in("duplicates"), *held])
+        }
+        return cls(states, pending, len(rows.erased & rows.learned), participants, rows.violations)
+
+
+def _counted(
+    rows: RowTables, standing: Standing, waiting: RowSet, *, frozen: bool, knows: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How many rows are in each state, and why those that are pending are; a row that should be in one counts once.
+
+    knows: whether it is known which rows are due; else those that are not learned may or may not be.
+    """
+    learned, duplicate = rows.learned, rows.duplicate - rows.learned
+    quarantined = (rows.quarantined | standing.refused) - learned - duplicate
+    everything = standing.there | learned | duplicate | quarantined | waiting
+    states = {
+        "learned": len(learned - rows.erased),
+        "quarantined": len(quarantined - rows.erased),
+        "duplicate": len(duplicate - rows.erased),
+        "erased": len(rows.erased & everything),
+    }
+    left = everything - learned - duplicate - quarantined - rows.erased
+    pending = dict[str, int]()
+    for reason, mine in (
+        ("held by a participant", waiting),
+        ("waiting for their labels", standing.awaiting),
+        ("without a label", standing.unlabelled),
+    ):
+        pending[reason], left = len(left & mine), left - mine
+    passed_by = left & (standing.finished | standing.due | standing.bad)
+    if frozen:
+        pending["left alone by a frozen learner"], left = len(passed_by), left - passed_by
+    elif knows and len(passed_by):
+        states["in none"], left = len(passed_by), left - passed_by
+    pending["not reached yet" if knows else "not learned yet"] = len(left)
+    states["pending"] = sum(pending.values())
+    return states, pending

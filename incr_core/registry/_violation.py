@@ -1,0 +1,24 @@
+"""What an audit finds wrong: where, what should be there, what is, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Violation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is not as the laws say.
+
+    >>> str(Violation("ledger", "every row once", "row 7 of a.csv twice", "go back to a copy"))
+    'ledger: expected every row once, got row 7 of a.csv twice; go back to a copy'
+    """
+
+    place: str
+    expected: str
+    got: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: expected {self.expected}, got {self.got}; {self.remedy}"

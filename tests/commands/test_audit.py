@@ -1,0 +1,318 @@
+"""`incr audit` finds each thing that is not as it should be, by name, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from incr_core.commands.audit import audit
+from incr_core.commands.cli import main
+from incr_core.data.sources import mark_of
+from incr_core.errors import RunDirectoryError
+from incr_core.job import Job
+from incr_core.registry import RunDirectory
+from incr_core.runs import run
+from tests.support.row_states import counts, entries, mixed, rewrite
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited")
+    run(Job.from_document(mixed(folder / "data")), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A finished run, to tamper with, and its data: the job names it where it was."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def violations(run: Path) -> list[str]:
+    return [str(violation).replace(f"{run}/", "") for violation in audit(run).violations]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_command_prints_counts_that_add_up_and_changes_nothing(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(finished)
+    assert main(["audit", str(finished / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = counts(finished / "data", 99)
+    assert lines[0] == "version 4: 100 rows in 4 files, every one in exactly one state"
+    assert [(line.split()[0], line.split()[1]) for line in lines[1:6]] == [
+        ("learned", str(expected["learned"])),
+        ("quarantined", "1"),
+        ("duplicate", str(expected["duplicate"])),
+        ("erased", "0"),
+        ("pending", str(expected["without a label"])),
+    ]
+    assert lines[5].endswith(f"{expected['without a label']} without a label")
+    assert lines[6] == "  not proven: how many rows there are in files that cannot be read: part-1.parquet"
+    assert main(["audit", str(finished / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["holds"], found["rows"], sum(found["states"].values())) == (True, 100, 100)
+    assert content(finished) == before
+
+
+def first_range(rows: Rows) -> dict[str, int]:
+    found: dict[str, int] = rows[0]["ranges"][0]
+    return found
+
+
+def longer(rows: Rows) -> None:
+    last = max((row for row in rows if row["fragment"] == "part-2.parquet"), key=lambda row: row["ranges"][-1]["stop"])
+    last["ranges"].append({"start": 30, "stop": 32})
+
+
+def renamed(rows: Rows) -> None:
+    rows.append({**rows[0], "fragment": "other.parquet", "ranges": [{"start": 0, "stop": 5}]})
+
+
+def given_twice(rows: Rows) -> None:
+    rows.append({**rows[0], "participant": "another", "ranges": [{"start": 1, "stop": 3}]})
+
+
+def taken_out(rows: Rows) -> None:
+    first_range(rows)["start"] += 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            given_twice,
+            "row 1 of part-0.parquet, row 2 of part-0.parquet: expected every row learned once, "
+            "got learned by all in version 1 and by another in version 1; ",
+        ),
+        (
+            taken_out,
+            "row 1 of part-0.parquet: expected a row whose turn has come to be learned, or told why not, "
+            "got in no state at all; ",
+        ),
+        (
+            longer,
+            "row 30 of part-2.parquet, row 31 of part-2.parquet: expected rows of the stream's files, "
+            "got one behind the last row of its file; ",
+        ),
+        (
+            renamed,
+            "row 0 of other.parquet, row 1 of other.parquet, row 2 of other.parquet and 2 more: expected rows of the "
+            "stream's files, got one of other.parquet, which is none of them; ",
+        ),
+    ],
+)
+def test_a_ledger_that_was_rewritten_whole_with_its_hashes_is_found_out(
+    folder: Path, change: Callable[[Rows], None], expected: str
+) -> None:
+    version = 2 if change is longer else 1
+    rewrite(folder, version, "ledger", lambda table: entries(table, change))
+    found = violations(folder)
+    assert [line[: len(expected)] for line in found] == [expected]
+    assert audit(folder).states.states.get("in none", 0) == (change is taken_out)
+    if change is not given_twice:
+        RunDirectory.open(folder)  # whose own checks find nothing
+    assert main(["audit", str(folder)]) == 1
+
+
+def test_a_row_without_a_label_that_was_learned_is_found_out(folder: Path) -> None:
+    def unlabelled(rows: Rows) -> None:
+        rows[0]["ranges"].insert(0, {"start": 0, "stop": 1})
+
+    rewrite(folder, 1, "ledger", lambda table: entries(table, unlabelled))
+    assert violations(folder) == [
+        "row 0 of part-0.parquet: expected a row without a label time not to be learned, got learned; go back to a "
+        "copy of the run from before, or learn the stream anew with another --out"
+    ]
+
+
+def test_rows_missing_from_quarantine_and_duplicates_are_found_out(folder: Path) -> None:
+    version = next(number for number in (1, 2, 3, 4) if (folder / f"versions/{number}/duplicates.parquet").exists())
+    rewrite(folder, version, "duplicates", lambda table: table.slice(0, 0))
+    for number in (1, 2, 3, 4):
+        if (folder / f"versions/{number}/quarantine.parquet").exists():
+            rewrite(folder, number, "quarantine", lambda table: table.slice(0, 0))
+    found = violations(folder)
+    assert len(found) == 3
+    assert found[0].startswith("quarantine: expected an entry of part-1.parquet (200:")
+    assert "of part-3.parquet and " in found[1]
+    assert found[2].startswith("row 5 of part-2.parquet: expected a row that cannot be used to be in quarantine, got ")
+
+
+def test_a_row_in_two_states_at_once_is_found_out(folder: Path) -> None:
+    holder = next(number for number in (1, 2, 3, 4) if (folder / f"versions/{number}/quarantine.parquet").exists())
+    learned = pq.read_table(folder / "versions/1/ledger.parquet").to_pylist()[0]
+
+    def also(rows: Rows) -> None:
+        offset = learned["ranges"][0]["start"]
+        rows.append({**rows[0], "row": offset, "fragment": learned["fragment"], "offset": offset, "fingerprint": None})
+
+    rewrite(folder, holder, "quarantine", lambda table: entries(table, also))
+    assert violations(folder) == [
+        "row 1 of part-0.parquet: expected every row in one state, got learned and in quarantine at once; go back to a "
+        "copy of the run from before, or learn the stream anew with another --out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "ledger.parquet", "metrics.parquet", "history.arrow", "manifest.json"]
+)
+def test_a_flipped_byte_in_any_file_of_a_version_is_found_out(folder: Path, file: str) -> None:
+    path = folder / "versions/2" / file
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    found = audit(folder).violations
+    assert found[0].place == str(path)
+    assert found[0].expected == "the manifest as it was committed" or found[0].expected.endswith("as committed")
+    assert found[0].remedy == "restore it from a copy of the run"
+
+
+def test_a_flipped_byte_in_the_state_of_a_participant_is_found_out(folder: Path) -> None:
+    [path] = folder.glob("state/all/4/tensors-*")
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert [violation.place for violation in audit(folder).violations] == [str(path)]
+
+
+def test_a_whole_table_that_is_not_the_sum_of_the_versions_is_found_out(folder: Path) -> None:
+    path = folder / "ledger.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1).replace_schema_metadata(table.schema.metadata), path)
+    [violation] = audit(folder).violations
+    assert violation.place == str(path)
+    assert violation.expected == f"{len(table)} rows, those of the versions up to 4"
+    assert violation.got.startswith(f"{len(table) - 1}, of which row 0 is version ")
+    path.write_bytes(b"PAR1")
+    assert [violation.got for violation in audit(folder).violations] == ["one that cannot be read"]
+    path.unlink()  # as the remedy says
+    assert main(["versions", str(folder)]) == 0
+    assert audit(folder).violations == []
+    assert pq.read_table(path).equals(table)
+
+
+def test_the_rows_that_manifest_metrics_and_ledger_tell_must_agree(folder: Path) -> None:
+    def shorter(rows: Rows) -> None:
+        taken_out(rows)
+
+    before = (folder / "versions/1/metrics.parquet").read_bytes()
+    rewrite(folder, 1, "ledger", lambda table: entries(table, shorter))
+    (folder / "versions/1/metrics.parquet").write_bytes(before)
+    assert any("rows, as metrics.parquet of version 1 says, got " in line for line in violations(folder))
+
+
+def test_files_that_are_gone_or_changed_are_told(tmp_path: Path) -> None:
+    out, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    for part in range(2):
+        pq.write_table(pa.table({"x": np.arange(10) % 3, "y": np.arange(10) % 2}), data / f"part-{part}.parquet")
+    run(plain(data), out)
+    file = data / "part-0.parquet"
+    raw = file.read_bytes()
+    file.unlink()
+    found = audit(out)
+    assert (found.violations, found.gone, found.states.states["learned"]) == ([], ["part-0.parquet"], 20)
+    assert found.unproven == [
+        "rows of files that are gone (part-0.parquet): what is known of them is in the run's tables alone"
+    ]
+    file.write_bytes(raw.replace(b"PAR1", b"PAR2", 1))
+    assert [str(violation) for violation in audit(out).violations] == [
+        f"part-0.parquet: expected the file that the run has read ({mark_of_bytes(tmp_path, raw)}), got "
+        f"{mark_of(file)}; put it back, and add new rows as a new file"
+    ]
+    file.write_bytes(raw)
+    assert audit(out).violations == []
+
+
+def mark_of_bytes(folder: Path, raw: bytes) -> str:
+    (folder / "raw").write_bytes(raw)
+    return mark_of(folder / "raw")
+
+
+def plain(data: Path, *settings: str) -> Job:
+    """Files as they lie, five rows an increment."""
+    document = {
+        "stream": {"path": str(data), "every": 5, "settle": "0s"},
+        "features": {"label": "y", "numeric": ["x"], "categorical": [], "classes": [0, 1]},
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    return Job.from_document(document, settings)
+
+
+def test_a_csv_that_grew_and_one_row_more_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "data/rows.csv"
+    file.parent.mkdir()
+    file.write_text("x,y\n" + "1,0\n2,1\n" * 10)
+    job = plain(file.parent)
+    run(job, tmp_path / "run")
+    with open(file, "a") as more:
+        more.write("3,1\n" * 4)
+    found = audit(tmp_path / "run")
+    assert (found.violations, found.states.states["learned"], found.states.pending["not reached yet"]) == ([], 20, 4)
+    run(job, tmp_path / "run")
+    found = audit(tmp_path / "run")
+    assert (found.violations, found.states.states["learned"], found.states.states["pending"]) == ([], 24, 0)
+
+
+def twenty() -> list[dict[str, list[float]]]:
+    """The parts of a stream that a function gives."""
+    return [{"x": [float(row % 3) for row in range(10)], "y": [float(row % 2) for row in range(10)]} for _ in range(2)]
+
+
+def test_a_function_has_no_files_but_what_passed_is_counted(tmp_path: Path) -> None:
+    job = plain(Path("tests.commands.test_audit:twenty"))
+    run(job, tmp_path / "run")
+    found = audit(tmp_path / "run")
+    assert (found.violations, found.states.states["learned"]) == ([], 20)
+    [unproven] = found.unproven
+    assert unproven.startswith("that every row of the stream is in the tables, and none that is not: stream.path: ")
+    rewrite(tmp_path / "run", 1, "ledger", lambda table: entries(table, taken_out))
+    [violation] = audit(tmp_path / "run").violations
+    assert (violation.expected, violation.got) == ("the 20 rows that have passed", "19 rows in one of them")
+
+
+def test_a_run_that_has_committed_nothing_and_its_baselines(tmp_path: Path) -> None:
+    job = Job.from_document(mixed(tmp_path / "data") | {"baselines": {"none": ["learner.frozen=true"]}})
+    with RunDirectory.create(tmp_path / "begun", job.toml(), "local:f00d"):
+        pass
+    found = audit(tmp_path / "begun")
+    assert (found.version, found.violations, found.states.pending["not reached yet"]) == (None, [], 100)
+    run(job, tmp_path / "run")
+    found = audit(tmp_path / "run")
+    assert found.holds
+    [path] = (tmp_path / "run/baselines/none/versions/1").glob("manifest.json")
+    path.write_bytes(path.read_bytes() + b" ")
+    assert not audit(tmp_path / "run").holds
+    with pytest.raises(RunDirectoryError, match="expected a run directory, found none"):
+        audit(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_a_second_or_two(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = {"x": draw.normal(size=1_000_000), "y": draw.integers(0, 2, 1_000_000)}
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "data" / "rows.parquet")
+    run(plain(tmp_path / "data", "stream.every=100_000", "learner.batch_size=50_000"), tmp_path / "run")
+    begun = time.process_time()
+    found = audit(tmp_path / "run")
+    assert (found.violations, found.states.states["learned"]) == ([], 1_000_000)
+    assert time.process_time() - begun < 4
