@@ -71,7 +71,9 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
         )
         document["features"]["classes"] = classes
     with contextlib.suppress(StreamError):  # whoever has the rows will say what is wrong, or find out
-        document["features"]["widths"] = _widths(JobFile.from_document(document), settled.get("widths"))
+        document["features"]["widths"] = _widths(
+            JobFile.from_document(document, objects=job.objects_given), settled.get("widths")
+        )
     return document
 
 

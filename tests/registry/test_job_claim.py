@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,11 @@ def test_a_run_of_an_older_schema_is_refused_with_the_command_that_helps(tmp_pat
         f"on from; learn the stream anew with `incr run {folder}/job.toml{on} --out {folder}-schema-2`, or use the "
         "incr that wrote it"
     )
-    for refused in (lambda: RunDirectory.open(folder), lambda: RunDirectory.create(folder, JOB, job)):
+    calls: list[Callable[[], object]] = [
+        lambda: RunDirectory.open(folder),
+        lambda: RunDirectory.create(folder, JOB, job),
+    ]
+    for refused in calls:
         with pytest.raises(RunDirectoryError) as found:
             refused()
         assert str(found.value) == expected
