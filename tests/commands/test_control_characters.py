@@ -144,7 +144,7 @@ def test_a_run_that_fails_says_so_in_a_line(
         path.write_bytes(b"PAR1\x1b[2J")
     else:
         pq.write_table(table, path)
-    assert main(["run", str(job), "--out", str(tmp_path / "run")]) == 2
+    assert main(["run", str(job), "--out", str(tmp_path / "run"), "--set", "stream.settle=0s"]) == 2
     written = capsys.readouterr().err
     assert told in written
     assert written.startswith("incr: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from incr_core.commands.cli import _print_summary, main
@@ -200,7 +202,7 @@ def test_a_copied_run_directory_predicts_when_its_data_is_gone(
     assert version.evaluate(new) == measured
 
 
-def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
+def test_where_neither_job_nor_manifest_tells_how_long_lists_are_the_stream_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = pixels(tmp_path / "pixels.parquet")
@@ -212,7 +214,12 @@ def test_a_manifest_that_does_not_tell_the_width_falls_back_to_the_stream(
     run(Job.from_document(document).resolved(), tmp_path / "new")
     monkeypatch.setattr(Loop, "_shape_of_rows", lambda loop: {})
     run(Job.from_document(document).resolved(), tmp_path / "old")
-    assert "numeric_width" not in RunDirectory.open(tmp_path / "old").versions()[0]
+    assert "widths" not in RunDirectory.open(tmp_path / "old").versions()[0]
+    job = tmp_path / "old" / "job.toml"
+    mark, _, text = job.read_text().partition("\n")
+    document = tomllib.loads(text)
+    assert document["features"].pop("widths") == {"image": 4}
+    job.write_text(f"{mark}\n{tomli_w.dumps(document)}")
     assert Version.load(tmp_path / "old").predict(data) == Version.load(tmp_path / "new").predict(data)
     data.rename(tmp_path / "moved.parquet")
     with pytest.raises(StreamError, match="where nothing is"):

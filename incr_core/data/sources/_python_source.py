@@ -83,11 +83,11 @@ class CallableSource:
             name = f"part {number}"
             if number == len(self.names):
                 self.names.append(name)
+            if self._compared:  # whatever may be done about bad parts: one that has changed is another stream's
+                part = as_table(part, name)
+                self._meet(name, part)
             try:
-                table = as_table(part, name)
-                if self._compared:
-                    self._meet(name, table)
-                fragment = Fragment(number, name, _chunks(table, name, self._local))
+                fragment = Fragment(number, name, _chunks(as_table(part, name), name, self._local))
                 if time is not None:
                     # A part whose rows have no times stands where the part before it ends.
                     fragment.first, fragment.last = fragment.span(time, leap) or (latest, latest)

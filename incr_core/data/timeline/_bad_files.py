@@ -6,11 +6,11 @@ import pyarrow as pa
 
 from incr_core.data import row_ids
 from incr_core.data.encoding import Encoder, parsed
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["FAULTS", "check_encodes"]
 
-FAULTS = (StreamError, JobError)
+FAULTS = (StreamError, ArgumentError)
 """What reading a file raises that is not as the job says."""
 
 
