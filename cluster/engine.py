@@ -169,6 +169,10 @@ class ClusterEngine(Engine):
         """The whole weights."""
         return open_parcel(self._handed_over().weights)
 
+    def extra_state(self) -> dict[str, Any]:
+        """What modules of the first replica keep besides tensors."""
+        return self._handed_over().extra_state
+
     def history(self) -> Any:
         """The stream's recent outcomes, as the first replica knows them."""
         return self._handed_over().history

@@ -52,9 +52,12 @@ class Received:
 
 @dataclass(slots=True)
 class Handover:
-    """What the first replica hands over for a commit: the whole weights, and the stream's recent outcomes."""
+    """What the first replica hands over for a commit: the whole weights, what modules keep besides, and the stream's
+    recent outcomes.
+    """
 
     weights: Parcel
+    extra_state: dict[str, Any]
     history: Any
 
 
@@ -155,7 +158,7 @@ class ShardWorker:
         gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
         if self.place.shard > 0:
             return None
-        return Handover(parcel(gathered), participant.stream.history())
+        return Handover(parcel(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
 def partition_of(job: Job, replica: int) -> Partition | None:

@@ -31,6 +31,7 @@ from torch import Tensor
 from federated import residents
 from federated.failures import failure
 from federated.records import pack, tell, unpack
+from incr_core.errors import JobError
 from incr_core.rounds import Arrival, Orders, Participant
 from incr_core.update import Update
 
@@ -70,6 +71,11 @@ def open_client(message: Message, context: Context) -> Message:
             # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
             participant.begin_at(json.loads(str(order["cursor"])))
         learner = participant.learner
+        if learner.extra:
+            raise JobError(
+                f"{learner.extra.names[0]}: expected a model without an extra state (get_extra_state), which clients "
+                "keep to themselves, so that no version would have it; keep it in buffers, or use --on local or cluster"
+            )
         shared, shared_rules = learner.shared_state()
         return tell(
             {

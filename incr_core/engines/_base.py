@@ -94,6 +94,10 @@ class Engine:
         """The weights all participants stand at, whole, on the CPU or as live views."""
         raise NotImplementedError
 
+    def extra_state(self) -> dict[str, Any]:
+        """What modules of the first participant keep besides tensors (`ExtraState`), for a version."""
+        return {}
+
     def history(self) -> Any:
         """The stream's recent outcomes, which predicting new rows needs; None where it needs none."""
         return None

@@ -76,6 +76,10 @@ class LocalEngine(Engine):
         """The live weights."""
         return self.participant.learner.weights()
 
+    def extra_state(self) -> dict[str, Any]:
+        """What modules keep besides tensors."""
+        return self.participant.learner.extra.state_dict()
+
     def history(self) -> Any:
         """The stream's recent outcomes."""
         return self.participant.stream.history()

@@ -111,6 +111,8 @@ class JobFile(Section):
                 "model.arguments: expected with model.factory only, got them for the built-in model; "
                 "its keys are hidden, embedding and dropout"
             )
+        if self.model.inputs and self.model.factory is None:
+            raise ValueError("model.inputs: expected with model.factory only, got them for the built-in model")
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from incr_core.job._learning import (
 )
 from incr_core.job._model import model_of
 from incr_core.job._objective import objective_of
-from incr_core.learner import Learner
+from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
@@ -159,7 +159,7 @@ class Job(JobFile):
         return Learner(
             model if wrap is None else wrap(model),
             objective,
-            optimizer_of(self, fused=shard[1] == 1),  # not every fused form takes sharded weights
+            optimizer_of(self, fused=shard[1] == 1 and fusable(model)),  # not every fused form takes sharded weights
             strategies,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from incr_core._util import build, refusal, unknown
 from incr_core.errors import JobError, StrategyError
+from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
-from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule
+from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule, optimizer_named
 from incr_core.rounds import OUTERS, Outer, Review
 from incr_core.strategies import STRATEGIES, Strategy
 
@@ -58,31 +57,16 @@ def _check_tasks(job: JobFile, name: str, strategy: Strategy, *, counts: bool) -
         )
 
 
+@as_job_error()
 def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
     """Makes the optimiser: any of torch.optim by name; where it has a fused form, that one."""
     wanted = job.learner.optimizer
-    kinds: dict[str, Any] = {
-        name.lower(): kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
-    }
-    kind = kinds.get(wanted.name.lower())
-    if kind is None:
-        raise JobError(f"learner.optimizer.name: {unknown(wanted.name, kinds)}")
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in wanted.arguments.items()}
-    if fused and "fused" in inspect.signature(kind).parameters and "foreach" not in arguments:
-        arguments.setdefault("fused", True)
-    probe = nn.Parameter(torch.zeros(2, 2))
-    probe.grad = torch.zeros_like(probe)
-    try:
-        kind([probe], **arguments).step()
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise JobError(f"learner.optimizer: {refusal(error, kind)}") from error
-    known = kind([probe], **arguments).defaults
+    make = optimizer_named(wanted.name, wanted.arguments, fused=fused)
+    known = make([nn.Parameter(torch.zeros(2, 2))]).defaults
     for group in job.learner.groups:
         for key in group.arguments.keys() - known.keys():
             raise JobError(f"learner.groups {group.match!r}: {unknown(key, known)}")
-    return partial(kind, **arguments)
+    return make
 
 
 def schedule_of(job: JobFile) -> Schedule | None:

@@ -13,7 +13,8 @@ from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder
 from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
-from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower, answering
+from incr_core.job._inputs import ByColumn
+from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
 from incr_core.models.adapt import ADAPTATIONS
 from incr_core.numerics import seeded
 
@@ -29,11 +30,17 @@ def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.M
     outputs: what its objective asks for, a row; numeric: the numbers of a row, rates among them.
     """
     shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
+    by_column = ByColumn(job, encoder) if job.model.inputs else None
     with seeded(job.learner.seed):
         model = _plain(job, encoder, shape)
         if any(map(is_lazy, [*model.parameters(), *model.buffers()])):  # adaptations must know their shapes
+            handle = None if by_column is None else by_column.attach(model)
             _answer_one(model, job, shape, of_tokens=encoder.of_tokens)
+            if handle is not None:
+                handle.remove()
         model = _adapted(job, model)
+        if by_column is not None:
+            by_column.attach(model)
         if job.model.factory is not None:
             _try_out(model, job, shape, of_tokens=encoder.of_tokens)
     return _on_device(model, job.learner.device)
@@ -112,7 +119,7 @@ def _answer_one(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens:
         inputs = {"numeric": torch.zeros(1, shape.numeric), "categorical": codes}
     try:
         with torch.no_grad(), answering(model):
-            output: Tensor = model(inputs)
+            output: Tensor = ask(model, inputs)
     except IncrError:  # of what adapts it
         raise
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:

@@ -135,6 +135,7 @@ class ModelSection(Section):
 
     factory: str | None = None
     arguments: dict[str, Any] = {}
+    inputs: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
     hidden: list[Annotated[int, Field(ge=1)]] = [128, 64]
     embedding: int = Field(8, ge=1)
     dimension: int = Field(32, ge=1)

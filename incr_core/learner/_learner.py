@@ -5,7 +5,7 @@ One step is visible in one place, `Learner._step`. Every engine runs this class 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import add
@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
-from torch.optim import Optimizer
 
 from incr_core.batch import Batch, Inputs, Steps, cat, map_inputs, share_of, split_inputs
 from incr_core.errors import ArgumentError, CheckpointError, JobError
@@ -22,11 +20,19 @@ from incr_core.learner._independence import rows_independent
 from incr_core.learner._linear_step import has_slope, linear_backward
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
+from incr_core.learner._optimizers import (
+    OptimizerFactory,
+    check_gradients,
+    factory_of,
+    fusable,
+    keep_dense,
+    sparse_weights,
+)
 from incr_core.learner._row_weighting import Choosing
 from incr_core.learner._schedule import Groups, Schedule, grouped
 from incr_core.learner._signature import check_made_of, made_of
 from incr_core.memories import Memory
-from incr_core.models import Entries, keep_frozen_in_eval
+from incr_core.models import Entries, ExtraState, keep_frozen_in_eval, settle_calls
 from incr_core.numerics import (
     BatchNorm,
     OwnChance,
@@ -41,9 +47,7 @@ from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
 from incr_core.update import Update
 
-__all__ = ["Learner", "OptimizerFactory", "Rows"]
-
-OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+__all__ = ["Learner", "Rows"]
 
 Rows = Literal["independent", "together"]
 
@@ -52,8 +56,11 @@ class Learner(Mergeable):
     """Learn increments of rows, one after another, and keep what was known.
 
     model: any `nn.Module` from a batch's inputs to an output; already on its device, already sharded if it is to be.
+        Inputs that are a dict are given by name where its forward takes them so (`models.takes_by_name`); of an answer
+        that is no tensor the `logits`, or the first of a tuple, are the output (`models.answer_of`).
     objective: what the output is for.
-    optimizer: makes the optimiser from the parameters, like `torch.optim.Adam` or a `functools.partial` of one.
+    optimizer: makes the optimiser from the parameters, like `torch.optim.Adam` or a `functools.partial` of one; or
+        what a job says: "adam", or {"name": "adam", "lr": 0.003}.
     strategies: applied in this order, but where one must come before or after others (`Strategy.order`).
     batch_size, accumulate: an optimiser step follows the mean loss of `accumulate` batches of `batch_size` rows.
         It is exact: the same step, to rounding, as one batch of `accumulate * batch_size` rows, whatever the tail
@@ -71,7 +78,7 @@ class Learner(Mergeable):
         is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
         found out from the first rows (`independence.rows_independent`), together where that cannot tell.
 
-    descent: an attribute; how its optimiser is stepped.
+    descent: an attribute; how its optimiser is stepped. extra: another; what modules keep besides tensors.
 
     With BatchNorm, or rows that belong together, a last batch of one row joins the batch before it: there is nothing to
     learn from one. Parts of the model that are frozen stay in eval mode (`modes.keep_frozen_in_eval`).
@@ -87,7 +94,7 @@ class Learner(Mergeable):
         self,
         model: nn.Module,
         objective: Objective,
-        optimizer: OptimizerFactory,
+        optimizer: OptimizerFactory | str | Mapping[str, Any],
         strategies: Sequence[Strategy] = (),
         *,
         batch_size: int = 32,
@@ -119,6 +126,7 @@ class Learner(Mergeable):
         self.strategies = nn.ModuleList(strategies)
 
         self.entries = Entries(model=model, objective=objective)
+        self.extra = ExtraState(model=model, objective=objective)
         keep_frozen_in_eval(model)
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         parameters = list(trainable.values())
@@ -128,9 +136,15 @@ class Learner(Mergeable):
         self.objective.to(self.device)
         self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
         self.precision.check(trainable)
+        make = factory_of(optimizer, fused=shard[1] == 1 and fusable(model))
+        self.hooks = Hooks(strategies)
+        if sparse := sparse_weights(model):
+            if self.hooks.after_backward:
+                sparse = keep_dense(sparse)  # strategies reckon with the gradient of every row
+            check_gradients(make, sparse, [name for name in trainable if name not in sparse])
         parts = grouped(trainable, groups)
         try:
-            descends = optimizer(parts)
+            descends = make(parts)
         except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
             raise ArgumentError(
                 f"learner.optimizer: {error}; choose another optimizer, or freeze such weights"
@@ -141,6 +155,7 @@ class Learner(Mergeable):
             clip=clip,
             schedule=schedule,
             scale=self.precision.scale,
+            sparse=bool(sparse),
         )
         self.optimizer = self.descent.optimizer
         others = not draws_only_from_torch(model, objective, *strategies)
@@ -154,7 +169,6 @@ class Learner(Mergeable):
             names=list(trainable),
             parameters=parameters,
         )
-        self.hooks = Hooks(strategies)
         with self.random_state:
             for strategy in strategies:
                 strategy.attach(self.context)
@@ -168,6 +182,8 @@ class Learner(Mergeable):
         self._chance: AbstractContextManager[Any] = self.random_state
         self._chance_predicting: AbstractContextManager[Any] = self.random_state
         certain = draws_nothing(model, objective)
+        if not draws_nothing(model):  # those of which that is certain map a tensor to a tensor
+            settle_calls(model)
         self._has_modes = pairs_rows or not certain
         if certain:
             self._chance_predicting = nullcontext()
@@ -439,6 +455,7 @@ class Learner(Mergeable):
             "step": self.context.step,
             "rows_independent": self._independent,
             "made_of": self._made_of(),
+            "extra": self.extra.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -462,6 +479,7 @@ class Learner(Mergeable):
         self.context.generator.set_state(state["generator"].cpu())
         self._steps.load_state_dict(state["steps"])
         self.random_state.load_state_dict(state["random"])
+        self.extra.load_state_dict(state.get("extra", {}))
         self.context.increment = state["increment"]
         self.context.step = state["step"]
         self._take_rows(state.get("rows_independent"))

@@ -23,6 +23,7 @@ class Descent:
     optimizer, parameters: of whom. clip: the largest norm of a step's gradient, or None.
     schedule: changes the learning rate; None: it stays.
     scale: for float16. It scales a loss up before the backward and the gradients down after it.
+    sparse: whether some gradients are.
     rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
 
     >>> import torch
@@ -43,6 +44,7 @@ class Descent:
         clip: float | None = None,
         schedule: Schedule | None = None,
         scale: LossScale | None = None,
+        sparse: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.parameters = parameters
@@ -50,6 +52,7 @@ class Descent:
         self.schedule = schedule
         self.scale = scale
         self.rate = 1.0
+        self._clip = _clip_sparse if sparse else nn.utils.clip_grad_norm_
         if schedule is not None:
             schedule.start(optimizer)
 
@@ -63,7 +66,7 @@ class Descent:
     def step(self) -> None:
         """Move, and forget the gradients."""
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            self._clip(self.parameters, self.clip)
         if self.rate == 1.0:
             unobserved_step(self.optimizer)()
         else:
@@ -110,6 +113,20 @@ class Descent:
         if self.scale is not None:
             self.scale.load_state_dict(state["scaler"])
         self.rate = state["rate"]
+
+
+def _clip_sparse(parameters: Sequence[Parameter], largest: float) -> None:
+    """What torch's `clip_grad_norm_` does, which takes no sparse gradients."""
+    gradients = []
+    for weight in parameters:
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.coalesce()  # a row that was looked up twice has one gradient
+            gradients.append(weight.grad.values())
+        elif weight.grad is not None:
+            gradients.append(weight.grad)
+    factor = (largest / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:

@@ -303,6 +303,7 @@ class Loop:
             },
             **self._uncommitted.tables(version, self.engine.fragments, increment),
             extra={} if history is None else {"history": history},
+            extra_state=self.engine.extra_state(),
             participants=[LOOP, *self.engine.participants],
         )
         self._uncommitted = Uncommitted()

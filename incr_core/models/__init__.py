@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from incr_core.models._calling import arguments_of, ask, settle_calls
 from incr_core.models._entries import Entries, merge_rules
+from incr_core.models._extra_state import ExtraState
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
@@ -14,6 +16,7 @@ from incr_core.models._towers import TwoTower
 
 __all__ = [
     "Entries",
+    "ExtraState",
     "Features",
     "Moments",
     "TableMLP",
@@ -21,10 +24,13 @@ __all__ = [
     "TokenCNN",
     "TwoTower",
     "answering",
+    "arguments_of",
+    "ask",
     "keep_frozen_in_eval",
     "matches",
     "merge_rules",
     "one_way",
     "restored",
     "same_bits",
+    "settle_calls",
 ]

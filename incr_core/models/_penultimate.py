@@ -68,7 +68,21 @@ class Features:
 
     def __init__(self, model: nn.Module, place: str) -> None:
         self.head = last_layer(model, place)
-        self.last: Tensor
+        self._model = (model,)  # in a tuple, so that it is no part of whoever keeps this
+        self._place = place
+        self._last: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """The features of the last forward; StrategyError where it did without the layer whose input they are."""
+        if self._last is None:
+            name = next(name for name, part in self._model[0].named_modules() if part is self.head)
+            raise StrategyError(
+                f"{self._place}: expected features at {name or 'the model'}, the last linear layer that the model has, "
+                "and its forward does without it; leave that layer out of the model, or define it before the one that "
+                "answers"
+            )
+        return self._last
 
     def keep(self) -> None:
         """Read every forward from now on."""
@@ -84,4 +98,4 @@ class Features:
             handle.remove()
 
     def _take(self, head: nn.Module, arguments: tuple[Any, ...]) -> None:
-        self.last = arguments[0]
+        self._last = arguments[0]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from incr_core.models._calling import undecided
+
 __all__ = ["Held", "restored", "same_bits"]
 
 
@@ -25,7 +27,8 @@ def restored(*modules: nn.Module) -> Iterator[Held]:
     held = Held(*modules)
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
-        yield held
+        with undecided():
+            yield held
     finally:
         held.restore()
         with torch.no_grad():

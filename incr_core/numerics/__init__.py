@@ -8,7 +8,8 @@ from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored,
 from incr_core.numerics._functional import Applied, unsharded, whole_weights
 from incr_core.numerics._precision import LossScale, Precision
 from incr_core.numerics._randomness import OwnChance, global_random_state, seeded
-from incr_core.numerics._sharding import agreed, like, load_optimizer, local, optimizer_state, whole
+from incr_core.numerics._sharding import agreed, as_reals, like, load_optimizer, local, optimizer_state, whole
+from incr_core.numerics._sparse import as_dense
 from incr_core.numerics._torch_privates import (
     BatchNorm,
     RunningNorm,
@@ -31,6 +32,8 @@ __all__ = [
     "RunningNorm",
     "agreed",
     "all_finite",
+    "as_dense",
+    "as_reals",
     "draws_nothing",
     "draws_only_from_torch",
     "global_random_state",

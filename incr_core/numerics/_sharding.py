@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["agreed", "like", "load_optimizer", "local", "optimizer_state", "whole"]
+__all__ = ["agreed", "as_reals", "like", "load_optimizer", "local", "optimizer_state", "whole"]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -21,6 +22,18 @@ def local(tensor: Tensor) -> Tensor:
     # Asked by attribute: importing DTensor costs a second at start, and one process alone never needs it.
     part = getattr(tensor, "to_local", None)
     return tensor if part is None else part()
+
+
+def as_reals(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, (..., 2), which are weights like others; any other tensor itself; a view.
+
+    The gradient of a complex weight, so seen, is that of its pair.
+
+    >>> import torch
+    >>> as_reals(torch.tensor([1 + 2j])), as_reals(torch.ones(1))
+    (tensor([[1., 2.]]), tensor([1.]))
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from incr_core.registry._participant_states import States
 from incr_core.registry._version import (
     has_weights,
     is_intact,
+    read_extra_state,
     read_manifest,
     read_part,
     read_version,
@@ -175,6 +176,7 @@ class RunDirectory:
         quarantine: pa.Table | None = None,
         events: pa.Table | None = None,
         extra: Mapping[str, pa.Table] | None = None,
+        extra_state: Mapping[str, Any] | None = None,
         publish: bool = True,
         participants: Iterable[str] | None = None,
     ) -> int:
@@ -182,9 +184,9 @@ class RunDirectory:
 
         Either all of it is there afterwards or, with an error or a kill, none. The numbers start at 1;
         `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
-        these. `participants` (those in `ledger`, if None) may have saved a state for this version; of each
-        one's states the last two stay. `publish` makes the version the champion. Raises CheckpointError when
-        a row was learned before.
+        these, and so is `extra_state`, nested state that is no weight. `participants` (those in `ledger`, if None)
+        may have saved a state for this version; of each one's states the last two stay. `publish` makes the version
+        the champion. Raises CheckpointError when a row was learned before.
         """
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
@@ -202,7 +204,7 @@ class RunDirectory:
             "rows": ledgers.count(ledger),
             "published": publish,
         }
-        write_version(self._folder(version), weights, tables, own, manifest)
+        write_version(self._folder(version), weights, tables, own, manifest, extra_state or {})
 
         # The version is committed. What follows can be done again from it, by the next `create` or `open`.
         self._versions.append(version)
@@ -298,6 +300,10 @@ class RunDirectory:
             intact = [str(other) for other in reversed(self._with_weights) if is_intact(self._folder(other))]
             remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
             raise CheckpointError(f"version {chosen} is damaged: {error}; {remedy}") from error
+
+    def extra_state(self, version: int) -> dict[str, Any]:
+        """What modules kept besides tensors at the commit of a version, verified; of most models nothing."""
+        return read_extra_state(self._folder(version))
 
     def part(self, version: int, file: str) -> pa.Table:
         """One of a version's own tables, verified: metrics.parquet, ledger.parquet, an extra NAME.arrow."""

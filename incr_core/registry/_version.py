@@ -27,10 +27,20 @@ from incr_core.storage import (
     write_atomically,
     write_folder,
 )
+from incr_core.storage.packing import pack, unpack
 
-__all__ = ["has_weights", "is_intact", "read_manifest", "read_part", "read_version", "rewrite_part", "write_version"]
+__all__ = [
+    "has_weights",
+    "is_intact",
+    "read_extra_state",
+    "read_manifest",
+    "read_part",
+    "read_version",
+    "rewrite_part",
+    "write_version",
+]
 
-_MODEL = "model.safetensors"
+_MODEL, _EXTRA = "model.safetensors", "extra_state.safetensors"
 
 
 def write_version(
@@ -39,12 +49,14 @@ def write_version(
     tables: Mapping[str, pa.Table],
     own: Mapping[str, Any],
     manifest: Mapping[str, Any],
+    extra_state: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the folder of a version appear, whole or not at all.
 
     `tables` are named by file, *.parquet or *.arrow. What the registry sets (`own`) and what others add
     (`manifest`) make up manifest.json, with the hashes; a name in both is an ArgumentError. Complex numbers that
     safetensors has no name for lie in the file as pairs of real ones, and the manifest says under `pairs` which.
+    `extra_state` is nested state that is no weight: its tensors lie in a file of their own, the rest in the manifest.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -61,6 +73,10 @@ def write_version(
     pairs = {
         name: str(value.dtype).removeprefix("torch.") for name, value in weights.items() if stored(value) is not value
     }
+    structure = None
+    if extra_state:
+        tensors, structure = pack(extra_state)
+        files[_EXTRA] = safetensors.torch.save(tensors)
     document = {
         "schema": SCHEMA,
         **own,
@@ -68,6 +84,7 @@ def write_version(
         "model_sha256": model_sha256(weights),
         "files": {name: sha256(content) for name, content in files.items()},
         **({"pairs": pairs} if pairs else {}),
+        **({"extra_state": structure} if structure is not None else {}),
     }
     if taken := sorted(document.keys() & manifest.keys()):
         raise ArgumentError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
@@ -89,6 +106,24 @@ def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if (found := model_sha256(weights)) != manifest["model_sha256"]:
         raise CheckpointError(f"{folder / _MODEL}: expected model_sha256 {manifest['model_sha256']}, found {found}")
     return weights, manifest
+
+
+def read_extra_state(folder: Path) -> dict[str, Any]:
+    """The state of a version that is no weight, verified; {} where there is none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name, "1")
+    ...     write_version(folder, {}, {}, {"version": 1}, {}, {"model.0": {"calls": 3}})
+    ...     read_extra_state(folder)
+    {'model.0': {'calls': 3}}
+    """
+    manifest = read_manifest(folder)
+    if "extra_state" not in manifest:
+        return {}
+    tensors = safetensors.torch.load(read_verified(folder / _EXTRA, manifest["files"][_EXTRA]))
+    state: dict[str, Any] = unpack(tensors, manifest["extra_state"])
+    return state
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Version:
         learner = job.learner_for(job.encoder.width + 2 * len(job.rates()))
         learner.adopt(weights)
         version = int(manifest["version"])
+        learner.extra.load_state_dict(run.extra_state(version))
         history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
         return cls(version, job, learner, history, manifest)
 

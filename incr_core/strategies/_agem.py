@@ -9,7 +9,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.memories import columns_of, draw, memory_named, to_batch
-from incr_core.numerics import local, whole
+from incr_core.numerics import as_reals, local, whole
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
 
@@ -57,7 +57,7 @@ class AGEM(Strategy):
         with torch.enable_grad():
             ctx.objective(ctx.model(remembered.inputs), remembered.targets, remembered.weights).backward()
         pairs = [
-            (gradient, weight.grad)
+            (as_reals(gradient), as_reals(weight.grad))
             for gradient, weight in zip(mine, ctx.parameters, strict=True)
             if gradient is not None and weight.grad is not None
         ]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from incr_core._util import MadeWith
 from incr_core.batch import Batch
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.objectives import Objective
 
 __all__ = ["Context", "PerWeight", "Strategy"]
@@ -61,10 +61,13 @@ class Context:
         return [rate[id(self.parameters[place])] for place in (index or range(len(self.parameters)))]
 
     def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:
-        """This worker's part of each weight that has a gradient, of that gradient, and its place in `parameters`."""
+        """This worker's part of each weight that has a gradient, of that gradient, and its place in `parameters`.
+
+        Complex weights come as pairs of real ones, here and in `PerWeight`.
+        """
         index = [place for place, weight in enumerate(self.parameters) if weight.grad is not None]
-        weights = [local(self.parameters[place].detach()) for place in index]
-        gradients = [local(self.parameters[place].grad) for place in index]  # type: ignore[arg-type]
+        weights = [as_reals(local(self.parameters[place].detach())) for place in index]
+        gradients = [as_reals(local(self.parameters[place].grad)) for place in index]  # type: ignore[arg-type]
         return weights, gradients, index
 
 
@@ -82,7 +85,7 @@ class PerWeight(nn.Module):
         """Make the tensors."""
         for name, weight in zip(ctx.names, ctx.parameters, strict=True):
             # A buffer's name may not hold a dot.
-            self.register_buffer(name.replace(".", "/"), torch.zeros_like(local(weight.detach())))
+            self.register_buffer(name.replace(".", "/"), torch.zeros_like(as_reals(local(weight.detach()))))
 
     def tensors(self, index: list[int] | None = None) -> list[Tensor]:
         """All of them, or those at `index`, in the order of `Context.parameters`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 
@@ -45,7 +45,7 @@ class ElasticNet(Strategy):
     def begin(self, ctx: Context) -> None:
         """Keep a copy of the weights that the increment starts from."""
         if self.l1 > 0 or self.l2 > 0:
-            torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+            torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def after_backward(self, ctx: Context) -> None:
         """Note which weights the step moves, and add the gradient of the smooth part."""
@@ -60,7 +60,7 @@ class ElasticNet(Strategy):
         """Take the proximal step of the other part: what moved less than lr * l1 goes back to the anchor."""
         if self.l1 == 0:
             return
-        weights = [local(ctx.parameters[place]) for place in self._index]
+        weights = [as_reals(local(ctx.parameters[place])) for place in self._index]
         anchors = self.anchor.tensors(self._index)
         lr = ctx.rates(self._index)
         moved = torch._foreach_sub(weights, anchors)

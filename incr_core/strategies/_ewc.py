@@ -8,7 +8,7 @@ import torch
 
 from incr_core.batch import Batch
 from incr_core.models import one_way
-from incr_core.numerics import like, local
+from incr_core.numerics import as_reals, like, local
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull, fisher_diagonal
@@ -89,6 +89,6 @@ class EWC(Strategy):
             new = like(measured[name], weight)
             fisher.mul_(self.decay).add_(new)
             if self.online:
-                anchor.copy_(local(weight))
+                anchor.copy_(as_reals(local(weight)))
             else:
-                anchor.mul_(self.decay).addcmul_(new, local(weight))
+                anchor.mul_(self.decay).addcmul_(new, as_reals(local(weight)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 
@@ -39,7 +39,7 @@ class FedProx(Strategy):
     def adopted(self, ctx: Context) -> None:
         """Keep a copy of the anchor."""
         if self.strength > 0:
-            torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+            torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def begin(self, ctx: Context) -> None:
         """Keep a copy of the weights that the increment starts from."""

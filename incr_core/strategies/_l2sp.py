@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 
@@ -34,7 +34,7 @@ class L2SP(Strategy):
     def attach(self, ctx: Context) -> None:
         """Keep a copy of the starting point."""
         self.anchor.allocate(ctx)
-        torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+        torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def after_backward(self, ctx: Context) -> None:
         """Add the penalty's gradient, without a graph."""

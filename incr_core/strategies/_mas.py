@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from incr_core.batch import Batch, Inputs
 from incr_core.models import one_way
-from incr_core.numerics import Applied, like, local, unsharded, whole_weights
+from incr_core.numerics import Applied, as_reals, like, local, unsharded, whole_weights
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull, gradients_of_rows, rows_at_once
@@ -67,7 +67,7 @@ class MAS(Strategy):
         measured = sensitivity(ctx.model, labelled.take(picked))
         for old, name, weight in zip(self.importance.tensors(), ctx.names, ctx.parameters, strict=True):
             old.mul_(self.decay).add_(like(measured[name], weight))
-        torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+        torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
 
 def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -86,14 +86,14 @@ def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return output.square().sum()
 
     per_row = gradients_of_rows(squared)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    total = {name: torch.zeros_like(as_reals(weight)) for name, weight in weights.items()}
     training = model.training
     model.eval()
     try:
         with unsharded(model):
             for part in batch.split(rows_at_once(weights)):
                 for name, gradient in per_row(weights, part.inputs).items():
-                    total[name] += gradient.abs().sum(0)
+                    total[name] += as_reals(gradient).abs().sum(0)
     finally:
         model.train(training)
     return {name: value / max(1, len(batch)) for name, value in total.items()}

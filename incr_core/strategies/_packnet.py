@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
+from incr_core.errors import StrategyError
 from incr_core.numerics import local
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
@@ -71,6 +72,12 @@ class PackNet(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Make room for owners, kept weights, and buffers for every task but the last."""
+        for name, weight in zip(ctx.names, ctx.parameters, strict=True):
+            if weight.is_complex():
+                raise StrategyError(
+                    f"packnet: expected weights that are real numbers, to be given to tasks one by one, got {name} of "
+                    f"{str(weight.dtype).removeprefix('torch.')}; keep it as pairs (torch.view_as_real), or freeze it"
+                )
         self.ownership.allocate(ctx)
         self.fresh.allocate(ctx)
         for name, value in ctx.model.named_buffers():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies.mechanisms import Pull
@@ -54,7 +54,7 @@ class SI(Strategy):
         """Start the first path at the weights as they are."""
         for state in (self.importance, self.anchor, self.path):
             state.allocate(ctx)
-        torch._foreach_copy_(self.anchor.tensors(), [local(weight) for weight in ctx.parameters])
+        torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def after_backward(self, ctx: Context) -> None:
         """Keep copies of gradients and weights for the path (views would move along), then add the penalty."""
@@ -70,7 +70,7 @@ class SI(Strategy):
         """Walk the path: subtract gradient times movement."""
         if self.strength == 0:
             return
-        weights = [local(ctx.parameters[place]) for place in self._index]
+        weights = [as_reals(local(ctx.parameters[place])) for place in self._index]
         torch._foreach_sub_(self._before, weights)  # minus the movement
         torch._foreach_addcmul_(self.path.tensors(self._index), self._gradients, self._before)
 
@@ -82,7 +82,7 @@ class SI(Strategy):
         for weight, importance, anchor, path in zip(
             ctx.parameters, self.importance.tensors(), self.anchor.tensors(), self.path.tensors(), strict=True
         ):
-            now = local(weight)
+            now = as_reals(local(weight))
             importance += path.clamp(min=0) / ((now - anchor).square() + self.damping)
             anchor.copy_(now)
             path.zero_()

@@ -217,9 +217,9 @@ def test_where_neither_job_nor_manifest_tells_how_long_lists_are_the_stream_does
     assert "widths" not in RunDirectory.open(tmp_path / "old").versions()[0]
     job = tmp_path / "old" / "job.toml"
     mark, _, text = job.read_text().partition("\n")
-    document: dict[str, Any] = tomllib.loads(text)
-    assert document["features"].pop("widths") == {"image": 4}
-    job.write_text(f"{mark}\n{tomli_w.dumps(document)}")
+    resolved = tomllib.loads(text)
+    assert resolved["features"].pop("widths") == {"image": 4}
+    job.write_text(f"{mark}\n{tomli_w.dumps(resolved)}")
     assert Version.load(tmp_path / "old").predict(data) == Version.load(tmp_path / "new").predict(data)
     data.rename(tmp_path / "moved.parquet")
     with pytest.raises(StreamError, match="where nothing is"):

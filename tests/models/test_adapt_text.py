@@ -1,4 +1,4 @@
-"""What peft puts into a small BERT: prompts, prefixes, low-rank changes and factors learn beside a head, alone."""
+"""Prompts, prefixes, LoRA and IA3 for a small BERT, through peft; skipped where the extra `text` is not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 pytest.importorskip("peft")
 
@@ -22,23 +23,31 @@ from incr_core.batch import Batch
 from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
-from incr_core.models.adapt import adapter, bert, hf_lora, ia3, lora, merge_lora, prefix, prompt
+from incr_core.models.adapt import adapter, bert, freeze, ia3, lora, merge_lora, peft_lora, prefix, prompt
 from incr_core.objectives import Multiclass
 from incr_core.runs import Version, run
+from incr_core.update import Update, mean
 
 pytestmark = pytest.mark.text
 
+Adapt = Callable[[nn.Module], nn.Module]
 HEAVY = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
-TUNINGS: dict[str, Callable[..., Any]] = {
-    "prompt": partial(prompt, length=3),
-    "prefix": partial(prefix, length=3),
-    "hf_lora": partial(hf_lora, rank=2),
-    "ia3": ia3,
-}
+ATTENTION = [f"base_model.model.encoder.layer.{layer}.attention.self" for layer in (0, 1)]
+
+ADAPTED: dict[str, tuple[Adapt, set[str]]] = {
+    "prompt": (partial(prompt, length=3), {"prompt_encoder.default.embedding.weight"}),
+    "prefix": (partial(prefix, length=3), {"prompt_encoder.default.embedding.weight"}),
+    "peft_lora": (
+        partial(peft_lora, rank=2, dropout=0.1),
+        {f"{place}.{kind}.lora_{side}.default.weight" for place in ATTENTION for kind in ("query", "value")
+         for side in "AB"},
+    ),
+    "ia3": (partial(ia3, target=["key"], feedforward=[]), {f"{place}.key.ia3_l.default" for place in ATTENTION}),
+}  # fmt: skip
 
 
-def small() -> Any:
-    torch.manual_seed(0)
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return bert(outputs=2, vocabulary=50, width=32, layers=2, length=32)
 
 
@@ -50,94 +59,109 @@ def rows(count: int = 64) -> Batch:
     return Batch(ids, (ids[:, 1] > 25).long())
 
 
-def texts() -> torch.Tensor:
-    ids = rows().inputs
-    assert isinstance(ids, torch.Tensor)
-    return ids
+def ids_of(batch: Batch) -> Tensor:
+    assert isinstance(batch.inputs, Tensor)
+    return batch.inputs
 
 
-@pytest.mark.parametrize("tuning", TUNINGS)
-def test_only_the_tuning_and_the_head_learn(tuning: str) -> None:
-    model = TUNINGS[tuning](small())
-    learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    words = {"prompt": "prompt_encoder", "prefix": "prompt_encoder", "hf_lora": "lora_", "ia3": "ia3_l"}
-    assert {name for name in learns if words[tuning] not in name} == {"head.weight", "head.bias"}
-    assert len(learns) > 2
+@pytest.mark.parametrize("name", ADAPTED)
+def test_only_what_is_put_in_and_the_head_learn(name: str) -> None:
+    adapt, parts = ADAPTED[name]
+    model = adapt(small())
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    learner = Learner(model, Multiclass(2), HEAVY, batch_size=16)
+    learner = Learner(model, Multiclass(2), HEAVY, batch_size=16, epochs=2)  # B = 0: A moves from the second step on
     learner.learn(rows())
-    # Of low-rank changes the second factor is zero, so the first one moves a step later.
-    learner.learn(rows())
-    assert {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])} == learns
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {*(f"body.{part}" for part in parts), "head.weight", "head.bias"}
+    assert moved == set(learner.context.names)
 
 
-@pytest.mark.parametrize("tuning", TUNINGS)
-def test_padding_changes_nothing(tuning: str) -> None:
-    model = TUNINGS[tuning](small()).eval()
-    ids = texts()[:4]
-    torch.testing.assert_close(model(nn.functional.pad(ids, (0, 5))), model(ids))
+@pytest.mark.parametrize("name", ADAPTED)
+def test_padding_changes_nothing(name: str) -> None:
+    model = ADAPTED[name][0](small()).eval()
+    ids = ids_of(rows())
+    torch.testing.assert_close(model(F.pad(ids[:4], (0, 5))), model(ids[:4]))
 
 
-@pytest.mark.parametrize("tuning", ["hf_lora", "ia3"])
-def test_what_has_learned_nothing_changes_nothing(tuning: str) -> None:
-    model = small().eval()
-    expected = model(texts())
-    assert torch.equal(TUNINGS[tuning](model).eval()(texts()), expected)
-
-
-def test_a_prompt_of_tokens_equals_these_tokens_in_front_of_the_text() -> None:
-    model = small().eval()
-    ids = texts()
+def test_a_prompt_of_tokens_equals_those_tokens_before_the_text() -> None:
+    plain: Any = small().eval()
+    ids = ids_of(rows())
     longer = torch.cat([torch.tensor([7, 9]).expand(len(ids), 2), ids], dim=1)
-    states = model.body(input_ids=longer, attention_mask=(longer != 0).long()).last_hidden_state
-    expected = model.head(states[:, 2])  # behind the prompt
-    tuned: Any = prompt(model, length=2)
+    expected = plain.body(input_ids=longer, attention_mask=(longer != 0).long()).last_hidden_state[:, 2:]
+    body: Any = prompt(plain, length=2).body
     with torch.no_grad():
-        words = tuned.body.get_base_model().get_input_embeddings().weight
-        tuned.body.prompt_encoder["default"].embedding.weight.copy_(words[[7, 9]])
-    torch.testing.assert_close(tuned.eval()(ids), expected)
+        body.prompt_encoder.default.embedding.weight.copy_(plain.body.get_input_embeddings().weight[[7, 9]])
+    torch.testing.assert_close(body(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state, expected)
+    torch.testing.assert_close(plain(ids), plain.head(expected[:, 0]))
+
+
+def test_a_prompt_starts_as_vectors_of_the_vocabulary() -> None:
+    body: Any = prompt(small(), length=5).body
+    vectors, words = body.prompt_encoder.default.embedding.weight, body.get_input_embeddings().weight
+    assert all((words == vector).all(1).any() for vector in vectors)
 
 
 def test_a_prefix_takes_its_share_of_attention_as_in_the_formula() -> None:
-    """One layer, so that what its attention gives is all that the prefix does."""
-    torch.manual_seed(0)
-    model: Any = prefix(bert(vocabulary=50, width=32, layers=1, length=32), length=4).eval()
-    base = model.body.get_base_model()
-    attention = base.encoder.layer[0].attention.self
-    ids = texts()[:3, :5]
-    hidden = base.embeddings(input_ids=ids, position_ids=torch.arange(4, 9)[None])  # they stand behind the prefix
+    model: Any = prefix(small(), length=4).eval()
+    body = model.body.get_base_model()
+    ids = ids_of(rows())[:3, :5]
+    heard: list[Tensor] = []
+    layer = body.encoder.layer[0].attention.self
+    layer.register_forward_hook(lambda _, given, output: heard.extend([given[0], output[0]]))
+    model(ids)
+    hidden, found = heard
 
-    def split(values: torch.Tensor) -> torch.Tensor:
-        return values.reshape(len(values), -1, 2, 16).transpose(1, 2)
+    def split(values: Tensor) -> Tensor:
+        return values.reshape(3, -1, 2, 16).transpose(1, 2)
 
-    own = model.body.prompt_encoder["default"].embedding.weight.reshape(4, 2, 2, 16)  # (length, K and V, heads, 16)
-    more = own.permute(1, 2, 0, 3)
-    keys = torch.cat([more[0].expand(3, -1, -1, -1), split(attention.key(hidden))], dim=2)
-    values = torch.cat([more[1].expand(3, -1, -1, -1), split(attention.value(hidden))], dim=2)
-    shares = (split(attention.query(hidden)) @ keys.transpose(2, 3) / 16**0.5).softmax(-1)
-    seen = (shares @ values).transpose(1, 2).reshape(3, 5, 32)
-    layer = base.encoder.layer[0]
-    mixed = layer.attention.output(seen, hidden)
-    expected = model.head(layer.output(layer.intermediate(mixed), mixed)[:, 0])
-    torch.testing.assert_close(model(ids), expected)
+    # peft keeps layer after layer the keys and then the values of each vector.
+    own = model.body.prompt_encoder.default.embedding.weight.reshape(4, 2, 2, 32)[:, 0]
+    keys = torch.cat([split(own[:, 0].expand(3, -1, -1)), split(layer.key(hidden))], dim=2)
+    values = torch.cat([split(own[:, 1].expand(3, -1, -1)), split(layer.value(hidden))], dim=2)
+    attention = (split(layer.query(hidden)) @ keys.transpose(2, 3) / 16**0.5).softmax(-1)
+    torch.testing.assert_close(found, (attention @ values).transpose(1, 2).reshape(3, 5, 32))
 
 
-@pytest.mark.parametrize("tuning", TUNINGS)
-def test_a_learner_goes_on_from_its_state(tuning: str) -> None:
-    first = Learner(TUNINGS[tuning](small()), Multiclass(2), HEAVY, batch_size=16)
-    first.learn(rows())
-    state, weights = first.state_dict(), {name: value.clone() for name, value in first.weights().items()}
-    torch.manual_seed(1)
-    second = Learner(TUNINGS[tuning](small()), Multiclass(2), HEAVY, batch_size=16)
-    second.adopt(weights)
-    second.load_state_dict(state)
-    for learner in (first, second):
-        learner.learn(rows())
-    found = second.weights()
-    assert all(torch.equal(value, found[name]) for name, value in first.weights().items())
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_prefix_works_with_either_attention(implementation: str) -> None:
+    model: Any = prefix(small(), length=4).eval()
+    reference = model(rows().inputs)
+    model.body.set_attn_implementation(implementation)
+    torch.testing.assert_close(model(rows().inputs), reference)
 
 
-def test_low_rank_and_adapters_of_our_own_fit_a_transformer_too() -> None:
+def test_lora_of_peft_is_the_change_that_ours_is() -> None:
+    ours = lora(small(), rank=2, alpha=6.0, target=["*.query", "*.value"], train="head").eval()
+    theirs = peft_lora(small(), rank=2, alpha=6.0).eval()
+    weights = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, mine in ours.named_parameters():
+            if name.endswith((".down", ".up")):
+                mine.copy_(torch.randn(mine.shape))
+                name = name.replace("body.", "body.base_model.model.")
+                weights[name.replace(".down", ".lora_A.default.weight").replace(".up", ".lora_B.default.weight")].copy_(
+                    mine
+                )
+    torch.testing.assert_close(theirs(rows().inputs), ours(rows().inputs))
+    assert not torch.allclose(ours(rows().inputs), small().eval()(rows().inputs))
+
+
+@pytest.mark.parametrize("adapt", [peft_lora, ia3])
+def test_what_peft_can_merge_leaves_the_model_as_it_was_made(adapt: Adapt) -> None:
+    data, plain = rows(), small()
+    model = adapt(small())
+    torch.testing.assert_close(model.eval()(data.inputs), plain.eval()(data.inputs))
+    Learner(model.train(), Multiclass(2), HEAVY, batch_size=16, epochs=2).learn(data)
+    after = model.eval()(data.inputs)
+    assert not torch.allclose(after, plain(data.inputs))
+    merged = merge_lora(model)
+    torch.testing.assert_close(merged(data.inputs), after)
+    assert [(name, type(part)) for name, part in merged.named_modules()] == [
+        (name, type(part)) for name, part in plain.named_modules()
+    ]
+
+
+def test_low_rank_and_adapters_of_ours_fit_a_transformer_too() -> None:
     plain = small().eval()
     data = rows()
     expected = plain(data.inputs)
@@ -150,6 +174,84 @@ def test_low_rank_and_adapters_of_our_own_fit_a_transformer_too() -> None:
         after = model(data.inputs)
         assert not torch.allclose(after, expected)
         torch.testing.assert_close(merge_lora(model)(data.inputs), after)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_a_resumed_learner_comes_to_the_same_bits(name: str) -> None:
+    adapt, data = ADAPTED[name][0], rows()
+
+    def made() -> Learner:
+        return Learner(adapt(small()), Multiclass(2), HEAVY, batch_size=16)
+
+    whole = made()
+    whole.begin(data)
+    whole.advance(2)
+    again = made()
+    assert whole.weights().keys() == again.weights().keys()
+    again.adopt(whole.weights())
+    again.load_state_dict(whole.state_dict())
+    whole.advance()
+    again.begin(data)
+    again.advance()
+    for key, value in whole.weights().items():
+        assert torch.equal(value, again.weights()[key]), key
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_learners_merge_by_the_mean_of_what_was_put_in(name: str) -> None:
+    adapt, parts = ADAPTED[name]
+    learners = [Learner(adapt(small()), Multiclass(2), HEAVY, batch_size=16, seed=seed) for seed in (0, 1)]
+    anchor = {name: value.clone() for name, value in learners[0].weights().items()}
+    assert all(torch.equal(value, learners[1].weights()[name]) for name, value in anchor.items())  # by the seed alone
+    updates = [learner.learn(rows()) for learner in learners]
+    merged = mean([Update(update.weights, 1) for update in updates], anchor, learners[0].rules())
+    learning = {*(f"model.body.{part}" for part in parts), "model.head.weight", "model.head.bias"}
+    for key, value in merged.items():
+        one, other = (update.weights[key] for update in updates)
+        assert torch.equal(value, one + 0.5 * (other - one) if key in learning else anchor[key]), key
+    learners[1].adopt(merged)
+    assert all(torch.equal(value, merged[key]) for key, value in learners[1].weights().items())
+
+
+def test_what_is_put_in_is_in_the_mode_of_the_transformer() -> None:
+    """One in eval mode, as `from_pretrained` gives it, is not taken for one that was frozen in part."""
+    for training in (True, False):
+        model = peft_lora(small().train(training), dropout=0.5)
+        assert {part.training for part in model.modules()} == {training}
+
+
+def test_weights_outside_that_were_frozen_stay_so() -> None:
+    names = Learner(peft_lora(freeze(small(), names="head.bias")), Multiclass(2), HEAVY).context.names
+    assert "head.weight" in names
+    assert "head.bias" not in names
+
+
+def test_bad_arguments_are_refused() -> None:
+    for name, (adapt, _) in ADAPTED.items():
+        expected = f"{name}: expected a transformer of the transformers library, or a model that holds one, got Linear"
+        with pytest.raises(ArgumentError, match=expected):
+            adapt(nn.Linear(1, 1))
+    with pytest.raises(ArgumentError, match="ia3: expected a model that peft has not adapted yet"):
+        ia3(prompt(small()))
+    with pytest.raises(ArgumentError, match=r"prefix.length: expected 1 or more, got 0"):
+        prefix(small(), 0)
+    with pytest.raises(ArgumentError, match=r"peft_lora.rank: expected 1 or more, got 0"):
+        peft_lora(small(), rank=0)
+    with pytest.raises(ArgumentError, match=r"peft_lora: Target modules .*'qery'.* not found in the base model"):
+        peft_lora(small(), target=["qery"])
+    with pytest.raises(ArgumentError, match=r"bert.width: expected a multiple of 16, got 20; try 32"):
+        bert(width=20)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['peft'] = None\n"
+        "from incr_core.models.adapt import bert, prompt\n"
+        "try: prompt(bert())\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "ArgumentError prompt: needs peft, which is not installed; pip install 'incr[text]'\n"
 
 
 @pytest.mark.slow
@@ -178,29 +280,3 @@ def test_a_job_tunes_a_bert_by_name(tmp_path: Path) -> None:
     learner = Version.load(tmp_path / "run").learner
     learns = {name for name, weight in learner.model.named_parameters() if weight.requires_grad}
     assert learns == {"body.prompt_encoder.default.embedding.weight", "head.weight", "head.bias"}
-
-
-def test_bad_arguments_are_refused() -> None:
-    for name, tuning in TUNINGS.items():
-        told = rf"^{name}: expected a model that holds a transformer .* in an attribute, got Linear; "
-        with pytest.raises(ArgumentError, match=told):
-            tuning(nn.Linear(1, 1))
-    with pytest.raises(ArgumentError, match=r"prefix.length: expected 1 or more, got 0"):
-        prefix(small(), 0)
-    with pytest.raises(ArgumentError, match=r"hf_lora.rank: expected 1 or more, got 0"):
-        hf_lora(small(), 0)
-    with pytest.raises(ArgumentError, match=r"^hf_lora: peft refuses BertModel: .*nowhere"):
-        hf_lora(small(), target="nowhere")
-    with pytest.raises(ArgumentError, match=r"bert.width: expected a multiple of 16, got 20; try 32"):
-        bert(width=20)
-
-
-def test_without_the_extra_it_says_what_to_install() -> None:
-    code = (
-        "import sys; sys.modules['peft'] = None\n"
-        "from incr_core.models.adapt import bert, prompt\n"
-        "try: prompt(bert())\n"
-        "except Exception as error: print(type(error).__name__, error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "ArgumentError prompt: needs peft, which is not installed; pip install 'incr[text]'\n"

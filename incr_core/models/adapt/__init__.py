@@ -21,7 +21,7 @@ from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
-from incr_core.models.adapt._text import Text, bert, hf_lora, ia3, prefix, prompt
+from incr_core.models.adapt._text import Text, bert, ia3, peft_lora, prefix, prompt
 
 __all__ = [
     "ADAPTATIONS",
@@ -34,12 +34,12 @@ __all__ = [
     "experts",
     "freeze",
     "head_only",
-    "hf_lora",
     "ia3",
     "lda",
     "lora",
     "merge_lora",
     "nearest_mean",
+    "peft_lora",
     "prefix",
     "prompt",
     "task_heads",
@@ -52,11 +52,11 @@ ADAPTATIONS: dict[str, Callable[..., nn.Module]] = {
     "experts": experts,
     "freeze": freeze,
     "head_only": head_only,
-    "hf_lora": hf_lora,
     "ia3": ia3,
     "lda": lda,
     "lora": lora,
     "nearest_mean": nearest_mean,
+    "peft_lora": peft_lora,
     "prefix": prefix,
     "prompt": prompt,
     "task_heads": task_heads,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from incr_core._util import at_least_one, positive
@@ -16,8 +17,8 @@ from incr_core.models.adapt._freeze import freeze_statistics
 
 __all__ = ["LowRank", "lora", "merge_lora"]
 
-# The `peft` library does this and much more, but at the price of transformers and accelerate as dependencies, of a
-# wrapper that hides the model's own class and names, and of its own checkpoint format.
+# The `peft` library does this and much more, and `text.peft_lora` has it do so for transformers; but at the price of
+# transformers and accelerate as dependencies, and of a wrapper that hides the model's own class and names.
 
 
 def lora(
@@ -81,7 +82,9 @@ class LowRank(nn.Module):
         output: Tensor = self.base(inputs, *rest, **named)
         base = self.base
         if isinstance(base, nn.Conv2d):
-            inner = base._conv_forward(inputs, self.down, None)  # with the base's stride, padding and dilation
+            # With the base's stride, padding and dilation; of its bias there is one in `output` already.
+            own = {"weight": self.down} | ({} if base.bias is None else {"bias": self.down.new_zeros(len(self.down))})
+            inner = functional_call(base, own, (inputs,))
             return output + self.scale * F.conv2d(inner, self.up[:, :, None, None])
         if isinstance(base, nn.Embedding):
             inner = F.embedding(inputs, self.down, base.padding_idx)
@@ -101,7 +104,8 @@ class LowRank(nn.Module):
 def merge_lora(model: nn.Module) -> nn.Module:
     """Add every low-rank change to its layer's weight and leave plain layers: W <- W + alpha / rank * B A.
 
-    The result has the classes and names of the model before `lora`, so it can be exported or adapted again.
+    The result has the classes and names of the model before `lora`, so it can be exported or adapted again. What peft
+    can merge (`peft_lora`, `ia3`) is merged by peft.
 
     >>> merge_lora(lora(nn.Sequential(nn.Linear(4, 2)), rank=1))
     Sequential(
@@ -113,4 +117,10 @@ def merge_lora(model: nn.Module) -> nn.Module:
             weight: Tensor = layer.base.weight  # type: ignore[assignment]
             weight += layer.change()
             replace_module(model, name, layer.base)
+    while found := next((each for each in model.named_modules() if hasattr(each[1], "merge_and_unload")), None):
+        name, layer = found
+        plain: nn.Module = layer.merge_and_unload()
+        if not name:
+            return plain
+        replace_module(model, name, plain)
     return model

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.numerics import Applied, tree_flatten, tree_unflatten, unsharded, whole_weights
+from incr_core.numerics import Applied, as_dense, as_reals, tree_flatten, tree_unflatten, unsharded, whole_weights
 from incr_core.objectives import Objective
 
 __all__ = ["fisher_diagonal", "gradients_of_rows", "rows_at_once"]
@@ -36,7 +36,8 @@ def fisher_diagonal(
     (Kirkpatrick et al. 2017; Kunstner et al. 2019 on why neither labels nor squared batch gradients will do).
 
     batch: N rows; chunk: how many at a time, see `rows_at_once`. Returns one tensor per trainable parameter, by name,
-    of its whole shape, also where `model` is sharded (a collective call then). The model runs in eval mode.
+    of its whole shape, also where `model` is sharded (a collective call then); complex weights count as pairs of real
+    ones, (..., 2). The model runs in eval mode.
 
     >>> from incr_core.objectives import Binary
     >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.zeros_(model.weight)
@@ -44,7 +45,7 @@ def fisher_diagonal(
     tensor([[1.]])
     """
     weights, fixed = whole_weights(model)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    total = {name: torch.zeros_like(as_reals(weight)) for name, weight in weights.items()}
     applied = Applied(model)
 
     def project(weights: dict[str, Tensor], inputs: Inputs, score: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def fisher_diagonal(
                     scores = objective.scores(output, generator)
                 for score in scores:
                     for name, gradient in per_row(weights, part.inputs, score).items():
-                        total[name] += gradient.square().sum(0)
+                        total[name] += as_reals(gradient).square().sum(0)
     finally:
         model.train(was_training)
     return {name: value / max(1, len(batch)) for name, value in total.items()}
@@ -73,7 +74,7 @@ def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str
     """The gradient of function(weights, *row) by the weights, for each row of batched arguments: (B, ...) each.
 
     All rows at once by vmap. A model that chooses its way by its values knows no vmap, such as a transformer that looks
-    whether anything is padding; of such a one, row after row.
+    whether anything is padding, nor does an embedding with sparse gradients; of such a one, row after row.
 
     >>> gradients = gradients_of_rows(lambda weights, x: weights["w"] * x if x > 0 else weights["w"] * 0)
     >>> gradients({"w": torch.tensor(1.0)}, torch.tensor([3.0, -4.0]))
@@ -86,7 +87,7 @@ def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
             found = torch.autograd.grad(function(leaves, *row), list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+        return dict(zip(leaves, map(as_dense, found), strict=True))
 
     def of_rows(weights: Mapping[str, Tensor], *rows: Any) -> dict[str, Tensor]:
         nonlocal mapped
@@ -95,7 +96,7 @@ def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str
                 found: dict[str, Tensor] = at_once(weights, rows)
                 return found
             except RuntimeError as error:
-                if "vmap" not in str(error):
+                if "vmap" not in str(error) and "Sparse" not in str(error):
                     raise
                 mapped = False
         leaves, layout = tree_flatten(rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from incr_core.batch import Inputs
 from incr_core.models import merge_rules
 from incr_core.models.adapt import NearestMean
-from incr_core.numerics import local
+from incr_core.numerics import as_reals, local
 from incr_core.strategies._base import Context, PerWeight
 
 __all__ = ["Teacher"]
@@ -95,7 +95,7 @@ class Teacher(nn.Module):
         self.captured = state["captured"]
 
     def _live(self, ctx: Context) -> list[Tensor]:
-        weights = [local(weight.detach()) for weight in ctx.parameters]
+        weights = [as_reals(local(weight.detach())) for weight in ctx.parameters]
         return weights + [local(buffer) for buffer in ctx.model.buffers()]
 
     def _held(self) -> list[Tensor]:

@@ -1,0 +1,69 @@
+"""What modules keep besides tensors: the state that they give by torch's `get_extra_state`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from incr_core.errors import ArgumentError, CheckpointError
+from incr_core.storage.packing import pack
+
+__all__ = ["ExtraState"]
+
+
+class ExtraState:
+    """The extra state of modules, by their names.
+
+    It is no weight, so no mean is taken of it: each learner keeps its own, through rounds and when it resumes, and a
+    version holds that of the first. ArgumentError names a module whose state could not be kept without pickle.
+
+    modules: by the first part of the name.
+
+    >>> class Counter(nn.Module):
+    ...     calls = 3
+    ...     def get_extra_state(self): return {"calls": self.calls}
+    ...     def set_extra_state(self, state): self.calls = state["calls"]
+    >>> ExtraState(model=nn.Sequential(nn.ReLU(), Counter())).state_dict()
+    {'model.1': {'calls': 3}}
+    """
+
+    def __init__(self, **modules: nn.Module) -> None:
+        self._modules: dict[str, nn.Module] = {}
+        for first, module in modules.items():
+            for name, part in module.named_modules():
+                if type(part).get_extra_state is not nn.Module.get_extra_state:
+                    self._modules[f"{first}.{name}" if name else first] = part
+        for name, part in self._modules.items():
+            try:
+                pack(part.get_extra_state())
+            except CheckpointError as error:
+                raise ArgumentError(
+                    f"{name}: expected an extra state of tensors, numbers, texts, lists and dicts, since nothing is "
+                    f"unpickled, and {type(part).__name__}.get_extra_state gives another: {error}; give these, or keep "
+                    "it in buffers"
+                ) from error
+
+    def __bool__(self) -> bool:
+        return bool(self._modules)
+
+    @property
+    def names(self) -> list[str]:
+        """The modules that have any."""
+        return list(self._modules)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each, as it is now."""
+        return {name: part.get_extra_state() for name, part in self._modules.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; CheckpointError that names what has none, or should have none."""
+        for name in {**self._modules, **state}:
+            if (name in state) != (name in self._modules):
+                expected, got = ("one", "none") if name in self._modules else ("none", "one")
+                raise CheckpointError(
+                    f"{name}: expected {expected} of the extra states that modules keep, got {got}; "
+                    "use the same model, or start a new run"
+                )
+            self._modules[name].set_extra_state(state[name])
