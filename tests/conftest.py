@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from examples.flights.prepare import main as prepare
 from incr_core.job import Job
+from tests.support.made_up import made_up
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parent.parent
 WEEK = "2013-01-08"
 
 
@@ -94,28 +93,56 @@ def flights_job(flights: Path) -> Callable[..., Job]:
     return make
 
 
-def made_up(rows: int, seed: int = 0) -> pa.Table:
-    """A table with a little of everything: numbers, categories, three kinds of label, time."""
-    draw = np.random.default_rng(seed)
-    height, weight = draw.normal(170, 10, rows), draw.normal(70, 12, rows)
-    colour = draw.choice(["red", "green", "blue"], rows)
-    score = (height - 170) / 10 + (weight - 70) / 12 + 1.5 * (colour == "red") + draw.normal(0, 0.5, rows)
-    return pa.table(
-        {
-            "height": height,
-            "weight": weight,
-            "colour": colour,
-            "at": (np.datetime64("2020-01-01", "s") + np.arange(rows) * np.timedelta64(60, "s")),
-            "tall": (score > 0.5).astype(np.int8),
-            "size": np.where(score < -0.5, "small", np.where(score < 1.0, "medium", "large")),
-            "score": 1000.0 + 250.0 * score,
-        }
-    )
-
-
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """The made-up table as one Parquet file of 2,000 rows."""
     path = tmp_path / "people.parquet"
     pq.write_table(made_up(2000), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """The one Ray that tests of this process run on."""
+    from cluster.session import Session
+
+    session = Session("local", slots=4)
+    yield
+    session.close()
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("people") / "people.parquet"
+    pq.write_table(made_up(470), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_job(people: Path) -> Callable[..., Job]:
+    """Makes a job of five increments, the last one short: `small_job("cluster.replicas=3", strategy=[...])`."""
+
+    def make(*settings: str, strategy: Sequence[dict[str, Any]] = ()) -> Job:
+        document = {
+            "name": "people",
+            "root": str(ROOT),
+            "stream": {"path": str(people), "every": 100},
+            "features": {
+                "label": "tall",
+                "numeric": ["height", "weight"],
+                "categorical": ["colour"],
+                "classes": [0, 1],
+                "buckets": 16,
+            },
+            "model": {"hidden": [12], "embedding": 4},
+            "learner": {
+                "objective": "binary",
+                "batch_size": 16,
+                "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+            },
+            "strategy": list(strategy),
+            "cluster": {"timeout": 30},
+        }
+        return Job.from_document(document, settings).resolved()
+
+    return make

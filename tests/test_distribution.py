@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.registry import RunDirectory
-from tests.conftest import ROOT, made_up
+from tests.support.made_up import made_up
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from incr_core._util import load_callable
 from incr_core.job import Job
 from incr_core.runs import run
 from incr_core.testing._laws import check_strategy
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 from tools.latest import direct, read_lock
 from tools.lock import SETS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 
 MODULES = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
 IMPORTS = {"ray": {"ray", "cluster.engine", "cluster.session"}, "flower": {"flwr", "federated"}}

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.commands.cli import main
-from tests.conftest import ROOT, made_up
+from tests.support.made_up import made_up
+from tests.support.repository import ROOT
 
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 

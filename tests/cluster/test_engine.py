@@ -10,9 +10,9 @@ import pytest
 from cluster.engine import ClusterEngine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
-from tests.loop.test_divergence import job as heavy_job
-from tests.loop.test_divergence import table, written
 from tests.support.cluster_runs import Learned, all_rows, first_rows, learned_on_cluster, rows_learned, run
+from tests.support.heavy_rows import job as heavy_job
+from tests.support.heavy_rows import table, written
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

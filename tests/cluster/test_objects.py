@@ -14,7 +14,7 @@ from incr_core import Run, Strategy, open_run
 from incr_core.batch import Batch
 from incr_core.errors import RunDirectoryError
 from incr_core.strategies import Context
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

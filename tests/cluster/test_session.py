@@ -20,7 +20,7 @@ from cluster.rendezvous import Rendezvous
 from cluster.worker import ShardWorker
 from incr_core.errors import EngineError
 from incr_core.job import Job
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.flower]
 

@@ -26,8 +26,8 @@ from incr_core.numerics import whole
 from incr_core.objectives import Multiclass
 from incr_core.rounds import total_measured
 from incr_core.strategies.mechanisms import fisher_diagonal
-from tests.conftest import ROOT
 from tests.support.cluster_runs import learned_locally
+from tests.support.repository import ROOT
 from tests.support.shards import TwoShards
 
 pytestmark = pytest.mark.ray

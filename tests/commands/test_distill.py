@@ -18,7 +18,7 @@ from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import Coverage
 from incr_core.runs import Version, run
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 SMALL = ["model.hidden=[4]", "model.embedding=2"]
 

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,32 +16,11 @@ from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.runs import run
+from tests.support.drifting import EVERYTHING, drifting, job
 
 pytest.importorskip("river")
 
 PLANTED = (6_000, 12_000, 18_000)
-
-
-def drifting(rows: int, planted: tuple[int, ...] = ()) -> pa.Table:
-    """A line between two classes, which turns round at each planted drift, where its features shift too."""
-    draw = np.random.default_rng(1)
-    x = draw.normal(size=(rows, 2))
-    concept = np.searchsorted(planted, np.arange(rows), side="right")
-    score = x[:, 0] * np.where(concept % 2, -1.0, 1.0) + 0.3 * x[:, 1]
-    late = score + 0.5 * draw.normal(size=rows) > 0
-    return pa.table({"x": x[:, 0], "z": x[:, 1] + 1.5 * (concept % 2), "late": late.astype(np.int64)})
-
-
-def job(path: Path, *settings: str, every: int = 250, **sections: Any) -> Job:
-    document: dict[str, Any] = {
-        "name": "drifting",
-        "stream": {"path": str(path), "every": every},
-        "features": {"label": "late", "numeric": ["x", "z"], "classes": [0, 1]},
-        "model": {"hidden": [8]},
-        "learner": {"objective": "binary", "batch_size": 50, "optimizer": {"name": "adam", "lr": 0.01}},
-        "publish": {"every": 10},
-    }
-    return Job.from_document(document | sections, settings)
 
 
 @pytest.fixture
@@ -98,10 +75,6 @@ def test_at_most_one_false_alarm_in_100_000_stationary_rows(tmp_path: Path) -> N
 
 
 REPLAY = {"name": "replay", "capacity": 300}
-EVERYTHING = [
-    {"watch": "error", "action": ["consolidate", "raise_rate", "enlarge_replay"], "rate": 2.0, "lasting": 3},
-    {"watch": "features", "action": ["flush_replay", "rewarm"]},
-]
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -17,20 +16,16 @@ from federated.engine import FederatedEngine
 from federated.failures import REMEDY
 from federated.server_app import app as server_app
 from incr_core.engines import LocalEngine
-from incr_core.errors import BadRows, CheckpointError, EngineError, IncrError, JobError, WorkerLost
+from incr_core.errors import BadRows, CheckpointError, EngineError, JobError, WorkerLost
 from incr_core.job import Job
-from tests.conftest import made_up
-from tests.loop.test_divergence import job as heavy_job
-from tests.loop.test_divergence import table as heavy_table
-from tests.loop.test_divergence import written
-from tests.support.federated_runs import MakeEngine, finish, people
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import failing, finish, people, spoiled
+from tests.support.heavy_rows import job as heavy_job
+from tests.support.heavy_rows import table as heavy_table
+from tests.support.heavy_rows import written
+from tests.support.in_process_grid import InProcessGrid, on
+from tests.support.made_up import made_up
 
 pytestmark = pytest.mark.flower
-
-
-def on(grid: InProcessGrid) -> MakeEngine:
-    return lambda job, folder: FederatedEngine(job, folder, grid)
 
 
 def test_clients_are_the_values_of_a_column(table: Path, tmp_path: Path) -> None:
@@ -134,26 +129,6 @@ def test_a_client_that_is_new_in_a_grown_source_joins_the_others(tmp_path: Path,
 
 
 # -- failures --------------------------------------------------------------------------------------------------------
-
-
-def spoiled(folder: Path) -> Path:
-    """The made-up table with text among the heights of green people."""
-    table = made_up(600)
-    heights = [
-        "n/a" if colour == "green" and row > 400 else str(height)
-        for row, (height, colour) in enumerate(
-            zip(*(table[name].to_pylist() for name in ("height", "colour")), strict=True)
-        )
-    ]
-    path = folder / "spoiled.parquet"
-    pq.write_table(table.set_column(0, "height", pa.array(heights)), path)
-    return path
-
-
-def failing(job: Job, folder: Path, make: MakeEngine) -> IncrError:
-    with pytest.raises(IncrError) as caught:
-        finish(job, folder, make)
-    return caught.value
 
 
 def test_a_clients_own_error_keeps_its_type_and_message(tmp_path: Path) -> None:

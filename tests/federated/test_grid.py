@@ -11,26 +11,16 @@ import ray
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from cluster.session import Session
 from federated.client_app import app as incr_app
 from federated.engine import FederatedEngine
 from federated.grid import RayGrid
 from incr_core.errors import BadRows, WorkerLost
 from incr_core.job import Job
-from tests.federated.test_engine import failing, on, spoiled
-from tests.support.federated_runs import finish, people
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import failing, finish, people, spoiled
+from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.toy_app import app as toy
 
-pytestmark = [pytest.mark.flower, pytest.mark.ray]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_ray() -> Iterator[None]:
-    """One Ray for all tests of this module; starting it takes longer than any of them."""
-    session = Session("local", 4)
-    yield
-    session.close()
+pytestmark = [pytest.mark.flower, pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from federated.engine import FederatedEngine
 from incr_core import open_run
 from incr_core.errors import JobError
 from incr_core.runs._engine_choice import engine_chosen
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 pytestmark = pytest.mark.flower
 

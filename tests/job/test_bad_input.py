@@ -21,7 +21,7 @@ import pytest
 from incr_core.commands.cli import main
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 JOB = """
 [stream]

@@ -11,7 +11,7 @@ from incr_core.engines import LocalEngine
 from incr_core.errors import ArgumentError, JobError, StrategyError, StreamError
 from incr_core.job import Job
 from incr_core.job._sections import Section
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 
 MINIMAL = """
 [stream]

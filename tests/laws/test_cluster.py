@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from incr_core.job import Job
-from tests.cluster.conftest import people, ray_session, small_job  # noqa: F401
 from tests.support.cluster_runs import Learned, farthest, learned_locally, learned_on_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -23,7 +22,7 @@ def test_law_2_one_replica_equals_local_bit_for_bit(flights_job: Callable[..., J
 
 
 def test_law_2_two_replicas_averaging_every_step_equal_two_micro_batches(
-    small_job: Callable[..., Job],  # noqa: F811
+    small_job: Callable[..., Job],
     tmp_path: Path,
 ) -> None:
     plain = ["learner.optimizer={name='sgd', lr=0.1}", "learner.shuffle=false"]
@@ -45,7 +44,7 @@ CHOICES = [{"name": "outliers", "threshold": 0.7, "window": 50}, {"name": "small
 )
 def test_law_4_sharded_equals_unsharded(
     strategy: list[dict[str, object]],
-    small_job: Callable[..., Job],  # noqa: F811
+    small_job: Callable[..., Job],
     tmp_path: Path,
 ) -> None:
     settings = ["cluster.replicas=1", "learner.clip=1.0", "learner.accumulate=2"]
@@ -54,7 +53,7 @@ def test_law_4_sharded_equals_unsharded(
 
 
 def test_law_4_sharded_replicas_equal_unsharded_ones(
-    small_job: Callable[..., Job],  # noqa: F811
+    small_job: Callable[..., Job],
     tmp_path: Path,
 ) -> None:
     outer = "outer={name='nesterov', lr=0.7, momentum=0.9}"

@@ -15,8 +15,8 @@ from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version
 from incr_core.storage import model_sha256
-from tests.drift.test_controller import EVERYTHING, drifting
-from tests.drift.test_controller import job as watched
+from tests.support.drifting import EVERYTHING, drifting
+from tests.support.drifting import job as watched
 from tests.support.federated_runs import finish, people
 
 pytest.importorskip("flwr.app")

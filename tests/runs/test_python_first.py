@@ -22,7 +22,7 @@ from incr_core.job import FederatedSection
 from incr_core.job._sections import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 NAMES = ["Batch", "IncrError", "Job", "Learner", "Memory", "Objective", "Run", "Strategy", "open_run", "run"]
 DRAWERS = ["data", "engines", "memories", "metrics", "models", "objectives", "strategies", "testing"]

@@ -27,7 +27,7 @@ from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
 from incr_core.strategies import Context, Replay
-from tests.conftest import made_up
+from tests.support.made_up import made_up
 
 
 class Net(nn.Module):

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from incr_core.engines import Engine
+from incr_core.errors import IncrError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256
+from tests.support.made_up import made_up
 
 MakeEngine = Callable[[Job, Path], Engine]
 
@@ -72,6 +76,13 @@ def finish(job: Job, folder: Path, make: MakeEngine, stop_after: int | None = No
     return Result(sha256, learned_rows(folder), score, totals.bytes_exchanged, totals.increments)
 
 
+def failing(job: Job, folder: Path, make: MakeEngine) -> IncrError:
+    """What a run ends in."""
+    with pytest.raises(IncrError) as caught:
+        finish(job, folder, make)
+    return caught.value
+
+
 def learned_rows(folder: Path) -> list[int]:
     """Every row that the ledger says was learned, in any version, with repeats."""
     table = pq.read_table(folder / "ledger.parquet")
@@ -80,3 +91,17 @@ def learned_rows(folder: Path) -> list[int]:
         for part in entry["ranges"]:
             rows += range(part["start"], part["stop"])
     return sorted(rows)
+
+
+def spoiled(folder: Path) -> Path:
+    """The made-up table with text among the heights of green people."""
+    table = made_up(600)
+    heights = [
+        "n/a" if colour == "green" and row > 400 else str(height)
+        for row, (height, colour) in enumerate(
+            zip(*(table[name].to_pylist() for name in ("height", "colour")), strict=True)
+        )
+    ]
+    path = folder / "spoiled.parquet"
+    pq.write_table(table.set_column(0, "height", pa.array(heights)), path)
+    return path

@@ -14,8 +14,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from federated import residents
 from federated.client_app import app as incr_app
+from federated.engine import FederatedEngine
 from federated.envelope import unwrap, wrap
 from federated.worker import Worker
+from tests.support.federated_runs import MakeEngine
 
 _runs = count(1_000_000)
 
@@ -81,3 +83,8 @@ class InProcessGrid(Grid):
             if not self._lose(message):
                 replies += self._worker.answer([envelope], shared)
         return replies
+
+
+def on(grid: InProcessGrid) -> MakeEngine:
+    """Makes engines whose clients are on this grid."""
+    return lambda job, folder: FederatedEngine(job, folder, grid)

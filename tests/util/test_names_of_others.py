@@ -13,7 +13,7 @@ import pytest
 
 from incr_core._util import load_callable
 from incr_core.errors import JobError
-from tests.conftest import ROOT
+from tests.support.repository import ROOT
 
 JOB = """
 [stream]
