@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core import forget
 from incr_core.commands.cli import main
 from incr_core.commands.distill import distill
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
-from incr_core.runs import run
+from incr_core.runs import forget, run
 from incr_core.storage import checkpoint
 
 pytest.importorskip("ray")

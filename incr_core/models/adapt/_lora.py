@@ -13,6 +13,7 @@ from incr_core._util import at_least_one, positive
 from incr_core.errors import ArgumentError
 from incr_core.models._patterns import Patterns, modules_matching, only_these_learn, replace_module
 from incr_core.models.adapt._freeze import freeze_statistics
+from incr_core.numerics import convolved
 
 __all__ = ["LowRank", "lora", "merge_lora"]
 
@@ -81,7 +82,7 @@ class LowRank(nn.Module):
         output: Tensor = self.base(inputs, *rest, **named)
         base = self.base
         if isinstance(base, nn.Conv2d):
-            inner = base._conv_forward(inputs, self.down, None)  # with the base's stride, padding and dilation
+            inner = convolved(base, inputs, self.down)  # with the base's stride, padding and dilation
             return output + self.scale * F.conv2d(inner, self.up[:, :, None, None])
         if isinstance(base, nn.Embedding):
             inner = F.embedding(inputs, self.down, base.padding_idx)
