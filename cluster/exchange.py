@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cluster.torch_privates import gather_flat
 from incr_core.update import Update, Weights, mean, merge_shared
 
 __all__ = ["Merge", "ReplicaExchange"]
@@ -96,7 +97,7 @@ class ReplicaExchange:
             packing.view(mine, key).copy_(value)
 
         gathered = packing.buffer(self.size)
-        self.group._allgather_base(gathered, mine).wait(self.timeout)
+        gather_flat(self.group, gathered, mine).wait(self.timeout)
         self.bytes_sent += 2 * (self.size - 1) * mine.nbytes
         return packing.unflatten(gathered), sum(counts)
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.place import Place
+from cluster.torch_privates import nccl_group
 from cluster.units import check_shardable, units_of
 
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
@@ -34,9 +35,7 @@ def between_replicas(place: Place, store: TCPStore, device: str, patience: timed
         return None
     prefix = PrefixStore(f"shard {place.shard}", store)
     if device.startswith("cuda"):
-        options = dist.ProcessGroupNCCL.Options()
-        options._timeout = patience
-        return dist.ProcessGroupNCCL(prefix, place.replica, place.replicas, options)
+        return nccl_group(prefix, place.replica, place.replicas, patience)
     return dist.ProcessGroupGloo(prefix, place.replica, place.replicas, patience)
 
 

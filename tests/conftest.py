@@ -23,15 +23,28 @@ running: list[pytest.Item] = []
 """The test that runs, if one does."""
 
 
-def refuse_unmarked_ray(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: a test that starts Ray without the marker `ray` fails, however deep in the code it does."""
+starting: list[str] = []
+"""The fixture that starts Ray, while it does."""
+
+
+def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: a test that starts Ray without the marker `ray`, or one of its own in this process, fails, however
+    deep in the code it does.
+    """
     if event == "subprocess.Popen" and "gcs_server" in str(arguments[0]):
         for test in running:
             if test.get_closest_marker("ray") is None:
                 pytest.fail(f"{test.nodeid} starts Ray; mark it: pytestmark = pytest.mark.ray")
+            if not starting:
+                pytest.fail(f"{test.nodeid} starts a Ray of its own; let it use the fixture ray_session")
 
 
-sys.addaudithook(refuse_unmarked_ray)
+sys.addaudithook(refuse_other_rays)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put last what ends the session's Ray."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -106,7 +119,11 @@ def ray_session() -> Iterator[None]:
     """The one Ray that tests of this process run on."""
     from cluster.session import Session
 
-    session = Session("local", slots=4)
+    starting.append("ray_session")
+    try:
+        session = Session("local", slots=4)
+    finally:
+        starting.clear()
     yield
     session.close()
 

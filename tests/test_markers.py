@@ -52,9 +52,11 @@ def reached(path: Path) -> set[str]:
 
 
 def words(path: Path) -> set[str]:
-    """The string literals of a file that are whole words of commands: items of a list, or behind a `/`."""
+    """The string literals of a file that are whole words of commands: items of a list, behind a `/`, or `on="..."`."""
     found: set[str] = set()
     for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.keyword) and node.arg == "on" and isinstance(node.value, ast.Constant):
+            found |= {"--on", str(node.value.value)}
         items = node.elts if isinstance(node, ast.List) else [node.right] if isinstance(node, ast.BinOp) else []
         found |= {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)}
     return found
@@ -69,8 +71,17 @@ def marks(path: Path) -> set[str]:
     }
 
 
+def fixtures(path: Path) -> set[str]:
+    """What may be the name of a fixture: arguments, and what stands in a call of its own."""
+    nodes = list(ast.walk(tree_of(path)))
+    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    calls = (node for node in nodes if isinstance(node, ast.Call))
+    return arguments | {str(one.value) for call in calls for one in call.args if isinstance(one, ast.Constant)}
+
+
 def needed(path: Path) -> set[str]:
     names, spoken = reached(path), words(path)
+    names |= {"ray"} & {name.removesuffix("_session") for name in fixtures(path)}
     by_command = {
         marker
         for marker, (engine, *programs) in COMMANDS.items()
@@ -97,6 +108,9 @@ def test_what_needs_ray_or_flower_is_marked(path: Path) -> None:
         ('subprocess.run(["incr", "run", "job.toml", "--on", "cluster"])', {"ray"}),
         ('main(["run", job, "--on", "federated"])', {"flower"}),
         ('main(["run", job, "--on", "mars"])', set()),
+        ('run(job, out, on="federated")', {"flower"}),
+        ("def test_it(ray_session): ...", {"ray"}),
+        ('pytestmark = pytest.mark.usefixtures("ray_session")', {"ray"}),
         ('RAY = str(BIN / "ray")', {"ray"}),
         ("def later():\n    import ray", set()),
     ],
@@ -112,12 +126,21 @@ def test_what_the_check_looks_for_exists() -> None:
 
 
 @pytest.mark.slow
-def test_a_test_without_the_marker_cannot_start_ray(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("", "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray"),
+        ("@pytest.mark.ray\n", "test_it.py::test_it starts a Ray of its own; let it use the fixture ray_session"),
+    ],
+    ids=["unmarked", "second"],
+)
+def test_a_test_cannot_start_ray_unmarked_or_one_of_its_own(marker: str, said: str, tmp_path: Path) -> None:
     """However deep in the code it does, under the hooks of `tests/conftest.py`."""
     test = tmp_path / "test_it.py"
-    test.write_text("def test_it():\n    from cluster.session import Session\n    Session(None, 1).close()\n")
+    body = "    from cluster.session import Session\n    Session(None, 1).close()\n"
+    test.write_text(f"import pytest\n\n{marker}def test_it():\n{body}")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(tmp_path), str(test)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray" in done.stdout
+    assert said in done.stdout

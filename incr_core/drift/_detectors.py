@@ -1,27 +1,53 @@
-"""River's drift detectors behind one face, with defaults for values that are about standard normal."""
+"""River's drift detectors behind one face, with defaults for values that are about standard normal.
+
+What they remember stands under private names, since river saves no detector but by pickle. Tested with river 0.26.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 
-from incr_core.errors import JobError
+from incr_core.errors import IncrError, JobError
 
 __all__ = ["DETECTORS", "Detector", "State", "river"]
+
+TESTED = "0.26"
 
 State = dict[str, Any]
 
 
 def river() -> Any:
-    """River, with its detectors; a JobError says how to install it."""
+    """River, with its detectors; a JobError says how to install it, an IncrError which one we know."""
     try:
         import river
         import river.drift.binary
     except ImportError as error:
         raise JobError("drift: needs river, which is not installed; pip install 'incr[drift]'") from error
+    _check(river)
     return river
+
+
+@cache
+def _check(river: Any) -> None:
+    """IncrError where this river keeps something elsewhere."""
+    drift = river.drift
+    needed: list[tuple[Any, tuple[str, ...]]] = [
+        (drift.ADWIN(), ("_helper",)),
+        (drift.PageHinkley(), (*_PageHinkley._fields, "_x_mean")),
+        (drift.KSWIN(), ("_rng",)),
+        (drift.binary.DDM(), ("_p", "_p_min", "_s_min", "_ps_min")),
+        (river.stats.Mean, ("_from_state",)),
+    ]
+    missing = [name for holder, names in needed for name in names if not hasattr(holder, name)]
+    if missing:
+        raise IncrError(
+            f"river {river.__version__}: expected its private names {', '.join(missing)}, found none; "
+            f"incr was tested with river {TESTED}: pip install 'river=={TESTED}.*'"
+        )
 
 
 class Detector(Protocol):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from incr_core._util import byte_count
 from incr_core.batch import Batch
 from incr_core.errors import ArgumentError, CheckpointError
+from incr_core.numerics import own_buffers
 
 __all__ = ["Columns", "Memory", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
 
@@ -90,11 +91,11 @@ class Memory(nn.Module):
     def sample(self, count: int, generator: torch.Generator) -> Columns:
         """`count` of the rows held, each drawn uniformly, with replacement."""
         index = torch.randint(self.size, (count,), generator=generator, device=generator.device)
-        return {name: column.index_select(0, index) for name, column in self._buffers.items() if column is not None}
+        return {name: column.index_select(0, index) for name, column in own_buffers(self).items() if column is not None}
 
     def rows_held(self) -> Columns:
         """All rows held, as views."""
-        return {name: column[: self.size] for name, column in self._buffers.items() if column is not None}
+        return {name: column[: self.size] for name, column in own_buffers(self).items() if column is not None}
 
     def forget(self, rows: Tensor) -> int:
         """Delete the rows with these ids (a request for erasure); returns how many were held.
@@ -111,7 +112,7 @@ class Memory(nn.Module):
         """
         if self.size == 0:
             return 0
-        if "rows" not in self._buffers:
+        if "rows" not in own_buffers(self):
             raise ArgumentError("memory.forget: the rows held carry no row ids, so none can be found")
         return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
 
@@ -186,7 +187,7 @@ class Memory(nn.Module):
         held = {name: column.clone() for name, column in self.rows_held().items()}
         most = round(self.capacity * times)
         self.capacity = most if self.ttl is None else min(most, self.ttl - 1)
-        self._buffers.clear()
+        own_buffers(self).clear()
         self._room_for(held)
 
     def _room_for(self, held: Columns) -> None:
@@ -198,22 +199,22 @@ class Memory(nn.Module):
 
     def bytes(self) -> int:
         """The bytes its columns take."""
-        return sum(column.nbytes for column in self._buffers.values() if column is not None)
+        return sum(column.nbytes for column in own_buffers(self).values() if column is not None)
 
     def _allocate(self, columns: Columns) -> None:
         """Make room on first sight of the columns; afterwards, check that they are the same ones."""
-        if not self._buffers:
+        if not own_buffers(self):
             self._spend(columns)
             for name, column in columns.items():
                 self.register_buffer(name, column.new_zeros((self.capacity, *column.shape[1:])))
             return
-        if self._buffers.keys() != columns.keys():
+        if own_buffers(self).keys() != columns.keys():
             raise ArgumentError(
-                f"memory: expected the columns {', '.join(sorted(self._buffers))} as before, "
+                f"memory: expected the columns {', '.join(sorted(own_buffers(self)))} as before, "
                 f"got {', '.join(sorted(columns))}; give every increment the same fields, or start a new run"
             )
         for name, column in columns.items():
-            held = self._buffers[name]
+            held = own_buffers(self)[name]
             assert held is not None
             if held.shape[1:] != column.shape[1:] or held.dtype != column.dtype:
                 raise ArgumentError(
@@ -236,7 +237,7 @@ class Memory(nn.Module):
 
     def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
         for name, column in columns.items():
-            held = self._buffers[name]
+            held = own_buffers(self)[name]
             assert held is not None
             held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
 
@@ -292,8 +293,8 @@ class Memory(nn.Module):
             )
         self.capacity = extra["capacity"]
         # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
-        device = next((column.device for column in self._buffers.values() if column is not None), None)
-        self._buffers.clear()
+        device = next((column.device for column in own_buffers(self).values() if column is not None), None)
+        own_buffers(self).clear()
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         names = [name for name in found if "." not in name and name != "_extra_state"]
         self._room_for({name: found[name].to(device or found[name].device) for name in names})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from incr_core.errors import ArgumentError
 from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
+from incr_core.numerics import own_buffers
 
 __all__ = ["OnlineHerding"]
 
@@ -92,7 +93,7 @@ class OnlineHerding(Memory):
     def _summary(self) -> Columns:
         """The means and their classes, as views of the last slots."""
         start = self.capacity - len(self._counts)
-        return {name: self.get_buffer(name)[start:] for name in ("inputs", "targets") if name in self._buffers}
+        return {name: self.get_buffer(name)[start:] for name in ("inputs", "targets") if name in own_buffers(self)}
 
     def _restore(self, means: Columns) -> None:
         for name, column in self._summary().items():

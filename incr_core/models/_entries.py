@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from incr_core.errors import ArgumentError
-from incr_core.numerics import is_persistent, refusal_of
+from incr_core.numerics import is_persistent, refusal_of, writes
 
 __all__ = ["Entries", "merge_rules"]
 
@@ -71,7 +71,7 @@ class Entries:
             _check_mergeable(place, self.rules[place.name])
         kept = {id(place.tensor) for place in self._first}
         unkept = [same[0] for same in _by_tensor(place for place in places if id(place.tensor) not in kept)]
-        self._constants = [Constant(p, p.tensor.detach().clone(), p.tensor._version) for p in unkept]
+        self._constants = [Constant(p, p.tensor.detach().clone(), writes(p.tensor)) for p in unkept]
 
     def _places(self) -> Iterator[Place]:
         for name, module in self._modules.items():
@@ -93,7 +93,7 @@ class Entries:
         for constant in self._constants:
             place = constant.place
             now: Tensor | None = getattr(place.module, place.attribute)
-            if now is None or (now is place.tensor and now._version == constant.writes):
+            if now is None or (now is place.tensor and writes(now) == constant.writes):
                 continue
             was = constant.value.to(now.device)
             # One of another shape is a cache that follows its inputs, such as positions up to the longest sequence.
@@ -103,7 +103,7 @@ class Entries:
                     "it: it would be neither saved nor merged; register it with persistent=True, or keep what no later "
                     "step depends on in a plain attribute"
                 )
-            constant.writes = now._version
+            constant.writes = writes(now)
             constant.place = place._replace(tensor=now)
 
     def check_names(self) -> None:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from incr_core.numerics import is_stand_in, writes
+
 __all__ = ["Moments"]
 
 
@@ -68,12 +70,11 @@ class Moments(nn.Module):
         They are kept until `sums` changes, which may happen anywhere: a tensor counts the writes to itself.
         """
         sums, kept = self.sums, self._scale
-        if kept is not None and kept.sums is sums and kept.writes == sums._version:
+        if kept is not None and kept.sums is sums and kept.writes == writes(sums):
             return kept.mean, kept.std
         mean, std = self._measured()
-        # Inside torch.func, torch.export and the like, tensors are stand-ins that must not outlive the call.
-        if type(mean) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(mean):
-            self._scale = Scale(sums, sums._version, mean, std)
+        if not is_stand_in(mean):
+            self._scale = Scale(sums, writes(sums), mean, std)
         return mean, std
 
     def _measured(self) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """What we use of torch under private names, in one place, since it has no public way. Tested with torch 2.13.
 
 Hooks: a step or a forward that nobody watches may go a shorter way, so we must see whether somebody does. Buffers that
-are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves.
+are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves. How often
+a tensor was written to: what was made of it may be out of date. Parts of layers and losses of torch.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from operator import attrgetter
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +28,56 @@ from incr_core.errors import IncrError
 __all__ = [
     "BatchNorm",
     "RunningNorm",
+    "ToldOfChanges",
     "forward_is_hooked",
     "gradient_is_hooked",
     "has_pre_hook",
     "is_persistent",
+    "is_stand_in",
+    "log_softmax_gradient",
     "module_is_hooked",
+    "own_buffers",
     "step_is_watched",
     "tree_flatten",
     "tree_leaves",
     "tree_unflatten",
     "without_forward_hooks",
+    "writes",
 ]
 
 TESTED = "2.13"
+
+writes: Callable[[Tensor], int] = attrgetter("_version")
+"""How often a tensor was written to in place, as torch counts it for autograd."""
+
+log_softmax_gradient: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = torch._log_softmax_backward_data
+"""From the gradient of a loss by log softmax(x), that log softmax, its dim and x's type: the gradient by x."""
+
+
+class ToldOfChanges(nn.Module):
+    """A module that is told when its tensors are moved, converted or loaded, for what it has made of them."""
+
+    def tensors_changed(self) -> None:
+        """Let go of what was made of them."""
+
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
+        self.tensors_changed()
+        moved: Self = super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.tensors_changed()
+        super()._load_from_state_dict(*arguments)
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers, without those of its parts: the dict itself, which may be cleared."""
+    return module._buffers
+
+
+def is_stand_in(tensor: Tensor) -> bool:
+    """Whether a tensor stands in for others inside torch.func, torch.export and the like, and must not outlive it."""
+    return type(tensor) is not Tensor or bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def forward_is_hooked(module: nn.Module) -> bool:
@@ -116,6 +155,13 @@ def _check() -> None:
         (layer, "_backward_hooks"),
         (layer, "_backward_pre_hooks"),
         (layer, "_non_persistent_buffers_set"),
+        (layer, "_buffers"),
+        (layer, "_apply"),
+        (layer, "_load_from_state_dict"),
+        (nn.Conv2d, "_conv_forward"),
+        (torch, "_log_softmax_backward_data"),
+        (torch._C._functorch, "is_functorch_wrapped_tensor"),
+        (torch.zeros(1), "_version"),
         (torch_module, "_has_any_global_hook"),
         (torch.zeros(1), "_backward_hooks"),
         (torch.zeros(1), "_post_accumulate_grad_hooks"),

@@ -15,6 +15,7 @@ from incr_core import metrics
 from incr_core._util import MadeWith
 from incr_core.metrics import Statistics
 from incr_core.models import Moments
+from incr_core.numerics import log_softmax_gradient
 from incr_core.objectives._losses import Loss
 
 __all__ = ["Binary", "Multiclass", "Objective", "Regression"]
@@ -208,7 +209,7 @@ class Multiclass(Objective):
         if self.loss is not None:
             return None
         wanted = torch.zeros_like(output).scatter_(1, targets[:, None], -1.0 / len(targets))
-        return torch._log_softmax_backward_data(wanted, output.log_softmax(1), 1, output.dtype)
+        return log_softmax_gradient(wanted, output.log_softmax(1), 1, output.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
         """Class probabilities, (B, C)."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from incr_core._util import MadeWith
 from incr_core.batch import Batch
-from incr_core.numerics import as_reals, local
+from incr_core.numerics import as_reals, local, own_buffers
 from incr_core.objectives import Objective
 
 __all__ = ["Context", "PerWeight", "Strategy"]
@@ -89,7 +89,7 @@ class PerWeight(nn.Module):
 
     def tensors(self, index: list[int] | None = None) -> list[Tensor]:
         """All of them, or those at `index`, in the order of `Context.parameters`."""
-        found = [value for value in self._buffers.values() if value is not None]
+        found = [value for value in own_buffers(self).values() if value is not None]
         return found if index is None or len(index) == len(found) else [found[place] for place in index]
 
 

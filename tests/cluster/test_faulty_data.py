@@ -12,7 +12,7 @@ from incr_core.registry.ledger import count
 from incr_core.runs import run
 from tests.support.streams import faulty
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def test_replicas_go_on_from_faulty_data_as_one_process_does(tmp_path: Path) -> None:

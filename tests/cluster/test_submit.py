@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.repository import ROOT
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 BIN = Path(sys.executable).parent
 RAY = str(BIN / "ray")

@@ -114,8 +114,8 @@ def test_any_number_of_workers_gives_the_same_bits(table: Path, tmp_path: Path) 
     assert finish(job, tmp_path / "three", FederatedEngine) == finish(job, tmp_path / "none", on(InProcessGrid(3)))
 
 
+@pytest.mark.last  # when its simulation ends, Flower stops whatever Ray this process is connected to
 def test_flowers_simulation_comes_to_the_same_bits(table: Path, tmp_path: Path) -> None:
-    # The last test here: when its simulation ends, Flower stops whatever Ray this process is connected to.
     job: Job = people(table, "federated.rounds=2", "stream.every=600")
     ours = finish(job, tmp_path / "ours", FederatedEngine)
     theirs = finish(job.with_settings(["federated.backend=flower"]), tmp_path / "theirs", FederatedEngine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from incr_core.storage import checkpoint
 
 pytest.importorskip("ray")
 pytest.importorskip("flwr.app")
-
-from cluster.session import Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.flower]
 
@@ -71,10 +68,11 @@ class Finished:
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
-    """A run over two files; every engine's Ray is this one."""
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run over two files."""
     on, settings = ENGINES[request.param]
-    session = Session("local", slots=4) if on != "local" else None
+    if on != "local":
+        request.getfixturevalue("ray_session")
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "data").mkdir()
     for part in range(2):
@@ -92,9 +90,7 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     }
     job = Job.from_document(document, settings).resolved()
     run(job, folder / "run", on)
-    yield Finished(job, on, folder / "data", folder / "run")
-    if session is not None:
-        session.close()
+    return Finished(job, on, folder / "data", folder / "run")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,13 @@ from federated.engine import FederatedEngine
 from tests.support.in_process_grid import InProcessGrid
 
 pytestmark = pytest.mark.flower
+
+
+def on_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test of the cluster."""
+    marked: Callable[..., None] = pytest.mark.ray(pytest.mark.usefixtures("ray_session")(test))
+    return marked
+
 
 STRATEGIES = {
     "none": "strategy=[]",
@@ -206,6 +214,7 @@ def several_parts(folder: Path, objective: str) -> Job:
     return Job.from_document(document).resolved()
 
 
+@on_ray
 @pytest.mark.parametrize(
     ("strategy", "more"),
     [("ewc", ()), ("gdumb", ()), ("icarl", ()), ("packnet", ()), ("ewc", ("learner.consolidate=600",))],
@@ -244,6 +253,7 @@ def test_one_client_does_about_a_drift_what_the_local_engine_does(tmp_path: Path
     assert pq.read_table(tmp_path / "federated" / "events.parquet").equals(events)
 
 
+@on_ray
 def test_two_clients_do_about_a_drift_what_two_replicas_do_and_after_a_resume_too(tmp_path: Path) -> None:
     cluster = pytest.importorskip("cluster.engine")
     job = drifting_job(tmp_path, "federated.clients=blocks:2")
@@ -255,6 +265,7 @@ def test_two_clients_do_about_a_drift_what_two_replicas_do_and_after_a_resume_to
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
 
 
+@on_ray
 def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) -> None:
     cluster = pytest.importorskip("cluster.engine")
     settings = ("review.every=2", "review.rows=200", STRATEGIES["ewc"], "outer=nesterov")
@@ -272,6 +283,7 @@ def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) 
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
 
 
+@on_ray
 def test_a_round_in_which_nobody_learns_a_row_moves_nothing(table: Path, tmp_path: Path) -> None:
     """Momentum would: the files of the rows to review are gone."""
     cluster = pytest.importorskip("cluster.engine")

@@ -9,13 +9,12 @@ from itertools import count
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from federated import residents
 from federated.client_app import app as incr_app
 from federated.engine import FederatedEngine
 from federated.envelope import unwrap, wrap
+from federated.flower_privates import Run, be_server_of, run_numbered
 from federated.worker import Worker
 from tests.support.federated_runs import MakeEngine
 
@@ -37,8 +36,8 @@ class InProcessGrid(Grid):
         lose: Callable[[Message], bool] = lambda message: False,
     ) -> None:
         self._nodes = list(range(11, 11 + clients))
-        self._run = Run.create_empty(next(_runs))
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, 1, 1
+        self._run = run_numbered(next(_runs))
+        be_server_of(self._run)
         self._worker = Worker(app, self._run.run_id, self._nodes, {})
         self._order = None if shuffle is None else random.Random(shuffle)
         self._forgetful = forgetful

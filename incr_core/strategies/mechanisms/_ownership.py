@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from incr_core.numerics import local, whole
+from incr_core.numerics import ToldOfChanges, local, whole
 from incr_core.strategies._base import Context, PerWeight
 
 __all__ = ["Ownership"]
 
 
-class Ownership(nn.Module):
+class Ownership(ToldOfChanges):
     """The owner of every trainable weight, and the value an owned weight keeps.
 
     owner: 0 where a weight is free, t + 1 where it belongs to task t. kept: the value to be put back. Both are of the
@@ -106,11 +104,6 @@ class Ownership(nn.Module):
             self._masks = learning, learns, held
         return self._masks[1], self._masks[2]
 
-    def _apply(self, function: Any, recurse: bool = True) -> Self:
+    def tensors_changed(self) -> None:
+        """Masks are made of the owners and of what is kept."""
         self._masks = None
-        moved: Self = super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        return moved
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._masks = None
-        super()._load_from_state_dict(*arguments)

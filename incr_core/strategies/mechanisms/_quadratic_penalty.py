@@ -7,6 +7,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
+from incr_core.numerics import writes
 from incr_core.strategies._base import Context
 
 __all__ = ["Pull"]
@@ -49,7 +50,7 @@ class Pull:
     def _factors_of(self, stiffness: list[Tensor], strength: float, lr: float | list[float]) -> list[Tensor]:
         # Torch counts the changes in place of a tensor, for autograd: whoever changes F, loading, merging or moving
         # it, need not tell.
-        made_of = (strength, lr, [value._version for value in stiffness])
+        made_of = (strength, lr, [writes(value) for value in stiffness])
         same = len(stiffness) == len(self._stiffness) and all(map(is_, stiffness, self._stiffness))
         if not same or made_of != self._made_of:
             rates = [rate * strength for rate in lr] if isinstance(lr, list) else lr * strength

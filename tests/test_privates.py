@@ -1,0 +1,79 @@
+"""A library that keeps something elsewhere than where we look for it is named, with the version that we know."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from incr_core.errors import IncrError
+from incr_core.numerics import ToldOfChanges, is_stand_in, log_softmax_gradient, own_buffers, writes
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "said"),
+    [
+        ("cluster.torch_privates", "_allgather_base", "torch .*: expected torch.distributed's private names "),
+        ("incr_core.numerics._torch_privates", "_buffers", "torch .*: expected its private names "),
+    ],
+)
+def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    privates = importlib.import_module(module)
+    monkeypatch.setattr(
+        privates, "hasattr", lambda thing, asked: asked != name and hasattr(thing, asked), raising=False
+    )
+    remedy = rf"{name}, found none; incr was tested with torch 2\.13: pip install 'torch==2\.13\.\*'$"
+    with pytest.raises(IncrError, match=f"^{said}({name}, )?{remedy}"):
+        privates._check()
+
+
+def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("river")
+    detectors = importlib.import_module("incr_core.drift._detectors")
+    river = detectors.river()
+    monkeypatch.setattr(detectors, "hasattr", lambda thing, asked: asked != "_rng", raising=False)
+    said = f"river {river.__version__}: expected its private names _rng, found none; incr was tested with river 0.26:"
+    with pytest.raises(IncrError, match=f"^{re.escape(said)} pip install 'river=="):
+        detectors._check.__wrapped__(river)
+
+
+class Noting(ToldOfChanges):
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+        self.register_buffer("mine", torch.zeros(2))
+        self.part = nn.BatchNorm1d(1)
+
+    def tensors_changed(self) -> None:
+        self.changes += 1
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m.double(), lambda m: m.load_state_dict(m.state_dict()), lambda m: nn.Sequential(m).to("cpu")]
+)
+def test_a_module_is_told_when_its_tensors_change(change: Callable[[Any], Any]) -> None:
+    module = Noting()
+    change(module)
+    assert module.changes == 1
+
+
+def test_what_torch_keeps_to_itself_is_what_we_take_it_for() -> None:
+    module = Noting()
+    assert list(own_buffers(module)) == ["mine"]
+    mine: Any = module.mine
+    before = writes(mine)
+    mine.add_(1.0)
+    assert writes(mine) == before + 1
+    x = torch.tensor([[0.5, -1.0, 2.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(x, torch.tensor([2])), x)
+    wanted = torch.tensor([[0.0, 0.0, -1.0]])
+    assert log_softmax_gradient(wanted, x.log_softmax(1), 1, x.dtype).equal(slope)
+    layer = nn.Linear(1, 1)
+    assert not is_stand_in(x)
+    assert is_stand_in(layer.weight)  # a subclass of Tensor
+    assert torch.func.vmap(lambda row: row * is_stand_in(row))(torch.ones(2, 1)).tolist() == [[1.0], [1.0]]
