@@ -62,6 +62,8 @@ class ByColumn:
             padding = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
 
         def give(model: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+            if not given:  # by the names of its arguments already
+                return given, named
             inputs = given[0]
             numbers: Tensor = inputs["numeric"] if isinstance(inputs, dict) else inputs
             arguments = {}

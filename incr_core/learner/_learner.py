@@ -32,7 +32,7 @@ from incr_core.learner._row_weighting import Choosing
 from incr_core.learner._schedule import Groups, Schedule, grouped
 from incr_core.learner._signature import check_made_of, made_of
 from incr_core.memories import Memory
-from incr_core.models import Entries, ExtraState, keep_frozen_in_eval, settle_calls
+from incr_core.models import Calls, Entries, ExtraState, keep_frozen_in_eval
 from incr_core.numerics import (
     BatchNorm,
     OwnChance,
@@ -182,8 +182,8 @@ class Learner(Mergeable):
         self._chance: AbstractContextManager[Any] = self.random_state
         self._chance_predicting: AbstractContextManager[Any] = self.random_state
         certain = draws_nothing(model, objective)
-        if not draws_nothing(model):  # those of which that is certain map a tensor to a tensor
-            settle_calls(model)
+        # Those of which that is certain map a tensor to a tensor.
+        self._calls = None if draws_nothing(model) else Calls(model)
         self._has_modes = pairs_rows or not certain
         if certain:
             self._chance_predicting = nullcontext()
@@ -394,6 +394,8 @@ class Learner(Mergeable):
 
     def _set_mode(self, training: bool) -> None:
         """Have the model learn, or predict, where that makes a difference to it."""
+        if self._calls is not None and self._calls.settled(training, alone=not self.strategies):
+            self._calls = None
         if self._has_modes:
             self.model.train(training)
 

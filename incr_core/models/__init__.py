@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core.models._calling import arguments_of, ask, settle_calls
+from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
 from incr_core.models._mlp import TableMLP, TableShape
@@ -15,6 +15,7 @@ from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
 __all__ = [
+    "Calls",
     "Entries",
     "ExtraState",
     "Features",
@@ -32,5 +33,4 @@ __all__ = [
     "one_way",
     "restored",
     "same_bits",
-    "settle_calls",
 ]

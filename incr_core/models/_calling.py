@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from incr_core.batch import Inputs
 from incr_core.errors import ArgumentError
 
-__all__ = ["answer_of", "arguments_of", "ask", "settle_calls", "takes_by_name", "undecided"]
+__all__ = ["Calls", "answer_of", "arguments_of", "ask", "takes_by_name"]
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -90,7 +88,7 @@ def arguments_of(model: nn.Module) -> tuple[frozenset[str], bool]:
 
 
 def ask(model: nn.Module, inputs: Inputs) -> Tensor:
-    """A model's answer to inputs, once; `settle_calls` is for many times.
+    """A model's answer to inputs, once; `Calls` is for many times.
 
     >>> import torch
     >>> ask(nn.Identity(), torch.ones(1))
@@ -100,78 +98,69 @@ def ask(model: nn.Module, inputs: Inputs) -> Tensor:
     return answer_of(model(**inputs) if by_name else model(inputs))  # type: ignore[arg-type]
 
 
-def settle_calls(model: nn.Module) -> None:
-    """Have `model(inputs)` take a batch's inputs, and give a tensor, from now on, whoever calls it.
+class Calls:
+    """Has `model(inputs)` take a batch's inputs, and give a tensor, whoever calls it (`takes_by_name`, `answer_of`).
 
-    Hooks see to it (`takes_by_name`, `answer_of`), and take themselves off at the first calls of a model that needs
-    none, so that its steps are as they were.
+    Calls that give a model its arguments by name, such as those of its author, are as they were.
 
     >>> import torch
     >>> class Classifier(nn.Module):
     ...     def forward(self, left, right=None):
     ...         return {"logits": left - right}
-    >>> model = Classifier(); settle_calls(model)
+    >>> model = Classifier(); calls = Calls(model)
     >>> model({"left": torch.ones(1), "right": torch.zeros(1)})
     tensor([1.])
+    >>> model(left=torch.ones(1), right=torch.zeros(1))
+    {'logits': tensor([1.])}
     """
-    by_name, answer = _ByName(), _Answer()
-    by_name.handle = model.register_forward_pre_hook(by_name, with_kwargs=True)
-    answer.handle = model.register_forward_hook(answer)
 
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._by_name: bool | None = None  # not known before the first call
+        self._answers = True  # with a tensor, so far
+        self._modes: set[bool] = set()  # in which it was seen, since some models answer more when they learn
+        self._ours = False
+        self._handles: list[RemovableHandle] = []
+        self._attach()
 
-_UNDECIDED = ContextVar("undecided", default=False)
+    def settled(self, training: bool, *, alone: bool) -> bool:
+        """Whether all is known; a model that needs nothing of this is then as it was, and its steps as fast.
 
+        training: the mode of the calls that follow, if they are `alone` until this is asked again. A model that answers
+        with a tensor in that mode is then as it was too.
+        """
+        if self._by_name or not self._answers:
+            return True
+        known = len(self._modes) == 2
+        if known or (alone and training in self._modes):
+            self._detach()
+        elif not self._handles:
+            self._attach()
+        return known
 
-@contextmanager
-def undecided() -> Iterator[None]:
-    """Inside, no hook of `settle_calls` takes itself off: a model that is only tried is to stay as it is.
+    def _attach(self) -> None:
+        # Before any hook that takes inputs to pieces.
+        before = self._model.register_forward_pre_hook(self._give, with_kwargs=True, prepend=True)
+        self._handles = [before, self._model.register_forward_hook(self._take)]
 
-    >>> import torch
-    >>> model = nn.Identity(); settle_calls(model)
-    >>> with undecided():
-    ...     answer = model(torch.ones(1))
-    >>> answer
-    tensor([1.])
-    """
-    token = _UNDECIDED.set(True)
-    try:
-        yield
-    finally:
-        _UNDECIDED.reset(token)
+    def _detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
 
-
-class _ByName:
-    """Gives a dict's entries by name; decided at the first call."""
-
-    handle: RemovableHandle
-    needed = False
-
-    def __call__(self, model: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        inputs = given[0] if len(given) == 1 and not named and isinstance(given[0], dict) else None
-        if not self.needed:
-            self.needed = inputs is not None and takes_by_name(model, inputs)
-            if not self.needed:
-                if not _UNDECIDED.get():
-                    self.handle.remove()
-                return None
-        return None if inputs is None else ((), inputs)
-
-
-class _Answer:
-    """Gives what counts of an answer; decided once the model was seen in both modes, since some answer more in one."""
-
-    handle: RemovableHandle
-
-    def __init__(self) -> None:
-        self.needed = False
-        self.seen: set[bool] = set()
-
-    def __call__(self, model: nn.Module, given: Any, output: Any) -> Tensor | None:
-        if isinstance(output, Tensor):
-            if not self.needed and not _UNDECIDED.get():
-                self.seen.add(model.training)
-                if len(self.seen) == 2:
-                    self.handle.remove()
+    def _give(self, model: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        self._ours = len(given) == 1 and not named
+        if not self._ours:
             return None
-        self.needed = True
+        inputs = given[0]
+        if self._by_name is None:
+            self._by_name = isinstance(inputs, dict) and takes_by_name(model, inputs)
+        return ((), inputs) if self._by_name and isinstance(inputs, dict) else None
+
+    def _take(self, model: nn.Module, given: Any, output: Any) -> Tensor | None:
+        if not self._ours:
+            return None
+        self._modes.add(model.training)
+        if isinstance(output, Tensor):
+            return None
+        self._answers = False
         return answer_of(output)

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incr_core.models._calling import undecided
-
 __all__ = ["Held", "restored", "same_bits"]
 
 
@@ -27,8 +25,7 @@ def restored(*modules: nn.Module) -> Iterator[Held]:
     held = Held(*modules)
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
-        with undecided():
-            yield held
+        yield held
     finally:
         held.restore()
         with torch.no_grad():

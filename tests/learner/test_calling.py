@@ -15,6 +15,7 @@ from incr_core.batch import Batch
 from incr_core.commands.distill import Taught
 from incr_core.errors import ArgumentError
 from incr_core.learner import Learner
+from incr_core.learner._independence import rows_independent
 from incr_core.objectives import Multiclass
 from incr_core.strategies import AGEM, DER, EWC, MIR, GDumb, LwF, PackNet, Replay, Selective, Strategy
 from incr_core.strategies.mechanisms import fisher_diagonal
@@ -153,6 +154,17 @@ def test_fisher_information_is_that_of_the_tensor(form: str) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
+@pytest.mark.parametrize("form", [*FORMS, "by name"])
+def test_shards_may_divide_rows_whatever_the_form(form: str) -> None:
+    """Trying it out must not take hooks off, which would look like a forward that changes what the model holds."""
+    model, data = (FORMS[form](), rows()) if form in FORMS else (Named(), by_name(rows()))
+    learner = Learner(model, Multiclass(2), SGD)
+    learner.predict(data.inputs)
+    model.train()
+    assert rows_independent(model, Multiclass(2), data, 2) is True
+    assert learner.loss_of(data) > 0
+
+
 def test_an_answer_that_holds_no_output_is_named() -> None:
     forms: list[tuple[Callable[[Tensor], Any], str]] = [
         (lambda output: {"hidden": output, "pooled": output}, "dict of hidden, pooled"),
@@ -166,13 +178,57 @@ def test_an_answer_that_holds_no_output_is_named() -> None:
             Learner(Answers(form), Multiclass(2), SGD).learn(rows())
 
 
-def test_a_model_that_needs_nothing_is_left_as_it_was() -> None:
-    model = Plain()
+def test_a_model_that_needs_nothing_is_as_it_was_once_it_has_learned() -> None:
+    seen: list[bool] = []
+
+    class Watched(Plain):
+        def forward(self, inputs: Tensor) -> Any:
+            seen.append(bool(self._forward_hooks or self._forward_pre_hooks))
+            return super().forward(inputs)
+
+    def hooked(act: Callable[[], object]) -> bool:
+        seen.clear()
+        act()
+        return any(seen)
+
+    data = rows(8)
+    alone = Learner(Watched(), Multiclass(2), SGD)
+    assert hooked(lambda: alone.learn(data))
+    assert not hooked(lambda: alone.learn(data))
+    assert hooked(lambda: alone.predict(data.inputs))  # in another mode it may answer otherwise
+    assert not hooked(lambda: alone.learn(data))
+    assert not hooked(lambda: alone.predict(data.inputs))
+    watched = Learner(Watched(), Multiclass(2), SGD, [Replay(capacity=4)])  # a strategy may call it in any mode
+    watched.learn(data)
+    assert hooked(lambda: watched.learn(data))
+    watched.predict(data.inputs)
+    assert not hooked(lambda: watched.learn(data))
+
+
+class MoreWhileAnswering(Plain):
+    def forward(self, inputs: Tensor) -> Any:
+        output: Tensor = super().forward(inputs)
+        return output if self.training else (output, output * 2)
+
+
+def test_a_model_that_answers_more_when_it_predicts_is_seen_to() -> None:
+    expected, got = (Learner(model, Multiclass(2), SGD) for model in (Plain(), MoreWhileAnswering()))
+    for learner in (expected, got):
+        learner.learn(rows())
+        learner.learn(rows())
+    assert torch.equal(got.predict(rows().inputs), expected.predict(rows().inputs))
+    same(*(learned(model(), [EWC(strength=10.0)]) for model in (MoreWhileAnswering, Plain)))
+
+
+def test_who_calls_a_model_by_the_names_of_its_arguments_has_its_own_answer() -> None:
+    """So do methods of the model, such as a transformer's `generate`."""
+    model: Any = FORMS["a dict"]()
     learner = Learner(model, Multiclass(2), SGD)
     learner.learn(rows())
-    learner.predict(rows().inputs)
-    assert not model._forward_hooks
-    assert not model._forward_pre_hooks
+    inputs = rows().inputs
+    answer = model(inputs=inputs)
+    assert sorted(answer) == ["hidden", "logits"]
+    assert torch.equal(model(inputs), answer["logits"])
 
 
 def test_a_second_learner_of_the_same_model_learns_alike() -> None:

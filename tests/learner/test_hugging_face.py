@@ -19,7 +19,7 @@ import transformers
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.models.adapt import ia3, merge_lora, peft_lora, prefix, prompt
-from incr_core.objectives import Multiclass
+from incr_core.objectives import Multiclass, NextToken
 from incr_core.strategies import DER, EWC, FeatureDistillation, LwF
 
 pytestmark = pytest.mark.text
@@ -123,3 +123,19 @@ def test_a_model_that_its_owner_gave_to_peft_is_learned() -> None:
     learner.learn(rows())
     assert {name.rpartition(".lora_")[2] for name in learner.context.names} == {"A.default.weight", "B.default.weight"}
     assert learner.predict(rows().inputs).shape == (20, 3)
+
+
+def test_a_model_that_has_learned_generates_as_it_did() -> None:
+    """`generate` calls the model by the names of its arguments, and reads more of the answer than the logits."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=20, n_embd=16, n_layer=1, n_head=2, n_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=1
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    ids = torch.randint(2, 20, (8, 6), generator=torch.Generator().manual_seed(1))
+    Learner(model, NextToken(20), partial(torch.optim.Adam, lr=0.05), epochs=5).learn(Batch(ids, ids))
+    bare = transformers.GPT2LMHeadModel(config)
+    bare.load_state_dict(model.state_dict())
+    mask = torch.ones_like(ids)
+    told, expected = (each.eval().generate(ids, attention_mask=mask, max_new_tokens=4) for each in (model, bare))
+    assert torch.equal(told, expected)
