@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from examples.flights.prepare import main as prepare
 from incr_core.job import Job
@@ -18,6 +19,10 @@ from tests.support.repository import ROOT
 
 WEEK = "2013-01-08"
 
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 running: list[pytest.Item] = []
 """The test that runs, if one does."""
@@ -158,7 +163,7 @@ def small_job(people: Path) -> Callable[..., Job]:
                 "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
             },
             "strategy": list(strategy),
-            "cluster": {"timeout": 30},
+            "cluster": {"timeout": 600},
         }
         return Job.from_document(document, settings).resolved()
 

@@ -222,3 +222,22 @@ def test_an_import_past_a_packages_promise_is_seen(module: str, text: str, found
 def test_a_private_name_of_another_library_is_seen(text: str, found: list[str]) -> None:
     tree = ast.parse(text)
     assert imported_privates(tree) + used_privates(tree, {"_mine", "_version"}) == found
+
+
+CLOCKS = {"monotonic", "perf_counter", "process_time", "time"}
+
+
+def timed(tree: ast.Module) -> list[str]:
+    """The asserts that ask a clock: they fail on a busy machine. What may hang has a limit of minutes instead."""
+    return [
+        f"{one.lineno}: {ast.unparse(one)}"
+        for one in ast.walk(tree)
+        if isinstance(one, ast.Assert)
+        for call in ast.walk(one.test)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CLOCKS
+    ]
+
+
+def test_no_test_asserts_how_long_something_takes() -> None:
+    assert {named(path): wrong for path in sources("tests") if (wrong := timed(tree_of(path)))} == {}
+    assert timed(ast.parse("assert time.monotonic() - begun < 15")) == ["1: assert time.monotonic() - begun < 15"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,19 +48,19 @@ def test_a_killed_worker_is_told_and_the_run_goes_on(
     assert rows_learned(tmp_path / "run") == list(range(470))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("how", "patience"), [(signal.SIGKILL, 600), pytest.param(signal.SIGSTOP, 15, marks=pytest.mark.slow)]
+)
 def test_a_worker_lost_between_calls_is_noticed_by_the_next(
-    how: signal.Signals, small_job: Callable[..., Job], tmp_path: Path
+    how: signal.Signals, patience: int, small_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    engine = ClusterEngine(small_job("cluster.timeout=5"), tmp_path)
+    engine = ClusterEngine(small_job(f"cluster.timeout={patience}"), tmp_path)
     try:
         engine.start(None)
         arrivals = engine.receive()
         os.kill(engine.processes[1], how)
-        begun = time.monotonic()
         said = "died" if how == signal.SIGKILL else "gave no sign of life"
         with pytest.raises(WorkerLost, match=f"replica 1 {said} while learning .*nothing is committed yet"):
             engine.learn(arrivals)
-        assert time.monotonic() - begun < 15
     finally:
         engine.close()

@@ -54,7 +54,7 @@ def run(job: Path, on: str, *settings: str, **environment: str) -> Any:
         ],
         capture_output=True,
         text=True,
-        timeout=60,  # ray itself would ask for minutes
+        timeout=600,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         check=False,
     )
@@ -119,7 +119,7 @@ def test_a_ray_that_was_stopped_under_an_engine_is_not_started_anew(job: Path) -
         [sys.executable, "-c", STOPPED, str(job)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )

@@ -169,7 +169,7 @@ def terminal(*commands: list[str], cwd: Path) -> str:
             while piece := os.read(ours, 65_536):
                 written += piece
         os.close(ours)
-        assert process.wait(60) == 0, written
+        assert process.wait(600) == 0, written
     return written.decode()
 
 

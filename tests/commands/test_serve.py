@@ -59,7 +59,7 @@ def started(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
         yield line.split()[-1], process.pid
     finally:
         process.terminate()
-        assert process.wait(20) is not None
+        assert process.wait(600) is not None
         assert process.stdout is not None
         process.stdout.close()
 
@@ -69,7 +69,7 @@ def ask(url: str, question: Any = None) -> Any:
     data = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -113,7 +113,7 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
 def upload(url: str, head: str, pieces: Iterator[bytes]) -> tuple[bytes, int]:
     """The answer to a body that is sent in pieces until there is one, and how many bytes were sent until then."""
     host, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=600) as connection:
         connection.sendall(
             f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n".encode()
         )

@@ -36,7 +36,7 @@ more = threading.Event()  # set when there is more than the first parts
 def rows():
     for number in itertools.count():
         if number >= PARTS:
-            more.wait(10)
+            more.wait(600)
         if number == 2 * PARTS:
             return
         x = np.random.default_rng(number).normal(size=40)
@@ -77,7 +77,7 @@ def test_rows_without_times_are_given_out_before_the_next_part_is_there(every: s
 
     def parts() -> Iterator[pa.Table]:
         yield table.slice(0, 50)
-        assert received.wait(10), "the rows that are there wait for those that are not"
+        assert received.wait(600), "the rows that are there wait for those that are not"
         yield table.slice(50)
 
     increments = untimed(parts, every=every).increments()

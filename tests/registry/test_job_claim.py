@@ -117,9 +117,9 @@ run = start(Path({str(tmp_path / "run")!r}))
 commit(run)
 child = os.fork()
 if child == 0:
-    time.sleep(60)
+    time.sleep(900)
 print(child, flush=True)
-time.sleep(60)
+time.sleep(900)
 """
     writer = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None

@@ -19,7 +19,7 @@ from incr_core.numerics import settle_arithmetic
 __all__ = ["SHARDS", "TwoShards"]
 
 SHARDS = 2
-PATIENCE = timedelta(seconds=30)
+PATIENCE = timedelta(minutes=10)
 
 
 class TwoShards:
@@ -58,7 +58,7 @@ class TwoShards:
     def __exit__(self, *_: object) -> None:
         for end, process in zip(self._ends, self._processes, strict=True):
             end.close()
-            process.join(10)
+            process.join()
 
 
 def _serve(end: Connection) -> None:

@@ -41,7 +41,7 @@ def python(arguments: list[str], folder: Path) -> tuple[int, str, str]:
     """Run Python in a folder; the exit code, the output and the errors."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     return done.returncode, done.stdout, done.stderr
 
 
