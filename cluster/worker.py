@@ -94,6 +94,7 @@ class ShardWorker:
             )
 
         self.worker = Worker(participant, job.outer_step, exchange, within)
+        self._fragments_told = 0
         return os.getpid()
 
     def _meet(self, job: Job, meeting: Rendezvous, wait: timedelta) -> tuple[Exchange, Exchange]:
