@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.data.times import SECOND, instant
-from incr_core.errors import BadRows, JobError
+from incr_core.errors import ArgumentError, BadRows
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import run
@@ -62,7 +62,7 @@ def test_rows_of_many_years_in_one_file_are_no_leap(tmp_path: Path) -> None:
     assert len(ids(step.labelled for step in stream(folder, every=10).increments())) == 90
     with pytest.raises(BadRows, match=r"leap of more than 119 days .*, 45 of 90 rows"):
         list(stream(folder, every=10, max_leap="119d").increments())
-    with pytest.raises(JobError, match=r"stream.max_leap: expected a duration .*, got 'soon'"):
+    with pytest.raises(ArgumentError, match=r"stream.max_leap: expected a duration .*, got 'soon'"):
         stream(folder, max_leap="soon")
 
 

@@ -151,7 +151,7 @@ def test_a_type_that_still_reads_is_no_error(tmp_path: Path) -> None:
         (StreamError, "expected a function nothing in json, got none", lambda d: stream("json:nothing")),
         (
             StreamError,
-            "part 0: expected a pyarrow Table or RecordBatch or a dict of arrays, got list",
+            r"part 0: expected a table \(of pyarrow, of pandas, a dict of arrays\) or \(inputs, targets\), got list",
             lambda d: list(stream(lambda: [[1]]).increments()),
         ),
         (ArgumentError, r"stream.every: expected at least 1 row, got 0", lambda d: stream(d / "a", every=0)),

@@ -17,6 +17,7 @@ class Ownership(ToldOfChanges):
     owner: 0 where a weight is free, t + 1 where it belongs to task t. kept: the value to be put back. Both are of the
     weights' shapes, or their shards'.
 
+    >>> from torch import nn
     >>> model = nn.Linear(4, 1, bias=False); _ = model.weight.data.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
     >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
     >>> ownership = Ownership(); ownership.allocate(ctx); ownership.claim(ctx, task=1, share=0.5)
