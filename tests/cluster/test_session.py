@@ -103,7 +103,7 @@ from incr_core.job import Job
 for kind in (ClusterEngine, FederatedEngine):
     job = Job.read(sys.argv[1], ["cluster.replicas=1", 'federated.clients="blocks:1"']).resolved()
     engine = kind(job, Path(sys.argv[1]).parent)
-    engine.start(None, None)
+    engine.start(None)
     ray.shutdown()
     try:
         engine.receive()
