@@ -50,6 +50,9 @@ class Engine:
 
     name = "engine"
 
+    max_failures = 0
+    """How many times in a row, without a commit between, `start` may be called again after WorkerLost."""
+
     def __init__(self, job: Job, directory: Path) -> None:
         # Whoever merges updates must round as those do who made them.
         settle_arithmetic(job.learner.threads)
@@ -67,7 +70,10 @@ class Engine:
         raise NotImplementedError
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit; whatever was learned since is gone."""
+        """Begin anew, or go on from a commit; whatever was learned since is gone.
+
+        After WorkerLost too, where `max_failures` allows: who was lost is then replaced.
+        """
         raise NotImplementedError
 
     def receive(self) -> list[Arrival]:

@@ -238,7 +238,9 @@ class ClusterSection(Section):
     pace: Literal["rows"] = "rows"
     partition: str = "blocks"
     address: str | None = None
-    timeout: float = Field(60.0, gt=0)
+    timeout: float = Field(30.0, gt=0)
+    spares: int = Field(0, ge=0)
+    max_failures: int = Field(10, ge=0)
 
 
 class FederatedSection(Section):

@@ -16,10 +16,11 @@ from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
 from incr_core.drift import Alarms
 from incr_core.engines import Commit, Engine
-from incr_core.errors import DivergedError, JobError, StreamError
+from incr_core.errors import DivergedError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
+from incr_core.loop._losses import Losses
 from incr_core.loop._pending_commit import Uncommitted, metrics_row
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
@@ -84,29 +85,41 @@ class Loop:
         self.totals = Totals()
         self.version = directory.latest()
         self._uncommitted = Uncommitted()
-        self._divergence = Divergence()
+        self._divergence, self._losses = Divergence(), Losses()
         self._alarms, self._review = job.alarms(), job.reviews()
         self._last: Arrival | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
+        self._begun: float | None = None
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
-        self._resume()
-        self._begun = time.perf_counter() - self.totals.seconds
         with set_by_signals(self._stop):
-            while not self._stop.is_set():
+            while True:
                 try:
-                    arrivals = self.engine.receive()
-                except Stopped:
-                    break
-                if arrivals:
-                    self._increment(arrivals)
-                elif self._ended():
-                    break
-            if self._stop.is_set() and (self._uncommitted.metrics or self.version is None):
-                self._stopped()
-        return not self._stop.is_set()
+                    self._learn_on()
+                    return not self._stop.is_set()
+                except WorkerLost as lost:
+                    if not self._losses.heals(lost, self.engine.max_failures):
+                        raise
+                    self._uncommitted, self._last = Uncommitted(), None
+
+    def _learn_on(self) -> None:
+        """Go on from the last commit."""
+        self._resume()
+        if self._begun is None:
+            self._begun = time.perf_counter() - self.totals.seconds
+        while not self._stop.is_set():
+            try:
+                arrivals = self.engine.receive()
+            except Stopped:
+                break
+            if arrivals:
+                self._increment(arrivals)
+            elif self._ended():
+                break
+        if self._stop.is_set() and (self._uncommitted.metrics or self.version is None):
+            self._stopped()
 
     def _increment(self, arrivals: Sequence[Arrival]) -> None:
         """Learn an increment, or refuse the one that has diverged; commit when it is time."""
@@ -115,6 +128,7 @@ class Loop:
             self._react(self._alarms, arrivals)
         reason = self._divergence.refused.get(number)
         learned = self.engine.learn(arrivals, None if reason is None else {})
+        self._losses.gone_on()
         if self._review is not None and reason is None and learned.passes_rows:
             self._look_back(self._review, arrivals, learned)
         if self._alarms is not None and reason is None:
@@ -198,6 +212,7 @@ class Loop:
             self.commit()
 
     def _tick(self) -> None:
+        assert self._begun is not None, "the run has begun"
         self.totals.seconds = time.perf_counter() - self._begun
 
     def _go_back(self, number: int, fault: str) -> None:
@@ -212,7 +227,7 @@ class Loop:
         self._resume()
 
     def _resume(self) -> None:
-        """Go on from the last commit."""
+        """Return to the last commit."""
         if self.version is None:
             self.totals = Totals()
             self._alarms, self._review = self.job.alarms(), self.job.reviews()
@@ -281,6 +296,8 @@ class Loop:
 
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""
+        for what, action in self._losses.healed if self._last is not None else ():
+            self._happened(self._last, "worker lost", what, action, 0)
         version = self.directory.next_version()
         weights = self.engine.weights()
         kept = self.engine.save(version)
@@ -308,6 +325,7 @@ class Loop:
         )
         self._uncommitted = Uncommitted()
         self._divergence.committed()
+        self._losses.committed()
 
     def _shape_of_rows(self) -> dict[str, Any]:
         """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""

@@ -15,6 +15,7 @@ An increment that must not be learned is skipped instead of begun.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,6 +129,10 @@ class Participant:
         self._keys: dict[str, Any] | None = None  # the same, as they were loaded
         self._pending = Pending()
         self._started = False
+        self._found = True  # whether files that were found since are taken in
+        self.keeps_increments = False
+        self._since: list[Increment] = []  # received since the last state that was kept in memory
+        self._again: deque[Increment] = deque()  # of these, to be received once more
 
     @property
     def cursor(self) -> dict[str, Any] | None:
@@ -147,10 +152,7 @@ class Participant:
         Rows that an engine has let wait since the last increment come first among those to learn, and once more, alone,
         after the stream's end: every row is learned.
         """
-        if not self._started:
-            self._increments = self.stream.increments(self._cursor, self._keys)
-            self._started = True
-        increment = next(self._increments, None)
+        increment = self._next()
         waiting = self._waiting()
         if increment is None:
             return None if waiting is None else self._remaining(waiting)
@@ -188,6 +190,18 @@ class Participant:
             increment.bad_files,
             increment.duplicates,
         )
+
+    def _next(self) -> Increment | None:
+        if self._again:
+            increment: Increment | None = self._again.popleft()
+        else:
+            if not self._started:
+                self._increments = self.stream.increments(self._cursor, self._keys, found=self._found)
+                self._started = True
+            increment = next(self._increments, None)
+        if self.keeps_increments and increment is not None:
+            self._since.append(increment)
+        return increment
 
     def _waiting(self) -> Batch | None:
         """Rows at hand that nobody has begun to learn."""
@@ -314,7 +328,11 @@ class Participant:
     def save(
         self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
     ) -> None:
-        """Keep everything that learning on from here depends on, besides the weights.
+        """Keep `state_dict` in a folder."""
+        checkpoint.save(path, self.state_dict(exchanged, whole=whole), **manifest)
+
+    def state_dict(self, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False) -> dict[str, Any]:
+        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
 
         exchanged: what whoever exchanges its updates keeps beside it.
 
@@ -322,7 +340,7 @@ class Participant:
         an increment, `whole` keeps them too.
         """
         at_hand = self.increment if whole or self._waiting() is not None else None
-        state = {
+        return {
             "learner": self.learner.state_dict(),
             "pending": self._pending.state_dict(),
             "cursor": self._cursor,
@@ -331,11 +349,31 @@ class Participant:
             "span": None if self._span is None else self._span.state_dict(),
             "exchanged": dict(exchanged or {}),
         }
-        checkpoint.save(path, state, **manifest)
 
-    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take back what `save` kept; returns what was exchanged, and the manifest."""
+    def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Take back what `save` kept; returns what was exchanged, and the manifest.
+
+        found: whether to take in files that were found since.
+        """
         state, manifest = checkpoint.load(path)
+        exchanged = self._take_back(state)
+        self.close()
+        self._increments, self._started, self._found = iter(()), False, found
+        self._since, self._again = [], deque()
+        return exchanged, manifest
+
+    def saved(self) -> None:
+        """What was received until now is in a state that is kept in memory."""
+        self._since = []
+
+    def go_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Go back to the last `saved` state; its reader stays, and gives what it has given since once more."""
+        exchanged = self._take_back(state)
+        self._again.extendleft(reversed(self._since))
+        self._since = []
+        return exchanged
+
+    def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
         self.learner.load_state_dict(state["learner"])
         self._pending.load_state_dict(state["pending"])
         self._cursor, self._keys, self._learned = state["cursor"], state.get("keys"), None
@@ -343,9 +381,8 @@ class Participant:
             self._span.load_state_dict(state["span"])
         at_hand = state["increment"]
         self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
-        self.close()
-        self._increments, self._started = iter(()), False
-        return state["exchanged"], manifest
+        exchanged: dict[str, Any] = state["exchanged"]
+        return exchanged
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from incr_core.rounds._actions import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._participant import Arrival, Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
+from incr_core.storage import checkpoint
+from incr_core.storage.packing import pack, unpack
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["Alone", "Exchange", "Worker"]
@@ -56,6 +59,16 @@ class Alone:
         return state
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The state of a version, in memory: copies of this worker's weights, and of all else as tensors and JSON."""
+
+    version: int
+    weights: Weights
+    tensors: Weights
+    structure: Any
+
+
 class Worker:
     """A participant and its part in every exchange; the `Cohort` of it and its peers, seen from here.
 
@@ -63,7 +76,8 @@ class Worker:
     so nobody need send the result around.
 
     make: makes the participant, and makes it anew where a run returns to a commit. outer: makes the outer step.
-    exchange: with the same shard of the other replicas; within: with the other shards of its own.
+    exchange: with the same shard of the other replicas; within: with the other shards of its own. keeps: whether to
+    keep a saved state in memory too, to go back to.
     """
 
     def __init__(
@@ -72,15 +86,20 @@ class Worker:
         outer: Callable[[], Outer],
         exchange: Exchange,
         within: Exchange | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
+        self._keeps = keeps
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
 
     def _prepare(self) -> None:
+        self._kept: _Kept | None = None
         self.participant = self._make()
+        self.participant.keeps_increments = self._keeps
         self.outer = self._make_outer()
         self._fresh = True
         self._summed: Weights | None = None  # shared state that merges by "sum", as it was merged last
@@ -97,8 +116,11 @@ class Worker:
         """Whether strategies change weights when they consolidate, and there are peers to merge them with."""
         return self.participant.learner.remakes and self.exchange.size > 1
 
-    def start(self, path: Path | None, weights: Weights | None) -> None:
-        """Begin anew, or go on from the state kept at `path` and these weights."""
+    def start(self, path: Path | None, weights: Weights | None, found: bool = True) -> None:
+        """Begin anew, or go on from the state kept at `path` and these weights.
+
+        found: whether to take in files that were found since.
+        """
         if not self._fresh:
             self.participant.close()
             self._prepare()
@@ -106,9 +128,23 @@ class Worker:
             return
         self._fresh = False
         self.participant.learner.adopt(weights)
-        state, _ = self.participant.load(path)
-        self.outer.load_state_dict(state["outer"])
-        self._summed = state["summed"]
+        state, _ = self.participant.load(path, found=found)
+        self._take_back(state)
+
+    def go_back(self, version: int | None) -> bool:
+        """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""
+        kept = self._kept
+        if kept is None or kept.version != version:
+            return False
+        self.adopt(kept.weights)
+        # What is loaded becomes the state that is learned on: copies.
+        tensors = {name: value.clone() for name, value in kept.tensors.items()}
+        self._take_back(self.participant.go_back(unpack(tensors, kept.structure)))
+        return True
+
+    def _take_back(self, exchanged: Mapping[str, Any]) -> None:
+        self.outer.load_state_dict(exchanged["outer"])
+        self._summed = exchanged["summed"]
 
     def receive(self) -> Arrival | None:
         """Take the next increment; None at the end of the stream."""
@@ -150,9 +186,14 @@ class Worker:
         if weights is not None:
             self.participant.learner.adopt(weights)
 
-    def save(self, path: Path) -> None:
-        """Keep the state of the participant and of its exchanges."""
-        self.participant.save(path, {"outer": self.outer.state_dict(), "summed": self._summed})
+    def save(self, path: Path, version: int | None = None) -> None:
+        """Keep the state of the participant and of its exchanges, of that version."""
+        state = self.participant.state_dict({"outer": self.outer.state_dict(), "summed": self._summed})
+        checkpoint.save(path, state)
+        if self._keeps and version is not None:
+            weights = {name: value.clone() for name, value in self._weights().items()}
+            self._kept = _Kept(version, weights, *pack(state))
+            self.participant.saved()
 
     # -- the cohort ----------------------------------------------------------------------------------------------
 
