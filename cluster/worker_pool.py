@@ -68,7 +68,7 @@ class WorkerPool:
         self._pulse = Pulse(
             store, [place.key for place in places], timeout, max(START, timeout), starved=self._has_room
         )
-        self._spares: list[Any] = []
+        self._spares: list[tuple[Any, Any]] = []  # and whether they are there yet
         self._wanted_spares = spares
         self._room = True
         self._raised: dict[int, str] = {}  # what workers raised when they were lost last
@@ -106,33 +106,37 @@ class WorkerPool:
         key = f"{place.key}/{self.generation}"
         self._pulse.replace(number, key)
         while self._spares:
-            spare = self._spares.pop(0)
+            spare, warm = self._spares.pop(0)
             try:
-                ray.get(spare.warm.remote(), timeout=LOOK)
-            except (RayActorError, GetTimeoutError):
-                ray.kill(spare, no_restart=True)
-            else:
-                self._members[number] = _Member(spare, key)
-                return
-        self._members[number] = _Member(self._actor(str(place)), key)
+                ray.get(warm, timeout=0)
+            except GetTimeoutError:
+                pass  # it is starting, and so nearer to it than another
+            except RayActorError:
+                continue
+            self._members[number] = _Member(spare, key)
+            return
+        self._members[number] = _Member(self._actor(str(place))[0], key)
 
-    def _actor(self, name: str) -> Any:
+    def _actor(self, name: str) -> tuple[Any, Any]:
+        """Somebody new, and the call that returns once it is there."""
         self._made += 1
-        actor = self._kind.options(name=f"incr {self._name}: {name} ({self._made})").remote()
-        actor.warm.remote()
-        return actor
+        actor: Any = self._kind.options(name=f"incr {self._name}: {name} ({self._made})").remote()
+        return actor, actor.warm.remote()
 
     def _look_for_room(self, workers: int) -> None:
-        """Say at once where Ray has no room for so many more workers: they start once it has."""
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        self._room = free.get(self._need, 0.0) >= workers
+        """Say at once where Ray has no room for so many more workers: they start once it has.
+
+        EngineError where it has no node any more.
+        """
+        if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+            raise EngineError("Ray has no node any more: the raylet of this host is gone")
+        # What a lost worker held is given back after a moment: then only what there is at all counts.
+        ask = ray.available_resources if self.generation == 1 else ray.cluster_resources
+        found = ask().get(self._need, 0.0)  # type: ignore[no-untyped-call]
+        wanted = workers if self.generation == 1 else len(self.places)
+        self._room = found >= wanted
         if not self._room:
-            log.warning(
-                "cluster: waiting for room for %d workers with a %s each; Ray has %g free",
-                workers,
-                self._need,
-                free.get(self._need, 0.0),
-            )
+            log.warning("cluster: waiting for room: %d workers need a %s each, Ray has %g", wanted, self._need, found)
 
     def _has_room(self, number: int) -> bool:
         """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
@@ -154,7 +158,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers; where Ray has stopped, they have ended with it."""
-        actors = [*(member.actor for member in self._members.values()), *self._spares]
+        actors = [*(member.actor for member in self._members.values()), *(spare for spare, _ in self._spares)]
         for actor in actors if ray.is_initialized() else ():
             ray.kill(actor, no_restart=True)
         self._members, self._spares = {}, []

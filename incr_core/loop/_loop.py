@@ -296,8 +296,9 @@ class Loop:
 
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""
-        for what, action in self._losses.healed if self._last is not None else ():
-            self._happened(self._last, "worker lost", what, action, 0)
+        if self._last is not None:
+            for what, action in self._losses.healed:
+                self._happened(self._last, "worker lost", what, action, 0)
         version = self.directory.next_version()
         weights = self.engine.weights()
         kept = self.engine.save(version)

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def job_with(
     small_job: Callable[..., Job], marker: Path, how: str, stage: str, *settings: str, always: bool = False
 ) -> Job:
     """A job in which something befalls replica 1 in its third increment, unless the marker says that it has."""
-    fault = {"name": "tests.support.faults:Befalls", "how": how, "stage": stage, "marker": str(marker)}
+    fault: dict[str, Any] = {"name": "tests.support.faults:Befalls", "how": how, "stage": stage, "marker": str(marker)}
     fault |= {"seed": 1, "increment": 2, "always": always}
     replay, ewc = {"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}
     outer = "outer={name='nesterov', lr=0.7, momentum=0.9}"
