@@ -25,6 +25,7 @@ from cluster.parcel import open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
+from cluster.shared_folder import SharedFolder, require_lasting
 from cluster.worker import Handover, Received
 from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
@@ -48,6 +49,7 @@ class ClusterEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, Path(directory).absolute())
+        require_lasting(self.directory)
         settings = job.cluster
         self.max_failures = settings.max_failures
         self.places = [
@@ -61,6 +63,7 @@ class ClusterEngine(Engine):
         self._handover: Handover | None = None
         self._session = Session(settings.address, len(self.places) + settings.spares)
         try:
+            self._shared = SharedFolder.mark(self.directory)
             meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
             self._pool = WorkerPool(
                 self.places,
@@ -68,7 +71,7 @@ class ClusterEngine(Engine):
                 settings.timeout,
                 gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
-                build=(job.model_dump(), dict(job.objects_given), meeting),
+                build=(job.model_dump(), dict(job.objects_given), meeting, self._shared),
             )
         except BaseException:
             self.close()
@@ -201,6 +204,8 @@ class ClusterEngine(Engine):
         """End the workers, and Ray too if we started it."""
         if hasattr(self, "_pool"):
             self._pool.close()
+        if hasattr(self, "_shared"):
+            self._shared.unmark()
         self._session.close()
 
     def _path(self, place: Place, version: int) -> Path:

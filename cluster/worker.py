@@ -21,6 +21,7 @@ from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
 from cluster.rendezvous import Rendezvous, use_interface_to
+from cluster.shared_folder import SharedFolder
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
@@ -77,6 +78,7 @@ class ShardWorker:
         document: Mapping[str, Any],
         objects: Mapping[str, Callable[..., Any]],
         meeting: Rendezvous,
+        directory: SharedFolder,
     ) -> Process:
         """Take a place, and build the participant; returns the process.
 
@@ -85,6 +87,7 @@ class ShardWorker:
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
+        directory.require(str(place))
         self.place, job = place, Job.from_document(document, objects=objects)
         settle_arithmetic(job.learner.threads)
         self._wait = PATIENCE * meeting.timeout
