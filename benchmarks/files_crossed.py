@@ -48,7 +48,7 @@ class Traced(LocalEngine):
         """Take the next increment, and trace the third until the fourth is asked for."""
         sys.setprofile(None)
         at_hand = self.participant.increment
-        if at_hand is not None and at_hand.number == 1:
+        if at_hand is not None and at_hand.tick.number == 1:
             sys.setprofile(self.tracer)
         return super().receive()
 

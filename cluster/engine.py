@@ -116,8 +116,8 @@ class ClusterEngine(Engine):
             told: list[Received | None] = self._crew.call("receive")
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
-        if len(arrivals) not in (0, len(received)) or len({arrival.number for arrival in arrivals}) > 1:
-            found = ", ".join("the end" if one is None else one.arrival.name for one in received)
+        if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
+            found = ", ".join("the end" if one is None else one.arrival.tick.name for one in received)
             raise StreamError(
                 f"stream: expected the same increment in every replica, got {found}; "
                 "did files appear while the replicas began to read? run the same command again"
@@ -132,7 +132,7 @@ class ClusterEngine(Engine):
         if rows is None:
             return self._learn(arrivals)
         if not rows:
-            with self._lost(f"skipping {arrivals[0].name}"):
+            with self._lost(f"skipping {arrivals[0].tick.name}"):
                 self._crew.call("skip")
             return Round()
         self._handover = None
@@ -147,7 +147,7 @@ class ClusterEngine(Engine):
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
-        with self._lost(f"learning {arrivals[0].name}"):
+        with self._lost(f"learning {arrivals[0].tick.name}"):
             done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
         return combined(done)
 

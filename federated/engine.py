@@ -21,6 +21,7 @@ from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
 from federated.records import pack, told
 from incr_core.data.encoding import BadFile, BadRow
+from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
@@ -143,10 +144,10 @@ class FederatedEngine(Engine):
             return []
         leader, first = here[0]
         for client, arrival in here:
-            if (arrival.number, arrival.name) != (first.number, first.name):
+            if arrival.tick != first.tick:
                 raise StreamError(
-                    f"client {client.name}: expected increment {first.number} ({first.name}), where {leader.name} is, "
-                    f"got {arrival.number} ({arrival.name}); the source has changed while the clients were reading it: "
+                    f"client {client.name}: expected increment {first.tick.number} ({first.tick.name}), where {leader.name} is, "
+                    f"got {arrival.tick.number} ({arrival.tick.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
         return [_empty_arrival(first) if arrival is None else arrival for arrival in arrivals]
@@ -221,7 +222,7 @@ class FederatedEngine(Engine):
         wanted, count = self.job.federated, len(candidates)
         if not candidates:
             return []
-        if wanted.fraction == 1.0 or any(arrival.warm for arrival in arrivals):
+        if wanted.fraction == 1.0 or any(arrival.tick.warm for arrival in arrivals):
             return [candidates] * wanted.rounds
         size = math.ceil(wanted.fraction * count)
         draws = [torch.randperm(count, generator=self._generator)[:size].sort().values for _ in range(wanted.rounds)]
@@ -256,11 +257,15 @@ class FederatedEngine(Engine):
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:
-    bad = {"bad": [BadRow(**row) for row in document["bad"]]}
-    return Arrival(**document | bad | {"bad_files": [BadFile(**file) for file in document["bad_files"]]})
+    records = {
+        "tick": Tick(**document["tick"]),
+        "bad": [BadRow(**row) for row in document["bad"]],
+        "bad_files": [BadFile(**file) for file in document["bad_files"]],
+    }
+    return Arrival(**document | records)
 
 
 def _empty_arrival(beside: Arrival) -> Arrival:
     """An arrival of no rows, beside those that others have."""
     none = torch.empty(0, dtype=torch.int64)
-    return Arrival(beside.number, beside.name, beside.warm, 0, none, 0, 0, {}, {})
+    return Arrival(beside.tick, 0, none, 0, 0, {}, {})

@@ -155,7 +155,7 @@ class Lesson(LocalEngine):
         if self._at >= self._last:
             return []
         arrivals = super().receive()
-        self._at = arrivals[0].number if arrivals else self._last
+        self._at = arrivals[0].tick.number if arrivals else self._last
         for arrival in arrivals if self._gone.num_rows else ():
             self._leave_out(arrival)
         return arrivals

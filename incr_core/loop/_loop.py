@@ -14,6 +14,7 @@ import torch
 from incr_core import metrics
 from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
+from incr_core.data.timeline import Tick
 from incr_core.drift import Alarms
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, JobError, StreamError
@@ -86,7 +87,7 @@ class Loop:
         self._uncommitted = Uncommitted()
         self._divergence = Divergence()
         self._alarms, self._review = job.alarms(), job.reviews()
-        self._last: Arrival | None = None
+        self._last: Tick | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
 
@@ -110,22 +111,22 @@ class Loop:
 
     def _increment(self, arrivals: Sequence[Arrival]) -> None:
         """Learn an increment, or refuse the one that has diverged; commit when it is time."""
-        number, name = arrivals[0].number, arrivals[0].name
+        tick = arrivals[0].tick
         if self._alarms is not None:
             self._react(self._alarms, arrivals)
-        reason = self._divergence.refused.get(number)
+        reason = self._divergence.refused.get(tick.number)
         learned = self.engine.learn(arrivals, None if reason is None else {})
         if self._review is not None and reason is None and learned.passes_rows:
             self._look_back(self._review, arrivals, learned)
         if self._alarms is not None and reason is None:
             self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
         due = (self.totals.increments + 1) % self.job.publish.every == 0
-        seen = due or self._divergence.watches(number)
+        seen = due or self._divergence.watches(tick.number)
         fault = fault_of(learned, self.engine.weights() if seen else None)
         if fault is not None:
-            self._go_back(number, f"in {name}, {fault}")
+            self._go_back(tick.number, f"in {tick.name}, {fault}")
             return
-        self._divergence.learned(number, seen)
+        self._divergence.learned(tick.number, seen)
         self._tick()
         self._record(arrivals, learned, reason)
         if due:
@@ -137,11 +138,11 @@ class Loop:
         for alarm, rows in signalled:
             for row in rows:
                 what = f"{alarm.monitor.detector} on {alarm.watch}, after {row:,} rows"
-                self._happened(arrivals[0], "drift", what, alarm.described(), row)
+                self._happened(arrivals[0].tick, "drift", what, alarm.described(), row)
         known = self.totals.rows_learned > 0
         new = alarms.new_tasks(arrivals)
         if new and known:
-            self._happened(arrivals[0], "task", f"task {', '.join(map(str, new))} begins", "consolidated", 0)
+            self._happened(arrivals[0].tick, "task", f"task {', '.join(map(str, new))} begins", "consolidated", 0)
         champion = self.directory.champion()
         rewarm = champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled)
         self._order(
@@ -151,11 +152,11 @@ class Loop:
 
     def _look_back(self, review: Review, arrivals: Sequence[Arrival], learned: Round) -> None:
         """When it is time, learn rows of the history once more; they stay in the versions they are in."""
-        arrival = arrivals[0]
-        if not review.due(arrival.number, arrival.time):
+        tick = arrivals[0].tick
+        if not review.due(tick.number, tick.time):
             return
         names = list(self.engine.fragments)
-        rows = review.draw(arrival.number, self._uncommitted.rows, self.directory.table("ledger"), names)
+        rows = review.draw(tick.number, self._uncommitted.rows, self.directory.table("ledger"), names)
         if len(gone := ids_of(erased(self.directory.path), names)):
             left = {name: ids[~torch.isin(ids, gone)] for name, ids in rows.items()}
             rows = {name: ids for name, ids in left.items() if len(ids)}
@@ -172,7 +173,7 @@ class Loop:
         asked = sum(map(len, rows.values()))
         what = f"a pass over {count:,} rows drawn from those learned"
         what += f"; the files of {asked - count:,} are gone" if count < asked else ""
-        self._happened(arrival, "review", what, f"loss {loss / max(count, 1):.4g}", count)
+        self._happened(tick, "review", what, f"loss {loss / max(count, 1):.4g}", count)
 
     def _order(self, orders: Orders, weights: Weights | None = None) -> None:
         if orders or weights is not None:
@@ -229,7 +230,7 @@ class Loop:
 
     def _record(self, arrivals: Sequence[Arrival], learned: Round, reason: str | None) -> None:
         """Take in one increment: a row of metrics, the rows learned, the rows refused; all of them for a `reason`."""
-        first, totals, new = arrivals[0], self.totals, self._uncommitted
+        tick, totals, new = arrivals[0].tick, self.totals, self._uncommitted
         statistics: Statistics = {}
         for name, arrival in zip(self.engine.participants, arrivals, strict=True):
             statistics = metrics.add(statistics, arrival.statistics)
@@ -245,7 +246,7 @@ class Loop:
             new.bad_files.append(file)
             totals.files_quarantined += 1
             left = f", from row {file.rows} on" if file.rows else ""
-            self._happened(first, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
+            self._happened(tick, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
         labelled = sum(arrival.labelled for arrival in arrivals)
         if reason is not None:
             self._refuse(arrivals, labelled, reason)
@@ -261,11 +262,11 @@ class Loop:
         now = self.objective.metrics(statistics) if statistics else {}
         version = self.directory.next_version()
         new.metrics.append(metrics_row(arrivals, learned, labelled, now, sofar, version))
-        self._last = first
+        self._last = tick
         if self.observe is not None:
             main = self.objective.main_metric
             rate = totals.rows_learned / max(totals.seconds, 1e-9)
-            self.observe(Progress(first.name, totals.rows_learned, rate, main, sofar.get(main, math.nan)))
+            self.observe(Progress(tick.name, totals.rows_learned, rate, main, sofar.get(main, math.nan)))
 
     def _refuse(self, arrivals: Sequence[Arrival], rows: int, reason: str) -> None:
         """Put the rows of a diverged increment in quarantine."""
@@ -273,11 +274,11 @@ class Loop:
         self._uncommitted.refused += [whole_table(arrival.rows, self.engine.fragments, reason) for arrival in arrivals]
         totals.rows_quarantined += rows
         totals.diverged_in_a_row += 1
-        self._happened(arrivals[0], "diverged", reason, "its rows are in quarantine", rows)
+        self._happened(arrivals[0].tick, "diverged", reason, "its rows are in quarantine", rows)
 
-    def _happened(self, arrival: Arrival, kind: str, what: str, action: str, rows: int) -> None:
+    def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
         self.totals.events[kind] = self.totals.events.get(kind, 0) + 1
-        self._uncommitted.events.append(Event(arrival.number, arrival.name, kind, what, action, rows))
+        self._uncommitted.events.append(Event(tick, kind, what, action, rows))
 
     def commit(self) -> None:
         """Publish a version: participants' state first, then, by one rename, everything else."""

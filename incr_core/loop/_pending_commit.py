@@ -72,16 +72,17 @@ def metrics_row(
     rows: how many were learned; measured, sofar: the objective's metrics over this increment and over all; version:
     the one that it will be part of.
 
-    >>> arrival = Arrival(3, "2013-02-01", False, 5, torch.arange(4), 5, 4, {}, {})
+    >>> from incr_core.data.timeline import Tick
+    >>> arrival = Arrival(Tick(3, "2013-02-01"), 5, torch.arange(4), 5, 4, {}, {})
     >>> row = metrics_row([arrival], Round({"loss": 2.0}, passes_rows=4), 4, {"auc": 0.7}, {"auc": 0.6}, 1)
     >>> row["increment"], row["rows_labelled"], row["metric.auc"], row["total.auc"], row["loss.loss"]
     (3, 4, 0.7, 0.6, 0.5)
     """
-    first = arrivals[0]
+    tick = arrivals[0].tick
     return {
-        "increment": first.number,
-        "name": first.name,
-        "warm": first.warm,
+        "increment": tick.number,
+        "name": tick.name,
+        "warm": tick.warm,
         "rows_arriving": sum(arrival.arriving for arrival in arrivals),
         "rows_labelled": rows,
         "rows_scored": sum(arrival.scored for arrival in arrivals),

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch, cat
 from incr_core.data.encoding import BadFile, BadRow
-from incr_core.data.timeline import Increment, Learned, Stream
+from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.metrics import Statistics
 from incr_core.rounds._actions import Orders
@@ -46,12 +46,10 @@ class Arrival:
     statistics: additive, of the rows labelled now against what was predicted when they arrived.
     measured: what these rows add to running statistics of the model and the objective.
     watched: for each `Watch`, sums over rows scored or arriving now.
-    time: up to which the increment goes, in microseconds. tasks: of the rows to learn, if somebody waits for new ones.
+    tasks: of the rows to learn, if somebody waits for new ones.
     """
 
-    number: int
-    name: str
-    warm: bool
+    tick: Tick
     arriving: int
     rows: Tensor
     predicted: int
@@ -61,7 +59,6 @@ class Arrival:
     bad: Sequence[BadRow] = field(default_factory=list)
     seconds: float = 0.0
     watched: list[Tensor] = field(default_factory=list)
-    time: int = 0
     tasks: list[int] = field(default_factory=list)
     bad_files: Sequence[BadFile] = field(default_factory=list)
     duplicates: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -76,9 +73,7 @@ class Arrival:
 class AtHand:
     """The increment that a participant is at: the rows it has to learn, and whether it has begun to."""
 
-    number: int
-    name: str
-    warm: bool
+    tick: Tick
     labelled: Batch
     begun: bool = False
 
@@ -157,33 +152,30 @@ class Participant:
         begun = time.perf_counter()
         self._cursor, self._learned = increment.cursor, increment.learned
         arriving, labelled = increment.arriving, increment.labelled
-        if len(arriving) and not increment.warm and self.learner.objective.ready:
+        if len(arriving) and not increment.tick.warm and self.learner.objective.ready:
             assert arriving.rows is not None
             self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
         # Whoever predicted a row scores it, whoever learns it.
         statistics, scored, watched = self._score(increment.revealed)
-        if self.watches and not increment.warm:
+        if self.watches and not increment.tick.warm:
             told = [watch.arriving(arriving.inputs) for watch in self.watches]
             watched = [torch.cat([one, other]) for one, other in zip(told, watched, strict=True)]
-        learns = labelled if increment.warm or not self.frozen else labelled.slice(0, 0)
+        learns = labelled if increment.tick.warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
-        self.increment = AtHand(increment.number, increment.name, increment.warm, learns)
+        self.increment = AtHand(increment.tick, learns)
         assert learns.rows is not None
         return Arrival(
-            increment.number,
-            increment.name,
-            increment.warm,
+            increment.tick,
             len(arriving),
             learns.rows,
-            0 if increment.warm else len(arriving),
+            0 if increment.tick.warm else len(arriving),
             scored,
             statistics,
             self.learner.observe(learns) if len(learns) else {},
             increment.bad,
             time.perf_counter() - begun,
             watched,
-            increment.time,
             torch.unique(learns.task).tolist() if self.tells_tasks and learns.task is not None else [],
             increment.bad_files,
             increment.duplicates,
@@ -198,9 +190,9 @@ class Participant:
         """An increment after the last, of the rows that still wait."""
         assert self.increment is not None
         assert waiting.rows is not None
-        number = self.increment.number + 1
-        self.increment = AtHand(number, "waiting rows", False, waiting)
-        return Arrival(number, "waiting rows", False, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
+        tick = Tick(self.increment.tick.number + 1, "waiting rows")
+        self.increment = AtHand(tick, waiting)
+        return Arrival(tick, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
 
     def _score(self, revealed: Batch) -> tuple[Statistics, int, list[Tensor]]:
         assert revealed.rows is not None
@@ -217,7 +209,7 @@ class Participant:
         """Passes over the increment at hand."""
         increment = self.increment
         assert increment is not None
-        warm = increment.warm and self.warm_passes is not None
+        warm = increment.tick.warm and self.warm_passes is not None
         return self.warm_passes if warm and self.warm_passes else self.learner.epochs
 
     def begin(self, passes: int | None = None) -> None:
@@ -226,7 +218,7 @@ class Participant:
         again, self.increment.begun = self.increment.begun, True
         labelled, passes = self._laid_out(self.passes() if passes is None else passes)
         if self._span is None:
-            self.learner.begin(labelled, passes, increment=self.increment.number)
+            self.learner.begin(labelled, passes, increment=self.increment.tick.number)
         else:
             self.learner.begin(labelled, passes, increment=self._span.number, opens=self._span.opens)
             if not again:
@@ -237,7 +229,7 @@ class Participant:
         assert self.increment is not None
         labelled, self._passes = self.increment.labelled, None
         if self.stopping is not None and self.stopping.applies(len(labelled), passes):
-            kept, held = self.stopping.split(labelled, seed=self.increment.number)
+            kept, held = self.stopping.split(labelled, seed=self.increment.tick.number)
             self._passes = kept, held, passes
             return kept, 1
         return labelled, passes
@@ -342,7 +334,9 @@ class Participant:
         if self._span is not None:
             self._span.load_state_dict(state["span"])
         at_hand = state["increment"]
-        self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
+        self.increment = None
+        if at_hand is not None:
+            self.increment = AtHand(Tick(**at_hand["tick"]), Batch(**at_hand["labelled"]), at_hand["begun"])
         self.close()
         self._increments, self._started = iter(()), False
         return state["exchanged"], manifest

@@ -134,7 +134,7 @@ def test_a_file_that_changed_since_it_was_read_is_refused(tmp_path: Path, timed:
     path.write_bytes(original)
     assert same(run(cursor), whole[stop:][1:])
     del cursor["marks"]  # a cursor of an older version
-    assert [step.name for step in run(cursor)] == [step.name for step in whole[stop:][1:]]
+    assert [step.tick.name for step in run(cursor)] == [step.tick.name for step in whole[stop:][1:]]
 
 
 @pytest.mark.parametrize("rows", [60, 20_000])
