@@ -15,7 +15,7 @@ from incr_core import metrics
 from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
 from incr_core.data.timeline import Tick
-from incr_core.drift import Alarms
+from incr_core.drift import Controller
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, JobError, StreamError
 from incr_core.job import Job
@@ -86,7 +86,7 @@ class Loop:
         self.version = directory.latest()
         self._uncommitted = Uncommitted()
         self._divergence = Divergence()
-        self._alarms, self._review = job.alarms(), job.reviews()
+        self._controller, self._review = job.controller(), job.reviews()
         self._last: Tick | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -112,14 +112,14 @@ class Loop:
     def _increment(self, arrivals: Sequence[Arrival]) -> None:
         """Learn an increment, or refuse the one that has diverged; commit when it is time."""
         tick = arrivals[0].tick
-        if self._alarms is not None:
-            self._react(self._alarms, arrivals)
+        if self._controller is not None:
+            self._react(self._controller, arrivals)
         reason = self._divergence.refused.get(tick.number)
         learned = self.engine.learn(arrivals, None if reason is None else {})
         if self._review is not None and reason is None and learned.passes_rows:
             self._look_back(self._review, arrivals, learned)
-        if self._alarms is not None and reason is None:
-            self._order(self._alarms.learned(sum(arrival.labelled for arrival in arrivals)))
+        if self._controller is not None and reason is None:
+            self._order(self._controller.learned(sum(arrival.labelled for arrival in arrivals)))
         due = (self.totals.increments + 1) % self.job.publish.every == 0
         seen = due or self._divergence.watches(tick.number)
         fault = fault_of(learned, self.engine.weights() if seen else None)
@@ -132,21 +132,20 @@ class Loop:
         if due:
             self.commit()
 
-    def _react(self, alarms: Alarms, arrivals: Sequence[Arrival]) -> None:
+    def _react(self, controller: Controller, arrivals: Sequence[Arrival]) -> None:
         """Look for drift in what is known before the increment is learned, and do what is to be done."""
-        signalled = alarms.notice(arrivals)
-        for alarm, rows in signalled:
-            for row in rows:
-                what = f"{alarm.monitor.detector} on {alarm.watch}, after {row:,} rows"
-                self._happened(arrivals[0].tick, "drift", what, alarm.described(), row)
+        drifts = controller.drifts(arrivals)
+        for alarm, rows in drifts:
+            what = f"{alarm.detector.test} on {alarm.statistic}, after {rows:,} rows"
+            self._happened(arrivals[0].tick, "drift", what, alarm.described(), rows)
         known = self.totals.rows_learned > 0
-        new = alarms.new_tasks(arrivals)
+        new = controller.new_tasks(arrivals)
         if new and known:
             self._happened(arrivals[0].tick, "task", f"task {', '.join(map(str, new))} begins", "consolidated", 0)
         champion = self.directory.champion()
-        rewarm = champion is not None and any("rewarm" in alarm.actions for alarm, _ in signalled)
+        rewarm = champion is not None and any("rewarm" in alarm.actions for alarm, _ in drifts)
         self._order(
-            alarms.orders([alarm for alarm, _ in signalled], boundary=bool(new) and known),
+            controller.orders([alarm for alarm, _ in drifts], boundary=bool(new) and known),
             self.directory.load(champion)[0] if rewarm else None,
         )
 
@@ -216,14 +215,14 @@ class Loop:
         """Go on from the last commit."""
         if self.version is None:
             self.totals = Totals()
-            self._alarms, self._review = self.job.alarms(), self.job.reviews()
+            self._controller, self._review = self.job.controller(), self.job.reviews()
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
         state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
         self.totals = Totals(**state["totals"])
-        if self._alarms is not None:
-            self._alarms.load_state_dict(state["alarms"])
+        if self._controller is not None:
+            self._controller.load_state_dict(state["controller"])
         if self._review is not None:
             self._review.load_state_dict(state["review"])
         self.engine.start(Commit(self.version, weights, state["engine"]))
@@ -289,7 +288,7 @@ class Loop:
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "engine": kept,
             "participants": list(self.engine.participants),
-            "alarms": None if self._alarms is None else self._alarms.state_dict(),
+            "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }
         checkpoint.save(state_folder(self.directory.path, LOOP, version), state)

@@ -28,10 +28,10 @@ from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.metrics import Statistics
-from incr_core.rounds._actions import Orders
 from incr_core.rounds._consolidation_window import Span
+from incr_core.rounds._orders import Orders
 from incr_core.rounds._pending import Pending
-from incr_core.rounds._probe import Watch
+from incr_core.rounds._probe import Probe
 from incr_core.storage import checkpoint
 from incr_core.update import Update, Weights
 
@@ -45,7 +45,7 @@ class Arrival:
     rows: ids of the rows to learn, (n,) int64; these and counts leave the participant, never the rows themselves.
     statistics: additive, of the rows labelled now against what was predicted when they arrived.
     measured: what these rows add to running statistics of the model and the objective.
-    watched: for each `Watch`, sums over rows scored or arriving now.
+    probed: for each `Probe`, sums over rows scored or arriving now.
     tasks: of the rows to learn, if somebody waits for new ones.
     """
 
@@ -58,7 +58,7 @@ class Arrival:
     measured: Weights
     bad: Sequence[BadRow] = field(default_factory=list)
     seconds: float = 0.0
-    watched: list[Tensor] = field(default_factory=list)
+    probed: list[Tensor] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     bad_files: Sequence[BadFile] = field(default_factory=list)
     duplicates: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -85,7 +85,7 @@ class Participant:
     stream, learner: what it owns.
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
     frozen: learn nothing after the warm start; a baseline.
-    watches: what to tell about rows before they are learned.
+    probes: statistics to report about rows before they are learned.
     stopping: when to stop passing over an increment's rows; by default after all passes.
     tells_tasks: whether to tell which tasks the rows to learn are of.
     keeps: None where strategies consolidate after every increment. Else they do when told to, on the rows learned since
@@ -100,7 +100,7 @@ class Participant:
         *,
         warm_passes: int | None = None,
         frozen: bool = False,
-        watches: Sequence[Watch] = (),
+        probes: Sequence[Probe] = (),
         keeps: int | None = None,
         tells_tasks: bool = False,
         stopping: EarlyStopping | None = None,
@@ -110,7 +110,7 @@ class Participant:
         self.learner = learner
         self.warm_passes = warm_passes
         self.frozen = frozen
-        self.watches = tuple(watches)
+        self.probes = tuple(probes)
         self.tells_tasks = tells_tasks
         self.stopping = stopping
         self._passes: tuple[Batch, Batch, int] | None = None  # to pass over, held back, and how often at most
@@ -156,10 +156,10 @@ class Participant:
             assert arriving.rows is not None
             self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
         # Whoever predicted a row scores it, whoever learns it.
-        statistics, scored, watched = self._score(increment.revealed)
-        if self.watches and not increment.tick.warm:
-            told = [watch.arriving(arriving.inputs) for watch in self.watches]
-            watched = [torch.cat([one, other]) for one, other in zip(told, watched, strict=True)]
+        statistics, scored, probed = self._score(increment.revealed)
+        if self.probes and not increment.tick.warm:
+            first = [probe.of_arriving(arriving.inputs) for probe in self.probes]
+            probed = [torch.cat([one, other]) for one, other in zip(first, probed, strict=True)]
         learns = labelled if increment.tick.warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
@@ -175,7 +175,7 @@ class Participant:
             self.learner.observe(learns) if len(learns) else {},
             increment.bad,
             time.perf_counter() - begun,
-            watched,
+            probed,
             torch.unique(learns.task).tolist() if self.tells_tasks and learns.task is not None else [],
             increment.bad_files,
             increment.duplicates,
@@ -199,11 +199,11 @@ class Participant:
         objective = self.learner.objective
         place, predictions = self._pending.take(revealed.rows)
         targets = revealed.targets[place]
-        watched = [watch.scored(objective, predictions, targets) for watch in self.watches]
+        probed = [probe.of_scored(objective, predictions, targets) for probe in self.probes]
         if len(place) == 0:
-            return {}, 0, watched
+            return {}, 0, probed
         weights = None if revealed.weights is None else revealed.weights[place]
-        return objective.measure(predictions, targets, weights), len(place), watched
+        return objective.measure(predictions, targets, weights), len(place), probed
 
     def passes(self) -> int:
         """Passes over the increment at hand."""

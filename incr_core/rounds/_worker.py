@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from incr_core.numerics import local
-from incr_core.rounds._actions import Orders
+from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._participant import Arrival, Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round

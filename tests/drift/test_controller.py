@@ -207,11 +207,11 @@ def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> 
 )
 def test_what_cannot_work_is_refused_before_the_run(path: Path, settings: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        job(path, settings).alarms()
+        job(path, settings).controller()
 
 
 def test_a_number_has_a_loss_and_no_error(path: Path) -> None:
     regression = ("learner.objective=regression", "features.classes=[]")
-    job(path, *regression, "drift={watch='loss'}").alarms()
+    job(path, *regression, "drift={watch='loss'}").controller()
     with pytest.raises(JobError, match="regression predictions have no error; watch a metric"):
-        job(path, *regression, "drift={watch='error'}").alarms()
+        job(path, *regression, "drift={watch='error'}").controller()
