@@ -30,7 +30,7 @@ from cluster.session import Session, require_ray
 from cluster.worker import Handover, Received
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
-from incr_core.rounds import Arrival, Orders, Round, total_measured
+from incr_core.rounds import Arrival, Orders, Round, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class ClusterEngine(Engine):
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
         with self._lost(f"learning {arrivals[0].tick.name}"):
-            done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
+            done: list[Round] = self._crew.call("learn", total_observed(arrivals), rounds, every or None)
         return combined(done)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:

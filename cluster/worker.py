@@ -129,10 +129,10 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, fragments)
 
-    def learn(self, measured: Weights, rounds: int, every: int | None) -> Round:
+    def learn(self, observed: Weights, rounds: int, every: int | None) -> Round:
         """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are)."""
         with explaining_uncalled(self.worker.participant.learner.model):
-            return self.worker.learn(measured, rounds, every)
+            return self.worker.learn(observed, rounds, every)
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""

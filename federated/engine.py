@@ -26,7 +26,7 @@ from incr_core.engines import Commit, Engine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import state_folder
-from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_measured
+from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_observed
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -143,14 +143,15 @@ class FederatedEngine(Engine):
         if not here:
             return []
         leader, first = here[0]
+        expected = first.tick
         for client, arrival in here:
-            if arrival.tick != first.tick:
+            if (tick := arrival.tick) != expected:
                 raise StreamError(
-                    f"client {client.name}: expected increment {first.tick.number} ({first.tick.name}), where {leader.name} is, "
-                    f"got {arrival.tick.number} ({arrival.tick.name}); the source has changed while the clients were reading it: "
+                    f"client {client.name}: expected increment {expected.number} ({expected.name}), where {leader.name} "
+                    f"is, got {tick.number} ({tick.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
-        return [_empty_arrival(first) if arrival is None else arrival for arrival in arrivals]
+        return [Arrival(expected) if arrival is None else arrival for arrival in arrivals]
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
@@ -171,7 +172,7 @@ class FederatedEngine(Engine):
         if not learners:
             return
         cohort, begun = self.cohort, set[int]()
-        cohort.absorb(total_measured([arrivals[client] for client in learners]))
+        cohort.absorb(total_observed([arrivals[client] for client in learners]))
         for drawn in rounds:
             orders = [{"first": client not in begun} for client in drawn]
             take_round(cohort, partial(self._advance, drawn, orders), done)
@@ -263,9 +264,3 @@ def _arrival(document: dict[str, Any]) -> Arrival:
         "bad_files": [BadFile(**file) for file in document["bad_files"]],
     }
     return Arrival(**document | records)
-
-
-def _empty_arrival(beside: Arrival) -> Arrival:
-    """An arrival of no rows, beside those that others have."""
-    none = torch.empty(0, dtype=torch.int64)
-    return Arrival(beside.tick, 0, none, 0, 0, {}, {})

@@ -173,7 +173,7 @@ class Lesson(LocalEngine):
             assert labelled.rows is not None
             self.participant.increment.labelled = labelled
             arrival.rows = labelled.rows
-            arrival.measured = self.participant.learner.observe(labelled) if len(labelled) else {}
+            arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> dict[str, Any]:
         """Keep the worker's state, and how far the lesson has come."""

@@ -143,7 +143,7 @@ class Controller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore them."""
         for alarm, saved in zip(self.alarms, state["detectors"], strict=True):
             alarm.detector.load_state_dict(saved)
         self._raised_for, self._unconsolidated = state["raised_for"], state["unconsolidated"]

@@ -196,6 +196,6 @@ class Job(JobFile):
             frozen=self.learner.frozen,
             probes=probes_of(self.drift, self.encoder),
             keeps=rows_kept(self),
-            tells_tasks=self.learner.consolidate == "task",
+            reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
         )

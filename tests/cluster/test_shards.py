@@ -24,7 +24,7 @@ from incr_core.learner import Learner
 from incr_core.models import TableShape
 from incr_core.numerics import whole
 from incr_core.objectives import Multiclass
-from incr_core.rounds import total_measured
+from incr_core.rounds import total_observed
 from incr_core.strategies.mechanisms import fisher_diagonal
 from tests.support.cluster_runs import learned_locally
 from tests.support.repository import ROOT
@@ -421,7 +421,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         received = [worker.receive()]  # the first shard alone tells
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
-        worker.learn(total_measured([received[0].arrival]), rounds=1, every=None)
+        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None)
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:

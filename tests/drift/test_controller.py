@@ -160,8 +160,8 @@ def test_strategies_consolidate_every_so_many_rows_or_at_a_drift(told: Callable[
     drift = [{"watch": "features", "columns": ["z"], "action": "consolidate"}]
     at_drift = told("learner.consolidate=drift", strategy=ewc, drift=drift)
     assert len(at_drift.ordered) == 3
-    assert at_drift.participant._span is not None
-    assert at_drift.participant._span.number == 3
+    assert at_drift.participant._unconsolidated is not None
+    assert at_drift.participant._unconsolidated.number == 3
 
 
 def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: Path) -> None:
