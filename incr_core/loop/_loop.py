@@ -177,7 +177,7 @@ class Loop:
         return True
 
     def _stopped(self) -> None:
-        """Asked to stop: commit what there is, unless it diverged; whoever goes on finds that again."""
+        """Asked to stop: commit what there is, unless it diverged; the next run finds that again."""
         self.totals.seconds = self._seconds()
         if fault_of(Round(), self.engine.weights()) is None:
             self.commit()

@@ -47,7 +47,7 @@ class AtHand:
 
     @property
     def waiting(self) -> bool:
-        """Whether it has rows that nobody has begun to learn."""
+        """Whether it has rows whose learning has not begun."""
         return not self.begun and len(self.labelled) > 0
 
 
@@ -250,7 +250,7 @@ class Participant:
     ) -> None:
         """Keep everything that learning on from here depends on, besides the weights.
 
-        exchanged: the state of whoever exchanges its updates. whole: keep the rows of the increment at hand too, as
+        exchanged: the state of its exchanges. whole: keep the rows of the increment at hand too, as
         must be done in the middle of one; at a commit those already learned are not needed again.
         """
         at_hand, rows = self.increment, self._unconsolidated
