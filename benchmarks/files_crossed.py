@@ -2,11 +2,15 @@
 
     python -m benchmarks.files_crossed
 
-Traces the third increment of a small job without a commit in it. Prints each file with the functions that ran: first the
-main path, that is the files of the rooms through which an increment goes (`MAIN`), which a reader follows to know what
-happens in what order; then the leaves, which are functions of their arguments alone and need not be opened for that:
-metrics, numerics, objectives, models, checks, and the records that pass between rooms. A file is counted once, whatever
-runs of it; a comprehension or a property is a function like any other; what runs in the thread that reads ahead is not
+Traces the third increment of a small job without a commit in it, and prints each file with the functions that ran, in
+three groups:
+
+- the main path: files of the rooms that an increment goes through (`ROOMS`) that call functions of another file of these
+  rooms. To know what happens in what order, read these;
+- its ends: files of the same rooms that call none of theirs, such as a record, the outer step or the optimiser's;
+- leaves: files of all other rooms (metrics, numerics, objectives, models, ...).
+
+A file is counted once, whatever runs of it; a property counts as a function; what the thread that reads ahead runs is not
 seen.
 """
 
@@ -30,21 +34,33 @@ from incr_core.registry import RunDirectory
 
 OURS = Path(incr_core.__file__).parent
 
-MAIN = ("loop", "engines", "rounds", "learner", "data")
-"""The rooms of the main path: increments come from data, and the loop lets an engine take rounds of its learners."""
+ROOMS = ("loop", "engines", "rounds", "learner", "data")
+"""Increments come from data, and the loop lets an engine take rounds of its learners."""
 
 
 class Tracer:
-    """Notes our functions that run while it is in force, by file."""
+    """Notes our functions that run while it is in force, by file, and which files call which."""
 
     def __init__(self) -> None:
         self.ran: dict[str, set[str]] = {}
+        self.calls: set[tuple[str, str]] = set()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """What `sys.setprofile` calls."""
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(OURS)):
-            self.ran.setdefault(str(Path(code.co_filename).relative_to(OURS)), set()).add(code.co_name)
+        if event != "call" or (file := _ours(frame)) is None:
+            return
+        self.ran.setdefault(file, set()).add(frame.f_code.co_name)
+        caller = frame.f_back
+        while caller is not None and _ours(caller) is None:
+            caller = caller.f_back
+        if caller is not None:
+            self.calls.add((str(_ours(caller)), file))
+
+
+def _ours(frame: FrameType) -> str | None:
+    """The file of ours that a frame runs in, None in another's."""
+    path = Path(frame.f_code.co_filename)
+    return str(path.relative_to(OURS)) if path.is_relative_to(OURS) else None
 
 
 class Traced(LocalEngine):
@@ -82,8 +98,9 @@ def main() -> None:
             Loop(job, Traced(job, out), directory).run()
     sys.setprofile(None)
     ran = Traced.tracer.ran
-    path = {file for file in ran if file.partition("/")[0] in MAIN}
-    for title, files in (("main path", path), ("leaves", ran.keys() - path)):
+    inside = {file for file in ran if file.partition("/")[0] in ROOMS}
+    path = {one for one, other in Traced.tracer.calls if one != other and {one, other} <= inside}
+    for title, files in (("main path", path), ("its ends", inside - path), ("leaves", ran.keys() - inside)):
         print(f"{title}: {len(files)} files")
         for file in sorted(files):
             print(f"  {file:40} {', '.join(sorted(ran[file]))}")

@@ -97,7 +97,7 @@ def test_no_prediction_depends_on_a_label_not_yet_known(tmp_path: Path) -> None:
         changed = 0
         for old, new in zip(before, after, strict=True):
             old_rows, new_rows = numeric(old.arriving), numeric(new.arriving)
-            if old.time <= moment:
+            if old.tick.time <= moment:
                 assert torch.equal(old_rows.nan_to_num(), new_rows.nan_to_num())
                 assert torch.equal(old.labelled.targets, new.labelled.targets)
             changed += not torch.equal(old_rows.nan_to_num(), new_rows.nan_to_num())

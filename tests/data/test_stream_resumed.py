@@ -87,7 +87,7 @@ def test_a_file_found_later_keeps_old_numbers_and_loses_no_row(tmp_path: Path) -
         assert again.fragments == [*first.fragments, "a-late-arrival.parquet"]
         rows = ids(step.labelled for step in after)
         assert sorted(rows) == [(3 << 40) + offset for offset in range(50)]
-        assert after[0].number == len(before)
+        assert after[0].tick.number == len(before)
         if every == 37:  # and a resume of the resume, in the middle of the late file
             assert same(stream(folder, every=every).increments(after[0].cursor), after[1:])
 
