@@ -5,13 +5,13 @@
 Traces the third increment of a small job without a commit in it, and prints each file with the functions that ran, in
 three groups:
 
-- the main path: files of the rooms that an increment goes through (`ROOMS`) that call functions of another file of these
-  rooms. To know what happens in what order, read these;
+- the main path: files of the rooms that an increment goes through (`ROOMS`) that call functions of another file of
+  these rooms. To know what happens in what order, read these;
 - its ends: files of the same rooms that call none of theirs, such as a record, the outer step or the optimiser's;
 - leaves: files of all other rooms (metrics, numerics, objectives, models, ...).
 
-A file is counted once, whatever runs of it; a property counts as a function; what the thread that reads ahead runs is not
-seen.
+A file is counted once, whatever runs of it; a property counts as a function; what the thread that reads ahead runs is
+not seen.
 """
 
 from __future__ import annotations

@@ -143,15 +143,15 @@ class FederatedEngine(Engine):
         if not here:
             return []
         leader, first = here[0]
-        expected = first.tick
+        tick = first.tick
         for client, arrival in here:
-            if (tick := arrival.tick) != expected:
+            if (found := arrival.tick) != tick:
                 raise StreamError(
-                    f"client {client.name}: expected increment {expected.number} ({expected.name}), where {leader.name} "
-                    f"is, got {tick.number} ({tick.name}); the source has changed while the clients were reading it: "
+                    f"client {client.name}: expected increment {tick.number} ({tick.name}), where {leader.name} is, "
+                    f"got {found.number} ({found.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
-        return [Arrival(expected) if arrival is None else arrival for arrival in arrivals]
+        return [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""

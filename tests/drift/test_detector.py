@@ -138,7 +138,7 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 
 
 def test_wrong_options_are_named() -> None:
-    with pytest.raises(ArgumentError, match="drift.adwin: .*delta_"):
+    with pytest.raises(ArgumentError, match=r"drift\.adwin: .*delta_"):
         Detector(options={"delta_": 0.1})
 
 
