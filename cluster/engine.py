@@ -26,11 +26,11 @@ from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
-from cluster.worker import Handover, Received
+from cluster.worker import Handover, Received, Setup
 from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
-from incr_core.rounds import Arrival, Orders, Round, total_measured
+from incr_core.rounds import Arrival, Orders, Round, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ClusterEngine(Engine):
                 settings.timeout,
                 gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
-                build=(job.model_dump(), dict(job.objects_given), meeting, self._shared),
+                setup=Setup(job.model_dump(), dict(job.objects_given), meeting, self._shared),
             )
         except BaseException:
             self.close()
@@ -131,8 +131,8 @@ class ClusterEngine(Engine):
             told: list[Received | None] = self._pool.call("receive")
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
-        if len(arrivals) not in (0, len(received)) or len({arrival.number for arrival in arrivals}) > 1:
-            found = ", ".join("the end" if one is None else one.arrival.name for one in received)
+        if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
+            found = ", ".join("the end" if one is None else one.arrival.tick.name for one in received)
             raise StreamError(
                 f"stream: expected the same increment in every replica, got {found}; "
                 "did files appear while the replicas began to read? run the same command again"
@@ -147,7 +147,7 @@ class ClusterEngine(Engine):
         if rows is None:
             return self._learn(arrivals)
         if not rows:
-            with self._lost(f"skipping {arrivals[0].name}"):
+            with self._lost(f"skipping {arrivals[0].tick.name}"):
                 self._pool.call("skip")
             return Round()
         self._handover = None
@@ -162,8 +162,8 @@ class ClusterEngine(Engine):
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
-        with self._lost(f"learning {arrivals[0].name}"):
-            done: list[Round] = self._pool.call("learn", total_measured(arrivals), rounds, every or None)
+        with self._lost(f"learning {arrivals[0].tick.name}"):
+            done: list[Round] = self._pool.call("learn", total_observed(arrivals), rounds, every or None)
         return combined(done)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:

@@ -30,7 +30,7 @@ from incr_core.numerics import settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
 from incr_core.update import Weights
 
-__all__ = ["Handover", "Received", "ShardWorker", "partition_of"]
+__all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
@@ -64,6 +64,19 @@ class Handover:
     history: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all workers of a run are built from.
+
+    document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
+    """
+
+    document: Mapping[str, Any]
+    objects: Mapping[str, Callable[..., Any]]
+    meeting: Rendezvous
+    directory: SharedFolder
+
+
 class ShardWorker:
     """Hold one shard of one replica, once it is built: until then it is a spare."""
 
@@ -75,20 +88,17 @@ class ShardWorker:
         place: Place,
         key: str,
         generation: int,
-        document: Mapping[str, Any],
-        objects: Mapping[str, Callable[..., Any]],
-        meeting: Rendezvous,
-        directory: SharedFolder,
+        run: Setup,
     ) -> Process:
         """Take a place, and build the participant; returns the process.
 
-        key: of the store, where signs of life go. generation: the one that begins. objects: what the job names that
-        only Python has.
+        key: of the store, where signs of life go. generation: the one that begins.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        directory.require(str(place))
-        self.place, job = place, Job.from_document(document, objects=objects)
+        run.directory.require(str(place))
+        meeting = run.meeting
+        self.place, job = place, Job.from_document(run.document, objects=run.objects)
         settle_arithmetic(job.learner.threads)
         self._wait = PATIENCE * meeting.timeout
         try:
@@ -160,10 +170,10 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(self, measured: Weights, rounds: int, every: int | None) -> Round:
+    def learn(self, observed: Weights, rounds: int, every: int | None) -> Round:
         """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are)."""
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            return self.worker.learn(measured, rounds, every)
+            return self.worker.learn(observed, rounds, every)
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""

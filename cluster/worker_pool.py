@@ -16,7 +16,7 @@ from cluster.heartbeat import Pulse
 from cluster.peers import ended_key
 from cluster.place import Place
 from cluster.processes import Process
-from cluster.worker import ShardWorker
+from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
 __all__ = ["WorkerPool"]
@@ -50,16 +50,16 @@ class WorkerPool:
     as there are any, and lets all meet anew: the next generation.
 
     store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
-    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. build: what `ShardWorker.build` is
-    given besides its place.
+    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built
+    from.
     """
 
     def __init__(
-        self, places: Sequence[Place], store: Any, timeout: float, *, gpu: bool, spares: int, build: Sequence[Any]
+        self, places: Sequence[Place], store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup
     ) -> None:
         self.places = list(places)
         self.generation = 0
-        self._store, self._timeout, self._build = store, timeout, build
+        self._store, self._timeout, self._setup = store, timeout, setup
         self._need = "GPU" if gpu else "CPU"
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
         self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
@@ -92,7 +92,7 @@ class WorkerPool:
         self._look_for_room(len(empty) - len(self._spares))
         for number in empty:
             self._fill(number)
-        build = [(self.places[number], self._members[number].key, self.generation, *self._build) for number in empty]
+        build = [(self.places[number], self._members[number].key, self.generation, self._setup) for number in empty]
         for number, process in zip(empty, self._call(empty, "build", build), strict=True):
             self._members[number].process = process
         self.call("join", self.generation)

@@ -19,7 +19,7 @@ PRODUCT = (*PACKAGES, "examples", "benchmarks")
 PRIVATES = {
     "cluster/torch_privates.py",
     "federated/flower_privates.py",
-    "incr_core/drift/_detectors.py",
+    "incr_core/drift/_river.py",
     "incr_core/numerics/_torch_privates.py",
 }
 """The files that use what other libraries keep to themselves, and check at import or first use that it is there."""

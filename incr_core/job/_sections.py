@@ -11,7 +11,7 @@ from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
-from incr_core.rounds import ACTIONS
+from incr_core.drift import ACTIONS
 
 __all__ = [
     "ClusterSection",

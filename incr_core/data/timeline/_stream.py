@@ -73,7 +73,7 @@ class Stream:
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
     >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-    >>> [(step.name, step.labelled.targets.tolist()) for step in stream.increments()]
+    >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
     [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
     """
 
