@@ -76,7 +76,7 @@ def draw_rows(
     (6, ['a', 'b'])
     """
     numbers = {name: number for number, name in enumerate(names)}
-    parts = [_spans_of(ledger, numbers)] if ledger.num_rows else []
+    parts = [_ranges_of(ledger, numbers)] if ledger.num_rows else []
     for owner, rows in learned.items():
         pairs = [(number << OFFSET_BITS) + np.array(found) for number, found in ranges(torch.cat(list(rows))).items()]
         edges = np.concatenate(pairs)
@@ -97,7 +97,7 @@ def draw_rows(
     return {str(name): torch.from_numpy(ids[codes[span] == code]) for code, name in enumerate(who)}
 
 
-def _spans_of(ledger: pa.Table, numbers: Mapping[str, int]) -> tuple[npt.NDArray[np.str_], Ints]:
+def _ranges_of(ledger: pa.Table, numbers: Mapping[str, int]) -> tuple[npt.NDArray[np.str_], Ints]:
     """Who learned each range of the ledger, and its ids (n, 2): of its first row, and one past its last."""
     entry, start, stop = flat(ledger)
     base = np.array([numbers[name] << OFFSET_BITS for name in ledger["fragment"].to_pylist()], dtype=np.int64)[entry]
