@@ -15,7 +15,7 @@ from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
-__all__ = ["OUTERS", "Mean", "Nesterov", "Outer"]
+__all__ = ["Mean", "Nesterov", "Outer"]
 
 
 class Outer:
@@ -97,7 +97,3 @@ class Nesterov(Outer):
         velocity = state["velocity"]
         assert isinstance(velocity, dict)
         self.velocity = dict(velocity)
-
-
-OUTERS: dict[str, type[Outer]] = {"mean": Mean, "nesterov": Nesterov}
-"""The outer steps by the names that job files use."""

@@ -1,0 +1,10 @@
+"""The outer steps by the names that job files use."""
+
+from __future__ import annotations
+
+from incr_core.rounds._adaptive_outer import Adagrad, Adam, Yogi
+from incr_core.rounds._outer import Mean, Nesterov, Outer
+
+__all__ = ["OUTERS"]
+
+OUTERS: dict[str, type[Outer]] = {"mean": Mean, "nesterov": Nesterov, "adam": Adam, "adagrad": Adagrad, "yogi": Yogi}
