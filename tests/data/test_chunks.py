@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from incr_core.data.sources import _file_source as source
 from incr_core.data.sources import _formats as formats
-from incr_core.data.sources import _source as source
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Blocks, ByHash, Increment, Partition, Stream
 from incr_core.errors import BadRows

@@ -1,7 +1,7 @@
 """Partitions: which rows of a stream one owner holds.
 
-`ByColumn` and `ByHash` say who owns the data: their rows are chosen before rates and increments are made, so an
-owner's features depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
+`ByColumn` and `ByHash` partition the data: rows are chosen before rates and increments are made, so an owner's features
+depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def owners(
 ) -> dict[str | None, int]:
     """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
 
-    tolerant: files that cannot be read have no owners.
+    tolerant: skip files that cannot be read.
 
     >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
     {'AA': 1, 'UA': 2}
