@@ -106,6 +106,8 @@ class Timeline:
         self.number: int = cursor.get("number", 0)
         self.place: int = cursor.get("place", 0)
         self.time: int | None = cursor.get("time")
+        # How many rows to predict, and to learn, were dealt to all replicas so far.
+        self._dealt: list[int] = cursor.get("dealt", [0, 0])
         self._blocks = LiveBlocks(source, loader, cursor)
 
     def __iter__(self) -> Iterator[Increment]:
@@ -222,9 +224,7 @@ class Timeline:
         revealed = labelled
         bad_files = self._blocks.take_bad_files()
         if self.share is not None:
-            same = labelled is arrived
-            arrived = self.share.deal(arrived)
-            labelled = arrived if same else self.share.deal(labelled)
+            arrived, labelled = self._deal(self.share, arrived, labelled)
             if self.share.index > 0:  # bad rows and duplicates are not dealt: the first replica reports them
                 bad, bad_files, duplicates = [], [], duplicates[:1]
         number = self.number
@@ -242,11 +242,19 @@ class Timeline:
             bad,
             bad_files,
             never,
-            self._blocks.cursor() | {"number": self.number, "place": self.place, "time": self.time},
+            self._blocks.cursor()
+            | {"number": self.number, "place": self.place, "time": self.time, "dealt": self._dealt},
             self.loader.history,
             self.time,
             self._blocks.learned,
         )
+
+    def _deal(self, share: Blocks, arrived: Batch, labelled: Batch) -> tuple[Batch, Batch]:
+        """The replica's rows to predict and to learn; one batch where both are the same rows."""
+        before = self._dealt
+        self._dealt = [before[0] + len(arrived), before[1] + len(labelled)]
+        mine = share.deal(arrived, before[0])
+        return mine, mine if labelled is arrived else share.deal(labelled, before[1])
 
     def _labelled(self, time: int) -> Batch:
         slices: list[Batch] = []
