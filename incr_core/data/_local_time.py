@@ -20,8 +20,8 @@ class LocalTime:
     in the columns `late`: a prediction must not be later, nor a label be known earlier, than it was.
 
     >>> times = LocalTime("Europe/Berlin", early=frozenset({"at"}), late=frozenset({"known"}))
-    >>> told = times.told(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
-    >>> told["at"].to_pylist(), told["known"].to_pylist()
+    >>> zoned = times.in_zone(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
+    >>> zoned["at"].to_pylist(), zoned["known"].to_pylist()
     (['2013-10-27 00:30:00.000000Z'], ['2013-10-27 01:30:00.000000Z'])
     """
 
@@ -29,7 +29,7 @@ class LocalTime:
     early: frozenset[str]
     late: frozenset[str]
 
-    def told(self, table: pa.Table) -> pa.Table:
+    def in_zone(self, table: pa.Table) -> pa.Table:
         """The table, with a zone in all times of these columns."""
         for place, name in enumerate(table.column_names):
             if name in self.early or name in self.late:

@@ -13,6 +13,7 @@ import torch
 from incr_core.batch import Batch
 from incr_core.data.timeline import Blocks, Increment
 from incr_core.job import Job
+from incr_core.strategies import Replay
 from tests.support.streams import EVERY, flights, ids, same, same_batch, stream, untimed, write
 
 
@@ -107,5 +108,6 @@ def test_replicas_learn_every_row_once(small_job: Callable[..., Job], shuffle: b
             participant.begin()
             participant.advance()
         [replay] = participant.learner.strategies
+        assert isinstance(replay, Replay)
         learned += replay.memory.rows_held()["rows"].tolist()
     assert sorted(learned) == list(range(470))

@@ -57,7 +57,7 @@ class Encoder:
         weight, task: the columns of a row's weight and of its task, a number.
         buckets: how many values a hash has.
         vocabulary: how many tokens there are.
-        tasks: the model is told the task of each row, a number below this, as inputs["task"] (B,) int64.
+        tasks: the model gets the task of each row, a number below this, as inputs["task"] (B,) int64.
         guesses: the model guesses the task of rows to predict that do not say theirs.
         widths: how long the lists (pixels, an embedding) of numeric columns are; columns that it does not name hold one
             number a row. None: a `Stream` finds out from its data.
@@ -130,7 +130,7 @@ class Encoder:
 
     @property
     def asks_task(self) -> bool:
-        """Whether rows to predict must say their task: the model is told it, and cannot guess."""
+        """Whether rows to predict must say their task: the model gets it, and cannot guess."""
         return self.task is not None and self.tasks is not None and not self.guesses
 
     def without_task(self) -> Encoder:
@@ -202,10 +202,10 @@ class Encoder:
         targets = torch.from_numpy(np.zeros((0, *width), self._labels.dtype))
         task = None if self.task is None else torch.zeros(0, dtype=torch.int64)
         weights = None if self.weight is None else torch.zeros(0)
-        return Batch(self._told(inputs, task), targets, weights, task, rows)
+        return Batch(self._with_task(inputs, task), targets, weights, task, rows)
 
-    def _told(self, inputs: Inputs, task: Tensor | None) -> Inputs:
-        """The inputs, with the task where the model is told it."""
+    def _with_task(self, inputs: Inputs, task: Tensor | None) -> Inputs:
+        """The inputs, with the task where the model gets it."""
         if self.tasks is None or task is None:
             return inputs
         return {**(inputs if isinstance(inputs, dict) else {"numeric": inputs}), "task": task}
@@ -236,7 +236,7 @@ class Encoder:
         if self.task is not None:
             numbers, wrong = tasks(table[self.task], self.task, place, self.tasks)
             task, faults = torch.from_numpy(numbers), [*faults, *wrong]
-        batch = Batch(self._told(inputs, task), torch.from_numpy(targets), weight, task, rows)
+        batch = Batch(self._with_task(inputs, task), torch.from_numpy(targets), weight, task, rows)
         if not faults:
             return Encoded(batch, [])
         bad = _bad_rows(faults, table, rows, place)

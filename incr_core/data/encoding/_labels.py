@@ -54,8 +54,8 @@ class Labels:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of targets. Regression's may lie far from 0 beside their spread, so they are float64: the objective
-        subtracts their mean."""
+        """The dtype of targets. Those of a regression may be far from 0 relative to their spread, so they are float64:
+        the objective subtracts their mean."""
         if self.objective == "regression":
             return np.dtype(np.float64)
         if self.objective in ("multiclass", "next_token"):

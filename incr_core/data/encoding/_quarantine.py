@@ -111,7 +111,7 @@ def files_table(bad: Sequence[BadFile]) -> pa.Table:
     >>> files_table([BadFile("day.csv", "expected a whole csv file", "12:e4a6a057")]).to_pylist()[0]["fingerprint"]
     '12:e4a6a057'
     """
-    told = [
+    entries = [
         {
             "fragment": file.fragment,
             "offset": file.rows or None,
@@ -120,7 +120,7 @@ def files_table(bad: Sequence[BadFile]) -> pa.Table:
         }
         for file in bad
     ]
-    return pa.Table.from_pylist(told, schema=SCHEMA)
+    return pa.Table.from_pylist(entries, schema=SCHEMA)
 
 
 def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:

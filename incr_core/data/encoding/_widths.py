@@ -78,7 +78,7 @@ def check_widths(
         if not fits and not pa.types.is_null(kind):
             expected = "a number" if width is None else f"lists of {width} numbers"
             raise StreamError(
-                f"stream.features.{name}: expected {expected}, got {_told(kind, lengths)} in {place}; write it as the "
+                f"stream.features.{name}: expected {expected}, got {_shown(kind, lengths)} in {place}; write it as the "
                 "rows that the run began with, or take it out"
             )
 
@@ -92,7 +92,7 @@ def _lengths(column: pa.ChunkedArray) -> list[int]:
     return [length for length in pc.unique(pc.list_value_length(column)).to_pylist() if length]
 
 
-def _told(kind: pa.DataType, lengths: Sequence[int]) -> str:
+def _shown(kind: pa.DataType, lengths: Sequence[int]) -> str:
     if not is_list(kind):
         return str(kind)
     if not lengths:

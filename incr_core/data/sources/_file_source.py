@@ -32,7 +32,7 @@ from incr_core.errors import StreamError
 __all__ = ["FileSource"]
 
 FIRST_APPENDED = 1 << 22
-"""The numbers of appended rows begin behind those of files."""
+"""The numbers of appended rows begin after those of files."""
 
 
 class FileSource(Source):
@@ -259,12 +259,12 @@ class FileSource(Source):
             end = min((added.byte for added in later), default=size_in(self.fingerprints[name]))
             in_bytes = (mine.byte, end) if mine.byte or end < path.stat().st_size else None
             found = read_chunks(path, columns, self._format, name, in_bytes if self._grows(name) else None)
-            return found if self.local is None else map(self.local.told, found)
+            return found if self.local is None else map(self.local.in_zone, found)
 
         def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
             self._check(name, path)
             found = read_rows(path, columns, self._format, name, offsets)
-            return found if self.local is None else self.local.told(found)
+            return found if self.local is None else self.local.in_zone(found)
 
         if not self._grows(name):
             return Fragment(number, name, chunks, rows=rows)

@@ -112,6 +112,6 @@ def _chunks(table: pa.Table, name: str, local: LocalTime | None) -> Callable[[Se
     def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
         check_columns(table.column_names, columns, name)
         found = readable(plain(table.select(list(columns))))
-        yield found if local is None else local.told(found)
+        yield found if local is None else local.in_zone(found)
 
     return chunks

@@ -74,13 +74,13 @@ class Source(ABC):
         leap: int | None = None,
         on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
     ) -> Iterator[Fragment]:
-        """The fragments in the order of numbers, found late behind others, or, with a `time` column, of their first
+        """The fragments in the order of numbers, found late after others, or, with a `time` column, of their first
         times.
 
         skip: fragments no longer needed; their files may be gone.
         floors: fragment -> a time; no row of that fragment counts as earlier (it was found late).
         origin: the time of a fragment none of whose rows has one. leap: a time that `leaps` further does not count.
-        on_bad_file: told of those whose times cannot be read, which are left out; None: that is raised.
+        on_bad_file: called with those whose times cannot be read, which are left out; None: that is raised.
         """
 
     def name_of(self, number: int) -> str:

@@ -48,7 +48,7 @@ class LiveBlocks:
     Attributes:
         live: the blocks, in order.
         loaded: the number of rows of the stream loaded so far.
-        learned: where rows have keys, those that a resume needs beside the cursor.
+        learned: where rows have keys, those that a resume needs besides the cursor.
     """
 
     def __init__(self, source: Source, loader: Loader, cursor: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class Loader:
         cold_start: the time at which a warm start ends; by fragment, all rows before it come first.
         history: the outcomes of all rows loaded, for rates.
         learned: the keys of rows learned, where rows have keys.
-        on_bad_file: told of a file that is passed over, after how many of its rows, and why.
+        on_bad_file: called with a file that is passed over, after how many of its rows, and why.
     """
 
     chunks: ChunkEncoder

@@ -13,13 +13,12 @@ from torch import Tensor
 from incr_core._util import prefetch, waiting
 from incr_core.batch import Batch
 from incr_core.data import times as clock
-from incr_core.data._local_time import LocalTime
 from incr_core.data.encoding import Encoder, list_widths
 from incr_core.data.rates import History, Rate
 from incr_core.data.sources import FileSource, open_source
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
-from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._loader import Loader
+from incr_core.data.timeline._options import check_options, first_cut, local_time, no_keys, tick
 from incr_core.data.timeline._partition import Blocks, Partition
 from incr_core.data.timeline._read_back import by_address, by_replay, in_order
 from incr_core.data.timeline._standing import Standing, standing
@@ -108,16 +107,14 @@ class Stream:
         self.predict_at, self.label_at, self.time_zone = predict_at, label_at, time_zone
         self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
         self.key = [key] if isinstance(key, str) else list(key)
-        self._no_keys = self._keys_in(key_window) if self.key else None
-        self._check()
+        self._no_keys = no_keys(key_window, predict_at) if self.key else None
+        check_options(predict_at, label_at, order, self.rates, encoder)
+        for name, value in (("on_bad_row", on_bad_row), ("on_bad_file", self.on_bad_file)):
+            if value not in ("fail", "quarantine"):
+                raise ArgumentError(f'features.{name}: expected "fail" or "quarantine", got {value!r}')
         self._leap = clock.duration(max_leap, "stream.max_leap")
-        self._tick = clock.duration(every) if isinstance(every, str) and every != "file" else None
-        if self._tick is not None and predict_at is None:
-            raise ArgumentError(
-                f'stream.every: expected a predict_at column with every = "{every}", got none; '
-                'name the time column, or use a number of rows or "file"'
-            )
-        self._warm, self._warm_rows = self._warm_start(warm_start)
+        self._tick = tick(every, predict_at)
+        self._warm, self._warm_rows = first_cut(warm_start, predict_at, time_zone)
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
         self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local)
@@ -227,78 +224,3 @@ class Stream:
         if not self.rates:
             return None
         return History(self.rates).table() if self._last is None else self._last.history()
-
-    def _check(self) -> None:
-        if isinstance(self.every, int) and (self.every < 1 or isinstance(self.every, bool)):
-            raise ArgumentError(f"stream.every: expected at least 1 row, got {self.every}")
-        if self.order not in ("time", "file"):
-            raise ArgumentError(f'stream.order: expected "time" or "file", got {self.order!r}')
-        for key in ("on_bad_row", "on_bad_file"):
-            if getattr(self, key) not in ("fail", "quarantine"):
-                raise ArgumentError(f'features.{key}: expected "fail" or "quarantine", got {getattr(self, key)!r}')
-        if self.order == "file" and self.predict_at is not None:
-            raise ArgumentError(
-                f'stream.order: expected "time" with predict_at = "{self.predict_at}", got "file", which takes rows as '
-                "they lie; leave one of them out"
-            )
-        if self.label_at is not None and self.predict_at is None:
-            raise ArgumentError(
-                f'stream.label_at: expected a predict_at column too, got label_at = "{self.label_at}" alone; '
-                "name the column that says when a row must be predicted"
-            )
-        if self.rates and self.predict_at is None:
-            raise ArgumentError(
-                "features.rate: expected a predict_at column, got none; rates are made of labels known before it"
-            )
-        if self.rates and self._encoder.of_tokens:
-            raise ArgumentError(
-                "features.rate: expected none with the objective next_token, whose inputs are tokens alone"
-            )
-        objective = self._encoder.objective
-        if objective in ("multiclass", "multilabel") and any(rate.outcome is None for rate in self.rates):
-            raise ArgumentError(
-                f"features.rate.outcome: expected a column of numbers with a {objective} objective, got none; "
-                "a class has no mean"
-            )
-
-    def _keys_in(self, window: str | int) -> Learned:
-        """No keys yet, with a window of time or of rows."""
-        if isinstance(window, int):
-            if window < 1:
-                raise ArgumentError(f"stream.key_window: expected at least 1 row or a duration, got {window}")
-            return Learned(window, timed=False)
-        if self.predict_at is None:
-            raise ArgumentError(
-                f'stream.key_window: expected a predict_at column with key_window = "{window}", got none; '
-                "name the time column, or give a number of rows"
-            )
-        return Learned(clock.duration(window, "stream.key_window"), timed=True)
-
-    def _warm_start(self, start: str | int | None) -> tuple[int | None, int | None]:
-        """The warm start as a time, or as a number of rows."""
-        if start is None:
-            return None, None
-        if isinstance(start, int):
-            if start < 1:
-                raise ArgumentError(f"stream.warm_start: expected at least 1 row or a time, got {start}")
-            return None, start
-        if self.predict_at is None:
-            raise ArgumentError(
-                f'stream.warm_start: expected a predict_at column with warm_start = "{start}", got none; '
-                "name the time column, or give a number of rows"
-            )
-        return clock.instant(start, zone=self.time_zone), None
-
-
-def local_time(
-    zone: str | None, predict_at: str | None, label_at: str | None, rates: Sequence[Rate] = ()
-) -> LocalTime | None:
-    """What times without a zone mean, in the columns that say when a row arrives or something is known.
-
-    >>> local_time("Asia/Tokyo", "at", "label_at").late
-    frozenset({'label_at'})
-    """
-    if zone is None:
-        return None
-    early, late = [predict_at], [label_at, *(rate.known_at for rate in rates)]
-    return LocalTime(zone, *(frozenset(name for name in names if name is not None) for names in (early, late)))

@@ -115,7 +115,7 @@ def encode_table(
     times = np.zeros(total, dtype=np.int64)
     if rates and predict_at:
         if time_zone is not None:
-            table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).told(table)
+            table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).in_zone(table)
         read = instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
         for offset in np.flatnonzero(~read.known).tolist():
             value = table[predict_at][offset].as_py()
