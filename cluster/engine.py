@@ -5,7 +5,8 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker, and a commit two more. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker, and a commit one more, or two where it is not after every increment: the
+weights are handed over with what was learned. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -162,9 +163,11 @@ class ClusterEngine(Engine):
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
+        commits = self.job.publish.every == 1
         with self._lost(f"learning {arrivals[0].tick.name}"):
-            done: list[Round] = self._pool.call("learn", total_observed(arrivals), rounds, every or None)
-        return combined(done)
+            done = self._pool.call("learn", total_observed(arrivals), rounds, every or None, hands_over=commits)
+        self._handover = done[0][1]
+        return combined([learned for learned, _ in done])
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""

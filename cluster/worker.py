@@ -170,10 +170,16 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(self, observed: Weights, rounds: int, every: int | None) -> Round:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are)."""
+    def learn(
+        self, observed: Weights, rounds: int, every: int | None, *, hands_over: bool
+    ) -> tuple[Round, Handover | None]:
+        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+
+        hands_over: whether a commit follows: one call fewer.
+        """
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            return self.worker.learn(observed, rounds, every)
+            done = self.worker.learn(observed, rounds, every)
+            return done, self.hand_over() if hands_over else None
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""

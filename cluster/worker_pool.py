@@ -165,9 +165,9 @@ class WorkerPool:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, *arguments: Any) -> list[Any]:
+    def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
         """Call a method of all workers with the same arguments; their results, by place."""
-        return self.call_each(method, [arguments] * len(self.places))
+        return self._call(range(len(self.places)), method, [arguments] * len(self.places), options)
 
     def call_each(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
         """Call a method of all workers, each with its own arguments; their results, by place.
@@ -176,11 +176,17 @@ class WorkerPool:
         """
         return self._call(range(len(self.places)), method, arguments)
 
-    def _call(self, numbers: Sequence[int], method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+    def _call(
+        self,
+        numbers: Sequence[int],
+        method: str,
+        arguments: Sequence[Sequence[Any]],
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
         if missing := [number for number in numbers if number not in self._members]:
             raise WorkerLost(f"{self._named(missing)} is lost")
         calls = {
-            number: getattr(self._members[number].actor, method).remote(*own)
+            number: getattr(self._members[number].actor, method).remote(*own, **(options or {}))
             for number, own in zip(numbers, arguments, strict=True)
         }
         self._pulse.listen()

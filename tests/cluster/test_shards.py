@@ -427,7 +427,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         received = [worker.receive()]  # the first shard alone tells
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
-        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None)
+        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None, hands_over=False)
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
