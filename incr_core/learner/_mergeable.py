@@ -19,7 +19,7 @@ __all__ = ["Mergeable"]
 
 
 class Mergeable:
-    """The part of a learner that other learners meet: it may be given an anchor, and asked for what became of it.
+    """The part of a learner that exchanges: it adopts an anchor, and gives what it made of it.
 
     model, objective, strategies, hooks, context, device: those of the learner. entries: the tensors that merge.
 
@@ -78,7 +78,7 @@ class Mergeable:
         for index, strategy in enumerate(self.strategies):
             assert isinstance(strategy, Strategy)
             for name, value in strategy.state_dict().items():
-                for shared, rule in strategy.shared.items():
+                for shared, rule in strategy.traits.shared.items():
                     if isinstance(value, Tensor) and f"{name}.".startswith(f"{shared}."):
                         state[f"{index}.{name}"] = value
                         rules[f"{index}.{name}"] = rule

@@ -24,7 +24,7 @@ class Descent:
     schedule: changes the learning rate; None: it stays.
     scale: for float16. It scales a loss up before the backward and the gradients down after it.
     sparse: whether some gradients are.
-    rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
+    rate: an attribute, by which the optimiser's own learning rate is multiplied.
 
     >>> import torch
     >>> weight = Parameter(torch.tensor([3.0, 4.0]))
@@ -64,7 +64,7 @@ class Descent:
         return True
 
     def step(self) -> None:
-        """Move, and forget the gradients."""
+        """Move, and let go of the gradients."""
         if self.clip is not None:
             self._clip(self.parameters, self.clip)
         if self.rate == 1.0:
@@ -79,7 +79,7 @@ class Descent:
         self.let_go()
 
     def let_go(self) -> None:
-        """Forget the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
+        """Let go of the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
         for weight in self.parameters:
             weight.grad = None
 

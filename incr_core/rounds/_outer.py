@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
@@ -99,5 +100,5 @@ class Nesterov(Outer):
         self.velocity = dict(velocity)
 
 
-OUTERS: dict[str, type[Outer]] = {"mean": Mean, "nesterov": Nesterov}
-"""The outer steps by the names that job files use."""
+OUTERS: Catalogue[type[Outer]] = Catalogue("an outer step", {"mean": Mean, "nesterov": Nesterov}, "incr.outer_steps")
+"""What `outer.name` can be."""

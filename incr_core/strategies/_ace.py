@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.objectives import Multiclass
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["ACE"]
 
@@ -37,9 +37,7 @@ class ACE(Strategy):
     ACE(margin=4.0)
     """
 
-    rowwise: ClassVar[bool] = False
-    sets_aside: ClassVar[bool] = True
-    shared: ClassVar[dict[str, str]] = {"seen": "max"}
+    traits = Traits(rowwise=False, sets_aside=True, shared={"seen": "max"})
 
     seen: Tensor
 

@@ -9,11 +9,12 @@ from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._python_source import CallableSource
 from incr_core.data.sources._settling import SETTLE, is_growable, seconds, wait_for
-from incr_core.data.sources._source import FileSource, Source, open_source
+from incr_core.data.sources._source import SOURCES, FileSource, Source, open_source
 from incr_core.data.sources._tables import Tables, as_table
 
 __all__ = [
     "SETTLE",
+    "SOURCES",
     "CallableSource",
     "FileSource",
     "Fragment",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from incr_core._util import load_callable
+from incr_core._util import Catalogue, unknown
 from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._fingerprint import mark_of, size_in
 from incr_core.data.sources._formats import (
@@ -36,6 +36,9 @@ from incr_core.data.sources._settling import grew, is_growable, is_young
 from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["FileSource", "Source", "open_source"]
+
+SOURCES: Catalogue[Callable[..., Any]] = Catalogue("a source of rows", {}, "incr.sources", error=StreamError)
+"""Functions that `stream.path` can name instead of files."""
 
 Piece = tuple[int, int, int]
 """Rows appended to a file: its number, and the offsets in it of the first of them and of their first byte."""
@@ -318,7 +321,7 @@ def open_source(
     is; check the path (relative paths start at ...)
     """
     if format is not None and format not in FORMATS:
-        raise ArgumentError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
+        raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
     if callable(source):
         return CallableSource(source, local)
     text = str(source)
@@ -337,8 +340,8 @@ def open_source(
             f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
             "change its permissions, or name another path"
         ) from error
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return CallableSource(load_callable(text, "stream.path", error=StreamError), local)
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) or (text.isidentifier() and text in SOURCES.plugins()):
+        return CallableSource(SOURCES.find(text, "stream.path"), local)
     raise StreamError(
         f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
         f"check the path (relative paths start at {Path.cwd()})"
