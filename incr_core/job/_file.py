@@ -211,13 +211,14 @@ class JobFile(Section):
         """What makes the objects that the job names by "object:NAME"; in memory only."""
         return self._objects_given
 
-    def named(self, name: str, place: str, catalogue: Catalogue[Any]) -> Any:
+    def named(self, name: str, place: str, catalogue: Catalogue[Any]) -> Callable[..., Any]:
         """What the job names: an object that Python gave, or what the catalogue finds.
 
         place: the key that names it.
         """
         if not name.startswith(OBJECT):
-            return catalogue.find(name, place, self.root)
+            found: Callable[..., Any] = catalogue.find(name, place, self.root)
+            return found
         if name.removeprefix(OBJECT) not in self._objects_given:
             raise JobError(
                 f'{place} "{name}": expected an object that only Python has, got none, since the run was begun with '

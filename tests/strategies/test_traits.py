@@ -11,6 +11,8 @@ import pytest
 from incr_core.commands.strategies import describe
 from incr_core.errors import StrategyError
 from incr_core.strategies import HOOKS, PHASES, STRATEGIES, Context, Hooks, Strategy, Traits
+from incr_core.testing import check_strategy
+from tests.support.repository import ROOT
 
 
 def ends(traits: Any = None, **attributes: Any) -> type[Strategy]:
@@ -85,14 +87,21 @@ def test_traits_of_a_class_below_are_its_own_and_those_of_a_class_above_pass_on(
     assert type("Below", (above,), {"traits": Traits()}).traits == Traits()  # type: ignore[attr-defined]
 
 
-def test_every_trait_and_phase_is_documented() -> None:
-    from tests.support.repository import ROOT
+PAGE = ROOT / "docs" / "strategies.md"
 
-    page = (ROOT / "docs" / "strategies.md").read_text()
+
+def test_every_trait_and_phase_is_documented() -> None:
+    page = PAGE.read_text()
     for name in [*(one.name for one in fields(Traits)), *HOOKS]:
         assert f"| `{name}" in page
     for phase, words in PHASES.items():
         assert f"| `{phase}` | {words.partition(':')[0]}" in page
+
+
+def test_the_strategy_of_the_documentation_keeps_the_laws() -> None:
+    names: dict[str, Any] = {}
+    exec(PAGE.read_text().partition("```python\n")[2].partition("```")[0], names)
+    check_strategy(names["Bounded"])
 
 
 def test_the_command_tells_hooks_with_phases_and_traits() -> None:
