@@ -21,7 +21,7 @@ PLAIN: dict[Any, str] = {
 """Types of argument that a job file can give, and what they are called in messages."""
 
 TACIT = ("self", "params", "model", "optimizer")
-"""Arguments that no job file gives, since whoever builds the thing passes them."""
+"""Arguments that no job file gives, since the caller passes them."""
 
 
 def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *tacit: Any) -> Any:

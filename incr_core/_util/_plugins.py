@@ -18,7 +18,7 @@ __all__ = ["Catalogue", "file_of", "unknown"]
 T = TypeVar("T", bound=Callable[..., Any])
 
 MOST_NAMES = 25
-"""Names shown to whoever wrote one that is not among them."""
+"""Names that a message lists at most."""
 
 
 class Catalogue(Mapping[str, T]):

@@ -35,7 +35,7 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
 
     The weights are perturbed a little at random, since a mixing of rows with a factor that starts at 0 would not show.
     The model, in the mode that it is in, the objective and the global random state are afterwards as before.
-    Sharded weights are gathered (a collective call); shards that try equal rows come to the same answer.
+    Sharded weights are gathered (a collective call); shards that try equal rows get the same answer.
 
     Raises JobError that names a parameter which the forward overwrites: what a shard writes there would be lost.
 

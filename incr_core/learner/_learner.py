@@ -51,9 +51,9 @@ class Learner(Mergeable, Predicting, Resuming):
     shard: (rank, size) inside a group of workers that hold one model together.
     precision: "float32", or "bfloat16" and "float16" for autocast forwards. float16 scales the loss up before the
         backward and the gradients down after it; a backward that overflows is run again at a smaller scale, and where
-        none is small enough the update tells an infinite "norm of the gradient", and the step is not taken.
+        none is small enough the update reports an infinite "norm of the gradient", and the step is not taken.
     schedule: changes the learning rate; None: it stays.
-    groups: weights by name pattern, and what the optimiser is told about them (see `grouped`).
+    groups: weights by name pattern, and the optimiser's arguments for them (see `grouped`).
     rows: whether the model treats each row of a batch alone, so that shards may divide its rows. "together": it does
         not, and each shard takes the whole batch. "independent": it does, or is to be taken so: chance (Dropout) then
         is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:

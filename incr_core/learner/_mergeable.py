@@ -42,7 +42,7 @@ class Mergeable:
     def weights(self) -> Weights:
         """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
 
-        A tensor that stands in several places has one name, the first (`entries`).
+        A tensor that is used in several places has one name, the first (`entries`).
         """
         return self.entries.read()
 
@@ -85,7 +85,7 @@ class Mergeable:
         return state, rules
 
     def check_shared(self) -> None:
-        """StrategyError that names what a strategy shares and nobody can merge."""
+        """Raise StrategyError for shared state that cannot be merged, by its name."""
         state, rules = self.shared_state()
         for name, value in state.items():
             if (refusal := refusal_of(value.dtype, rules[name])) is not None:

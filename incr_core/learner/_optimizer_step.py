@@ -20,7 +20,7 @@ __all__ = ["Descent", "unobserved_step"]
 class Descent:
     """Move parameters along the gradients that backward passes left on them.
 
-    optimizer, parameters: of whom. clip: the largest norm of a step's gradient, or None.
+    optimizer: of these parameters. clip: the largest norm of a step's gradient, or None.
     schedule: changes the learning rate; None: it stays.
     scale: for float16. It scales a loss up before the backward and the gradients down after it.
     sparse: whether some gradients are.
@@ -130,7 +130,7 @@ def _clip_sparse(parameters: Sequence[Parameter], largest: float) -> None:
 
 
 def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:
-    """`optimizer.step` as its author wrote it, where nobody observes it.
+    """`optimizer.step` as its author wrote it, where nothing observes it.
 
     torch wraps every optimiser's `step` to mark it for a profiler and to call hooks. The mark alone takes as long as
     the whole step of a small model: 60 us beside 50 to 300 us. While a profiler runs, a hook is registered, or a

@@ -45,7 +45,7 @@ OPTIMIZERS: Catalogue[Callable[..., Optimizer]] = Catalogue(
 
 
 def factory_of(optimizer: OptimizerFactory | str | Mapping[str, Any], *, fused: bool = True) -> OptimizerFactory:
-    """What makes the optimiser: as it is given, or of the name and with the arguments that a job would say.
+    """A function that makes the optimiser: the one given, or one of the name and arguments that a job gives.
 
     >>> factory_of("sgd", fused=False)
     functools.partial(<class 'torch.optim.sgd.SGD'>)
@@ -91,7 +91,7 @@ def optimizer_for(
 ) -> tuple[Optimizer, bool]:
     """The optimiser of a model's trainable weights, and whether some of their gradients will be sparse.
 
-    groups: weights by name pattern, and what the optimiser is told about them. edited: whether strategies edit
+    groups: weights by name pattern, and the optimiser's arguments for them. edited: whether strategies edit
     gradients, which must be dense for them. ArgumentError where the optimiser does not take the weights or their
     gradients.
 
@@ -136,7 +136,7 @@ def sparse_weights(model: nn.Module) -> dict[str, Parameter]:
 
 
 def keep_dense(sparse: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Have the gradients of these weights made dense as they come; returns what is left sparse: none.
+    """Make the gradients of these weights dense as they come; returns the weights that stay sparse: none.
 
     >>> table = nn.Embedding(3, 1, sparse=True)
     >>> keep_dense(sparse_weights(table))

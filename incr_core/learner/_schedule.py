@@ -37,7 +37,7 @@ SCHEDULES: Catalogue[Callable[..., LRScheduler]] = Catalogue(
 )
 
 Groups = Sequence[tuple[str, Mapping[str, Any]]]
-"""Name patterns of weights, and what the optimiser is told about them."""
+"""Name patterns of weights, and the optimiser's arguments for them."""
 
 
 class Schedule:
@@ -81,7 +81,7 @@ class Schedule:
             group.update(settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands; the rates themselves are the optimiser's."""
+        """Its progress; the rates themselves are in the optimiser's state."""
         assert self.scheduler is not None, "start it with an optimiser"
         found: dict[str, Any] = self.scheduler.state_dict()
         return found

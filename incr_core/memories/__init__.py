@@ -60,7 +60,7 @@ def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = N
 
 
 def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
-    """`count` rows of a memory, none twice before all were drawn once: a small memory is told more evenly so.
+    """`count` rows of a memory, none twice before all were drawn once: so a small memory is replayed more evenly.
 
     Where the memory holds many times `count` rows, the odds of a row drawn twice are not worth a permutation.
 

@@ -27,9 +27,9 @@ class ACE(Strategy):
         absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
 
     Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning" (ER-ACE),
-    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are told from old
-    classes once their outputs come near. It needs remembered rows, or nothing tells old classes from new ones: ER-ACE
-    is `[ACE(), Replay(capacity=500)]`, in any order.
+    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are separated
+    from old classes once their outputs come near. It needs remembered rows, or nothing separates old classes from new
+    ones: ER-ACE is `[ACE(), Replay(capacity=500)]`, in any order.
 
     margin: how much, in nats, the outputs of absent classes are lowered; 0 turns it off.
 

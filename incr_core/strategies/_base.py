@@ -23,7 +23,7 @@ __all__ = ["Context", "PerWeight", "Strategy"]
 class Context:
     """What a strategy may look at while the learner works.
 
-    new: the rows of the batch at hand, as they came, before strategies append, weigh or set aside any.
+    new: the rows of the current batch as they came, before strategies append, weigh or set aside any.
     increment: the number of the increment being learned, from 0.
     step: optimiser steps taken since the learner was made.
     raised: the factor by which a drift's action has raised the optimiser's learning rate.
@@ -113,7 +113,7 @@ class Strategy(MadeWith, nn.Module):
     """What the learner, the job and other strategies must know of it: see `Traits`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the traits when the class is made, where whoever wrote it can see."""
+        """Check the traits when the class is made, where its author sees the error."""
         super().__init_subclass__(**kwargs)
         check_traits(cls, Strategy)
 

@@ -23,7 +23,7 @@ class EWC(Strategy):
             online:   a <- w
             else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
-    F_new is the diagonal Fisher information of the increment's rows and w the weights they left behind. Online is the
+    F_new is the diagonal Fisher information of the increment's rows and w the weights after them. Online is the
     form of Schwarz et al. 2018 (Progress & Compress, section 3): one running F, and the last anchor, at which what was
     learned and all penalties before are balanced already. Otherwise every consolidation keeps an anchor of its own, as
     in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one about the mean of their anchors, weighted by F, so

@@ -26,7 +26,8 @@ class GDumb(Strategy):
         all rows, such as the moments of its inputs, stays
 
     Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
-    is learned from new rows directly: their loss has weight 0. It stands alone: it overwrites what others did.
+    is learned from new rows directly: their loss has weight 0. It cannot be combined with others, whose work it would
+    overwrite.
 
     capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
     start. rows: a batch's.

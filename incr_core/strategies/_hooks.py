@@ -16,7 +16,7 @@ __all__ = ["Hooks"]
 
 
 class Hooks:
-    """For each hook, the methods of the strategies that override it: one that nobody overrides costs a step nothing.
+    """For each hook, the methods of the strategies that override it; a hook that none overrides costs a step nothing.
     They come by phase (`Traits.phases`), and within a phase as the strategies are listed.
 
     after_rehearsal: those of `after_step` that belong to no memory.

@@ -55,7 +55,7 @@ class Outliers(Strategy):
         weight, total, square = self._sums
         mean = total / weight.clamp(min=1e-12)
         variance = square / weight.clamp(min=1e-12) - mean * mean
-        # A feature that never varied tells no distance.
+        # A feature that never varied has no scale to measure a distance by.
         flat = variance <= 1e-12 * (1 + mean * mean)
         z = ((values - mean) / variance.clamp(min=1e-300).sqrt()).masked_fill(flat | values.isnan(), 0.0)
         counted = (~flat & ~values.isnan()).sum(1).clamp(min=1)

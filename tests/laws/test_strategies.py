@@ -16,7 +16,8 @@ from incr_core.memories import Reservoir, columns_of
 from incr_core.models.adapt import NearestMean, lda, task_heads, with_task
 from incr_core.strategies import STRATEGIES, Context, Replay, Strategy, Traits
 from incr_core.strategies._base import PerWeight
-from incr_core.testing._laws import check_strategy, three_classes
+from incr_core.testing import check_strategy
+from incr_core.testing._trial import three_classes
 
 ZERO: dict[str, dict[str, float]] = {
     "agem": {"rows": 0},

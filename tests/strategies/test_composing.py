@@ -42,7 +42,7 @@ from incr_core.strategies import (
     Strategy,
     Traits,
 )
-from incr_core.testing._laws import three_classes
+from incr_core.testing._trial import three_classes
 
 HEAVY = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
 

@@ -18,7 +18,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(nn.Module):
-    """Weights, and buffers, that the model can put on for a forward.
+    """Weights and buffers that the model can take for a forward.
 
     They are swapped in place, shard by shard, so a snapshot costs the memory of the weights and works on a sharded
     model too. Swapping in place invalidates an autograd graph built before: ask a teacher before the student's own
@@ -64,12 +64,12 @@ class Snapshot(nn.Module):
 
     def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
         """The model's output with these weights, in eval mode and without gradients, (B, ...)."""
-        with torch.no_grad(), self.worn(ctx):
+        with torch.no_grad(), self.swapped_in(ctx):
             output: Tensor = ctx.model(inputs)
         return output
 
     @contextmanager
-    def worn(self, ctx: Context) -> Iterator[None]:
+    def swapped_in(self, ctx: Context) -> Iterator[None]:
         """Inside, the model has these weights and is in eval mode; a `NearestMean` head still answers linearly."""
         live, held = self._live(ctx), self._held()
         kept = [tensor.clone() for tensor in live]
