@@ -39,6 +39,7 @@ def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) ->
     assert 0.8 < summary.prequential["coverage"] < 0.95
 
 
+@pytest.mark.slow
 def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert notebook.run(out, days=2).summary.rows_learned == 800

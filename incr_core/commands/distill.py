@@ -155,7 +155,7 @@ class Lesson(LocalEngine):
         if self._at >= self._last:
             return []
         arrivals = super().receive()
-        self._at = arrivals[0].number if arrivals else self._last
+        self._at = arrivals[0].tick.number if arrivals else self._last
         for arrival in arrivals if self._gone.num_rows else ():
             self._leave_out(arrival)
         return arrivals
@@ -173,7 +173,7 @@ class Lesson(LocalEngine):
             assert labelled.rows is not None
             self.participant.increment.labelled = labelled
             arrival.rows = labelled.rows
-            arrival.measured = self.participant.learner.observe(labelled) if len(labelled) else {}
+            arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> dict[str, Any]:
         """Keep the worker's state, and how far the lesson has come."""

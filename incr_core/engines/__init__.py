@@ -1,4 +1,4 @@
-"""Where learners live and how updates travel: the protocol of an engine, and the engine of one process."""
+"""Engines, where participants live and how updates travel: their protocol, and the engine of one process."""
 
 from __future__ import annotations
 

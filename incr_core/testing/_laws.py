@@ -33,7 +33,8 @@ def check_strategy(
 ) -> None:
     """Check that a strategy obeys the laws; AssertionError says which one it breaks, where, and what to look at.
 
-    resume      stopped after any increment or step, saved, and loaded by a fresh learner: the same bits
+    resume      stopped after any increment or step, saved, and loaded by a fresh learner, or by the same one after it
+                has learned on: the same bits
     tidy        torch's global random state and the rows it is given stay as they are
     zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
     state       names and shapes in its state, but for rows held, are the same after day 1 and day 100
@@ -85,18 +86,19 @@ class Laws(Trial):
             # Once within each increment, at another place; and once after each but the last, where no step is left.
             for taken in (1 + (number + 1) * steps // 4, None)[: 2 if labelled is not self.increments[-1] else 1]:
                 where = "after" if taken is None else f"{taken} of {steps} steps into"
-                found = everything(self._resumed(number, taken))
-                for name, value in expected.items():
-                    same, distance = compare(found.get(name), value)
-                    self.require(
-                        same,
-                        "resume",
-                        f"stopped {where} increment {number}, saved and loaded, it learns another {name} "
-                        f"({distance}); keep all it depends on in buffers or get_extra_state",
-                    )
+                for by, fresh in (("", True), (" by the learner that had learned on", False)):
+                    found = everything(self._resumed(number, taken, fresh=fresh))
+                    for name, value in expected.items():
+                        same, distance = compare(found.get(name), value)
+                        self.require(
+                            same,
+                            "resume",
+                            f"stopped {where} increment {number}, saved and loaded{by}, it learns another {name} "
+                            f"({distance}); keep all it depends on in buffers or get_extra_state",
+                        )
 
-    def _resumed(self, number: int, taken: int | None) -> Learner:
-        """Learn all increments, but stop in the one of that number and go on with a fresh learner."""
+    def _resumed(self, number: int, taken: int | None, fresh: bool) -> Learner:
+        """Learn all increments, but stop in the one of that number and go on with a fresh learner, or the same one."""
         learner = self.learner(self.make())
         for labelled in self.increments[:number]:
             learner.learn(labelled)
@@ -104,15 +106,19 @@ class Laws(Trial):
         learner.advance(taken)
         if taken is None:
             learner.end(self.increments[number])
-        fresh = self.learner(self.make(), seed=4)
         # As through a file, but for the disk.
         tensors, rest = pack({"weights": learner.weights(), "learner": learner.state_dict()})
         state = unpack(tensors, json.loads(json.dumps(rest)))
-        fresh.adopt(state["weights"])
-        fresh.load_state_dict(state["learner"])
+        if fresh:
+            learner = self.learner(self.make(), seed=4)
+        else:  # a loss in the middle of the next increment
+            learner.begin(self.increments[(number + (taken is None)) % len(self.increments)])
+            learner.advance(3)
+        learner.adopt(state["weights"])
+        learner.load_state_dict(state["learner"])
         for labelled in self.increments[number + (taken is None) :]:
-            fresh.learn(labelled)
-        return fresh
+            learner.learn(labelled)
+        return learner
 
     def check_tidy(self) -> None:
         """Nothing outside the learner is touched."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
-from cluster.worker import ShardWorker
+from cluster.shared_folder import SharedFolder
+from cluster.worker import Setup, ShardWorker
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.models import TableShape
-from incr_core.rounds import total_measured
+from incr_core.rounds import total_observed
 from tests.support.cluster_runs import learned_locally
 from tests.support.repository import ROOT
 from tests.support.sharded_learners import (
@@ -54,8 +57,11 @@ def numbers_job(people: Path, *settings: str) -> Job:
 
 def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> ShardWorker:
     torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
-    worker = ShardWorker(place)
-    worker.build(job, {}, meeting)
+    folder = Path(tempfile.mkdtemp())
+    worker = ShardWorker()
+    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, SharedFolder.mark(folder)))
+    worker.join(1)
+    shutil.rmtree(folder)
     return worker
 
 
@@ -64,7 +70,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         received = [worker.receive()]  # the first shard alone tells
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
-        worker.learn(total_measured([received[0].arrival]), rounds=1, every=None)
+        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None)
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
@@ -77,16 +83,18 @@ def all_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[
     return weights_of(worker)
 
 
-def learned_in_two_lives(place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path) -> dict[str, Tensor]:
-    """Two increments, a commit, one more that is lost, and on from the commit."""
+def learned_in_two_lives(
+    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path, version: int | None
+) -> dict[str, Tensor]:
+    """Two increments, a commit of version 2, one more that is lost, and on from the commit of that version."""
     worker = worker_of(place, meeting, job)
     increments_of(worker, 2)
-    worker.save(folder / str(place.shard))
+    worker.save(2, folder / str(place.shard))
     handed = worker.hand_over()
     committed = [handed.weights if handed else None]
     torch.distributed.broadcast_object_list(committed, src=0)
     increments_of(worker, 1)
-    worker.start(folder / str(place.shard), committed[0])
+    worker.start(version, folder / str(place.shard), committed[0])
     increments_of(worker, 3)
     return weights_of(worker)
 
@@ -98,8 +106,9 @@ def test_workers_keep_the_statistics_of_whole_batches_through_a_resume(
     first, second = two_shards.run(all_learned, job.model_dump(), group=False)
     assert all(value.equal(second[name]) for name, value in first.items())
     assert gap(first, learned_locally(job, tmp_path).weights) < 1e-5
-    for again in two_shards.run(learned_in_two_lives, job.model_dump(), tmp_path, group=False):
-        assert all(value.equal(again[name]) for name, value in first.items())
+    for version in (2, None):  # from memory, and from disk
+        for again in two_shards.run(learned_in_two_lives, job.model_dump(), tmp_path, version, group=False):
+            assert all(value.equal(again[name]) for name, value in first.items())
 
 
 def test_buffers_of_rows_said_to_be_independent_merge_by_their_rules(

@@ -300,6 +300,7 @@ def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bo
         os._exit(0)
 
 
+@pytest.mark.slow
 def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -240,7 +240,7 @@ def test_every_owner_reads_on_alike(tmp_path: Path) -> None:
     ]
     assert sorted(ids(step.labelled for step in whole)) == list(range(40, 60))
     for steps in parts:
-        assert [step.name for step in steps] == [step.name for step in whole]
+        assert [step.tick.name for step in steps] == [step.tick.name for step in whole]
     for group in (parts[:4], parts[4:]):
         assert sorted(row for steps in group for row in ids(step.labelled for step in steps)) == list(range(40, 60))
 

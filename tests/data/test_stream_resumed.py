@@ -87,7 +87,7 @@ def test_a_file_found_later_keeps_old_numbers_and_loses_no_row(tmp_path: Path) -
         assert again.fragments == [*first.fragments, "a-late-arrival.parquet"]
         rows = ids(step.labelled for step in after)
         assert sorted(rows) == [(3 << 40) + offset for offset in range(50)]
-        assert after[0].number == len(before)
+        assert after[0].tick.number == len(before)
         if every == 37:  # and a resume of the resume, in the middle of the late file
             assert same(stream(folder, every=every).increments(after[0].cursor), after[1:])
 
@@ -134,7 +134,7 @@ def test_a_file_that_changed_since_it_was_read_is_refused(tmp_path: Path, timed:
     path.write_bytes(original)
     assert same(run(cursor), whole[stop:][1:])
     del cursor["marks"]  # a cursor of an older version
-    assert [step.name for step in run(cursor)] == [step.name for step in whole[stop:][1:]]
+    assert [step.tick.name for step in run(cursor)] == [step.tick.name for step in whole[stop:][1:]]
 
 
 @pytest.mark.parametrize("rows", [60, 20_000])

@@ -192,6 +192,7 @@ def test_bad_rows_go_to_quarantine_and_others_are_learned(run: Run, spoil: Calla
     assert set(quarantine["fragment"].to_pylist()) == {"b.parquet"}
 
 
+@pytest.mark.slow
 def test_what_was_committed_before_the_bad_file_stays_and_mending_the_file_resumes(run: Run) -> None:
     whole = json.loads(run("--json", out="whole")[1])
     sound = (run.data / "b.parquet").read_bytes()

@@ -37,6 +37,7 @@ class CallableSource:
         self.marks: dict[str, str] = {}
         self.pieces: list[tuple[int, int, int]] = []
         self.young: dict[str, Path] = {}
+        self.closed = False  # nothing is ever found since
 
     @property
     def finite(self) -> bool:

@@ -54,7 +54,8 @@ class FileSource:
     refused: its rows would not be those that were learned. tolerant: whether files that cannot be read are passed over
     by who only looks at the data. settle: how many seconds a file must not have been written to, or it is left for
     later (`settling.is_young`); those that are not known already, and wait, are `young`. pieces: rows that were
-    appended to files since they were first read. local: what times mean that do not say their zone.
+    appended to files since they were first read. local: what times mean that do not say their zone. closed: whether
+    `resume` leaves for later what was found since.
 
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
@@ -76,6 +77,7 @@ class FileSource:
         self.names = [name for name in paths if name not in self.young]
         self.marks: dict[str, str] = {}
         self.pieces: list[Piece] = []
+        self.closed = False
 
     def kind(self, name: str) -> str | None:
         """The format of one of its files."""
@@ -103,7 +105,7 @@ class FileSource:
         Raises StreamError where a file of that run is not what it was.
         """
         known = set(names)
-        self.names = [*names, *(name for name in self.names if name not in known)]
+        self.names = [*names, *(name for name in self.names if name not in known and not self.closed)]
         self.marks = dict(marks)
         self.pieces = [(number, row, byte) for number, row, byte in pieces]
         late = []
@@ -111,6 +113,8 @@ class FileSource:
             path = self.paths.get(name)
             if path is not None and path.exists():
                 self._meet(name, path)
+                if self.closed:
+                    continue
                 if refused is not None and name not in self.young and self._has_grown(name, path, names, refused):
                     late.append(self._piece(names.index(name), path))
         return [*late, *range(len(names), len(self.names))]

@@ -6,6 +6,7 @@ from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
 from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
+from incr_core.data.timeline._timeline import Tick
 from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Partition",
     "Standing",
     "Stream",
+    "Tick",
     "columns_asked",
     "encode_file",
     "encode_table",

@@ -200,6 +200,7 @@ class Window:
             number
             for number, (mark, rows) in self._refused.items()
             if not rows
+            and not self.source.closed
             and int(number) < len(self.source.names)  # what is appended to a file is another piece anyway
             and self.source.mark(self.source.name_of(int(number))) not in (None, mark)
         ]

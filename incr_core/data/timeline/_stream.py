@@ -73,7 +73,7 @@ class Stream:
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
     >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-    >>> [(step.name, step.labelled.targets.tolist()) for step in stream.increments()]
+    >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
     [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
     """
 
@@ -121,16 +121,17 @@ class Stream:
         self._last: Increment | None = None
 
     def increments(
-        self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None
+        self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None, *, found: bool = True
     ) -> Generator[Increment, None, None]:
         """The increments from the beginning, or from after the one whose cursor this is; keys: the state of its
-        `learned`.
+        `learned`. found: whether files, or rows behind them, that were found since that increment come too.
 
         Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
         asked to stop before the next one is there.
         """
         blocks = self.partition if isinstance(self.partition, Blocks) else None
         loader = self._loader()
+        self._source.closed = not found
 
         def timeline() -> Generator[Increment, None, None]:
             # Made in the thread that reads ahead: looking for files takes its time too.

@@ -26,15 +26,28 @@ from incr_core.data.timeline._live_blocks import Window
 from incr_core.data.timeline._loader import Loader, with_features
 from incr_core.data.timeline._partition import Blocks
 
-__all__ = ["Increment", "Timeline"]
+__all__ = ["Increment", "Tick", "Timeline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One step of the timeline, the same for every owner of a part of the stream.
+
+    warm: whether it is the warm start, which is learned but not predicted for the metrics. time: where it ends, in
+    microseconds.
+    """
+
+    number: int
+    name: str
+    warm: bool = False
+    time: int = 0
 
 
 @dataclass(slots=True)
 class Increment:
     """What arrived in one tick.
 
-    number, name: the same for every owner of a part of the stream. warm: the warm start, learned but not predicted for
-    the metrics. arriving: rows to predict now; their targets are there for the test afterwards and not to be used.
+    arriving: rows to predict now; their targets are there for the test afterwards and not to be used.
     labelled: rows to learn now, with their features as of their prediction time. revealed: all rows whose labels became
     known now, of which `labelled` is this owner's part; where blocks are dealt, who predicted a row need not be who
     learns it. duplicates: ids (n,) of rows that were learned before, by their keys. bad: rows that cannot be used.
@@ -43,9 +56,7 @@ class Increment:
     this increment, with the keys `learned`, where rows have them. known: outcomes known at its end.
     """
 
-    number: int
-    name: str
-    warm: bool
+    tick: Tick
     arriving: Batch
     labelled: Batch
     revealed: Batch
@@ -55,12 +66,11 @@ class Increment:
     never: int
     cursor: dict[str, Any]
     known: History
-    time: int
     learned: Learned | None = None
 
     def history(self) -> pa.Table:
         """The outcomes that rows predicted from now on may ask for; small enough to be saved with a version."""
-        return self.known.since(self.time).before(self.time).table()
+        return self.known.since(self.tick.time).before(self.tick.time).table()
 
 
 @dataclass(slots=True)
@@ -225,9 +235,7 @@ class Timeline:
         self.time = cut.time if self.time is None else max(self.time, cut.time)
         self._window.forget(self.place, self.time)
         return Increment(
-            number,
-            cut.name,
-            cut.warm,
+            Tick(number, cut.name, cut.warm, self.time),
             arrived,
             labelled,
             revealed,
@@ -237,7 +245,6 @@ class Timeline:
             never,
             {**self._window.cursor(), "number": self.number, "place": self.place, "time": self.time},
             self._window.history,
-            self.time,
             self._window.learned,
         )
 
