@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._orders import Orders
-from incr_core.rounds._outer import OUTERS, Outer
+from incr_core.rounds._outer import Outer
+from incr_core.rounds._outer_steps import OUTERS
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved

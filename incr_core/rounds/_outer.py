@@ -11,12 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
-__all__ = ["OUTERS", "Mean", "Nesterov", "Outer"]
+__all__ = ["Mean", "Nesterov", "Outer"]
 
 
 class Outer:
@@ -98,7 +97,3 @@ class Nesterov(Outer):
         velocity = state["velocity"]
         assert isinstance(velocity, dict)
         self.velocity = dict(velocity)
-
-
-OUTERS: Catalogue[type[Outer]] = Catalogue("an outer step", {"mean": Mean, "nesterov": Nesterov}, "incr.outer_steps")
-"""What `outer.name` can be."""

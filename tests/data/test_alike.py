@@ -18,7 +18,7 @@ from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Stream
-from incr_core.data.timeline._loader import Loader
+from incr_core.data.timeline._chunk_encoder import ChunkEncoder
 from incr_core.data.times import SECOND, instants
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
@@ -280,10 +280,10 @@ def test_a_zone_is_of_the_files_that_a_stream_takes(tmp_path: Path) -> None:
     """A file that a bad row has refused decides nothing for those after it."""
     folder = timed(tmp_path, a=ZONED)
     encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    loader = Loader(encoder, "at", None, strict=True, owner=None, by_fragment=False, cold_start=None, floors={})
+    chunks = ChunkEncoder(encoder, "at", None, owner=None, strict=True, tolerant=False)
     [fragment] = open_source(folder).fragments("at")
     broken = pa.table({"at": NAIVE, "x": [float("nan")], "y": [0.0]})
     with pytest.raises(StreamError):
-        loader._part(fragment, broken, 0)
-    loader._part(fragment, fragment.load(loader.columns), 0)
-    assert loader.alike.seen["times"] == ["times with a time zone", "at", "a.parquet"]
+        chunks.encode(fragment, broken, 0)
+    chunks.encode(fragment, fragment.load(chunks.columns), 0)
+    assert chunks.alike.seen["times"] == ["times with a time zone", "at", "a.parquet"]

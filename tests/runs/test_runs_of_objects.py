@@ -201,9 +201,7 @@ def test_new_tables_behind_those_learned_are_learned_and_none_twice(tmp_path: Pa
     assert grown.summary.model_sha256 == whole.summary.model_sha256
     assert count(RunDirectory.open(tmp_path / "run").table("ledger")) == 600
     for given, what in (([first[:399], second], "400 rows then, 399 now"), ([second, first], "400 rows then, 200 now")):
-        with pytest.raises(
-            StreamError, match=rf"part 0 is not what it was when the run read it \({what}\); give the same"
-        ):
+        with pytest.raises(StreamError, match=rf"part 0 has changed since the run read it \({what}\); give the same"):
             open_run(tmp_path / "run", stream=given, **KEYS, **OWN).run()
     changed = people().to_pandas()
     changed.loc[7, "height"] += 1
