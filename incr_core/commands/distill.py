@@ -25,7 +25,7 @@ from incr_core.report import write_report
 from incr_core.rounds import Arrival
 from incr_core.runs import Version
 from incr_core.storage import write_atomically
-from incr_core.strategies import Context, Strategy
+from incr_core.strategies import Context, Strategy, Traits
 
 __all__ = ["distill"]
 
@@ -107,7 +107,7 @@ class Student(Job):
 class Taught(Strategy):
     """Answer as another model does: see `distill`. It has no state, so the student goes on without it."""
 
-    rowwise = False
+    traits = Traits(rowwise=False)
 
     def __init__(self, teacher: Learner, strength: float, temperature: float) -> None:
         super().__init__()

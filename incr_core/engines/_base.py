@@ -7,20 +7,20 @@ The loop drives every engine the same way for each increment:
     engine.order(orders)               before or after: what else participants are to do; usually nothing
     engine.save(version)               at a commit, participants save their state under that version
 
-Engines are found by name among the entry points of the group `incr.engines`.
+Engines are found by name, most among the entry points of the group `incr.engines` (`engine_named`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from incr_core._util import file_of
+from incr_core._util import Catalogue, file_of
 from incr_core.errors import EngineError, JobError
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import state_folder
@@ -30,7 +30,7 @@ from incr_core.update import Weights
 if TYPE_CHECKING:
     from incr_core.job import Job
 
-__all__ = ["Commit", "Engine", "engine_named"]
+__all__ = ["ENGINES", "Commit", "Engine", "engine_named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +117,19 @@ class Engine:
 
 
 def engine_named(name: str) -> type[Engine]:
-    """The engine of that name, among those installed.
+    """The engine of that name: an installed one, or "module:Class".
 
     >>> engine_named("local").__name__
     'LocalEngine'
     """
-    found = {entry.name: entry for entry in entry_points(group="incr.engines")}
-    if name not in found:
-        raise JobError(f"--on {name}: expected one of the installed engines, {', '.join(sorted(found))}")
-    _check_ours(found[name])
-    try:
-        engine: type[Engine] = found[name].load()
-    except ModuleNotFoundError as missing:
-        raise JobError(
-            f"--on {name}: this engine needs {missing.name}, which is not installed; pip install 'incr[{name}]'"
-        ) from missing
-    except Exception as error:  # Ray, for example, reads settings from the environment at import
-        raise EngineError(
-            f"--on {name}: expected {found[name].value} to be imported, got {type(error).__name__}: {error}; "
-            "mend its installation or its settings in the environment"
-        ) from error
+    if entry := ENGINES.plugins().get(name):
+        _check_ours(entry)
+    engine: type[Engine] = ENGINES.find(name, "--on")
     return engine
 
+
+ENGINES: Catalogue[type[Engine]] = Catalogue("an engine", {}, "incr.engines", broken=EngineError)
+"""What `--on` can name. Ours are entry points too, since the core knows neither Ray nor Flower."""
 
 OURS = Path(__file__).resolve().parents[1]
 """The core's package; our other engines are packages beside it."""

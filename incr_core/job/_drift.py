@@ -91,7 +91,7 @@ def _check_action(section: DriftSection, consolidate: str | int, remembers: bool
 
 def _check_columns(section: DriftSection, numeric: Sequence[str]) -> None:
     if strange := [name for name in section.columns if name not in numeric]:
-        raise JobError(f"drift.columns: {unknown(strange[0], numeric)}")
+        raise JobError(f"drift.columns: {unknown('a numeric feature', strange[0], numeric)}")
 
 
 def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> None:
@@ -110,4 +110,4 @@ def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> N
             name = job.learner.objective
             raise JobError(f'drift.watch: {name} predictions have no {watch}; watch a metric or "features"')
     elif watch not in (known := objective.metrics({})):
-        raise JobError(f"drift.watch: {unknown(watch, ['loss', 'error', 'features', *known])}")
+        raise JobError(f"drift.watch: {unknown('what to watch', watch, ['loss', 'error', 'features', *known])}")

@@ -218,7 +218,7 @@ class DriftSection(Section):
     def _known(cls, value: list[str]) -> list[str]:
         for action in value:
             if action not in ACTIONS:
-                raise ValueError(f"{unknown(action, ACTIONS)}")
+                raise ValueError(unknown("an action", action, ACTIONS))
         return value
 
 

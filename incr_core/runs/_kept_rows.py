@@ -43,7 +43,7 @@ def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]
     remembered = []
     for name, memory in memories.items():
         _load(memory, name, state)
-        memory.forget(torch.empty(0, dtype=torch.int64))
+        memory.drop(torch.empty(0, dtype=torch.int64))
         remembered.append(memory.rows_held().get("rows", torch.empty(0, dtype=torch.int64)))
     none = torch.empty(0, dtype=torch.int64)
     learned, at_hand = state["unconsolidated"], state["increment"]
@@ -59,7 +59,7 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
     """Take the rows with these ids (n,) out of a participant's state, in place."""
     for name, memory in memories.items():
         _load(memory, name, state)
-        memory.forget(ids)
+        memory.drop(ids)
         strategies = state["learner"]["strategies"]
         strategies.update({f"{name}.{key}": value for key, value in memory.state_dict().items()})
     if state["unconsolidated"] is not None:

@@ -173,7 +173,7 @@ def test_a_type_that_still_reads_is_no_error(tmp_path: Path) -> None:
         ),
         (
             ArgumentError,
-            r"stream.format: expected one of parquet.*, got 'xml'",
+            r"stream.format: expected a format, got 'xml'; known: arrow.*parquet",
             lambda d: stream(d / "a", format="xml"),
         ),
         (

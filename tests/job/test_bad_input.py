@@ -233,7 +233,7 @@ def test_a_typo_in_the_job_is_named(run: Run) -> None:
 def test_an_unknown_engine_and_unknown_commands_are_named(run: Run) -> None:
     code, printed = run("--on", "mars")
     assert code == 2
-    assert "--on mars: expected one of the installed engines, cluster, federated, local" in printed
+    assert "--on: expected an engine, got 'mars'; known: cluster, federated, local" in printed
     assert run(command="predct")[0] == 2
 
 

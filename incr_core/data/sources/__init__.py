@@ -8,7 +8,7 @@ from incr_core.data.sources._fingerprint import file_fingerprint
 from incr_core.data.sources._formats import format_of, read_table
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
-from incr_core.data.sources._open import open_source
+from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._settling import SETTLE, seconds
 from incr_core.data.sources._source import Source
@@ -16,6 +16,7 @@ from incr_core.data.sources._tables import Tables, as_table
 
 __all__ = [
     "SETTLE",
+    "SOURCES",
     "FileSource",
     "Fragment",
     "Listing",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from incr_core._util import load_callable
+from incr_core._util import Catalogue, unknown
 from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._formats import FORMATS, format_of
@@ -17,7 +17,10 @@ from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._source import Source
 from incr_core.errors import ArgumentError, StreamError
 
-__all__ = ["open_source"]
+__all__ = ["SOURCES", "open_source"]
+
+SOURCES: Catalogue[Callable[..., Any]] = Catalogue("a source of rows", {}, "incr.sources", error=StreamError)
+"""Functions that `stream.path` can name instead of files."""
 
 
 def open_source(
@@ -44,7 +47,7 @@ def open_source(
     is; check the path (relative paths start at ...)
     """
     if format is not None and format not in FORMATS:
-        raise ArgumentError(f"stream.format: expected one of {', '.join(FORMATS)}, got {format!r}")
+        raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
     if callable(source):
         return PythonSource(source, local)
     text = str(source)
@@ -63,8 +66,8 @@ def open_source(
             f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
             "change its permissions, or name another path"
         ) from error
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return PythonSource(load_callable(text, "stream.path", error=StreamError), local)
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) or (text.isidentifier() and text in SOURCES.plugins()):
+        return PythonSource(SOURCES.find(text, "stream.path"), local)
     raise StreamError(
         f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
         f"check the path (relative paths start at {Path.cwd()})"
