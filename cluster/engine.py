@@ -5,8 +5,8 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker, and a commit one more, or two where it is not after every increment: the
-weights are handed over with what was learned. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker, and a commit one more where it follows every increment, since the weights
+are then handed over with what was learned; else two. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,27 +16,52 @@ from incr_core.errors import WorkerLost
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from tests.support.cluster_runs import rows_learned, run
+from tests.support.faults import STAGES
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def job_with(
-    small_job: Callable[..., Job], marker: Path, how: str, stage: str, *settings: str, always: bool = False
+    small_job: Callable[..., Job],
+    folder: Path,
+    how: str,
+    *stages: str,
+    shards: int = 1,
+    settings: Sequence[str] = (),
+    always: bool = False,
 ) -> Job:
-    """A job in which something befalls replica 1 in its third increment, unless the marker says that it has."""
-    fault: dict[str, Any] = {"name": "tests.support.faults:Befalls", "how": how, "stage": stage, "marker": str(marker)}
-    fault |= {"seed": 1, "increment": 2, "always": always}
+    """A job in which something befalls replica 1, or its second shard, in its third increment."""
+    fault: dict[str, Any] = {
+        "name": "tests.support.faults:Befalls",
+        "how": how,
+        "stages": list(stages),
+        "folder": str(folder),
+    }
+    fault |= {"seed": 1, "rank": shards - 1, "always": always}
     replay, ewc = {"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}
-    outer = "outer={name='nesterov', lr=0.7, momentum=0.9}"
-    return small_job("model.dropout=0.1", outer, *settings, strategy=[replay, ewc, fault])
+    return small_job(
+        "model.dropout=0.1",
+        "outer={name='nesterov', lr=0.7, momentum=0.9}",
+        f"cluster.shards={shards}",
+        *settings,
+        strategy=[replay, ewc, fault],
+    )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session: None, small_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The hash of the model of a run that nothing befell."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "marker").touch()
-    return run(job_with(small_job, folder / "marker", "dies", "learning"), folder / "run")
+def undisturbed(
+    ray_session: None, small_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], str]:
+    """The hash of the model of a run with so many shards that nothing befell."""
+    hashes = dict[int, str]()
+
+    def found(shards: int) -> str:
+        if shards not in hashes:
+            job = job_with(small_job, Path("nowhere"), "dies", shards=shards)
+            hashes[shards] = run(job, tmp_path_factory.mktemp("undisturbed") / "run")
+        return hashes[shards]
+
+    return found
 
 
 def lost_in(out: Path) -> list[str]:
@@ -45,50 +71,57 @@ def lost_in(out: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("stage", ["beginning", "learning", "consolidating", "saving"])
-def test_a_killed_worker_is_replaced_and_the_run_goes_on(
-    stage: str, undisturbed: str, small_job: Callable[..., Job], tmp_path: Path
-) -> None:
-    job = job_with(small_job, tmp_path / "marker", "dies", stage)
-    assert run(job, tmp_path / "run") == undisturbed
-    assert (tmp_path / "marker").exists()
-    assert rows_learned(tmp_path / "run") == list(range(470))
-    [told] = lost_in(tmp_path / "run")
-    assert told.startswith("cluster: replica 1 died while ")
+CASES = [(how, stage, shards) for how in ("dies", "raises", "stops", "hangs") for stage in STAGES for shards in (1, 2)]
+SAMPLE = set(Random(9).sample([case for case in CASES if case[2] == 1], 6) + Random(9).sample(CASES, 1))
+SAID = {
+    "dies": "died",
+    "raises": "raised RuntimeError: a device has failed",
+    "stops": "gave no sign of life for 3 s",
+    "hangs": "was stuck for 3 s",
+}
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ("raises", "raised RuntimeError: a device has failed"),
-        pytest.param("stops", "gave no sign of life for 3 s", marks=pytest.mark.slow),
-        pytest.param("hangs", "was stuck for 3 s", marks=pytest.mark.slow),
-    ],
+    ("how", "stage", "shards"),
+    [pytest.param(*case, marks=[] if case in SAMPLE else [pytest.mark.chaos]) for case in CASES],
 )
-def test_so_is_one_that_fails_otherwise(
-    how: str, said: str, undisturbed: str, small_job: Callable[..., Job], tmp_path: Path
+def test_whatever_befalls_a_worker_the_run_comes_to_the_same_bits(
+    how: str,
+    stage: str,
+    shards: int,
+    undisturbed: Callable[[int], str],
+    small_job: Callable[..., Job],
+    tmp_path: Path,
 ) -> None:
-    job = job_with(small_job, tmp_path / "marker", how, "learning", "cluster.timeout=3")
-    assert run(job, tmp_path / "run") == undisturbed
+    """A worker that has failed to join was lost before that at a step."""
+    stages = ["step", "join"] if stage == "join" else [stage]
+    job = job_with(small_job, tmp_path, how, *stages, shards=shards, settings=["cluster.timeout=3"])
+    assert run(job, tmp_path / "run") == undisturbed(shards)
+    assert all((tmp_path / stage).exists() for stage in stages)
     assert rows_learned(tmp_path / "run") == list(range(470))
-    [told] = lost_in(tmp_path / "run")
-    assert f"replica 1 {said}" in told
+    weights, _ = RunDirectory.open(tmp_path / "run").load()
+    assert weights["moments.count"].max() == 470  # what the model itself has counted
+    told = lost_in(tmp_path / "run")
+    assert len(told) == len(stages)
+    assert all("replica 1" in one and SAID[how] in one for one in told)
 
 
-def test_a_spare_takes_the_place(undisturbed: str, small_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = job_with(small_job, tmp_path / "marker", "dies", "learning", "cluster.spares=1")
-    assert run(job, tmp_path / "run") == undisturbed
+def test_a_spare_takes_the_place(
+    undisturbed: Callable[[int], str], small_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = job_with(small_job, tmp_path, "dies", "step", settings=["cluster.spares=1"])
+    assert run(job, tmp_path / "run") == undisturbed(1)
 
 
 def test_what_cannot_be_healed_ends_the_run_with_its_cause(small_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = job_with(small_job, tmp_path / "marker", "dies", "learning", "cluster.max_failures=2", always=True)
+    job = job_with(small_job, tmp_path, "dies", "step", settings=["cluster.max_failures=2"], always=True)
     with pytest.raises(WorkerLost, match=r"replica 1 died while .*version 2 is committed and intact; run the same"):
         run(job, tmp_path / "run")
     assert rows_learned(tmp_path / "run") == list(range(200))
 
 
 def test_an_error_that_comes_again_is_the_jobs_own(small_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = job_with(small_job, tmp_path / "marker", "raises", "learning", always=True)
+    job = job_with(small_job, tmp_path, "raises", "step", always=True)
     with pytest.raises(RuntimeError, match="a device has failed"):
         run(job, tmp_path / "run")
     assert RunDirectory.open(tmp_path / "run").latest() == 2

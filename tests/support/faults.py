@@ -1,48 +1,111 @@
-"""Strategies in which something befalls the worker, once: a job names them, and goes on after them."""
+"""Something befalls a worker at a stage of its work: a job names the strategy, the worker's process is the test's.
+
+The stages come in the order in which a worker comes to them. Nothing in the code that is tested knows of them: the
+strategy wraps what is called then, in the process that it finds itself in.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from incr_core.batch import Batch
 from incr_core.strategies import Context, Strategy
 
-__all__ = ["Befalls"]
+__all__ = ["STAGES", "Befalls"]
 
-STAGES = ("learning", "consolidating", "saving", "beginning", "predicting")
+STAGES = (
+    "join",
+    "receive",
+    "absorb",
+    "step",
+    "before the exchange",
+    "before the outer step",
+    "consolidate",
+    "hand over",
+    "before it saves",
+    "after it has saved",
+)
 
 
 class Befalls(Strategy):
-    """Something befalls the process of the replica with this seed at a stage of an increment.
+    """Something befalls the process of one worker, once at each of these stages.
 
-    how: "dies" (SIGKILL), "stops" (SIGSTOP), "hangs" (in a call that does not return) or "raises". marker: a file that
-    says that it has happened; always: it happens every time.
+    how: "dies" (SIGKILL), "stops" (SIGSTOP), "hangs" (in a call that does not return) or "raises". seed: of the learner
+    whose replica is meant; rank: which shard of it. after: how many times the stage passes before; `join` has no such
+    count, so name another stage too, whose loss makes workers join again. folder: where it is noted that a stage has
+    been; always: it comes every time.
     """
 
-    context: Context
-
-    def __init__(self, how: str, stage: str, marker: str, seed: int, increment: int, always: bool = False) -> None:
+    def __init__(
+        self,
+        how: str,
+        stages: Sequence[str],
+        folder: str,
+        seed: int = 1,
+        rank: int = 0,
+        after: int = 2,
+        always: bool = False,
+    ) -> None:
         super().__init__()
-        self.how, self.stage = how, stage
-        self.marker = marker
-        self.seed = seed
-        self.increment = increment
-        self.always = always
+        self.how, self.stages, self.folder = how, list(stages), folder
+        self.seed, self.rank, self.after, self.always = seed, rank, after, always
 
     def attach(self, ctx: Context) -> None:
-        self.context = ctx
+        from cluster import groups
+        from cluster.exchange import ReplicaExchange
+        from cluster.worker import ShardWorker
+        from incr_core.learner import Learner
+        from incr_core.rounds import Worker
+        from incr_core.rounds._outer import Nesterov
+
+        if ctx.generator.initial_seed() != self.seed:
+            return
+        wrap: dict[str, tuple[Any, str]] = {
+            "join": (groups, "between_replicas"),
+            "receive": (Worker, "receive"),
+            "absorb": (Learner, "absorb"),
+            "before the exchange": (ReplicaExchange, "mean"),
+            "before the outer step": (Nesterov, "step"),
+            "consolidate": (Worker, "consolidate"),
+            "hand over": (ShardWorker, "hand_over"),
+            "before it saves": (Worker, "save"),
+            "after it has saved": (Worker, "save"),
+            "step": (type(ctx.optimizer), "step"),
+        }
+        for stage in self.stages:
+            self._wrap(*wrap[stage], stage)
+
+    def _wrap(self, kind: Any, name: str, stage: str) -> None:
+        method: Callable[..., Any] = getattr(kind, name)
+        left = 0 if stage == "join" else self.after
+
+        @wraps(method)
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            if stage == "after it has saved":
+                result = method(*arguments, **options)
+            left -= 1
+            if left < 0:
+                self._reach(stage)
+            return result if stage == "after it has saved" else method(*arguments, **options)
+
+        setattr(kind, name, wrapped)
 
     def _reach(self, stage: str) -> None:
-        mine = self.context.generator.initial_seed() == self.seed and self.context.increment == self.increment
-        if stage != self.stage or not mine or (Path(self.marker).exists() and not self.always):
+        import torch.distributed as dist
+
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        marker = Path(self.folder, stage)
+        if rank != self.rank or (marker.exists() and not self.always):
             return
-        Path(self.marker).touch()
+        if stage == "join" and not any(Path(self.folder, other).exists() for other in self.stages if other != stage):
+            return  # the first time they all meet
+        marker.touch()
         if self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.how == "stops":
@@ -51,22 +114,3 @@ class Befalls(Strategy):
             time.sleep(3600)
         else:
             raise RuntimeError("a device has failed")
-
-    def begin(self, ctx: Context) -> None:
-        self._reach("beginning")
-
-    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """In the middle of an increment, while the others go on to the exchange."""
-        self._reach("learning")
-
-    def end(self, ctx: Context, labelled: Batch) -> None:
-        """After the exchange of weights, before that of the strategies' state."""
-        self._reach("consolidating")
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """While the others write their state for a commit."""
-        self._reach("saving")
-        return {}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """There is nothing to take back."""
