@@ -23,13 +23,13 @@ from torch import Tensor
 
 from cluster.crew import Crew
 from cluster.heartbeat import Pulse
-from cluster.parcel import open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.worker import Handover, Received
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
+from incr_core.numerics import FlatTensors
 from incr_core.rounds import Arrival, Orders, Round, total_measured
 from incr_core.update import Weights
 
@@ -106,7 +106,7 @@ class ClusterEngine(Engine):
                 self._crew.call("start", None, None)
             return
         with self._lost("going on from the last commit"):
-            sent = ray.put(parcel(commit.weights))
+            sent = ray.put(FlatTensors.of(commit.weights))
             self._crew.call_each("start", [(self._path(place, commit.version), sent) for place in self.places])
 
     def receive(self) -> list[Arrival]:
@@ -155,7 +155,7 @@ class ClusterEngine(Engine):
         """Let all workers do it."""
         self._handover = None
         with self._lost("following orders"):
-            sent = None if weights is None else ray.put(parcel(weights))
+            sent = None if weights is None else ray.put(FlatTensors.of(weights))
             self._crew.call("order", orders, sent)
 
     def save(self, version: int) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class ClusterEngine(Engine):
 
     def weights(self) -> Weights:
         """The whole weights."""
-        return open_parcel(self._handed_over().weights)
+        return self._handed_over().weights.tensors()
 
     def extra_state(self) -> dict[str, Any]:
         """What modules of the first replica keep besides tensors."""

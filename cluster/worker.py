@@ -18,14 +18,13 @@ from torch import Tensor
 from cluster import groups
 from cluster.exchange import ReplicaExchange
 from cluster.heartbeat import Heartbeat
-from cluster.parcel import Parcel, open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous, use_interface_to
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
-from incr_core.numerics import settle_arithmetic, whole
+from incr_core.numerics import FlatTensors, settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
 from incr_core.update import Weights
 
@@ -56,7 +55,7 @@ class Handover:
     recent outcomes.
     """
 
-    weights: Parcel
+    weights: FlatTensors
     extra_state: dict[str, Any]
     history: Any
 
@@ -112,10 +111,10 @@ class ShardWorker:
         between = Alone() if group is None else ReplicaExchange(group, place.replica, place.replicas, wait)
         return between, within
 
-    def start(self, path: Path | None, weights: Parcel | None) -> None:
+    def start(self, path: Path | None, weights: FlatTensors | None) -> None:
         """Begin anew, or go on from the state kept at `path` and these weights."""
         self._fragments_told = 0
-        self.worker.start(path, None if weights is None else open_parcel(weights))
+        self.worker.start(path, None if weights is None else weights.tensors(copy=False))
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -143,9 +142,9 @@ class ShardWorker:
         """Let the rows of the increment at hand go."""
         self.worker.skip()
 
-    def order(self, orders: Orders, weights: Parcel | None) -> None:
+    def order(self, orders: Orders, weights: FlatTensors | None) -> None:
         """Do what is ordered, then stand at these weights."""
-        self.worker.order(orders, None if weights is None else open_parcel(weights))
+        self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
     def save(self, path: Path) -> None:
         """Keep this worker's state."""
@@ -159,7 +158,7 @@ class ShardWorker:
         gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
         if self.place.shard > 0:
             return None
-        return Handover(parcel(gathered), participant.learner.extra.state_dict(), participant.stream.history())
+        return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
 def partition_of(job: Job, replica: int) -> Partition | None:
