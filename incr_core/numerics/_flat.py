@@ -19,8 +19,8 @@ from incr_core.errors import ArgumentError
 __all__ = ["FlatLayout", "FlatTensors", "Piece"]
 
 ALIGNED = 16
-"""Bytes at whose multiples tensors begin: the size of a complex128, which those of all other types divide. So any may be
-seen as another type, and a cut at its multiples halves no element."""
+"""Bytes at whose multiples tensors begin: the size of a complex128, which those of all other types divide. So any may
+be seen as another type, and a cut at its multiples halves no element."""
 
 
 class Place(NamedTuple):

@@ -31,10 +31,10 @@ class Exchange(Protocol):
     bytes_sent: int
 
     def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """What `update.mean` makes of everybody's update, and how many rows all of them learned."""
+        """What `update.mean` makes of everybody's update, in its tensors or others; how many rows all learned."""
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """What `update.merge_shared` makes of everybody's shared strategy state."""
+        """What `update.merge_shared` makes of everybody's shared strategy state, in its tensors or others."""
 
 
 class Alone:
