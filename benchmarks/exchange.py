@@ -28,6 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.exchange import ReplicaExchange
 from incr_core.numerics import settle_arithmetic
@@ -77,7 +78,7 @@ def cpu_seconds() -> float:
 def replica(rank: int, folder: str, repeats: int, results: Any) -> None:
     """One of the two processes; AssertionError where its mean is not that of one place, to the bit."""
     settle_arithmetic(1)
-    group = dist.ProcessGroupGloo(dist.FileStore(f"{folder}/store", 2), rank, 2, timedelta(minutes=2))
+    group: Any = dist.ProcessGroupGloo(FileStore(f"{folder}/store", 2), rank, 2, timedelta(minutes=2))
     exchange, weights = ReplicaExchange(group, rank, 2), drawn(rank)
     flat = torch.cat([value.flatten() for value in weights.values()])
     expected = mean([Update(drawn(number), rows) for number, rows in enumerate(ROWS)], {}, {})

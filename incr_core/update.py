@@ -107,7 +107,7 @@ def merge(
             return _merged(values, p, rule, *used[count:])
         out = torch.empty_like(values[0])
     if all(each.is_contiguous() for each in (out, *used)):
-        for place, *block in zip(*(each.view(-1).split(BLOCK) for each in (out, *used)), strict=True):
+        for place, *block in zip(*(torch.split(each.view(-1), BLOCK) for each in (out, *used)), strict=True):
             place.copy_(_merged(block[:count], p, rule, *block[count:]))
     else:
         out.copy_(_merged(values, p, rule, *used[count:]))

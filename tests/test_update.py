@@ -37,7 +37,7 @@ def test_a_large_entry_merges_as_its_parts_do(rule: str, dtype: torch.dtype) -> 
     draw = torch.Generator().manual_seed(0)
     *values, anchor = (torch.randn(2 * BLOCK + 10, generator=draw).to(dtype) for _ in range(4))
     p = shares([3, 0, 5])
-    parts = zip(*(one.split(1000) for one in (*values, anchor)), strict=True)
+    parts = zip(*(torch.split(one, 1000) for one in (*values, anchor)), strict=True)
     expected = torch.cat([merge(part[:3], p, rule, part[3]).float() for part in parts])
     large = torch.stack([*values, anchor]).view(4, 2, -1).transpose(1, 2)  # several pieces of memory
     in_pieces = merge([*large[:3]], p, rule, large[3]).transpose(0, 1).reshape(-1)

@@ -48,22 +48,21 @@ class Piece(NamedTuple):
 class FlatLayout:
     """Where tensors lie in a buffer of bytes, in the order given.
 
-    contents: (name, dtype, shape) of each. nbytes: how large the buffer is.
+    contents: (name, dtype, shape) of each. nbytes: how large the buffer is, the same in any order.
 
     >>> layout = FlatLayout.of({"seen": torch.tensor(True), "w": torch.ones(2)})
     >>> layout.document(), layout.nbytes
-    ([['seen', 'bool', []], ['w', 'float32', [2]]], 24)
-    >>> layout.views(torch.zeros(24, dtype=torch.uint8))["w"]
+    ([['seen', 'bool', []], ['w', 'float32', [2]]], 32)
+    >>> layout.views(torch.zeros(32, dtype=torch.uint8))["w"]
     tensor([0., 0.])
     """
 
     def __init__(self, contents: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> None:
         self.places: dict[str, Place] = {}
-        stop = 0
+        self.nbytes = 0
         for name, dtype, shape in contents:
-            self.places[name] = place = Place(dtype, torch.Size(shape), -(-stop // ALIGNED) * ALIGNED)
-            stop = place.stop
-        self.nbytes = stop
+            self.places[name] = place = Place(dtype, torch.Size(shape), self.nbytes)
+            self.nbytes = -(-place.stop // ALIGNED) * ALIGNED
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FlatLayout:
@@ -99,10 +98,8 @@ class FlatLayout:
         """Copy tensors, with any strides and on whatever device, to where they belong in a buffer (nbytes,)."""
         for name, view in self.views(buffer).items():
             view.copy_(tensors[name].detach().resolve_conj().resolve_neg())
-        stop = 0
-        for place in self.places.values():
-            buffer[stop : place.start] = 0  # what lay in memory before is nobody's business
-            stop = place.stop
+        for place in self.places.values():  # what lay behind them in memory is nobody's business
+            buffer[place.stop : -(-place.stop // ALIGNED) * ALIGNED] = 0
 
     def cut(self, length: int) -> list[list[Piece]]:
         """What lies in each `length` bytes of the buffer, a multiple of `ALIGNED`; what is empty lies nowhere."""
