@@ -134,7 +134,7 @@ def measured(repeats: int) -> tuple[float, dict[str, Figures]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     more, times = measured(arguments.repeats)

@@ -101,28 +101,39 @@ def merge(
     >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
     tensor([14.])
     """
-    count, used = len(values), [*values, anchor] if rule == "sum" and anchor is not None else [*values]
+    used = [*values, anchor] if rule == "sum" and anchor is not None else [*values]
+
+    def merged(parts: Sequence[Tensor], place: Tensor | None) -> Tensor:
+        count = len(values)
+        return _merged(parts[:count], p, rule, parts[count] if len(parts) > count else None, place)
+
     if out is None:
         if values[0].numel() <= BLOCK:
-            return _merged(values, p, rule, *used[count:])
+            return merged(used, None)
         out = torch.empty_like(values[0])
     if all(each.is_contiguous() for each in (out, *used)):
         for place, *block in zip(*(torch.split(each.view(-1), BLOCK) for each in (out, *used)), strict=True):
-            place.copy_(_merged(block[:count], p, rule, *block[count:]))
+            place.copy_(merged(block, place))
     else:
-        out.copy_(_merged(values, p, rule, *used[count:]))
+        out.copy_(merged(used, out))
     return out
 
 
-def _merged(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None = None) -> Tensor:
-    """Values merged in the type they are calculated in."""
+def _merged(
+    values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None
+) -> Tensor:
+    """Values merged in the type they are calculated in; in `out` where that is theirs and there is a last operation."""
     dtype = values[0].dtype
     values = [widened(value) for value in values]
-    merged = _merged_wide(values, p, rule, None if anchor is None else widened(anchor))
-    return merged if merged.dtype == dtype else narrowed(merged, dtype)
+    if values[0].dtype != dtype:
+        merged = _merged_wide(values, p, rule, None if anchor is None else widened(anchor), None)
+        return narrowed(merged, dtype)
+    return _merged_wide(values, p, rule, anchor, out)
 
 
-def _merged_wide(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
+def _merged_wide(
+    values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None
+) -> Tensor:
     if rule == "max":
         result = values[0]
         for value in values[1:]:
@@ -131,19 +142,19 @@ def _merged_wide(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor
     if rule == "sum":
         if anchor is None:
             raise ArgumentError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
-        return _added(anchor, (torch.sub(value, anchor) for value in values))
+        return _added(anchor, (torch.sub(value, anchor) for value in values), out)
     if rule not in ("mean", "average"):
         raise ArgumentError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
     first, *others = [(value, share) for value, share in zip(values, p, strict=True) if share > 0]
-    return _added(first[0], (torch.sub(value, first[0]).mul_(share) for value, share in others))
+    return _added(first[0], (torch.sub(value, first[0]).mul_(share) for value, share in others), out)
 
 
-def _added(start: Tensor, steps: Iterable[Tensor]) -> Tensor:
-    """start + step + step ..., one after the other, in the memory of the steps."""
-    result = start
+def _added(start: Tensor, steps: Iterable[Tensor], out: Tensor | None) -> Tensor:
+    """start + step + step ..., one after the other, in the memory of the steps; what comes last in `out`, if given."""
+    total, last = start, None
     for step in steps:
-        result = torch.add(result, step, out=step)
-    return start.clone() if result is start else result
+        total, last = start if last is None else torch.add(total, last, out=last), step
+    return start.clone() if last is None else torch.add(total, last, out=last if out is None else out)
 
 
 def merge_shared(
