@@ -5,8 +5,8 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker, and a commit one more where it follows every increment, since the weights
-are then handed over with what was learned; else two. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are then
+handed over with what was learned; a rarer one costs two. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from cluster.parcel import open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
@@ -31,6 +30,7 @@ from cluster.worker import Handover, Received, Setup
 from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
+from incr_core.numerics import FlatTensors
 from incr_core.rounds import Arrival, Orders, Round, total_observed
 from incr_core.update import Weights
 
@@ -119,7 +119,7 @@ class ClusterEngine(Engine):
                 self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
-            sent = ray.put(parcel(commit.weights))
+            sent = ray.put(FlatTensors.of(commit.weights))
             self._pool.call_each(
                 "start",
                 [(commit.version, self._path(place, commit.version), sent, anew) for place in self.places],
@@ -173,7 +173,7 @@ class ClusterEngine(Engine):
         """Let all workers do it."""
         self._handover = None
         with self._lost("following orders"):
-            sent = None if weights is None else ray.put(parcel(weights))
+            sent = None if weights is None else ray.put(FlatTensors.of(weights))
             self._pool.call("order", orders, sent)
 
     def save(self, version: int) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class ClusterEngine(Engine):
 
     def weights(self) -> Weights:
         """The whole weights."""
-        return open_parcel(self._handed_over().weights)
+        return self._handed_over().weights.tensors()
 
     def extra_state(self) -> dict[str, Any]:
         """What modules of the first replica keep besides tensors."""

@@ -1,43 +1,43 @@
 """Merge named tensors between replicas, with the same bits as merging them in one place.
 
-    scatter   every replica sends the k-th slice of its tensors to replica k, and how many rows it learned
-    merge     replica k merges all k-th slices in rank order, by the very functions the other engines call
-    gather    every replica collects the merged slices
+    scatter   every replica sends its n-th share of a wave to replica n
+    merge     replica n merges all n-th shares in rank order, by the very functions the other engines call
+    gather    every replica receives the merged shares, where its tensors are
 
 Each replica puts 2 (R - 1) / R times its weights on the wire, whatever R is: as little as a ring does, and unlike a
-ring's the order of every sum is fixed.
+ring's the order of every sum is fixed. They travel from one to another, as messages: gloo's own collectives copy what
+they send and receive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from cluster.torch_privates import gather_flat
+from cluster.spans import WAVES, Span, waves_of
+from incr_core.errors import EngineError
 from incr_core.update import Update, Weights, mean, merge_shared
 
-__all__ = ["Merge", "ReplicaExchange"]
+__all__ = ["ReplicaExchange"]
 
-Merge = Callable[[Sequence[Weights], Sequence[int]], Weights]
-"""From the slices of all replicas, in rank order, and their rows, to the merged slice."""
+Merge = Callable[[Sequence[Weights], Sequence[int], Mapping[str, str], Weights, Weights], Weights]
+"""From the spans of all replicas, in rank order, their rows, rules and the anchor's span to the merged one.
 
-_ALIGNED = 16
-"""Bytes at whose multiples vectors start, so that they can be viewed as any type: the largest is complex128."""
-
-_HEADER = _ALIGNED
-"""Bytes before the tensors of a slice: how many rows its sender learned, an int64, and room."""
+The last argument is where it goes, if it is not one of the spans as it is.
+"""
 
 
 class ReplicaExchange:
-    """Merge named tensors with the same shard of all other replicas.
+    """Merge named tensors with the same shard of all other replicas, in place.
 
     group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
     rank, size: which replica this is, and how many there are; at least two.
-    wait: waits for one message of the group, torch's `Work`.
+    wait: waits for a collective of the group, torch's `Work`, until all replicas take part in it.
     """
 
     def __init__(
@@ -46,123 +46,136 @@ class ReplicaExchange:
         self.group = group
         self.rank = rank
         self.size = size
-        self._wait = wait
+        self._wait_for = wait
         self.bytes_sent = 0
-        self._packings: dict[tuple[str, ...], Packing] = {}
+        self._peers = [peer for peer in range(size) if peer != rank]
+        self._waves: dict[tuple[str, ...], list[list[list[Span]]]] = {}
 
     def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """What `update.mean` makes of all replicas' updates, and their rows. `anchor` needs what merges by "sum"."""
-        packing = self._packing(update.weights, rules)
-        start = self._summed(packing, anchor)
+        """What `update.mean` makes of all replicas' updates, and their rows. `anchor` needs what merges by "sum".
 
-        def merge(slices: Sequence[Weights], rows: Sequence[int]) -> Weights:
-            if not any(rows):  # nobody has learned anything: all slices are the anchor's
-                return slices[0]
-            return mean([Update(part, count) for part, count in zip(slices, rows, strict=True)], start, packing.rules)
-
-        return self._merged(packing, update.weights, update.rows, merge)
+        The update's own tensors then hold the mean, and are what is returned.
+        """
+        return self._merge(update.weights, update.rows, anchor, rules, _mean)
 
     def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` as in `mean`."""
-        packing = self._packing(state, rules)
-        start = self._summed(packing, anchor)
-
-        def merge(slices: Sequence[Weights], counts: Sequence[int]) -> Weights:
-            return merge_shared(slices, counts, packing.rules, start)
-
-        return self._merged(packing, state, rows, merge)[0]
-
-    def _summed(self, packing: Packing, anchor: Mapping[str, Tensor]) -> Weights:
-        """This replica's slices of the anchor, of what merges by "sum"."""
-        summed = [name for name, rule in packing.rules.items() if rule == "sum"]
-        return {name: flat[self.rank] for name, flat in packing.flatten(anchor, summed).items()}
-
-    def _packing(self, tensors: Weights, rules: Mapping[str, str]) -> Packing:
-        """Laid out once: the same names are the same tensors for as long as a learner lives."""
-        names = tuple(tensors)
-        if names not in self._packings:
-            self._packings[names] = Packing(tensors, rules, self.size)
-        return self._packings[names]
+        """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` and result as in `mean`."""
+        return self._merge(state, rows, anchor, rules, merge_shared)[0]
 
     @torch.no_grad()
-    def _merged(self, packing: Packing, tensors: Weights, rows: int, merge: Merge) -> tuple[Weights, int]:
-        sent, received = packing.buffer(self.size), packing.buffer(self.size)
-        sent[:, :8].view(torch.int64).fill_(rows)
-        for key, flat in packing.flatten(tensors).items():
-            packing.view(sent, key).copy_(flat)
-        self._wait(self.group.alltoall_base(received, sent, [], []))
+    def _merge(
+        self, tensors: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str], merge: Merge
+    ) -> tuple[Weights, int]:
+        own, counts = _dense(tensors), self._counts(rows, tensors)
+        flights = (self._flight(wave, own, anchor, counts, merge) for wave in self._waves_of(tensors, rules))
+        # Newest first: what it sends goes out before anybody waits for what was sent before.
+        flying: list[Iterator[None]] = []
+        for flight in (*flights, *[iter(())] * (WAVES - 1)):
+            flying = [flight, *flying[: WAVES - 1]]
+            for one in flying:
+                next(one, None)
+        for name, value in own.items():
+            if value.data_ptr() != tensors[name].data_ptr():
+                tensors[name].copy_(value)
+        increment_version(tensors.values())  # messages write to memory without torch's knowing
+        return dict(tensors), sum(counts)
 
-        counts = received[:, :8].view(torch.int64).flatten().tolist()
-        slices = [{key: packing.view(part, key) for key in packing.rules} for part in received]
-        mine = packing.buffer(1)
-        for key, value in merge(slices, counts).items():
-            packing.view(mine, key).copy_(value)
+    def _waves_of(self, tensors: Weights, rules: Mapping[str, str]) -> list[list[list[Span]]]:
+        """Laid out once: the same names are the same tensors for as long as a learner lives."""
+        names = tuple(tensors)
+        if names not in self._waves:
+            self._waves[names] = waves_of(tensors, rules, self.size)
+        return self._waves[names]
 
-        gathered = packing.buffer(self.size)
-        self._wait(gather_flat(self.group, gathered, mine))
-        self.bytes_sent += 2 * (self.size - 1) * mine.nbytes
-        return packing.unflatten(gathered), sum(counts)
+    def _flight(
+        self,
+        wave: Sequence[Sequence[Span]],
+        own: Weights,
+        anchor: Mapping[str, Tensor],
+        counts: Sequence[int],
+        merge: Merge,
+    ) -> Iterator[None]:
+        """One wave, in three steps. Any two replicas meet in the order of the spans, as NCCL needs it."""
+        mine = wave[self.rank] if self.rank < len(wave) else []
+        spans = [(merger, span) for merger, share in enumerate(wave) for span in share]
+        leaving, arriving = [], []
+        for merger, span in spans:
+            if merger == self.rank:
+                span.read(own)
+                arriving += [self._receive(row, peer) for peer, row in zip(self._peers, span.received, strict=True)]
+            else:
+                leaving.append(self._send(span.read(own), merger))
+        yield
+        self._wait(arriving)
+        for span in mine:
+            self._merge_span(span, own, anchor, counts, merge)
+        self._wait(leaving)  # what is received now lies where that was sent from
+        going = []
+        for merger, span in spans:
+            if merger == self.rank:
+                going += [self._send(span.memory(own), peer) for peer in self._peers]
+            else:
+                going.append(self._receive(span.memory(own), merger))
+        yield
+        self._wait(going)
+        for _, span in spans:
+            span.write(own)
+
+    def _merge_span(
+        self, span: Span, own: Weights, anchor: Mapping[str, Tensor], rows: Sequence[int], merge: Merge
+    ) -> None:
+        """Merge what has arrived with one's own, in its place."""
+        mine = span.runs(span.memory(own))
+        slices = [span.runs(row) for row in span.received]
+        slices.insert(self.rank, mine)
+        for key, value in merge(slices, rows, span.rules, span.summed(anchor), mine).items():
+            mine[key].copy_(value)
+
+    def _counts(self, rows: int, tensors: Weights) -> list[int]:
+        """How many rows each replica has learned, in rank order; when they are known, all replicas are here.
+
+        That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
+        """
+        mine = torch.full((self.size,), rows, dtype=torch.int64, device=next(iter(tensors.values())).device)
+        counts = torch.empty_like(mine)
+        self._wait_for(self.group.alltoall_base(counts, mine, [], []))
+        self.bytes_sent += (self.size - 1) * mine.itemsize
+        return list(map(int, counts.tolist()))
+
+    def _send(self, content: Tensor, peer: int) -> Any:
+        self.bytes_sent += content.nbytes
+        return self.group.send([content], peer, 0)
+
+    def _receive(self, place: Tensor, peer: int) -> Any:
+        return self.group.recv([place], peer, 0)
+
+    def _wait(self, messages: Sequence[Any]) -> None:
+        for message in messages:
+            try:
+                message.wait()
+            except RuntimeError as error:
+                raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """Tensors of one rule and type, laid end to end: their names, and where the slices lie in a buffer's row."""
-
-    rule: str
-    dtype: torch.dtype
-    names: list[str]
-    length: int
-    start: int
+def _mean(
+    spans: Sequence[Weights], rows: Sequence[int], rules: Mapping[str, str], anchor: Weights, out: Weights
+) -> Weights:
+    if not any(rows):  # nobody has learned anything: all spans are the anchor's
+        return spans[0]
+    return mean([Update(span, count) for span, count in zip(spans, rows, strict=True)], anchor, rules, out)
 
 
-class Packing:
-    """Where named tensors lie in buffers of `size` rows of bytes, each row one replica's slice of all of them.
+def _dense(tensors: Weights) -> Weights:
+    """The tensors as memory that can be sent and received: their own, where they lie in one piece and nobody else does.
 
-    Tensors that share a rule and a type are one flat vector, cut into `size` equal slices, so that the work and the
-    messages do not grow with the number of tensors.
+    Two that share memory would be merged one after the other, the second with what came of the first.
     """
-
-    def __init__(self, tensors: Mapping[str, Tensor], rules: Mapping[str, str], size: int) -> None:
-        self.size = size
-        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        self.device = next(iter(tensors.values())).device
-        alike: dict[tuple[str, torch.dtype], list[str]] = {}
-        for name, tensor in tensors.items():
-            alike.setdefault((rules.get(name, "mean"), tensor.dtype), []).append(name)
-        self.flats: dict[str, _Flat] = {}
-        self.bytes = _HEADER
-        for (rule, dtype), names in alike.items():
-            length = -(-sum(self.shapes[name].numel() for name in names) // size)
-            self.flats[f"{rule} {dtype}"] = _Flat(rule, dtype, names, length, self.bytes)
-            self.bytes += -(-length * dtype.itemsize // _ALIGNED) * _ALIGNED
-        self.rules = {key: flat.rule for key, flat in self.flats.items()}
-
-    def buffer(self, rows: int) -> Tensor:
-        """Memory for that many slices, (rows, bytes)."""
-        return torch.zeros(rows, self.bytes, dtype=torch.uint8, device=self.device)
-
-    def view(self, buffer: Tensor, key: str) -> Tensor:
-        """The vector `key` within a buffer (..., bytes) or one of its rows."""
-        flat = self.flats[key]
-        return buffer[..., flat.start : flat.start + flat.length * flat.dtype.itemsize].view(flat.dtype)
-
-    def flatten(self, tensors: Mapping[str, Tensor], keys: Sequence[str] | None = None) -> Weights:
-        """The tensors as vectors in slices, (size, length) each."""
-        vectors = {}
-        for key in self.flats if keys is None else keys:
-            flat = self.flats[key]
-            parts = [tensors[name].reshape(-1) for name in flat.names]
-            parts.append(parts[0].new_zeros(self.size * flat.length - sum(part.numel() for part in parts)))
-            vectors[key] = torch.cat(parts).view(self.size, flat.length)
-        return vectors
-
-    def unflatten(self, buffer: Tensor) -> Weights:
-        """The inverse of `flatten`, from a buffer of all slices; in memory of its own."""
-        found = {}
-        for key, flat in self.flats.items():
-            vector, start = self.view(buffer, key).flatten(), 0
-            for name in flat.names:
-                shape = self.shapes[name]
-                found[name] = vector[start : start + shape.numel()].view(shape)
-                start += shape.numel()
-        return {name: found[name] for name in self.shapes}
+    holders = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+    return {
+        name: value.detach()
+        if value.is_contiguous()
+        and not (value.is_conj() or value.is_neg())
+        and holders[value.untyped_storage().data_ptr()] == 1
+        else value.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }

@@ -11,18 +11,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from incr_core.errors import IncrError
 
-__all__ = ["gather_flat", "nccl_group"]
+__all__ = ["nccl_group"]
 
 TESTED = "2.13"
-
-
-def gather_flat(group: Any, received: Tensor, mine: Tensor) -> Any:
-    """Start to collect every member's `mine` in `received`, which lies in one piece; gives torch's `Work`."""
-    return group._allgather_base(received, mine)
 
 
 def nccl_group(store: Any, rank: int, size: int, patience: timedelta) -> Any:
@@ -34,13 +28,9 @@ def nccl_group(store: Any, rank: int, size: int, patience: timedelta) -> Any:
 
 def _check() -> None:
     """IncrError where this torch keeps something elsewhere."""
-    needed: list[tuple[object, str]] = [(dist.ProcessGroupGloo, "_allgather_base")]
-    if dist.is_nccl_available():
-        needed += [(dist.ProcessGroupNCCL, "_allgather_base"), (dist.ProcessGroupNCCL.Options, "_timeout")]
-    missing = [name for holder, name in needed if not hasattr(holder, name)]
-    if missing:
+    if dist.is_nccl_available() and not hasattr(dist.ProcessGroupNCCL.Options, "_timeout"):
         raise IncrError(
-            f"torch {torch.__version__}: expected torch.distributed's private names {', '.join(missing)}, found none; "
+            f"torch {torch.__version__}: expected torch.distributed's private names _timeout, found none; "
             f"incr was tested with torch {TESTED}: pip install 'torch=={TESTED}.*'"
         )
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from cluster import groups
 from cluster.exchange import ReplicaExchange
 from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
-from cluster.parcel import Parcel, open_parcel, parcel
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
@@ -26,7 +25,7 @@ from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
-from incr_core.numerics import settle_arithmetic, whole
+from incr_core.numerics import FlatTensors, settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
 from incr_core.update import Weights
 
@@ -35,8 +34,8 @@ __all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
 
-PATIENCE = 30
-"""How many timeouts an exchange may take; of a peer that is dead or silent, the driver notices long before."""
+PATIENCE = 10
+"""How many timeouts one message may take. The driver ends a lost peer, and so its connections, long before."""
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ class Handover:
     recent outcomes.
     """
 
-    weights: Parcel
+    weights: FlatTensors
     extra_state: dict[str, Any]
     history: Any
 
@@ -140,6 +139,8 @@ class ShardWorker:
         peers.generation = generation
         if isinstance(self.worker.exchange, ReplicaExchange):
             peers.meet(f"join {place}", [f"join {one}" for one in place.of_shard()])
+            if self.worker.exchange.group is not None:
+                self.worker.exchange.group.abort()  # nothing that is still on its way may arrive later
             try:
                 self.worker.exchange.group = groups.between_replicas(
                     place, peers.store, generation, self._device, self._wait
@@ -147,7 +148,7 @@ class ShardWorker:
             except RuntimeError as error:
                 raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
-    def start(self, version: int | None, path: Path | None, weights: Parcel | None, found: bool = True) -> None:
+    def start(self, version: int | None, path: Path | None, weights: FlatTensors | None, found: bool = True) -> None:
         """Begin anew, or go on from a version: from memory where it was kept there, else from what was kept at `path`
         and these weights.
 
@@ -155,7 +156,7 @@ class ShardWorker:
         """
         if not self.worker.go_back(version):
             self._fragments_told = 0
-            self.worker.start(path, None if weights is None else open_parcel(weights), found=found)
+            self.worker.start(path, None if weights is None else weights.tensors(copy=False), found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -190,10 +191,10 @@ class ShardWorker:
         """Let the rows of the increment at hand go."""
         self.worker.skip()
 
-    def order(self, orders: Orders, weights: Parcel | None) -> None:
+    def order(self, orders: Orders, weights: FlatTensors | None) -> None:
         """Do what is ordered, then stand at these weights."""
         with self._heartbeat.doing(WORKING):
-            self.worker.order(orders, None if weights is None else open_parcel(weights))
+            self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
     def save(self, version: int, path: Path) -> None:
         """Keep this worker's state for a version, on disk and in memory."""
@@ -208,7 +209,7 @@ class ShardWorker:
         gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
         if self.place.shard > 0:
             return None
-        return Handover(parcel(gathered), participant.learner.extra.state_dict(), participant.stream.history())
+        return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
 def partition_of(job: Job, replica: int) -> Partition | None:

@@ -55,9 +55,9 @@ def message_of(metadata: Any, content: RecordDict) -> Message:
     return make_message(metadata=metadata, content=content)
 
 
-def flat_array(dtype: str, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> Array:
+def flat_array(buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> Array:
     """An array that holds this buffer itself: all uses of `data` take any buffer, and pickle passes it by reference."""
-    array = Array(dtype=dtype, shape=(buffer.nbytes,), stype="incr.flat", data=b"")
+    array = Array(dtype="uint8", shape=(buffer.nbytes,), stype="incr.flat", data=b"")
     array.__dict__["data"] = buffer
     return array
 
@@ -72,7 +72,7 @@ def _check() -> None:
         number(message, "7")
         if message.metadata.message_id != "7" or message_of(message.metadata, RecordDict()).metadata.message_id != "7":
             faults.append("the number of a message")
-        if flat_array("uint8", np.ones(1, np.uint8)).data[0] != 1:
+        if flat_array(np.ones(1, np.uint8)).data[0] != 1:
             faults.append("the data of an array")
     except Exception as error:
         faults.append(f"messages made by a server ({error})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from incr_core.numerics import narrowed, widened
 __all__ = ["Update", "Weights", "mean", "merge", "merge_shared", "shares"]
 
 Weights = dict[str, Tensor]
+
+BLOCK = 1 << 17
+"""Numbers that are merged at one time: so few that the processor's cache holds them from one operation to the next."""
 
 
 class Update:
@@ -52,11 +55,15 @@ def shares(rows: Sequence[int]) -> list[float]:
 
 
 @torch.no_grad()
-def mean(updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+def mean(
+    updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str], out: Mapping[str, Tensor] = {}
+) -> Weights:
     """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the order given (see `merge`).
 
     Updates without rows are left out. Every engine does the same arithmetic in the same order, so equal updates give
     equal bits everywhere. One update alone is returned as it is, and the mean of none is the anchor.
+
+    out: where to write what is merged, by name; see `merge`.
 
     >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
     >>> mean(two, {}, {"w": "mean"})
@@ -71,12 +78,14 @@ def mean(updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping
     merged: Weights = {}
     for name in updates[0].weights:
         values = [update.weights[name] for update in updates]
-        merged[name] = merge(values, p, rules.get(name, "mean"), anchor.get(name))
+        merged[name] = merge(values, p, rules.get(name, "mean"), anchor.get(name), out.get(name))
     return merged
 
 
 @torch.no_grad()
-def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
+def merge(
+    values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None = None
+) -> Tensor:
     """Merge one entry by its rule: "mean" or "average", "sum" (of what was added to the anchor) or "max".
 
         mean = v_1 + sum_i p_i (v_i - v_1)        over those with p_i > 0; sum_i p_i = 1
@@ -86,17 +95,45 @@ def merge(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tenso
     is: sum_i p_i v would often be the next number. Products are rounded before they are added. Types that torch cannot
     calculate in, such as float8 and unsigned integers, are merged in a wider one (`dtypes.widened`).
 
+    out: where to write it; it may be one of the values, and is returned.
+
     >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
     >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
     tensor([14.])
     """
+    used = [*values, anchor] if rule == "sum" and anchor is not None else [*values]
+
+    def merged(parts: Sequence[Tensor], place: Tensor | None) -> Tensor:
+        count = len(values)
+        return _merged(parts[:count], p, rule, parts[count] if len(parts) > count else None, place)
+
+    if out is None:
+        if values[0].numel() <= BLOCK:
+            return merged(used, None)
+        out = torch.empty_like(values[0])
+    if all(each.is_contiguous() for each in (out, *used)):
+        for place, *block in zip(*(torch.split(each.view(-1), BLOCK) for each in (out, *used)), strict=True):
+            place.copy_(merged(block, place))
+    else:
+        out.copy_(merged(used, out))
+    return out
+
+
+def _merged(
+    values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None
+) -> Tensor:
+    """Values merged in the type they are calculated in; in `out` where that is theirs and there is a last operation."""
     dtype = values[0].dtype
     values = [widened(value) for value in values]
-    merged = _merged(values, p, rule, None if anchor is None else widened(anchor))
-    return merged if merged.dtype == dtype else narrowed(merged, dtype)
+    if values[0].dtype != dtype:
+        merged = _merged_wide(values, p, rule, None if anchor is None else widened(anchor), None)
+        return narrowed(merged, dtype)
+    return _merged_wide(values, p, rule, anchor, out)
 
 
-def _merged(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None) -> Tensor:
+def _merged_wide(
+    values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None
+) -> Tensor:
     if rule == "max":
         result = values[0]
         for value in values[1:]:
@@ -105,18 +142,19 @@ def _merged(values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Ten
     if rule == "sum":
         if anchor is None:
             raise ArgumentError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
-        result = anchor.clone()
-        for value in values:
-            result += value - anchor
-        return result
+        return _added(anchor, (torch.sub(value, anchor) for value in values), out)
     if rule not in ("mean", "average"):
         raise ArgumentError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")
-    counted = [(value, share) for value, share in zip(values, p, strict=True) if share > 0]
-    first = counted[0][0]
-    result = first.clone()
-    for value, share in counted[1:]:
-        result += torch.sub(value, first).mul_(share)
-    return result
+    first, *others = [(value, share) for value, share in zip(values, p, strict=True) if share > 0]
+    return _added(first[0], (torch.sub(value, first[0]).mul_(share) for value, share in others), out)
+
+
+def _added(start: Tensor, steps: Iterable[Tensor], out: Tensor | None) -> Tensor:
+    """start + step + step ..., one after the other, in the memory of the steps; what comes last in `out`, if given."""
+    total, last = start, None
+    for step in steps:
+        total, last = start if last is None else torch.add(total, last, out=last), step
+    return start.clone() if last is None else torch.add(total, last, out=last if out is None else out)
 
 
 def merge_shared(
@@ -124,13 +162,17 @@ def merge_shared(
     rows: Sequence[int],
     rules: Mapping[str, str],
     anchor: Mapping[str, Tensor],
+    out: Mapping[str, Tensor] = {},
 ) -> Weights:
     """Merge the strategy state that participants share, weighted by the rows each learned.
 
-    Where nobody learned a row, all count alike. anchor: what merges by "sum", as all had it before.
+    Where nobody learned a row, all count alike. anchor: what merges by "sum", as all had it before. out: see `merge`.
 
     >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"}, {})
     {'0.f': tensor([0.2500])}
     """
     p = shares(rows if any(rows) else [1] * len(rows))
-    return {name: merge([state[name] for state in states], p, rules[name], anchor.get(name)) for name in states[0]}
+    return {
+        name: merge([state[name] for state in states], p, rules[name], anchor.get(name), out.get(name))
+        for name in states[0]
+    }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from incr_core.models import Moments
 from incr_core.models._entries import merge_rules
-from incr_core.update import Update, mean, merge, merge_shared, shares
+from incr_core.update import BLOCK, Update, mean, merge, merge_shared, shares
 
 
 def update(rows: int, **weights: Tensor) -> Update:
@@ -29,6 +29,26 @@ def test_products_are_rounded_and_added_in_order() -> None:
     updates = [update(count, w=value) for value, count in zip(values, rows, strict=True)]
     assert torch.equal(mean(updates, {}, {})["w"], expected)
     assert not torch.equal(mean(updates[::-1], {}, {})["w"], expected)  # so the order is part of the law
+
+
+@pytest.mark.parametrize("rule", ["mean", "sum", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2], ids=str)
+def test_a_large_entry_merges_as_its_parts_do(rule: str, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    *values, anchor = (torch.randn(2 * BLOCK + 10, generator=draw).to(dtype) for _ in range(4))
+    p = shares([3, 0, 5])
+    parts = zip(*(torch.split(one, 1000) for one in (*values, anchor)), strict=True)
+    expected = torch.cat([merge(part[:3], p, rule, part[3]).float() for part in parts])
+    large = torch.stack([*values, anchor]).view(4, 2, -1).transpose(1, 2)  # several pieces of memory
+    in_pieces = merge([*large[:3]], p, rule, large[3]).transpose(0, 1).reshape(-1)
+    for found in (merge(values, p, rule, anchor), in_pieces):
+        assert torch.equal(found.float(), expected)
+    for out in (torch.empty_like(anchor), *(value for value in values)):
+        before = [value.clone() for value in values]
+        assert merge(values, p, rule, anchor, out) is out
+        assert torch.equal(out.float(), expected)
+        for value, kept in zip(values, before, strict=True):
+            value.copy_(kept)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 7])

@@ -1,10 +1,11 @@
-"""Equal arithmetic everywhere: determinism, seeded randomness, half precision, shards."""
+"""Equal arithmetic everywhere: determinism, seeded randomness, half precision, shards, flat buffers."""
 
 from __future__ import annotations
 
 from incr_core.numerics._determinism import settle_arithmetic
 from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
+from incr_core.numerics._flat import FlatLayout, FlatTensors, Piece
 from incr_core.numerics._functional import Applied, unsharded, whole_weights
 from incr_core.numerics._precision import LossScale, Precision
 from incr_core.numerics._randomness import GlobalRandomState, OwnChance, global_random_state, seeded
@@ -31,9 +32,12 @@ from incr_core.numerics._torch_privates import (
 __all__ = [
     "Applied",
     "BatchNorm",
+    "FlatLayout",
+    "FlatTensors",
     "GlobalRandomState",
     "LossScale",
     "OwnChance",
+    "Piece",
     "Precision",
     "RunningNorm",
     "ToldOfChanges",

@@ -35,10 +35,10 @@ class Exchange(Protocol):
     bytes_sent: int
 
     def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """`update.mean` of all workers' updates, and how many rows they stand for."""
+        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for."""
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """`update.merge_shared` of all workers' shared strategy states."""
+        """`update.merge_shared` of all workers' shared strategy states, in this one's tensors or others."""
 
 
 class Alone:

@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
+from cluster import spans
 from cluster.exchange import ReplicaExchange
+from incr_core.numerics import writes
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean, merge_shared
 
@@ -42,6 +44,11 @@ def drawn(seed: int) -> Weights:
     }
 
 
+def copied(weights: Weights) -> Weights:
+    """What an exchange may write to."""
+    return {name: value.clone() for name, value in weights.items()}
+
+
 def in_each(replicas: int, do: Callable[[ReplicaExchange], Weights]) -> list[Weights]:
     """What `do` gives in each replica: threads here, over the same gloo groups as processes."""
     store = HashStore()
@@ -67,7 +74,8 @@ def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
     totals: list[int] = []
 
     def merge(exchange: ReplicaExchange) -> Weights:
-        merged, total = exchange.mean(updates[exchange.rank], anchor, RULES)
+        mine = updates[exchange.rank]
+        merged, total = exchange.mean(Update(copied(mine.weights), mine.rows), anchor, RULES)
         totals.append(total)
         return merged
 
@@ -79,7 +87,7 @@ def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
 def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
     anchor, states = drawn(99), [drawn(seed) for seed in range(len(rows))]
     found = in_each(
-        len(rows), lambda exchange: exchange.shared(states[exchange.rank], rows[exchange.rank], anchor, RULES)
+        len(rows), lambda exchange: exchange.shared(copied(states[exchange.rank]), rows[exchange.rank], anchor, RULES)
     )
     assert_same_bits(found, merge_shared(states, rows, RULES, anchor))
 
@@ -105,3 +113,47 @@ def test_each_replica_sends_its_weights_at_most_twice() -> None:
     in_each(3, count)
     ring = 2 * (3 - 1) / 3 * weights["w"].nbytes
     assert all(ring <= bytes_sent < 1.01 * ring for bytes_sent in sent)
+
+
+def test_an_exchange_is_done_in_place_and_seen_by_torch() -> None:
+    def merge(exchange: ReplicaExchange) -> Weights:
+        weights = {"w": torch.full((300_000,), float(exchange.rank)), "n": torch.tensor(exchange.rank)}
+        versions = {name: writes(value) for name, value in weights.items()}
+        merged, _ = exchange.mean(Update(weights, 1), {}, {"n": "max"})
+        assert all(merged[name] is weights[name] and writes(weights[name]) > versions[name] for name in weights)
+        return weights
+
+    assert_same_bits(in_each(2, merge), {"w": torch.full((300_000,), 0.5), "n": torch.tensor(1)})
+
+
+def test_tensors_in_several_pieces_or_one_memory_merge_as_others_do() -> None:
+    def made(seed: int) -> Weights:
+        draw = torch.Generator().manual_seed(seed)
+        shared = torch.randn(40, generator=draw)
+        turned = torch.randn(7, 5, generator=draw).t()
+        turned_back = torch.randn(3, 2, generator=draw, dtype=torch.complex64).conj()
+        return {"turned": turned, "conj": turned_back, "all": shared, "some": shared[10:30]}
+
+    updates = [Update(made(seed), 1 + seed) for seed in range(3)]
+
+    def merge(exchange: ReplicaExchange) -> Weights:
+        mine = made(exchange.rank)
+        exchange.mean(Update(mine, 1 + exchange.rank), {}, {})
+        return mine
+
+    assert_same_bits(in_each(3, merge), mean(updates, {}, {}))
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_many_waves_merge_as_one(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(spans.LENGTH, "cpu", 256)
+    monkeypatch.setattr(spans, "ALONE", 100)
+    test_updates_merge_as_in_one_place(list(range(1, replicas + 1)))
+    test_shared_strategy_state_merges_as_in_one_place(list(range(replicas)))
+
+
+def test_the_memory_an_exchange_keeps_does_not_grow_with_the_weights() -> None:
+    for size in (4_000_000, 16_000_000):
+        waves = spans.waves_of({"w": torch.empty(size)}, {}, 2)
+        kept = {span.received.untyped_storage().nbytes() for wave in waves for share in wave for span in share}
+        assert max(kept) <= spans.WAVES * spans.LENGTH["cpu"] // 2 + 1000

@@ -1,0 +1,151 @@
+"""Named tensors end to end in one buffer of bytes: what travels between processes, and how others find their way in it.
+
+tensors --FlatTensors.of--> layout and buffer --FlatTensors.tensors--> tensors
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.errors import ArgumentError
+
+__all__ = ["FlatLayout", "FlatTensors", "Piece"]
+
+ALIGNED = 16
+"""Bytes at whose multiples tensors begin: the size of a complex128, which those of all other types divide. So any may
+be seen as another type, and a cut at its multiples halves no element."""
+
+
+class Place(NamedTuple):
+    """Where a tensor lies: from the byte `start` on."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """The byte behind it."""
+        return self.start + self.shape.numel() * self.dtype.itemsize
+
+
+class Piece(NamedTuple):
+    """The elements from `first` up to `last` of a tensor; `whole` where these are all."""
+
+    name: str
+    first: int
+    last: int
+    whole: bool
+
+
+class FlatLayout:
+    """Where tensors lie in a buffer of bytes, in the order given.
+
+    contents: (name, dtype, shape) of each. nbytes: how large the buffer is, the same in any order.
+
+    >>> layout = FlatLayout.of({"seen": torch.tensor(True), "w": torch.ones(2)})
+    >>> layout.document(), layout.nbytes
+    ([['seen', 'bool', []], ['w', 'float32', [2]]], 32)
+    >>> layout.views(torch.zeros(32, dtype=torch.uint8))["w"]
+    tensor([0., 0.])
+    """
+
+    def __init__(self, contents: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> None:
+        self.places: dict[str, Place] = {}
+        self.nbytes = 0
+        for name, dtype, shape in contents:
+            self.places[name] = place = Place(dtype, torch.Size(shape), self.nbytes)
+            self.nbytes = -(-place.stop // ALIGNED) * ALIGNED
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> FlatLayout:
+        """That of these tensors."""
+        return cls((name, value.dtype, value.shape) for name, value in tensors.items())
+
+    @classmethod
+    def from_document(cls, document: Sequence[Sequence[Any]]) -> FlatLayout:
+        """Back from `document`. ArgumentError where it tells of no tensors: it may come from anybody."""
+        contents = []
+        for name, told, shape in document:
+            dtype = getattr(torch, str(told), None)
+            if not isinstance(dtype, torch.dtype) or any(type(length) is not int or length < 0 for length in shape):
+                raise ArgumentError(f"{name}: expected a tensor's type and shape, got {told!r} and {shape!r}")
+            contents.append((str(name), dtype, shape))
+        return cls(contents)
+
+    def document(self) -> list[list[Any]]:
+        """The layout as JSON has it: name, type and shape of each, from which all else follows."""
+        return [
+            [name, str(place.dtype).removeprefix("torch."), list(place.shape)] for name, place in self.places.items()
+        ]
+
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """The tensors within a buffer (nbytes,), as views of it."""
+        return {
+            name: buffer[place.start : place.stop].view(place.dtype).view(place.shape)
+            for name, place in self.places.items()
+        }
+
+    @torch.no_grad()
+    def write(self, tensors: Mapping[str, Tensor], buffer: Tensor) -> None:
+        """Copy tensors, with any strides and on whatever device, to where they belong in a buffer (nbytes,)."""
+        for name, view in self.views(buffer).items():
+            view.copy_(tensors[name].detach().resolve_conj().resolve_neg())
+        for place in self.places.values():  # what lay behind them in memory is nobody's business
+            buffer[place.stop : -(-place.stop // ALIGNED) * ALIGNED] = 0
+
+    def cut(self, length: int) -> list[list[Piece]]:
+        """What lies in each `length` bytes of the buffer, a multiple of `ALIGNED`; what is empty lies nowhere."""
+        found: list[list[Piece]] = [[] for _ in range(-(-self.nbytes // length))]
+        for name, (dtype, shape, start) in self.places.items():
+            count, size = shape.numel(), dtype.itemsize
+            for number in range(start // length, -(-(start + count * size) // length)):
+                first = max(0, (number * length - start) // size)
+                last = min(count, ((number + 1) * length - start) // size)
+                if first < last:
+                    found[number].append(Piece(name, first, last, last - first == count))
+        return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FlatTensors:
+    """Tensors as one numpy buffer, which Ray's object store and pickle's protocol 5 pass on without copying it.
+
+    >>> FlatTensors.of({"w": torch.ones(2), "n": torch.tensor(3)}).tensors()
+    {'w': tensor([1., 1.]), 'n': tensor(3)}
+    """
+
+    layout: FlatLayout
+    buffer: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> FlatTensors:
+        """Copies of tensors, on the CPU."""
+        layout = FlatLayout.of(tensors)
+        buffer = torch.empty(layout.nbytes, dtype=torch.uint8)
+        layout.write(tensors, buffer)
+        return cls(layout, buffer.numpy())
+
+    def tensors(self, *, copy: bool = True) -> dict[str, Tensor]:
+        """The tensors, in memory of their own.
+
+        copy: False gives views of the buffer, where its address is aligned; it may be read-only and shared with other
+        processes: only for who reads them and lets them go.
+        """
+        if self.buffer.nbytes != self.layout.nbytes:
+            raise ArgumentError(f"expected {self.layout.nbytes} bytes of tensors, got {self.buffer.nbytes}")
+        if not self.buffer.nbytes:  # of which numpy tells strides that torch cannot view
+            return self.layout.views(torch.empty(0, dtype=torch.uint8))
+        if copy or self.buffer.ctypes.data % ALIGNED:
+            return self.layout.views(torch.from_numpy(self.buffer.copy()))
+        with warnings.catch_warnings():
+            # Torch has no read-only tensors and says so; who asks for no copy has promised to read only.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            return self.layout.views(torch.from_numpy(self.buffer))
