@@ -5,8 +5,8 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are then
-handed over with what was learned; a rarer one costs two. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are
+then handed over with what was learned; a rarer one costs two. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from incr_core.batch import Batch
 from incr_core.strategies import Context, Strategy
 
 __all__ = ["STAGES", "Befalls"]
@@ -38,7 +41,7 @@ class Befalls(Strategy):
     how: "dies" (SIGKILL), "stops" (SIGSTOP), "hangs" (in a call that does not return) or "raises". seed: of the learner
     whose replica is meant; rank: which shard of it. after: how many times the stage passes before; `join` has no such
     count, so name another stage too, whose loss makes workers join again. folder: where it is noted that a stage has
-    been; always: it comes every time.
+    been. always: it comes every time, and to whoever takes the place at once.
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class Befalls(Strategy):
     def attach(self, ctx: Context) -> None:
         from cluster import groups
         from cluster.exchange import ReplicaExchange
-        from cluster.worker import ShardWorker
         from incr_core.learner import Learner
+        from incr_core.numerics import FlatTensors
         from incr_core.rounds import Worker
         from incr_core.rounds._outer import Nesterov
 
@@ -72,17 +75,24 @@ class Befalls(Strategy):
             "before the exchange": (ReplicaExchange, "mean"),
             "before the outer step": (Nesterov, "step"),
             "consolidate": (Worker, "consolidate"),
-            "hand over": (ShardWorker, "hand_over"),
+            "hand over": (FlatTensors, "of"),
             "before it saves": (Worker, "save"),
             "after it has saved": (Worker, "save"),
-            "step": (type(ctx.optimizer), "step"),
+            "step": (Befalls, "stepped"),
         }
         for stage in self.stages:
             self._wrap(*wrap[stage], stage)
 
+    def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
+        self.stepped()
+
+    def stepped(self) -> None:
+        """A step is taken. Wrapped, as `after_step` cannot be: the learner has looked it up before."""
+
     def _wrap(self, kind: Any, name: str, stage: str) -> None:
         method: Callable[..., Any] = getattr(kind, name)
-        left = 0 if stage == "join" else self.after
+        again = self.always and Path(self.folder, stage).exists()
+        left = 0 if stage == "join" or again else self.after
 
         @wraps(method)
         def wrapped(*arguments: Any, **options: Any) -> Any:
