@@ -13,8 +13,8 @@ from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
 __all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files", "require_run"]
 
-_MARK = f"# incr run directory, schema {SCHEMA}, job "
-_OTHER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
+_HEADER = f"# incr run directory, schema {SCHEMA}, job "
+_ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
 
 
 def is_run(folder: Path) -> bool:
@@ -23,7 +23,7 @@ def is_run(folder: Path) -> bool:
     >>> is_run(Path("/nowhere"))
     False
     """
-    return _first_line(folder).startswith(_MARK)
+    return _first_line(folder).startswith(_HEADER)
 
 
 def _first_line(folder: Path) -> str:
@@ -48,7 +48,7 @@ def require_run(folder: Path) -> None:
 
 
 def _refuse_other_schema(folder: Path) -> None:
-    found = _OTHER.match(_first_line(folder))
+    found = _ANY_HEADER.match(_first_line(folder))
     if found is not None and int(found[1]) != SCHEMA:
         on = f" --on {found[2]}" if found[2] not in (None, "local") else ""
         raise RunDirectoryError(
@@ -104,9 +104,9 @@ def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> 
     incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
     file = folder / "job.toml"
-    text = f"{_MARK}{fingerprint}\n{job_toml}"
+    text = f"{_HEADER}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
-    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
+    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_HEADER).strip()) != fingerprint:
         engine, here = other.rpartition(":")[0], fingerprint.rpartition(":")[0]
         differences = [f"engine: {engine} there, {here} here"] if engine != here else []
         differences += _differences(tomllib.loads(found), tomllib.loads(job_toml))

@@ -17,13 +17,13 @@ from incr_core.numerics import stored, unstored
 from incr_core.storage import (
     SCHEMA,
     arrow_bytes,
+    checksummed,
     model_sha256,
     parquet_bytes,
+    read_checksummed,
     read_table,
     read_verified,
-    seal,
     sha256,
-    unseal,
     write_atomically,
     write_folder,
 )
@@ -88,7 +88,7 @@ def write_version(
     }
     if taken := sorted(document.keys() & manifest.keys()):
         raise ArgumentError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
-    write_folder(folder, {**files, "manifest.json": seal({**document, **manifest})})
+    write_folder(folder, {**files, "manifest.json": checksummed({**document, **manifest})})
 
 
 def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -134,7 +134,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ...
     incr_core.errors.CheckpointError: /nowhere/versions/1/manifest.json: expected a file, found none; ...
     """
-    return unseal(folder / "manifest.json")
+    return read_checksummed(folder / "manifest.json")
 
 
 def read_part(folder: Path, file: str) -> pa.Table:
@@ -164,7 +164,7 @@ def rewrite_part(folder: Path, file: str, change: Callable[[pa.Table], tuple[pa.
         content = parquet_bytes(table)
         manifest["files"][file] = sha256(content)
         write_atomically(folder / file, content)
-        write_atomically(folder / "manifest.json", seal(manifest))
+        write_atomically(folder / "manifest.json", checksummed(manifest))
 
 
 def has_weights(folder: Path) -> bool:

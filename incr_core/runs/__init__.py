@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from incr_core.runs._engine_choice import EngineSettings
-from incr_core.runs._forget import forget, rows_in_file, rows_where
+from incr_core.runs._erase import erase, rows_in_file, rows_where
 from incr_core.runs._from_objects import open_run
 from incr_core.runs._run import Run, VersionRecord, run
 from incr_core.runs._summary import Summary
@@ -15,7 +15,7 @@ __all__ = [
     "Summary",
     "Version",
     "VersionRecord",
-    "forget",
+    "erase",
     "open_run",
     "rows_in_file",
     "rows_where",

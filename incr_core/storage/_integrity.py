@@ -13,9 +13,9 @@ from torch import Tensor
 
 from incr_core.errors import CheckpointError
 
-__all__ = ["SCHEMA", "model_sha256", "read_verified", "seal", "sha256", "unseal"]
+__all__ = ["SCHEMA", "checksummed", "model_sha256", "read_checksummed", "read_verified", "sha256"]
 
-SCHEMA = 2  # of every sealed document, and of a run directory
+SCHEMA = 2  # of every document with a checksum, and of a run directory
 
 _REMEDY = "restore it from a copy or use another version"
 
@@ -74,13 +74,13 @@ def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
     return content
 
 
-def seal(document: Mapping[str, Any]) -> bytes:
+def checksummed(document: Mapping[str, Any]) -> bytes:
     r"""Write a non-empty JSON object whose last entry, "sha256", covers every byte before it.
 
     The checksum is that of the object without the entry. This framing never changes with the schema, so that
     an intact document of an unknown schema can be told from a damaged one.
 
-    >>> seal({"schema": 2})
+    >>> checksummed({"schema": 2})
     b'{"schema": 2,\n"sha256": "..."}\n'
     """
     try:
@@ -92,13 +92,13 @@ def seal(document: Mapping[str, Any]) -> bytes:
     return body[:-1] + _ending(body)
 
 
-def unseal(path: Path) -> dict[str, Any]:
-    """Read a sealed JSON file, refusing it when any byte has changed or the schema is unknown.
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """Read a JSON file that `checksummed` wrote, refusing it when any byte has changed or the schema is unknown.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = Path(file.name).write_bytes(seal({"schema": 2, "rows": 5}))
-    ...     unseal(Path(file.name))
+    ...     size = Path(file.name).write_bytes(checksummed({"schema": 2, "rows": 5}))
+    ...     read_checksummed(Path(file.name))
     {'schema': 2, 'rows': 5}
     """
     raw = _read(path)

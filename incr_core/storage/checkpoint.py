@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 
 from incr_core.storage._atomic import storage, sync, write_atomically
-from incr_core.storage._integrity import SCHEMA, read_verified, seal, sha256, unseal
+from incr_core.storage._integrity import SCHEMA, checksummed, read_checksummed, read_verified, sha256
 from incr_core.storage.packing import pack, unpack
 
 __all__ = ["load", "save", "tidy"]
@@ -42,11 +42,11 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
         "tensors": {"file": name, "bytes": len(content), "sha256": digest},
         "state": structure,
     }
-    sealed = seal(document)
+    described = checksummed(document)  # which refuses what JSON cannot hold, before anything is written
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / name, content)
-    write_atomically(folder / "state.json", sealed)
+    write_atomically(folder / "state.json", described)
     with storage(folder):
         sync(folder.parent)
     _remove_others(folder, name)
@@ -55,7 +55,7 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
 def tidy(path: str | Path) -> None:
     """Remove tensors that a kill has left beside the state in a folder: those of an older or of an unfinished one."""
     folder = Path(path)
-    _remove_others(folder, unseal(folder / "state.json")["tensors"]["file"])
+    _remove_others(folder, read_checksummed(folder / "state.json")["tensors"]["file"])
 
 
 def _remove_others(folder: Path, name: str) -> None:
@@ -77,7 +77,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     incr_core.errors.CheckpointError: /nowhere/learner/state.json: expected a file, found none; ...
     """
     folder = Path(path)
-    document = unseal(folder / "state.json")
+    document = read_checksummed(folder / "state.json")
     stored = document["tensors"]
     content = read_verified(folder / stored["file"], stored["sha256"], stored["bytes"])
     return unpack(safetensors.torch.load(content), document["state"]), document["manifest"]

@@ -23,7 +23,7 @@ from incr_core.job import Job
 from incr_core.memories import OnlineHerding
 from incr_core.objectives import Binary
 from incr_core.registry import RunDirectory, add_erased, ledger
-from incr_core.runs import forget, rows_where, run
+from incr_core.runs import erase, rows_where, run
 from incr_core.storage import checkpoint
 from incr_core.strategies import Replay
 
@@ -127,7 +127,7 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert review["increment"] > max(entry["increment"] for entry in before.to_pylist())
     seen = sum(entry["rows"] for entry in ledger if entry["increment"] < review["increment"])
     assert review["rows"] == seen - 25
-    assert forget(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
+    assert erase(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
     run(job(tmp_path, strategy=[{"name": "replay", "capacity": 30, "memory": "prototypes"}], baselines={}), out)
     before = content(out)
     with pytest.raises(ArgumentError, match="from which none can be erased; use a memory of rows"):
-        forget(out, rows_where(out, f"person={SHY}")[0])
+        erase(out, rows_where(out, f"person={SHY}")[0])
     with pytest.raises(JobError, match="--where x: expected COLUMN=VALUE, such as customer=42"):
         rows_where(out, "x")
     with pytest.raises(JobError, match=r"expected a value like those of person .* of type int64, got 'me'"):
@@ -162,7 +162,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
         RunDirectory.create(busy, plain.toml(), plain.fingerprint()),
         pytest.raises(RunDirectoryError, match="wait for it, stop it"),
     ):
-        forget(busy, asked)
+        erase(busy, asked)
 
 
 def test_a_learner_forgets_rows_of_all_its_memories() -> None:
@@ -193,7 +193,7 @@ def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
     assert main(["forget", str(out), "--where", "person=2"]) == 0
     assert pending() == []
     assert "1 predictions without a label yet" in capsys.readouterr().out
-    assert forget(out, rows_where(out, "person=2")[0])["predicted"] == 0
+    assert erase(out, rows_where(out, "person=2")[0])["predicted"] == 0
 
 
 def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None:
@@ -217,13 +217,13 @@ def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path:
     run(job(tmp_path, strategy=replay, baselines={"means": means, "none": ["model.hidden=[3]"]}), out)
     before, asked = content(out), rows_where(out, f"person={SHY}")[0]
     with pytest.raises(ArgumentError, match="from which none can be erased"):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
     shutil.rmtree(out / "baselines" / "means")
     before = content(out)
     none = RunDirectory.open(out / "baselines" / "none")
     with none.alone(), pytest.raises(RunDirectoryError, match="baselines/none: another process"):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
 
 
@@ -295,7 +295,7 @@ def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bo
 
     os.replace = deadly  # type: ignore[assignment]
     try:
-        forget(out, asked)
+        erase(out, asked)
     finally:
         os._exit(0)
 
@@ -320,7 +320,7 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_t
         if marked and kills % 2:
             assert main(["forget", str(out), "--rows", str(out / "erasing.parquet")]) == 0
         else:
-            forget(out, asked)
+            erase(out, asked)
         assert traces(out) == []
         assert [pq.read_table(file).num_rows for file in out.rglob("eras*.parquet")] == [6, 6]
     assert kills > 4
@@ -340,7 +340,7 @@ def test_nothing_is_changed_where_something_cannot_be_read(tmp_path: Path, damag
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     before = content(out)
     with pytest.raises(CheckpointError, match=str(file)):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
 
 
@@ -352,5 +352,5 @@ def test_rows_erased_before_and_learned_since_are_deleted_again(tmp_path: Path) 
     add_erased(out, every)  # as if their labels had come after an erasure
     assert traces(out) != []
     other = pa.table({"fragment": ["part-9.csv"], "offset": [1]})
-    assert forget(out, other)["remembered"] == 0
+    assert erase(out, other)["remembered"] == 0
     assert traces(out) == []

@@ -18,7 +18,7 @@ from incr_core.commands.cli import main
 from incr_core.commands.distill import distill
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
-from incr_core.runs import forget, run
+from incr_core.runs import erase, run
 from incr_core.storage import checkpoint
 
 pytest.importorskip("ray")
@@ -250,7 +250,8 @@ def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finish
     assert finished.cli("rollback", "2") == 0
     assert finished.cli("forget", "--where", f"person={PERSON}") == 0
     summary = distill(finished.out, tmp_path / "after", ["model.hidden=[3]"])
-    assert summary["taught_by"]["version"] == 2
+    assert summary.taught_by is not None
+    assert summary.taught_by["version"] == 2
     versions = RunDirectory.open(finished.out)
     upto = versions.versions()[1]["increment"]
     at_two = {
@@ -264,4 +265,4 @@ def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finish
     for file in (tmp_path / "after").rglob("state/all/*/state.json"):
         state = checkpoint.load(file.parent)[0]
         assert not finished.erased(state, state["learner"]["strategies"]["0.memory.rows"]).any()
-    assert forget(tmp_path / "after", pq.read_table(finished.out / "erased.parquet"))["remembered"] == 0
+    assert erase(tmp_path / "after", pq.read_table(finished.out / "erased.parquet"))["remembered"] == 0

@@ -18,7 +18,7 @@ import pytest
 
 from incr_core.errors import CheckpointError, StorageError
 from incr_core.registry import RunDirectory
-from incr_core.storage import remove, seal, sha256, unseal
+from incr_core.storage import checksummed, read_checksummed, remove, sha256
 from tests.support.versions import assert_consistent, commit, start
 
 
@@ -155,9 +155,9 @@ def test_a_model_that_is_not_the_manifests_is_refused_though_both_are_intact(run
     folder = run.path / "versions" / "2"
     other = (run.path / "versions" / "1" / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(other)
-    manifest = unseal(folder / "manifest.json")
+    manifest = read_checksummed(folder / "manifest.json")
     manifest["files"]["model.safetensors"] = sha256(other)
-    (folder / "manifest.json").write_bytes(seal(manifest))
+    (folder / "manifest.json").write_bytes(checksummed(manifest))
     with pytest.raises(CheckpointError, match=r"2/model.safetensors: expected model_sha256 \w{64}, found \w{64}"):
         run.load(2)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from incr_core.data.times import SECOND
-from incr_core.storage import parquet_bytes, seal, sha256, unseal
+from incr_core.storage import checksummed, parquet_bytes, read_checksummed, sha256
 from tests.support.streams import faulty
 
 TICK = 16 * 3600 * SECOND
@@ -79,7 +79,7 @@ def rewrite(run: Path, version: int, name: str, change: Callable[[pa.Table], pa.
     file = folder / f"{name}.parquet"
     table = change(pq.read_table(file))
     file.write_bytes(parquet_bytes(table))
-    manifest = unseal(folder / "manifest.json")
+    manifest = read_checksummed(folder / "manifest.json")
     manifest["files"][file.name] = sha256(file.read_bytes())
     if name == "ledger":
         manifest["rows"] = sum(table["rows"].to_pylist())
@@ -89,7 +89,7 @@ def rewrite(run: Path, version: int, name: str, change: Callable[[pa.Table], pa.
         found = found.set_column(found.column_names.index("rows_labelled"), "rows_labelled", pa.array(rows))
         metrics.write_bytes(parquet_bytes(found))
         manifest["files"][metrics.name] = sha256(metrics.read_bytes())
-    (folder / "manifest.json").write_bytes(seal(manifest))
+    (folder / "manifest.json").write_bytes(checksummed(manifest))
     for whole in ("ledger", "duplicates", "quarantine", "metrics"):
         (run / f"{whole}.parquet").unlink(missing_ok=True)  # written anew from the versions, when a run is opened
 

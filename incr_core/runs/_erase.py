@@ -31,10 +31,10 @@ from incr_core.report import write_report
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.storage import checkpoint, remove
 
-__all__ = ["forget", "rows_in_file", "rows_where"]
+__all__ = ["erase", "rows_in_file", "rows_where"]
 
 
-def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
+def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
     """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
 
     addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file. job: the
@@ -73,7 +73,7 @@ def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -
             _check(run, found)
         for run in runs:
             begin_erasing(run.path, asked)
-        counts = [_forget_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
+        counts = [_erase_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
         for run in reversed(runs):  # the run itself stays marked until nothing is left to do in its baselines
             finish_erasing(run.path)
     return counts[0] | {"states": sum(count["states"] for count in counts)}
@@ -166,8 +166,8 @@ def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def _forget_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
-    """Take the rows out of one run, which nobody else writes; returns the counts of `forget`."""
+def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
+    """Take the rows out of one run, which nobody else writes; returns the counts of `erase`."""
     addresses = _once(pa.concat_tables([erased(run.path), erasing(run.path)]))
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
