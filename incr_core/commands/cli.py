@@ -151,14 +151,14 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
         f"({summary['rows_per_second']:,.0f} rows/s)"
     )
     if summary["rows_quarantined"]:
-        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine'))}")
     if summary["rows_duplicate"]:
-        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates.parquet'))}")
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates'))}")
     if summary["files_quarantined"]:
-        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine'))}")
     if summary["events"]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
-        print(f"  events: {told}: {shown(Path(out, 'events.parquet'))}")
+        print(f"  events: {told}: {shown(Path(out, 'events'))}")
     print(
         f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
     )

@@ -49,7 +49,7 @@ def distill(
     Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
     once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
     their labels and from what the teacher says of them. Then it is a run like any other, whose ledger holds the rows
-    that the champion's holds, but for those erased from the teacher's run, which are in erased.parquet of both, and
+    that the champion's holds, but for those erased from the teacher's run, which are in the folder erased of both, and
     `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An interrupted lesson goes on with the
     teacher it began with.
 

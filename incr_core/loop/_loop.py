@@ -23,15 +23,12 @@ from incr_core.loop._events import Event
 from incr_core.loop._pending_commit import Uncommitted, metrics_row
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
-from incr_core.registry import RunDirectory, erased, ids_of, state_folder
+from incr_core.registry import RunDirectory, erased, ids_of, loop_state
 from incr_core.rounds import Arrival, Orders, Review, Round
 from incr_core.storage import checkpoint, model_sha256, write_atomically
 from incr_core.update import Weights
 
 __all__ = ["Loop", "Progress", "Totals"]
-
-LOOP = "loop"
-"""The name under which the loop keeps its own state, beside the participants'."""
 
 
 @dataclass(slots=True)
@@ -219,7 +216,7 @@ class Loop:
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
-        state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
+        state = loop_state(self.directory.path, self.version)
         self.totals = Totals(**state["totals"])
         if self._alarms is not None:
             self._alarms.load_state_dict(state["alarms"])
@@ -283,7 +280,8 @@ class Loop:
         """Publish a version: participants' state first, then, by one rename, everything else."""
         version = self.directory.next_version()
         weights = self.engine.weights()
-        kept = self.engine.save(version)
+        with checkpoint.unsynced() as unsynced:
+            kept = self.engine.save(version)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "engine": kept,
@@ -291,7 +289,6 @@ class Loop:
             "alarms": None if self._alarms is None else self._alarms.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }
-        checkpoint.save(state_folder(self.directory.path, LOOP, version), state)
         increment = -1 if self._last is None else self._last.number
         history = self.engine.history()
         self.version = self.directory.commit(
@@ -304,7 +301,9 @@ class Loop:
             **self._uncommitted.tables(version, self.engine.fragments, increment),
             extra={} if history is None else {"history": history},
             extra_state=self.engine.extra_state(),
-            participants=[LOOP, *self.engine.participants],
+            state=state,
+            participants=self.engine.participants,
+            unsynced=unsynced,
         )
         self._uncommitted = Uncommitted()
         self._divergence.committed()

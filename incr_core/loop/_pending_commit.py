@@ -67,7 +67,7 @@ def metrics_row(
     sofar: dict[str, float],
     version: int,
 ) -> dict[str, Any]:
-    """One increment as a row of `metrics.parquet`.
+    """One increment as a row of the table of metrics.
 
     rows: how many were learned; measured, sofar: the objective's metrics over this increment and over all; version:
     the one that it will be part of.

@@ -1,4 +1,4 @@
-"""Which rows of a run were erased: their addresses alone, in DIR/erased.parquet, so that no review reads them again.
+"""Which rows of a run were erased: their addresses alone, in DIR/erased/*.parquet, so that no review reads them again.
 
 While an erasure is under way they are in DIR/erasing.parquet; one that a kill interrupted is finished before the run
 goes on.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import parquet_bytes, read_table, remove, write_atomically
+from incr_core.storage import parquet_bytes, read_table, remove, storage, sync_all, write_atomically
 
 __all__ = [
     "SCHEMA",
@@ -33,7 +33,7 @@ __all__ = [
 SCHEMA = pa.schema([("fragment", pa.string()), ("offset", pa.int64())])
 
 
-ERASED, ERASING = "erased.parquet", "erasing.parquet"
+ERASED, ERASING = "erased", "erasing.parquet"
 
 
 def erased(directory: Path) -> pa.Table:
@@ -42,7 +42,7 @@ def erased(directory: Path) -> pa.Table:
     >>> erased(Path("/nowhere")).num_rows
     0
     """
-    return _read(directory / ERASED)
+    return _once([_read(directory / ERASED / f"{number}.parquet") for number in _numbers(directory)])
 
 
 def erasing(directory: Path) -> pa.Table:
@@ -55,7 +55,7 @@ def erasing(directory: Path) -> pa.Table:
 
 
 def add_erased(directory: Path, addresses: pa.Table) -> None:
-    """Keep more addresses.
+    """Keep more addresses, in a file of their own.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -64,7 +64,13 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
     ...     erased(Path(name)).to_pylist()
     [{'fragment': 'a.csv', 'offset': 7}]
     """
-    _write(directory / ERASED, [erased(directory), addresses])
+    new = _once([addresses]).join(erased(directory), SCHEMA.names, join_type="left anti")
+    if new.num_rows:
+        folder = directory / ERASED
+        with storage(folder):
+            folder.mkdir(exist_ok=True)
+            sync_all([directory])
+        write_atomically(folder / f"{max(_numbers(directory), default=0) + 1}.parquet", parquet_bytes(_once([new])))
 
 
 def begin_erasing(directory: Path, addresses: pa.Table) -> None:
@@ -109,9 +115,19 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(path: Path, tables: Sequence[pa.Table]) -> None:
-    every = pa.concat_tables([table.select(SCHEMA.names).cast(SCHEMA) for table in tables])
+    write_atomically(path, parquet_bytes(_once(tables)))
+
+
+def _once(tables: Sequence[pa.Table]) -> pa.Table:
+    """Addresses in order, each once."""
+    every = pa.concat_tables([SCHEMA.empty_table(), *(table.select(SCHEMA.names).cast(SCHEMA) for table in tables)])
     once = every.group_by(SCHEMA.names).aggregate([]).sort_by([(name, "ascending") for name in SCHEMA.names])
-    write_atomically(path, parquet_bytes(once.select(SCHEMA.names)))
+    return once.select(SCHEMA.names)
+
+
+def _numbers(directory: Path) -> list[int]:
+    """The numbers of the files with addresses."""
+    return sorted(int(file.stem) for file in (directory / ERASED).glob("*.parquet") if file.stem.isdigit())
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
-__all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files", "require_run"]
+__all__ = ["begun", "is_run", "refuse_another", "refuse_foreign_files", "require_run", "write_job"]
 
 _HEADER = f"# incr run directory, schema {SCHEMA}, job "
 _ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
@@ -90,15 +90,15 @@ def refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
+def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
     """Write the job into the folder, unless the run of a job with another fingerprint is there.
 
     fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     claim(Path(folder), "seed = 1", "f00d")
-    ...     claim(Path(folder), "seed = 2", "beef")
+    ...     write_job(Path(folder), "seed = 1", "f00d")
+    ...     write_job(Path(folder), "seed = 2", "beef")
     Traceback (most recent call last):
     ...
     incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
@@ -123,7 +123,7 @@ def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     claim(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
+    ...     write_job(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
     ...     Path(folder, "versions", "1").mkdir(parents=True)
     ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
     ...     refuse_another(Path(folder), "seed = 2", ["cluster"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from incr_core.storage import numbers_in, remove
 
-__all__ = ["States", "state_folder", "states_of"]
+__all__ = ["STAY", "States", "state_folder", "states_of"]
 
 STAY = 2
 """States that stay of each participant: one that sat out some versions resumes from its own last one."""
@@ -51,11 +51,11 @@ class States:
         self._directory = directory
         self._saved: dict[str, list[int]] = {}
 
-    def survey(self, versions: Collection[int]) -> None:
+    def survey(self, latest: int) -> None:
         """Read what is there; a state saved for a version that never came to be does not count."""
         folder = self._directory / "state"
         for participant in folder.iterdir() if folder.exists() else ():
-            self._saved[participant.name] = [number for number in numbers_in(participant) if number in versions]
+            self._saved[participant.name] = [number for number in numbers_in(participant) if number <= latest]
 
     def repair(self) -> None:
         """Remove what does not count, and what has had its time."""

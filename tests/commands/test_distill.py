@@ -16,7 +16,7 @@ from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
-from incr_core.registry.ledger import Coverage
+from incr_core.registry.ledger import check
 from incr_core.runs import Version, run
 from tests.support.made_up import made_up
 
@@ -42,7 +42,7 @@ def taught(folder: Path, label: str = "tall", objective: str = "binary", files: 
 
 
 def ledger_rows(folder: Path) -> list[tuple[str, int]]:
-    entries = pq.read_table(folder / "ledger.parquet").to_pylist()
+    entries = pq.read_table(folder / "ledger").to_pylist()
     return sorted(
         (entry["fragment"], row)
         for entry in entries
@@ -74,7 +74,7 @@ def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path)
     assert after["rows_learned"] == 2400
     assert after["model_sha256"] != before
     assert len(ledger_rows(student)) == len(set(ledger_rows(student))) == 2400
-    assert Coverage().extended(pq.read_table(student / "ledger.parquet"))
+    check(pq.read_table(student / "ledger"))
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from incr_core.errors import ArgumentError, CheckpointError, JobError, RunDirect
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
 from incr_core.objectives import Binary
-from incr_core.registry import RunDirectory, add_erased, ledger
+from incr_core.registry import RunDirectory, add_erased, erased, ledger
 from incr_core.runs import erase, rows_where, run
 from incr_core.storage import checkpoint
 from incr_core.strategies import Replay
@@ -82,9 +82,10 @@ def traces(folder: Path) -> list[str]:
         for file in folder.rglob("*")
         if file.is_file() and any(mark in file.read_bytes() for mark in marks)
     ]
-    for file in folder.rglob("quarantine.parquet"):
-        if f"secret of {SHY}" in pq.read_table(file)["value"].to_pylist():
-            found.append(str(file.relative_to(folder)))
+    for path in [folder, *(file.parent for file in folder.glob("baselines/*/job.toml"))]:
+        for file, table in RunDirectory.open(path).stored("quarantine"):
+            if f"secret of {SHY}" in table["value"].to_pylist():
+                found.append(str(file.relative_to(folder)))
     return found
 
 
@@ -97,8 +98,8 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     write(tmp_path / "data")
     wanted, out = job(tmp_path), tmp_path / "run"
     run(wanted, out)
-    assert {name.split("/")[0] for name in traces(out)} == {"state", "versions", "quarantine.parquet", "baselines"}
-    before = pq.read_table(out / "ledger.parquet")
+    assert {name.split("/")[0] for name in traces(out)} == {"state", "versions", "quarantine", "baselines"}
+    before = pq.read_table(out / "ledger")
 
     assert main(["forget", str(out), "--where", f"person={SHY}", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -106,24 +107,21 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert (told["rows"], told["quarantined"], told["learned"], told["waiting"]) == (30, 5, 25, 0)
     assert told["remembered"] > 20
     assert told["kept"] > 0
-    assert pq.read_table(out / "ledger.parquet").equals(before)
-    assert len(pq.read_table(out / "erased.parquet")) == 30
+    assert pq.read_table(out / "ledger").equals(before)
+    assert len(pq.read_table(out / "erased")) == 30
 
     # What is left is whole: every hash holds, and a run of more rows goes on from it, reviewing no erased row.
     found = RunDirectory.open(out)
     for version in found.versions():
         found.load(version["version"])
-        for file in version["files"]:
-            if file.endswith(".parquet"):
-                found.part(version["version"], file)
     (tmp_path / "data" / "part-2.csv").write_text(
         "at,known,x,z,person,y\n"
         + "".join(f"2024-02-0{day}T00:00:00,2024-02-0{day}T01:00:00,1,1,1,1\n" for day in (1, 2, 3))
     )
     run(wanted, out)
     assert traces(out) == []
-    review = [event for event in pq.read_table(out / "events.parquet").to_pylist() if event["kind"] == "review"][-1]
-    ledger = pq.read_table(out / "ledger.parquet").to_pylist()
+    review = [event for event in pq.read_table(out / "events").to_pylist() if event["kind"] == "review"][-1]
+    ledger = pq.read_table(out / "ledger").to_pylist()
     assert review["increment"] > max(entry["increment"] for entry in before.to_pylist())
     seen = sum(entry["rows"] for entry in ledger if entry["increment"] < review["increment"])
     assert review["rows"] == seen - 25
@@ -322,14 +320,16 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_t
         else:
             erase(out, asked)
         assert traces(out) == []
-        assert [pq.read_table(file).num_rows for file in out.rglob("eras*.parquet")] == [6, 6]
+        assert [erased(folder).num_rows for folder in (out, out / "baselines" / "none")] == [6, 6]
+        assert not list(out.rglob("erasing.parquet"))
     assert kills > 4
     assert traces(out) == []
     run(wanted, out)
 
 
 @pytest.mark.parametrize(
-    "damaged", ["state/all/*/tensors-*", "versions/1/quarantine.parquet", "baselines/none/state/all/*/state.json"]
+    "damaged",
+    ["state/all/*/tensors-*", "versions/1/commit.zip", "quarantine/*", "baselines/none/state/all/*/state.json"],
 )
 def test_nothing_is_changed_where_something_cannot_be_read(tmp_path: Path, damaged: str) -> None:
     write(tmp_path / "data", rows=60)

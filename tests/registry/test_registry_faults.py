@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from incr_core.errors import CheckpointError, StorageError
 from incr_core.registry import RunDirectory
-from incr_core.storage import checksummed, read_checksummed, remove, sha256
+from incr_core.storage import archive_bytes, checksummed, parse_checksummed, read_archive, sha256
 from tests.support.versions import assert_consistent, commit, start
 
 
@@ -49,15 +47,19 @@ def full() -> OSError:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fold", [32, 1, 2])
 @pytest.mark.parametrize("failure", [Killed, full])
 def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException], fold: int
 ) -> None:
+    """fold: after how many commits there is a segment; of 1, the commit makes one and merges it with the one before."""
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", fold)
     # Nothing here survives a loss of power anyway, and the disk would take most of the time.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     with start(tmp_path / "before") as run:
         commit(run)
         commit(run)
+        run._lock.release()  # as a killed run leaves it: of 2 and 1, folded
     outcomes = []
     for step in range(1, 100):
         folder = tmp_path / str(step)
@@ -122,23 +124,15 @@ except Exception as error:
     assert_consistent(RunDirectory.open(tmp_path / "run"), 1)
 
 
-def test_damaged_or_stale_tables_are_rebuilt_from_the_versions(run: RunDirectory) -> None:
+def test_segments_that_are_gone_are_written_anew_from_the_versions(run: RunDirectory) -> None:
     run.close()
-    (run.path / "metrics.parquet").write_bytes(b"PAR1 cut")
-    (run.path / "ledger.parquet").unlink()
-    pq.write_table(pa.table({"of": ["somebody else"]}), run.path / "quarantine.parquet")
+    (run.path / "segments.json").unlink()
+    (run.path / "metrics" / "of somebody else").write_text("")
     (run.path / "champion").write_text("")
     assert_consistent(RunDirectory.open(run.path), 3)
 
 
-def test_a_table_of_the_future_is_rebuilt(run: RunDirectory) -> None:
-    """Version 3 was taken away by hand, so the tables must forget it."""
-    run.close()
-    remove(run.path / "versions" / "3")
-    assert RunDirectory.open(run.path).table("metrics")["version"].to_pylist() == [1, 2]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "commit.zip"])
 def test_a_flipped_byte_is_refused_naming_file_version_and_what_is_intact(run: RunDirectory, name: str) -> None:
     file = run.path / "versions" / "2" / name
     intact = file.read_bytes()
@@ -155,9 +149,10 @@ def test_a_model_that_is_not_the_manifests_is_refused_though_both_are_intact(run
     folder = run.path / "versions" / "2"
     other = (run.path / "versions" / "1" / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(other)
-    manifest = read_checksummed(folder / "manifest.json")
+    files = read_archive(folder / "commit.zip")
+    manifest = parse_checksummed(files["manifest.json"], folder)
     manifest["files"]["model.safetensors"] = sha256(other)
-    (folder / "manifest.json").write_bytes(checksummed(manifest))
+    (folder / "commit.zip").write_bytes(archive_bytes(files | {"manifest.json": checksummed(manifest)}))
     with pytest.raises(CheckpointError, match=r"2/model.safetensors: expected model_sha256 \w{64}, found \w{64}"):
         run.load(2)
 

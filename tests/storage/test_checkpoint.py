@@ -220,8 +220,8 @@ def test_cut_and_missing_files_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_schema_is_not_called_damage(tmp_path: Path) -> None:
     file = saved(tmp_path) / "state.json"
-    file.write_bytes(checksummed({**read_checksummed(file), "schema": 3}))
-    with pytest.raises(CheckpointError, match=r"state.json: expected schema 2, found 3; read it with the incr version"):
+    file.write_bytes(checksummed({**read_checksummed(file), "schema": 4}))
+    with pytest.raises(CheckpointError, match=r"state.json: expected schema 3, found 4; read it with the incr version"):
         checkpoint.load(tmp_path / "s")
 
 
