@@ -9,7 +9,7 @@ from incr_core.registry._job_claim import begun, refuse_another, require_run
 from incr_core.registry._participant_states import state_folder, states_of
 from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory
-from incr_core.registry._segments import Segments, read_index
+from incr_core.registry._segments import Segment, Segments, read_index
 from incr_core.registry._versions import loop_state
 from incr_core.registry._violation import Violation
 
@@ -18,6 +18,7 @@ __all__ = [
     "Committed",
     "RowStates",
     "RunDirectory",
+    "Segment",
     "Segments",
     "Violation",
     "add_erased",

@@ -63,8 +63,8 @@ class Committed:
         for number in folders:
             own = found._folder(directory / "versions" / str(number), number)
             if number in by_version and own is not None:
-                place = found._place(segments, number)
-                found._compare(place, number, by_version[number], own, _DERIVED if whole else _RESTORE)
+                manifests = found._manifests(segments, number)
+                found._compare(manifests, number, by_version[number], own, _DERIVED if whole else _RESTORE)
             by_version.setdefault(number, own or {})
         for number, tables in sorted(by_version.items()):
             found._count(directory / "versions" / str(number), number, tables)
@@ -75,7 +75,7 @@ class Committed:
     def _wrong(self, place: Path, expected: str, got: str, remedy: str) -> None:
         self.violations.append(Violation(str(place), expected, got, remedy))
 
-    def _place(self, segments: Segments, version: int) -> Path:
+    def _manifests(self, segments: Segments, version: int) -> Path:
         """The file that says what a version is, of those of a segment."""
         [segment] = [segment for segment in segments.listed if segment.first <= version <= segment.last]
         return segments.directory / str(segment.files[MANIFESTS]["file"])

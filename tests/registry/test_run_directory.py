@@ -12,7 +12,7 @@ import torch
 
 from incr_core.data import row_ids
 from incr_core.errors import CheckpointError, VersionError
-from incr_core.registry import Committed, RunDirectory, Segments, read_index
+from incr_core.registry import Committed, RunDirectory, Segment, Segments, read_index
 from incr_core.registry.ledger import SCHEMA, count, entry_table
 from incr_core.storage import model_sha256
 from tests.support.versions import assert_consistent, commit, start
@@ -136,12 +136,13 @@ def test_what_grows_is_in_few_files_however_many_commits(tmp_path: Path, monkeyp
     monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 4)
     written: list[int] = []
     real = Segments._written
+
+    def counted(segments: Segments, first: int, last: int, tables: dict[str, pa.Table]) -> Segment:
+        written.append(last - first + 1)
+        return real(segments, first, last, tables)
+
     with monkeypatch.context() as patch, start(tmp_path, keep=2) as run:
-        patch.setattr(
-            Segments,
-            "_written",
-            lambda self, first, last, *rest: written.append(last - first + 1) or real(self, first, last, *rest),
-        )
+        patch.setattr(Segments, "_written", counted)
         for _ in range(200):
             commit(run)
         assert len(list((tmp_path / "versions").iterdir())) <= 2 + 4
