@@ -14,7 +14,7 @@ from incr_core.registry._segments import MANIFESTS, TABLES, Segments, join, read
 from incr_core.registry._version import COMMIT, read_commit, rewrite_table
 from incr_core.storage import numbers_in
 
-__all__ = ["FOLD", "History", "manifest_table"]
+__all__ = ["FOLD", "TRIES", "History", "manifest_table"]
 
 FOLD = 32
 """So many versions behind the last segment make another one."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from incr_core.errors import CheckpointError, VersionError
 from incr_core.registry._champion import CHAMPION, champion_of, is_withdrawn, make_champion
-from incr_core.registry._history import History
+from incr_core.registry._history import TRIES, History
 from incr_core.registry._participant_states import STAY
 from incr_core.registry._version import (
     STATE,
@@ -122,21 +122,35 @@ class Versions:
 
     def load(self, version: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights and manifest of a version, the champion if none is named, verified byte for byte."""
-        chosen = champion_of(self.directory) if version is None else version
-        if chosen is None and self.latest:
+        if version is not None:
+            return self._load(version)
+        for _ in range(TRIES):
+            champion = champion_of(self.directory)
+            if champion is None:
+                break
+            try:
+                return self._load(champion)
+            except (CheckpointError, VersionError):
+                # Whoever writes the run may have published another one meanwhile, and pruned this.
+                if champion_of(self.directory) == champion:
+                    raise
+        else:
+            return self._load(champion)
+        if self.latest:
             raise CheckpointError(
                 f"{self.directory / CHAMPION}: expected the number of a version, found none; name one with "
                 "`incr rollback`"
             )
-        if chosen is None:
-            raise VersionError(f"{self.directory}: no version yet; let the run commit one")
-        self.require(chosen)
+        raise VersionError(f"{self.directory}: no version yet; let the run commit one")
+
+    def _load(self, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self.require(version)
         try:
-            return read_version(self.folder(chosen))
+            return read_version(self.folder(version))
         except CheckpointError as error:
             intact = [str(other) for other in reversed(self._with_weights) if is_intact(self.folder(other))]
             remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
-            raise CheckpointError(f"version {chosen} is damaged: {error}; {remedy}") from error
+            raise CheckpointError(f"version {version} is damaged: {error}; {remedy}") from error
 
     def require(self, version: int) -> None:
         """Refuse a version that is not there, or has no weights any more."""

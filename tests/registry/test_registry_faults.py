@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import numpy as np
 import pytest
 
 from incr_core.errors import CheckpointError, StorageError
-from incr_core.registry import RunDirectory
+from incr_core.registry import Committed, RunDirectory
+from incr_core.registry.ledger import count
 from incr_core.storage import archive_bytes, checksummed, parse_checksummed, read_archive, sha256
 from tests.support.versions import assert_consistent, commit, start
 
@@ -90,6 +94,42 @@ def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
     # Before one step there were two versions, after it three: there is one commit point.
     assert set(outcomes) == {2, 3}
     assert outcomes == sorted(outcomes)
+
+
+def write_until_killed(folder: Path, seed: int) -> None:
+    random.seed(seed)
+    with start(folder, keep=random.choice([1, 2])) as run:
+        while True:
+            commit(run)
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_at_any_moment_leaves_a_run_that_readers_understand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments are made all the time, of every third version; a reader looks on meanwhile and sees no version go."""
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 3)
+    folder, context, seen = tmp_path / "run", multiprocessing.get_context("fork"), 0
+    with start(folder) as run:
+        commit(run)
+    for kill in range(12):
+        writer = context.Process(target=write_until_killed, args=(folder, kill))
+        writer.start()
+        until = time.monotonic() + 0.1 + 0.07 * kill
+        while time.monotonic() < until:
+            reader = RunDirectory.open(folder)
+            told = reader.table("metrics")["version"].to_pylist()
+            assert told == list(range(1, len(told) + 1))
+            assert len(told) >= seen
+            seen = len(told)
+            assert reader.load()[1]["version"] <= (RunDirectory.open(folder).latest() or 0)
+        writer.kill()
+        writer.join()
+        run = RunDirectory.open(folder)
+        assert Committed.read(folder).violations == []
+        assert count(run.table("ledger")) == 10 * (run.latest() or 0)
+        assert not list(folder.rglob(".tmp-*"))
+    assert seen > 12
 
 
 def test_after_a_full_disk_the_same_process_can_go_on(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
