@@ -24,12 +24,13 @@ from typing import Any, Self
 import pyarrow as pa
 from torch import Tensor
 
-from incr_core.errors import ArgumentError, CheckpointError, RunDirectoryError, StorageError
+from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
 from incr_core.registry import ledger as ledgers
 from incr_core.registry._champion import champion_of, make_champion, withdraw
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
 from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
+from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
 from incr_core.registry._version import read_extra_state, read_extra_table, write_version
 from incr_core.registry._versions import Versions
@@ -78,7 +79,7 @@ class RunDirectory:
         self._keep = keep
         self._lock = Lock(self.path / ".lock")
         self._versions = Versions(self.path)
-        self._covered: ledgers.Coverage | None = None
+        self._learned = LearnedOnce(self._versions.history)
         self._states = States(self.path)
 
     # Taking a run directory
@@ -182,7 +183,7 @@ class RunDirectory:
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
         version = self.next_version()
-        learned = self._learned_once(ledger)
+        learned = self._learned.with_rows(ledger)
         tables = {"metrics": metrics, "ledger": ledger}
         for name, table in (("duplicates", duplicates), ("quarantine", quarantine), ("events", events)):
             if table is not None and table.num_rows:
@@ -207,7 +208,7 @@ class RunDirectory:
 
         # The version is committed. What follows can be done again from it, by the next `create` or `open`.
         self._versions.committed(committed, tables)
-        self._coverage().take(learned)
+        self._learned.take(learned)
         if publish:
             make_champion(self.path, version, durable=False)
         self._versions.prune(self._keep)
@@ -216,23 +217,6 @@ class RunDirectory:
         self._states.committed(version, participants)
         self._versions.fold(FOLD)
         return version
-
-    def _coverage(self) -> ledgers.Coverage:
-        if self._covered is None:
-            self._covered = ledgers.Coverage()
-            if (ledger := self.table("ledger")).num_rows:
-                self._covered.add(ledger)
-        return self._covered
-
-    def _learned_once(self, ledger: pa.Table) -> ledgers.Intervals:
-        """What the coverage becomes with these rows."""
-        try:
-            return self._coverage().with_rows(ledger)
-        except CheckpointError:
-            # The coverage has forgotten who learned the row; the whole ledger names both.
-            if self.table("ledger").num_rows:
-                ledgers.check(pa.concat_tables([self.table("ledger"), ledger]))
-            raise
 
     def rollback(self, version: int) -> None:
         """Make another version the champion; none is lost, and the run goes on from `latest`."""
@@ -311,7 +295,7 @@ class RunDirectory:
     def _survey(self) -> None:
         """Read what is there: versions and states."""
         self._versions.survey()
-        self._covered = None
+        self._learned.survey()
         self._states.survey(self._versions.latest)
 
     def _repair(self) -> None:
