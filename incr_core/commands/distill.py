@@ -1,4 +1,4 @@
-"""Teach a smaller model what a run has learned; it goes on learning afterwards, where its teacher stood."""
+"""Teach a smaller model what a run has learned; then it goes on learning from its teacher's place in the stream."""
 
 from __future__ import annotations
 

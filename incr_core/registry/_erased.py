@@ -1,4 +1,4 @@
-"""Which rows of a run were erased: their addresses alone, in DIR/erased/*.parquet, so that no review reads them again.
+"""Addresses of the rows erased from a run, in DIR/erased/*.parquet, so that no review reads them again.
 
 While an erasure is under way they are in DIR/erasing.parquet; one that a kill interrupted is finished before the run
 goes on.
@@ -46,7 +46,7 @@ def erased(directory: Path) -> pa.Table:
 
 
 def erasing(directory: Path) -> pa.Table:
-    """The addresses of the rows that an erasure has begun to delete, and has not finished with.
+    """The addresses of the rows that an unfinished erasure is deleting.
 
     >>> erasing(Path("/nowhere")).num_rows
     0
@@ -55,7 +55,7 @@ def erasing(directory: Path) -> pa.Table:
 
 
 def add_erased(directory: Path, addresses: pa.Table) -> None:
-    """Keep more addresses, in a file of their own.
+    """Add addresses, in a new file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -74,7 +74,7 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
 
 
 def begin_erasing(directory: Path, addresses: pa.Table) -> None:
-    """Say that these rows are being deleted, and those that an interrupted erasure had begun with.
+    """Record that these rows are being deleted, besides those of an interrupted erasure.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -93,13 +93,13 @@ def begin_erasing(directory: Path, addresses: pa.Table) -> None:
 
 
 def finish_erasing(directory: Path) -> None:
-    """Say that the rows are deleted."""
+    """Record that the rows are deleted."""
     add_erased(directory, erasing(directory))
     remove(directory / ERASING)
 
 
 def refuse_unfinished(directory: Path) -> None:
-    """RunDirectoryError where an erasure was interrupted: learning on would bring its rows back into new states."""
+    """Raise RunDirectoryError if an erasure was interrupted: new states would hold its rows again."""
     if rows := erasing(directory).num_rows:
         raise RunDirectoryError(
             f"{directory}: an erasure of {rows:,} rows has begun and is not finished; run incr forget {directory} "
@@ -131,7 +131,7 @@ def _numbers(directory: Path) -> list[int]:
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:
-    """Row ids, (n,), where `names` are the fragments by number; others, and what can be no offset, are left out.
+    """Row ids, (n,), where `names` are the fragments by number; unknown fragments and bad offsets are left out.
 
     >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
     True

@@ -1,4 +1,4 @@
-"""Whose folder is this? A run directory belongs to one job, which the first line of its job.toml names."""
+"""Which job a run directory belongs to: the first line of its job.toml names it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _refuse_other_schema(folder: Path) -> None:
 
 
 def begun(folder: Path) -> dict[str, Any]:
-    """The job of the run that has committed something in a folder; nothing where there is none.
+    """The job of the run in a folder, if it has committed anything; else {}.
 
     >>> begun(Path("/nowhere"))
     {}
@@ -70,7 +70,7 @@ def begun(folder: Path) -> dict[str, Any]:
 
 
 def refuse_foreign_files(folder: Path) -> None:
-    """Raise RunDirectoryError for what is neither a run directory nor empty, nor about to become one.
+    """Raise RunDirectoryError unless a folder is a run directory, empty or missing.
 
     >>> refuse_foreign_files(Path("/nowhere"))
     >>> refuse_foreign_files(Path("/dev"))
@@ -91,7 +91,7 @@ def refuse_foreign_files(folder: Path) -> None:
 
 
 def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
-    """Write the job into the folder, unless the run of a job with another fingerprint is there.
+    """Write job.toml, unless the folder holds the run of a job with another fingerprint.
 
     fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
 
@@ -117,7 +117,7 @@ def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True)
 
 
 def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
-    """Raise RunDirectoryError where the run of another job has begun in the folder, on whatever engine.
+    """Raise RunDirectoryError if the folder holds the run of another job, on any engine.
 
     apart_from: sections that may differ, such as those of engines.
 

@@ -1,4 +1,4 @@
-"""The versions of a run: which have weights, which of these is served, and what becomes of those that are pruned."""
+"""The versions of a run: which have weights, which is the champion, and the pruning of old ones."""
 
 from __future__ import annotations
 

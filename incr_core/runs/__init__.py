@@ -1,4 +1,4 @@
-"""Runs, as Python sees them: begun, gone on with, read back, rolled back."""
+"""Runs in Python: start or resume them, read them, roll them back, erase rows from them."""
 
 from __future__ import annotations
 
