@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# One process of tests a core; those that share a Ray share a process too (tests/conftest.py).
+PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -18,7 +20,7 @@ test: lint types unit
 
 # While you change something: what needs no Ray, no Flower and no patience.
 quick: install
-	$(BIN)/pytest -m "not slow and not ray and not flower"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not flower"
 
 lint: install
 	$(BIN)/ruff check .
@@ -29,10 +31,10 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 laws: install
-	$(BIN)/pytest tests/laws
+	$(BIN)/pytest $(PARALLEL) tests/laws
 
 gpu: install
 	$(BIN)/pytest -m gpu
@@ -57,7 +59,7 @@ latest:
 	.venv-latest/bin/pip install --quiet --upgrade --upgrade-strategy eager --requirement .venv-latest/requirements.txt
 	.venv-latest/bin/pip install --quiet --no-deps --editable .
 	.venv-latest/bin/python -m tools.latest --installed
-	.venv-latest/bin/pytest
+	.venv-latest/bin/pytest $(PARALLEL)
 
 # A wheel and an sdist, by the setuptools of the lock.
 dist: install

@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fashion_mnist import fashion_mnist
 from benchmarks.forgetting import Budget, network
 from benchmarks.scores import Scores, spread
 from incr_core.batch import Batch
 from incr_core.engines import Engine, engine_named
 from incr_core.job import Job
-from incr_core.testing import class_incremental, fashion_mnist
+from incr_core.testing import class_incremental
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,16 @@
 
     python -m benchmarks.files_crossed
 
-Traces the third increment of a small job without a commit in it, and prints each file with the functions that ran.
+Traces the third increment of a small job without a commit in it, and prints each file with the functions that ran, in
+three groups:
+
+- the main path: files of the rooms that an increment goes through (`ROOMS`) that call functions of another file of
+  these rooms. To know what happens in what order, read these;
+- its ends: files of the same rooms that call none of theirs, such as a record, the outer step or the optimiser's;
+- leaves: files of all other rooms (metrics, numerics, objectives, models, ...).
+
+A file is counted once, whatever runs of it; a property counts as a function; what the thread that reads ahead runs is
+not seen.
 """
 
 from __future__ import annotations
@@ -23,20 +32,35 @@ from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 
-OURS = str(Path(incr_core.__file__).parent.parent)
+OURS = Path(incr_core.__file__).parent
+
+ROOMS = ("loop", "engines", "rounds", "learner", "data")
+"""Increments come from data, and the loop lets an engine take rounds of its learners."""
 
 
 class Tracer:
-    """Notes our functions that run while it is in force, by file."""
+    """Notes our functions that run while it is in force, by file, and which files call which."""
 
     def __init__(self) -> None:
         self.ran: dict[str, set[str]] = {}
+        self.calls: set[tuple[str, str]] = set()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """What `sys.setprofile` calls."""
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(OURS) and "incr_core" in code.co_filename:
-            self.ran.setdefault(str(Path(code.co_filename).relative_to(OURS)), set()).add(code.co_name)
+        if event != "call" or (file := _ours(frame)) is None:
+            return
+        self.ran.setdefault(file, set()).add(frame.f_code.co_name)
+        caller = frame.f_back
+        while caller is not None and _ours(caller) is None:
+            caller = caller.f_back
+        if caller is not None:
+            self.calls.add((str(_ours(caller)), file))
+
+
+def _ours(frame: FrameType) -> str | None:
+    """The file of ours that a frame runs in, None in another's."""
+    path = Path(frame.f_code.co_filename)
+    return str(path.relative_to(OURS)) if path.is_relative_to(OURS) else None
 
 
 class Traced(LocalEngine):
@@ -48,7 +72,7 @@ class Traced(LocalEngine):
         """Take the next increment, and trace the third until the fourth is asked for."""
         sys.setprofile(None)
         at_hand = self.participant.increment
-        if at_hand is not None and at_hand.number == 1:
+        if at_hand is not None and at_hand.tick.number == 1:
             sys.setprofile(self.tracer)
         return super().receive()
 
@@ -73,9 +97,13 @@ def main() -> None:
         with RunDirectory.create(out, job.toml(), "traced") as directory:
             Loop(job, Traced(job, out), directory).run()
     sys.setprofile(None)
-    for file, functions in sorted(Traced.tracer.ran.items()):
-        print(f"{file:50} {', '.join(sorted(functions))}")
-    print(len(Traced.tracer.ran), "files")
+    ran = Traced.tracer.ran
+    inside = {file for file in ran if file.partition("/")[0] in ROOMS}
+    path = {one for one, other in Traced.tracer.calls if one != other and {one, other} <= inside}
+    for title, files in (("main path", path), ("its ends", inside - path), ("leaves", ran.keys() - inside)):
+        print(f"{title}: {len(files)} files")
+        for file in sorted(files):
+            print(f"  {file:40} {', '.join(sorted(ran[file]))}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
+from benchmarks.fashion_mnist import fashion_mnist
 from benchmarks.scores import Scores, spread
 from incr_core.batch import Batch, cat
 from incr_core.learner import Learner, Schedule
@@ -43,7 +44,7 @@ from incr_core.models.adapt import NearestMean
 from incr_core.numerics import settle_arithmetic
 from incr_core.objectives import Multiclass
 from incr_core.strategies import ACE, AGEM, DER, EWC, MAS, MIR, SI, GDumb, ICaRL, LwF, Replay, Strategy
-from incr_core.testing import class_incremental, fashion_mnist, permuted
+from incr_core.testing import class_incremental, permuted
 
 RESULTS = Path(__file__).parent / "results" / "forgetting.json"
 

@@ -5,7 +5,8 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker, and a commit two more. The driver does no arithmetic on weights.
+So an increment costs two calls to every worker, and a commit one more, or two where it is not after every increment: the
+weights are handed over with what was learned. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -21,25 +22,22 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from cluster.crew import Crew
-from cluster.heartbeat import Pulse
 from cluster.parcel import open_parcel, parcel
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
-from cluster.worker import Handover, Received
+from cluster.shared_folder import SharedFolder, require_lasting
+from cluster.worker import Handover, Received, Setup
+from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
-from incr_core.rounds import Arrival, Orders, Round, total_measured
+from incr_core.rounds import Arrival, Orders, Round, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
     from incr_core.job import Job
 
 __all__ = ["ClusterEngine"]
-
-START = 120.0
-"""Seconds that a worker has to be placed on a node and to start, if `cluster.timeout` is not more."""
 
 
 class ClusterEngine(Engine):
@@ -52,7 +50,9 @@ class ClusterEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, Path(directory).absolute())
+        require_lasting(self.directory)
         settings = job.cluster
+        self.max_failures = settings.max_failures
         self.places = [
             Place(replica, settings.replicas, shard, settings.shards)
             for replica in range(settings.replicas)
@@ -62,16 +62,18 @@ class ClusterEngine(Engine):
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
-        self._session = Session(settings.address, len(self.places))
+        self._session = Session(settings.address, len(self.places) + settings.spares)
         try:
-            timeout = timedelta(seconds=settings.timeout)
-            meeting, self._store = self._meeting(timeout)
-            pulse = Pulse(
-                self._store, [place.key for place in self.places], settings.timeout, max(START, settings.timeout)
+            self._shared = SharedFolder.mark(self.directory)
+            meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
+            self._pool = WorkerPool(
+                self.places,
+                self._store,
+                settings.timeout,
+                gpu=job.learner.device.startswith("cuda"),
+                spares=settings.spares,
+                setup=Setup(job.model_dump(), dict(job.objects_given), meeting, self._shared),
             )
-            self._crew = Crew(self.places, pulse, gpu=job.learner.device.startswith("cuda"))
-            with self._lost("starting"):
-                self.processes: list[int] = self._crew.call("build", job.model_dump(), dict(job.objects_given), meeting)
         except BaseException:
             self.close()
             raise
@@ -97,34 +99,48 @@ class ClusterEngine(Engine):
         """Paths of the stream's fragments by number, as far as the first replica has come."""
         return self._fragments
 
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers, by place."""
+        return self._pool.processes
+
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit."""
+        """Begin anew, or go on from a commit; who was lost is replaced.
+
+        Who is left, and took part in the commit, goes on from its own memory.
+        """
         self._version = None if commit is None else commit.version
-        self._fragments, self._steps, self._handover = [], [], None
-        if commit is None:
-            with self._lost("beginning"):
-                self._crew.call("start", None, None)
-            return
-        with self._lost("going on from the last commit"):
+        self._handover = None
+        with self._lost("starting"):
+            joined = self._pool.form()
+        with self._lost("beginning" if commit is None else "going on from the last commit"):
+            if commit is None:
+                self._fragments, self._steps = [], []
+                self._pool.call("start", None, None, None)
+                return
+            anew = len(joined) == len(self.places)
             sent = ray.put(parcel(commit.weights))
-            self._crew.call_each("start", [(self._path(place, commit.version), sent) for place in self.places])
+            self._pool.call_each(
+                "start",
+                [(commit.version, self._path(place, commit.version), sent, anew) for place in self.places],
+            )
 
     def receive(self) -> list[Arrival]:
         """Let every replica take its next increment."""
         self._handover = None
         with self._lost("receiving an increment"):
-            told: list[Received | None] = self._crew.call("receive")
+            told: list[Received | None] = self._pool.call("receive")
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
-        if len(arrivals) not in (0, len(received)) or len({arrival.number for arrival in arrivals}) > 1:
-            found = ", ".join("the end" if one is None else one.arrival.name for one in received)
+        if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
+            found = ", ".join("the end" if one is None else one.arrival.tick.name for one in received)
             raise StreamError(
                 f"stream: expected the same increment in every replica, got {found}; "
                 "did files appear while the replicas began to read? run the same command again"
             )
         self._steps = [found.steps for found in received if found is not None]
         if received[0] is not None:
-            self._fragments += received[0].fragments
+            self._fragments[received[0].known :] = received[0].fragments
         return arrivals
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
@@ -132,13 +148,13 @@ class ClusterEngine(Engine):
         if rows is None:
             return self._learn(arrivals)
         if not rows:
-            with self._lost(f"skipping {arrivals[0].name}"):
-                self._crew.call("skip")
+            with self._lost(f"skipping {arrivals[0].tick.name}"):
+                self._pool.call("skip")
             return Round()
         self._handover = None
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
-            done = self._crew.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
+            done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
         return combined(done)
 
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
@@ -147,21 +163,23 @@ class ClusterEngine(Engine):
         every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
-        with self._lost(f"learning {arrivals[0].name}"):
-            done: list[Round] = self._crew.call("learn", total_measured(arrivals), rounds, every or None)
-        return combined(done)
+        commits = self.job.publish.every == 1
+        with self._lost(f"learning {arrivals[0].tick.name}"):
+            done = self._pool.call("learn", total_observed(arrivals), rounds, every or None, hands_over=commits)
+        self._handover = done[0][1]
+        return combined([learned for learned, _ in done])
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
         self._handover = None
         with self._lost("following orders"):
             sent = None if weights is None else ray.put(parcel(weights))
-            self._crew.call("order", orders, sent)
+            self._pool.call("order", orders, sent)
 
     def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):
-            self._crew.call_each("save", [(self._path(place, version),) for place in self.places])
+            self._pool.call_each("save", [(version, self._path(place, version)) for place in self.places])
         self._version = version
         return {}
 
@@ -181,14 +199,16 @@ class ClusterEngine(Engine):
         """What the first replica hands over, asked for once until something changes."""
         if self._handover is None:
             with self._lost("gathering the weights"):
-                self._handover = self._crew.call("hand_over")[0]
+                self._handover = self._pool.call("hand_over")[0]
         assert self._handover is not None
         return self._handover
 
     def close(self) -> None:
         """End the workers, and Ray too if we started it."""
-        if hasattr(self, "_crew"):
-            self._crew.close()
+        if hasattr(self, "_pool"):
+            self._pool.close()
+        if hasattr(self, "_shared"):
+            self._shared.unmark()
         self._session.close()
 
     def _path(self, place: Place, version: int) -> Path:

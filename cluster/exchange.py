@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -38,13 +37,16 @@ class ReplicaExchange:
 
     group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
     rank, size: which replica this is, and how many there are; at least two.
+    wait: waits for one message of the group, torch's `Work`.
     """
 
-    def __init__(self, group: Any, rank: int, size: int, timeout: timedelta = timedelta(minutes=1)) -> None:
+    def __init__(
+        self, group: Any, rank: int, size: int, wait: Callable[[Any], None] = lambda work: work.wait()
+    ) -> None:
         self.group = group
         self.rank = rank
         self.size = size
-        self.timeout = timeout
+        self._wait = wait
         self.bytes_sent = 0
         self._packings: dict[tuple[str, ...], Packing] = {}
 
@@ -88,7 +90,7 @@ class ReplicaExchange:
         sent[:, :8].view(torch.int64).fill_(rows)
         for key, flat in packing.flatten(tensors).items():
             packing.view(sent, key).copy_(flat)
-        self.group.alltoall_base(received, sent, [], []).wait(self.timeout)
+        self._wait(self.group.alltoall_base(received, sent, [], []))
 
         counts = received[:, :8].view(torch.int64).flatten().tolist()
         slices = [{key: packing.view(part, key) for key in packing.rules} for part in received]
@@ -97,7 +99,7 @@ class ReplicaExchange:
             packing.view(mine, key).copy_(value)
 
         gathered = packing.buffer(self.size)
-        gather_flat(self.group, gathered, mine).wait(self.timeout)
+        self._wait(gather_flat(self.group, gathered, mine))
         self.bytes_sent += 2 * (self.size - 1) * mine.nbytes
         return packing.unflatten(gathered), sum(counts)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.place import Place
 from cluster.torch_privates import nccl_group
@@ -22,18 +22,16 @@ from cluster.units import check_shardable, units_of
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
 
-def inside_replica(place: Place, store: TCPStore, device: str, patience: timedelta) -> None:
-    """Make torch's default group of the workers of one replica."""
-    prefix = PrefixStore(f"replica {place.replica}", store)
+def inside_replica(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> None:
+    """Make torch's default group of the workers of one replica, which was made in that generation."""
+    prefix = PrefixStore(f"{generation}/replica {place.replica}", store)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, store=prefix, rank=place.shard, world_size=place.shards, timeout=patience)
 
 
-def between_replicas(place: Place, store: TCPStore, device: str, patience: timedelta) -> Any:
-    """Make the group of the workers that hold one shard; None where there is one replica."""
-    if place.replicas == 1:
-        return None
-    prefix = PrefixStore(f"shard {place.shard}", store)
+def between_replicas(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> Any:
+    """Make the group of the workers that hold one shard, for as long as that generation lasts."""
+    prefix = PrefixStore(f"{generation}/shard {place.shard}", store)
     if device.startswith("cuda"):
         return nccl_group(prefix, place.replica, place.replicas, patience)
     return dist.ProcessGroupGloo(prefix, place.replica, place.replicas, patience)

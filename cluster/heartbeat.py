@@ -1,54 +1,113 @@
-"""Signs of life: a worker that is stopped, or cut off, closes no connection; only its silence tells."""
+"""Signs of life: a worker that is stopped, cut off or stuck closes no connection; only its silence tells."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-__all__ = ["Heartbeat", "Pulse"]
+__all__ = ["Beat", "Heartbeat", "Pulse", "Silent"]
+
+STARVED = 10
+"""How many timeouts a process may be silent that is there and not stopped: its host has no time for it."""
+
+WORKING, WAITING, RECEIVING = "working", "waiting", "receiving"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One sign of life.
+
+    number: counts up. busy: CPU seconds of the thread that works. state: "working"; "waiting", for peers or for a call;
+    or "receiving" the next increment, which may be long in coming.
+
+    >>> Beat.of(str(Beat(3, 1.5, "working")).encode())
+    Beat(number=3, busy=1.5, state='working')
+    """
+
+    number: int
+    busy: float
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.busy!r} {self.state}"
+
+    @classmethod
+    def of(cls, told: bytes) -> Beat:
+        """What `str` made of it."""
+        number, busy, state = told.decode().split()
+        return cls(int(number), float(busy), state)
 
 
 class Heartbeat:
-    """Count up a key of a store, every so many seconds, from a thread of its own, until the process or the store ends.
+    """Set a key of a store to the latest `Beat`, from a thread of its own, until the process or the store ends.
+
+    It is made by the thread that works, whose CPU time it tells.
 
     >>> from torch.distributed import HashStore
     >>> beat = Heartbeat(store := HashStore(), "alive/0", every=60.0)
-    >>> while store.add("alive/0", 0) < 1:
-    ...     time.sleep(0.01)
+    >>> Beat.of(store.get("alive/0")).state
+    'waiting'
     """
 
     def __init__(self, store: Store, key: str, every: float) -> None:
         self._store = store
         self._key = key
         self._every = every
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._state = WAITING
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
+    @contextmanager
+    def doing(self, state: str) -> Iterator[None]:
+        """While this lasts, the worker is in this state."""
+        before, self._state = self._state, state
+        try:
+            yield
+        finally:
+            self._state = before
+
     def _beat(self) -> None:
+        number = 0
         while True:
+            number += 1
             try:
-                self._store.add(self._key, 1)
+                self._store.set(self._key, str(Beat(number, time.clock_gettime(self._clock), self._state)))
             except RuntimeError:  # the driver, and with it the store, is gone
                 return
             time.sleep(self._every)
 
 
-class Pulse:
-    """Who has been silent for too long? Asked now and then, by whoever waits.
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A worker that has been silent or stuck for too long: its place among the keys, and what is known of it."""
 
-    keys: one of each worker. timeout: seconds of silence that are too long, counted while somebody asks.
-    start: seconds that a worker has before its first sign of life.
+    place: int
+    told: str
+
+
+class Pulse:
+    """Who has been silent or stuck for too long? Asked now and then, by whoever waits.
+
+    Silent is who gives no sign; stuck, who works without its thread using any CPU: it hangs in a call that does not
+    return. Who waits for peers is neither, for then one of them is.
+
+    keys: one of each worker. timeout: seconds that are too long, counted while somebody asks. start: seconds that a
+    worker has before its first sign of life. starved: asked of a silent worker's place whether its process is there
+    and may run; if so, it has `STARVED` timeouts.
 
     >>> from torch.distributed import HashStore
     >>> store, now = HashStore(), [0.0]
     >>> pulse = Pulse(store, ["alive/0", "alive/1"], timeout=60.0, start=90.0, clock=lambda: now[0])
-    >>> pulse.listen(); _ = store.add("alive/1", 1)
-    >>> pulse.silent(); now[0] = 61.0; pulse.silent(); now[0] = 91.0; pulse.silent()
+    >>> pulse.listen(); store.set("alive/1", "1 0.5 working")
+    >>> [one.place for one in pulse.lost()]; now[0] = 61.0; pulse.lost(); now[0] = 91.0; pulse.lost()
     []
-    [1]
-    [0, 1]
+    [Silent(place=1, told='gave no sign of life for 60 s')]
+    [Silent(place=0, told='gave no sign of life for 90 s'), Silent(place=1, told='gave no sign of life for 60 s')]
     """
 
     def __init__(
@@ -58,32 +117,52 @@ class Pulse:
         timeout: float,
         start: float,
         clock: Callable[[], float] = time.monotonic,
+        starved: Callable[[int], bool] = lambda place: False,
     ) -> None:
         self._store = store
-        self._keys = keys
-        self._timeout = timeout
+        self.keys = list(keys)
+        self.timeout = timeout
         self.start = start
         self._clock = clock
-        self._beats = [0] * len(keys)
-        self._heard = [0.0] * len(keys)
+        self._starved = starved
+        self._beats: list[Beat | None] = [None] * len(keys)
+        self.listen()
 
     def listen(self) -> None:
         """Begin to wait: what was before does not count as silence."""
-        self._heard = [self._clock()] * len(self._keys)
-
-    def silent(self) -> list[int]:
-        """The places in `keys` of the workers that have been silent for too long."""
         now = self._clock()
-        for place, key in enumerate(self._keys):
-            beats = self._store.add(key, 0)
-            if beats != self._beats[place]:
-                self._beats[place], self._heard[place] = beats, now
-        return [
-            place
-            for place, (beats, heard) in enumerate(zip(self._beats, self._heard, strict=True))
-            if now - heard > (self._timeout if beats else self.start)
-        ]
+        self._heard, self._moved = [now] * len(self.keys), [now] * len(self.keys)
+
+    def replace(self, place: int, key: str) -> None:
+        """Another worker takes this place."""
+        self.keys[place], self._beats[place] = key, None
+
+    def lost(self, receiving: bool = False) -> list[Silent]:
+        """The workers that have been silent or stuck for too long; `receiving`: those too that receive for so long."""
+        self._look()
+        now, found = self._clock(), []
+        for place, beat in enumerate(self._beats):
+            patience = self.start if beat is None else self.timeout
+            silence, rest = now - self._heard[place], now - self._moved[place]
+            if silence > patience * STARVED or (silence > patience and not self._starved(place)):
+                found.append(Silent(place, f"gave no sign of life for {patience:g} s"))
+            elif beat is not None and rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
+                found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in something that does not return"))
+        return found
+
+    def _look(self) -> None:
+        now = self._clock()
+        for place, key in enumerate(self.keys):
+            beat = Beat.of(self._store.get(key)) if self._store.check([key]) else None
+            before = self._beats[place]
+            if beat is None or beat == before:
+                continue
+            self._heard[place] = now
+            # A beat itself costs its own thread a little, and the one that works nothing.
+            if before is None or beat.state == WAITING or beat.busy > before.busy or beat.state != before.state:
+                self._moved[place] = now
+            self._beats[place] = beat
 
     def never_heard(self) -> list[int]:
         """The places of those that never gave a sign."""
-        return [place for place, beats in enumerate(self._beats) if beats == 0]
+        return [place for place, beat in enumerate(self._beats) if beat is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Place"]
 
@@ -29,6 +29,14 @@ class Place:
     def key(self) -> str:
         """The worker's key in the store."""
         return f"alive/{self.replica}/{self.shard}"
+
+    def of_replica(self) -> list[Place]:
+        """All shards of its replica."""
+        return [replace(self, shard=shard) for shard in range(self.shards)]
+
+    def of_shard(self) -> list[Place]:
+        """The same shard of all replicas."""
+        return [replace(self, replica=replica) for replica in range(self.replicas)]
 
     def __str__(self) -> str:
         return f"shard {self.shard} of replica {self.replica}" if self.shards > 1 else f"replica {self.replica}"

@@ -27,6 +27,8 @@ class Cluster:
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None
+    spares: int | None = None
+    max_failures: int | None = None
 
     def settings(self) -> Mapping[str, Any]:
         """The keys of [cluster] that are set."""

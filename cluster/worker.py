@@ -1,14 +1,12 @@
 """One shard of one replica: a `Worker` whose peers are on the cluster.
 
-It knows nothing of Ray; the crew makes an actor of it.
+It knows nothing of Ray; the pool makes an actor of it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,13 @@ from torch import Tensor
 
 from cluster import groups
 from cluster.exchange import ReplicaExchange
-from cluster.heartbeat import Heartbeat
+from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
 from cluster.parcel import Parcel, open_parcel, parcel
+from cluster.peers import Peers
 from cluster.place import Place
+from cluster.processes import Process
 from cluster.rendezvous import Rendezvous, use_interface_to
+from cluster.shared_folder import SharedFolder
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
@@ -29,24 +30,26 @@ from incr_core.numerics import settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
 from incr_core.update import Weights
 
-__all__ = ["Handover", "Received", "ShardWorker", "partition_of"]
+__all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
 
 PATIENCE = 30
-"""How many timeouts a worker waits for a slow peer; that one is dead or silent, the driver notices long before."""
+"""How many timeouts an exchange may take; of a peer that is dead or silent, the driver notices long before."""
 
 
 @dataclass(slots=True)
 class Received:
     """What a replica tells about the increment it took.
 
-    steps: optimiser steps it will take; fragments: paths of those fragments of the stream that are new.
+    steps: optimiser steps it will take. fragments: paths of the fragments of the stream, but for the `known` first
+    ones, which it has told before.
     """
 
     arrival: Arrival
     steps: int
+    known: int
     fragments: list[str]
 
 
@@ -61,23 +64,53 @@ class Handover:
     history: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all workers of a run are built from.
+
+    document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
+    """
+
+    document: Mapping[str, Any]
+    objects: Mapping[str, Callable[..., Any]]
+    meeting: Rendezvous
+    directory: SharedFolder
+
+
 class ShardWorker:
-    """Hold one shard of one replica."""
+    """Hold one shard of one replica, once it is built: until then it is a spare."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def warm(self) -> None:
+        """Nothing: who answers has imported all that a worker needs."""
 
-    def build(self, document: Mapping[str, Any], objects: Mapping[str, Callable[..., Any]], meeting: Rendezvous) -> int:
-        """Join the others and build the participant; returns the process id.
+    def build(
+        self,
+        place: Place,
+        key: str,
+        generation: int,
+        run: Setup,
+    ) -> Process:
+        """Take a place, and build the participant; returns the process.
 
-        objects: what the job names that only Python has.
+        key: of the store, where signs of life go. generation: the one that begins.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        place, job = self.place, Job.from_document(document, objects=objects)
+        run.directory.require(str(place))
+        meeting = run.meeting
+        self.place, job = place, Job.from_document(run.document, objects=run.objects)
         settle_arithmetic(job.learner.threads)
+        self._wait = PATIENCE * meeting.timeout
         try:
-            exchange, within = self._meet(job, meeting, PATIENCE * meeting.timeout)
+            use_interface_to(meeting.host)
+            # A connection of its own: waiting for peers on the other must not silence the heart.
+            self._heartbeat = Heartbeat(meeting.join(), key, job.cluster.timeout / BEATS)
+            self._peers = Peers(meeting.join(), self._heartbeat, generation)
+            within: Exchange = Alone()
+            if place.shards > 1:
+                self._peers.meet(f"build {place}", [f"build {one}" for one in place.of_replica()])
+                groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
+                within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
                 f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
@@ -93,50 +126,64 @@ class ShardWorker:
                 (place.shard, place.shards),
             )
 
-        self.worker = Worker(participant, job.outer_step, exchange, within)
+        between: Exchange = Alone()
+        if place.replicas > 1:
+            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait)
+        self._device = job.learner.device
+        self.worker = Worker(participant, job.outer_step, between, within, keeps=True)
         self._fragments_told = 0
-        return os.getpid()
+        return Process.own()
 
-    def _meet(self, job: Job, meeting: Rendezvous, wait: timedelta) -> tuple[Exchange, Exchange]:
-        """Join the others at their meeting place; the exchanges between replicas, and within this worker's."""
-        place, device = self.place, job.learner.device
-        use_interface_to(meeting.host)
-        # A connection of its own: waiting for peers on the other must not silence the heart.
-        Heartbeat(meeting.join(), place.key, job.cluster.timeout / BEATS)
-        self._store = meeting.join()
-        within: Exchange = Alone()
-        if place.shards > 1:
-            groups.inside_replica(place, self._store, device, wait)
-            within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, wait)
-        group = groups.between_replicas(place, self._store, device, wait)
-        between = Alone() if group is None else ReplicaExchange(group, place.replica, place.replicas, wait)
-        return between, within
+    def join(self, generation: int) -> None:
+        """Meet the other replicas: a generation begins."""
+        place, peers = self.place, self._peers
+        peers.generation = generation
+        if isinstance(self.worker.exchange, ReplicaExchange):
+            peers.meet(f"join {place}", [f"join {one}" for one in place.of_shard()])
+            try:
+                self.worker.exchange.group = groups.between_replicas(
+                    place, peers.store, generation, self._device, self._wait
+                )
+            except RuntimeError as error:
+                raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
-    def start(self, path: Path | None, weights: Parcel | None) -> None:
-        """Begin anew, or go on from the state kept at `path` and these weights."""
-        self._fragments_told = 0
-        self.worker.start(path, None if weights is None else open_parcel(weights))
+    def start(self, version: int | None, path: Path | None, weights: Parcel | None, found: bool = True) -> None:
+        """Begin anew, or go on from a version: from memory where it was kept there, else from what was kept at `path`
+        and these weights.
+
+        found: whether to take in files that were found since. Who joins others that have begun must not.
+        """
+        if not self.worker.go_back(version):
+            self._fragments_told = 0
+            self.worker.start(path, None if weights is None else open_parcel(weights), found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
-        with explaining_uncalled(self.worker.participant.learner.model):
+        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(RECEIVING):
             arrival = self.worker.receive()
         if arrival is None or self.place.shard > 0:
             return None
         participant = self.worker.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
-        fragments = list(participant.stream.fragments[self._fragments_told :])
+        known = self._fragments_told
+        fragments = list(participant.stream.fragments[known:])
         self._fragments_told += len(fragments)
-        return Received(arrival, steps, fragments)
+        return Received(arrival, steps, known, fragments)
 
-    def learn(self, measured: Weights, rounds: int, every: int | None) -> Round:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are)."""
-        with explaining_uncalled(self.worker.participant.learner.model):
-            return self.worker.learn(measured, rounds, every)
+    def learn(
+        self, observed: Weights, rounds: int, every: int | None, *, hands_over: bool
+    ) -> tuple[Round, Handover | None]:
+        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+
+        hands_over: whether a commit follows: one call fewer.
+        """
+        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
+            done = self.worker.learn(observed, rounds, every)
+            return done, self.hand_over() if hands_over else None
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
-        with explaining_uncalled(self.worker.participant.learner.model):
+        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
             return self.worker.review(rows)
 
     def skip(self) -> None:
@@ -145,11 +192,13 @@ class ShardWorker:
 
     def order(self, orders: Orders, weights: Parcel | None) -> None:
         """Do what is ordered, then stand at these weights."""
-        self.worker.order(orders, None if weights is None else open_parcel(weights))
+        with self._heartbeat.doing(WORKING):
+            self.worker.order(orders, None if weights is None else open_parcel(weights))
 
-    def save(self, path: Path) -> None:
-        """Keep this worker's state."""
-        self.worker.save(path)
+    def save(self, version: int, path: Path) -> None:
+        """Keep this worker's state for a version, on disk and in memory."""
+        with self._heartbeat.doing(WORKING):
+            self.worker.save(path, version)
 
     def hand_over(self) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""

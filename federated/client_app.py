@@ -220,6 +220,7 @@ def _arrival_document(arrival: Arrival) -> dict[str, Any]:
     """The arrival as nested state; refused rows are told with place and reason, their values stay with the owner."""
     document = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
     return document | {
+        "tick": asdict(arrival.tick),
         "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
         # What a fault quotes of the data stands in brackets.
         "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],

@@ -47,7 +47,7 @@ def clients_of(job: Job) -> list[Client]:
     """The clients that `federated.clients` asks for, in the order of their shares in every sum.
 
     "COLUMN": one client for each of its values. "hash:COLUMN:N": N clients, each with the values that hash to it.
-    "blocks:N": N clients that are dealt blocks of batch_size rows of a common stream.
+    "blocks:N": N clients that are dealt equal shares of a common stream, in blocks of at most batch_size rows.
 
     Raises JobError where it asks for something else, or for no client at all.
     """

@@ -64,9 +64,9 @@ class ClientCohort:
         """Whether strategies change weights when they consolidate."""
         return self.terms.remakes
 
-    def absorb(self, measured: Mapping[str, Tensor]) -> None:
-        """Add what rows to be learned add to running statistics."""
-        for name, value in measured.items():
+    def absorb(self, observed: Mapping[str, Tensor]) -> None:
+        """Add the statistics of rows about to be learned to the running ones."""
+        for name, value in observed.items():
             self.weights[name] = self.weights[name].clone()
             self.weights[name] += value
 

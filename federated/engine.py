@@ -21,11 +21,12 @@ from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
 from federated.records import pack, told
 from incr_core.data.encoding import BadFile, BadRow
+from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import state_folder
-from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_measured
+from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_observed
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -142,14 +143,15 @@ class FederatedEngine(Engine):
         if not here:
             return []
         leader, first = here[0]
+        tick = first.tick
         for client, arrival in here:
-            if (arrival.number, arrival.name) != (first.number, first.name):
+            if (found := arrival.tick) != tick:
                 raise StreamError(
-                    f"client {client.name}: expected increment {first.number} ({first.name}), where {leader.name} is, "
-                    f"got {arrival.number} ({arrival.name}); the source has changed while the clients were reading it: "
+                    f"client {client.name}: expected increment {tick.number} ({tick.name}), where {leader.name} is, "
+                    f"got {found.number} ({found.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
-        return [_empty_arrival(first) if arrival is None else arrival for arrival in arrivals]
+        return [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
@@ -170,7 +172,7 @@ class FederatedEngine(Engine):
         if not learners:
             return
         cohort, begun = self.cohort, set[int]()
-        cohort.absorb(total_measured([arrivals[client] for client in learners]))
+        cohort.absorb(total_observed([arrivals[client] for client in learners]))
         for drawn in rounds:
             orders = [{"first": client not in begun} for client in drawn]
             take_round(cohort, partial(self._advance, drawn, orders), done)
@@ -221,7 +223,7 @@ class FederatedEngine(Engine):
         wanted, count = self.job.federated, len(candidates)
         if not candidates:
             return []
-        if wanted.fraction == 1.0 or any(arrival.warm for arrival in arrivals):
+        if wanted.fraction == 1.0 or any(arrival.tick.warm for arrival in arrivals):
             return [candidates] * wanted.rounds
         size = math.ceil(wanted.fraction * count)
         draws = [torch.randperm(count, generator=self._generator)[:size].sort().values for _ in range(wanted.rounds)]
@@ -256,11 +258,9 @@ class FederatedEngine(Engine):
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:
-    bad = {"bad": [BadRow(**row) for row in document["bad"]]}
-    return Arrival(**document | bad | {"bad_files": [BadFile(**file) for file in document["bad_files"]]})
-
-
-def _empty_arrival(beside: Arrival) -> Arrival:
-    """An arrival of no rows, beside those that others have."""
-    none = torch.empty(0, dtype=torch.int64)
-    return Arrival(beside.number, beside.name, beside.warm, 0, none, 0, 0, {}, {})
+    records = {
+        "tick": Tick(**document["tick"]),
+        "bad": [BadRow(**row) for row in document["bad"]],
+        "bad_files": [BadFile(**file) for file in document["bad_files"]],
+    }
+    return Arrival(**document | records)

@@ -47,9 +47,13 @@ def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(refuse_other_rays)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put last what ends the session's Ray."""
+    """Put last what ends the session's Ray; keep in one process what shares a Ray, and elsewhere what shares a file."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    for item in items:
+        shares_ray = any(item.get_closest_marker(name) for name in ("ray", "flower"))
+        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else str(item.path)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -64,8 +68,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
+    # Whoever ran an engine, a fixture of the file too, took denormals for zero; hypothesis wants to draw them.
+    torch.set_flush_denormal(False)
     yield
-    # Whoever ran an engine took denormals for zero; hypothesis wants to draw them.
     torch.set_flush_denormal(False)
 
 

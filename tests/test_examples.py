@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.notebook import notebook
-from incr_core._util import load_callable
 from incr_core.job import Job
 from incr_core.runs import run
+from incr_core.strategies import STRATEGIES
 from incr_core.testing._laws import check_strategy
 from tests.support.repository import ROOT
 
@@ -29,7 +29,7 @@ def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     folder = ROOT / "examples/own_strategy"
     summary = run(Job.read(folder / "job.toml"), tmp_path / "run").summary
     assert summary.prequential["auc"] > 0.95
-    own = load_callable("gradient_noise:GradientNoise", "strategy.name", str(folder))
+    own = STRATEGIES.find("gradient_noise:GradientNoise", "strategy.name", str(folder))
     check_strategy(own, zero=lambda: own(strength=0.0))
 
 
@@ -39,6 +39,7 @@ def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) ->
     assert 0.8 < summary.prequential["coverage"] < 0.95
 
 
+@pytest.mark.slow
 def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert notebook.run(out, days=2).summary.rows_learned == 800

@@ -19,7 +19,7 @@ PRODUCT = (*PACKAGES, "examples", "benchmarks")
 PRIVATES = {
     "cluster/torch_privates.py",
     "federated/flower_privates.py",
-    "incr_core/drift/_detectors.py",
+    "incr_core/drift/_river.py",
     "incr_core/numerics/_torch_privates.py",
 }
 """The files that use what other libraries keep to themselves, and check at import or first use that it is there."""
@@ -150,6 +150,7 @@ def test_private_modules_are_imported_only_within_their_package() -> None:
     assert found == {}, "import what the package's __init__ exports"
 
 
+@pytest.mark.slow
 def test_what_other_libraries_keep_to_themselves_is_used_in_one_file_for_each() -> None:
     ours = set().union(*(ours_in(tree_of(path)) for path in sources(*PRODUCT)))
     found = {

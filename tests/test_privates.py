@@ -34,7 +34,7 @@ def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, mo
 
 def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("river")
-    detectors = importlib.import_module("incr_core.drift._detectors")
+    detectors = importlib.import_module("incr_core.drift._river")
     river = detectors.river()
     monkeypatch.setattr(detectors, "hasattr", lambda thing, asked: asked != "_rng", raising=False)
     said = f"river {river.__version__}: expected its private names _rng, found none; incr was tested with river 0.26:"

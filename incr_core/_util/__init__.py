@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from incr_core._util._building import build, refusal
 from incr_core._util._checks import at_least_one, byte_count, fraction, not_negative, one_of, positive
 from incr_core._util._made_with import MadeWith, made_with
-from incr_core._util._plugins import build, file_of, find, load_callable, refusal, unknown
+from incr_core._util._plugins import Catalogue, file_of, unknown
 from incr_core._util._prefetch import prefetch
 from incr_core._util._signals import Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
 
 __all__ = [
+    "Catalogue",
     "MadeWith",
     "Stopped",
     "at_least_one",
     "build",
     "byte_count",
     "file_of",
-    "find",
     "fraction",
     "json_text",
-    "load_callable",
     "made_with",
     "not_negative",
     "one_of",

@@ -1,60 +1,138 @@
-"""What a job names, as one of ours or as anybody's "module:name": found and built, or refused with a remedy."""
+"""Everything that can be named: ours by name, others' by an entry point or by "module:attribute"."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from incr_core.errors import ArgumentError, IncrError, JobError
+from incr_core.errors import IncrError, JobError
 
-__all__ = ["build", "file_of", "find", "load_callable", "refusal", "unknown"]
+__all__ = ["Catalogue", "file_of", "unknown"]
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 MOST_NAMES = 25
-"""Names shown to whoever wrote one that is not among them."""
-
-PLAIN: dict[Any, str] = {
-    float: "a number",
-    int: "a whole number",
-    str: "text",
-    bool: "true or false",
-    type(None): "nothing",
-}
-"""Kinds of argument that a job file can give, and what they are called."""
-
-TACIT = ("self", "params", "model", "optimizer")
-"""Arguments that no job file gives: whoever builds the thing passes them."""
+"""Names that a message lists at most."""
 
 
-def find(name: str, known: Mapping[str, Callable[..., Any]], place: str, root: str) -> Callable[..., Any]:
-    """The function or class that a job names: one of those `known`, or what "module:name" names.
+class Catalogue(Mapping[str, T]):
+    """What can be named in one place of a job, by one of three kinds of name:
 
-    >>> find("short", {"short": len}, "model.factory", ".") is len
-    True
-    """
-    return known[name] if name in known else load_callable(name, place, root)
+        "ewc"               one of ours; as a mapping, the catalogue holds these
+        "name"              an entry point of `group`, which an installed package declares; ours go first
+        "module:attribute"  a function or class of any module that Python finds, or that lies beside the job file
 
+    what: what is named, with its article, for messages. error: what is raised for a name that is not known or cannot
+    be imported; broken: what is raised, if something else, where a plugin fails while it is imported.
 
-def load_callable(
-    name: str, place: str, root: str | None = None, *, error: type[IncrError] = JobError
-) -> Callable[..., Any]:
-    """The function or class that "module:name" names.
-
-    place: the key of the job that names it; root: a folder whose modules are found too, the job file's, behind all that
-    are installed; error: what is raised where there is none.
-
-    >>> load_callable("math:sqrt", "model.factory")(4.0)
-    2.0
-    >>> load_callable("math:sqr", "model.factory")
+    >>> shapes = Catalogue("a shape", {"square": lambda side: side * side}, "incr.shapes")
+    >>> shapes.find("square", "shape.name")(3), shapes.find("math:sqrt", "shape.name")(4.0)
+    (9, 2.0)
+    >>> shapes.find("sqare", "shape.name")
     Traceback (most recent call last):
     ...
-    incr_core.errors.JobError: model.factory "math:sqr": expected a function sqr in math, got none; did you mean 'sqrt'?
+    incr_core.errors.JobError: shape.name: expected a shape, got 'sqare'; did you mean 'square'?
+    >>> shapes.find("math:sqr", "shape.name")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: shape.name "math:sqr": expected a function sqr in math, got none; did you mean 'sqrt'?
+    """
+
+    def __init__(
+        self,
+        what: str,
+        ours: Mapping[str, T],
+        group: str,
+        *,
+        error: type[IncrError] = JobError,
+        broken: type[IncrError] | None = None,
+    ) -> None:
+        self.what = what
+        self.group = group
+        self._ours = dict(ours)
+        self._error = error
+        self._broken = broken or error
+
+    def __getitem__(self, name: str) -> T:
+        return self._ours[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ours)
+
+    def __len__(self) -> int:
+        return len(self._ours)
+
+    def find(self, name: str, place: str, root: str | None = None) -> Any:
+        """What is named, imported if need be.
+
+        place: the key that names it, for messages. root: a folder whose modules are found too, the job file's, after
+        all that are installed.
+        """
+        if name in self._ours:
+            return self._ours[name]
+        if ":" in name:
+            return _imported(name, place, root, self._error)
+        if fault := self.fault(name):
+            raise self._error(f"{place}: {fault}")
+        return self._loaded(self.plugins()[name], place)
+
+    def fault(self, name: str) -> str:
+        """What is wrong with a name, without importing anything: "" where it is known, or is "module:attribute"."""
+        if ":" in name or name in self._ours or name in (plugins := self.plugins()):
+            return ""
+        known = [*self._ours, *plugins]
+        return unknown(self.what, name, known) if known else f'expected {self.what}, got {name!r}; write "module:name"'
+
+    def plugins(self) -> dict[str, EntryPoint]:
+        """The entry points of the group, by name, that none of ours hides."""
+        return {entry.name: entry for entry in entry_points(group=self.group) if entry.name not in self._ours}
+
+    def _loaded(self, entry: EntryPoint, place: str) -> Any:
+        place = f'{place} "{entry.name}"'
+        try:
+            return entry.load()
+        except ModuleNotFoundError as missing:
+            dist = entry.dist
+            extra = dist is not None and entry.name in (dist.metadata.get_all("Provides-Extra") or ())
+            remedy = f"pip install '{dist.name}[{entry.name}]'" if dist is not None and extra else "install it"
+            raise self._error(f"{place}: expected the package {missing.name}, got none; {remedy}") from missing
+        except Exception as error:  # Ray, say, reads its settings from the environment when it is imported
+            raise self._broken(
+                f"{place}: expected {entry.value} to be imported, got {type(error).__name__}: {error}; "
+                "mend its installation or its settings in the environment"
+            ) from error
+
+
+def unknown(what: str, name: str, known: Iterable[Any]) -> str:
+    """Say what was expected instead of a name that is not known, and which one may have been meant.
+
+    >>> unknown("a strategy", "replya", ["replay", "ewc"])
+    "expected a strategy, got 'replya'; did you mean 'replay'?"
+    """
+    return f"expected {what}, got {name!r}; {_hint(name, known)}"
+
+
+def _hint(name: str, known: Iterable[Any]) -> str:
+    names = sorted(map(str, known))
+    near = difflib.get_close_matches(name, names, 1)
+    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return f"did you mean {near[0]!r}?" if near else f"known: {shown}"
+
+
+def _imported(name: str, place: str, root: str | None, error: type[IncrError]) -> Callable[..., Any]:
+    """The function or class that "module:name" names.
+
+    place: the key of the job that names it; root: a folder whose modules are found too, the job file's, after all that
+    are installed; error: what is raised where there is none.
+
+    >>> _imported("math:sqrt", "model.factory", None, JobError)(4.0)
+    2.0
     """
     place = f'{place} "{name}"'
     module_name, _, attribute = name.partition(":")
@@ -102,60 +180,3 @@ def _hidden(module: str, root: str | None) -> str:
     if own is None or found is None or found.resolve() == own.resolve():
         return ""
     return f"; {module} is {found}, which hides {own}: give yours another name"
-
-
-def build(kind: Callable[..., Any], arguments: Mapping[str, Any], place: str, *tacit: Any) -> Any:
-    """kind(*tacit, **arguments); JobError naming the place where it does not take them.
-
-    >>> build(dict, {"width": 3}, "model.arguments")
-    {'width': 3}
-    """
-    try:
-        return kind(*tacit, **arguments)
-    except TypeError as error:
-        raise JobError(f"{place}: {refusal(_misfit(kind, arguments) or error, kind)}") from error
-    except ArgumentError as error:
-        name, told = place.rpartition(" ")[2], str(error)
-        raise JobError(place + (told.removeprefix(name) if told.startswith(f"{name}.") else f": {told}")) from error
-
-
-def _misfit(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
-    """Which argument that is declared to be plain is of another kind; "" where none is."""
-    try:
-        declared = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # not declared, or by names that are not there at run time
-        return ""
-    for name, value in arguments.items():
-        hint = declared.get(name)
-        plain = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        fits = type(value) in plain or (float in plain and type(value) is int)
-        if set(plain) <= PLAIN.keys() and not fits:
-            expected = " or ".join(PLAIN[part] for part in plain if part is not type(None))
-            return f"expected {expected} for {name}, got {value!r}"
-    return ""
-
-
-def refusal(error: Exception | str, kind: Callable[..., Any]) -> str:
-    """What is wrong with the arguments of a kind, and those it takes.
-
-    >>> refusal(TypeError("no argument 'wide'"), lambda model, width, depth: None)
-    "no argument 'wide'; it takes width, depth"
-    """
-    accepted = [name for name in inspect.signature(kind).parameters if name not in TACIT]
-    return f"{error}; it takes {', '.join(accepted) or 'nothing'}"
-
-
-def unknown(name: str, known: Iterable[Any]) -> str:
-    """Say that a name is not known, and which one may have been meant.
-
-    >>> unknown("replya", ["replay", "ewc"])
-    "unknown 'replya'; did you mean 'replay'?"
-    """
-    return f"unknown {name!r}; {_hint(name, known)}"
-
-
-def _hint(name: str, known: Iterable[Any]) -> str:
-    names = sorted(map(str, known))
-    near = difflib.get_close_matches(name, names, 1)
-    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
-    return f"did you mean {near[0]!r}?" if near else f"known: {shown}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ REASONS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong."""
+    """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong.
+
+    arguments: None, as the command `incr` calls it, for those of the process.
+    """
     options = _parser().parse_args(arguments)
+    if arguments is None and options.command is _run and options.on != "local":
+        return _guarded(_run_supervised, options)
+    return _guarded(options.command, options)
+
+
+def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """The exit code of a command, whose errors are told."""
     try:
-        code: int = options.command(options)
+        return command(options)
     except IncrError as error:
         print(f"incr: {error}", file=sys.stderr)
         return error.exit_code
@@ -36,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 0
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,15 +129,62 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _learn(options)
+    return _tell(options)
+
+
+def _run_supervised(options: argparse.Namespace) -> int:
+    """The same, with the learning in a process of its own, which Ray may end."""
+    from incr_core.commands._supervised import supervised
+    from incr_core.errors import EngineError
+
+    code = supervised(lambda: _guarded(_learn, options))
+    if code is None:
+        raise EngineError(
+            f"--on {options.on}: the process that learned was ended from outside: by its Ray, whose raylet or GCS is "
+            f"gone, by the kernel for want of memory, or by a person; {_stands(_out(options))}"
+        )
+    return code or _tell(options)
+
+
+def _stands(out: str) -> str:
+    """Which version a run stands at."""
+    from incr_core.errors import RunDirectoryError
+    from incr_core.registry import RunDirectory
+
+    try:
+        version = RunDirectory.open(out).latest()
+    except RunDirectoryError:
+        version = None
+    if version is None:
+        return "nothing is committed yet; the same command starts over"
+    return f"version {version} is committed and intact; the same command goes on from it"
+
+
+def _out(options: argparse.Namespace) -> str:
+    from incr_core.job import Job
+
+    name = Job.written(options.job, options.set).name
+    return options.out or f"runs/{name}" + ("" if options.on == "local" else f"-{options.on}")
+
+
+def _learn(options: argparse.Namespace) -> int:
     from incr_core.commands.progress import progress
     from incr_core.job import Job
     from incr_core.runs import run
 
-    job = Job.written(options.job, options.set)
-    out = options.out or f"runs/{job.name}" + ("" if options.on == "local" else f"-{options.on}")
-    job = job.resolved(out)
+    out = _out(options)
+    job = Job.written(options.job, options.set).resolved(out)
     with progress(job, quiet=options.quiet) as observe:
-        summary = run(job, out, options.on, observe).summary.document()
+        run(job, out, options.on, observe)
+    return 0
+
+
+def _tell(options: argparse.Namespace) -> int:
+    from incr_core.runs import Run
+
+    out = _out(options)
+    summary = Run(out).summary.document()
     if options.json:
         print(json_text(summary))
     elif not options.quiet:

@@ -25,7 +25,7 @@ from incr_core.report import write_report
 from incr_core.rounds import Arrival
 from incr_core.runs import Summary, Version
 from incr_core.storage import write_atomically
-from incr_core.strategies import Context, Strategy
+from incr_core.strategies import Context, Strategy, Traits
 
 __all__ = ["distill"]
 
@@ -109,7 +109,7 @@ class Student(Job):
 class Taught(Strategy):
     """Answer as another model does: see `distill`. It has no state, so the student goes on without it."""
 
-    rowwise = False
+    traits = Traits(rowwise=False)
 
     def __init__(self, teacher: Learner, strength: float, temperature: float) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Lesson(LocalEngine):
         if self._at >= self._last:
             return []
         arrivals = super().receive()
-        self._at = arrivals[0].number if arrivals else self._last
+        self._at = arrivals[0].tick.number if arrivals else self._last
         for arrival in arrivals if self._gone.num_rows else ():
             self._leave_out(arrival)
         return arrivals
@@ -175,7 +175,7 @@ class Lesson(LocalEngine):
             assert labelled.rows is not None
             self.participant.increment.labelled = labelled
             arrival.rows = labelled.rows
-            arrival.measured = self.participant.learner.observe(labelled) if len(labelled) else {}
+            arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> dict[str, Any]:
         """Keep the worker's state, and how far the lesson has come."""

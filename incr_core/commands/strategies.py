@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 
-from incr_core.strategies import STRATEGIES, Strategy
+from incr_core.strategies import HOOKS, STRATEGIES, Strategy
 
 __all__ = ["describe"]
 
-HOOKS = ("begin", "augment", "weigh", "loss", "after_backward", "after_step", "end")
-
 
 def describe() -> str:
-    """Every strategy: its arguments, docstring up to the example, hooks, and what is shared and how it merges.
+    """Every strategy: its arguments, docstring up to the example, hooks and traits.
 
     >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
     ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
@@ -28,9 +26,16 @@ def _entry(name: str, kind: type[Strategy]) -> str:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     )
     text = inspect.cleandoc(kind.__doc__ or "").partition("\n>>>")[0].strip()
-    hooks = [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Strategy, hook)]
-    shared = ", ".join(f"{state} ({rule})" for state, rule in kind.shared.items())
+    phases = kind.traits.phases
+    hooks = [
+        f"{hook} ({phases[hook]})" if hook in phases else hook
+        for hook in HOOKS
+        if getattr(kind, hook) is not getattr(Strategy, hook)
+    ]
+    shared = ", ".join(f"{state} ({rule})" for state, rule in kind.traits.shared.items())
+    traits = [f"{name}={value!r}" for name, value in kind.traits.declared().items() if name not in ("phases", "shared")]
     lines = [f"{name}({arguments})"]
     lines += [f"    {line}".rstrip() for line in text.splitlines()]
     lines += ["", f"    hooks: {', '.join(hooks)}", f"    shared: {shared or 'nothing leaves the worker'}"]
+    lines += [f"    traits: {', '.join(traits)}"] if traits else []
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Local time: what times that do not say their zone mean, where a job says so (`stream.time_zone`)."""
+"""Local time: what times without a zone mean, where a job says so (`stream.time_zone`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["LocalTime", "in_zone"]
 
 @dataclass(frozen=True, slots=True)
 class LocalTime:
-    """The zone of times that do not say theirs, in some columns.
+    """The zone of times without one, in some columns.
 
-    An hour that comes twice, when clocks are set back, is the first in the columns `early`, and the second in those
-    that are `late`: a prediction must not be later, nor a label be known earlier, than it was.
+    An hour that comes twice, when clocks are set back, is read as the first in the columns `early`, and as the second
+    in the columns `late`: a prediction must not be later, nor a label be known earlier, than it was.
 
     >>> times = LocalTime("Europe/Berlin", early=frozenset({"at"}), late=frozenset({"known"}))
-    >>> told = times.told(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
-    >>> told["at"].to_pylist(), told["known"].to_pylist()
+    >>> zoned = times.in_zone(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
+    >>> zoned["at"].to_pylist(), zoned["known"].to_pylist()
     (['2013-10-27 00:30:00.000000Z'], ['2013-10-27 01:30:00.000000Z'])
     """
 
@@ -29,8 +29,8 @@ class LocalTime:
     early: frozenset[str]
     late: frozenset[str]
 
-    def told(self, table: pa.Table) -> pa.Table:
-        """The table, with times that all say their zone in these columns."""
+    def in_zone(self, table: pa.Table) -> pa.Table:
+        """The table, with a zone in all times of these columns."""
         for place, name in enumerate(table.column_names):
             if name in self.early or name in self.late:
                 column = in_zone(table.column(place), self.zone, late=name in self.late)
@@ -39,9 +39,9 @@ class LocalTime:
 
 
 def in_zone(column: pa.ChunkedArray, zone: str, *, late: bool) -> pa.ChunkedArray:
-    """The times of a column that do not say their zone, as local times of `zone`; all others as they are.
+    """A column with its times without a zone as local times of `zone`; all others as they are.
 
-    late: which of two is meant where clocks were set back, and which edge where they were set forward.
+    late: take the second of two where clocks were set back, and the later edge where they were set forward.
 
     >>> in_zone(pa.chunked_array([["2013-07-01 02:00", "2013-07-01T02:00Z"]]), "Europe/Berlin", late=False).to_pylist()
     ['2013-07-01 00:00:00.000000Z', '2013-07-01T02:00Z']
@@ -56,7 +56,7 @@ def in_zone(column: pa.ChunkedArray, zone: str, *, late: bool) -> pa.ChunkedArra
         naive = pc.fill_null(pc.match_substring_regex(column, NAIVE + "$"), False)
         try:
             local = pc.cast(pc.if_else(naive, column, pa.scalar(None, kind)), pa.timestamp("us"))
-        except pa.ArrowInvalid:  # an impossible date: whoever reads the column says so
+        except pa.ArrowInvalid:  # an impossible date: reading the column reports it
             return column
         return pc.if_else(naive, pc.cast(_utc(local, zone, late), kind), column)
     return column

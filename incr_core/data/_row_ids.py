@@ -1,4 +1,4 @@
-"""Row ids: every row of a stream has one address, for ever.
+"""Row ids: every row of a stream has one permanent address.
 
     id = fragment number << 40 | offset of the row within its fragment
 

@@ -1,4 +1,4 @@
-"""Sets of rows, as sorted intervals of their ids: as cheap as the ranges that rows come in, however many they are."""
+"""Sets of rows as sorted intervals of their ids: they cost what the intervals cost, however many rows there are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RowSet:
 
     @classmethod
     def of_ids(cls, ids: Ints) -> RowSet:
-        """Of ids (n,) in any order; one that comes twice counts once."""
+        """Of ids (n,) in any order; a repeated id counts once."""
         values = np.unique(ids)
         first = np.append(True, np.diff(values) != 1)[: len(values)]
         last = np.append(first[1:], True)[: len(values)]
@@ -85,7 +85,7 @@ class RowSet:
         return self._where(other, lambda mine, theirs: mine & ~theirs)
 
     def _where(self, other: RowSet, chosen: Callable[[Mask, Mask], Mask]) -> RowSet:
-        """The stretches between any two edges, of which a function of who holds them says whether they are chosen."""
+        """The intervals between edges that `chosen` selects, given which of them each set holds."""
         edges = np.unique(np.concatenate([self.starts, self.stops, other.starts, other.stops]))
         kept = np.flatnonzero(chosen(self._holds(edges[:-1]), other._holds(edges[:-1])))
         return RowSet.of_intervals(edges[kept], edges[kept + 1])

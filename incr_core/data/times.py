@@ -30,7 +30,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?"
 _ISO = NAIVE + r"(Z|[+-]\d\d:?\d\d)?$"
-# Later seconds than the year 9999: someone wrote milliseconds.
+# Seconds after the year 9999: the numbers are milliseconds.
 _LAST_SECOND = 253_402_300_799
 _FIRST_SECOND = -62_135_596_800
 _OUTSIDE = "outside the years 1 to 9999"
@@ -40,10 +40,13 @@ _PER_SECOND = {"s": 1, "ms": 1000, "us": SECOND}  # in nanoseconds, int64 ends i
 
 @dataclass(slots=True)
 class Instants:
-    """A time column, read: microseconds (n,), and which of them are there (n,) bool.
+    """A time column, read.
 
-    `expected` and `got` describe the rows that hold something which is not a time, at `wrong` (n,) bool. zoned: whether
-    the times say their zone; None where there are none, and of epoch seconds, which need none.
+    Attributes:
+        values: microseconds (n,).
+        known: which of them are there, (n,) bool.
+        wrong, got: which rows hold something that is not a time, (n,) bool, and what they hold.
+        zoned: whether the times have a zone; None where there are no times, and of epoch seconds, which need none.
     """
 
     values: np.ndarray[Any, np.dtype[np.int64]]
@@ -151,7 +154,7 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
 
 
 def readable(table: pa.Table) -> pa.Table:
-    """The table, with columns of times outside the years 1 to 9999 as text: Python has no such times to show.
+    """The table, with columns of times outside the years 1 to 9999 as text: Python cannot hold such times.
 
     >>> readable(pa.table({"at": pa.array([0, 253402300800], pa.timestamp("s"))}))["at"].to_pylist()
     ['1970-01-01 00:00:00', '10000-01-01 00:00:00']
@@ -165,7 +168,7 @@ def readable(table: pa.Table) -> pa.Table:
             if pa.types.is_timestamp(kind):
                 column = pc.cast(column, pa.timestamp(kind.unit))  # in UTC, as times without a zone are read
             words = pc.cast(column, pa.string())
-            if pa.types.is_timestamp(kind) and kind.tz is not None:  # which Arrow cannot write of such times
+            if pa.types.is_timestamp(kind) and kind.tz is not None:  # Arrow cannot format such times with a zone
                 words = pc.binary_join_element_wise(words, "Z", "")
             table = table.set_column(place, field.name, words)
     return table
@@ -215,12 +218,11 @@ def _numpy(column: pa.ChunkedArray) -> Any:
 
 
 def leaps(times: Instants, limit: int | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of a column's times (n,) leap ahead: those behind the first gap of more than `limit` microseconds after the
-    median, when all are laid out in their order.
+    """Which of a column's times (n,) leap ahead: those after the first gap of more than `limit` microseconds that
+    follows the median, in the order of time.
 
-    So each of them is more than `limit` ahead of the median, and no other time leads there: a typing mistake, or a
-    clock that is wrong, where years of rows in one file are none. It depends on these times alone. limit: None finds
-    none.
+    So each of them is more than `limit` ahead of the median, and no other time leads there: a typing mistake or a wrong
+    clock, which years of rows in one file are not. The answer depends on these times alone. limit: None finds none.
 
     >>> day = 86_400_000_000
     >>> times = Instants(np.array([1, 2, 9999, 3]) * day, np.full(4, True), np.full(4, False))
@@ -228,7 +230,7 @@ def leaps(times: Instants, limit: int | None) -> np.ndarray[Any, np.dtype[np.boo
     array([False, False,  True, False])
     """
     values = times.values[times.known]
-    # Most columns are so short a span that no gap in it can be one.
+    # Most columns are too short in time to hold such a gap.
     if limit is None or len(values) < 2 or int(values.max()) - int(values.min()) <= limit:
         return np.zeros(len(times.values), dtype=bool)
     ordered = np.sort(values)

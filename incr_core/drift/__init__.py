@@ -1,7 +1,8 @@
-"""Drift: statistics are watched by detectors, and what is found is acted on."""
+"""Drift: detectors over statistics that participants report, and what is done when one of them finds a drift."""
 
 from __future__ import annotations
 
-from incr_core.drift._controller import BLOCK, Alarm, Alarms
+from incr_core.drift._controller import ACTIONS, Alarm, Controller
+from incr_core.drift._detector import BLOCK, Detector
 
-__all__ = ["BLOCK", "Alarm", "Alarms"]
+__all__ = ["ACTIONS", "BLOCK", "Alarm", "Controller", "Detector"]

@@ -2,25 +2,25 @@
 
 The loop drives every engine the same way for each increment:
 
-    arrivals = engine.receive()        every participant predicts what arrives and tells what it has to learn
+    arrivals = engine.receive()        every participant predicts what arrives and reports what it has to learn
     round = engine.learn(arrivals)     rounds of: adopt, learn, exchange, outer step
-    engine.order(orders)               before or after: what else participants are to do; mostly nothing
-    engine.save(version)               at a commit, participants keep their state under that version
+    engine.order(orders)               before or after: what else participants are to do; usually nothing
+    engine.save(version)               at a commit, participants save their state under that version
 
-Engines are found by name among the entry points of the group `incr.engines`.
+Engines are found by name, most among the entry points of the group `incr.engines` (`engine_named`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from incr_core._util import file_of
+from incr_core._util import Catalogue, file_of
 from incr_core.errors import EngineError, JobError
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import state_folder
@@ -30,12 +30,12 @@ from incr_core.update import Weights
 if TYPE_CHECKING:
     from incr_core.job import Job
 
-__all__ = ["Commit", "Engine", "engine_named"]
+__all__ = ["ENGINES", "Commit", "Engine", "engine_named"]
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a run goes on from: a version, its weights, and what the engine itself kept with it."""
+    """What a run goes on from: a version, its weights, and the state that the engine itself saved with it."""
 
     version: int
     weights: Weights
@@ -45,13 +45,16 @@ class Commit:
 class Engine:
     """Drive participants through increments. Subclasses say where participants live.
 
-    job: what to run; directory: the run directory, under whose `state/` participants keep theirs.
+    job: what to run; directory: the run directory, under whose `state/` participants save theirs.
     """
 
     name = "engine"
 
+    max_failures = 0
+    """How many times in a row, without a commit between, `start` may be called again after WorkerLost."""
+
     def __init__(self, job: Job, directory: Path) -> None:
-        # Whoever merges updates must round as those do who made them.
+        # Merging updates must round exactly as making them does.
         settle_arithmetic(job.learner.threads)
         self.job = job
         self.directory = directory
@@ -67,7 +70,10 @@ class Engine:
         raise NotImplementedError
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit; whatever was learned since is gone."""
+        """Begin anew, or go on from a commit; whatever was learned since is dropped.
+
+        After WorkerLost too, where `max_failures` allows: lost workers are then replaced.
+        """
         raise NotImplementedError
 
     def receive(self) -> list[Arrival]:
@@ -77,69 +83,60 @@ class Engine:
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Learn the increment at hand, or instead `rows` of the history, once more and in one round.
 
-        rows: row ids (n,) by participant. Of none, the increment is skipped: its rows are let go, those that `arrivals`
-        tell afterwards.
+        rows: row ids (n,) by participant. If there are none, the increment is skipped: the rows in `arrivals` are
+        dropped, and an engine that has rows wait takes those out of `arrivals`.
         """
         raise NotImplementedError
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Let all participants do this, and then stand at these weights, before an increment is learned or after."""
+        """Let all participants follow orders, then adopt these weights, before an increment is learned or after."""
         raise NotImplementedError
 
     def save(self, version: int) -> dict[str, Any]:
-        """Let participants keep their state for this version; returns what the engine itself must keep."""
+        """Let participants save their state for this version; returns the state of the engine itself."""
         raise NotImplementedError
 
     def weights(self) -> Weights:
-        """The weights all participants stand at, whole, on the CPU or as live views."""
+        """The common weights of all participants, whole, on the CPU or as live views."""
         raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
-        """What modules of the first participant keep besides tensors (`ExtraState`), for a version."""
+        """State other than tensors of the first participant's modules (`ExtraState`), for a version."""
         return {}
 
     def history(self) -> Any:
-        """The stream's recent outcomes, which predicting new rows needs; None where it needs none."""
+        """The stream's recent outcomes, if predicting new rows needs them; else None."""
         return None
 
     def close(self) -> None:
-        """Give everything back. May be called twice."""
+        """Release all resources. May be called twice."""
 
     def state_path(self, participant: str, version: int) -> Path:
-        """Where a participant keeps its state for a version."""
+        """Where a participant saves its state for a version."""
         return state_folder(self.directory, participant, version)
 
 
 def engine_named(name: str) -> type[Engine]:
-    """The engine of that name, among those installed.
+    """The engine of that name: an installed one, or "module:Class".
 
     >>> engine_named("local").__name__
     'LocalEngine'
     """
-    found = {entry.name: entry for entry in entry_points(group="incr.engines")}
-    if name not in found:
-        raise JobError(f"--on {name}: expected one of the installed engines, {', '.join(sorted(found))}")
-    _check_ours(found[name])
-    try:
-        engine: type[Engine] = found[name].load()
-    except ModuleNotFoundError as missing:
-        raise JobError(
-            f"--on {name}: this engine needs {missing.name}, which is not installed; pip install 'incr[{name}]'"
-        ) from missing
-    except Exception as error:  # Ray, say, reads its settings from the environment when it is imported
-        raise EngineError(
-            f"--on {name}: expected {found[name].value} to be imported, got {type(error).__name__}: {error}; "
-            "mend its installation or its settings in the environment"
-        ) from error
+    if entry := ENGINES.plugins().get(name):
+        _check_ours(entry)
+    engine: type[Engine] = ENGINES.find(name, "--on")
     return engine
 
 
+ENGINES: Catalogue[type[Engine]] = Catalogue("an engine", {}, "incr.engines", broken=EngineError)
+"""What `--on` can name. Ours are entry points too, since the core knows neither Ray nor Flower."""
+
 OURS = Path(__file__).resolve().parents[1]
-"""The core's package; those of our engines lie beside it."""
+"""The core's package; our other engines are packages beside it."""
 
 
 def _check_ours(entry: EntryPoint) -> None:
-    """JobError where somebody else's module has the name of our engine's package, and is found in its place."""
+    """JobError where another module with the name of our engine's package shadows it."""
     package = entry.module.partition(".")[0]
     ours = OURS.with_name(package)
     found = file_of(package)

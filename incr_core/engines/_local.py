@@ -1,4 +1,4 @@
-"""The engine of one process: a worker with nobody to exchange with."""
+"""The engine of one process: a worker without peers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from incr_core.engines._base import Commit, Engine
-from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, Worker, total_measured
+from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, Worker, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LocalEngine(Engine):
 
     @property
     def participant(self) -> Participant:
-        """The one."""
+        """The only participant."""
         return self.worker.participant
 
     @property
@@ -57,18 +57,18 @@ class LocalEngine(Engine):
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Learn the increment, in one round, or rows of the history."""
         if rows is None:
-            return self.worker.learn(total_measured(arrivals)) if arrivals[0].labelled else Round()
+            return self.worker.learn(total_observed(arrivals)) if arrivals[0].labelled else Round()
         if rows:
             return self.worker.review(rows[self.participant.name])
         self.worker.skip()
         return Round()
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Do it."""
+        """Follow orders, then adopt the weights."""
         self.worker.order(orders, weights)
 
     def save(self, version: int) -> dict[str, Any]:
-        """Keep the worker's state."""
+        """Save the worker's state."""
         self.worker.save(self.state_path(self.participant.name, version))
         return {}
 
@@ -77,7 +77,7 @@ class LocalEngine(Engine):
         return self.participant.learner.weights()
 
     def extra_state(self) -> dict[str, Any]:
-        """What modules keep besides tensors."""
+        """State of modules other than tensors."""
         return self.participant.learner.extra.state_dict()
 
     def history(self) -> Any:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
 from incr_core.data.rates import Rate
-from incr_core.data.sources import CallableSource, Source, await_files, open_source, seconds
+from incr_core.data.sources import SOURCES, PythonSource, Source, await_files, open_source, seconds
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
 from incr_core.errors import JobError, StreamError
 from incr_core.job._file import OBJECT, JobFile
@@ -27,10 +27,11 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
     """Where the rows come from: a path, absolute or as written, or a function that yields them."""
     path = job.stream.path
     if path.startswith(OBJECT):
-        return job.named(path, "stream.path")
+        return job.named(path, "stream.path", SOURCES)
     module, _, name = path.partition(":")
-    if name.isidentifier() and module.replace(".", "_").isidentifier() and not Path(job.root, path).exists():
-        return job.named(path, "stream.path")
+    of_module = name.isidentifier() and module.replace(".", "_").isidentifier()
+    if (of_module or (path.isidentifier() and path in SOURCES.plugins())) and not Path(job.root, path).exists():
+        return job.named(path, "stream.path", SOURCES)
     return path
 
 
@@ -59,7 +60,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
     elif _finds_classes(job):
-        if not isinstance(source, str) and objective != "binary" and not CallableSource(source).finite:
+        if not isinstance(source, str) and objective != "binary" and not PythonSource(source).finite:
             raise JobError(
                 f"features.classes: expected the classes by name where stream.path is a function ({job.stream.path}), "
                 "whose rows may never end, got none; name them"

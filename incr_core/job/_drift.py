@@ -1,4 +1,4 @@
-"""What a job says of drift, built: the alarms where the loop is, and what participants tell them."""
+"""What a job says of drift, built: the controller where the loop is, and the probes of participants."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 from incr_core._util import unknown
 from incr_core.data.encoding import Encoder
-from incr_core.drift import BLOCK, Alarm, Alarms
+from incr_core.drift import BLOCK, Alarm, Controller, Detector
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
 from incr_core.job._sections import DriftSection
 from incr_core.learner import Schedule
 from incr_core.memories import Memory
 from incr_core.objectives import Objective
-from incr_core.rounds import PIECE, Watch
+from incr_core.rounds import PROBE_ROWS, PROBED, Probe
 from incr_core.strategies import Strategy
 
-__all__ = ["alarms_of", "watches_of"]
+__all__ = ["controller_of", "probes_of"]
+
+LOWER_IS_BETTER = ("loss", "error", "log_loss", "brier", "calibration_error", "mae", "mse", "rmse")
 
 
-def alarms_of(
+def controller_of(
     job: JobFile, objective: Objective, strategies: Sequence[Strategy], schedule: Schedule | None
-) -> Alarms | None:
-    """What watches for drift and tells when to consolidate; None where nothing is asked for.
+) -> Controller | None:
+    """What reacts to drift and tells strategies when to consolidate; None if neither is asked for.
 
     objective, strategies, schedule: those of the job; the strategies are looked at only where it has a [[drift]].
     JobError where what is asked for cannot be.
@@ -43,40 +45,36 @@ def alarms_of(
     for section in job.drift:
         _check_watch(section, job, objective)
         _check_action(section, every, remembers)
-    made = [_alarm(section) for section in job.drift]
-    return Alarms(made, objective, every if isinstance(every, int) else None, by_task=every == "task")
+    alarms = [_alarm(section) for section in job.drift]
+    return Controller(alarms, objective, every if isinstance(every, int) else None, by_task=every == "task")
 
 
-def watches_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Watch]:
-    """What participants tell, for each detector that does not watch a metric."""
+def probes_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Probe]:
+    """What participants report, for each detector that does not look at a metric."""
     for section in sections:
         _check_columns(section, encoder.numeric)
-    places = encoder.places
-    return [
-        Watch(
-            section.watch,
-            1 if section.detector == "ddm" else min(PIECE, section.block or BLOCK),
-            tuple(place for name in section.columns or encoder.numeric for place in places[name])
-            if section.watch == "features"
-            else (),
-        )
-        for section in sections
-        if section.watch in ("loss", "error", "features")
-    ]
+    return [_probe(section, encoder) for section in sections if section.watch in PROBED]
+
+
+def _probe(section: DriftSection, encoder: Encoder) -> Probe:
+    columns: tuple[int, ...] = ()
+    if section.watch == "features":
+        columns = tuple(place for name in section.columns or encoder.numeric for place in encoder.places[name])
+    return Probe(section.watch, min(PROBE_ROWS, _block(section)), columns)
 
 
 def _alarm(section: DriftSection) -> Alarm:
-    return Alarm(
-        section.detector,
-        section.watch,
-        section.action,
-        block=section.block,
-        warm_up=section.warm_up,
-        rate=section.rate,
-        lasting=section.lasting,
-        enlarge=section.enlarge,
-        options=section.options,
-    )
+    change = "both" if section.watch == "features" else "rise" if section.watch in LOWER_IS_BETTER else "fall"
+    block, options = _block(section), section.options
+    detector = Detector(section.detector, change, block=block, warm_up=section.warm_up, options=options)
+    return Alarm(section.watch, detector, section.action, section.rate, section.lasting, section.enlarge)
+
+
+def _block(section: DriftSection) -> int:
+    """Rows in a value: ddm counts errors row by row, and a metric is one value for an increment, whatever its rows."""
+    if section.detector == "ddm" or section.watch not in PROBED:
+        return 1
+    return section.block or BLOCK
 
 
 def _check_action(section: DriftSection, consolidate: str | int, remembers: bool) -> None:
@@ -93,7 +91,7 @@ def _check_action(section: DriftSection, consolidate: str | int, remembers: bool
 
 def _check_columns(section: DriftSection, numeric: Sequence[str]) -> None:
     if strange := [name for name in section.columns if name not in numeric]:
-        raise JobError(f"drift.columns: {unknown(strange[0], numeric)}")
+        raise JobError(f"drift.columns: {unknown('a numeric feature', strange[0], numeric)}")
 
 
 def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> None:
@@ -112,4 +110,4 @@ def _check_watch(section: DriftSection, job: JobFile, objective: Objective) -> N
             name = job.learner.objective
             raise JobError(f'drift.watch: {name} predictions have no {watch}; watch a metric or "features"')
     elif watch not in (known := objective.metrics({})):
-        raise JobError(f"drift.watch: {unknown(watch, ['loss', 'error', 'features', *known])}")
+        raise JobError(f"drift.watch: {unknown('what to watch', watch, ['loss', 'error', 'features', *known])}")

@@ -12,7 +12,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from incr_core._util import find, unknown
+from incr_core._util import Catalogue
 from incr_core.errors import JobError
 from incr_core.job._fault import first_fault
 from incr_core.job._sections import (
@@ -29,7 +29,9 @@ from incr_core.job._sections import (
     StreamSection,
     TrackSection,
 )
+from incr_core.models import MODELS
 from incr_core.models.adapt import ADAPTATIONS
+from incr_core.objectives import OBJECTIVES
 from incr_core.rounds import OUTERS
 from incr_core.strategies import STRATEGIES
 
@@ -37,8 +39,6 @@ __all__ = ["OBJECT", "JobFile"]
 
 OBJECT = "object:"
 """How names of objects begin that Python gives: "object:__main__.Net"."""
-
-OBJECTIVES = ("binary", "multiclass", "multilabel", "next_token", "ranking", "regression")
 
 
 class JobFile(Section):
@@ -87,14 +87,17 @@ class JobFile(Section):
     def _known_names(self) -> Self:
         if self.learner.schedule is None and any("restart_schedule" in drift.action for drift in self.drift):
             raise ValueError('drift.action: expected learner.schedule with "restart_schedule", got none; name one')
-        if self.outer.name not in OUTERS:
-            raise ValueError(f"outer.name: expected one of {', '.join(OUTERS)}, got {self.outer.name!r}")
-        for strategy in self.strategy:
-            if ":" not in strategy.name and strategy.name not in STRATEGIES:
-                raise ValueError(f"strategy.name: {unknown(strategy.name, STRATEGIES)}")
-        for adaptation in self.model.adapt:
-            if ":" not in adaptation.name and adaptation.name not in ADAPTATIONS:
-                raise ValueError(f"model.adapt.name: {unknown(adaptation.name, ADAPTATIONS)}")
+        names: list[tuple[str, str, Catalogue[Any]]] = [
+            ("outer.name", self.outer.name, OUTERS),
+            ("learner.objective", self.learner.objective, OBJECTIVES),
+            *(("strategy.name", strategy.name, STRATEGIES) for strategy in self.strategy),
+            *(("model.adapt.name", adaptation.name, ADAPTATIONS) for adaptation in self.model.adapt),
+        ]
+        if self.model.factory is not None:
+            names.append(("model.factory", self.model.factory, MODELS))
+        for place, name, catalogue in names:
+            if fault := catalogue.fault(name):
+                raise ValueError(f"{place}: {fault}")
         return self
 
     @model_validator(mode="after")
@@ -146,8 +149,6 @@ class JobFile(Section):
                     f'features.{key}: expected with the objective "{objective}" only, got it with '
                     f'"{self.learner.objective}"; leave it out'
                 )
-        if ":" not in self.learner.objective and self.learner.objective not in OBJECTIVES:
-            raise ValueError(f"learner.objective: {unknown(self.learner.objective, OBJECTIVES)}")
         return self
 
     # -- reading and writing ---------------------------------------------------------------------------------------
@@ -210,13 +211,14 @@ class JobFile(Section):
         """What makes the objects that the job names by "object:NAME"; in memory only."""
         return self._objects_given
 
-    def named(self, name: str, place: str, known: Mapping[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
-        """The function or class that the job names: one of those `known`, an object given, or "module:name".
+    def named(self, name: str, place: str, catalogue: Catalogue[Any]) -> Callable[..., Any]:
+        """What the job names: an object that Python gave, or what the catalogue finds.
 
         place: the key that names it.
         """
         if not name.startswith(OBJECT):
-            return find(name, known or {}, place, self.root)
+            found: Callable[..., Any] = catalogue.find(name, place, self.root)
+            return found
         if name.removeprefix(OBJECT) not in self._objects_given:
             raise JobError(
                 f'{place} "{name}": expected an object that only Python has, got none, since the run was begun with '

@@ -14,9 +14,9 @@ from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
 from incr_core.data.sources import Source
 from incr_core.data.timeline import Partition, Stream
-from incr_core.drift import Alarms
+from incr_core.drift import Controller
 from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
-from incr_core.job._drift import alarms_of, watches_of
+from incr_core.job._drift import controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
@@ -139,9 +139,9 @@ class Job(JobFile):
         return review_of(self)
 
     @as_job_error()
-    def alarms(self) -> Alarms | None:
-        """What watches for drift and tells when to consolidate; None where nothing is asked for."""
-        return alarms_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
+    def controller(self) -> Controller | None:
+        """What reacts to drift and tells strategies when to consolidate; None if neither is asked for."""
+        return controller_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
 
     @as_job_error()
     def learner_for(
@@ -194,8 +194,8 @@ class Job(JobFile):
             self.learner_for(stream.numeric_width, index, wrap, shard),
             warm_passes=self.learner.warm_epochs,
             frozen=self.learner.frozen,
-            watches=watches_of(self.drift, self.encoder),
+            probes=probes_of(self.drift, self.encoder),
             keeps=rows_kept(self),
-            tells_tasks=self.learner.consolidate == "task",
+            reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
         )

@@ -43,13 +43,13 @@ def strategies_of(job: JobFile) -> list[Strategy]:
 
 def _check_tasks(job: JobFile, name: str, strategy: Strategy, *, counts: bool) -> None:
     """Refuse a strategy that needs what the stream does not tell; counts: it was told to count increments."""
-    if strategy.needs_tasks and job.features.task is None:
+    if strategy.traits.needs_tasks and job.features.task is None:
         raise JobError(
             f"strategy {name}: expected a stream whose rows tell their task, got one without; "
             "name the column in features.task"
         )
     bounded = counts or job.learner.consolidate != "increment" or job.stream.every == "file"
-    if strategy.needs_boundaries and not bounded:
+    if strategy.traits.needs_boundaries and not bounded:
         raise JobError(
             f"strategy {name}: expected a stream with boundaries between tasks, got one cut by "
             f'stream.every = {job.stream.every!r}; set learner.consolidate = "task" (with features.task), "drift" '
@@ -61,11 +61,11 @@ def _check_tasks(job: JobFile, name: str, strategy: Strategy, *, counts: bool) -
 def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
     """Makes the optimiser: any of torch.optim by name; where it has a fused form, that one."""
     wanted = job.learner.optimizer
-    make = optimizer_named(wanted.name, wanted.arguments, fused=fused)
+    make = optimizer_named(wanted.name, wanted.arguments, fused=fused, root=job.root)
     known = make([nn.Parameter(torch.zeros(2, 2))]).defaults
     for group in job.learner.groups:
         for key in group.arguments.keys() - known.keys():
-            raise JobError(f"learner.groups {group.match!r}: {unknown(key, known)}")
+            raise JobError(f"learner.groups {group.match!r}: {unknown('an argument of the optimizer', key, known)}")
     return make
 
 
@@ -74,9 +74,8 @@ def schedule_of(job: JobFile) -> Schedule | None:
     wanted = job.learner.schedule
     if wanted is None:
         return None
-    kind = SCHEDULES.get(wanted.name.lower().removesuffix("lr"))
-    if kind is None:
-        raise JobError(f"learner.schedule.name: {unknown(wanted.name, SCHEDULES)}")
+    name = wanted.name if ":" in wanted.name else wanted.name.lower().removesuffix("lr")
+    kind = job.named(name, "learner.schedule.name", SCHEDULES)
     arguments = wanted.arguments
     each = arguments.pop("each", "step")
     try:
@@ -124,15 +123,15 @@ def review_of(job: JobFile) -> Review | None:
             "name the time column, or give a number of increments"
         )
     for strategy in strategies_of(job):
-        if strategy.alone and not strategy.off:
+        if strategy.traits.alone and not strategy.off:
             raise JobError(
                 f"review: expected strategies beside which a pass over the history lasts, got "
-                f"{type(strategy).__name__}: {strategy.alone}; leave [review] out"
+                f"{type(strategy).__name__}: {strategy.traits.alone}; leave [review] out"
             )
     return Review(section.every, section.rows, job.learner.seed)
 
 
 def outer_of(job: JobFile) -> Outer:
     """What makes the next anchor of the mean of updates."""
-    outer: Outer = build(OUTERS[job.outer.name], job.outer.arguments, "outer")
+    outer: Outer = build(job.named(job.outer.name, "outer.name", OUTERS), job.outer.arguments, "outer")
     return outer

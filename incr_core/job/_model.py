@@ -14,7 +14,7 @@ from incr_core.data.encoding import Encoder
 from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._inputs import ByColumn
-from incr_core.models import TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
+from incr_core.models import MODELS, TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
 from incr_core.models.adapt import ADAPTATIONS
 from incr_core.numerics import seeded
 
@@ -66,7 +66,7 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
 
 
 def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
-    make = job.named(factory, "model.factory")
+    make = job.named(factory, "model.factory", MODELS)
     arguments = dict(job.model.arguments)
     if "shape" in inspect.signature(make).parameters:
         arguments["shape"] = shape

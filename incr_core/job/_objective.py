@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from incr_core._util import build
+from incr_core._util import build, unknown
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
 from incr_core.objectives import (
     LOSSES,
+    OBJECTIVES,
     Binary,
     GrowingMulticlass,
     Loss,
@@ -65,7 +66,7 @@ def _ranking(job: JobFile) -> Objective:
 
 
 def _own(name: str, job: JobFile) -> Objective:
-    factory = job.named(name, "learner.objective")
+    factory = job.named(name, "learner.objective", OBJECTIVES)
     try:
         made = factory()
     except TypeError as error:
@@ -81,9 +82,7 @@ def _loss(job: JobFile, kind: type[Objective]) -> Loss | None:
     if wanted is None:
         return None
     if wanted.name not in kind.losses:
-        raise JobError(
-            f"learner.loss.name: expected one of {', '.join(kind.losses)} for the objective "
-            f"{job.learner.objective}, got {wanted.name!r}"
-        )
+        what = f"a loss that the objective {job.learner.objective} takes"
+        raise JobError(f"learner.loss.name: {unknown(what, wanted.name, kind.losses)}")
     loss: Loss = build(LOSSES[wanted.name], wanted.arguments, f"learner.loss {wanted.name}")
     return loss

@@ -11,7 +11,7 @@ from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
-from incr_core.rounds import ACTIONS
+from incr_core.drift import ACTIONS
 
 __all__ = [
     "ClusterSection",
@@ -218,7 +218,7 @@ class DriftSection(Section):
     def _known(cls, value: list[str]) -> list[str]:
         for action in value:
             if action not in ACTIONS:
-                raise ValueError(f"{unknown(action, ACTIONS)}")
+                raise ValueError(unknown("an action", action, ACTIONS))
         return value
 
 
@@ -238,7 +238,9 @@ class ClusterSection(Section):
     pace: Literal["rows"] = "rows"
     partition: str = "blocks"
     address: str | None = None
-    timeout: float = Field(60.0, gt=0)
+    timeout: float = Field(30.0, gt=0)
+    spares: int = Field(0, ge=0)
+    max_failures: int = Field(10, ge=0)
 
 
 class FederatedSection(Section):

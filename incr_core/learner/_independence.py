@@ -23,19 +23,19 @@ Outcome = tuple[list[Tensor], Tensor, list[Tensor]]
 
 
 def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts: int) -> bool | None:
-    """Whether learning the rows of a batch in `parts` parts is, to rounding, learning them at once.
+    """Whether learning the rows of a batch in `parts` parts equals, to rounding, learning them at once.
 
     True where all of this holds for these rows:
         the outputs, and the gradients of the loss, are the same for the whole batch as for every parts-th row, and the
         outputs as for single rows;
         a forward changes no buffer and nothing else that the modules hold;
-        it takes no random number, since parts would take others, and its way does not depend on the values of rows
-        (`torch.func.vmap` refuses such a forward).
+        it draws no random number, since parts would draw others, and its control flow does not depend on the values of
+        rows (`torch.func.vmap` refuses such a forward).
     False where one does not, or where it cannot be told. None where these rows cannot tell: they are too few or equal.
 
-    The weights are moved a little at random, since a mixing of rows that starts from a factor of 0 would not show.
+    The weights are perturbed a little at random, since a mixing of rows with a factor that starts at 0 would not show.
     The model, in the mode that it is in, the objective and the global random state are afterwards as before.
-    Sharded weights are gathered (a collective call); shards that try equal rows come to the same answer.
+    Sharded weights are gathered (a collective call); shards that try equal rows get the same answer.
 
     Raises JobError that names a parameter which the forward overwrites: what a shard writes there would be lost.
 
@@ -56,7 +56,7 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
         global_random_state(0, batch.targets.device),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # what is odd about the model will be told when it learns
+        warnings.simplefilter("ignore")  # the same warnings come when it learns
         trial = _Trial(model, objective, {name: _moved(weight) for name, weight in learn.items()}, fixed)
         try:
             whole = trial.run(batch)
@@ -65,7 +65,7 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
             return trial.divides(batch, whole, parts) and not trial.changed and not held.changed()
         except JobError:
             raise
-        except Exception:  # whatever a model may raise when it is tried in a way that its author did not foresee
+        except Exception:  # a model may raise anything when it is called in a way that its author did not foresee
             return False
 
 
@@ -137,7 +137,7 @@ class _Trial:
 
 
 def _moved(weight: Tensor) -> Tensor:
-    """A weight, a little elsewhere."""
+    """A weight, perturbed a little."""
     drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     return weight + 0.1 * (weight.abs().mean() + 0.1) * drawn.to(weight.device, weight.dtype)
 

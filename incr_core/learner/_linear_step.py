@@ -1,4 +1,4 @@
-"""Linear models: the gradient of their loss written down, which online costs less than finding it anew each time."""
+"""The gradient of a linear model in closed form, which online costs less than building an autograd graph for it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
         z = x W^T + b        r = dl/dz        dl/dW = r^T x        dl/db = sum_i r_i        x (B, F), z and r (B, K)
 
     These are autograd's operations in autograd's order, so the gradient is the same to the bit. What is saved is the
-    graph, built and walked for a single product: of few rows, half the time of a step.
+    graph, built and walked for a single product: half the time of a step on few rows.
 
     None, and no gradient, where autograd is needed: where the objective leaves the slope r to it, for weighted rows, in
-    mixed precision, and where a hook would look on.
+    mixed precision, and where a hook is registered.
 
     >>> import torch
     >>> from incr_core.objectives import Binary
@@ -47,7 +47,7 @@ def linear_backward(model: nn.Linear, objective: Objective, batch: Batch) -> Ten
 
 
 def has_slope(objective: Objective) -> bool:
-    """Whether an objective writes down the slope of its loss: where the loss was redefined further down, it does not.
+    """Whether an objective defines the slope of its loss, and no subclass has redefined the loss since.
 
     >>> from incr_core.objectives import GrowingMulticlass
     >>> from incr_core.objectives import Multiclass
@@ -63,5 +63,5 @@ def has_slope(objective: Objective) -> bool:
 
 
 def _plain(weight: Tensor) -> bool:
-    """Whether it wants a gradient, and nobody else does."""
+    """Whether it takes a gradient, and no hook sees it."""
     return weight.requires_grad and not gradient_is_hooked(weight)

@@ -19,7 +19,7 @@ __all__ = ["Mergeable"]
 
 
 class Mergeable:
-    """The part of a learner that other learners meet: it may be given an anchor, and asked for what became of it.
+    """The part of a learner that exchanges: it adopts an anchor, and gives what it made of it.
 
     model, objective, strategies, hooks, context, device: those of the learner. entries: the tensors that merge.
 
@@ -42,7 +42,7 @@ class Mergeable:
     def weights(self) -> Weights:
         """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
 
-        A tensor that stands in several places has one name, the first (`entries`).
+        A tensor that is used in several places has one name, the first (`entries`).
         """
         return self.entries.read()
 
@@ -78,14 +78,14 @@ class Mergeable:
         for index, strategy in enumerate(self.strategies):
             assert isinstance(strategy, Strategy)
             for name, value in strategy.state_dict().items():
-                for shared, rule in strategy.shared.items():
+                for shared, rule in strategy.traits.shared.items():
                     if isinstance(value, Tensor) and f"{name}.".startswith(f"{shared}."):
                         state[f"{index}.{name}"] = value
                         rules[f"{index}.{name}"] = rule
         return state, rules
 
     def check_shared(self) -> None:
-        """StrategyError that names what a strategy shares and nobody can merge."""
+        """Raise StrategyError for shared state that cannot be merged, by its name."""
         state, rules = self.shared_state()
         for name, value in state.items():
             if (refusal := refusal_of(value.dtype, rules[name])) is not None:

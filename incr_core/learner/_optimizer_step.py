@@ -20,11 +20,11 @@ __all__ = ["Descent", "unobserved_step"]
 class Descent:
     """Move parameters along the gradients that backward passes left on them.
 
-    optimizer, parameters: of whom. clip: the largest norm of a step's gradient, or None.
+    optimizer: of these parameters. clip: the largest norm of a step's gradient, or None.
     schedule: changes the learning rate; None: it stays.
     scale: for float16. It scales a loss up before the backward and the gradients down after it.
     sparse: whether some gradients are.
-    rate: an attribute; steps are taken with so many times the optimiser's own learning rate.
+    rate: an attribute, by which the optimiser's own learning rate is multiplied.
 
     >>> import torch
     >>> weight = Parameter(torch.tensor([3.0, 4.0]))
@@ -64,7 +64,7 @@ class Descent:
         return True
 
     def step(self) -> None:
-        """Move, and forget the gradients."""
+        """Move, and let go of the gradients."""
         if self.clip is not None:
             self._clip(self.parameters, self.clip)
         if self.rate == 1.0:
@@ -79,7 +79,7 @@ class Descent:
         self.let_go()
 
     def let_go(self) -> None:
-        """Forget the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
+        """Let go of the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
         for weight in self.parameters:
             weight.grad = None
 
@@ -130,7 +130,7 @@ def _clip_sparse(parameters: Sequence[Parameter], largest: float) -> None:
 
 
 def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:
-    """`optimizer.step` as its author wrote it, where nobody observes it.
+    """`optimizer.step` as its author wrote it, where nothing observes it.
 
     torch wraps every optimiser's `step` to mark it for a profiler and to call hooks. The mark alone takes as long as
     the whole step of a small model: 60 us beside 50 to 300 us. While a profiler runs, a hook is registered, or a

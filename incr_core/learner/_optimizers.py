@@ -12,25 +12,40 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
-from incr_core._util import refusal, unknown
+from incr_core._util import Catalogue, refusal
 from incr_core.errors import ArgumentError
+from incr_core.learner._schedule import Groups, grouped
 from incr_core.numerics import as_dense
 
 __all__ = [
+    "OPTIMIZERS",
     "OptimizerFactory",
     "check_gradients",
     "factory_of",
     "fusable",
     "keep_dense",
+    "optimizer_for",
     "optimizer_named",
     "sparse_weights",
 ]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 
+OPTIMIZERS: Catalogue[Callable[..., Optimizer]] = Catalogue(
+    "an optimizer",
+    {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+    },
+    "incr.optimizers",
+    error=ArgumentError,
+)
+"""Those of torch.optim in small letters."""
+
 
 def factory_of(optimizer: OptimizerFactory | str | Mapping[str, Any], *, fused: bool = True) -> OptimizerFactory:
-    """What makes the optimiser: as it is given, or of the name and with the arguments that a job would say.
+    """A function that makes the optimiser: the one given, or one of the name and arguments that a job gives.
 
     >>> factory_of("sgd", fused=False)
     functools.partial(<class 'torch.optim.sgd.SGD'>)
@@ -43,23 +58,19 @@ def factory_of(optimizer: OptimizerFactory | str | Mapping[str, Any], *, fused: 
     return optimizer_named(given.pop("name"), given, fused=fused)
 
 
-def optimizer_named(name: str, arguments: Mapping[str, Any] | None = None, *, fused: bool = True) -> partial[Optimizer]:
-    """Any optimiser of torch.optim by its name, whatever its capitals; where it has a fused form, that one.
+def optimizer_named(
+    name: str, arguments: Mapping[str, Any] | None = None, *, fused: bool = True, root: str | None = None
+) -> partial[Optimizer]:
+    """Any of `OPTIMIZERS` by its name, whatever its capitals; where it has a fused form, that one.
 
     arguments: what it takes besides the parameters. fused: False where its fused form could not take them (`fusable`).
-    ArgumentError where there is no such optimiser, or it does not take the arguments.
+    root: a folder whose modules are found too. ArgumentError where there is no such optimiser, or it does not take the
+    arguments.
 
     >>> optimizer_named("adam", {"lr": 0.01})([Parameter(torch.zeros(1))]).defaults["lr"]
     0.01
     """
-    kinds: dict[str, Any] = {
-        known.lower(): kind
-        for known, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
-    }
-    kind = kinds.get(name.lower())
-    if kind is None:
-        raise ArgumentError(f"learner.optimizer.name: {unknown(name, kinds)}")
+    kind = OPTIMIZERS.find(name if ":" in name else name.lower(), "learner.optimizer.name", root)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (arguments or {}).items()}
     if fused and "fused" in inspect.signature(kind).parameters and "foreach" not in given:
         given.setdefault("fused", True)
@@ -68,6 +79,36 @@ def optimizer_named(name: str, arguments: Mapping[str, Any] | None = None, *, fu
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ArgumentError(f"learner.optimizer: {refusal(error, kind)}") from error
     return partial(kind, **given)
+
+
+def optimizer_for(
+    model: nn.Module,
+    optimizer: OptimizerFactory | str | Mapping[str, Any],
+    groups: Groups = (),
+    *,
+    sharded: bool = False,
+    edited: bool = False,
+) -> tuple[Optimizer, bool]:
+    """The optimiser of a model's trainable weights, and whether some of their gradients will be sparse.
+
+    groups: weights by name pattern, and the optimiser's arguments for them. edited: whether strategies edit
+    gradients, which must be dense for them. ArgumentError where the optimiser does not take the weights or their
+    gradients.
+
+    >>> optimizer_for(nn.Embedding(2, 2, sparse=True), torch.optim.SGD)[1]
+    True
+    """
+    make = factory_of(optimizer, fused=not sharded and fusable(model))
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if sparse := sparse_weights(model):
+        if edited:
+            sparse = keep_dense(sparse)
+        check_gradients(make, sparse, [name for name in trainable if name not in sparse])
+    parts = grouped(trainable, groups)
+    try:
+        return make(parts), bool(sparse)
+    except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
+        raise ArgumentError(f"learner.optimizer: {error}; choose another optimizer, or freeze such weights") from error
 
 
 def fusable(model: nn.Module) -> bool:
@@ -95,7 +136,7 @@ def sparse_weights(model: nn.Module) -> dict[str, Parameter]:
 
 
 def keep_dense(sparse: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Have the gradients of these weights made dense as they come; returns what is left sparse: none.
+    """Make the gradients of these weights dense as they come; returns the weights that stay sparse: none.
 
     >>> table = nn.Embedding(3, 1, sparse=True)
     >>> keep_dense(sparse_weights(table))

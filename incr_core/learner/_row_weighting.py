@@ -1,4 +1,4 @@
-"""Choosing what to learn from: the loss of a batch whose rows strategies weigh, or of which they leave few."""
+"""The loss of a batch whose rows strategies weigh, or of which they leave few."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from incr_core.batch import Batch, share_of
 from incr_core.numerics import Precision
 from incr_core.strategies import Context, Hooks
 
-__all__ = ["Choosing"]
+__all__ = ["RowWeighting"]
 
 FEW, ENOUGH = 1 / 3, 64
-"""Rows are chosen before they are run backward where at most this share is learned from, of so many in a batch: another
-forward costs more than that saves of more rows, and of a small batch a step is hardly its rows."""
+"""Rows are chosen by a forward of their own where at most this share of a batch is learned from, and the batch has so
+many rows: that forward costs more than a larger share saves, and in a small batch rows cost little of a step."""
 
 
-class Choosing:
+class RowWeighting:
     """The loss of a batch with the factors f_i that strategies give rows (`Strategy.weigh`) beside their weights w_i.
 
         loss = sum_i f_i w_i l_i / sum_i w_i
@@ -36,8 +36,8 @@ class Choosing:
     >>> from incr_core.objectives import Multiclass
     >>> from incr_core.strategies import Selective
     >>> learner = Learner(nn.Linear(1, 2), Multiclass(2), torch.optim.SGD, [Selective(beta=2.0)])
-    >>> choosing = Choosing(learner.context, learner.hooks, learner.precision, rowwise=True)
-    >>> loss, output = choosing.loss(Batch(torch.ones(100, 1), torch.zeros(100, dtype=torch.int64)))
+    >>> weighting = RowWeighting(learner.context, learner.hooks, learner.precision, rowwise=True)
+    >>> loss, output = weighting.loss(Batch(torch.ones(100, 1), torch.zeros(100, dtype=torch.int64)))
     >>> loss.requires_grad, output.requires_grad, output.shape
     (True, False, torch.Size([100, 2]))
     """

@@ -10,7 +10,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from incr_core._util import one_of
+from incr_core._util import Catalogue, one_of
 from incr_core.errors import ArgumentError
 from incr_core.models import matches
 
@@ -18,20 +18,26 @@ __all__ = ["SCHEDULES", "Groups", "Schedule", "grouped"]
 
 _WITHOUT_NUMBERS = ("ReduceLROnPlateau", "SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR")
 
-SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
+_OF_TORCH: dict[str, Callable[..., LRScheduler]] = {
     name.removesuffix("LR").lower(): kind
     for name, kind in vars(lr_scheduler).items()
     if isinstance(kind, type) and issubclass(kind, LRScheduler) and kind.__module__ == lr_scheduler.__name__
     if kind is not LRScheduler and not name.startswith("_") and name not in _WITHOUT_NUMBERS
 }
 """Those of torch.optim.lr_scheduler that take numbers alone: "step", "exponential", "onecycle", and so on."""
-SCHEDULES |= {
-    "cosine": lr_scheduler.CosineAnnealingLR,
-    "warm_restarts": lr_scheduler.CosineAnnealingWarmRestarts,
-}
+
+SCHEDULES: Catalogue[Callable[..., LRScheduler]] = Catalogue(
+    "a schedule",
+    {
+        **_OF_TORCH,
+        "cosine": lr_scheduler.CosineAnnealingLR,
+        "warm_restarts": lr_scheduler.CosineAnnealingWarmRestarts,
+    },
+    "incr.schedules",
+)
 
 Groups = Sequence[tuple[str, Mapping[str, Any]]]
-"""Name patterns of weights, and what the optimiser is told about them."""
+"""Name patterns of weights, and the optimiser's arguments for them."""
 
 
 class Schedule:
@@ -75,7 +81,7 @@ class Schedule:
             group.update(settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands; the rates themselves are the optimiser's."""
+        """Its progress; the rates themselves are in the optimiser's state."""
         assert self.scheduler is not None, "start it with an optimiser"
         found: dict[str, Any] = self.scheduler.state_dict()
         return found

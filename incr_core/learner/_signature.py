@@ -1,4 +1,4 @@
-"""What a learner's state is a state of: which its tensors do not tell."""
+"""Fingerprint of the learner that a state belongs to: strategy classes and weight shapes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from incr_core.errors import CheckpointError
 
-__all__ = ["check_made_of", "made_of"]
+__all__ = ["check_signature", "signature_of"]
 
 
-def made_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """The kinds of the strategies, in order, and the shapes of the trainable weights by name; JSON.
+def signature_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """The classes of the strategies, in order, and the shapes of the trainable weights by name; JSON.
 
     >>> import torch
-    >>> made_of([], [("weight", torch.zeros(3, 4))])
+    >>> signature_of([], [("weight", torch.zeros(3, 4))])
     {'strategies': [], 'weights': {'weight': [3, 4]}}
     """
     return {
@@ -25,12 +25,12 @@ def made_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]])
     }
 
 
-def check_made_of(mine: Mapping[str, Any], theirs: Mapping[str, Any], with_state: Collection[int]) -> None:
-    """CheckpointError where a state is of other strategies than mine, or of another model.
+def check_signature(mine: Mapping[str, Any], theirs: Mapping[str, Any], with_state: Collection[int]) -> None:
+    """CheckpointError where a state belongs to other strategies than mine, or to another model.
 
-    with_state: the places of strategies that have any, here or there; what the others are is no matter.
+    with_state: the places of strategies that have state, here or there; the others may differ.
 
-    >>> check_made_of({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]}, [0, 1])
+    >>> check_signature({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]}, [0, 1])
     Traceback (most recent call last):
     ...
     incr_core.errors.CheckpointError: learner.strategies: expected the state of EWC, got that of SI, Replay; use the

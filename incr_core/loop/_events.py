@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from incr_core.data.timeline import Tick
+
 __all__ = ["Event", "events_table"]
 
 SCHEMA = pa.schema(
@@ -25,16 +27,14 @@ SCHEMA = pa.schema(
 class Event:
     """Something that happened at an increment.
 
-    increment, name: where. kind: "diverged", "drift", "task", "review" or "bad file". what: in words. action: what was
-    done.
+    kind: "diverged", "drift", "task", "review" or "bad file". what: in words. action: what was done.
     rows: how many rows it is about.
 
-    >>> Event(3, "2013-02-01", "diverged", "the loss is nan", "quarantined its rows", 900).kind
+    >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind
     'diverged'
     """
 
-    increment: int
-    name: str
+    tick: Tick
     kind: str
     what: str
     action: str
@@ -47,4 +47,15 @@ def events_table(events: Sequence[Event]) -> pa.Table:
     >>> events_table([]).column_names
     ['increment', 'name', 'kind', 'what', 'action', 'rows']
     """
-    return pa.table({name: [getattr(event, name) for event in events] for name in SCHEMA.names}, schema=SCHEMA)
+    rows = [
+        {
+            "increment": event.tick.number,
+            "name": event.tick.name,
+            "kind": event.kind,
+            "what": event.what,
+            "action": event.action,
+            "rows": event.rows,
+        }
+        for event in events
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

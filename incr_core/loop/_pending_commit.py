@@ -1,4 +1,4 @@
-"""Uncommitted: what was learned since the last commit, as the tables that the next one makes durable."""
+"""What was learned since the last commit, as the tables that the next one makes durable."""
 
 from __future__ import annotations
 
@@ -11,36 +11,56 @@ import torch
 from torch import Tensor
 
 from incr_core.data.encoding import BadFile, BadRow, files_table, quarantine_table
+from incr_core.data.timeline import Tick
 from incr_core.loop._events import Event, events_table
 from incr_core.registry.ledger import SCHEMA, entry_table
 from incr_core.rounds import Arrival, Round
 
-__all__ = ["Uncommitted", "metrics_row", "metrics_table"]
+__all__ = ["PendingCommit", "metrics_row", "metrics_table"]
 
 
 @dataclass(slots=True)
-class Uncommitted:
-    """What was learned since the last commit; gone without a trace where the loop goes back to it.
+class PendingCommit:
+    """What was learned since the last commit; dropped where the loop returns to it.
 
-    metrics: a row per increment. rows: participant -> ids of the rows it learned. bad: rows that cannot be used, and
-    bad_files: files. duplicates: participant -> ids of rows that were learned before.
-    refused: the rows of diverged increments, as tables. events: what happened besides.
+    last: the last increment's tick; None if there is nothing to commit. metrics: a row per increment.
+    rows: participant -> ids of the rows it learned. duplicates: participant -> ids of rows that were learned before.
+    bad, bad_files: rows and files that cannot be used. diverged: the rows of diverged increments, as tables.
+    events: what happened besides.
     """
 
+    last: Tick | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     duplicates: dict[str, list[Tensor]] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
     bad_files: list[BadFile] = field(default_factory=list)
-    refused: list[pa.Table] = field(default_factory=list)
+    diverged: list[pa.Table] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return self.last is not None
+
+    def add(self, participants: Sequence[str], arrivals: Sequence[Arrival], *, learned: bool) -> list[BadFile]:
+        """Add the rows of an increment, by the participants that own them; returns the bad files among its reports."""
+        self.last = arrivals[0].tick
+        for name, arrival in zip(participants, arrivals, strict=True):
+            if arrival.labelled and learned:
+                self.rows.setdefault(name, []).append(arrival.rows)
+            if len(arrival.duplicates):
+                self.duplicates.setdefault(name, []).append(arrival.duplicates)
+            self.bad += arrival.bad
+        # All who read the files report the same bad ones.
+        files = list(dict.fromkeys(file for arrival in arrivals for file in arrival.bad_files))
+        self.bad_files += files
+        return files
 
     def tables(self, version: int, fragments: Sequence[str], increment: int) -> dict[str, pa.Table]:
         """What a commit takes of it: metrics, ledger, duplicates, quarantine and events.
 
         fragments: paths by number; increment: the last one.
 
-        >>> {name: len(table) for name, table in Uncommitted([{"increment": 7}]).tables(1, [], 7).items()}
+        >>> {name: len(table) for name, table in PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7).items()}
         {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0}
         """
 
@@ -54,7 +74,7 @@ class Uncommitted:
             "metrics": metrics_table(self.metrics),
             "ledger": entries(self.rows),
             "duplicates": entries(self.duplicates),
-            "quarantine": pa.concat_tables([quarantine_table(self.bad), files_table(self.bad_files), *self.refused]),
+            "quarantine": pa.concat_tables([quarantine_table(self.bad), files_table(self.bad_files), *self.diverged]),
             "events": events_table(self.events),
         }
 
@@ -63,31 +83,31 @@ def metrics_row(
     arrivals: Sequence[Arrival],
     learned: Round,
     rows: int,
-    measured: dict[str, float],
-    sofar: dict[str, float],
+    now: dict[str, float],
+    so_far: dict[str, float],
     version: int,
 ) -> dict[str, Any]:
     """One increment as a row of the table of metrics.
 
-    rows: how many were learned; measured, sofar: the objective's metrics over this increment and over all; version:
-    the one that it will be part of.
+    rows: how many were learned; now, so_far: the objective's metrics over this increment and over all; version: the one
+    that it will be part of.
 
-    >>> arrival = Arrival(3, "2013-02-01", False, 5, torch.arange(4), 5, 4, {}, {})
+    >>> arrival = Arrival(Tick(3, "2013-02-01"), torch.arange(4), arriving=5, predicted=5, scored=4)
     >>> row = metrics_row([arrival], Round({"loss": 2.0}, passes_rows=4), 4, {"auc": 0.7}, {"auc": 0.6}, 1)
     >>> row["increment"], row["rows_labelled"], row["metric.auc"], row["total.auc"], row["loss.loss"]
     (3, 4, 0.7, 0.6, 0.5)
     """
-    first = arrivals[0]
+    tick = arrivals[0].tick
     return {
-        "increment": first.number,
-        "name": first.name,
-        "warm": first.warm,
+        "increment": tick.number,
+        "name": tick.name,
+        "warm": tick.warm,
         "rows_arriving": sum(arrival.arriving for arrival in arrivals),
         "rows_labelled": rows,
         "rows_scored": sum(arrival.scored for arrival in arrivals),
         "rows_duplicate": sum(len(arrival.duplicates) for arrival in arrivals),
-        **{f"metric.{name}": value for name, value in measured.items()},
-        **{f"total.{name}": value for name, value in sofar.items()},
+        **{f"metric.{name}": value for name, value in now.items()},
+        **{f"total.{name}": value for name, value in so_far.items()},
         **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},
         "seconds_predicting": max(arrival.seconds for arrival in arrivals),
         "seconds_learning": learned.seconds_learning,

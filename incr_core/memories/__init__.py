@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from incr_core._util import one_of
+from incr_core._util import Catalogue
+from incr_core.errors import ArgumentError
 from incr_core.memories._balanced import Balanced
 from incr_core.memories._base import Columns, Memory, columns_of, to_batch
 from incr_core.memories._herding import Herding
@@ -28,14 +29,19 @@ __all__ = [
     "to_batch",
 ]
 
-MEMORIES: dict[str, type[Memory]] = {
-    "reservoir": Reservoir,
-    "balanced": Balanced,
-    "window": Window,
-    "herding": OnlineHerding,
-    "prototypes": Prototypes,
-}
-"""Memories that take rows as they come; `Herding` needs their features too, and is iCaRL's own."""
+MEMORIES: Catalogue[type[Memory]] = Catalogue(
+    "a memory",
+    {
+        "reservoir": Reservoir,
+        "balanced": Balanced,
+        "window": Window,
+        "herding": OnlineHerding,
+        "prototypes": Prototypes,
+    },
+    "incr.memories",
+    error=ArgumentError,
+)
+"""Memories that take rows as they come; `Herding` needs their activations too, and is iCaRL's own."""
 
 
 def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = None) -> Memory:
@@ -44,11 +50,17 @@ def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = N
     >>> memory_named("der.memory", "window", 100)
     Window()
     """
-    return MEMORIES[one_of(place, name, list(MEMORIES))](capacity, ttl)
+    made = MEMORIES.find(name, place)(capacity, ttl)
+    if not isinstance(made, Memory):
+        raise ArgumentError(
+            f"{place}: expected {name} to make a Memory, got {type(made).__name__}; "
+            "name a class that inherits from incr_core.Memory"
+        )
+    return made
 
 
 def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
-    """`count` rows of a memory, none twice before all were drawn once: a small memory is told more evenly so.
+    """`count` rows of a memory, none twice before all were drawn once: so a small memory is replayed more evenly.
 
     Where the memory holds many times `count` rows, the odds of a row drawn twice are not worth a permutation.
 

@@ -97,7 +97,7 @@ class Memory(nn.Module):
         """All rows held, as views."""
         return {name: column[: self.size] for name, column in own_buffers(self).items() if column is not None}
 
-    def forget(self, rows: Tensor) -> int:
+    def drop(self, rows: Tensor) -> int:
         """Delete the rows with these ids (a request for erasure); returns how many were held.
 
         What is left is the sample it would be had the others been alone: their freed slots are filled again only as
@@ -107,13 +107,13 @@ class Memory(nn.Module):
         >>> memory = Reservoir(4)
         >>> columns = {"targets": torch.arange(4.0), "rows": torch.arange(4)}
         >>> memory.insert(columns, torch.Generator())
-        >>> memory.forget(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
+        >>> memory.drop(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
         (1, [0.0, 2.0, 3.0])
         """
         if self.size == 0:
             return 0
         if "rows" not in own_buffers(self):
-            raise ArgumentError("memory.forget: the rows held carry no row ids, so none can be found")
+            raise ArgumentError("memory.drop: the rows held carry no row ids, so none can be found")
         return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
 
     def _drop(self, which: Callable[[Columns], Tensor]) -> int:

@@ -24,7 +24,7 @@ class OnlineHerding(Memory):
         when shares shrink, the row y goes that leaves the least |gap + mean - y|^2, one after another
 
     Welling 2009, "Herding dynamical weights to learn", and iCaRL choose among all rows; here rows pass once, and their
-    inputs stand for their features. Rows drawn at random miss the mean of their class by chance, and a learner that
+    inputs stand for their activations. Rows drawn at random miss the mean of their class by chance, and a learner that
     sees twenty of a class over and over learns that too.
 
     The mean of a class takes a slot of the capacity. Rows must have one class, and inputs of one floating tensor, its
@@ -68,14 +68,14 @@ class OnlineHerding(Memory):
         if len(rest):
             self._exchange({name: column.index_select(0, rest) for name, column in columns.items()})
 
-    def forget(self, rows: Tensor) -> int:
+    def drop(self, rows: Tensor) -> int:
         """Delete the rows with these ids, and take them out of the mean of their class."""
         held = self.rows_held()
         if "rows" in held:
             gone = torch.isin(held["rows"], rows.to(held["rows"].device)).nonzero().flatten()
             self._follow(held["targets"].index_select(0, gone), held["inputs"].index_select(0, gone), -1.0)
             self._summary()["inputs"][self._counts <= 0] = 0  # nothing is left of which it would be the mean
-        return super().forget(rows)
+        return super().drop(rows)
 
     def clear(self) -> None:
         """Forget all rows, and the means."""

@@ -82,11 +82,11 @@ class Prototypes(Memory):
         if len(join):
             self._join({name: column.index_select(0, join) for name, column in columns.items()})
 
-    def forget(self, rows: Tensor) -> int:
+    def drop(self, rows: Tensor) -> int:
         """Refuse: a mean keeps something of every row in it, so no row can be taken out again."""
         raise ArgumentError(
-            "memory.forget: prototypes are means of several rows, from which none can be erased; "
-            "use a memory of rows, such as reservoir or balanced, where rows may have to be forgotten"
+            "memory.drop: prototypes are means of several rows, from which none can be erased; "
+            "use a memory of rows, such as reservoir or balanced, where rows may have to be erased"
         )
 
     def _settled(self, targets: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Reservoir(Memory):
 
     Row number s (from 0) takes slot s if that is below the capacity, or else a slot drawn from 0..s, if that is.
     Rows of one batch that draw the same slot overwrite one another in order, as one by one they would. Slots from
-    `size` on are empty, freed by `forget`: which of them a row draws does not matter, so it takes the first.
+    `size` on are empty, freed by `drop`: which of them a row draws does not matter, so it takes the first.
 
     A slot depends on the row's number alone, so slots are drawn ahead, for `AHEAD` rows at once, and only those below
     the capacity are kept. A batch that has none of them costs a comparison: like algorithm L (Li 1994), which draws the

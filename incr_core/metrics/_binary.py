@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incr_core.metrics._auc import area, score_histogram
-from incr_core.metrics._calibration import calibration, calibration_error
-from incr_core.metrics._ratios import ratio, unless_broken
-from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, weights
+from incr_core.metrics._histograms import area, calibration, calibration_error, score_histogram
+from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, ratio, unless_broken, weights
 from incr_core.metrics._temporal import kappa_temporal, temporal
 
 __all__ = ["binary_metrics", "binary_statistics"]

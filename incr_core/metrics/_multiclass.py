@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incr_core.metrics._calibration import calibration, calibration_error
-from incr_core.metrics._ratios import mean, per_class, ratio, unless_broken
-from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, weights
+from incr_core.metrics._histograms import calibration, calibration_error
+from incr_core.metrics._sums import LEAST, Statistics, floats, mean, on_grid, per_class, ratio, unless_broken, weights
 from incr_core.metrics._temporal import kappa_temporal, temporal
 
 __all__ = ["multiclass_metrics", "multiclass_statistics"]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incr_core.metrics._ratios import mean, per_class, ratio, unless_broken
-from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, weights
+from incr_core.metrics._sums import LEAST, Statistics, floats, mean, on_grid, per_class, ratio, unless_broken, weights
 
 __all__ = ["multilabel_metrics", "multilabel_statistics"]
 

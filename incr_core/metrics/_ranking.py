@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from incr_core.metrics._ratios import ratio
-from incr_core.metrics._sums import Array, Statistics, floats, on_grid, weights
+from incr_core.metrics._sums import Array, Statistics, floats, on_grid, ratio, weights
 
 __all__ = ["ranking_metrics", "ranking_statistics"]
 

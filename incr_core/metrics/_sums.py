@@ -1,7 +1,8 @@
-"""Sums that do not depend on order or split, to the last bit, and the arrays they are taken over."""
+"""Statistics that add, whatever the order or split, to the last bit; and the ratios that metrics are of such sums."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST", "Array", "Statistics", "add", "exact_sums", "floats", "on_grid", "weights"]
+__all__ = [
+    "LEAST",
+    "Array",
+    "Statistics",
+    "add",
+    "exact_sums",
+    "floats",
+    "mean",
+    "on_grid",
+    "per_class",
+    "ratio",
+    "unless_broken",
+    "weights",
+]
 
 Array = npt.NDArray[Any]
 Statistics = dict[str, Array]
@@ -74,3 +88,43 @@ def floats(tensor: Tensor) -> Array:
 def weights(weight: Tensor | None, rows: int) -> Array:
     """Row weights (rows,) on the grid; ones, if None."""
     return np.ones(rows) if weight is None else on_grid(floats(weight))
+
+
+def ratio(a: float, b: float) -> float:
+    """A quotient; 0/0 is undefined, and NaN.
+
+    >>> ratio(1, 4), ratio(0, 0)
+    (0.25, nan)
+    """
+    return a / b if b else math.nan
+
+
+def mean(values: Array) -> float:
+    """The mean of values (n,), NaN of none.
+
+    >>> mean(np.array([1.0, 2.0])), mean(np.array([]))
+    (1.5, nan)
+    """
+    return float(values.mean()) if len(values) else math.nan
+
+
+def unless_broken(metrics: dict[str, float], loss: float) -> dict[str, float]:
+    """The metrics, or NaN for each when the loss says that a prediction was NaN.
+
+    >>> unless_broken({"auc": 0.7}, math.nan)
+    {'auc': nan}
+    """
+    return dict.fromkeys(metrics, math.nan) if math.isnan(loss) else metrics
+
+
+def per_class(right: Array, predicted: Array, true: Array) -> dict[str, Array]:
+    """Precision, recall and F1 of each class (C,), 0/0 taken as zero."""
+
+    def ratio(a: Array, b: Array) -> Array:
+        return a / np.where(b > 0, b, 1.0)
+
+    return {
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, true),
+        "f1": ratio(2 * right, predicted + true),
+    }

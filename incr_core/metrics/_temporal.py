@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incr_core.metrics._ratios import ratio
-from incr_core.metrics._sums import Array, Statistics
+from incr_core.metrics._sums import Array, Statistics, ratio
 
 __all__ = ["kappa_temporal", "last_labels", "temporal"]
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import nn
+
+from incr_core._util import Catalogue
 from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
@@ -9,16 +14,17 @@ from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
 from incr_core.models._patterns import matches
-from incr_core.models._penultimate import Features, one_way
+from incr_core.models._penultimate import Activations, one_way
 from incr_core.models._restored import restored, same_bits
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
 __all__ = [
+    "MODELS",
+    "Activations",
     "Calls",
     "Entries",
     "ExtraState",
-    "Features",
     "Moments",
     "TableMLP",
     "TableShape",
@@ -34,3 +40,6 @@ __all__ = [
     "restored",
     "same_bits",
 ]
+
+MODELS: Catalogue[Callable[..., nn.Module]] = Catalogue("a model", {}, "incr.models")
+"""What `model.factory` can name. None is ours: without a factory, the network follows from the columns."""

@@ -1,4 +1,4 @@
-"""What a model thinks of a row before it answers: the input of its last linear layer."""
+"""Penultimate activations: the input of a model's last linear layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from incr_core.errors import ArgumentError, IncrError, StrategyError
 
-__all__ = ["Features", "head_of", "last_layer", "one_way"]
+__all__ = ["Activations", "head_of", "last_layer", "one_way"]
 
 
 def head_of(model: nn.Module, place: str) -> nn.Linear:
@@ -42,27 +42,27 @@ def last_layer(model: nn.Module, place: str, error: type[IncrError] = StrategyEr
 
 
 def one_way(model: nn.Module, place: str, error: type[IncrError] = StrategyError) -> None:
-    """Raise `error` where rows go through parts of the model of their own (a class attribute `parts_rows` says so).
+    """Raise `error` where rows go through parts of the model of their own (a class attribute `routes_rows` says so).
 
     >>> one_way(nn.Linear(1, 1), "ewc")
     """
     for part in model.modules():
-        if getattr(part, "parts_rows", False):
+        if getattr(part, "routes_rows", False):
             raise error(
                 f"{place}: expected a model that all rows go through, got {type(part).__name__}, where each goes its "
                 f"own way; leave {place} out, or give it the model before experts are made of it"
             )
 
 
-class Features:
-    """Reads the features of a model's last forward; a gradient flows through them.
+class Activations:
+    """Reads the activations of a model's last forward; a gradient flows through them.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Identity(), nn.Linear(2, 1))
-    >>> features = Features(model, "example")
-    >>> with features.read():
+    >>> activations = Activations(model, "example")
+    >>> with activations.read():
     ...     _ = model(torch.ones(3, 2))
-    >>> features.last.shape
+    >>> activations.last.shape
     torch.Size([3, 2])
     """
 
@@ -74,13 +74,13 @@ class Features:
 
     @property
     def last(self) -> Tensor:
-        """The features of the last forward; StrategyError where it did without the layer whose input they are."""
+        """Those of the last forward, (B, d); StrategyError where it did not use the layer whose input they are."""
         if self._last is None:
             name = next(name for name, part in self._model[0].named_modules() if part is self.head)
             raise StrategyError(
-                f"{self._place}: expected features at {name or 'the model'}, the last linear layer that the model has, "
-                "and its forward does without it; leave that layer out of the model, or define it before the one that "
-                "answers"
+                f"{self._place}: expected activations at {name or 'the model'}, the last linear layer that the model "
+                "has, and its forward does without it; leave that layer out of the model, or define it before the one "
+                "that answers"
             )
         return self._last
 

@@ -7,7 +7,7 @@ from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
 from incr_core.numerics._functional import Applied, unsharded, whole_weights
 from incr_core.numerics._precision import LossScale, Precision
-from incr_core.numerics._randomness import OwnChance, global_random_state, seeded
+from incr_core.numerics._randomness import GlobalRandomState, OwnChance, global_random_state, seeded
 from incr_core.numerics._sharding import agreed, as_reals, like, load_optimizer, local, optimizer_state, whole
 from incr_core.numerics._sparse import as_dense
 from incr_core.numerics._torch_privates import (
@@ -31,6 +31,7 @@ from incr_core.numerics._torch_privates import (
 __all__ = [
     "Applied",
     "BatchNorm",
+    "GlobalRandomState",
     "LossScale",
     "OwnChance",
     "Precision",

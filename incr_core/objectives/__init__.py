@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core._util import Catalogue
 from incr_core.objectives._base import Binary, Multiclass, Objective, Regression
 from incr_core.objectives._distillation import distillation_loss
 from incr_core.objectives._growing import GrowingMulticlass
@@ -12,6 +13,7 @@ from incr_core.objectives._ranking import Ranking
 
 __all__ = [
     "LOSSES",
+    "OBJECTIVES",
     "Binary",
     "GrowingMulticlass",
     "Loss",
@@ -23,3 +25,17 @@ __all__ = [
     "Regression",
     "distillation_loss",
 ]
+
+OBJECTIVES: Catalogue[type[Objective]] = Catalogue(
+    "an objective",
+    {
+        "binary": Binary,
+        "multiclass": Multiclass,
+        "multilabel": Multilabel,
+        "next_token": NextToken,
+        "ranking": Ranking,
+        "regression": Regression,
+    },
+    "incr.objectives",
+)
+"""With `features.capacity`, "multiclass" is `GrowingMulticlass`. An objective that is not ours takes no arguments."""

@@ -113,7 +113,7 @@ def _counted(
     knows: whether it is known which rows are due; else those that are not learned may or may not be.
     """
     learned, duplicate = rows.learned, rows.duplicate - rows.learned
-    quarantined = (rows.quarantined | standing.refused) - learned - duplicate
+    quarantined = (rows.quarantined | standing.rejected) - learned - duplicate
     everything = standing.there | learned | duplicate | quarantined | waiting
     states = {
         "learned": len(learned - rows.erased),

@@ -124,17 +124,18 @@ class Versions:
         """The weights and manifest of a version, the champion if none is named, verified byte for byte."""
         if version is not None:
             return self._load(version)
+        champion = champion_of(self.directory)
         for _ in range(TRIES):
-            champion = champion_of(self.directory)
             if champion is None:
                 break
             try:
                 return self._load(champion)
             except (CheckpointError, VersionError):
                 # Whoever writes the run may have published another one meanwhile, and pruned this.
-                if champion_of(self.directory) == champion:
+                before, champion = champion, champion_of(self.directory)
+                if champion == before:
                     raise
-        else:
+        if champion is not None:
             return self._load(champion)
         if self.latest:
             raise CheckpointError(

@@ -1,21 +1,23 @@
-"""Who learns together, and how one round of theirs goes: participants, the outer step, what is told between them."""
+"""Participants and their rounds: what each of them does in an increment, the exchange of updates, the outer step."""
 
 from __future__ import annotations
 
-from incr_core.rounds._actions import ACTIONS, Orders
-from incr_core.rounds._consolidation_window import Span
-from incr_core.rounds._outer import OUTERS, Outer
-from incr_core.rounds._participant import Arrival, Participant
-from incr_core.rounds._pending import Pending
-from incr_core.rounds._probe import PIECE, Watch, merged_pieces
+from incr_core.rounds._arrival import Arrival, total_observed
+from incr_core.rounds._orders import Orders
+from incr_core.rounds._outer import Outer
+from incr_core.rounds._outer_steps import OUTERS
+from incr_core.rounds._participant import Participant
+from incr_core.rounds._pending_predictions import PendingPredictions
+from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._review import Review
-from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, total_measured
+from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
+from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._worker import Alone, Exchange, Worker
 
 __all__ = [
-    "ACTIONS",
     "OUTERS",
-    "PIECE",
+    "PROBED",
+    "PROBE_ROWS",
     "Alone",
     "Arrival",
     "Cohort",
@@ -24,14 +26,14 @@ __all__ = [
     "Orders",
     "Outer",
     "Participant",
-    "Pending",
+    "PendingPredictions",
+    "Probe",
     "Review",
     "Round",
-    "Span",
-    "Watch",
+    "UnconsolidatedRows",
     "Worker",
     "consolidate",
-    "merged_pieces",
+    "interleaved",
     "take_round",
-    "total_measured",
+    "total_observed",
 ]

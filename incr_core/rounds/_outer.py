@@ -15,7 +15,7 @@ from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
-__all__ = ["OUTERS", "Mean", "Nesterov", "Outer"]
+__all__ = ["Mean", "Nesterov", "Outer"]
 
 
 class Outer:
@@ -28,11 +28,11 @@ class Outer:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, object]:
-        """What must be kept between rounds."""
+        """The state between rounds."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 class Mean(Outer):
@@ -50,7 +50,7 @@ class Mean(Outer):
 
 
 class Nesterov(Outer):
-    """Treat the way from the anchor to the mean as a gradient, and follow it with Nesterov momentum.
+    """Treat the difference between anchor and mean as a gradient, and step along it with Nesterov momentum.
 
         d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (d + momentum * v)
 
@@ -93,11 +93,7 @@ class Nesterov(Outer):
         return {"velocity": dict(self.velocity)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take it back."""
+        """Restore it."""
         velocity = state["velocity"]
         assert isinstance(velocity, dict)
         self.velocity = dict(velocity)
-
-
-OUTERS: dict[str, type[Outer]] = {"mean": Mean, "nesterov": Nesterov}
-"""The outer steps by the names that job files use."""

@@ -1,9 +1,9 @@
 """A participant: one learner and its part of the stream, wherever it lives.
 
-Every engine drives participants through the same few calls, in the same order, for every increment:
+Every engine makes the same few calls on its participants, in the same order, for every increment:
 
-    receive      take the next increment: predict the rows that arrive, score the rows whose labels became known
-    begin        lay out the rows to learn
+    receive      take the next increment: predict the rows that arrive, score those whose labels became known
+    begin        prepare the rows to learn
     advance      take optimiser steps; the engine exchanges weights between calls
     consolidate  let the strategies keep what was learned
     review       learn rows of the history once more
@@ -15,8 +15,9 @@ An increment that must not be learned is skipped instead of begun.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,63 +25,31 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, cat
-from incr_core.data.encoding import BadFile, BadRow
-from incr_core.data.timeline import Increment, Learned, Stream
+from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import EarlyStopping, Learner
-from incr_core.metrics import Statistics
-from incr_core.rounds._actions import Orders
-from incr_core.rounds._consolidation_window import Span
-from incr_core.rounds._pending import Pending
-from incr_core.rounds._probe import Watch
+from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._orders import Orders
+from incr_core.rounds._prequential import Prequential
+from incr_core.rounds._probe import Probe
+from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.storage import checkpoint
-from incr_core.update import Update, Weights
+from incr_core.update import Update
 
-__all__ = ["Arrival", "Participant"]
-
-
-@dataclass(slots=True)
-class Arrival:
-    """What a participant tells about an increment before it learns.
-
-    rows: ids of the rows to learn, (n,) int64; these and counts leave the participant, never the rows themselves.
-    statistics: additive, of the rows labelled now against what was predicted when they arrived.
-    measured: what these rows add to running statistics of the model and the objective.
-    watched: for each `Watch`, sums over rows scored or arriving now.
-    time: up to which the increment goes, in microseconds. tasks: of the rows to learn, if somebody waits for new ones.
-    """
-
-    number: int
-    name: str
-    warm: bool
-    arriving: int
-    rows: Tensor
-    predicted: int
-    scored: int
-    statistics: Statistics
-    measured: Weights
-    bad: Sequence[BadRow] = field(default_factory=list)
-    seconds: float = 0.0
-    watched: list[Tensor] = field(default_factory=list)
-    time: int = 0
-    tasks: list[int] = field(default_factory=list)
-    bad_files: Sequence[BadFile] = field(default_factory=list)
-    duplicates: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-
-    @property
-    def labelled(self) -> int:
-        """How many rows there are to learn."""
-        return len(self.rows)
+__all__ = ["Participant"]
 
 
 @dataclass(slots=True)
 class AtHand:
     """The increment that a participant is at: the rows it has to learn, and whether it has begun to."""
 
-    number: int
-    name: str
-    warm: bool
+    tick: Tick
     labelled: Batch
     begun: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has rows whose learning has not begun."""
+        return not self.begun and len(self.labelled) > 0
 
 
 class Participant:
@@ -90,11 +59,11 @@ class Participant:
     stream, learner: what it owns.
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
     frozen: learn nothing after the warm start; a baseline.
-    watches: what to tell about rows before they are learned.
+    probes: statistics to report about rows before they are learned.
     stopping: when to stop passing over an increment's rows; by default after all passes.
-    tells_tasks: whether to tell which tasks the rows to learn are of.
-    keeps: None where strategies consolidate after every increment. Else they do when told to, on the rows learned since
-        they last did, of which at least the last `keeps` are kept.
+    reports_tasks: whether to report which tasks the rows to learn are of.
+    keeps: None where strategies consolidate after every increment. Else they do when ordered to, on the rows learned
+        since the last time, of which at least the last `keeps` are kept.
     """
 
     def __init__(
@@ -105,9 +74,9 @@ class Participant:
         *,
         warm_passes: int | None = None,
         frozen: bool = False,
-        watches: Sequence[Watch] = (),
+        probes: Sequence[Probe] = (),
         keeps: int | None = None,
-        tells_tasks: bool = False,
+        reports_tasks: bool = False,
         stopping: EarlyStopping | None = None,
     ) -> None:
         self.name = name
@@ -115,135 +84,115 @@ class Participant:
         self.learner = learner
         self.warm_passes = warm_passes
         self.frozen = frozen
-        self.watches = tuple(watches)
-        self.tells_tasks = tells_tasks
+        self.reports_tasks = reports_tasks
         self.stopping = stopping
-        self._passes: tuple[Batch, Batch, int] | None = None  # to pass over, held back, and how often at most
-        self.consolidates = learner.consolidates and keeps is None
-        self._span = Span(keeps) if learner.spans and keeps is not None else None
         self.increment: AtHand | None = None
-        self._increments: Iterator[Increment] = iter(())
+        self.consolidates = learner.consolidates and keeps is None
+        self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None
+        self._evaluation = Prequential(learner, probes)
+        self._passes: tuple[Batch, Batch, int] | None = None  # rows to pass over, held back, and how often at most
+        self._increments: Iterator[Increment] | None = None  # None: not started
         self._cursor: dict[str, Any] | None = None
         self._learned: Learned | None = None  # keys, where rows have them
         self._keys: dict[str, Any] | None = None  # the same, as they were loaded
-        self._pending = Pending()
-        self._started = False
+        self._takes_found = True  # whether files that were found since are taken in
+        self.keeps_increments = False
+        self._since: list[Increment] = []  # received since the last state that was kept in memory
+        self._again: deque[Increment] = deque()  # of these, to be received once more
 
     @property
     def cursor(self) -> dict[str, Any] | None:
-        """Its place in the stream, JSON: behind the last increment received; None before the first."""
+        """Stream position just after the last received increment (JSON); None before the first."""
         return self._cursor
 
     def begin_at(self, cursor: dict[str, Any] | None) -> None:
-        """Begin at another participant's place in the stream, before anything was received."""
-        assert not self._started, "a participant begins once"
+        """Begin at another participant's stream position, before anything was received."""
+        assert self._increments is None, "a participant begins once"
         self._cursor = cursor
 
     def receive(self) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
 
-        Predictions of an objective that is not `ready` are none: of a stream of numbers without a warm start, the first
-        increment's.
-        Rows that an engine has let wait since the last increment come first among those to learn, and once more, alone,
-        after the stream's end: every row is learned.
+        Rows that an engine has left waiting since the last increment come first among those to learn, and once more,
+        alone, after the stream's end: every row is learned.
         """
-        if not self._started:
-            self._increments = self.stream.increments(self._cursor, self._keys)
-            self._started = True
-        increment = next(self._increments, None)
-        waiting = self._waiting()
+        increment, last = self._next(), self.increment
+        waiting = last.labelled if last is not None and last.waiting else None
         if increment is None:
             return None if waiting is None else self._remaining(waiting)
         begun = time.perf_counter()
         self._cursor, self._learned = increment.cursor, increment.learned
-        arriving, labelled = increment.arriving, increment.labelled
-        if len(arriving) and not increment.warm and self.learner.objective.ready:
-            assert arriving.rows is not None
-            self._pending.add(arriving.rows, self.learner.predict(arriving.inputs))
-        # Whoever predicted a row scores it, whoever learns it.
-        statistics, scored, watched = self._score(increment.revealed)
-        if self.watches and not increment.warm:
-            told = [watch.arriving(arriving.inputs) for watch in self.watches]
-            watched = [torch.cat([one, other]) for one, other in zip(told, watched, strict=True)]
-        learns = labelled if increment.warm or not self.frozen else labelled.slice(0, 0)
+        scores = self._evaluation.evaluate(increment)
+        warm, labelled = increment.tick.warm, increment.labelled
+        learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
-        self.increment = AtHand(increment.number, increment.name, increment.warm, learns)
+        self.increment = AtHand(increment.tick, learns)
         assert learns.rows is not None
         return Arrival(
-            increment.number,
-            increment.name,
-            increment.warm,
-            len(arriving),
+            increment.tick,
             learns.rows,
-            0 if increment.warm else len(arriving),
-            scored,
-            statistics,
-            self.learner.observe(learns) if len(learns) else {},
-            increment.bad,
-            time.perf_counter() - begun,
-            watched,
-            increment.time,
-            torch.unique(learns.task).tolist() if self.tells_tasks and learns.task is not None else [],
-            increment.bad_files,
-            increment.duplicates,
+            arriving=len(increment.arriving),
+            predicted=0 if warm else len(increment.arriving),
+            scored=scores.scored,
+            statistics=scores.statistics,
+            observed=self.learner.observe(learns) if len(learns) else {},
+            probed=scores.probed,
+            tasks=torch.unique(learns.task).tolist() if self.reports_tasks and learns.task is not None else [],
+            duplicates=increment.duplicates,
+            bad=increment.bad,
+            bad_files=increment.bad_files,
+            seconds=time.perf_counter() - begun,
         )
 
-    def _waiting(self) -> Batch | None:
-        """Rows at hand that nobody has begun to learn."""
-        at_hand = self.increment
-        return None if at_hand is None or at_hand.begun or not len(at_hand.labelled) else at_hand.labelled
+    def _next(self) -> Increment | None:
+        if self._again:
+            increment: Increment | None = self._again.popleft()
+        else:
+            if self._increments is None:
+                self._increments = self.stream.increments(self._cursor, self._keys, found=self._takes_found)
+            increment = next(self._increments, None)
+        if self.keeps_increments and increment is not None:
+            self._since.append(increment)
+        return increment
 
     def _remaining(self, waiting: Batch) -> Arrival:
         """An increment after the last, of the rows that still wait."""
         assert self.increment is not None
         assert waiting.rows is not None
-        number = self.increment.number + 1
-        self.increment = AtHand(number, "waiting rows", False, waiting)
-        return Arrival(number, "waiting rows", False, 0, waiting.rows, 0, 0, {}, self.learner.observe(waiting))
-
-    def _score(self, revealed: Batch) -> tuple[Statistics, int, list[Tensor]]:
-        assert revealed.rows is not None
-        objective = self.learner.objective
-        place, predictions = self._pending.take(revealed.rows)
-        targets = revealed.targets[place]
-        watched = [watch.scored(objective, predictions, targets) for watch in self.watches]
-        if len(place) == 0:
-            return {}, 0, watched
-        weights = None if revealed.weights is None else revealed.weights[place]
-        return objective.measure(predictions, targets, weights), len(place), watched
+        self.increment = AtHand(Tick(self.increment.tick.number + 1, "waiting rows"), waiting)
+        return Arrival(self.increment.tick, waiting.rows, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
         """Passes over the increment at hand."""
-        increment = self.increment
-        assert increment is not None
-        warm = increment.warm and self.warm_passes is not None
-        return self.warm_passes if warm and self.warm_passes else self.learner.epochs
+        assert self.increment is not None
+        return self.warm_passes if self.increment.tick.warm and self.warm_passes else self.learner.epochs
 
     def begin(self, passes: int | None = None) -> None:
-        """Lay out the rows of the increment at hand for `passes` passes."""
+        """Prepare the rows of the increment at hand for `passes` passes."""
         assert self.increment is not None, "receive an increment before learning it"
         again, self.increment.begun = self.increment.begun, True
-        labelled, passes = self._laid_out(self.passes() if passes is None else passes)
-        if self._span is None:
-            self.learner.begin(labelled, passes, increment=self.increment.number)
+        labelled, passes = self._prepared(self.passes() if passes is None else passes)
+        since = self._unconsolidated
+        if since is None:
+            self.learner.begin(labelled, passes, increment=self.increment.tick.number)
         else:
-            self.learner.begin(labelled, passes, increment=self._span.number, opens=self._span.opens)
+            self.learner.begin(labelled, passes, increment=since.number, opens=since.opens)
             if not again:
-                self._span.add(self.increment.labelled)
+                since.add(self.increment.labelled)
 
-    def _laid_out(self, passes: int) -> tuple[Batch, int]:
-        """The rows to lay out, and how often: one pass, where it will be seen how many more it takes."""
+    def _prepared(self, passes: int) -> tuple[Batch, int]:
+        """The rows to learn, and the passes over them: one at first, where early stopping decides on the others."""
         assert self.increment is not None
         labelled, self._passes = self.increment.labelled, None
         if self.stopping is not None and self.stopping.applies(len(labelled), passes):
-            kept, held = self.stopping.split(labelled, seed=self.increment.number)
+            kept, held = self.stopping.split(labelled, seed=self.increment.tick.number)
             self._passes = kept, held, passes
             return kept, 1
         return labelled, passes
 
     def skip(self) -> None:
-        """Let the rows of the increment at hand go: they are neither learned nor offered again."""
+        """Drop the rows of the increment at hand: they are neither learned nor offered again."""
         assert self.increment is not None, "receive an increment before skipping it"
         self.increment.labelled, self.increment.begun = self.increment.labelled.slice(0, 0), True
 
@@ -258,11 +207,10 @@ class Participant:
     def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
         """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
         self.learner.adopt(anchor)
-        assert self.increment is not None
         if first:
             self.begin()
         else:
-            self.learner.again(*self._laid_out(self.passes()))
+            self.learner.again(*self._prepared(self.passes()))
         return self.advance()
 
     def review(self, rows: Tensor) -> Update:
@@ -282,25 +230,25 @@ class Participant:
         if anchor is not None:
             self.learner.adopt(anchor)
         assert self.increment is not None
-        if self._span is None:
+        if self._unconsolidated is None:
             self.learner.end(self.increment.labelled)
-        elif (rows := self._span.close()) is not None:
+        elif (rows := self._unconsolidated.take()) is not None:
             self.learner.end(rows)
         return self.learner.shared_state()[0]
 
     @property
     def spans(self) -> bool:
-        """Whether strategies consolidate when told to, over several increments, and not after each."""
-        return self._span is not None
+        """Whether strategies consolidate when ordered to, over several increments, and not after each."""
+        return self._unconsolidated is not None
 
     @property
     def unconsolidated(self) -> int:
         """How many rows the strategies would consolidate now."""
         assert self.increment is not None
-        return len(self.increment.labelled) if self._span is None else self._span.rows
+        return len(self.increment.labelled) if self._unconsolidated is None else self._unconsolidated.count
 
     def follow(self, orders: Orders) -> None:
-        """Do what is ordered, but for consolidating: that takes an exchange."""
+        """Do what is ordered, except consolidating, which takes an exchange."""
         if orders.rate is not None:
             self.learner.descent.rate = orders.rate
         if orders.restart and self.learner.descent.schedule is not None:
@@ -314,38 +262,61 @@ class Participant:
     def save(
         self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
     ) -> None:
-        """Keep everything that learning on from here depends on, besides the weights.
+        """Keep `state_dict` in a folder."""
+        checkpoint.save(path, self.state_dict(exchanged, whole=whole), **manifest)
 
-        exchanged: what whoever exchanges its updates keeps beside it.
+    def state_dict(self, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False) -> dict[str, Any]:
+        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
 
-        At a commit that is little of the increment at hand: rows already learned are not needed again. In the middle of
-        an increment, `whole` keeps them too.
+        exchanged: the state of its exchanges. whole: keep the rows of the increment at hand too, as
+        must be done in the middle of one; at a commit those already learned are not needed again.
         """
-        at_hand = self.increment if whole or self._waiting() is not None else None
-        state = {
+        at_hand, rows = self.increment, self._unconsolidated
+        return {
             "learner": self.learner.state_dict(),
-            "pending": self._pending.state_dict(),
+            "pending": self._evaluation.pending.state_dict(),
             "cursor": self._cursor,
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
-            "increment": None if at_hand is None else asdict(at_hand),
-            "span": None if self._span is None else self._span.state_dict(),
+            "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
+            "unconsolidated": None if rows is None else rows.state_dict(),
             "exchanged": dict(exchanged or {}),
         }
-        checkpoint.save(path, state, **manifest)
 
-    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take back what `save` kept; returns what was exchanged, and the manifest."""
+    def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore what `save` kept; returns the exchange's state, and the manifest.
+
+        found: whether to take in files that were found since.
+        """
         state, manifest = checkpoint.load(path)
-        self.learner.load_state_dict(state["learner"])
-        self._pending.load_state_dict(state["pending"])
-        self._cursor, self._keys, self._learned = state["cursor"], state.get("keys"), None
-        if self._span is not None:
-            self._span.load_state_dict(state["span"])
-        at_hand = state["increment"]
-        self.increment = None if at_hand is None else AtHand(**at_hand | {"labelled": Batch(**at_hand["labelled"])})
+        exchanged = self._take_back(state)
         self.close()
-        self._increments, self._started = iter(()), False
-        return state["exchanged"], manifest
+        self._increments, self._takes_found = None, found
+        self._since, self._again = [], deque()
+        return exchanged, manifest
+
+    def saved(self) -> None:
+        """What was received until now is in a state that is kept in memory."""
+        self._since = []
+
+    def go_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Go back to the last `saved` state; its reader stays, and gives what it has given since once more."""
+        exchanged = self._take_back(state)
+        self._again.extendleft(reversed(self._since))
+        self._since = []
+        return exchanged
+
+    def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        self.learner.load_state_dict(state["learner"])
+        self._evaluation.pending.load_state_dict(state["pending"])
+        self._cursor, self._keys, self._learned = state["cursor"], state["keys"], None
+        if self._unconsolidated is not None:
+            self._unconsolidated.load_state_dict(state["unconsolidated"])
+        at_hand = state["increment"]
+        self.increment = None
+        if at_hand is not None:
+            self.increment = AtHand(Tick(**at_hand["tick"]), Batch(**at_hand["labelled"]), at_hand["begun"])
+        exchanged: dict[str, Any] = state["exchanged"]
+        return exchanged
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -1,7 +1,7 @@
-"""What a participant tells about rows so that a drift can be noticed where the rows are not: sums over a few of them.
+"""Statistics that participants report so that the driver can detect drift, although rows never leave their owners.
 
-Everything told is known before the rows are learned: how wrong predictions were, made when their rows arrived, once
-their labels are known; or the features of rows that arrive.
+They are sums over a few rows each, known before the rows are learned: of the loss or error of predictions, made when
+their rows arrived, once their labels are known; or of the features of rows that arrive.
 """
 
 from __future__ import annotations
@@ -15,48 +15,51 @@ from torch import Tensor
 from incr_core.batch import Inputs
 from incr_core.objectives import Objective
 
-__all__ = ["Watch", "merged_pieces", "pieces"]
+__all__ = ["PROBED", "PROBE_ROWS", "Probe", "block_sums", "interleaved"]
 
-PIECE = 8
-"""Rows in a sum. More would blur what several participants tell together; fewer would say more about single rows."""
+PROBED = ("loss", "error", "features")
+"""The statistics that a probe can report."""
+
+PROBE_ROWS = 8
+"""Rows in a sum. More would blur the order of several participants' rows; fewer would reveal more of single rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What to tell about each increment: (m, 2, F) sums and counts over every `rows` rows, in their order.
+class Probe:
+    """What to report about each increment: sums and counts (m, 2, F) over every `rows` rows, in their order.
 
-    kind: "loss" or "error" of the predictions scored, or "features" of the rows that arrive, of the `columns` of the
-    numeric inputs.
+    statistic: "loss" or "error" of the predictions scored, or "features": the `columns` of the numeric inputs of the
+    rows that arrive.
 
     >>> from incr_core.objectives import Binary
-    >>> wrong = Watch("error", rows=2)
-    >>> wrong.scored(Binary(), torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1.0, 0.0, 0.0])).tolist()
+    >>> probe = Probe("error", rows=2)
+    >>> probe.of_scored(Binary(), torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1.0, 0.0, 0.0])).tolist()
     [[[1.0], [2.0]], [[0.0], [1.0]]]
     """
 
-    kind: str
-    rows: int = PIECE
+    statistic: str
+    rows: int = PROBE_ROWS
     columns: tuple[int, ...] = ()
 
-    def scored(self, objective: Objective, predictions: Tensor, targets: Tensor) -> Tensor:
-        """About rows whose labels have become known, (B, ...) predictions and (B,) targets."""
-        if self.kind == "features":
+    def of_scored(self, objective: Objective, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Sums over rows whose labels have become known, (B, ...) predictions and (B,) targets."""
+        if self.statistic == "features":
             return torch.zeros(0, 2, len(self.columns), dtype=torch.float64)
-        values = objective.prediction_losses if self.kind == "loss" else objective.prediction_errors
-        return pieces(values(predictions, targets).reshape(-1, 1), self.rows)
+        values = objective.prediction_losses if self.statistic == "loss" else objective.prediction_errors
+        return block_sums(values(predictions, targets).reshape(-1, 1), self.rows)
 
-    def arriving(self, inputs: Inputs) -> Tensor:
-        """About rows to be predicted."""
-        numeric = inputs["numeric"] if isinstance(inputs, dict) else inputs
-        if self.kind != "features":
+    def of_arriving(self, inputs: Inputs) -> Tensor:
+        """Sums over rows to be predicted."""
+        if self.statistic != "features":
             return torch.zeros(0, 2, 1, dtype=torch.float64)
-        return pieces(numeric[:, list(self.columns)], self.rows)
+        numeric = inputs["numeric"] if isinstance(inputs, dict) else inputs
+        return block_sums(numeric[:, list(self.columns)], self.rows)
 
 
-def pieces(values: Tensor, rows: int) -> Tensor:
+def block_sums(values: Tensor, rows: int) -> Tensor:
     """Sums and counts of the finite values (B, F) of every `rows` rows, (m, 2, F) float64.
 
-    >>> pieces(torch.tensor([[1.0], [2.0], [torch.nan]]), 2).tolist()
+    >>> block_sums(torch.tensor([[1.0], [2.0], [torch.nan]]), 2).tolist()
     [[[3.0], [2.0]], [[0.0], [0.0]]]
     """
     count = -(-len(values) // rows)
@@ -67,14 +70,14 @@ def pieces(values: Tensor, rows: int) -> Tensor:
     return whole.reshape(count, rows, 2, values.shape[1]).sum(1)
 
 
-def merged_pieces(told: Sequence[Tensor]) -> Tensor:
-    """What all participants told, by place and then by participant: about the order in which the rows came.
+def interleaved(reports: Sequence[Tensor]) -> Tensor:
+    """The sums of all participants, by place and then by participant: about the order in which the rows came.
 
     >>> one, two = torch.tensor([1.0, 2.0]).reshape(2, 1, 1), torch.tensor([5.0]).reshape(1, 1, 1)
-    >>> merged_pieces([one, two]).flatten().tolist()
+    >>> interleaved([one, two]).flatten().tolist()
     [1.0, 5.0, 2.0]
     """
-    if len(told) == 1:
-        return told[0]
-    places = torch.cat([torch.arange(len(part)) for part in told])
-    return torch.cat(list(told)).index_select(0, places.argsort(stable=True))
+    if len(reports) == 1:
+        return reports[0]
+    places = torch.cat([torch.arange(len(report)) for report in reports])
+    return torch.cat(list(reports)).index_select(0, places.argsort(stable=True))

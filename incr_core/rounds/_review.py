@@ -1,4 +1,4 @@
-"""When a run looks back at its history, and at which rows: drawn from the ledger, every row learned equally likely."""
+"""Reviews of the history: when one is due, and its rows, drawn uniformly from the ledger."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Ints = npt.NDArray[np.int64]
 
 
 class Review:
-    """Every so many increments, or so much of the stream's time, a pass over `rows` rows of the history.
+    """A pass over `rows` rows of the history, every so many increments or so much of the stream's time.
 
-    every: a number of increments, or a duration such as "7d". seed: of the draws, each of which depends on the seed and
-    the number of its increment alone.
+    every: a number of increments, or a duration such as "7d". seed: of the draws; each depends on the seed and the
+    number of its increment alone.
 
     >>> review = Review(2, 100, seed=0)
     >>> [review.due(number, 0) for number in range(4)]
@@ -33,7 +33,7 @@ class Review:
 
     def __init__(self, every: int | str, rows: int, seed: int) -> None:
         self.every = every if isinstance(every, int) else None
-        self.span = None if isinstance(every, int) else clock.duration(every, "review.every")
+        self.duration = None if isinstance(every, int) else clock.duration(every, "review.every")
         self.rows, self.seed = rows, seed
         self._increments = 0  # since the last review
         self._last: int | None = None  # the time of the last review, or of the first increment
@@ -43,13 +43,13 @@ class Review:
         self._increments += 1
         if self._last is None:
             self._last = time
-        due = self._increments >= self.every if self.every is not None else time - self._last >= (self.span or 0)
+        due = self._increments >= self.every if self.every is not None else time - self._last >= (self.duration or 0)
         if due:
             self._increments, self._last = 0, time
         return due
 
     def draw(self, number: int, learned: Mapping[str, Sequence[Tensor]], ledger: pa.Table, names: list[str]) -> Any:
-        """The rows to look at, by participant; see `draw_rows`."""
+        """The rows to review, by participant; see `draw_rows`."""
         return draw_rows(self.rows, [self.seed, number], learned, ledger, names)
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Review:
         return {"increments": self._increments, "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
         self._increments, self._last = state["increments"], state["last"]
 
 
@@ -76,7 +76,7 @@ def draw_rows(
     (6, ['a', 'b'])
     """
     numbers = {name: number for number, name in enumerate(names)}
-    parts = [_spans_of(ledger, numbers)] if ledger.num_rows else []
+    parts = [_ranges_of(ledger, numbers)] if ledger.num_rows else []
     for owner, rows in learned.items():
         pairs = [(number << OFFSET_BITS) + np.array(found) for number, found in ranges(torch.cat(list(rows))).items()]
         edges = np.concatenate(pairs)
@@ -97,8 +97,8 @@ def draw_rows(
     return {str(name): torch.from_numpy(ids[codes[span] == code]) for code, name in enumerate(who)}
 
 
-def _spans_of(ledger: pa.Table, numbers: Mapping[str, int]) -> tuple[npt.NDArray[np.str_], Ints]:
-    """Who learned each range of the ledger, and where it is: ids (n, 2) of its first row and of the one behind it."""
+def _ranges_of(ledger: pa.Table, numbers: Mapping[str, int]) -> tuple[npt.NDArray[np.str_], Ints]:
+    """Who learned each range of the ledger, and its ids (n, 2): of its first row, and one past its last."""
     entry, start, stop = flat(ledger)
     base = np.array([numbers[name] << OFFSET_BITS for name in ledger["fragment"].to_pylist()], dtype=np.int64)[entry]
     owners = np.array(ledger["participant"].to_pylist())[entry]

@@ -1,7 +1,7 @@
-"""One round, written once for all engines: anchor, learn, merge, outer step, adopt; and consolidating after rounds.
+"""One round, written once for all engines: anchor, learn, merge, outer step, adopt; and consolidation after rounds.
 
-Those who learn together are a `Cohort`, seen from where the arithmetic is done: one process with its participant, a Ray
-worker with its exchange, a Flower server with its clients.
+The participants of a round are a `Cohort`, seen from where the arithmetic is done: the one participant of a process, a
+Ray worker with its exchange, a Flower server with its clients.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Protocol
 from torch import Tensor
 
 from incr_core.rounds._outer import Outer
-from incr_core.rounds._participant import Arrival
 from incr_core.update import Update, Weights
 
-__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "take_round", "total_measured"]
+__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "take_round"]
 
 
 @dataclass(slots=True)
 class Round:
-    """What learning took, in one round or several.
+    """The losses and costs of learning, in one round or several.
 
-    losses: name -> sum over learned rows of the loss term.
+    losses: name -> sum of the loss term over learned rows.
     passes_rows: rows learned, counting a row once per pass.
     """
 
@@ -34,7 +33,7 @@ class Round:
     seconds_exchanging: float = 0.0
 
     def add(self, updates: Sequence[Update]) -> None:
-        """Take in the losses of one exchange."""
+        """Add the losses of one exchange."""
         for update in updates:
             self.passes_rows += update.rows
             for name, value in update.losses.items():
@@ -43,10 +42,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
-    """What the participants at hand contribute after their strategies have consolidated.
+    """What participants contribute after their strategies have consolidated, in their order.
 
-    rows: how many rows each of them learned since it last did; states: what its strategies share; updates: its weights,
-    where strategies change them.
+    rows: how many each learned since its last consolidation; states: what its strategies share; updates: its weights,
+    if strategies change them.
     """
 
     rows: Sequence[int]
@@ -55,43 +54,42 @@ class Consolidated:
 
 
 class Cohort(Protocol):
-    """Those who learn together, seen from where the arithmetic is done.
+    """The participants of a round, seen from where the arithmetic is done.
 
-    outer: from a round's anchor and mean to the next anchor. rules: how each weight merges. remakes: whether strategies
-    change weights when they consolidate.
+    outer: the outer step, from a round's anchor and mean to the next anchor.
     """
 
     outer: Outer
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """How each of the weights merges."""
+        """The merge rule of each weight."""
 
     @property
     def remakes(self) -> bool:
-        """Whether strategies change weights when they consolidate, so that these are merged once more."""
+        """Whether strategies change weights when they consolidate, so that weights are merged once more."""
 
     def anchor(self) -> Weights:
-        """The weights that all stand at; what is learned from now on leaves them as they are, where it matters."""
+        """The current common weights; those that the merge or the outer step needs are safe from learning."""
 
     def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
-        """The mean of everybody's updates, those at hand and others, and how many rows all of them learned."""
+        """The mean of all participants' updates, those given and others, and how many rows they stand for."""
 
     def adopt(self, weights: Weights) -> None:
-        """Let all stand at these weights."""
+        """Make these the weights of all participants."""
 
     def consolidate(self) -> Consolidated:
-        """Let strategies consolidate, where all stand at the same weights."""
+        """Let strategies consolidate, at weights that are the same everywhere."""
 
     def merge_shared(self, made: Consolidated) -> None:
-        """Merge what strategies share, and let all take it."""
+        """Merge what strategies share, for all participants."""
 
 
 def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Round) -> None:
     """Learn, merge, and take the outer step from the anchor.
 
-    learn: gives the updates at hand, one's own or all clients'. done: takes in what they learned. A round in which
-    nobody learned a row leaves the weights as they are: an outer step without rows would be momentum alone.
+    learn: returns the updates made here, a worker's own or all clients'. done: to which their losses are added. In a
+    round in which no rows were learned the outer step is skipped: it would apply momentum alone.
     """
     anchor = cohort.anchor()
     updates = learn()
@@ -102,22 +100,9 @@ def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Roun
 
 
 def consolidate(cohort: Cohort) -> None:
-    """Let strategies consolidate at the round's result, and merge what they share and the weights that they changed."""
+    """Let strategies consolidate at the round's result; merge what they share and the weights that they changed."""
     anchor = cohort.anchor() if cohort.remakes else {}
     made = cohort.consolidate()
     cohort.merge_shared(made)
     if cohort.remakes:
         cohort.adopt(cohort.merge(made.updates, anchor)[0])
-
-
-def total_measured(arrivals: Sequence[Arrival]) -> Weights:
-    """The sum of what participants measured, in their order.
-
-    >>> total_measured([])
-    {}
-    """
-    total: Weights = {}
-    for arrival in arrivals:
-        for name, value in arrival.measured.items():
-            total[name] = total[name] + value if name in total else value
-    return total

@@ -1,40 +1,44 @@
-"""A worker: a participant and its part in every exchange. Alone, it is the engine of one process."""
+"""A worker: a participant and its exchanges with others. Without others, it is all there is of the local engine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from incr_core.numerics import local
-from incr_core.rounds._actions import Orders
+from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
-from incr_core.rounds._participant import Arrival, Participant
+from incr_core.rounds._participant import Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
+from incr_core.storage import checkpoint
+from incr_core.storage.packing import pack, unpack
 from incr_core.update import Update, Weights, mean
 
 __all__ = ["Alone", "Exchange", "Worker"]
 
 
 class Exchange(Protocol):
-    """How a worker merges named tensors with its peers, which all call the same method at the same time.
+    """How a worker merges named tensors with its peers; all call the same method at the same time.
 
-    size: how many workers merge, this one among them. bytes_sent: by this worker, so far.
+    size: how many workers merge, this one included. bytes_sent: by this worker, so far.
     """
 
     size: int
     bytes_sent: int
 
     def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """What `update.mean` makes of everybody's update, and how many rows all of them learned."""
+        """`update.mean` of all workers' updates, and how many rows they stand for."""
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """What `update.merge_shared` makes of everybody's shared strategy state."""
+        """`update.merge_shared` of all workers' shared strategy states."""
 
 
 class Alone:
@@ -56,14 +60,25 @@ class Alone:
         return state
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The state of a version, in memory: copies of this worker's weights, and of all else as tensors and JSON."""
+
+    version: int
+    weights: Weights
+    tensors: Weights
+    structure: Any
+
+
 class Worker:
-    """A participant and its part in every exchange; the `Cohort` of it and its peers, seen from here.
+    """A participant and its exchanges: the `Cohort` of it and its peers, seen from here.
 
     Every worker takes the outer step itself, on its own shard: it is the same function of the same numbers everywhere,
-    so nobody need send the result around.
+    so the result need not be sent.
 
-    make: makes the participant, and makes it anew where a run returns to a commit. outer: makes the outer step.
-    exchange: with the same shard of the other replicas; within: with the other shards of its own.
+    make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
+    exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
+    to keep a saved state in memory too, to go back to.
     """
 
     def __init__(
@@ -72,20 +87,25 @@ class Worker:
         outer: Callable[[], Outer],
         exchange: Exchange,
         within: Exchange | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
+        self._keeps = keeps
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
 
     def _prepare(self) -> None:
+        self._kept: _Kept | None = None
         self.participant = self._make()
+        self.participant.keeps_increments = self._keeps
         self.outer = self._make_outer()
         self._fresh = True
-        self._summed: Weights | None = None  # shared state that merges by "sum", as it was merged last
+        self._summed: Weights | None = None  # shared state that merges by "sum", as merged last
         self.rules = self.participant.learner.rules()
-        # The anchor is copied only where somebody will look back at it.
+        # Weights are copied into the anchor only where the merge or the outer step needs them.
         self._anchored = {
             name
             for name, rule in self.rules.items()
@@ -97,8 +117,11 @@ class Worker:
         """Whether strategies change weights when they consolidate, and there are peers to merge them with."""
         return self.participant.learner.remakes and self.exchange.size > 1
 
-    def start(self, path: Path | None, weights: Weights | None) -> None:
-        """Begin anew, or go on from the state kept at `path` and these weights."""
+    def start(self, path: Path | None, weights: Weights | None, found: bool = True) -> None:
+        """Begin anew, or go on from the state kept at `path` and these weights.
+
+        found: whether to take in files that were found since.
+        """
         if not self._fresh:
             self.participant.close()
             self._prepare()
@@ -106,23 +129,37 @@ class Worker:
             return
         self._fresh = False
         self.participant.learner.adopt(weights)
-        state, _ = self.participant.load(path)
-        self.outer.load_state_dict(state["outer"])
-        self._summed = state["summed"]
+        state, _ = self.participant.load(path, found=found)
+        self._take_back(state)
+
+    def go_back(self, version: int | None) -> bool:
+        """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""
+        kept = self._kept
+        if kept is None or kept.version != version:
+            return False
+        self.adopt(kept.weights)
+        # What is loaded becomes the state that is learned on: copies.
+        tensors = {name: value.clone() for name, value in kept.tensors.items()}
+        self._take_back(self.participant.go_back(unpack(tensors, kept.structure)))
+        return True
+
+    def _take_back(self, exchanged: Mapping[str, Any]) -> None:
+        self.outer.load_state_dict(exchanged["outer"])
+        self._summed = exchanged["summed"]
 
     def receive(self) -> Arrival | None:
         """Take the next increment; None at the end of the stream."""
         self._fresh = False
         return self.participant.receive()
 
-    def learn(self, measured: Weights, rounds: int = 1, every: int | None = None) -> Round:
+    def learn(self, observed: Weights, rounds: int = 1, every: int | None = None) -> Round:
         """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
 
-        measured: what all arrivals add to running statistics.
+        observed: what all arrivals add to running statistics.
         """
         begun = self._begin_account()
         learner, done = self.participant.learner, Round()
-        learner.absorb(measured)
+        learner.absorb(observed)
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
@@ -139,25 +176,30 @@ class Worker:
         return self._accounted(done, begun)
 
     def skip(self) -> None:
-        """Let the rows of the increment at hand go."""
+        """Drop the rows of the increment at hand."""
         self.participant.skip()
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Do what is ordered, then stand at these weights."""
+        """Do what is ordered, then adopt these weights."""
         if orders.consolidate:
             consolidate(self)
         self.participant.follow(orders)
         if weights is not None:
             self.participant.learner.adopt(weights)
 
-    def save(self, path: Path) -> None:
-        """Keep the state of the participant and of its exchanges."""
-        self.participant.save(path, {"outer": self.outer.state_dict(), "summed": self._summed})
+    def save(self, path: Path, version: int | None = None) -> None:
+        """Keep the state of the participant and of its exchanges, of that version."""
+        state = self.participant.state_dict({"outer": self.outer.state_dict(), "summed": self._summed})
+        checkpoint.save(path, state)
+        if self._keeps and version is not None:
+            weights = {name: value.clone() for name, value in self._weights().items()}
+            self._kept = _Kept(version, weights, *pack(state))
+            self.participant.saved()
 
     # -- the cohort ----------------------------------------------------------------------------------------------
 
     def anchor(self) -> Weights:
-        """The weights as they are, of which those are copied that somebody will look back at."""
+        """The current weights; copies of those that the merge or the outer step needs."""
         return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
     def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
@@ -171,7 +213,7 @@ class Worker:
 
     @torch.no_grad()
     def _merge_buffers(self, anchor: Weights) -> None:
-        """Merge what the forwards of this replica's shards, each over its part of the rows, made of the buffers."""
+        """Merge the buffers that this replica's shards have changed in forwards, each over its shard of the rows."""
         weights = self.participant.learner.weights()
         buffers = {name: value for name, value in weights.items() if local(value) is value}
         if buffers:
@@ -181,14 +223,14 @@ class Worker:
 
     @torch.no_grad()
     def adopt(self, weights: Weights) -> None:
-        """Stand at these weights, this worker's part of all."""
+        """Take these weights, of this worker's shard."""
         for name, mine in self._weights().items():
             if mine.data_ptr() != weights[name].data_ptr():
                 mine.copy_(weights[name])
         self.participant.learner.adopted()
 
     def consolidate(self) -> Consolidated:
-        """Let the strategies consolidate what this worker's rows taught."""
+        """Let the strategies consolidate on this worker's rows."""
         rows = self.participant.unconsolidated
         state = self.participant.consolidate()
         return Consolidated([rows], [state], [Update(self._weights, rows)])
@@ -207,7 +249,7 @@ class Worker:
     # -- within a round ------------------------------------------------------------------------------------------
 
     def _advance(self, steps: int | None, *, first: bool) -> list[Update]:
-        """Take steps; in the first round begin, for a round's anchor is what was agreed on before strategies began."""
+        """Take steps; the first round begins here, since the anchor is taken before strategies begin."""
         if first:
             self.participant.begin()
         return [self._local(self.participant.advance(steps))]
@@ -216,7 +258,7 @@ class Worker:
         return Update({name: local(value) for name, value in update.weights.items()}, update.rows, update.losses)
 
     def _weights(self) -> Weights:
-        """This worker's part of all weights, as live views."""
+        """The weights of this worker's shard, as live views."""
         return {name: local(value) for name, value in self.participant.learner.weights().items()}
 
     def _begin_account(self) -> tuple[float, int]:
@@ -224,7 +266,7 @@ class Worker:
         return time.perf_counter(), self.exchange.bytes_sent
 
     def _accounted(self, done: Round, begun: tuple[float, int]) -> Round:
-        # The shards of a replica learn the same rows: the first one counts them, and each tells its part of the loss.
+        # The shards of a replica learn the same rows: the first counts them, and each reports its share of the loss.
         rank, shards = self.participant.learner.shard
         if shards > 1:
             done.passes_rows *= rank == 0

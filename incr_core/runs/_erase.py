@@ -139,7 +139,7 @@ def _once(addresses: pa.Table) -> pa.Table:
 def _check(run: RunDirectory, memories: Memories) -> None:
     """Read all that an erasure reads; what cannot be read, or holds rows that cannot be taken out, is an error."""
     for memory in memories.values():
-        memory.forget(torch.empty(0, dtype=torch.int64))
+        memory.drop(torch.empty(0, dtype=torch.int64))
     for folder, state, _ in _states(run):
         if is_participants(state):
             _rows_in(folder, state, memories)

@@ -16,22 +16,13 @@ from incr_core._util import made_with, unknown
 from incr_core.data.sources import Tables
 from incr_core.errors import JobError
 from incr_core.job import OBJECT, FeaturesSection, Job, LearnerSection, ModelSection, StreamSection
-from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
+from incr_core.objectives import OBJECTIVES, Objective
 from incr_core.registry import refuse_another
 from incr_core.runs._described import called, described, name_of
 from incr_core.runs._run import Run
 from incr_core.strategies import STRATEGIES, Strategy
 
 __all__ = ["open_run"]
-
-OBJECTIVES: dict[Callable[..., Any], str] = {
-    Binary: "binary",
-    Multiclass: "multiclass",
-    Multilabel: "multilabel",
-    NextToken: "next_token",
-    Ranking: "ranking",
-    Regression: "regression",
-}
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "stream": StreamSection,
@@ -123,7 +114,7 @@ def _section_of(key: str) -> str | None:
     for name, keys in KEYS.items():
         if key in keys:
             return name
-    raise JobError(f"open_run: {unknown(key, [*WHOLE, *(key for keys in KEYS.values() for key in keys)])}")
+    raise JobError(f"open_run: {unknown('a key', key, [*WHOLE, *(key for keys in KEYS.values() for key in keys)])}")
 
 
 class _Given:
@@ -164,13 +155,13 @@ class _Given:
         if isinstance(objective, str):
             return objective
         kind, args, kwargs = _taken_apart(objective, Objective, "objective")
-        if kind in OBJECTIVES:
+        if ours := next((name for name, known in OBJECTIVES.items() if known is kind), None):
             if args or kwargs:
                 raise JobError(
-                    f'objective: expected "{OBJECTIVES[kind]}" by its name, since what it takes is found in the data '
+                    f'objective: expected "{ours}" by its name, since what it takes is found in the data '
                     f"or said by keys such as classes, capacity and loss, got {kind.__name__} with arguments"
                 )
-            return OBJECTIVES[kind]
+            return ours
         return self._add(name_of(kind), partial(kind, *args, **kwargs), called(kind, args, kwargs, "objective"))
 
     def strategy(self, strategy: Any, place: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from incr_core.batch import Batch
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.memories import Memory
-from incr_core.rounds import Pending, Span
+from incr_core.rounds import PendingPredictions, UnconsolidatedRows
 
 __all__ = ["KEPT", "delete_rows", "is_participants", "memories_of", "rows_kept"]
 
@@ -43,13 +43,13 @@ def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]
     remembered = []
     for name, memory in memories.items():
         _load(memory, name, state)
-        memory.forget(torch.empty(0, dtype=torch.int64))
+        memory.drop(torch.empty(0, dtype=torch.int64))
         remembered.append(memory.rows_held().get("rows", torch.empty(0, dtype=torch.int64)))
     none = torch.empty(0, dtype=torch.int64)
-    span, at_hand = state["span"], state["increment"]
+    learned, at_hand = state["unconsolidated"], state["increment"]
     return {
         "remembered": torch.cat([none, *remembered]),
-        "kept": none if span is None or span["kept"] is None else span["kept"]["rows"],
+        "kept": none if learned is None or learned["kept"] is None else learned["kept"]["rows"],
         "waiting": none if at_hand is None else at_hand["labelled"]["rows"],
         "predicted": state["pending"]["rows"],
     }
@@ -59,15 +59,15 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
     """Take the rows with these ids (n,) out of a participant's state, in place."""
     for name, memory in memories.items():
         _load(memory, name, state)
-        memory.forget(ids)
+        memory.drop(ids)
         strategies = state["learner"]["strategies"]
         strategies.update({f"{name}.{key}": value for key, value in memory.state_dict().items()})
-    if state["span"] is not None:
-        span = Span(0)
-        span.load_state_dict(state["span"])
-        span.forget(ids)
-        state["span"] = span.state_dict()
-    pending = Pending()
+    if state["unconsolidated"] is not None:
+        learned = UnconsolidatedRows(0)
+        learned.load_state_dict(state["unconsolidated"])
+        learned.erase(ids)
+        state["unconsolidated"] = learned.state_dict()
+    pending = PendingPredictions()
     pending.load_state_dict(state["pending"])
     pending.take(ids)
     state["pending"] = pending.state_dict()

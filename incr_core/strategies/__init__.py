@@ -1,7 +1,8 @@
-"""The strategies that come with `incr`, one a file; `STRATEGIES` names them for job files."""
+"""The strategies that come with `incr`, one a file; `STRATEGIES` is what job files can name."""
 
 from __future__ import annotations
 
+from incr_core._util import Catalogue
 from incr_core.strategies._ace import ACE
 from incr_core.strategies._agem import AGEM
 from incr_core.strategies._base import Context, Strategy
@@ -25,15 +26,18 @@ from incr_core.strategies._selective import Selective
 from incr_core.strategies._si import SI
 from incr_core.strategies._slda import SLDA
 from incr_core.strategies._small_loss import SmallLoss
+from incr_core.strategies._traits import HOOKS, PHASES, Traits
 
 __all__ = [
     "ACE",
     "AGEM",
     "DER",
     "EWC",
+    "HOOKS",
     "L2SP",
     "MAS",
     "MIR",
+    "PHASES",
     "SI",
     "SLDA",
     "STRATEGIES",
@@ -52,28 +56,33 @@ __all__ = [
     "Selective",
     "SmallLoss",
     "Strategy",
+    "Traits",
 ]
 
-STRATEGIES: dict[str, type[Strategy]] = {
-    "replay": Replay,
-    "ace": ACE,
-    "agem": AGEM,
-    "der": DER,
-    "gdumb": GDumb,
-    "icarl": ICaRL,
-    "mir": MIR,
-    "ewc": EWC,
-    "mas": MAS,
-    "si": SI,
-    "elastic": ElasticNet,
-    "fedprox": FedProx,
-    "l2sp": L2SP,
-    "features": FeatureDistillation,
-    "lwf": LwF,
-    "isolate": Isolate,
-    "packnet": PackNet,
-    "slda": SLDA,
-    "outliers": Outliers,
-    "selective": Selective,
-    "small_loss": SmallLoss,
-}
+STRATEGIES: Catalogue[type[Strategy]] = Catalogue(
+    "a strategy",
+    {
+        "replay": Replay,
+        "ace": ACE,
+        "agem": AGEM,
+        "der": DER,
+        "gdumb": GDumb,
+        "icarl": ICaRL,
+        "mir": MIR,
+        "ewc": EWC,
+        "mas": MAS,
+        "si": SI,
+        "elastic": ElasticNet,
+        "fedprox": FedProx,
+        "l2sp": L2SP,
+        "features": FeatureDistillation,
+        "lwf": LwF,
+        "isolate": Isolate,
+        "packnet": PackNet,
+        "slda": SLDA,
+        "outliers": Outliers,
+        "selective": Selective,
+        "small_loss": SmallLoss,
+    },
+    "incr.strategies",
+)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.objectives import Multiclass
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["ACE"]
 
@@ -27,9 +27,9 @@ class ACE(Strategy):
         absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
 
     Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning" (ER-ACE),
-    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are told from old
-    classes once their outputs come near. It needs remembered rows, or nothing tells old classes from new ones: ER-ACE
-    is `[ACE(), Replay(capacity=500)]`, in any order.
+    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are separated
+    from old classes once their outputs come near. It needs remembered rows, or nothing separates old classes from new
+    ones: ER-ACE is `[ACE(), Replay(capacity=500)]`, in any order.
 
     margin: how much, in nats, the outputs of absent classes are lowered; 0 turns it off.
 
@@ -37,9 +37,7 @@ class ACE(Strategy):
     ACE(margin=4.0)
     """
 
-    rowwise: ClassVar[bool] = False
-    sets_aside: ClassVar[bool] = True
-    shared: ClassVar[dict[str, str]] = {"seen": "max"}
+    traits = Traits(rowwise=False, sets_aside=True, shared={"seen": "max"})
 
     seen: Tensor
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from incr_core.memories import columns_of, draw, memory_named, to_batch
 from incr_core.numerics import as_reals, local, whole
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["AGEM"]
 
@@ -36,7 +35,7 @@ class AGEM(Strategy):
     )
     """
 
-    order: ClassVar[dict[str, int]] = {"after_backward": 1}  # penalties are part of the step that is turned
+    traits = Traits(phases={"after_backward": "project"})  # penalties are part of the step that is turned
 
     def __init__(
         self, capacity: int | str = 5000, rows: int = 128, memory: str = "reservoir", ttl: int | None = None

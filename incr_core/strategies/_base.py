@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from incr_core._util import MadeWith
 from incr_core.batch import Batch
 from incr_core.numerics import as_reals, local, own_buffers
 from incr_core.objectives import Objective
+from incr_core.strategies._traits import Traits, check_traits
 
 __all__ = ["Context", "PerWeight", "Strategy"]
 
@@ -22,10 +23,10 @@ __all__ = ["Context", "PerWeight", "Strategy"]
 class Context:
     """What a strategy may look at while the learner works.
 
-    new: the rows of the batch at hand, as they came, before strategies append, weigh or set aside any.
+    new: the rows of the current batch as they came, before strategies append, weigh or set aside any.
     increment: the number of the increment being learned, from 0.
     step: optimiser steps taken since the learner was made.
-    raised: steps are taken with so many times the optimiser's own learning rate (a drift's action).
+    raised: the factor by which a drift's action has raised the optimiser's learning rate.
     generator: the seeded source of every random choice; part of the learner's state.
     names, parameters: the trainable weights of the model, in its own order.
     """
@@ -43,7 +44,7 @@ class Context:
     parameters: list[nn.Parameter] = field(default_factory=list)
 
     def per_new_row(self, ratio: float) -> int:
-        """`ratio` remembered rows for each new one, rounded, and at least 1: rows appended before count for none.
+        """`ratio` remembered rows for each new one, rounded, and at least 1; rows appended before do not count.
 
         >>> ctx = Context(None, None, None, None, None, new=Batch(torch.zeros(8, 1), torch.zeros(8)))
         >>> ctx.per_new_row(0.5), ctx.per_new_row(0.01)
@@ -96,8 +97,8 @@ class PerWeight(nn.Module):
 class Strategy(MadeWith, nn.Module):
     """The base of every strategy: override the hooks you need; the others cost nothing.
 
-    Its state is its buffers, parameters and submodules, so saving and moving to a device come free. `shared` names the
-    buffers that may leave the worker, and how they merge: "mean" (weighted by rows), "sum" or "max".
+    Its state is its buffers, parameters and submodules, so saving and moving to a device come free. What it declares
+    about itself is one attribute, `traits`.
 
     >>> class Lasso(Strategy):
     ...     "Pull every weight towards zero by a constant: add strength * sum |w| to the loss."
@@ -108,35 +109,18 @@ class Strategy(MadeWith, nn.Module):
     ...         return {"lasso": self.strength * sum(weight.abs().sum() for weight in ctx.parameters)}
     """
 
-    shared: ClassVar[Mapping[str, str]] = {}
-    rowwise: ClassVar[bool] = True
-    """Whether each row is treated alone, so that shards of a model may each take some of a batch's rows. Say False
-    where `loss` looks at several rows together, or at which rows are new, or `after_step` looks at `output`."""
+    traits: ClassVar[Traits] = Traits()
+    """What the learner, the job and other strategies must know of it: see `Traits`."""
 
-    needs_tasks: ClassVar[bool] = False
-    """Whether it asks each row for its task."""
-
-    needs_boundaries: ClassVar[bool] = False
-    """Whether an increment, or what `learner.consolidate` makes of several, must be a task."""
-
-    sets_aside: ClassVar[bool] = False
-    """Whether it takes new rows out of the objective's loss, by weight 0, and learns them in its own way. A strategy
-    that overrides `weigh`, or sets aside too, would find nothing there, so the learner refuses the two together."""
-
-    alone: ClassVar[str] = ""
-    """Why nothing that another strategy does could last beside it, if so: the learner refuses the two together."""
-
-    order: ClassVar[Mapping[str, int]] = {}
-    """Where some hooks come among those of other strategies: before 0 or after it. Where equal, as they are listed."""
-
-    remakes: ClassVar[bool] = False
-    """Whether `end` changes the model, its weights or buffers. What each worker made of it is then merged once more, by
-    the rules of a round, but for the outer step; where it says False, a change that `end` makes would be lost."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the traits when the class is made, where its author sees the error."""
+        super().__init_subclass__(**kwargs)
+        check_traits(cls, Strategy)
 
     @property
     def off(self) -> bool:
-        """Whether it is turned off: then no hook but `attach` is called, and it stands in nobody's way. A strategy with
-        a term for the loss must say so, since steps are taken otherwise where there are terms."""
+        """Whether it is turned off: then only `attach` is called, and it conflicts with no other strategy. One that
+        adds a term to the loss must say so, since a step with terms is not computed as one without."""
         return False
 
     def attach(self, ctx: Context) -> None:

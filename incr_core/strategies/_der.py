@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from incr_core.batch import Batch, cat
 from incr_core.memories import columns_of, draw, memory_named, to_batch
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["DER"]
 
@@ -38,7 +38,7 @@ class DER(Strategy):
     )
     """
 
-    rowwise: ClassVar[bool] = False
+    traits = Traits(rowwise=False)
 
     def __init__(
         self,

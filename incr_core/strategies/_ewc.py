@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 
 from incr_core.batch import Batch
@@ -11,7 +9,8 @@ from incr_core.models import one_way
 from incr_core.numerics import as_reals, like, local
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
-from incr_core.strategies.mechanisms import Pull, fisher_diagonal
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import QuadraticPenalty, fisher_diagonal
 
 __all__ = ["EWC"]
 
@@ -19,12 +18,12 @@ __all__ = ["EWC"]
 class EWC(Strategy):
     """Penalise moving weights that mattered.
 
-        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = strength * F_j
+        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = strength * F_j
         at the end of an increment: F <- decay * F + F_new,  and
             online:   a <- w
             else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
-    F_new is the diagonal Fisher information of the increment's rows and w the weights they left behind. Online is the
+    F_new is the diagonal Fisher information of the increment's rows and w the weights after them. Online is the
     form of Schwarz et al. 2018 (Progress & Compress, section 3): one running F, and the last anchor, at which what was
     learned and all penalties before are balanced already. Otherwise every consolidation keeps an anchor of its own, as
     in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one about the mean of their anchors, weighted by F, so
@@ -43,8 +42,7 @@ class EWC(Strategy):
     )
     """
 
-    shared: ClassVar[dict[str, str]] = {"fisher": "mean", "anchor": "mean"}
-    order: ClassVar[dict[str, int]] = {"end": 1}  # it measures what others have made of the model
+    traits = Traits(shared={"fisher": "mean", "anchor": "mean"}, phases={"end": "measure"})
 
     def __init__(
         self, strength: float = 100.0, decay: float = 1.0, samples: int = 1024, every: int = 1, online: bool = True
@@ -57,7 +55,7 @@ class EWC(Strategy):
         self.online = online
         self.fisher = PerWeight()
         self.anchor = PerWeight()
-        self._pull = Pull()
+        self._penalty = QuadraticPenalty()
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
@@ -74,7 +72,7 @@ class EWC(Strategy):
         if not self.online:
             divisors = [torch.clamp(value, min=torch.finfo(value.dtype).tiny) for value in fisher]
             anchors = list(torch._foreach_div(anchors, divisors))
-        self._pull(ctx, anchors, fisher, self.strength)
+        self._penalty(ctx, anchors, fisher, self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.batch import Batch
-from incr_core.models import Features
+from incr_core.models import Activations
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Teacher
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import Snapshot
 
 __all__ = ["FeatureDistillation"]
 
 
 class FeatureDistillation(Strategy):
-    """Keep seeing rows as the model did when the increment began.
+    """Keep the penultimate activations of rows as they were when the increment began.
 
-        loss += strength * mean over rows and features of (f(x) - teacher's f(x))^2
+        loss += strength * mean over rows and activations of (f(x) - teacher's f(x))^2
         at the beginning of an increment but the first: teacher <- w
 
-    f is the input of the model's last linear layer, so the head stays free to move. Romero et al. 2015, "FitNets",
-    equation 3, without a regressor, since teacher and student are one model; Jung et al. 2016, "Less-forgetting
-    learning", equation 2. It remembers no rows; behind a replay strategy it also distils the rows replayed.
+    f are the penultimate activations, the input of the model's last linear layer, so the head stays free to move.
+    Romero et al. 2015, "FitNets", equation 3, without a regressor, since teacher and student are one model; Jung et al.
+    2016, "Less-forgetting learning", equation 2. It remembers no rows; listed after a replay strategy it also
+    distils the rows replayed.
 
     strength: weight of the term, 0 turns it off.
 
@@ -34,15 +35,14 @@ class FeatureDistillation(Strategy):
     'strength=1.0'
     """
 
-    rowwise: ClassVar[bool] = False
-    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+    traits = Traits(rowwise=False, shared={"learned": "max"})
 
     learned: Tensor
 
     def __init__(self, strength: float = 1.0) -> None:
         super().__init__()
         self.strength = not_negative("features.strength", strength)
-        self.teacher = Teacher()
+        self.teacher = Snapshot()
         self._taught: Tensor | None = None
 
     @property
@@ -51,10 +51,10 @@ class FeatureDistillation(Strategy):
         return self.strength == 0
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the teacher and for whether anything was learned, and read the features of every forward."""
-        self._features = Features(ctx.model, "features")
+        """Make room for the teacher and for whether anything was learned, and read the activations of every forward."""
+        self._activations = Activations(ctx.model, "features")
         if not self.off:
-            self._features.keep()
+            self._activations.keep()
         self.teacher.allocate(ctx)
         self.register_buffer("learned", torch.zeros((), dtype=torch.int64))
 
@@ -67,14 +67,14 @@ class FeatureDistillation(Strategy):
         """Ask the teacher about the rows so far."""
         if self.teacher.captured:
             self.teacher(ctx, batch.inputs)
-            self._taught = self._features.last
+            self._taught = self._activations.last
         return batch
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """The distance from the teacher's features."""
+        """The distance from the teacher's activations."""
         if self._taught is None:
             return {}
-        student = self._features.last[: len(self._taught)]
+        student = self._activations.last[: len(self._taught)]
         return {"features": self.strength * F.mse_loss(student, self._taught)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from incr_core.batch import Batch
 from incr_core.memories import Balanced, columns_of, to_batch
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Teacher
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import Snapshot
 
 __all__ = ["GDumb"]
 
@@ -26,7 +26,8 @@ class GDumb(Strategy):
         all rows, such as the moments of its inputs, stays
 
     Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
-    is learned from new rows directly: their loss has weight 0. It stands alone: it overwrites what others did.
+    is learned from new rows directly: their loss has weight 0. It cannot be combined with others, whose work it would
+    overwrite.
 
     capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
     start. rows: a batch's.
@@ -35,16 +36,18 @@ class GDumb(Strategy):
     GDumb(
       capacity=500, passes=10, lr=0.05, rows=64
       (memory): Balanced()
-      (first): Teacher(
+      (first): Snapshot(
         (weights): PerWeight()
         (statistics): Module()
       )
     )
     """
 
-    sets_aside: ClassVar[bool] = True
-    alone: ClassVar[str] = "it retrains from the first weights when an increment ends, and what others did is lost"
-    remakes: ClassVar[bool] = True
+    traits = Traits(
+        sets_aside=True,
+        remakes=True,
+        alone="it retrains from the first weights when an increment ends, and what others did is lost",
+    )
 
     def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class GDumb(Strategy):
         self.lr = positive("gdumb.lr", lr)
         self.rows = int(positive("gdumb.rows", rows))
         self.memory = Balanced(capacity)
-        self.first = Teacher()
+        self.first = Snapshot()
 
     @property
     def off(self) -> bool:

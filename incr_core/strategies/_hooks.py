@@ -16,14 +16,14 @@ __all__ = ["Hooks"]
 
 
 class Hooks:
-    """For each hook, the methods of the strategies that override it: one that none does costs a step nothing. They come
-    as the strategies are listed, but for those that must come before or after others (`Strategy.order`).
+    """For each hook, the methods of the strategies that override it; a hook that none overrides costs a step nothing.
+    They come by phase (`Traits.phases`), and within a phase as the strategies are listed.
 
     after_rehearsal: those of `after_step` that belong to no memory.
     keeps: about the share of rows that all who weigh rows leave.
 
-    Raises StrategyError where one strategy would undo what others do, where two take new rows out of the loss, or where
-    one does and another weighs them in it.
+    Raises StrategyError for a strategy that declares to be alone beside another, for two that take new rows out of the
+    loss, and for one that does beside one that weighs them in it.
 
     >>> from incr_core.strategies._ewc import EWC
     >>> from incr_core.strategies._replay import Replay
@@ -38,16 +38,16 @@ class Hooks:
         def overridden(hook: str) -> list[Any]:
             return [
                 getattr(strategy, hook)
-                for strategy in sorted(strategies, key=lambda strategy: strategy.order.get(hook, 0))
+                for strategy in sorted(strategies, key=lambda strategy: strategy.traits.place(hook))
                 if getattr(type(strategy), hook) is not getattr(Strategy, hook)
             ]
 
         for strategy in strategies:
             others = [type(other).__name__ for other in strategies if other is not strategy]
-            if strategy.alone and others:
+            if strategy.traits.alone and others:
                 raise StrategyError(
                     f"strategy: expected {type(strategy).__name__} alone, got it beside {' and '.join(others)}: "
-                    f"{strategy.alone}; leave one or the other out"
+                    f"{strategy.traits.alone}; leave one or the other out"
                 )
 
         self.begin = overridden("begin")
@@ -60,7 +60,7 @@ class Hooks:
         self.end = overridden("end")
         self.adopted = overridden("adopted")
         self.keeps = prod(strategy.keeps for strategy in strategies)
-        aside = [type(strategy).__name__ for strategy in strategies if strategy.sets_aside]
+        aside = [type(strategy).__name__ for strategy in strategies if strategy.traits.sets_aside]
         if len(aside) > 1:
             raise StrategyError(
                 f"strategy: {' and '.join(aside)} each take new rows out of the objective's loss, to learn them in "

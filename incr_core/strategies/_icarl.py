@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,29 +12,30 @@ from torch.nn import functional as F
 from incr_core.batch import Batch, cat
 from incr_core.errors import StrategyError
 from incr_core.memories import Herding, columns_of, to_batch
-from incr_core.models import Features
+from incr_core.models import Activations
 from incr_core.models.adapt import NearestMean
 from incr_core.objectives import Multiclass
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Teacher
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import Snapshot
 
 __all__ = ["ICaRL"]
 
 
 class ICaRL(Strategy):
-    """Learn features by distillation and exemplars, and predict the class whose mean feature is nearest.
+    """Learn a representation by distillation and exemplars, and predict the class whose mean is nearest in it.
 
         loss = sum over classes of binary cross-entropy(output, q) / classes, mean over new and remembered rows, where
         q_c = sigmoid(teacher's output_c) for classes of earlier increments, and [y = c] for the others
-        at the end of an increment: exemplars by herding; class means, from normalised features of the exemplars, into
-        the model's `NearestMean` head
+        at the end of an increment: exemplars by herding; class means, from normalised activations of the exemplars,
+        into the model's `NearestMean` head
         at the beginning of an increment but the first: teacher <- w
 
     Earlier increments count wherever they were learned.
 
     Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5. Rows that a
-    replay strategy before it appends are learned like exemplars; those of one behind it keep their own loss.
+    replay strategy listed before it appends are learned like exemplars; those of one listed after keep their own loss.
 
     capacity: exemplars, or their bytes. ratio: exemplars per new row in each batch; 0 turns it all off.
 
@@ -43,10 +43,7 @@ class ICaRL(Strategy):
     Herding()
     """
 
-    rowwise: ClassVar[bool] = False
-    sets_aside: ClassVar[bool] = True
-    remakes: ClassVar[bool] = True
-    shared: ClassVar[dict[str, str]] = {"seen": "max"}
+    traits = Traits(rowwise=False, sets_aside=True, remakes=True, shared={"seen": "max"})
 
     seen: Tensor
 
@@ -55,7 +52,7 @@ class ICaRL(Strategy):
         self.capacity = capacity
         self.ratio = not_negative("icarl.ratio", ratio)
         self.memory = Herding(capacity)
-        self.teacher = Teacher()
+        self.teacher = Snapshot()
         self._taught: Tensor | None = None
         self._weights: Tensor | None = None
         self._rows = 0
@@ -69,16 +66,16 @@ class ICaRL(Strategy):
         """Check the head, and make room for the teacher."""
         if not isinstance(ctx.objective, Multiclass):
             raise StrategyError(f"icarl: expected the objective Multiclass, got {type(ctx.objective).__name__}")
-        self._features = Features(ctx.model, "icarl")
-        head = self._features.head
+        self._activations = Activations(ctx.model, "icarl")
+        head = self._activations.head
         if not isinstance(head, NearestMean):
             raise StrategyError(
                 f"icarl: expected a model whose last layer is NearestMean, to predict by class means, "
-                f"got {type(head).__name__}; make it with incr_core.models.adapt._nearest_mean(model), "
+                f"got {type(head).__name__}; make it with incr_core.models.adapt.nearest_mean(model), "
                 'or [[model.adapt]] name = "nearest_mean"'
             )
         self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
-        self._features.keep()
+        self._activations.keep()
         self.teacher.allocate(ctx)
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs))
 
@@ -116,10 +113,10 @@ class ICaRL(Strategy):
         candidates = labelled if self.memory.size == 0 else cat([to_batch(self.memory.rows_held()), labelled])
         self.memory.choose(columns_of(candidates), self._normalised(ctx, candidates))
         exemplars = to_batch(self.memory.rows_held())
-        features = self._normalised(ctx, exemplars)
-        members = F.one_hot(exemplars.targets, ctx.objective.outputs).to(features.dtype).t()
+        activations = self._normalised(ctx, exemplars)
+        members = F.one_hot(exemplars.targets, ctx.objective.outputs).to(activations.dtype).t()
         counts = members.sum(1, keepdim=True)
-        self._head[0].tell(members @ features / counts.clamp(min=1), (counts[:, 0] > 0).float())
+        self._head[0].tell(members @ activations / counts.clamp(min=1), (counts[:, 0] > 0).float())
         self.seen[labelled.targets] = 1.0
 
     def _normalised(self, ctx: Context, batch: Batch) -> Tensor:
@@ -129,6 +126,6 @@ class ICaRL(Strategy):
         found = []
         for part in batch.split(1024):
             ctx.model(part.inputs)
-            found.append(F.normalize(self._features.last, dim=1))
+            found.append(F.normalize(self._activations.last, dim=1))
         ctx.model.train(training)
         return torch.cat(found)

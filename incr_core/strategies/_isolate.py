@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.numerics import local
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["Isolate"]
 
@@ -38,8 +37,7 @@ class Isolate(Strategy):
     True
     """
 
-    needs_tasks: ClassVar[bool] = True
-    order: ClassVar[dict[str, int]] = {"after_step": 1}  # behind whoever moves weights
+    traits = Traits(needs_tasks=True, phases={"after_step": "restrict"})
 
     def attach(self, ctx: Context) -> None:
         """Find the weights that belong to tasks."""

@@ -16,7 +16,7 @@ class L2SP(Strategy):
 
         loss += strength / 2 * sum_j (w_j - a_j)^2        as a gradient: g_j += strength * (w_j - a_j)
 
-    a are the weights the learner was made with; it never moves. Li et al. 2018, "Explicit inductive bias for transfer
+    a are the weights the learner was made with; they never move. Li et al. 2018, "Explicit inductive bias for transfer
     learning with convolutional networks", equation 2.
 
     strength: weight of the penalty, 0 turns it off.

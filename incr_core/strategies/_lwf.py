@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from incr_core.batch import Batch
 from incr_core.objectives import Multiclass, distillation_loss
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Teacher
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import Snapshot
 
 __all__ = ["LwF"]
 
@@ -27,8 +27,8 @@ class LwF(Strategy):
         at the beginning of an increment but the first: teacher <- w
 
     Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, a teacher knows those of earlier
-    increments, wherever these were learned, and gives all others probability 0. Had it nothing to say of them, old
-    classes would lose to new ones together, at no cost. It remembers no rows; behind a replay strategy it also distils
+    increments, wherever these were learned, and gives all others probability 0. If they were left out instead, old
+    classes could all lose to new ones at no cost. It remembers no rows; listed after a replay strategy it also distils
     the rows replayed.
 
     strength: weight of the term, 0 turns it off. temperature: how soft the answers are made.
@@ -37,8 +37,7 @@ class LwF(Strategy):
     'strength=1.0, temperature=2.0'
     """
 
-    rowwise: ClassVar[bool] = False
-    shared: ClassVar[dict[str, str]] = {"learned": "max"}
+    traits = Traits(rowwise=False, shared={"learned": "max"})
 
     learned: Tensor
     taught: Tensor
@@ -47,7 +46,7 @@ class LwF(Strategy):
         super().__init__()
         self.strength = not_negative("lwf.strength", strength)
         self.temperature = positive("lwf.temperature", temperature)
-        self.teacher = Teacher()
+        self.teacher = Snapshot()
         self._answers: Tensor | None = None
 
     @property

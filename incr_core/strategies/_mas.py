@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +10,8 @@ from incr_core.models import one_way
 from incr_core.numerics import Applied, as_reals, like, local, unsharded, whole_weights
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
-from incr_core.strategies.mechanisms import Pull, gradients_of_rows, rows_at_once
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import QuadraticPenalty, gradients_of_rows, rows_at_once
 
 __all__ = ["MAS", "sensitivity"]
 
@@ -20,7 +19,7 @@ __all__ = ["MAS", "sensitivity"]
 class MAS(Strategy):
     """Penalise moving weights that the model's answers are sensitive to.
 
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
+        loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
         at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
 
     Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4. It needs no labels: rows of a stream whose labels
@@ -33,8 +32,7 @@ class MAS(Strategy):
     'strength=2.0, decay=1.0, samples=1024'
     """
 
-    shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
-    order: ClassVar[dict[str, int]] = {"end": 1}  # it measures what others have made of the model
+    traits = Traits(shared={"importance": "mean", "anchor": "mean"}, phases={"end": "measure"})
 
     def __init__(self, strength: float = 0.1, decay: float = 1.0, samples: int = 1024) -> None:
         super().__init__()
@@ -43,7 +41,7 @@ class MAS(Strategy):
         self.samples = at_least_one("mas.samples", samples)
         self.importance = PerWeight()
         self.anchor = PerWeight()
-        self._pull = Pull()
+        self._penalty = QuadraticPenalty()
 
     def attach(self, ctx: Context) -> None:
         """Make room for F and a."""
@@ -56,7 +54,7 @@ class MAS(Strategy):
         if self.strength == 0:
             return
         _, _, index = ctx.weights_and_gradients()
-        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+        self._penalty(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:

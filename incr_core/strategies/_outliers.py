@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from incr_core.batch import Batch, Inputs
 from incr_core.errors import StrategyError
 from incr_core.strategies._arguments import at_least_one, not_negative, positive
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["Outliers"]
 
@@ -33,7 +34,7 @@ class Outliers(Strategy):
     'strength=1.0, threshold=4.0, window=10000'
     """
 
-    rowwise: ClassVar[bool] = False
+    traits = Traits(rowwise=False)
 
     def __init__(self, strength: float = 1.0, threshold: float = 3.0, window: int = 10_000) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Outliers(Strategy):
         weight, total, square = self._sums
         mean = total / weight.clamp(min=1e-12)
         variance = square / weight.clamp(min=1e-12) - mean * mean
-        # A feature that never varied tells no distance.
+        # A feature that never varied has no scale to measure a distance by.
         flat = variance <= 1e-12 * (1 + mean * mean)
         z = ((values - mean) / variance.clamp(min=1e-300).sqrt()).masked_fill(flat | values.isnan(), 0.0)
         counted = (~flat & ~values.isnan()).sum(1).clamp(min=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from incr_core.errors import StrategyError
 from incr_core.numerics import local
 from incr_core.strategies._arguments import at_least_one, fraction, not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies._traits import Traits
 from incr_core.strategies.mechanisms import Ownership
 
 __all__ = ["PackNet"]
@@ -49,11 +49,13 @@ class PackNet(Strategy):
     )
     """
 
-    shared: ClassVar[dict[str, str]] = {"ownership.owner": "max", "fresh": "mean"}
-    needs_boundaries: ClassVar[bool] = True
-    remakes: ClassVar[bool] = True
-    # Teachers and anchors are taken of what was put back; what others measure at an end is the pruned network.
-    order: ClassVar[dict[str, int]] = {"begin": -1, "after_backward": 2, "after_step": 1, "end": -1}
+    traits = Traits(
+        shared={"ownership.owner": "max", "fresh": "mean"},
+        needs_boundaries=True,
+        remakes=True,
+        # Teachers and anchors are copies of what was put back; what others measure at the end is the pruned network.
+        phases={"begin": "remake", "after_backward": "restrict", "after_step": "restrict", "end": "remake"},
+    )
 
     def __init__(
         self, keep: float = 0.5, tasks: int = 5, retrain: int = 1, every: int = 1, batch_size: int = 128

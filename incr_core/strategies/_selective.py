@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,8 @@ from incr_core.errors import StrategyError
 from incr_core.objectives import Binary, Multiclass
 from incr_core.strategies._arguments import not_negative, one_of
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Recent
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import RankWindow
 
 __all__ = ["Selective"]
 
@@ -20,7 +19,7 @@ CRITERIA = ["class", "loss", "uncertainty"]
 
 
 class Selective(Strategy):
-    """Learn from the rows that have something to tell, more often the more they have.
+    """Learn from each row with a probability that grows with its loss, its uncertainty or the rarity of its class.
 
         p_i = rank_i ^ beta                      by "loss": among the last `history` losses; by "uncertainty": among the
                                                  entropies of their predictions
@@ -29,8 +28,9 @@ class Selective(Strategy):
 
     Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers" (arXiv 1910.00762), equation 2,
     for the loss. A row not drawn counts nothing in the loss; the others count more, so that a step keeps its size: a
-    rank is uniform, so mean p is 1 / (1 + beta). Where few rows are, only they are run backward, after a second forward
-    of their own (`Learner`). Where labels are wrong, the biggest losers are the wrong ones: then use small_loss.
+    rank is uniform, so mean p is 1 / (1 + beta). Where few rows are drawn, only they are run backward, after a
+    second forward of their own (`RowWeighting`). Where labels are wrong, the largest losses are those of wrong labels:
+    then use small_loss.
 
     beta: how sharply to choose; 0 takes all rows. by: see above. history: rows that ranks and shares are taken among.
 
@@ -38,14 +38,14 @@ class Selective(Strategy):
     'beta=1.0, by=loss, history=1024'
     """
 
-    rowwise: ClassVar[bool] = False
+    traits = Traits(rowwise=False)
 
     def __init__(self, beta: float = 1.0, by: str = "loss", history: int = 1024) -> None:
         super().__init__()
         self.beta = not_negative("selective.beta", beta)
         self.by = one_of("selective.by", by, CRITERIA)
         self.history = history
-        self.recent = Recent(history, "selective.history")
+        self.recent = RankWindow(history, "selective.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

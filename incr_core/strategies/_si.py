@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,8 @@ from incr_core.batch import Batch
 from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, PerWeight, Strategy
-from incr_core.strategies.mechanisms import Pull
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import QuadraticPenalty
 
 __all__ = ["SI"]
 
@@ -21,7 +20,7 @@ class SI(Strategy):
 
         every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
         end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
-        loss += strength * sum_j F_j (w_j - a_j)^2        as a gradient: see `pull.Pull`, k_j = 2 * strength * F_j
+        loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
 
     g in the path integral p is the gradient of the loss, without this penalty and other strategies' edits. Zenke et al.
     2017, "Continual learning through synaptic intelligence", section 3, equations 3 to 5.
@@ -33,9 +32,11 @@ class SI(Strategy):
     'strength=0.5, damping=0.1'
     """
 
-    shared: ClassVar[dict[str, str]] = {"importance": "mean", "anchor": "mean"}
-    # It reads gradients before others edit them, and weights when nobody moves them any more.
-    order: ClassVar[dict[str, int]] = {"after_backward": -1, "after_step": 2, "end": 1}
+    traits = Traits(
+        shared={"importance": "mean", "anchor": "mean"},
+        # It reads gradients before others edit them, and weights after the last one has moved them.
+        phases={"after_backward": "record", "after_step": "measure", "end": "measure"},
+    )
 
     def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class SI(Strategy):
         self.damping = positive("si.damping", damping)
         self.importance = PerWeight()
         self.anchor = PerWeight()
-        self._pull = Pull()
+        self._penalty = QuadraticPenalty()
         self.path = PerWeight()
         self._before: list[Tensor] = []
         self._gradients: list[Tensor] = []
@@ -64,7 +65,7 @@ class SI(Strategy):
         self._before = [weight.clone() for weight in weights]
         self._gradients = [gradient.clone() for gradient in gradients]
         index = self._index
-        self._pull(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
+        self._penalty(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Walk the path: subtract gradient times movement."""

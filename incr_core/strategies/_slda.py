@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
-from incr_core.models import Features
+from incr_core.models import Activations
 from incr_core.models.adapt import StreamingLDA
 from incr_core.objectives import Multiclass
 from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["SLDA"]
 
 
 class SLDA(Strategy):
-    """Show the features of every new row to the model's `StreamingLDA` head, which predicts by them.
+    """Show the activations of every new row to the model's `StreamingLDA` head, which predicts by them.
 
         counts_y += 1        sums_y += f(x)        second += f(x) f(x)^T
 
-    Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis". Features are taken
-    in eval mode, by a forward of its own. The sums live in the model and add up between workers exactly; a row that is
-    learned in several passes counts as often, and row weights count as weights.
+    Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis". f are the
+    penultimate activations, in eval mode, by a forward of its own. The sums live in the model and add up between
+    workers exactly; a row that is learned in several passes counts as often, and row weights count as weights.
 
-    It needs a model made by `incr_core.models.adapt._lda`; shrinkage = 1 there is the nearest class mean.
+    It needs a model made by `incr_core.models.adapt.lda`; shrinkage = 1 there is the nearest class mean.
 
     >>> import torch
     >>> from torch import nn
@@ -38,7 +37,7 @@ class SLDA(Strategy):
     0
     """
 
-    order: ClassVar[dict[str, int]] = {"after_step": 2}  # features of the weights that the step leaves
+    traits = Traits(phases={"after_step": "measure"})  # activations at the weights that the step leaves
 
     def attach(self, ctx: Context) -> None:
         """Find the head."""
@@ -46,12 +45,12 @@ class SLDA(Strategy):
             raise StrategyError(
                 f"slda: expected the objective Multiclass, got {type(ctx.objective).__name__}; use a plain model for it"
             )
-        self._features = Features(ctx.model, "slda")
-        head = self._features.head
+        self._activations = Activations(ctx.model, "slda")
+        head = self._activations.head
         if not isinstance(head, StreamingLDA):
             raise StrategyError(
                 f"slda: expected a model whose last layer is StreamingLDA, got {type(head).__name__}; "
-                'make it with incr_core.models.adapt._lda, or [[model.adapt]] name = "lda"'
+                'make it with incr_core.models.adapt.lda, or [[model.adapt]] name = "lda"'
             )
         self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
 
@@ -59,7 +58,7 @@ class SLDA(Strategy):
         """Take in the new rows."""
         training = ctx.model.training
         ctx.model.eval()
-        with self._features.read():
+        with self._activations.read():
             ctx.model(batch.inputs)
         ctx.model.train(training)
-        self._head[0].add(self._features.last, batch.targets, batch.weights)
+        self._head[0].add(self._activations.last, batch.targets, batch.weights)

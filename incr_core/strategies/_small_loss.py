@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from incr_core.batch import Batch
@@ -11,7 +9,8 @@ from incr_core.errors import StrategyError
 from incr_core.objectives import Multiclass
 from incr_core.strategies._arguments import at_least_one, fraction
 from incr_core.strategies._base import Context, Strategy
-from incr_core.strategies.mechanisms import Recent
+from incr_core.strategies._traits import Traits
+from incr_core.strategies.mechanisms import RankWindow
 
 __all__ = ["SmallLoss"]
 
@@ -35,7 +34,7 @@ class SmallLoss(Strategy):
     'rate=0.2, warmup=500, history=1024, per_class=False'
     """
 
-    rowwise: ClassVar[bool] = False
+    traits = Traits(rowwise=False)
 
     def __init__(self, rate: float = 0.2, warmup: int = 500, history: int = 1024, per_class: bool = False) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class SmallLoss(Strategy):
         self.warmup = at_least_one("small_loss.warmup", warmup)
         self.history = history
         self.per_class = per_class
-        self.recent = Recent(history, "small_loss.history")
+        self.recent = RankWindow(history, "small_loss.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

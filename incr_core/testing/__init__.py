@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core.testing._fashion_mnist import fashion_mnist
 from incr_core.testing._laws import check_strategy
 from incr_core.testing._scenarios import blurry, class_incremental, drifting, permuted, rotated
 
-__all__ = ["blurry", "check_strategy", "class_incremental", "drifting", "fashion_mnist", "permuted", "rotated"]
+__all__ = ["blurry", "check_strategy", "class_incremental", "drifting", "permuted", "rotated"]

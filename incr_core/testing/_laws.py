@@ -1,9 +1,9 @@
-"""The laws that every strategy obeys, as one check that yours can pass too."""
+"""The laws that every strategy obeys, as one check for strategies of one's own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import permutations
 from typing import Any
@@ -17,11 +17,10 @@ from incr_core.memories import Memory
 from incr_core.objectives import Multiclass, Objective
 from incr_core.storage.packing import pack, unpack
 from incr_core.strategies import Strategy
+from incr_core.testing._trial import Small, Trial, compare, everything, three_classes
 from incr_core.update import merge, shares
 
-__all__ = ["check_strategy", "three_classes"]
-
-BATCH_SIZE, ACCUMULATE = 4, 2
+__all__ = ["check_strategy"]
 
 
 def check_strategy(
@@ -34,23 +33,24 @@ def check_strategy(
 ) -> None:
     """Check that a strategy obeys the laws; AssertionError says which one it breaks, where, and what to look at.
 
-    resume      stopped after any increment or step, saved, and loaded by a fresh learner: the same bits
+    resume      stopped after any increment or step, saved, and loaded by a fresh learner, or by the same one after it
+                has learned on: the same bits
     tidy        torch's global random state and the rows it is given stay as they are
     zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
     state       names and shapes in its state, but for rows held, are the same after day 1 and day 100
     moves       it learns a float64 model, and a model on a GPU where there is one
     merge       what it shares merges the same in any order and grouping, and taking back its own changes nothing; it
-                says so (`remakes`) if it changes the model when an increment ends
+                declares `Traits.remakes` if it changes the model when an increment ends
     memory      no memory holds more rows than its capacity, or takes more bytes than after its first rows
 
-    make: a new strategy at each call, always with the same arguments.
+    make: makes a new strategy at each call, always with the same arguments.
     model, objective, increments: what to try it on, from float inputs; the default is a small MLP with Dropout and
     three increments of 38 rows of three classes, so that the last batch is ragged.
 
     >>> from incr_core.strategies import Replay
     >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
 
-    One that keeps its state where nobody saves it:
+    One whose state is not saved:
 
     >>> class Forgetful(Strategy):
     ...     "Weigh the loss by the number of the step, since it was made."
@@ -64,120 +64,41 @@ def check_strategy(
     AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
     learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
     """
-    trial = Trial(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()))
-    trial.check_resume()
-    trial.check_tidy()
+    laws = Laws(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()))
+    laws.check_resume()
+    laws.check_tidy()
     if zero is not None:
-        trial.check_zero(zero)
-    trial.check_state()
-    trial.check_moves()
-    trial.check_merge()
-    trial.check_memory()
+        laws.check_zero(zero)
+    laws.check_state()
+    laws.check_moves()
+    laws.check_merge()
+    laws.check_memory()
 
 
-class Small(nn.Module):
-    """4 numbers in, 3 classes out; what it calls its layers is what strategies must cope with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, (B, 3)."""
-        output: Tensor = self.layers(inputs)
-        return output
-
-
-def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
-    """Increments of rows around three points in four dimensions; the later, the fewer of class 0.
-
-    >>> [len(labelled) for labelled in three_classes(increments=2, rows=5)]
-    [5, 5]
-    """
-    generator = torch.Generator().manual_seed(11)
-    centres = torch.randn(3, 4, generator=generator)
-    for day in range(increments):
-        chances = torch.tensor([1.0 / (1 + day), 1.0, 0.5 + day])
-        targets = torch.multinomial(chances, rows, replacement=True, generator=generator)
-        inputs = centres[targets] + 0.5 * torch.randn(rows, 4, generator=generator)
-        yield Batch(inputs, targets, rows=torch.arange(rows) + day * rows)
-
-
-class Trial:
-    """A strategy under test, and what it is tried on."""
-
-    def __init__(
-        self,
-        make: Callable[[], Strategy],
-        model: Callable[[], nn.Module],
-        objective: Callable[[], Objective],
-        increments: list[Batch],
-    ) -> None:
-        self.make = make
-        self.model = model
-        self.objective = objective
-        self.increments = increments
-        self.name = type(make()).__name__
-
-    def require(self, holds: bool, law: str, text: str) -> None:
-        """Raise unless it holds."""
-        if not holds:
-            raise AssertionError(f"{self.name} breaks the law of {law}: {text}")
-
-    def learner(
-        self,
-        *strategies: Strategy,
-        seed: int = 3,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-        shuffle: bool = True,
-    ) -> Learner:
-        """A learner with the weights of `seed`."""
-        before = torch.get_rng_state()
-        torch.manual_seed(seed)
-        model = self.model().to(device, dtype)
-        torch.set_rng_state(before)
-        return Learner(
-            model,
-            self.objective(),
-            partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-            strategies,
-            batch_size=BATCH_SIZE,
-            accumulate=ACCUMULATE,
-            epochs=2,
-            shuffle=shuffle,
-            seed=5,
-        )
-
-    def learned(self, *strategies: Strategy, shuffle: bool = True) -> Learner:
-        """A learner that has learned all increments."""
-        learner = self.learner(*strategies, shuffle=shuffle)
-        for labelled in self.increments:
-            learner.learn(labelled)
-        return learner
-
-    # -- the laws ------------------------------------------------------------------------------------------------
+class Laws(Trial):
+    """One check for each law."""
 
     def check_resume(self) -> None:
         """Resume equals uninterrupted, at the border of increments and within."""
-        expected = _everything(self.learned(self.make()))
+        expected = everything(self.learned(self.make()))
         for number, labelled in enumerate(self.increments):
             steps = self.learner().steps_in(len(labelled))
-            # Once within each increment, at another place; and once behind each but the last, where nothing is left.
+            # Once within each increment, at another place; and once after each but the last, where no step is left.
             for taken in (1 + (number + 1) * steps // 4, None)[: 2 if labelled is not self.increments[-1] else 1]:
                 where = "after" if taken is None else f"{taken} of {steps} steps into"
-                found = _everything(self._resumed(number, taken))
-                for name, value in expected.items():
-                    same, distance = _compare(found.get(name), value)
-                    self.require(
-                        same,
-                        "resume",
-                        f"stopped {where} increment {number}, saved and loaded, it learns another {name} "
-                        f"({distance}); keep all it depends on in buffers or get_extra_state",
-                    )
+                for by, fresh in (("", True), (" by the learner that had learned on", False)):
+                    found = everything(self._resumed(number, taken, fresh=fresh))
+                    for name, value in expected.items():
+                        same, distance = compare(found.get(name), value)
+                        self.require(
+                            same,
+                            "resume",
+                            f"stopped {where} increment {number}, saved and loaded{by}, it learns another {name} "
+                            f"({distance}); keep all it depends on in buffers or get_extra_state",
+                        )
 
-    def _resumed(self, number: int, taken: int | None) -> Learner:
-        """Learn all increments, but stop in the one of that number and go on with a fresh learner."""
+    def _resumed(self, number: int, taken: int | None, fresh: bool) -> Learner:
+        """Learn all increments, but stop in the one of that number and go on with a fresh learner, or the same one."""
         learner = self.learner(self.make())
         for labelled in self.increments[:number]:
             learner.learn(labelled)
@@ -185,15 +106,19 @@ class Trial:
         learner.advance(taken)
         if taken is None:
             learner.end(self.increments[number])
-        fresh = self.learner(self.make(), seed=4)
         # As through a file, but for the disk.
         tensors, rest = pack({"weights": learner.weights(), "learner": learner.state_dict()})
         state = unpack(tensors, json.loads(json.dumps(rest)))
-        fresh.adopt(state["weights"])
-        fresh.load_state_dict(state["learner"])
+        if fresh:
+            learner = self.learner(self.make(), seed=4)
+        else:  # a loss in the middle of the next increment
+            learner.begin(self.increments[(number + (taken is None)) % len(self.increments)])
+            learner.advance(3)
+        learner.adopt(state["weights"])
+        learner.load_state_dict(state["learner"])
         for labelled in self.increments[number + (taken is None) :]:
-            fresh.learn(labelled)
-        return fresh
+            learner.learn(labelled)
+        return learner
 
     def check_tidy(self) -> None:
         """Nothing outside the learner is touched."""
@@ -209,7 +134,7 @@ class Trial:
         """Zero strength equals no strategy, bit for bit."""
         expected, found = self.learned().weights(), self.learned(zero()).weights()
         for name, value in expected.items():
-            same, distance = _compare(found[name], value)
+            same, distance = compare(found[name], value)
             self.require(same, "zero strength", f"{zero()} learns another {name} than no strategy ({distance})")
 
     def check_state(self) -> None:
@@ -260,13 +185,12 @@ class Trial:
         for learner, labelled in zip(learners, self.increments * 3, strict=False):
             learner.learn(labelled)
         states, rules = [learner.shared_state()[0] for learner in learners], learners[0].shared_state()[1]
-        for name in self.make().shared:
+        for name in self.make().traits.shared:
             exists = any(f"{key}.".startswith(f"0.{name}.") for key in rules)
-            self.require(exists, "merge", f"`shared` names {name!r}, which is no buffer of it")
+            self.require(exists, "merge", f"its trait `shared` names {name!r}, which is no buffer of it")
         rows = [10, 20, 30]
         for name, rule in rules.items():
             values = [state[name] for state in states]
-            self.require(rule in ("mean", "sum", "max"), "merge", f"{name}: expected mean, sum or max, got {rule!r}")
             expected = _merged(values, rows, rule)
             for a, b, c in permutations(range(3)):
                 pair = _merged([values[a], values[b]], [rows[a], rows[b]], rule)
@@ -289,7 +213,8 @@ class Trial:
         self.require(
             learner.remakes or not changed,
             "merge",
-            f"`end` changes {', '.join(changed)}, and other workers never hear of it; set remakes = True",
+            f"`end` changes {', '.join(changed)}, and other workers never hear of it; "
+            "declare traits = Traits(remakes=True)",
         )
 
     def check_memory(self) -> None:
@@ -307,23 +232,6 @@ class Trial:
                 self.require(held <= before, "memory", f"{name} took {before} bytes, and takes {held} later")
                 within = memory.budget is None or held <= memory.budget
                 self.require(within, "memory", f"{name} takes {held} bytes of at most {memory.budget}")
-
-
-def _everything(learner: Learner) -> dict[str, Any]:
-    """Weights, and every leaf of the learner's state, by name."""
-    tensors, rest = pack({"state": learner.state_dict()})
-    return {**learner.weights(), **tensors, "the state's other values": rest}
-
-
-def _compare(found: Any, expected: Any) -> tuple[bool, str]:
-    """Whether two values are equal to the bit, and how they differ."""
-    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
-        return bool(found == expected), f"{found} instead of {expected}"
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False, f"{found.dtype} {tuple(found.shape)} instead of {expected.dtype} {tuple(expected.shape)}"
-    if torch.equal(found, expected):
-        return True, ""
-    return False, f"up to {float((found.double() - expected.double()).abs().max()):.2g} away"
 
 
 def _merged(values: Sequence[Tensor], rows: Sequence[int], rule: str) -> Tensor:

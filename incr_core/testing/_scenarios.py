@@ -39,8 +39,8 @@ def class_incremental(rows: Batch, classes_each: int, order: Sequence[int] | Non
 
 
 def task_incremental(rows: Batch, classes_each: int, order: Sequence[int] | None = None) -> list[Batch]:
-    """As `class_incremental`, but targets count from 0 within each task: the task is told, and the head is shared or
-    chosen by `Batch.task`.
+    """As `class_incremental`, but targets count from 0 within each task: the task is known, and the head is shared
+    or chosen by `Batch.task`.
 
     >>> rows = Batch(torch.zeros(4, 1), torch.tensor([0, 2, 1, 3]))
     >>> [part.targets.tolist() for part in task_incremental(rows, 2)]

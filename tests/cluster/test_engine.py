@@ -33,7 +33,7 @@ def test_replicas_share_the_rows_and_count_what_they_send(together: Learned) -> 
     assert [len(tick) for tick in together.arrivals] == [2] * 5
     assert all_rows(together.arrivals).equal(first_rows(470))
     assert sum(done.passes_rows for done in together.rounds) == 470
-    # 100 rows are 7 blocks, so the first replica takes 4 steps: two exchanges, in which each sends half and half.
+    # Of 100 rows each is dealt three blocks of 16 and one of 2, so 4 steps: two exchanges, of half and half.
     model = sum(value.nbytes for value in together.weights.values())
     assert together.rounds[0].bytes_exchanged == pytest.approx(2 * 2 * model, rel=0.1)
 

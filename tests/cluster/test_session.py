@@ -17,7 +17,8 @@ import pytest
 
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
-from cluster.worker import ShardWorker
+from cluster.shared_folder import SharedFolder
+from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError
 from incr_core.job import Job
 from tests.support.repository import ROOT
@@ -137,8 +138,9 @@ def test_a_worker_that_cannot_reach_the_driver_says_so(job: Path, taken: socket.
     port = taken.getsockname()[1]
     meeting = Rendezvous("127.0.0.1", port, timedelta(seconds=0.2))
     document = Job.read(job).resolved().model_dump()
+    setup = Setup(document, {}, meeting, SharedFolder.mark(job.parent))
     with pytest.raises(
         EngineError,
         match=rf"^replica 1: expected the driver at 127\.0\.0\.1:{port} and all workers there, got .*; let the",
     ):
-        ShardWorker(Place(1, 2, 0, 1)).build(document, {}, meeting)
+        ShardWorker().build(Place(1, 2, 0, 1), "alive/1", 1, setup)

@@ -17,7 +17,7 @@ import pytest
 
 from incr_core.commands.audit import audit
 from incr_core.commands.cli import main
-from incr_core.data.sources import mark_of
+from incr_core.data.sources import file_fingerprint
 from incr_core.errors import RunDirectoryError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory, Segments
@@ -243,16 +243,16 @@ def test_files_that_are_gone_or_changed_are_told(tmp_path: Path) -> None:
     ]
     file.write_bytes(raw.replace(b"PAR1", b"PAR2", 1))
     assert [str(violation) for violation in audit(out).violations] == [
-        f"part-0.parquet: expected the file that the run has read ({mark_of_bytes(tmp_path, raw)}), got "
-        f"{mark_of(file)}; put it back, and add new rows as a new file"
+        f"part-0.parquet: expected the file that the run has read ({fingerprint_of_bytes(tmp_path, raw)}), got "
+        f"{file_fingerprint(file)}; put it back, and add new rows as a new file"
     ]
     file.write_bytes(raw)
     assert audit(out).violations == []
 
 
-def mark_of_bytes(folder: Path, raw: bytes) -> str:
+def fingerprint_of_bytes(folder: Path, raw: bytes) -> str:
     (folder / "raw").write_bytes(raw)
-    return mark_of(folder / "raw")
+    return file_fingerprint(folder / "raw")
 
 
 def plain(data: Path, *settings: str) -> Job:

@@ -79,6 +79,7 @@ def incr(*commands: list[str], cwd: Path) -> list[tuple[int, str]]:
     return [(int(code), text) for text, code in zip(pieces[:-1:2], pieces[1::2], strict=True)]
 
 
+@pytest.mark.slow
 def test_a_run_and_all_that_is_asked_of_it_tell_them_by_their_codes(job: Path, tmp_path: Path) -> None:
     new = f"new{NASTY}.parquet"
     other, renamed = f"other-{new}", f"renamed-{new}"
@@ -173,6 +174,7 @@ def terminal(*commands: list[str], cwd: Path) -> str:
     return written.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_what_rich_draws_and_nothing_of_the_data(job: Path, tmp_path: Path) -> None:
     written = terminal(
         ["run", "job.toml", "--out", "run", "--set", 'name="[red]job"'],

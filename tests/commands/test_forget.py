@@ -165,12 +165,12 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_learner_forgets_rows_of_all_its_memories() -> None:
     learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD, [Replay(5), Replay(9, memory="window")])
-    assert learner.forget(torch.tensor([3])) == 0
+    assert learner.drop(torch.tensor([3])) == 0
     learner.learn(Batch(torch.randn(9, 1), torch.ones(9), rows=torch.arange(9)))
     held = sum(int((memory.rows_held()["rows"] == 3).sum()) for memory in learner.memories())
     assert held >= 1
-    assert learner.forget(torch.tensor([3])) == held
-    assert learner.forget(torch.tensor([3])) == 0
+    assert learner.drop(torch.tensor([3])) == held
+    assert learner.drop(torch.tensor([3])) == 0
 
 
 def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
@@ -198,7 +198,7 @@ def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None
     memory, generator = OnlineHerding(9), torch.Generator()
     inputs, targets = torch.tensor([[MARK], [1.0], [5.0]]), torch.tensor([0.0, 1.0, 1.0])
     memory.insert({"inputs": inputs, "targets": targets, "rows": torch.arange(3)}, generator)
-    assert memory.forget(torch.tensor([0])) == 1
+    assert memory.drop(torch.tensor([0])) == 1
     state = memory.get_extra_state()
     assert state["counts"].tolist() == [0, 2]
     assert state["mean_inputs"].flatten().tolist() == [0.0, 3.0]
@@ -298,6 +298,7 @@ def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bo
         os._exit(0)
 
 
+@pytest.mark.slow
 def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def memory(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     piece = b" " * 65_536

@@ -220,6 +220,7 @@ def check(answer: tuple[int, bytes], body: object) -> None:
     json.loads(text)
 
 
+@pytest.mark.slow
 def test_thousands_of_strange_bodies_are_answered_or_refused(asking: Asking) -> None:
     draw = random.Random(8)
     answered = 0
@@ -242,6 +243,7 @@ def test_thousands_of_strange_bodies_are_answered_or_refused(asking: Asking) -> 
 
 @pytest.mark.filterwarnings("ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["POSITIVE", "NEGATIVE"])
+@pytest.mark.slow
 def test_bodies_that_our_own_schema_calls_valid_are_answered(champion: Champion, asking: Asking, kind: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     told = app(champion).openapi()

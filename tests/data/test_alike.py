@@ -18,7 +18,7 @@ from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Stream
-from incr_core.data.timeline._loader import Loader
+from incr_core.data.timeline._chunk_encoder import ChunkEncoder
 from incr_core.data.times import SECOND, instants
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
@@ -231,7 +231,7 @@ def test_different_zones_are_instants_and_so_are_epoch_seconds(tmp_path: Path) -
     tokyo = pa.array([noon], pa.timestamp("s", "Asia/Tokyo"))
     utc = ["2020-01-01T13:30:00+01:00"]
     steps = list(by_time(timed(tmp_path, a=tokyo, b=utc, c=pa.array([noon + 3600]))).increments())
-    assert [(step.name, ids([step.labelled])) for step in steps] == [
+    assert [(step.tick.name, ids([step.labelled])) for step in steps] == [
         ("2020-01-01 12:00", [0, 1 << OFFSET_BITS]),
         ("2020-01-01 13:00", [2 << OFFSET_BITS]),
     ]
@@ -244,12 +244,12 @@ def test_a_time_zone_says_what_times_without_one_mean(tmp_path: Path, naive: Any
     """Noon in Berlin is 11:00 UTC; what says its zone stays, and the warm start is in that zone too."""
     zoned = pa.array([NOON.replace(hour=13)], pa.timestamp("s", "UTC"))
     stream = by_time(timed(tmp_path, a=naive, b=zoned), time_zone="Europe/Berlin", warm_start="2020-01-01T13:30")
-    assert [(step.name, step.warm) for step in stream.increments()] == [
+    assert [(step.tick.name, step.tick.warm) for step in stream.increments()] == [
         ("warm start", True),
         ("2020-01-01 13:00", False),
     ]
     stream = by_time(tmp_path, time_zone="Europe/Berlin")
-    assert [step.name for step in stream.increments()] == ["2020-01-01 11:00", "2020-01-01 13:00"]
+    assert [step.tick.name for step in stream.increments()] == ["2020-01-01 11:00", "2020-01-01 13:00"]
 
 
 def test_an_hour_that_comes_twice_never_lets_a_label_be_known_early() -> None:
@@ -280,10 +280,10 @@ def test_a_zone_is_of_the_files_that_a_stream_takes(tmp_path: Path) -> None:
     """A file that a bad row has refused decides nothing for those after it."""
     folder = timed(tmp_path, a=ZONED)
     encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    loader = Loader(encoder, "at", None, strict=True, owner=None, by_fragment=False, cold_start=None, floors={})
+    chunks = ChunkEncoder(encoder, "at", None, owner=None, strict=True, tolerant=False)
     [fragment] = open_source(folder).fragments("at")
     broken = pa.table({"at": NAIVE, "x": [float("nan")], "y": [0.0]})
     with pytest.raises(StreamError):
-        loader._part(fragment, broken, 0)
-    loader._part(fragment, fragment.load(loader.columns), 0)
-    assert loader.alike.seen["times"] == ["times with a time zone", "at", "a.parquet"]
+        chunks.encode(fragment, broken, 0)
+    chunks.encode(fragment, fragment.load(chunks.columns), 0)
+    assert chunks.alike.seen["times"] == ["times with a time zone", "at", "a.parquet"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core.data.sources import mark_of
+from incr_core.data.sources import file_fingerprint
 from incr_core.data.timeline import Blocks, ByColumn, Partition, Stream
 from incr_core.errors import BadRows, IncrError, StreamError
 from incr_core.job import Job
@@ -77,7 +77,7 @@ def test_the_stream_goes_on_without_a_bad_file_and_tells_of_it_once(tmp_path: Pa
     assert bad.reason.startswith(reason)
     assert (bad.fragment, bad.fingerprint, bad.rows) == (
         "part-1.parquet",
-        mark_of(folder / "part-1.parquet"),
+        file_fingerprint(folder / "part-1.parquet"),
         0,
     )
     # the rows of the others, under the numbers that their files have anyway
@@ -164,7 +164,7 @@ def test_all_owners_of_parts_agree_which_files_are_bad(tmp_path: Path, every: An
         for part in OWNERS[owners]
     ]
     for steps in parts:
-        assert [(step.number, step.name) for step in steps] == [(step.number, step.name) for step in whole]
+        assert [step.tick for step in steps] == [step.tick for step in whole]
     learned = sorted(row for steps in parts for row in ids(step.labelled for step in steps))
     assert learned == sorted(ids(step.labelled for step in whole))
     bad = sorted(row.row for steps in parts for step in steps for row in step.bad)
@@ -187,7 +187,7 @@ def test_a_run_counts_tells_and_keeps_bad_files_and_reads_them_again_when_they_a
     folder = write(tmp_path / "data", table, 4)
     for number in (0, 3):
         cut(folder / f"part-{number}.parquet", table)
-    broken = mark_of(folder / "part-0.parquet")
+    broken = file_fingerprint(folder / "part-0.parquet")
     first = run(job(folder).resolved(), tmp_path / "run").summary
     counted = ("rows_learned", "rows_quarantined", "files_quarantined", "events", "finished")
     assert [getattr(first, key) for key in counted] == [20, 0, 2, {"bad file": 2}, True]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from incr_core.data.sources import _file_source as source
 from incr_core.data.sources import _formats as formats
-from incr_core.data.sources import _source as source
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Blocks, ByHash, Increment, Partition, Stream
 from incr_core.errors import BadRows
@@ -76,7 +76,10 @@ def test_a_file_that_is_not_done_is_not_called_done(tmp_path: Path, monkeypatch:
     ]
 
 
-def test_no_more_of_a_file_is_read_than_the_next_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("on_bad_row", ["fail", "quarantine"])
+def test_no_more_of_a_file_is_read_than_the_next_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_bad_row: str
+) -> None:
     monkeypatch.setattr(formats, "CHUNK", 8)
     read: list[int] = []
     chunks = formats.read_chunks
@@ -87,7 +90,8 @@ def test_no_more_of_a_file_is_read_than_the_next_chunks(tmp_path: Path, monkeypa
             yield table
 
     monkeypatch.setattr(source, "read_chunks", counted)
-    increments = Stream(written(tmp_path / "data"), encoder=encoder(), every=10, prefetch=1).increments()
+    path = written(tmp_path / "data")
+    increments = Stream(path, encoder=encoder(), every=10, prefetch=1, on_bad_row=on_bad_row).increments()
     next(increments)
     increments.close()
     # Three increments at most are made of four chunks of nine rows; four more chunks wait to be encoded.

@@ -45,7 +45,7 @@ def test_one_row_of_the_far_future_is_a_bad_row_and_moves_no_clock(
         ("part-1.parquet", 10, column)
     ]
     assert len(ids(step.labelled for step in steps)) == 89
-    assert max(step.time for step in steps) < instant("2013-02-01")
+    assert max(step.tick.time for step in steps) < instant("2013-02-01")
     # the stream ends, resumed anywhere, as it does at once
     for stop, step in enumerate(steps):
         assert same(stream(folder, every=every, on_bad_row="quarantine").increments(step.cursor), steps[stop + 1 :])

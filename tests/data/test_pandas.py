@@ -76,7 +76,7 @@ def test_an_index_that_a_job_names_is_used(tmp_path: Path) -> None:
     pd.DataFrame({"y": X, "k": [1, 2, 1, 2]}, index=at).set_index("k", append=True).to_parquet(tmp_path / "a.parquet")
     encoder = Encoder("y", ["k"], [], objective="regression", classes=None)
     steps = list(Stream(tmp_path, encoder=encoder, predict_at="at", every="1h").increments())
-    assert [(step.name, numbers_of(step.labelled).flatten().tolist()) for step in steps] == [
+    assert [(step.tick.name, numbers_of(step.labelled).flatten().tolist()) for step in steps] == [
         (f"2020-01-01 0{hour}:00", [number]) for hour, number in enumerate([1.0, 2.0, 1.0, 2.0])
     ]
 

@@ -46,8 +46,8 @@ def test_every_row_arrives_once_and_is_learned_once(tmp_path: Path, every: Any, 
     assert len(arrived) == 300
     assert len(set(arrived)) == 300
     assert sorted(arrived) == sorted(learned)
-    assert [step.number for step in steps] == list(range(len(steps)))
-    assert [step.warm for step in steps] == [warm is not None] + [False] * (len(steps) - 1)
+    assert [step.tick.number for step in steps] == list(range(len(steps)))
+    assert [step.tick.warm for step in steps] == [warm is not None] + [False] * (len(steps) - 1)
 
 
 @pytest.mark.parametrize("every", EVERY)
@@ -76,7 +76,7 @@ def test_no_label_is_given_out_before_a_later_prediction_could_not_know_it(
         if isinstance(every, str) and every != "file":
             tick = clock.duration(every)
             for times in (at[arriving], known[labelled]):
-                assert {clock.label(int(t) // tick * tick, tick) for t in times} <= {step.name}
+                assert {clock.label(int(t) // tick * tick, tick) for t in times} <= {step.tick.name}
 
 
 def test_no_prediction_depends_on_a_label_not_yet_known(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_no_prediction_depends_on_a_label_not_yet_known(tmp_path: Path) -> None:
         changed = 0
         for old, new in zip(before, after, strict=True):
             old_rows, new_rows = numeric(old.arriving), numeric(new.arriving)
-            if old.time <= moment:
+            if old.tick.time <= moment:
                 assert torch.equal(old_rows.nan_to_num(), new_rows.nan_to_num())
                 assert torch.equal(old.labelled.targets, new.labelled.targets)
             changed += not torch.equal(old_rows.nan_to_num(), new_rows.nan_to_num())
@@ -109,7 +109,7 @@ def test_a_shuffled_file_gives_the_same_features_as_files_in_order(tmp_path: Pat
     shuffled = table.take(np.random.default_rng(5).permutation(300))
     ordered = list(stream(write(tmp_path / "a", table, 5)).increments())
     single = list(stream(write(tmp_path / "b", shuffled, 1)).increments())
-    assert [step.name for step in single] == [step.name for step in ordered]
+    assert [step.tick.name for step in single] == [step.tick.name for step in ordered]
     for one, other in zip(single, ordered, strict=True):
         assert torch.equal(numeric(one.arriving).nansum(0), numeric(other.arriving).nansum(0)) or len(one.arriving) > 1
         by_value = (numeric(step.arriving)[numeric(step.arriving)[:, 0].argsort()] for step in (one, other))
@@ -124,9 +124,9 @@ def test_without_a_label_time_rows_are_learned_as_they_arrive(tmp_path: Path) ->
 def test_without_any_time_rows_come_as_they_lie(tmp_path: Path) -> None:
     folder = write(tmp_path, flights(50), 2)
     steps = list(Stream(folder, encoder=encoder(), every=20).increments())
-    assert [step.name for step in steps] == ["rows 0-19", "rows 20-39", "rows 40-49"]
+    assert [step.tick.name for step in steps] == ["rows 0-19", "rows 20-39", "rows 40-49"]
     files = list(Stream(folder, encoder=encoder()).increments())
-    assert [(step.name, len(step.arriving)) for step in files] == [("part-0.parquet", 25), ("part-1.parquet", 25)]
+    assert [(step.tick.name, len(step.arriving)) for step in files] == [("part-0.parquet", 25), ("part-1.parquet", 25)]
     assert ids(s.arriving for s in steps) == ids(s.labelled for s in files)
     assert same(Stream(folder, encoder=encoder(), every=20).increments(steps[0].cursor), steps[1:])
 
@@ -173,7 +173,7 @@ def test_partitions_share_names_and_together_hold_every_row_once(tmp_path: Path,
     whole = list(stream(folder).increments())
     shares = [list(stream(folder, partition=part).increments()) for part in parts]
     for share in shares:
-        assert [(s.number, s.name) for s in share] == [(s.number, s.name) for s in whole]
+        assert [step.tick for step in share] == [step.tick for step in whole]
         assert all(shapes(step.arriving) == shapes(whole[0].arriving) for step in share)
     learned = [ids(step.labelled for step in share) for share in shares]
     assert sorted(row for rows in learned for row in rows) == sorted(ids(step.labelled for step in whole))

@@ -32,7 +32,7 @@ def test_increments_before_a_broken_file_are_given_out(tmp_path: Path) -> None:
     whole = (folder / "part-2.parquet").read_bytes()
     (folder / "part-2.parquet").write_bytes(whole[:200])
     increments = Stream(folder, encoder=encoder()).increments()
-    assert [next(increments).name, next(increments).name] == ["part-0.parquet", "part-1.parquet"]
+    assert [next(increments).tick.name, next(increments).tick.name] == ["part-0.parquet", "part-1.parquet"]
     with pytest.raises(StreamError, match=r"part-2\.parquet: expected a whole parquet file, got one that cannot"):
         next(increments)
 
@@ -173,7 +173,7 @@ def test_a_type_that_still_reads_is_no_error(tmp_path: Path) -> None:
         ),
         (
             ArgumentError,
-            r"stream.format: expected one of parquet.*, got 'xml'",
+            r"stream.format: expected a format, got 'xml'; known: arrow.*parquet",
             lambda d: stream(d / "a", format="xml"),
         ),
         (
@@ -199,9 +199,9 @@ def test_empty_files_among_others_and_other_files_are_no_matter(tmp_path: Path) 
     (folder / "readme.txt").write_text("not data")
     (folder / ".part-9.parquet").write_text("being written")
     found = list(stream(folder).increments())
-    assert [(s.name, len(s.labelled)) for s in found] == [(s.name, len(s.labelled)) for s in expected]
+    assert [(s.tick, len(s.labelled)) for s in found] == [(s.tick, len(s.labelled)) for s in expected]
     by_file = list(Stream(folder, encoder=encoder()).increments())
-    assert [step.name for step in by_file] == ["part-0.parquet", "part-1.parquet"]
+    assert [step.tick.name for step in by_file] == ["part-0.parquet", "part-1.parquet"]
 
 
 @pytest.mark.parametrize("column", ["at", "known"])

@@ -25,7 +25,7 @@ def test_prediction_of_a_file_sees_what_the_stream_would_have_seen(tmp_path: Pat
     source = stream(write(tmp_path / "whole", pa.concat_tables([early, late]), 4))
     steps = source.increments()
     for step in steps:
-        if step.name == "2013-01-01 23:00":
+        if step.tick.name == "2013-01-01 23:00":
             break
     history = source.history()
     steps.close()

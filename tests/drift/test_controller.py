@@ -160,8 +160,8 @@ def test_strategies_consolidate_every_so_many_rows_or_at_a_drift(told: Callable[
     drift = [{"watch": "features", "columns": ["z"], "action": "consolidate"}]
     at_drift = told("learner.consolidate=drift", strategy=ewc, drift=drift)
     assert len(at_drift.ordered) == 3
-    assert at_drift.participant._span is not None
-    assert at_drift.participant._span.number == 3
+    assert at_drift.participant._unconsolidated is not None
+    assert at_drift.participant._unconsolidated.number == 3
 
 
 def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> 
     ("settings", "message"),
     [
         ('drift={detector="adwim"}', "drift.0.detector"),
-        ('drift={action="consolidate_all"}', "unknown 'consolidate_all'; did you mean 'consolidate'"),
+        ('drift={action="consolidate_all"}', "expected an action, got 'consolidate_all'; did you mean 'consolidate'"),
         ('drift={action="consolidate"}', 'set learner.consolidate = "drift"'),
         ('drift={action="flush_replay"}', '"flush_replay" needs a strategy with a memory'),
         ('drift={detector="ddm"}', "ddm counts errors, got 'loss'; set watch = \"error\""),
-        ('drift={watch="acuracy"}', "unknown 'acuracy'; did you mean 'accuracy'"),
-        ('drift={watch="features", columns=["q"]}', "drift.columns: unknown 'q'"),
+        ('drift={watch="acuracy"}', "expected what to watch, got 'acuracy'; did you mean 'accuracy'"),
+        ('drift={watch="features", columns=["q"]}', "drift.columns: expected a numeric feature, got 'q'"),
         ('drift={columns=["x"]}', 'expected watch = "features" with columns'),
         ("learner.consolidate=drift", r"expected a \[\[drift\]\] with action"),
         ("learner.consolidate=0", "learner.consolidate"),
@@ -207,11 +207,11 @@ def test_a_watch_that_only_alerts_changes_no_bit(path: Path, tmp_path: Path) -> 
 )
 def test_what_cannot_work_is_refused_before_the_run(path: Path, settings: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        job(path, settings).alarms()
+        job(path, settings).controller()
 
 
 def test_a_number_has_a_loss_and_no_error(path: Path) -> None:
     regression = ("learner.objective=regression", "features.classes=[]")
-    job(path, *regression, "drift={watch='loss'}").alarms()
+    job(path, *regression, "drift={watch='loss'}").controller()
     with pytest.raises(JobError, match="regression predictions have no error; watch a metric"):
-        job(path, *regression, "drift={watch='error'}").alarms()
+        job(path, *regression, "drift={watch='error'}").controller()

@@ -11,12 +11,11 @@ import torch
 
 pytest.importorskip("peft")
 
-from incr_core._util import load_callable
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
-from incr_core.models import TableShape
+from incr_core.models import MODELS, TableShape
 from incr_core.objectives import Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
@@ -80,7 +79,7 @@ def test_a_job_learns_what_a_learner_in_python_does(texts: torch.Tensor, tmp_pat
     found, _ = RunDirectory.open(tmp_path / "run").load()
 
     torch.manual_seed(0)
-    model = load_callable("classifier:make", "model.factory", str(tmp_path))(TableShape(7, 0, 0, 3))
+    model = MODELS.find("classifier:make", "model.factory", str(tmp_path))(TableShape(7, 0, 0, 3))
     learner = Learner(model, Multiclass(3), {"name": "adam", "lr": 0.003}, batch_size=10)
     for start in (0, 40, 80):
         ids = texts[start : start + 40]

@@ -185,7 +185,7 @@ def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(
         for name in ("inputs", "targets", "rows"):
             assert left[f"0.memory.{name}"].equal(held[f"0.memory.{name}"][stays])
         assert left["0.memory._extra_state"]["size"] == stays.sum()
-        kept = [found["span"]["kept"] for found in (state, after[folder])]
+        kept = [found["unconsolidated"]["kept"] for found in (state, after[folder])]
         if kept[0] is not None:
             remains = ~finished.erased(state, kept[0]["rows"])
             assert kept[1]["rows"].equal(kept[0]["rows"][remains])

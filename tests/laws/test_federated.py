@@ -224,9 +224,9 @@ def test_two_clients_equal_two_replicas_on_the_same_partition(
     table: Path, tmp_path: Path, strategy: str, more: tuple[str, ...]
 ) -> None:
     cluster = pytest.importorskip("cluster.engine")
-    # Increments of 330 rows: ten batches and ten rows, so that shares differ. The warm start is passed over twice, the
-    # others once: what strategies share counts rows, not passes.
-    settings = ["outer=nesterov", "federated.clients=blocks:2", "stream.every=330", *more]
+    # Increments of 331 rows, so that shares differ. The warm start is passed over twice, the others once: what
+    # strategies share counts rows, not passes.
+    settings = ["outer=nesterov", "federated.clients=blocks:2", "stream.every=331", *more]
     remakes = strategy in REMAKERS
     job = of_classes(table, strategy, *settings) if remakes else people(table, STRATEGIES[strategy], *settings)
     replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)

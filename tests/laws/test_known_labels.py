@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.job import Job
-from incr_core.rounds import Pending
+from incr_core.rounds import PendingPredictions
 
 MOMENT = np.datetime64("2013-01-05T15:30", "s")
 
@@ -51,17 +51,17 @@ def test_scrambling_labels_not_yet_known_changes_no_earlier_prediction(
 def predictions(job: Job, monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Every prediction a run makes, by row id."""
     made: dict[int, float] = {}
-    add = Pending.add
+    add = PendingPredictions.add
 
-    def noting(self: Pending, rows: Tensor, predicted: Tensor) -> None:
+    def noting(self: PendingPredictions, rows: Tensor, predicted: Tensor) -> None:
         made.update(zip(rows.tolist(), predicted.tolist(), strict=True))
         add(self, rows, predicted)
 
-    monkeypatch.setattr(Pending, "add", noting)
+    monkeypatch.setattr(PendingPredictions, "add", noting)
     participant = job.participant()
     while (arrival := participant.receive()) is not None:
         if arrival.labelled:
-            participant.learner.absorb(arrival.measured)
+            participant.learner.absorb(arrival.observed)
             participant.begin()
             participant.advance()
     monkeypatch.undo()

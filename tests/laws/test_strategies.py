@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from incr_core.batch import Batch
 from incr_core.memories import Reservoir, columns_of
 from incr_core.models.adapt import NearestMean, lda, task_heads, with_task
-from incr_core.strategies import STRATEGIES, Context, Replay, Strategy
+from incr_core.strategies import STRATEGIES, Context, Replay, Strategy, Traits
 from incr_core.strategies._base import PerWeight
-from incr_core.testing._laws import check_strategy, three_classes
+from incr_core.testing import check_strategy
+from incr_core.testing._trial import three_classes
 
 ZERO: dict[str, dict[str, float]] = {
     "agem": {"rows": 0},
@@ -140,7 +141,7 @@ class Weak(Strategy):
 class Misspelt(Strategy):
     """Shares what it does not have."""
 
-    shared: ClassVar[dict[str, str]] = {"fischer": "mean"}
+    traits = Traits(shared={"fischer": "mean"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,8 +182,11 @@ class Greedy(Strategy):
         (Loud, "Loud breaks the law of tidiness: it draws from torch's global generator; use ctx.generator"),
         (Vandal, "Vandal breaks the law of tidiness: it changes the rows of increment 0"),
         (Growing, "Growing breaks the law of state: .* 0.day1, 0.day10, .* change"),
-        (Misspelt, "Misspelt breaks the law of merge: `shared` names 'fischer', which is no buffer of it"),
-        (Quiet, "Quiet breaks the law of merge: `end` changes model.layers.0.weight, and .*; set remakes = True"),
+        (Misspelt, "Misspelt breaks the law of merge: its trait `shared` names 'fischer', which is no buffer of it"),
+        (
+            Quiet,
+            r"Quiet breaks the law of merge: `end` changes model.layers.0.weight, and .*; declare .*\(remakes=True\)",
+        ),
         (Greedy, "Greedy breaks the law of memory: 0.memory holds 76 rows of at most 20"),
     ],
 )

@@ -243,4 +243,4 @@ def test_a_second_learner_of_the_same_model_learns_alike() -> None:
 def test_how_a_model_is_called_does_not_keep_shards_from_dividing_a_batch(form: Callable[[Tensor], Any]) -> None:
     learner, batch = Learner(Answers(form), Multiclass(2), SGD, shard=(0, 2)), rows()
     learner.again(batch)
-    assert len(learner._part(batch)[0]) == len(batch) // 2
+    assert len(learner.division.share(batch)[0]) == len(batch) // 2

@@ -14,7 +14,19 @@ from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.models.adapt import NearestMean
 from incr_core.objectives import GrowingMulticlass, Multiclass
-from incr_core.strategies import ACE, EWC, MAS, SI, Context, FeatureDistillation, FedProx, ICaRL, LwF, Strategy
+from incr_core.strategies import (
+    ACE,
+    EWC,
+    MAS,
+    SI,
+    Context,
+    FeatureDistillation,
+    FedProx,
+    ICaRL,
+    LwF,
+    Strategy,
+    Traits,
+)
 from incr_core.update import mean, merge_shared
 
 LR = 0.1
@@ -140,7 +152,7 @@ def test_the_anchor_of_fedprox_is_that_of_each_round() -> None:
 class Tally(Strategy):
     """Counts rows, and what all workers have counted."""
 
-    shared = {"count": "sum"}  # noqa: RUF012
+    traits = Traits(shared={"count": "sum"})
     count: Tensor
 
     def attach(self, ctx: Context) -> None:

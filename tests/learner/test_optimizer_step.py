@@ -17,7 +17,7 @@ from incr_core.learner import Learner
 from incr_core.learner._optimizer_step import Descent, unobserved_step
 from incr_core.objectives import Binary
 from incr_core.strategies import Context, Strategy
-from incr_core.strategies.mechanisms import Pull
+from incr_core.strategies.mechanisms import QuadraticPenalty
 
 PLAIN = [
     kind
@@ -108,7 +108,9 @@ def test_an_anchor_holds_as_hard_at_a_raised_rate() -> None:
             weights, gradients, _ = ctx.weights_and_gradients()
             for gradient in gradients:
                 gradient.zero_()
-            Pull()(ctx, [torch.zeros_like(w) for w in weights], [torch.full_like(w, 1e9) for w in weights], 1.0)
+            QuadraticPenalty()(
+                ctx, [torch.zeros_like(w) for w in weights], [torch.full_like(w, 1e9) for w in weights], 1.0
+            )
 
     learner = Learner(
         torch.nn.Linear(2, 1), Binary(), lambda weights: torch.optim.SGD(weights, lr=0.1), [Spring()], batch_size=4

@@ -78,7 +78,7 @@ def test_shards_keep_rows_together_until_some_tell() -> None:
     found = []
     for rows in (equal, told, equal):
         learner.begin(rows)
-        found.append((learner.divides, len(learner._part(rows)[0])))
+        found.append((learner.divides, len(learner.division.share(rows)[0])))
     assert found == [(False, 8), (True, 4), (True, 4)]
 
 
@@ -98,9 +98,9 @@ def test_a_job_says_it_of_its_model(table: Path) -> None:
     }
     job = Job.from_document(document)
     assert "rows" not in job.document()["model"]
-    assert job.learner_for(1).rows is None
+    assert job.learner_for(1).division.rows is None
     said = job.with_settings(["model.rows=together"])
-    assert said.learner_for(1).rows == "together"
+    assert said.learner_for(1).division.rows == "together"
     assert said.fingerprint() != job.fingerprint()
     with pytest.raises(JobError, match=r'model\.rows: expected "independent" or "together", got "both"'):
         job.with_settings(["model.rows=both"])

@@ -226,16 +226,19 @@ def test_a_drift_may_restart_it(table: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learner.schedule=cosin", "learner.schedule.name: unknown 'cosin'; did you mean 'cosine'"),
+        ("learner.schedule=cosin", "learner.schedule.name: expected a schedule, got 'cosin'; did you mean 'cosine'"),
         ("learner.schedule=cosine", "learner.schedule: .*T_max.*; it takes T_max, eta_min"),
         ("learner.schedule={name='step', step_size=2, ech=1}", "learner.schedule: .*ech.*; it takes step_size, gamma"),
         (
             "learner.schedule={name='step', step_size=2, each='day'}",
             "learner.schedule.each: expected one of increment,",
         ),
-        ("learner.groups=[{match='*', lrr=1}]", "learner.groups '\\*': unknown 'lrr'; did you mean 'lr'"),
+        (
+            "learner.groups=[{match='*', lrr=1}]",
+            "learner.groups '\\*': expected an argument of the optimizer, got 'lrr'; did you",
+        ),
         ("learner.groups=[{lr=1}]", "learner.groups.0.match: missing; the job needs it"),
-        ("learner.schedule=reducelronplateau", "learner.schedule.name: unknown 'reducelronplateau'"),
+        ("learner.schedule=reducelronplateau", "learner.schedule.name: expected a schedule, got 'reducelronplateau'"),
     ],
 )
 def test_what_is_wrong_with_a_schedule_is_told(table: Path, setting: str, message: str) -> None:

@@ -118,7 +118,7 @@ def test_what_needs_tasks_or_boundaries_is_refused_without(path: Path, settings:
     del document["features"]["task"]
     wanted = Job.from_document(document, settings)
     with pytest.raises(JobError, match=message):
-        LocalEngine(wanted, path.parent), wanted.alarms()
+        LocalEngine(wanted, path.parent), wanted.controller()
 
 
 @pytest.mark.parametrize("setting", ["learner.consolidate=500", "stream.every=file", "learner.consolidate=task"])

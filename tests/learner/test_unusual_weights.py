@@ -243,7 +243,7 @@ def test_an_optimizer_by_name_is_that_of_a_job(table: Path) -> None:
 
 def test_a_name_or_an_argument_that_is_unknown_is_told() -> None:
     for optimizer, message in (
-        ("adamm", "learner.optimizer.name: unknown 'adamm'; did you mean 'adam'?"),
+        ("adamm", "learner.optimizer.name: expected an optimizer, got 'adamm'; did you mean 'adam'?"),
         ({"name": "sgd", "rate": 1.0}, "learner.optimizer: .*'rate'; it takes lr, momentum"),
     ):
         with pytest.raises(ArgumentError, match=message):

@@ -55,7 +55,7 @@ class Poisoned(LocalEngine):
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         done = super().learn(arrivals, rows)
-        if arrivals[0].number == 6 and rows is None:  # not where it is skipped
+        if arrivals[0].tick.number == 6 and rows is None:  # not where it is skipped
             next(iter(self.participant.learner.model.parameters())).data.fill_(float("inf"))
         return done
 

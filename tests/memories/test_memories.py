@@ -171,7 +171,7 @@ def test_balanced_refuses_for_ever_what_it_once_refused() -> None:
         if start % 40 == 30:
             gone = held(memory)[::4]
             forgotten |= set(gone)
-            memory.forget(torch.tensor(gone))
+            memory.drop(torch.tensor(gone))
 
 
 def test_balanced_with_more_classes_than_rows() -> None:
@@ -208,10 +208,10 @@ def test_forgotten_rows_are_gone_from_every_byte(kind: type[Memory]) -> None:
     memory = filled(kind(20), 60, 10, seeded(), classes=2)
     gone = held(memory)[::3]
     left = [row for row in held(memory) if row not in gone]
-    assert memory.forget(torch.tensor([*gone, 1000])) == len(gone)
+    assert memory.drop(torch.tensor([*gone, 1000])) == len(gone)
     assert held(memory) == left
     assert not torch.isin(memory.get_buffer("rows"), torch.tensor([row for row in gone if row])).any()
-    assert memory.forget(torch.tensor(gone)) == 0
+    assert memory.drop(torch.tensor(gone)) == 0
 
 
 def test_what_forgetting_leaves_is_still_a_uniform_sample() -> None:
@@ -219,7 +219,7 @@ def test_what_forgetting_leaves_is_still_a_uniform_sample() -> None:
     counts = torch.zeros(rows)
     for _ in range(trials):
         memory = filled(Reservoir(10), 30, 6, generator)
-        memory.forget(torch.arange(0, 30, 2))  # half of what it saw
+        memory.drop(torch.arange(0, 30, 2))  # half of what it saw
         for start in range(30, 60, 6):
             memory.insert(numbered(start, start + 6), generator)
         assert memory.size <= 10
@@ -232,7 +232,7 @@ def test_what_forgetting_leaves_is_still_a_uniform_sample() -> None:
 
 def test_forgetting_before_the_memory_is_full() -> None:
     memory = filled(Reservoir(10), 6, 6, seeded())
-    memory.forget(torch.tensor([0, 5]))
+    memory.drop(torch.tensor([0, 5]))
     memory.insert(numbered(6, 9), seeded())
     assert held(memory) == [1, 2, 3, 4, 6, 7, 8]
 
@@ -241,7 +241,7 @@ def test_rows_without_ids_cannot_be_found() -> None:
     memory = Reservoir(3)
     memory.insert({"targets": torch.zeros(2)}, seeded())
     with pytest.raises(ArgumentError, match="the rows held carry no row ids"):
-        memory.forget(torch.tensor([0]))
+        memory.drop(torch.tensor([0]))
 
 
 # -- state, and what does not fit

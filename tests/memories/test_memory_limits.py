@@ -135,7 +135,7 @@ def test_given_rows_are_forgotten(memory: Memory) -> None:
     else:
         filled(memory, 1000)
     asked = memory.rows_held()["rows"][::3].clone()
-    assert memory.forget(torch.cat([asked, torch.tensor([10**9])])) == len(asked)
+    assert memory.drop(torch.cat([asked, torch.tensor([10**9])])) == len(asked)
     held = memory.rows_held()
     assert not torch.isin(held["rows"], asked).any()
     for name, column in memory.named_buffers():  # nothing of them is left behind in the room they took

@@ -101,7 +101,7 @@ def test_a_row_erased_is_taken_out_of_the_mean_too() -> None:
     columns = drawn(400)
     memory = shown(OnlineHerding(20), columns)
     gone = memory.rows_held()["rows"][::3].clone()
-    assert memory.forget(gone) == len(gone)
+    assert memory.drop(gone) == len(gone)
     assert not torch.isin(memory.rows_held()["rows"], gone).any()
     left = ~torch.isin(columns["rows"], gone)
     means = memory.get_extra_state()

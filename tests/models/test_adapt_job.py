@@ -79,7 +79,7 @@ def test_a_function_of_ones_own_adapts_too(table: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ('"lora"', '"lorra"', JobError, "model.adapt.name: unknown 'lorra'; did you mean 'lora'"),
+        ('"lora"', '"lorra"', JobError, "model.adapt.name: expected an adaptation, got 'lorra'; did you mean 'lora'"),
         ("rank = 2", "rnk = 2", JobError, "model.adapt lora: .*rnk.*; it takes rank, alpha, target, train"),
         ("rank = 2", "rank = 0", JobError, "model.adapt lora.rank: expected 1 or more, got 0"),
         ('"layers.2.*"', '"layer.2.*"', JobError, "model.adapt freeze.names: expected a pattern that matches a weight"),

@@ -243,6 +243,7 @@ def test_bad_arguments_are_refused() -> None:
         bert(width=20)
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['peft'] = None\n"

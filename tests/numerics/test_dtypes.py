@@ -20,7 +20,7 @@ from incr_core.rounds import Round
 from incr_core.rounds._outer import Mean, Nesterov
 from incr_core.storage import checkpoint, model_sha256
 from incr_core.storage.packing import pack, unpack
-from incr_core.strategies import Context, Strategy
+from incr_core.strategies import Context, Strategy, Traits
 from incr_core.update import Update, mean, merge
 from tests.support.every_dtype import COMPLEX, EVERY, FLOATS, INTEGERS, MERGEABLE, REFUSED, of_two
 
@@ -177,7 +177,7 @@ def test_what_cannot_merge_is_refused_by_name(value: Tensor, rule: str, message:
 
 def test_what_a_strategy_shares_and_nobody_can_merge_is_refused_by_name() -> None:
     class Marks(Strategy):
-        shared = {"marks": "mean"}  # noqa: RUF012
+        traits = Traits(shared={"marks": "mean"})
 
         def attach(self, ctx: Context) -> None:
             self.register_buffer("marks", torch.zeros(2, dtype=torch.int64))

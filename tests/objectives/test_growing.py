@@ -100,6 +100,7 @@ def test_names_may_be_told_ahead_and_stay_unseen(tmp_path: Path) -> None:
     np.testing.assert_allclose(total, 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_class_beyond_the_capacity_is_a_bad_row(tmp_path: Path) -> None:
     path = late_class(tmp_path)
     with pytest.raises(BadRows, match=r"stream.features.kind: expected a class number from 0 to 6, .* something else"):

@@ -78,7 +78,7 @@ def test_what_tokens_need_is_told(tmp_path: Path) -> None:
     pq.write_table(counted(5), tmp_path / "text.parquet")
     for features, message in (
         ({}, "features.vocabulary: missing; say how many tokens there are"),
-        ({"vocabulary": 11, "numeric": ["x"]}, "features: expected none beside the label, whose tokens are read"),
+        ({"vocabulary": 11, "numeric": ["x"]}, "features: expected none besides the label, whose tokens are read"),
     ):
         with pytest.raises(JobError, match=message):
             job(tmp_path / "text.parquet", "words", "next_token", features=features).encoder  # noqa: B018

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from incr_core.batch import cat
-from incr_core.data.sources import mark_of
+from incr_core.data.sources import file_fingerprint
 from incr_core.data.timeline import ByHash
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError, StreamError
@@ -63,7 +63,7 @@ def test_only_the_row_groups_that_hold_the_rows_are_read(tmp_path: Path) -> None
     content = bytearray((tmp_path / "rows.parquet").read_bytes())
     content[start : start + size] = bytes(size)
     (tmp_path / "rows.parquet").write_bytes(content)
-    cursor |= {"marks": {"rows.parquet": mark_of(tmp_path / "rows.parquet")}}
+    cursor |= {"fingerprints": {"rows.parquet": file_fingerprint(tmp_path / "rows.parquet")}}
     assert same_batch(reader.read_back(rows, cursor) or expected.slice(0, 0), expected)
     with pytest.raises(StreamError, match="expected a whole parquet file"):
         reader.read_back(torch.tensor([750]), cursor)

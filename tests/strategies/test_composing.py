@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from incr_core.batch import Batch, cat
 from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
-from incr_core.models import Features, TableMLP, TableShape
+from incr_core.models import Activations, TableMLP, TableShape
 from incr_core.models.adapt import bitfit, experts, head_only, lda, nearest_mean, task_heads, with_task
 from incr_core.objectives import Multiclass
 from incr_core.strategies import (
@@ -40,8 +40,9 @@ from incr_core.strategies import (
     Replay,
     Selective,
     Strategy,
+    Traits,
 )
-from incr_core.testing._laws import three_classes
+from incr_core.testing._trial import three_classes
 
 HEAVY = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
 
@@ -187,7 +188,7 @@ def test_remembered_rows_are_counted_per_new_row_whatever_was_appended_before(on
     assert max(count.rows) == 8 + rows + rows_other  # in steps of 8 new rows, but for the last of each increment
 
 
-PACKABLE = {name: kind for name, kind in STRATEGIES.items() if not kind.alone} | {"own": Nudge}
+PACKABLE = {name: kind for name, kind in STRATEGIES.items() if not kind.traits.alone} | {"own": Nudge}
 FEW: dict[str, Any] = {"icarl": {"capacity": 20}, "agem": {"rows": 8}, "elastic": {"l1": 0.1, "l2": 0.1}}
 MODELS: dict[str, Any] = {"icarl": with_means, "slda": with_lda, "isolate": with_heads}
 
@@ -250,7 +251,7 @@ def _still(one: Learner, weights_of: Callable[[int], list[Tensor]]) -> None:
 class Jealous(Strategy):
     """One's own that bears no other."""
 
-    alone = "it knows best"
+    traits = Traits(alone="it knows best")
 
 
 @pytest.mark.parametrize("other", [EWC, Replay, PackNet, ACE, Nudge])
@@ -282,12 +283,12 @@ def test_the_layer_below_heads_for_tasks_is_not_taken_for_the_last(adapt: Callab
         adapt(experts(plain(), tasks=2))
 
 
-def test_features_below_heads_for_tasks_are_distilled() -> None:
+def test_activations_below_heads_for_tasks_are_distilled() -> None:
     model = with_heads()
-    features, rows = Features(model, "features"), tasks()[0]
-    with features.read():
+    activations, rows = Activations(model, "features"), tasks()[0]
+    with activations.read():
         model(rows.inputs)
-    torch.testing.assert_close(features.last, model[:2](rows.inputs["inputs"]))  # type: ignore[index]
+    torch.testing.assert_close(activations.last, model[:2](rows.inputs["inputs"]))  # type: ignore[index]
 
 
 def test_gdumb_goes_on_normalising_by_all_rows_seen() -> None:
@@ -339,4 +340,4 @@ def test_one_turned_off_does_not_keep_shards_from_dividing_a_batch(make: Make) -
     for chain in ([], [make()]):
         learner = Learner(model, Multiclass(3), HEAVY, chain, shard=(0, 2))
         learner.again(batch)
-        assert len(learner._part(batch)[0]) == len(batch) // 2
+        assert len(learner.division.share(batch)[0]) == len(batch) // 2

@@ -1,9 +1,10 @@
-"""Strategies that kill the worker they are in, once: a job names them, a test resumes after them."""
+"""Strategies in which something befalls the worker, once: a job names them, and goes on after them."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +13,59 @@ from torch import Tensor
 from incr_core.batch import Batch
 from incr_core.strategies import Context, Strategy
 
-__all__ = ["DiesConsolidating", "DiesLearning", "DiesSaving"]
+__all__ = ["Befalls"]
+
+STAGES = ("learning", "consolidating", "saving", "beginning", "predicting")
 
 
-class Dies(Strategy):
-    """SIGKILL the process of the replica with this seed at an increment, unless `marker` tells that it has happened."""
+class Befalls(Strategy):
+    """Something befalls the process of the replica with this seed at a stage of an increment.
+
+    how: "dies" (SIGKILL), "stops" (SIGSTOP), "hangs" (in a call that does not return) or "raises". marker: a file that
+    says that it has happened; always: it happens every time.
+    """
 
     context: Context
 
-    def __init__(self, marker: str, seed: int, increment: int) -> None:
+    def __init__(self, how: str, stage: str, marker: str, seed: int, increment: int, always: bool = False) -> None:
         super().__init__()
+        self.how, self.stage = how, stage
         self.marker = marker
         self.seed = seed
         self.increment = increment
+        self.always = always
 
     def attach(self, ctx: Context) -> None:
         self.context = ctx
 
-    def die(self) -> None:
-        mine = self.context.generator.initial_seed() == self.seed
-        if mine and self.context.increment == self.increment and not Path(self.marker).exists():
-            Path(self.marker).touch()
+    def _reach(self, stage: str) -> None:
+        mine = self.context.generator.initial_seed() == self.seed and self.context.increment == self.increment
+        if stage != self.stage or not mine or (Path(self.marker).exists() and not self.always):
+            return
+        Path(self.marker).touch()
+        if self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif self.how == "hangs":
+            time.sleep(3600)
+        else:
+            raise RuntimeError("a device has failed")
 
-
-class DiesLearning(Dies):
-    """Die in the middle of an increment, while the others go on to the exchange."""
+    def begin(self, ctx: Context) -> None:
+        self._reach("beginning")
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        self.die()
-
-
-class DiesConsolidating(Dies):
-    """Die after the exchange of weights, before that of the strategies' state."""
+        """In the middle of an increment, while the others go on to the exchange."""
+        self._reach("learning")
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        self.die()
-
-
-class DiesSaving(Dies):
-    """Die while the others write their state for a commit."""
+        """After the exchange of weights, before that of the strategies' state."""
+        self._reach("consolidating")
 
     def get_extra_state(self) -> dict[str, Any]:
-        self.die()
+        """While the others write their state for a commit."""
+        self._reach("saving")
         return {}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def _serve(end: Connection) -> None:
         told: tuple[Exception | None, Any]
         try:
             if group:
-                groups.inside_replica(place, meeting.join(), "cpu", PATIENCE)
+                groups.inside_replica(place, meeting.join(), 1, "cpu", PATIENCE)
             told = None, function(place, *arguments) if group else function(place, meeting, *arguments)
         except Exception as error:
             told = error, None

@@ -130,7 +130,7 @@ def same_batch(one: Batch, other: Batch) -> bool:
 def same(one: Iterable[Increment], other: Iterable[Increment]) -> bool:
     """Whether two lists of increments are the same, with everything in them."""
     return all(
-        (a.number, a.name, a.warm, a.bad, a.never, a.cursor) == (b.number, b.name, b.warm, b.bad, b.never, b.cursor)
+        (a.tick, a.bad, a.never, a.cursor) == (b.tick, b.bad, b.never, b.cursor)
         and same_batch(a.arriving, b.arriving)
         and same_batch(a.labelled, b.labelled)
         and a.history().equals(b.history())

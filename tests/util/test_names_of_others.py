@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from incr_core._util import load_callable
 from incr_core.errors import JobError
+from incr_core.models import MODELS
 from tests.support.repository import ROOT
 
 JOB = """
@@ -81,8 +81,8 @@ def test_a_module_of_that_name_beside_the_job_is_in_nobodys_way(tmp_path: Path) 
         (tmp_path / f"{name}.py").write_text("raise SystemExit('this must not be run')\n")
     (tmp_path / "own_model.py").write_text("import random\n" + MODEL)
     (tmp_path / "script.py").write_text(
-        "from incr_core._util._plugins import load_callable\n"
-        f"load_callable('own_model:make', 'model.factory', {str(tmp_path)!r})\n"
+        "from incr_core.models import MODELS\n"
+        f"MODELS.find('own_model:make', 'model.factory', {str(tmp_path)!r})\n"
         "from incr_core.engines._base import engine_named\n"
         "print(*(engine_named(name).__name__ for name in ('local', 'cluster', 'federated')))\n"
     )
@@ -99,5 +99,5 @@ def test_a_file_beside_the_job_that_a_library_hides_is_named(tmp_path: Path, mon
     hides = f"; colorsys is {colorsys.__file__}, which hides {tmp_path / 'colorsys.py'}: give yours another name"
     for name in ("colorsys:model", "needs_mine:model"):
         with pytest.raises(JobError) as caught:
-            load_callable(name, "model.factory", str(tmp_path))
+            MODELS.find(name, "model.factory", str(tmp_path))
         assert hides in str(caught.value)

@@ -6,7 +6,7 @@ from incr_core.data.encoding._columns import is_list, parsed
 from incr_core.data.encoding._encoder import Encoded, Encoder
 from incr_core.data.encoding._hashing import ColumnHash, indexed, text
 from incr_core.data.encoding._infer import column_kinds, find_classes
-from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, refuse, whole_table
+from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, reject, whole_table
 from incr_core.data.encoding._widths import list_widths
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "list_widths",
     "parsed",
     "quarantine_table",
-    "refuse",
+    "reject",
     "text",
     "whole_table",
 ]

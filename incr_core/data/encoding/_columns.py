@@ -34,8 +34,8 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 @dataclass(slots=True)
 class Fault:
-    """Rows that hold something unusable: their offsets in the table, what is wrong there, and what may be done besides
-    mending them."""
+    """Rows that cannot be used: their offsets in the table, what is wrong, and what may be done besides correcting
+    them."""
 
     index: np.ndarray[Any, np.dtype[np.int64]]
     column: str
@@ -45,7 +45,7 @@ class Fault:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds several numbers a row.
+    """Whether a type holds several values a row.
 
     >>> is_list(pa.list_(pa.uint8(), 784)), is_list(pa.float32())
     (True, False)
@@ -54,7 +54,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def width_of(column: pa.ChunkedArray) -> int | None:
-    """How many numbers a row of this column holds; None while only nulls and no rows have been seen.
+    """How many numbers a row of this column holds; None where there are only nulls, or no rows.
 
     >>> width_of(pa.chunked_array([[[1, 2, 3]]])), width_of(pa.chunked_array([[1]]))
     (3, 1)
@@ -68,7 +68,7 @@ def width_of(column: pa.ChunkedArray) -> int | None:
 
 
 def numbers(column: pa.ChunkedArray, name: str, place: str) -> tuple[Floats, list[Fault]]:
-    """The column as one array with NaN for null, and the rows that are no finite float32.
+    """The column as one array with NaN for null, and the rows that are not a finite float32.
 
     Dates are days since 1970, timestamps too (with a fraction), durations and times of day are seconds.
 
@@ -81,7 +81,7 @@ def numbers(column: pa.ChunkedArray, name: str, place: str) -> tuple[Floats, lis
 
 
 def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, list[Fault]]:
-    """The column as integers, floats or booleans, and the rows whose text is no number.
+    """The column as integers, floats or booleans, and the rows whose text is not a number.
 
     >>> parsed(pa.chunked_array([["1.5"]]), "distance", "day.csv")[0].type
     DataType(double)
@@ -114,7 +114,7 @@ def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedAr
 
 
 def share_of_numbers(column: pa.ChunkedArray) -> float:
-    """The share of numbers among the texts of a column that are there; "" and null are not.
+    """The share of numbers among the texts of a column, without "" and null.
 
     >>> share_of_numbers(pa.chunked_array([["1", "2.5", "", None, "n/a", "-1e3"]]))
     0.75
@@ -136,7 +136,7 @@ def floats(column: pa.ChunkedArray) -> Floats:
 
 
 def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
-    """The rows of a parsed column that hold NaN, infinity, or more than a float32 can; a null is none of these.
+    """The rows of a parsed column that hold NaN, infinity, or more than a float32 can; nulls are not among them.
 
     >>> unusable(pa.chunked_array([[1.0, None, 1e39]]), np.array([1.0, np.nan, 1e39]), "x")[0].got
     'too large for one'
@@ -157,7 +157,7 @@ def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
 
 
 def values_of(chunk: pa.Array) -> tuple[Floats, Mask | None]:
-    """Numbers of a chunk as they are, 0 where there is none, and where that is; None instead of nowhere.
+    """The numbers of a chunk, 0 for null, and which are null; None where none is.
 
     >>> values_of(pa.array([7, None]))
     (array([7, 0]), array([False,  True]))
@@ -197,11 +197,11 @@ def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> t
     right = lengths == width
     rows = np.flatnonzero(right & ~null)
     matrix = np.full((len(column), width), np.nan, dtype=np.float32)
-    # `flatten` leaves out null lists, for the fixed size too.
+    # `flatten` leaves out null lists, those of fixed size too.
     kept = column if len(rows) == len(column) else column.take(pa.array(rows))
     flat = [numpy_of(chunk.flatten()) for chunk in kept.chunks]
     if len(rows):
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is found below
             matrix[rows] = np.concatenate(flat).reshape(-1, width)
     faults = []
     wrong = np.flatnonzero(~right & ~null)
@@ -218,7 +218,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _from_text(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, Any]:
-    """Text that holds numbers, parsed, and the rows that hold other words; "" is missing."""
+    """Text parsed as numbers, and the rows that hold other text; "" is missing."""
     kind = column.type
     column = pc.if_else(pc.equal(column, pa.scalar("", kind)), pa.scalar(None, kind), column)
     numeric = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)

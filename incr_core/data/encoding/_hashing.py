@@ -19,7 +19,7 @@ Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
 
 
 def text(value: object) -> str | None:
-    """How a value reads, whatever type its file gave it: 1, 1.0 and "1" are the same category; a day is its midnight.
+    """A value as text, whatever type its file gave it: 1, 1.0 and "1" are the same category; a day is its midnight.
 
     >>> text(1.0), text(True), text("EWR"), text(None), text(Decimal("1.50")), text(datetime(2020, 1, 1))
     ('1', 'true', 'EWR', None, '1.5', '2020-01-01')
@@ -31,7 +31,7 @@ def text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Decimal):
-        # As the same number reads from a column of floats, where a float can hold it.
+        # As a column of floats gives the same number, where a float can hold it.
         same = int(value) if value == value.to_integral_value() else float(value)
         return str(same) if Decimal(repr(same)) == value else format(value.normalize(), "f")
     if isinstance(value, datetime) and value.tzinfo is None and value.time() == time.min:
@@ -42,7 +42,7 @@ def text(value: object) -> str | None:
 def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object], Codes]:
     """The distinct values of a column, and for each row the place of its value among them.
 
-    Some of the values may have no row: dictionaries name what does not occur, and whole numbers are listed by range.
+    Some values may have no row: dictionaries hold values that do not occur, and integers are listed by range.
     `place` names column and file in errors.
 
     >>> indexed(pa.chunked_array([["b", None, "b"]]))
@@ -54,7 +54,7 @@ def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object
         return [None], np.zeros(len(column), dtype=np.int32)
     if pa.types.is_integer(column.type):
         bounds = pc.min_max(column).as_py()
-        # Few numbers that lie close together need no dictionary.
+        # Integers that lie close together need no dictionary.
         if bounds["min"] is not None and bounds["max"] - bounds["min"] < len(column) // 8:
             codes = _joined(
                 pc.subtract(column, pa.scalar(bounds["min"], column.type)), bounds["max"] - bounds["min"] + 1
@@ -74,9 +74,9 @@ def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object
 
 
 def _listed(values: pa.Array) -> list[object]:
-    """Distinct values as Python has them, the same whatever width or unit their file keeps them in."""
+    """Distinct values as Python objects, the same whatever width or unit their file has."""
     if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
-        # 0.1 of 32 bits is 0.1, and not the double that is nearest to it.
+        # 0.1 in 32 bits is 0.1, not the double nearest to it.
         kind = values.type.to_pandas_dtype()
         return [None if value is None else float(str(kind(value))) for value in values.to_pylist()]
     if pa.types.is_timestamp(values.type):
@@ -86,7 +86,7 @@ def _listed(values: pa.Array) -> list[object]:
 
 
 def _joined(codes: pa.ChunkedArray, null: int) -> Codes:
-    """The codes as one array, `null` where there is none; not copied where they are one already."""
+    """The codes as one array, with `null` for nulls; not copied where they are one already."""
     if codes.null_count:
         codes = pc.fill_null(pc.cast(codes, pa.int64()), null)  # one more than a narrow type may hold
     chunks = [chunk.to_numpy() for chunk in codes.chunks]
@@ -102,13 +102,13 @@ class ColumnHash:
     """
 
     LIMIT = 200_000
-    """How many distinct values are remembered: a column of ever new ids must not fill the memory."""
+    """How many distinct values are remembered: a column of ids must not fill the memory."""
 
     def __init__(self, column: str) -> None:
         self._name = column
         self._salt = blake2b(column.encode(), digest_size=16).digest()
         self._seen: dict[str | None, int] = {}
-        # Chunks of one file often have one dictionary: comparing it is much faster than looking its values up.
+        # Chunks of one file often share a dictionary: comparing it is much faster than looking its values up.
         self._latest: tuple[pa.DataType, list[object], np.ndarray[Any, np.dtype[np.uint64]]] | None = None
 
     def __call__(self, column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -131,7 +131,7 @@ class ColumnHash:
         if known is None:
             if len(self._seen) >= self.LIMIT:
                 self._seen.clear()
-            # The marks keep null apart from the text "None" or "".
+            # The prefixes keep null apart from the text "None" or "".
             data = b"0" if value is None else b"1" + value.encode("utf-8", "surrogatepass")
             known = int.from_bytes(blake2b(data, digest_size=8, key=self._salt).digest(), "little")
             self._seen[value] = known

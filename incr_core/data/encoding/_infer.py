@@ -1,4 +1,4 @@
-"""Discover: what a job leaves to the data, which are its classes and which columns are of which kind."""
+"""Infer what a job leaves to its data: the classes, and which columns are numeric or categorical."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.data.sources import CallableSource, FileSource, Source, index_columns, is_opaque, open_source
+from incr_core.data.sources import FileSource, PythonSource, Source, index_columns, is_opaque, open_source
 from incr_core.errors import StreamError
 
 __all__ = ["column_kinds", "find_classes"]
 
 MOST_CLASSES = 10_000
-"""More distinct labels than this are no classes: somebody named an id or a measurement."""
+"""More distinct labels than this are not classes: the column is an id or a measurement."""
 
 FEW_CLASSES = 20
-"""So many distinct labels with fractions may be classes, however few rows there are."""
+"""This many distinct labels with fractions may be classes, however few rows there are."""
 
 MOSTLY = 0.9
 """A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
@@ -35,13 +35,19 @@ def find_classes(
     tolerant: bool = False,
     settle: float = 0.0,
 ) -> list[Any]:
-    """The distinct labels of a whole source, sorted: all numbers as numbers, anything else as text; "" is none.
+    """The distinct labels of a whole source, sorted: as numbers if all are numbers, else as text; "" is not a label.
     For a multilabel objective, the distinct labels in a column of lists.
 
-    tolerant: files that cannot be read are passed over, and what a later file brings beyond two labels is none for a
-    binary objective: its rows will be bad ones. settle: files written to within so many seconds are passed over.
+    Of a Python source, which may never end, a binary objective reads only until two labels, or a 0, are found.
 
-    Of a Python source, which may never end, no more is read for a binary objective than it takes to find two, or a 0.
+    Args:
+        source: where rows are.
+        label: the label column.
+        objective: what the labels are for.
+        format: of the files; None: their names tell.
+        tolerant: skip files that cannot be read; and for a binary objective ignore labels of later files beyond two:
+            their rows are bad.
+        settle: skip files written to within so many seconds.
 
     >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
     ['a', 'b']
@@ -51,7 +57,7 @@ def find_classes(
     rows = 0
     place = f"stream.features.{label}"
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
-    endless = isinstance(opened, CallableSource) and objective == "binary"
+    endless = isinstance(opened, PythonSource) and objective == "binary"
     for fragment in opened.fragments():
         try:
             column = fragment.load([label])[label]
@@ -116,8 +122,8 @@ def column_kinds(
 
     Numbers and lists of numbers are numeric; text (in any encoding), booleans and whatever was written as a dictionary
     (pandas' Categorical, of numbers too) are categorical; times, pandas' index and the rest are left out. Text in a CSV
-    file is numeric where nine in ten values are numbers. tolerant: files that cannot be read are passed over; settle:
-    so are those written to within so many seconds.
+    file is numeric where nine in ten values are numbers. Files that cannot be read are skipped if `tolerant`, and files
+    written to within `settle` seconds always are.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
@@ -130,7 +136,7 @@ def column_kinds(
         kind = column.type
         if name in taken:
             continue
-        # A dictionary of numbers too is somebody's way to say that the numbers are names.
+        # A dictionary of numbers says that the numbers are names.
         named = pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)
         if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
             numeric.append(name)
@@ -141,8 +147,8 @@ def column_kinds(
 
 
 def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
-    """The columns of the first rows, but no index; one of nulls without a type is taken from the first file that knows
-    its type."""
+    """The columns of the first rows, without indices; a column of untyped nulls is taken from the first file with its
+    type."""
     head = source.head()
     left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
     found = {name: head[name] for name in head.column_names if name not in left_out}

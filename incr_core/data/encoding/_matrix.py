@@ -1,4 +1,4 @@
-"""Columns of a table written side by side: numbers as a float32 matrix, categories as pairs of hashes."""
+"""Columns of a table side by side: numbers as a float32 matrix, categories as pairs of hashes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from incr_core.data.encoding._hashing import ColumnHash
 
 __all__ = ["hash_pairs", "numeric_matrix"]
 
-BLOCK = 16_384
-"""Rows written at a time: one block of the matrix stays in the cache while its columns are filled."""
+SLICE = 16_384
+"""Rows written at a time: a slice of the matrix stays in the cache while its columns are filled."""
 
 
 def numeric_matrix(
     table: pa.Table, places: Mapping[str, range], lists: Mapping[str, int], place: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Fault]]:
-    """Columns of numbers as (B, N) float32, NaN for null, and the rows that hold something unusable.
+    """Columns of numbers as (B, N) float32, NaN for null, and the rows that cannot be used.
 
-    places: where among the N numbers those of each column are. lists: the columns of lists, and their length.
+    places: where among the N numbers those of each column are. lists: the columns of lists, and their lengths.
     `place` names the file in errors.
 
     >>> table = pa.table({"far": [1, None], "at": [[1.0, 2.0], [3.0, 4.0]]})
@@ -41,18 +41,18 @@ def numeric_matrix(
         faults += found
     suspects: set[str] = set()
     done = 0
-    for piece in pa.table(plain).to_batches() if plain else []:
-        read = [(name, places[name].start, *values_of(piece[name])) for name in plain]
+    for batch in pa.table(plain).to_batches() if plain else []:
+        read = [(name, places[name].start, *values_of(batch[name])) for name in plain]
         with np.errstate(over="raise", invalid="ignore"):
-            for start in range(0, len(piece), BLOCK):
-                stop = min(start + BLOCK, len(piece))
+            for start in range(0, len(batch), SLICE):
+                stop = min(start + SLICE, len(batch))
                 rows = matrix[done + start : done + stop]
                 for name, index, values, missing in read:
                     if not _copy(values[start:stop], rows[:, index]):
                         suspects.add(name)
                     if missing is not None:
                         rows[missing[start:stop], index] = np.nan
-        done += len(piece)
+        done += len(batch)
     for name in plain:
         if name in suspects:
             faults += unusable(plain[name], floats(plain[name]), name)
@@ -63,7 +63,7 @@ def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
     """Copy numbers to float32, where overflow raises; False if any may be NaN, infinite, or too large."""
     try:
         target[:] = values
-        # A sum is finite only if every term is; who doubts must look closer.
+        # A sum is finite only if every term is; if it is not, the values are looked at one by one.
         return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
     except FloatingPointError:
         with np.errstate(over="ignore"):
@@ -80,7 +80,7 @@ def hash_pairs(
     >>> pairs.shape, bool((pairs[0] == pairs[2]).all())
     ((3, 1, 2), True)
     """
-    # A pair of hashes is moved as one complex128: nothing else of 16 bytes is as fast.
+    # A pair of hashes is moved as one complex128, the fastest type of 16 bytes.
     pairs = np.empty((len(table), len(hashes)), dtype=np.complex128)
     columns = []
     for name, hashed in hashes.items():
@@ -88,8 +88,8 @@ def hash_pairs(
         # Each half of a hash is a hash of its own.
         halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
         columns.append(((halves % np.uint64(buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
-    for start in range(0, len(table), BLOCK):
-        block = slice(start, start + BLOCK)
+    for start in range(0, len(table), SLICE):
+        rows = slice(start, start + SLICE)
         for column, (pair, codes) in enumerate(columns):
-            pairs[block, column] = pair.take(codes[block], mode="clip")
+            pairs[rows, column] = pair.take(codes[rows], mode="clip")
     return pairs.view(np.int64).reshape(len(table), len(hashes), 2)

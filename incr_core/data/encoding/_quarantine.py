@@ -15,7 +15,7 @@ from incr_core.data._row_ids import fragment_of, offset_of
 from incr_core.errors import BadRows
 from incr_core.shown import shown
 
-__all__ = ["BadFile", "BadRow", "files_table", "quarantine_table", "refuse", "whole_table"]
+__all__ = ["BadFile", "BadRow", "files_table", "quarantine_table", "reject", "whole_table"]
 
 SCHEMA = pa.schema(
     [
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One row that cannot be used, the first reason why, and what may be done besides mending it.
+    """One row that cannot be used, the first reason why, and what may be done besides correcting it.
 
     >>> BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a").reason
     'expected float, got text'
@@ -57,9 +57,9 @@ class BadRow:
 class BadFile:
     """One file that cannot be used, and why.
 
-    fingerprint: what it was when it was met (`mark_of`), "" where it cannot even be opened; where it is another, the
-    file is looked at again. rows: how many of its rows were given out before the fault was found, in a later chunk:
-    those stay as they are, and it is the rest that cannot be used.
+    fingerprint: that of the file when it was read, "" where it cannot be opened; a file that has another by now is read
+    again. rows: how many of its rows were given out before the fault was found, in a later chunk: they stay as they
+    are, and only the rest cannot be used.
 
     >>> BadFile("day.csv", "expected a whole csv file", "12:e4a6a0577479b2b4").rows
     0
@@ -71,10 +71,10 @@ class BadFile:
     rows: int = 0
 
 
-def refuse(bad: Sequence[BadRow], total: int, section: str = "stream.features") -> NoReturn:
+def reject(bad: Sequence[BadRow], total: int, section: str = "stream.features") -> NoReturn:
     """Raise `BadRows` for the bad rows of one file of `total` rows.
 
-    >>> refuse([BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a")], 512)
+    >>> reject([BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a")], 512)
     Traceback (most recent call last):
     ...
     incr_core.errors.BadRows: stream.features.distance: expected float, 1 of 512 rows in day.csv are text ("n/a");
@@ -104,14 +104,14 @@ def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
 
 
 def files_table(bad: Sequence[BadFile]) -> pa.Table:
-    """Bad files as a table, for the quarantine: a row each, without a row's id.
+    """Bad files as a table, for the quarantine: a row each, without a row id.
 
     offset: the first of its rows that cannot be used, null where that is all of them.
 
     >>> files_table([BadFile("day.csv", "expected a whole csv file", "12:e4a6a057")]).to_pylist()[0]["fingerprint"]
     '12:e4a6a057'
     """
-    told = [
+    entries = [
         {
             "fragment": file.fragment,
             "offset": file.rows or None,
@@ -120,11 +120,11 @@ def files_table(bad: Sequence[BadFile]) -> pa.Table:
         }
         for file in bad
     ]
-    return pa.Table.from_pylist(told, schema=SCHEMA)
+    return pa.Table.from_pylist(entries, schema=SCHEMA)
 
 
 def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
-    """Rows (n,) that are refused together and not for a value of theirs, for the quarantine.
+    """Rows (n,) of a skipped increment as a table, for the quarantine; no value of theirs is bad.
 
     >>> import torch
     >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]

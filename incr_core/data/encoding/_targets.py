@@ -1,4 +1,4 @@
-"""Labels of several parts: sets of labels, and sequences of tokens."""
+"""Targets of several values a row: sets of labels, and sequences of tokens."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def sets(column: pa.ChunkedArray, index: Mapping[str | None, int], name: str, pl
     if len(wrong):
         shown = [str(label) for label in list(index)[:10]]
         expected = f"labels out of {', '.join(shown)}{', ...' * (len(index) > 10)}"
-        room = "for labels yet to come, begin a run with features.classes that names them all"
-        faults.append(Fault(wrong, name, expected, "others", room))
+        remedy = "for labels yet to come, begin a run with features.classes that names them all"
+        faults.append(Fault(wrong, name, expected, "others", remedy))
     return found, faults
 
 
 def tokens(
     column: pa.ChunkedArray, width: int, vocabulary: int, name: str, place: str, known: Mask
 ) -> tuple[Ints, Ints, list[Fault]]:
-    """Lists of `width` tokens as inputs (B, width - 1), targets (B, width - 1) one later, and the rows that are none.
+    """Lists of `width` tokens as inputs (B, width - 1), targets (B, width - 1) one later, and the bad rows.
 
-    Where no row is known, lists may be one shorter: the tokens that are there, and nothing to compare with.
+    Where no row is known, lists may be one shorter: they hold the inputs alone.
 
     >>> tokens(pa.chunked_array([[[1, 2, 3]]]), 3, 4, "words", "day.parquet", np.array([True]))[:2]
     (array([[1, 2]]), array([[2, 3]]))
@@ -99,7 +99,7 @@ def tokens(
 
 
 def check_labels(objective: str, labels: Sequence[str], vocabulary: int | None, features: int) -> None:
-    """ArgumentError where the label, the objective and the number of feature columns do not go together.
+    """ArgumentError where the labels, the objective and the number of feature columns do not fit together.
 
     >>> check_labels("multilabel", ["a", "b"], None, features=3)
     """
@@ -114,7 +114,7 @@ def check_labels(objective: str, labels: Sequence[str], vocabulary: int | None, 
         return
     if features:
         raise ArgumentError(
-            "features: expected none beside the label, whose tokens are read; leave numeric and categorical out"
+            "features: expected none besides the label, whose tokens are read; leave numeric and categorical out"
         )
     if vocabulary is None:
         raise ArgumentError("features.vocabulary: missing; say how many tokens there are")

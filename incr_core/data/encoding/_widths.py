@@ -1,7 +1,7 @@
 """How many numbers a row of a column holds: found in the data once, and checked in every table since.
 
-A model is made for rows of one width. So the lengths of lists are part of the job, as its columns are, and what comes
-later is checked against them and never changes them.
+A model is made for rows of one width. So the lengths of lists are part of the job, as its columns are, and later rows
+are checked against them and never change them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from incr_core.data.encoding._columns import is_list
-from incr_core.data.sources import CallableSource, FileSource, Source
+from incr_core.data.sources import FileSource, Source
 from incr_core.errors import StreamError
 
 __all__ = ["check_widths", "list_widths"]
 
 
 def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
-    """Of those `columns` of a source that hold lists, how long these are, from its first rows.
+    """The lengths of lists in those `columns` of a source that hold lists, from its first rows.
 
-    Where a first file does not tell, for it has only nulls or no rows, the next ones are asked; of a Python source,
-    which may never end, only the first part with rows.
+    Where the first file has only nulls or no rows, the next ones are read; of a Python source, which may never end,
+    only the first table with rows.
 
-    Raises StreamError where a column holds lists, and none of them tells a length.
+    Raises StreamError where a column holds lists, and all of them are null or empty.
 
-    >>> list_widths(CallableSource(lambda: [{"pixels": [[1, 2, 3]], "age": [30.0]}]), ["pixels", "age"])
+    >>> from incr_core.data.sources import open_source
+    >>> list_widths(open_source(lambda: [{"pixels": [[1, 2, 3]], "age": [30.0]}]), ["pixels", "age"])
     {'pixels': 3}
     """
     found: dict[str, int] = {}
@@ -34,7 +35,7 @@ def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
     unsure = list(columns)
     if not columns or (isinstance(source, FileSource) and source.is_csv):  # which has no lists
         return found
-    for head in [source.head(columns)] if isinstance(source, CallableSource) else source.heads(columns):
+    for head in source.heads(columns) if isinstance(source, FileSource) else [source.head(columns)]:
         for name in [name for name in unsure if name in head.column_names]:
             kind, lengths = head[name].type, _lengths(head[name])
             if lengths:
@@ -60,8 +61,8 @@ def check_widths(
     should be lists, or no list of the right length.
 
     widths: column -> the length of its lists; the other `columns` hold one number a row. spare: by how much lists may
-    be shorter. `place` names the table in errors. Single lists of another length are bad rows, which are found when
-    they are encoded.
+    be shorter. `place` names the table in errors. Single lists of another length are bad rows, found when they are
+    encoded.
 
     >>> check_widths(pa.table({"pixels": [[1, 2], [3, 4]]}), {"pixels": 3}, ["pixels"], "b.parquet")
     Traceback (most recent call last):
@@ -77,7 +78,7 @@ def check_widths(
         if not fits and not pa.types.is_null(kind):
             expected = "a number" if width is None else f"lists of {width} numbers"
             raise StreamError(
-                f"stream.features.{name}: expected {expected}, got {_told(kind, lengths)} in {place}; write it as the "
+                f"stream.features.{name}: expected {expected}, got {_shown(kind, lengths)} in {place}; write it as the "
                 "rows that the run began with, or take it out"
             )
 
@@ -91,7 +92,7 @@ def _lengths(column: pa.ChunkedArray) -> list[int]:
     return [length for length in pc.unique(pc.list_value_length(column)).to_pylist() if length]
 
 
-def _told(kind: pa.DataType, lengths: Sequence[int]) -> str:
+def _shown(kind: pa.DataType, lengths: Sequence[int]) -> str:
     if not is_list(kind):
         return str(kind)
     if not lengths:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core.data.rates._history import History
+from incr_core.data.rates._history import History, with_features
 from incr_core.data.rates._rates import Questions, Rate
 
-__all__ = ["History", "Questions", "Rate"]
+__all__ = ["History", "Questions", "Rate", "with_features"]

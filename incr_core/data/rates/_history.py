@@ -1,4 +1,4 @@
-"""The history of a stream: what is known of past outcomes, and what rates make of it."""
+"""The history of a stream: the outcomes known so far, and the features that rates make of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
+from incr_core.batch import Batch
 from incr_core.data.rates._outcomes import FIELDS, Outcomes
 from incr_core.data.rates._rates import Questions, Rate, series
 
-__all__ = ["History"]
+__all__ = ["History", "with_features"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class History:
-    """What is known of past outcomes, for each of some rates; never changed, only replaced.
+    """The outcomes known so far, for each of some rates; never changed, only replaced.
 
     >>> from incr_core.data.times import SECOND
     >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
@@ -50,12 +53,12 @@ class History:
         )
 
     def since(self, time: int) -> History:
-        """The history with only what rows predicted at `time` or later can ask for."""
+        """The history with only what rates of rows predicted at `time` or later can use."""
         kept = []
         for members, past in zip(self._series, self._outcomes, strict=True):
-            spans = [span for index in members if (span := self.rates[index].span) is not None]
-            endless = len(spans) < len(members)
-            oldest = time - max(spans, default=0)
+            windows = [window for index in members if (window := self.rates[index].window_us) is not None]
+            endless = len(windows) < len(members)
+            oldest = time - max(windows, default=0)
             kept.append(past.folded(oldest) if endless else past.where(past.known >= oldest))
         return History(self.rates, kept)
 
@@ -73,21 +76,21 @@ class History:
             overall = None
             for member in members:
                 rate = self.rates[member]
-                starts = None if rate.span is None else times - rate.span
+                starts = None if rate.window_us is None else times - rate.window_us
                 total, count = index.sums(index.before(places, starts), stops, present)
                 prior: Any = rate.prior
                 if prior is None:
                     overall = overall or replace(past, key=np.zeros_like(past.key)).index()
                     nowhere = np.zeros_like(times)
-                    span = overall.before(nowhere, starts), overall.before(nowhere, times)
-                    all_total, all_count = overall.sums(*span, True)
+                    edges = overall.before(nowhere, starts), overall.before(nowhere, times)
+                    all_total, all_count = overall.sums(*edges, True)
                     prior = all_total / np.maximum(all_count, 1)
                 features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
                 features[:, 2 * member + 1] = np.log1p(count)
         return features
 
     def table(self) -> pa.Table:
-        """The history as a table, to be saved with a version: a row per known outcome, not more than the windows hold.
+        """The history as a table, to be saved with a version: a row for each known outcome that a window still holds.
 
         >>> History([]).table().column_names
         ['series', 'key', 'known', 'whole', 'part', 'count']
@@ -95,8 +98,8 @@ class History:
         series = [np.full(len(past.key), index) for index, past in enumerate(self._outcomes)]
         columns = {"series": np.concatenate([np.zeros(0, dtype=np.int64), *series]).astype(np.int16)}
         for name in FIELDS:
-            parts = [getattr(past, name) for past in self._outcomes]
-            columns[name] = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+            values = [getattr(past, name) for past in self._outcomes]
+            columns[name] = np.concatenate([np.zeros(0, dtype=np.int64), *values])
         return pa.table(columns)
 
     @classmethod
@@ -111,3 +114,19 @@ class History:
         return cls(
             rates, [Outcomes(*(column[which == index] for column in columns)) for index in range(len(series(rates)))]
         )
+
+
+def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]]) -> Batch:
+    """The batch with more numeric columns (B, F), after those it has.
+
+    >>> with_features(Batch(torch.zeros(2, 1), torch.zeros(2)), np.ones((2, 1), dtype=np.float32)).inputs
+    tensor([[0., 1.],
+            [0., 1.]])
+    """
+    more = torch.from_numpy(features)
+    inputs = batch.inputs
+    if isinstance(inputs, dict):
+        wider: dict[str, Tensor] | Tensor = inputs | {"numeric": torch.cat([inputs["numeric"], more], dim=1)}
+    else:
+        wider = torch.cat([inputs, more], dim=1)
+    return Batch(wider, batch.targets, batch.weights, batch.task, batch.rows)

@@ -1,7 +1,7 @@
-"""Outcomes that are known, and their sums over a key and a span of time.
+"""Known outcomes, and their sums over a key and an interval of time.
 
-Sums are exact. Outcomes are held as integers of 2**-32, so a sum does not depend on where the summing began, and a
-stream that resumes from the middle computes the same features, bit for bit, as one that began at the beginning.
+Sums are exact: outcomes are held in fixed point, as integers of 2**-32, so a sum does not depend on where the summing
+began, and a stream that resumes in the middle computes the same features, bit for bit, as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> Outcomes:
-        """Those of some rows, (B,) each; NaN, and what will never be known, is no outcome."""
+        """Those of some rows, (B,) each, without NaN and without those that will never be known."""
         valid = np.isfinite(outcomes) & (known < NEVER)
         outcomes = outcomes[valid].astype(np.float64)
         whole = np.floor(outcomes)
@@ -51,7 +51,7 @@ class Outcomes:
         return cls(keys[valid], known[valid], whole.astype(np.int64), part.astype(np.int64), ones)
 
     def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Outcomes:
-        """Those that the mask takes."""
+        """Those that the mask selects."""
         if mask.all():
             return self
         return Outcomes(*(getattr(self, name)[mask] for name in FIELDS))
@@ -61,7 +61,7 @@ class Outcomes:
         return Outcomes(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in FIELDS))
 
     def folded(self, time: int) -> Outcomes:
-        """The same, with all that was known before `time` added up to one entry a key."""
+        """The same, with all that was known before `time` added up to one entry for each key."""
         old = self.known < time
         keys, inverse = np.unique(self.key[old], return_inverse=True)
         sums = []
@@ -72,7 +72,7 @@ class Outcomes:
         return Outcomes(keys, np.full(len(keys), ALWAYS), *sums).plus(self.where(~old))
 
     def index(self) -> Index:
-        """The outcomes in an order in which sums over a key and a span of time are two searches."""
+        """The outcomes in an order in which a sum over a key and an interval of time takes two searches."""
         order = np.lexsort((self.known, self.key))
         key = self.key[order]
         first = np.ones(len(key), dtype=bool)

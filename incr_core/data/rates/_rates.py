@@ -5,8 +5,8 @@ For a row predicted at time p, over the rows with the same key whose outcome bec
     rate = (sum of outcomes + weight * prior) / (count + weight)        and        log(1 + count)
 
 The interval is open at p: what becomes known at the very moment of a prediction does not enter it. The outcome is the
-label, or a column that is known with it, or one that says itself when it was known: a flight's delay at departure is
-known hours before its delay at arrival.
+label, a column that is known when the label is, or one whose time another column gives: a flight's delay at departure
+is known hours before its delay at arrival.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 class Rate:
     """The rate of an outcome among the rows that share the `by` columns, over the last `window`.
 
-    by: key columns, none for one overall rate. A null is a key like any other.
-    window: seconds or a duration such as "6h", or None for all of the past.
-    prior: the rate to expect of a key without rows; None takes the overall rate over the same window (0 before any).
-    weight: how many rows the prior counts as.
-    outcome: a numeric column; None for the label itself.
-    known_at: the column that says when the outcome is known; None for when the label is. It needs an outcome.
+    Args:
+        by: key columns, none for one overall rate. A null is a key like any other.
+        window: seconds or a duration such as "6h", or None for all of the past.
+        prior: the rate to expect of a key without rows; None takes the overall rate over the same window (0 before
+            any).
+        weight: how many rows the prior counts as.
+        outcome: a numeric column; None for the label itself.
+        known_at: the column that says when the outcome is known; None for when the label is. It needs an outcome.
 
     >>> Rate(["carrier"], "6h").names
     ['rate of label by carrier in 6h', 'count by carrier in 6h']
@@ -53,7 +55,7 @@ class Rate:
     def __post_init__(self) -> None:
         if isinstance(self.window, str):
             object.__setattr__(self, "window", duration(self.window, "features.rate.window") / SECOND)
-        if self.span is not None and self.span <= 0:
+        if self.window_us is not None and self.window_us <= 0:
             raise ArgumentError(f"features.rate.window: expected a duration above 0, got {self.window}")
         if self.weight <= 0:
             raise ArgumentError(f"features.rate.weight: expected a number above 0, got {self.weight}")
@@ -69,17 +71,17 @@ class Rate:
     def names(self) -> list[str]:
         """What the two features are called."""
         key = f" by {', '.join(self.by)}" if self.by else ""
-        span = "" if self.span is None else f" in {self.span / SECOND / 3600:g}h"
-        return [f"rate of {self.outcome or 'label'}{key}{span}", f"count{key}{span}"]
+        window = "" if self.window_us is None else f" in {self.window_us / SECOND / 3600:g}h"
+        return [f"rate of {self.outcome or 'label'}{key}{window}", f"count{key}{window}"]
 
     @property
     def columns(self) -> list[str]:
-        """The columns this rate reads, beside the label."""
+        """The columns this rate reads, besides the label."""
         return [*self.by, *(name for name in (self.outcome, self.known_at) if name)]
 
     @property
-    def span(self) -> int | None:
-        """The window in microseconds."""
+    def window_us(self) -> int | None:
+        """The window in microseconds; None for all of the past."""
         return None if self.window is None else round(float(self.window) * SECOND)
 
     def keys(self, table: pa.Table, count: int) -> Ints:
@@ -92,7 +94,7 @@ class Rate:
 
 
 def series(rates: Sequence[Rate]) -> list[list[int]]:
-    """The rates that one history serves, as lists of their numbers: those of the same outcome by the same keys.
+    """The rates that share their outcomes, as lists of their numbers: those of the same outcome by the same keys.
 
     >>> series([Rate(["origin"], "1h"), Rate([], "1h"), Rate(["origin"], "6h")])
     [[0, 2], [1]]
@@ -115,7 +117,7 @@ class Questions:
 
     @classmethod
     def of(cls, rates: Sequence[Rate], table: pa.Table) -> Questions:
-        """Of rows whose outcomes nobody knows: only their keys are read.
+        """Of rows whose outcomes are not known: only their keys are read.
 
         >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
         array([[nan]])
@@ -156,12 +158,12 @@ class Questions:
         return int(self.known.max(initial=-NEVER, where=self.known < NEVER))
 
     @classmethod
-    def joined(cls, parts: Sequence[Questions]) -> Questions:
-        """Those of all rows of some parts, in order."""
+    def joined(cls, chunks: Sequence[Questions]) -> Questions:
+        """Those of all rows of some chunks, in order."""
         return cls(
-            np.concatenate([part.keys for part in parts], axis=1),
-            np.concatenate([part.outcomes for part in parts], axis=1),
-            np.concatenate([part.known for part in parts], axis=1),
+            np.concatenate([chunk.keys for chunk in chunks], axis=1),
+            np.concatenate([chunk.outcomes for chunk in chunks], axis=1),
+            np.concatenate([chunk.known for chunk in chunks], axis=1),
         )
 
     def take(self, index: Any) -> Questions:

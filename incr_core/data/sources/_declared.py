@@ -1,4 +1,4 @@
-"""What a table's metadata declares of its columns, beside their types: pandas' index, categories, extension types."""
+"""What a table's metadata says of its columns besides their types: pandas' index, categories, extension types."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pyarrow.compute as pc
 __all__ = ["index_columns", "is_opaque", "plain", "with_categories"]
 
 _UNNAMED_INDEX = r"__index_level_\d+__|Unnamed: 0(\.\d+)?|"
-"""How pandas names an index without a name: in Parquet, when it reads its own CSV again, and ("") in CSV."""
+"""How pandas names an unnamed index: in Parquet, when it reads its own CSV again, and ("") in CSV."""
 
 _OPAQUE = ("pandas.period", "pandas.interval")
 """Extension types that pandas registers: what is read must not depend on whether pandas was imported."""
 
 
 def index_columns(schema: pa.Schema) -> set[str]:
-    """The columns that pandas wrote as a frame's index, with a name or without: they number rows, or name them.
+    """The columns that pandas wrote as a frame's index, named or not: they number or name rows.
 
-    A RangeIndex is no column; files that lost pandas' metadata on the way are known by the name that it gives.
+    A RangeIndex is not a column; in files without pandas' metadata, an unnamed index is recognised by its name.
 
     >>> sorted(index_columns(pa.schema([("x", pa.float64()), ("__index_level_0__", pa.int64()), ("", pa.int64())])))
     ['', '__index_level_0__']
@@ -32,10 +32,10 @@ def index_columns(schema: pa.Schema) -> set[str]:
 
 
 def with_categories(table: pa.Table, written: dict[bytes, bytes] | None = None) -> pa.Table:
-    """The table, with the columns that were categories when they were written as dictionaries.
+    """The table, with the columns that were written as categories as dictionaries.
 
-    Parquet keeps dictionaries of text only; of others, the values. That they were dictionaries stands in what Arrow and
-    pandas say of the file. written: the metadata of a Parquet file, which tells the schema that was written.
+    Parquet keeps dictionaries of text only, and the values of others. Which columns were dictionaries is in the
+    metadata that Arrow and pandas add. written: the metadata of a Parquet file, which holds the schema as written.
 
     >>> with_categories(pa.table({"x": [1, 2]})).schema.field("x").type
     DataType(int64)
@@ -52,7 +52,7 @@ def with_categories(table: pa.Table, written: dict[bytes, bytes] | None = None) 
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table without extension types, views and runs: the same values in the types that all that follows knows.
+    """The table without extension types, views and runs: the same values in types that all of Arrow handles.
 
     >>> plain(pa.table({"x": pa.array(["a"], pa.string_view())})).schema.field("x").type
     DataType(large_string)
@@ -70,12 +70,12 @@ def plain(table: pa.Table) -> pa.Table:
         elif words := _without_views(column.type):
             column = pc.cast(column, words)
         if column.type != field.type:
-            table = table.set_column(place, pa.field(field.name, column.type, metadata=_marked(field)), column)
+            table = table.set_column(place, pa.field(field.name, column.type, metadata=_metadata(field)), column)
     return table
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType | None:
-    """The type of the same text that all of Arrow's functions know; None where this one is no view."""
+    """The type without views for the same text, which all of Arrow handles; None where this one is not a view."""
     if pa.types.is_string_view(kind):
         return pa.large_string()
     return pa.large_binary() if pa.types.is_binary_view(kind) else None
@@ -90,15 +90,15 @@ def is_opaque(field: pa.Field) -> bool:
     return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode() in _OPAQUE
 
 
-def _marked(field: pa.Field) -> Any:
-    """The metadata of a column whose extension type goes, as of a file that is read where nobody knows the type."""
+def _metadata(field: pa.Field) -> Any:
+    """The metadata of a column that loses its extension type, as of a file read where the type is not registered."""
     if not isinstance(field.type, pa.BaseExtensionType):
         return field.metadata
     return {**(field.metadata or {}), b"ARROW:extension:name": field.type.extension_name.encode()}
 
 
 def _pandas(schema: pa.Schema, key: str) -> list[Any]:
-    """A list in what pandas says of the table; an empty one where it did not write it, or somebody spoiled it."""
+    """A list in pandas' metadata of the table; an empty one where there is none, or it is broken."""
     try:
         found = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     except ValueError:

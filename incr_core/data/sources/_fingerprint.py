@@ -1,4 +1,4 @@
-"""The mark of a file: enough of it to notice that it was written anew."""
+"""Fingerprints: cheap hashes that detect rewritten files and changed tables, as SIZE:HASH."""
 
 from __future__ import annotations
 
@@ -7,42 +7,54 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["mark_of", "size_in"]
+__all__ = ["change_between", "file_fingerprint", "size_in"]
 
-PIECES = 16
-"""Pieces of a file that are looked at: spread evenly, the first bytes and the last (a Parquet file's footer) too."""
+SLICES = 16
+"""Slices of a file that are hashed: spread evenly, with the first bytes and the last (a Parquet file's footer)."""
 
-PIECE = 4096
-"""Bytes of a piece."""
+SLICE = 4096
+"""Bytes of a slice."""
 
 
-def mark_of(path: Path, size: int | None = None) -> str:
-    """The size of a file and a hash of pieces of it: SIZE:HASH. Up to 64 KiB, that is all of it.
+def file_fingerprint(path: Path, size: int | None = None) -> str:
+    """The bytes of a file and a hash of slices of it: SIZE:HASH. Up to 64 KiB, that is all of it.
 
-    size: as if the file ended after so many bytes.
+    A modification time would be cheaper yet, but copies and checkouts give new ones to files that are the same.
 
-    A time of change would be cheaper yet, but copies and checkouts give new ones to files that are the same.
+    Args:
+        path: the file.
+        size: as if the file ended after so many bytes.
 
-    >>> mark_of(Path("/dev/null"))
+    >>> file_fingerprint(Path("/dev/null"))
     '0:e4a6a0577479b2b4'
     """
     found = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
         size = file.seek(0, 2) if size is None else size
-        if size <= PIECES * PIECE:
+        if size <= SLICES * SLICE:
             file.seek(0)
             found.update(file.read(size))
         else:
-            for start in np.linspace(0, size - PIECE, PIECES).astype(int).tolist():
+            for start in np.linspace(0, size - SLICE, SLICES).astype(int).tolist():
                 file.seek(start)
-                found.update(file.read(PIECE))
+                found.update(file.read(SLICE))
     return f"{size}:{found.hexdigest()}"
 
 
-def size_in(mark: str) -> int:
-    """The bytes of the file that has this mark.
+def size_in(fingerprint: str) -> int:
+    """The bytes of the file, or rows of the table, with this fingerprint.
 
     >>> size_in("12:e4a6a0577479b2b4")
     12
     """
-    return int(mark.partition(":")[0])
+    return int(fingerprint.partition(":")[0])
+
+
+def change_between(before: str, now: str, unit: str) -> str:
+    """How a file or a table with one fingerprint differs from what it was, in words for errors.
+
+    >>> change_between("1200:e4a6a0577479b2b4", "1300:0a57747e4a69b2b4", "bytes")
+    '1,200 bytes then, 1,300 now'
+    """
+    old, new = size_in(before), size_in(now)
+    return f"{old:,} {unit} then, {new:,} now" if old != new else f"{new:,} {unit} as then, but others"

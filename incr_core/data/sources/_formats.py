@@ -1,4 +1,4 @@
-"""Files of rows: their formats, and how each is read, whole, in chunks, or some rows of it."""
+"""Files of rows: their formats, and how each is read: whole, in chunks, or only some rows."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ HEAD = 1000
 """How many rows are looked at where only types matter."""
 
 CHUNK = 65_536
-"""Rows of a Parquet file that are decoded at a time: the next ones are, while these are encoded."""
+"""Rows of a Parquet file decoded at a time: the next chunk is decoded while one is encoded."""
 
 BUFFER = 1 << 18
-"""Bytes of a column that are read from a file at a time: otherwise the first rows wait for all of their row group."""
+"""Bytes of a column read from a file at a time: otherwise the first rows wait for all of their row group."""
 
 
 def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
@@ -64,11 +64,11 @@ def read_chunks(
     columns: Sequence[str] | None,
     format: str | None,
     place: str,
-    span: tuple[int, int] | None = None,
+    in_bytes: tuple[int, int] | None = None,
 ) -> Iterator[pa.Table]:
     """As `read_table`, some rows at a time where the format allows it; always one table at least.
 
-    span: of CSV or JSON lines, only the rows in these bytes of the file, from one up to another.
+    in_bytes: of CSV or JSON lines, read only the rows in these bytes [start, stop) of the file.
     """
     kind = format or format_of(path, strict=True) or ""
     try:
@@ -78,11 +78,11 @@ def read_chunks(
         if kind == "arrow":
             table = _read_ipc(path)
         elif kind == "csv":
-            table = pyarrow.csv.read_csv(path if span is None else _bytes_of(path, span, header=True))
+            table = pyarrow.csv.read_csv(path if in_bytes is None else _bytes_of(path, in_bytes, header=True))
         else:
-            table = pyarrow.json.read_json(path if span is None else _bytes_of(path, span, header=False))
+            table = pyarrow.json.read_json(path if in_bytes is None else _bytes_of(path, in_bytes, header=False))
     except (pa.ArrowInvalid, OSError, EOFError) as error:
-        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or span == (0, 0)):
+        if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or in_bytes == (0, 0)):
             yield pa.table({name: pa.nulls(0) for name in columns or ()})
             return
         raise _unreadable(place, kind, error) from error
@@ -90,21 +90,21 @@ def read_chunks(
     yield readable(plain(table if columns is None else table.select(list(columns))))
 
 
-def rows_in(path: Path, format: str | None, place: str, span: tuple[int, int]) -> int:
-    """How many rows there are in some bytes of a file of CSV or JSON lines, from the beginning of a line on."""
+def rows_in(path: Path, format: str | None, place: str, in_bytes: tuple[int, int]) -> int:
+    """The number of rows in bytes [start, stop) of a file of CSV or JSON lines, which begin at the start of a line."""
     kind = format or format_of(path, strict=True) or ""
     try:
         read = pyarrow.csv.read_csv if kind == "csv" else pyarrow.json.read_json
-        return int(read(_bytes_of(path, span, header=kind == "csv")).num_rows)
+        return int(read(_bytes_of(path, in_bytes, header=kind == "csv")).num_rows)
     except pa.ArrowInvalid as error:
-        if "Empty" in str(error) or span[0] == span[1]:
+        if "Empty" in str(error) or in_bytes[0] == in_bytes[1]:
             return 0
         raise _unreadable(place, kind, error) from error
 
 
-def _bytes_of(path: Path, span: tuple[int, int], header: bool) -> pa.BufferReader:
-    """Some bytes of a file, as a file, behind its first line where that names the columns."""
-    start, stop = span
+def _bytes_of(path: Path, in_bytes: tuple[int, int], header: bool) -> pa.BufferReader:
+    """Some bytes of a file as a file of its own, after the first line where that names the columns."""
+    start, stop = in_bytes
     with open(path, "rb") as file:
         names = file.readline() if header and start else b""
         file.seek(start)
@@ -116,16 +116,16 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
         schema, metadata = file.schema_arrow, file.metadata
     check_columns(schema.names, columns, place)
     names = list(schema.names if columns is None else columns)
-    # Text stays in the codes that the file holds it in: it is hashed by distinct value anyway.
+    # Text stays dictionary-encoded, as the file has it: it is hashed by distinct value anyway.
     words = [name for name in names if pa.types.is_string(schema.field(name).type)]
     reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
     with pq.ParquetFile(path, metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
             yield readable(plain(file.read(columns=names)))
             return
-        # With one thread beside this one and the one that encodes, a pool's hand-overs cost more than it brings.
+        # With two cores, this thread and the one that encodes use both: a pool costs more than it brings.
         threads = pa.cpu_count() > 2
-        # A batch of codes ends with its row group: runs of whole ones leave no crumbs.
+        # A dictionary-encoded batch ends with its row group, so read runs of whole row groups.
         for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
                 yield readable(plain(pa.Table.from_batches([batch])))
@@ -161,7 +161,7 @@ def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
 
 
 def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
-    """Some rows of a Parquet file, to look at, in the types they were written in: the first, and no others are read."""
+    """The first rows of a Parquet file, to look at, in the types they were written in; no others are read."""
     try:
         with pq.ParquetFile(path) as file:
             schema, written = file.schema_arrow, file.metadata.metadata
@@ -214,7 +214,7 @@ def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: st
 
 
 def format_of(path: Path, *, strict: bool = False) -> str | None:
-    """The format that a file's ending tells; where it tells none, None or, if `strict`, StreamError.
+    """The format by a file's ending; where that is of none, None or, if `strict`, StreamError.
 
     >>> format_of(Path("day.csv.gz")), format_of(Path("day.txt"))
     ('csv', None)

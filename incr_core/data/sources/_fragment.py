@@ -1,4 +1,4 @@
-"""A fragment: one file or table of a source, or the rows that were appended to a file, by its number."""
+"""A fragment: one file or table of a source, or the rows appended to a file, by its number."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ __all__ = ["Fragment"]
 
 @dataclass(slots=True)
 class Fragment:
-    """One file or table. `first` and `last` are its times in microseconds, when a time column was asked for.
+    """One file or table, or rows appended to a file that was read before.
 
-    chunks: reads some columns, a table of consecutive rows at a time; at least one table. rows: reads some columns of
-    the rows at some offsets, where there is a way that does not read all of them.
-
-    Rows appended to a file that was read before are a fragment of their own: `of` is the number of that file, which
-    their ids bear, and `start` the offset in it of the first of them; `stop` that behind the last, None where there is
-    no next.
+    Attributes:
+        number, name: its number in the source, and the name of its file or table.
+        chunks: reads some columns, a table of consecutive rows at a time; at least one table.
+        first, last: its times in microseconds, where a time column was asked for.
+        rows: reads some columns of the rows at some offsets, where that does not take reading all of them.
+        of: of appended rows, the number of the file, which their ids bear.
+        start, stop: of appended rows, the offset in the file of the first of them, and the offset after the last; None
+            where nothing follows.
     """
 
     number: int
@@ -45,8 +47,8 @@ class Fragment:
         offsets = offsets - self.start
         return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
 
-    def span(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
-        """Its first and last time, by the column `time`; those that leap ahead are none. None where no row has one."""
+    def times(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
+        """Its first and last time in the column `time`, without those that leap ahead; None where no row has one."""
         read: Instants = instants(self.load([time])[time], f"stream.predict_at.{time} in {self.name}")
         times = read.values[read.known & ~leaps(read, leap)]
         return (int(times.min()), int(times.max())) if len(times) else None

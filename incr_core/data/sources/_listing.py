@@ -1,13 +1,14 @@
-"""What a run has found of its stream's files, and whether there is something new, now or in a moment."""
+"""What a run has found of its stream's files, and whether there are new rows, now or once files have settled."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
 
+from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._fingerprint import size_in
 from incr_core.data.sources._settling import is_growable, wait_for
-from incr_core.data.sources._source import FileSource, Source
+from incr_core.data.sources._source import Source
 
 __all__ = ["Listing", "await_files"]
 
@@ -33,9 +34,9 @@ class Listing:
         self._bad: set[tuple[str, str]] = set()
 
     def is_new(self, source: Source | None, bad: Iterable[tuple[str, str]] = ()) -> bool:
-        """Whether there is a file that was not there, one with more rows at its end, or a bad one that is another now.
+        """Whether a file is new, has grown at its end, or is a bad one that has changed.
 
-        bad: the files that could not be used, and what they were. Looks once: what is new is known from then on.
+        bad: the files that could not be used, and their fingerprints. What is found to be new is known from then on.
         """
         if not isinstance(source, FileSource):
             return False
@@ -47,22 +48,22 @@ class Listing:
             new |= name not in self._sizes or size > self._sizes[name]
             self._sizes[name] = size
         for name in {name for name, _ in bad}.intersection(source.names):
-            now = (name, source.mark(name) or "")
+            now = (name, source.fingerprint(name) or "")
             new |= now not in self._bad
             self._bad.add(now)
         return new
 
     def _size(self, source: FileSource, name: str) -> int:
-        if not is_growable(name, source.kind(name)):
+        if not is_growable(name, source.format_of(name)):
             return 0
-        return size_in(source.mark(name) or "0:")
+        return size_in(source.fingerprint(name) or "0:")
 
 
 def await_files(source: Source | None, settle: float) -> bool:
-    """Wait for the files that are still being written, as long as it takes them to settle; whether there were any."""
-    young = source.young if isinstance(source, FileSource) else {}
-    if not young:
+    """Wait until files that are still being written have settled; returns whether there were any."""
+    if source is None or not source.young:
         return False
+    young = source.young
     shown = ", ".join(list(young)[:3]) + (", ..." if len(young) > 3 else "")
     _log.warning("stream: waiting until nothing writes to %s any more (stream.settle = %g s)", shown, settle)
     wait_for(young.values(), settle)

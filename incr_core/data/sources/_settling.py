@@ -1,7 +1,7 @@
-"""Files that are still being written: which wait until they have settled, and whether one only grew at its end.
+"""Files that are still being written: which of them wait until they have settled, and whether one only grew at its end.
 
-CSV and JSON lines do not say whether they are whole, so one that was written to a moment ago waits. Parquet and Arrow
-files end in a footer: one that has it is whole, however young; one that lacks it waits as long.
+CSV and JSON lines do not say whether they are whole, so a file that was written to a moment ago waits. Parquet and
+Arrow files end in a footer: a file that has one is whole, however young; one that lacks it waits too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from incr_core.data import times as clock
-from incr_core.data.sources._fingerprint import mark_of, size_in
+from incr_core.data.sources._fingerprint import file_fingerprint, size_in
 
 __all__ = ["SETTLE", "grew", "is_growable", "is_young", "seconds", "wait_for"]
 
@@ -19,11 +19,11 @@ SETTLE = "10s"
 """How long a file must not have been written to, by default."""
 
 ENDINGS = {"parquet": (b"PAR1", b"PARE"), "arrow": (b"ARROW1", b"FEA1", b"\xff\xff\xff\xff\0\0\0\0")}
-"""The last bytes of whole files; an Arrow stream without a footer ends in a mark of its own."""
+"""The last bytes of whole files; an Arrow stream, which has no footer, ends in eight bytes of its own."""
 
 
 def seconds(settle: str) -> float:
-    """The seconds in a duration; "0s" is none.
+    """The seconds in a duration, which may be "0s".
 
     >>> seconds("10s"), seconds("0s")
     (10.0, 0.0)
@@ -31,23 +31,23 @@ def seconds(settle: str) -> float:
     return 0.0 if settle.strip() == "0s" else clock.duration(settle, "stream.settle") / clock.SECOND
 
 
-def is_young(path: Path, kind: str | None, settle: float) -> bool:
-    """Whether a file of this kind may still be being written: changed within `settle` seconds, and not known to be
+def is_young(path: Path, format: str | None, settle: float) -> bool:
+    """Whether a file of this format may still be being written: modified within `settle` seconds, and not known to be
     whole.
 
-    A time of change ahead of ours by more than that is no news, but a wrong clock.
+    A modification time further ahead of our clock than that says that a clock is wrong, not that the file is young.
 
     >>> is_young(Path("/dev/null"), "csv", 0.0)
     False
     """
     try:
-        return abs(time.time() - path.stat().st_mtime) < settle and not _is_whole(path, kind)
-    except OSError:  # gone, or not ours to read: whoever reads it will say so
+        return abs(time.time() - path.stat().st_mtime) < settle and not _is_whole(path, format)
+    except OSError:  # gone, or not readable: reading it will say so
         return False
 
 
-def _is_whole(path: Path, kind: str | None) -> bool:
-    endings = ENDINGS.get(kind or "")
+def _is_whole(path: Path, format: str | None) -> bool:
+    endings = ENDINGS.get(format or "")
     if endings is None:
         return False
     with open(path, "rb") as file:
@@ -56,7 +56,7 @@ def _is_whole(path: Path, kind: str | None) -> bool:
 
 
 def wait_for(young: Iterable[Path], settle: float) -> None:
-    """Wait until files that are young have settled, if nobody writes to them meanwhile."""
+    """Wait until young files have settled, if nothing writes to them meanwhile."""
     until = max((_settled_at(path, settle) for path in young), default=0.0)
     # Clocks may differ, by less than `settle`.
     time.sleep(min(max(until - time.time(), 0.0), 2 * settle))
@@ -69,31 +69,31 @@ def _settled_at(path: Path, settle: float) -> float:
         return 0.0
 
 
-def is_growable(name: str, kind: str | None) -> bool:
-    """Whether rows may be appended to such a file, and be read from there.
+def is_growable(name: str, format: str | None) -> bool:
+    """Whether rows appended to such a file can be read on their own.
 
     >>> is_growable("a.csv", "csv"), is_growable("a.csv.gz", "csv"), is_growable("a.parquet", "parquet")
     (True, False, False)
     """
-    return kind in ("csv", "jsonl") and not name.lower().endswith(".gz")
+    return format in ("csv", "jsonl") and not name.lower().endswith(".gz")
 
 
-def grew(path: Path, mark: str) -> bool:
-    """Whether the file is the one that had this mark, and more behind it, from a new line on.
+def grew(path: Path, fingerprint: str) -> bool:
+    """Whether the file is the one that had this fingerprint, with more after it that begins on a new line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "a.csv"); _ = file.write_text("x\\n1\\n"); before = mark_of(file)
+    ...     file = Path(folder, "a.csv"); _ = file.write_text("x\\n1\\n"); before = file_fingerprint(file)
     ...     _ = file.write_text("x\\n1\\n2\\n"); one = grew(file, before)
-    ...     _ = file.write_text("x\\n1\\n"); before = mark_of(file); _ = file.write_text("x\\n2\\n2\\n")
+    ...     _ = file.write_text("x\\n1\\n"); before = file_fingerprint(file); _ = file.write_text("x\\n2\\n2\\n")
     ...     one, grew(file, before)
     (True, False)
     """
-    size = size_in(mark)
-    if path.stat().st_size <= size or mark_of(path, size) != mark:
+    size = size_in(fingerprint)
+    if path.stat().st_size <= size or file_fingerprint(path, size) != fingerprint:
         return False
     with open(path, "rb") as file:
         file.seek(max(size - 1, 0))
         edge = file.read(2)
-    # Else the row that was last then was not whole.
+    # Otherwise the row that was the last then was cut off.
     return size == 0 or edge[:1] in b"\r\n" or edge[1:] in (b"\r", b"\n")

@@ -1,4 +1,4 @@
-"""Tables that Python holds: of Arrow, of pandas, dicts of arrays, the batches of a torch DataLoader."""
+"""Tables in memory: of Arrow, of pandas, dicts of arrays, the batches of a torch DataLoader."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, Wei
 
 from incr_core.errors import StreamError
 
-__all__ = ["INPUTS", "Tables", "as_table", "mark_of_table"]
+__all__ = ["INPUTS", "Tables", "as_table", "table_fingerprint"]
 
 INPUTS = "inputs"
 """The column that the first half of a DataLoader's (inputs, targets) becomes."""
 
 
 class Tables:
-    """The parts of a stream, from what Python holds, in the order in which they are given.
+    """The tables of a stream, from Python objects, in the order in which they are given.
 
-    given: a table, several in a list or tuple, a DataLoader, or a function that returns an iterable of tables. A table
-    is pyarrow's, one with `__arrow_c_stream__` such as a pandas DataFrame, or a dict of arrays. label: the column that
-    the targets of a DataLoader become. A loader's inputs are the column `inputs`, of lists where a row has several
-    numbers (of any shape: they are laid out flat), or the columns of a dict.
+    A run that resumes compares the tables with those it has read: they must be the same again, and new ones come last.
 
-    A run that goes on compares the parts with those that it has read: they are to be the same again, and new ones come
-    last.
+    Args:
+        given: a table, several in a list or tuple, a DataLoader, or a function that returns an iterable of tables. A
+            table is pyarrow's, one with `__arrow_c_stream__` such as a pandas DataFrame, or a dict of arrays. A
+            loader's inputs are the column `inputs`, of lists where a row has several numbers (of any shape: they are
+            flattened), or the columns of a dict.
+        label: the column that the targets of a DataLoader become.
 
     >>> [table.num_rows for table in Tables([{"x": [1.0, 2.0]}, {"x": [3.0]}], "y")()]
     [2, 1]
@@ -46,10 +47,10 @@ class Tables:
         return not callable(self._given) or isinstance(self._given, DataLoader)
 
     def __call__(self) -> Iterator[pa.Table]:
-        for number, part in enumerate(self._parts()):
-            yield as_table(part, f"part {number}", self._label)
+        for number, given in enumerate(self._each()):
+            yield as_table(given, f"part {number}", self._label)
 
-    def _parts(self) -> Iterable[Any]:
+    def _each(self) -> Iterable[Any]:
         if isinstance(self._given, list | tuple | DataLoader):
             return self._given
         if callable(self._given):
@@ -59,9 +60,12 @@ class Tables:
 
 
 def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
-    """Rows of Python as a table; `name` is where they are from, for errors.
+    """Rows in memory as a table.
 
-    label: the column that targets become, where rows come as (inputs, targets); None: only inputs are known.
+    Args:
+        rows: a table of any accepted kind, inputs, or (inputs, targets).
+        name: where they are from, for errors.
+        label: the column that targets become; None: rows are inputs alone.
 
     >>> as_table((torch.zeros(2, 3), torch.tensor([0, 1])), "here", "y").schema.names
     ['inputs', 'y']
@@ -86,13 +90,13 @@ def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
     )
 
 
-def mark_of_table(table: pa.Table) -> str:
-    """The rows of a table and a hash of all that they hold: ROWS:HASH, however it lies in memory.
+def table_fingerprint(table: pa.Table) -> str:
+    """The number of rows of a table and a hash of all their values: ROWS:HASH, however the table lies in memory.
 
     >>> table = pa.table({"x": [1.0, 2.0, 3.0]})
-    >>> mark_of_table(table) == mark_of_table(pa.concat_tables([table[:1], table[1:]]))
+    >>> table_fingerprint(table) == table_fingerprint(pa.concat_tables([table[:1], table[1:]]))
     True
-    >>> mark_of_table(table) == mark_of_table(pa.table({"x": [1.0, 2.0, 4.0]}))
+    >>> table_fingerprint(table) == table_fingerprint(pa.table({"x": [1.0, 2.0, 4.0]}))
     False
     """
     sink = _Hashing()
@@ -114,7 +118,7 @@ class _Hashing:
         return len(content)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def close(self) -> None:
         self.closed = True
@@ -131,7 +135,7 @@ def _column(value: Any) -> Any:
 
 
 def _without_index(table: pa.Table) -> pa.Table:
-    """A table of pandas without its index, which is where rows lie and no feature."""
+    """A table of pandas without its index, which names rows and is not a feature."""
     metadata = (table.schema.metadata or {}).get(b"pandas")
     if metadata is None:
         return table
@@ -140,7 +144,7 @@ def _without_index(table: pa.Table) -> pa.Table:
 
 
 def _check_order(loader: DataLoader[Any]) -> None:
-    """Refuse a loader that draws its order: a run that goes on would meet other rows."""
+    """StreamError for a loader that draws its order: a run that resumes would read other rows."""
     if isinstance(loader.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
         raise StreamError(
             f"stream: expected a DataLoader that gives the same rows in the same order again, got one with a "

@@ -1,7 +1,7 @@
-"""Alike: what the files of a stream must agree on, where a difference would change what values mean, silently.
+"""What the files of a stream must agree on: types whose difference would silently change what values mean.
 
-A time without a zone is not that with one, a number of seconds no date, and true is not 1 to a hash. Other types mean
-the same whatever file they are in: units of time, widths of numbers and of text, dictionaries, decimals.
+A time without a zone is not one with a zone, a number of seconds is not a date, and to a hash, true is not 1. Other
+types mean the same in every file: units of time, widths of numbers and of text, dictionaries, decimals.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ ZONED, NAIVE, NUMBERS, FLAGS = "times with a time zone", "times without one", "n
 DURATIONS, CLOCKS = "durations", "times of day"
 
 TIMES = "times"
-"""All columns that say when rows arrive, or when something is known, are one clock, which must agree with itself."""
+"""All columns that say when rows arrive, or when something is known, share one clock."""
 
 
 def kind_of(kind: pa.DataType, *, numeric: bool) -> str | None:
-    """What values of a type mean in a column that is numeric, or categorical; None for whatever agrees with all others.
+    """What values of a type mean in a numeric, or a categorical, column; None where they agree with all others.
 
     >>> kind_of(pa.timestamp("ns", "UTC"), numeric=True), kind_of(pa.decimal128(5), numeric=True)
     ('times with a time zone', 'numbers')
@@ -46,9 +46,9 @@ def kind_of(kind: pa.DataType, *, numeric: bool) -> str | None:
 
 
 class Alike:
-    """What each column has held so far, and in which file it did first. Never changed, only replaced.
+    """What each column has held so far, and in which file first. Never changed, only replaced.
 
-    seen: that, as JSON has it; it travels in cursors.
+    seen: the same as JSON, for cursors.
 
     >>> alike = Alike().after("a.parquet", {"x": "numbers"}, {})
     >>> alike.after("b.parquet", {"x": "durations"}, {})
@@ -62,9 +62,9 @@ class Alike:
         self.seen: dict[str, list[str]] = {name: list(found) for name, found in (seen or {}).items()}
 
     def after(self, file: str, features: Mapping[str, str | None], times: Mapping[str, bool | None]) -> Alike:
-        """What has been held when the columns of one more file are known too.
+        """What has been held with the columns of one more file.
 
-        features: column -> what it holds. times: column -> whether its times say their zone; None where nobody knows.
+        features: column -> what it holds. times: column -> whether its times have a zone; None where that is unknown.
         Raises StreamError where they are not like those before.
         """
         seen = dict(self.seen)

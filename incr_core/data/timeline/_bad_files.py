@@ -1,4 +1,4 @@
-"""Which files cannot be used as a whole: what says so, and a check on which all owners of rows in one agree."""
+"""Files that cannot be used as a whole: what reading them raises, and a check that all owners of rows agree on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FAULTS = (StreamError, ArgumentError)
 
 
 def check_encodes(encoder: Encoder, table: pa.Table, place: str) -> None:
-    """StreamError where a table cannot be encoded, whichever of its rows are asked for.
+    """StreamError where a table cannot be encoded, whichever of its rows are owned.
 
-    Owners of parts of a stream must agree on which files are bad, each from its own rows, so all rows are asked: those
-    of text where there should be numbers; of the other columns the types.
+    Owners of parts of a stream encode only their own rows, and must agree on which files are bad. So all rows of text
+    are parsed where there should be numbers; of the other columns the types are checked.
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
     >>> check_encodes(encoder, pa.table({"x": ["a", "b"], "y": [1.0, 2.0]}), "day.csv")

@@ -1,9 +1,9 @@
-"""Keys of rows, and which of them were learned lately: what is delivered twice is learned once.
+"""Keys of rows, and which of them were learned lately, so that a row delivered twice is learned once.
 
 A key is hashed to 64 bits. A row is a duplicate if a row with its key that is learned came before it, no further back
-than the window: so much time, or so many rows of the stream. Each copy is remembered in the place of the one before,
-so a key is remembered as long as it keeps coming. Among n keys in the window two rows are taken for one with a chance
-of n / 2**64 each.
+than the window: so much time, or so many rows of the stream. Each copy replaces the one before, so a key is remembered
+as long as it keeps coming. Among n keys in the window, a row is taken for a duplicate by mistake with a chance of
+n / 2**64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 NO_KEY = np.uint64(0)
-"""Of a row whose key columns are all null: it is nobody's duplicate."""
+"""Of a row whose key columns are all null: it is never a duplicate."""
 
 BYTES = 1 << 20
 """Bytes of text that are hashed at a time."""
@@ -83,7 +83,7 @@ def _hashes(column: pa.Array) -> Hashes:
     first = 0
     while first < len(lengths):
         last = max(int(np.searchsorted(offsets, offsets[first] + BYTES, side="right")) - 1, first + 1)
-        # Nulls may lie over bytes that are nobody's; their hashes are not asked for.
+        # Nulls may cover bytes that belong to no row; their hashes are not used.
         begin, end = int(offsets[first]), int(offsets[last])
         place = np.arange(begin, end) - np.repeat(offsets[first:last], lengths[first:last])
         numbers = _mixed((place.astype(np.uint64) << np.uint64(8)) + text[begin:end])
@@ -105,7 +105,7 @@ def _mixed(values: Hashes) -> Hashes:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Some keys (k,), ascending and each once, and where each was learned last (k,)."""
+    """Some keys (k,), ascending and each once, and where each was last learned (k,)."""
 
     keys: Hashes
     at: Ints
@@ -128,8 +128,10 @@ class Run:
 class Learned:
     """The keys learned within a window; never changed, only replaced.
 
-    window: microseconds, or rows. timed: which of the two. rows: how many rows of the stream have passed.
-    runs: of sizes that halve at least, so that few have to be looked through and each key is seldom moved.
+    Attributes:
+        window, timed: microseconds if timed, otherwise rows.
+        rows: how many rows of the stream have passed.
+        runs: each at most half the size of the one before, so that there are few to search and keys are seldom moved.
 
     >>> learned, rows = Learned(window=3, timed=False), np.ones(4, dtype=bool)
     >>> keys = np.array([5, 6, 5, 7], dtype=np.uint64)
@@ -186,7 +188,7 @@ class Learned:
         return (*runs, run) if len(run.keys) else runs
 
     def state_dict(self) -> dict[str, Any]:
-        """What a stream that resumes must know: the hashes of the keys and where they were learned."""
+        """What a resumed stream must know: the hashes of the keys and where they were learned."""
         keys = np.concatenate([np.zeros(0, dtype=np.uint64), *(run.keys for run in self.runs)])
         at = np.concatenate([np.zeros(0, dtype=np.int64), *(run.at for run in self.runs)])
         whole = Run.of(keys, at)
@@ -199,7 +201,7 @@ class Learned:
         }
 
     def resumed(self, state: dict[str, Any] | None) -> Learned:
-        """As `state_dict` told."""
+        """The same, with the keys of a `state_dict`; None: without any."""
         if state is None:
             return self
         run = Run(state["keys"].numpy().view(np.uint64), state["at"].numpy())

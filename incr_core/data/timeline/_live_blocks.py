@@ -1,4 +1,4 @@
-"""The window of a timeline: the groups in memory, loaded as they are needed, dropped when nobody will ask for them."""
+"""The live blocks of a timeline: loaded as they are needed, dropped when no later increment can need them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from incr_core.data.encoding import BadFile
-from incr_core.data.rates import History
 from incr_core.data.sources import Fragment, Source
 from incr_core.data.timeline._alike import Alike
+from incr_core.data.timeline._block import Block
 from incr_core.data.timeline._keys import Learned
-from incr_core.data.timeline._loader import Group, Loader, Past, together
+from incr_core.data.timeline._loader import Loader, overlapping
 from incr_core.data.times import NEVER
 from incr_core.errors import StreamError
 
-__all__ = ["Window"]
+__all__ = ["LiveBlocks"]
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A group that was loaded, and must be loaded again by whoever resumes here.
+class _Loaded:
+    """What is kept of a block that was loaded, and that a resume from here would load again.
 
     fragments: those that end with it. learned: the keys after it.
     """
 
-    group: Group | None
+    block: Block | None
     fragments: list[int]
     rows: int
     first: int
@@ -35,79 +35,93 @@ class _Seen:
     finished: bool = False
 
 
-class Window:
-    """The groups of a source that are in memory, and the outcomes known from those that are not any more.
+class LiveBlocks:
+    """The blocks of a source that are in memory, and where to resume.
 
-    cursor: where an earlier window stood; time: up to which its increments went. Files found since then count as
-    arriving then.
+    Files found since the cursor was saved count as arriving at the time it stands at.
 
-    live: the groups, in order. bad_files: those found to be unusable that nobody was told of yet. loaded: how many
-    rows of the stream were loaded so far. history: their outcomes. learned: where rows have keys, those that another
-    window needs to stand where this one does, beside the cursor.
+    Args:
+        source: where rows are.
+        loader: how its fragments become blocks; it keeps what is known of the rows loaded.
+        cursor: where an earlier run stood; {} at the beginning.
+
+    Attributes:
+        live: the blocks, in order.
+        loaded: the number of rows of the stream loaded so far.
+        learned: where rows have keys, those that a resume needs besides the cursor.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        loader: Loader,
-        cursor: dict[str, Any],
-        time: int | None,
-        learned: Learned | None = None,
-    ) -> None:
+    def __init__(self, source: Source, loader: Loader, cursor: dict[str, Any]) -> None:
         self.source, self.loader = source, loader
-        self.live: list[Group] = []
-        self.bad_files: list[BadFile] = []
+        self.live: list[Block] = []
         self.loaded: int = cursor.get("rows", 0)
-        self.learned = learned
-        self._past = Past(History(loader.rates), learned)
+        self.learned = loader.learned
+        self.bad_files: list[BadFile] = []
         self._origin: int | None = cursor.get("origin")
         self._done_ranges = cursor.get("done", [])
         self._done = {number for start, stop in self._done_ranges for number in range(start, stop)}
         self._rows_done = self._rows_dropped = self.loaded
-        self._floors: dict[str, int] = dict(cursor.get("floors", {}))
-        # Bad files: number -> what it was, and how many rows were given out of it before. Replaced, never changed.
-        self._refused: dict[str, tuple[str, int]] = {
-            number: (mark, rows) for number, (mark, rows) in cursor.get("refused", {}).items()
+        # Bad files: number -> fingerprint, and how many rows were given out of it before. Replaced, never changed.
+        self._rejected: dict[str, tuple[str, int]] = {
+            number: (fingerprint, rows) for number, (fingerprint, rows) in cursor.get("rejected", {}).items()
         }
+        self._floors: dict[str, int] = dict(cursor.get("floors", {}))
         if "fragments" in cursor:
-            late = source.resume(cursor["fragments"], cursor.get("marks", {}), cursor.get("pieces", ()), self._refused)
-            if time is not None:
-                for number in (*late, *self._changed_since()):
-                    # Those with the ids of files known before come behind all rows that have arrived.
-                    again = number < len(cursor["fragments"]) or number >= len(source.names)
-                    self._floors.pop(str(number), None)
-                    self._floors[str(number)] = time + 1 if again else time
+            self._resume(cursor)
         else:
             source.begin()
-        if loader.on_bad_file is not None:
-            loader.on_bad_file = self._refuse
-        loader.floors = {int(number): floor for number, floor in self._floors.items()}
-        loader.alike = Alike(cursor.get("alike"))
+        loader.on_bad_file = self._reject
+        loader.chunks.floors = {int(number): floor for number, floor in self._floors.items()}
+        loader.chunks.alike = Alike(cursor.get("alike"))
         self._names: list[str] = []  # shared by cursors: never changed, only replaced
-        self._marks: dict[str, str] = {}  # the same
-        self._seen: deque[_Seen] = deque()
+        self._fingerprints: dict[str, str] = {}  # the same
+        self._kept: deque[_Loaded] = deque()
         self._latest = -NEVER
-        self._groups = together(
+        predict_at = loader.chunks.predict_at
+        self._upcoming = overlapping(
             source.fragments(
-                loader.predict_at,
-                skip=frozenset(self._done | {int(number) for number, (_, rows) in self._refused.items() if not rows}),
-                floors=loader.floors,
+                predict_at,
+                skip=frozenset(self._done | {int(number) for number, (_, rows) in self._rejected.items() if not rows}),
+                floors=loader.chunks.floors,
                 origin=self._origin,
-                leap=loader.leap,
-                on_bad_file=loader.on_bad_file,
+                leap=loader.chunks.leap,
+                on_bad_file=self._reject if loader.chunks.tolerant else None,
             ),
-            loader.predict_at is not None,
+            predict_at is not None,
         )
         self._next: list[Fragment] | None = None
         self._ended = False
-        self._loading: Generator[tuple[Group, Past, bool]] | None = None
-        if self._origin is None and loader.predict_at is not None:
+        self._loading: Generator[tuple[Block, bool]] | None = None
+        if self._origin is None and predict_at is not None:
             self._origin = self.coming
 
-    @property
-    def history(self) -> History:
-        """The outcomes of all rows loaded."""
-        return self._past.history
+    def _resume(self, cursor: dict[str, Any]) -> None:
+        """Number the source's fragments as the cursor has them, and give those found since the time it stands at."""
+        known = cursor["fragments"]
+        late = self.source.resume(known, cursor.get("fingerprints", {}), cursor.get("appended", ()), self._rejected)
+        time = cursor.get("time")
+        if time is None:
+            return
+        for number in (*late, *self._changed_since()):
+            # Those with the ids of files known before come after all rows that have arrived.
+            again = number < len(known) or number >= len(self.source.names)
+            self._floors.pop(str(number), None)
+            self._floors[str(number)] = time + 1 if again else time
+
+    def _changed_since(self) -> list[int]:
+        """The numbers of bad files that have changed, to be read again; appended rows are other fragments anyway."""
+        changed = [
+            number
+            for number, (known, rows) in self._rejected.items()
+            if not rows
+            and not self.source.closed
+            and int(number) < len(self.source.names)
+            and self.source.fingerprint(self.source.name_of(int(number))) not in (None, known)
+        ]
+        self._rejected = {number: bad for number, bad in self._rejected.items() if number not in changed}
+        return [int(number) for number in changed]
+
+    # -- loading
 
     @property
     def coming(self) -> int | None:
@@ -116,9 +130,9 @@ class Window:
         return following[0].first if following else None
 
     def _following(self) -> list[Fragment] | None:
-        """What will be loaded next. Only looked for when it is asked for: it may be long in coming."""
+        """What will be loaded next. Only looked for when it is asked for: a Python source may take long to give it."""
         if self._next is None and not self._ended:
-            self._next = next(self._groups, None)
+            self._next = next(self._upcoming, None)
             self._ended = self._next is None
         return self._next
 
@@ -149,116 +163,118 @@ class Window:
             )
 
     def load(self) -> bool:
-        """Load the next group, or find that there is nothing to be used of it; False where there is none."""
+        """Load the next block, or find that what comes next cannot be used; False where nothing comes."""
         if self._loading is None:
             following = self._following()
             if following is None:
                 return False
-            if self._seen and self.loader.predict_at and following[0].first < self._latest:
+            if self._kept and self.loader.chunks.predict_at and following[0].first < self._latest:
                 raise StreamError(
-                    f"{following[0].name}: expected times not before those of the part before it, got earlier ones; "
-                    "a Python source must give its parts in time order"
+                    f"{following[0].name}: expected times not before those of the table before it, got earlier ones; "
+                    "a Python source must give its tables in time order"
                 )
-            self._loading = self.loader.groups(following, self._past)
+            self._loading = self.loader.blocks(following)
         found = next(self._loading, None)
         if found is None:
-            self._end_without_more()
+            self._end_early()
             return True
-        group, self._past, last = found
-        group.start = self.loaded
-        self.loaded += len(group)
-        self._latest = int(group.times.max(initial=self._latest))
-        self.live.append(group)
-        whole = group.fragments if last else []
-        self._seen.append(_Seen(group, whole, len(group), group.first, group.last_known, self._past.learned))
+        block, last = found
+        block.start = self.loaded
+        self.loaded += len(block)
+        self._latest = int(block.times.max(initial=self._latest))
+        self.live.append(block)
+        whole = block.fragments if last else []
+        self._kept.append(_Loaded(block, whole, len(block), block.first, block.last_known, self.loader.learned))
         if last:
             self._loading = self._next = None
         return True
 
-    def _end_without_more(self) -> None:
-        """What is being loaded cannot be used, or the rest of it cannot: it ends with what was loaded of it."""
-        given = [fragment.number for fragment in self._next or [] if self._refused[str(fragment.number)][1]]
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if self._loading is not None:
+            self._loading.close()
+
+    # -- bad files
+
+    def _end_early(self) -> None:
+        """The rest of what is being loaded cannot be used: it ends with the rows that were given out."""
+        given = [fragment.number for fragment in self._next or [] if self._rejected[str(fragment.number)][1]]
         if given:
-            self._seen.append(_Seen(None, given, 0, self._latest, -NEVER, self._past.learned, finished=True))
+            self._kept.append(_Loaded(None, given, 0, self._latest, -NEVER, self.loader.learned, finished=True))
         self._loading = self._next = None
 
-    def _refuse(self, fragment: Fragment, rows: int, fault: Exception) -> None:
+    def _reject(self, fragment: Fragment, rows: int, fault: Exception) -> None:
         """Go on without a file, or the rest of it."""
         number = str(fragment.number)
-        if number in self._refused:  # before a resume, that is read up to the same fault
+        if number in self._rejected:  # before a resume: it is read up to the same fault
             return
-        mark = self.source.mark(fragment.name) or ""
-        self._refused = self._refused | {number: (mark, rows)}
-        self.bad_files.append(BadFile(fragment.name, str(fault), mark, rows))
-        if not rows:  # when it is another file, it may be used after all
-            self.source.forget_mark(fragment.number)
-            self._marks = {}
+        fingerprint = self.source.fingerprint(fragment.name) or ""
+        self._rejected = self._rejected | {number: (fingerprint, rows)}
+        self.bad_files.append(BadFile(fragment.name, str(fault), fingerprint, rows))
+        if not rows:  # it may be used when it has changed
+            self.source.drop_fingerprint(fragment.number)
+            self._fingerprints = {}
 
-    def _changed_since(self) -> list[int]:
-        """The numbers of bad files that are others by now, and so to be looked at again."""
-        changed = [
-            number
-            for number, (mark, rows) in self._refused.items()
-            if not rows
-            and int(number) < len(self.source.names)  # what is appended to a file is another piece anyway
-            and self.source.mark(self.source.name_of(int(number))) not in (None, mark)
-        ]
-        self._refused = {number: known for number, known in self._refused.items() if number not in changed}
-        return [int(number) for number in changed]
-
-    def told(self) -> list[BadFile]:
-        """The bad files found since this was last asked."""
+    def take_bad_files(self) -> list[BadFile]:
+        """The bad files found since the last call."""
         found, self.bad_files = self.bad_files, []
         return found
 
-    def forget(self, place: int, time: int | None) -> None:
-        """Drop what no later increment can need: arrived before `place`, labelled before `time`, and out of every
-        rate's window."""
-        finished = {id(group) for group in self.live if _finished(group, place, time)}
+    # -- dropping, and where to resume
+
+    def drop(self, place: int, time: int | None) -> None:
+        """Drop what no later increment can need: arrived before `place`, labelled before `time`, and out of the window
+        of every rate."""
+        finished = {id(block) for block in self.live if _is_finished(block, place, time)}
         if finished:
-            self.live = [group for group in self.live if id(group) not in finished]
-            for seen in self._seen:
-                if id(seen.group) in finished:
-                    seen.finished, seen.group = True, None
-        if not self._seen or not self._seen[0].finished:
+            self.live = [block for block in self.live if id(block) not in finished]
+            for kept in self._kept:
+                if id(kept.block) in finished:
+                    kept.finished, kept.block = True, None
+        if not self._kept or not self._kept[0].finished:
             return
-        spans = [rate.span for rate in self.loader.rates]
-        # Features of the first unfinished group must come out the same after a resume: keep its whole past.
-        core = next((seen for seen in self._seen if not seen.finished), self._seen[-1])
-        known = [span for span in spans if span is not None]
-        while self._seen and self._seen[0].finished and len(known) == len(spans):
-            oldest = self._seen[0]
-            if spans and (oldest is core or oldest.last_known >= core.first - max(known)):
+        rates = self.loader.chunks.rates
+        # Features of the first unfinished block must be the same after a resume: keep the whole window before it.
+        core = next((kept for kept in self._kept if not kept.finished), self._kept[-1])
+        windows = [rate.window_us for rate in rates if rate.window_us is not None]
+        while self._kept and self._kept[0].finished and len(windows) == len(rates):
+            oldest = self._kept[0]
+            if rates and (oldest is core or oldest.last_known >= core.first - max(windows)):
                 break
-            self._seen.popleft()
+            self._kept.popleft()
             self._rows_dropped += oldest.rows
-            if oldest.fragments:  # else a chunk: whoever resumes reads its file from the beginning
+            if oldest.fragments:  # otherwise a chunk: a resume reads its file from the beginning
                 self._rows_done, self.learned = self._rows_dropped, oldest.learned
                 self._done |= set(oldest.fragments)
                 self._done_ranges = _ranges(self._done)
 
     def cursor(self) -> dict[str, Any]:
-        """What another window needs to stand where this one does, JSON."""
+        """What a resume needs to know of the source, JSON.
+
+        fragments, fingerprints, appended: what the source had. floors: number of a fragment found late -> when. origin:
+        the earliest time. done, rows: the fragments not needed any more, and their rows. rejected: number of a bad file
+        -> its fingerprint, and how many of its rows were given out. alike: what files must agree on.
+        """
         if len(self._names) != len(self.source.names):
             self._names = list(self.source.names)
-        if len(self._marks) != len(self.source.marks):
-            self._marks = dict(self.source.marks)
+        if len(self._fingerprints) != len(self.source.fingerprints):
+            self._fingerprints = dict(self.source.fingerprints)
         return {
             "fragments": self._names,
-            "marks": self._marks,
-            "pieces": self.source.pieces,
+            "fingerprints": self._fingerprints,
+            "appended": [list(rows) for rows in self.source.appended],
             "floors": self._floors,
             "origin": self._origin,
             "done": self._done_ranges,
             "rows": self._rows_done,
-            "refused": self._refused,
-            "alike": self.loader.alike.seen,
+            "rejected": self._rejected,
+            "alike": self.loader.chunks.alike.seen,
         }
 
 
-def _finished(group: Group, place: int, time: int | None) -> bool:
-    labelled = len(group.labels) == 0 or (time is not None and group.last_label < time)
-    return labelled and group.start + len(group) <= place
+def _is_finished(block: Block, place: int, time: int | None) -> bool:
+    labelled = len(block.labels) == 0 or (time is not None and block.last_label < time)
+    return labelled and block.stop <= place
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Partitions: which rows of a stream one owner holds.
 
-`ByColumn` and `ByHash` say who owns the data: their rows are chosen before rates and increments are made, so an
-owner's features depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
+`ByColumn` and `ByHash` partition the data: rows are chosen before rates and increments are made, so an owner's features
+depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
 """
 
 from __future__ import annotations
@@ -67,20 +67,38 @@ class ByHash:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Every `count`-th block of `size` consecutive rows of each increment, beginning with block `index`.
+    """The share of replica `index` of `count` in the increments of one common stream, dealt out in blocks of rows.
 
-    >>> Blocks(1, 2, size=2).deal(Batch(torch.arange(5.0), torch.arange(5.0))).targets
-    tensor([2., 3.])
+    As long as there are `size` rows for every replica, each gets a block of `size` consecutive rows; the rows left over
+    are cut into `count` blocks of one length, to within a row. The deal goes on where that of the last increment ended:
+    the first block goes to the replica after the one that last got a row more than others. So replicas differ by one
+    row at most, in every increment and in the sum of all, and take equally many steps.
+
+    Args:
+        index: the replica, from 0.
+        count: how many replicas share the stream.
+        size: rows of a full block: a batch, so that replicas averaging every step take the steps of one process with
+            `accumulate = count`.
+
+    >>> [Blocks(index, 2, size=2).deal(Batch(torch.arange(7.0), torch.arange(7.0)), 0).targets for index in range(2)]
+    [tensor([0., 1., 4., 5.]), tensor([2., 3., 6.])]
+    >>> [Blocks(index, 2, size=2).deal(Batch(torch.arange(1.0), torch.arange(1.0)), 7).targets for index in range(2)]
+    [tensor([]), tensor([0.])]
     """
 
     index: int
     count: int
     size: int
 
-    def deal(self, batch: Batch) -> Batch:
-        """The owned rows of a batch."""
-        block = torch.arange(len(batch)) // self.size
-        return batch.take(torch.nonzero(block % self.count == self.index).flatten())
+    def deal(self, batch: Batch, dealt: int) -> Batch:
+        """The owned rows of a batch; dealt: how many rows were dealt out, to all replicas, before it."""
+        # Full blocks come in rounds of one for each replica, so all rows ever dealt say whose turn it is.
+        turn = (self.index - dealt) % self.count
+        in_rounds = len(batch) - len(batch) % (self.count * self.size)
+        full = torch.arange(in_rounds).view(-1, self.count, self.size)[:, turn].flatten()
+        length, longer = divmod(len(batch) - in_rounds, self.count)  # of the last blocks, the first are a row longer
+        start = in_rounds + turn * length + min(turn, longer)
+        return batch.take(torch.cat([full, torch.arange(start, start + length + (turn < longer))]))
 
 
 Partition = ByColumn | ByHash | Blocks
@@ -91,7 +109,7 @@ def owners(
 ) -> dict[str | None, int]:
     """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
 
-    tolerant: files that cannot be read have no owners.
+    tolerant: skip files that cannot be read.
 
     >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
     {'AA': 1, 'UA': 2}

@@ -1,4 +1,4 @@
-"""When rows arrive, when their labels are known, and which rows do not say it right."""
+"""When rows arrive, when their labels are known, and which rows have bad times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Rows of a column that do not hold what was expected: which of them (B,), and what came."""
+    """Rows of a column that do not hold what was expected: which of them (B,), and what they hold."""
 
     rows: Mask
     column: str
@@ -31,7 +31,7 @@ class Wrong:
 class RowTimes:
     """The times of rows: arrive (B,) and known (B,), microseconds, and what is wrong with them.
 
-    zoned: of each column, whether its times say their zone (`Instants.zoned`).
+    zoned: of each column, whether its times have a zone (`Instants.zoned`).
     """
 
     arrive: Ints
@@ -52,9 +52,14 @@ class RowTimes:
     ) -> RowTimes:
         """Those of a table, called `name` in errors.
 
-        Without `predict_at` no row has a time, and without `label_at` a label is known as its row arrives. known_at:
-        columns of times that are only looked at. floor: no row arrives earlier, and one without a time arrives then.
-        leap: of a time that `leaps` further, none is taken.
+        Args:
+            table: the rows.
+            name: where they are from.
+            predict_at: the column of arrival times; without it no row has a time.
+            label_at: the column of label times; without it a label is known as its row arrives.
+            known_at: more columns of times, which are only checked.
+            floor: no row arrives earlier, and one without a time arrives then.
+            leap: a time that `leaps` further is bad.
 
         >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
         >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)

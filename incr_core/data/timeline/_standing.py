@@ -1,12 +1,14 @@
-"""What a place in a stream says of every row of its files: which had to be given out by then, and which not yet.
+"""How far a run has come with every row of its stream's files, by its cursor: given out by now, or not yet.
 
-Of a file that is finished with, every row was given out, but for those whose label never comes. The others are loaded
-again, as by who goes on from that place, so it is the same code that says which rows have arrived, which labels were
-due, and which rows cannot be used.
+Of a file that the run has finished with, every row was given out except those whose label never comes. The other files
+are loaded again, as a resume would, so the same code says which rows have arrived, which labels were due, and which
+rows cannot be used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,8 @@ import numpy as np
 from incr_core.data._row_ids import OFFSET_BITS
 from incr_core.data._row_set import RowSet
 from incr_core.data.sources import FileSource, Fragment
-from incr_core.data.timeline._live_blocks import Window
+from incr_core.data.timeline._block import Block
+from incr_core.data.timeline._live_blocks import LiveBlocks
 from incr_core.data.timeline._loader import Loader
 from incr_core.data.times import instants
 from incr_core.errors import StreamError
@@ -27,14 +30,20 @@ __all__ = ["Standing", "standing"]
 class Standing:
     """The rows of a stream's files, by how far a run has come with them.
 
-    names: the files by number, of those known to the run and then of others. known: how many it knows.
-    there: all rows of files that are there. finished: of files that nobody will read again. Of the others: due, to be
-    learned by now; awaiting, arrived, with a label to come; bad, arrived, that cannot be used. unlabelled: arrived,
-    whose label never comes. refused: rows of files that cannot be used as a whole.
-
-    bad_files: those files, with their fingerprint and how many of their rows were given out before. gone: files the run
-    knows that are not there. changed: files that are others than it read, and their marks. uncounted: files whose rows
-    nobody can count. unproven: why it is not known which rows of the files that are not finished are due, if so.
+    Attributes:
+        names, known: the files by number, those known to the run before others; and how many it knows.
+        there: all rows of files that are there.
+        finished: the rows of files that the run will not read again. The next four are of the other files.
+        due: to be learned by now.
+        awaiting: arrived, with a label to come.
+        bad: arrived, and cannot be used.
+        unlabelled: arrived, with a label that never comes; of finished files too.
+        rejected: rows of files that cannot be used as a whole.
+        bad_files: those files, their fingerprints, and how many of their rows were given out before.
+        gone: files that the run knows and that are not there.
+        changed: files that have changed since the run read them, with the fingerprints then and now.
+        uncounted: files whose rows cannot be counted.
+        unproven: why it is not known which rows of unfinished files are due, if it is not.
     """
 
     names: list[str]
@@ -45,7 +54,7 @@ class Standing:
     awaiting: RowSet = field(default_factory=RowSet)
     bad: RowSet = field(default_factory=RowSet)
     unlabelled: RowSet = field(default_factory=RowSet)
-    refused: RowSet = field(default_factory=RowSet)
+    rejected: RowSet = field(default_factory=RowSet)
     bad_files: list[tuple[str, str, int]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -54,54 +63,57 @@ class Standing:
 
 
 def standing(source: FileSource, loader: Loader, cursor: dict[str, Any]) -> Standing:
-    """How far a run whose place is `cursor` has come with the rows of the source; the cursor is {} before it began."""
-    names, marks = list(cursor.get("fragments", [])), dict(cursor.get("marks", {}))
-    now = source.changed(marks)
-    changed = {name: (marks.pop(name), mark) for name, mark in now.items()}
-    cursor = {**cursor, "marks": marks}
+    """How far a run whose cursor this is has come with the rows of the source; {}: one that has not begun.
+
+    loader: one that passes over bad rows and bad files.
+    """
+    names, fingerprints = list(cursor.get("fragments", [])), dict(cursor.get("fingerprints", {}))
+    changed = {name: (fingerprints.pop(name), now) for name, now in source.changed(fingerprints).items()}
+    cursor = {**cursor, "fingerprints": fingerprints}
     done = {number for start, stop in cursor.get("done", []) for number in range(start, stop)}
-    loader.on_bad_file = lambda fragment, rows, fault: None
-    loader.strict = False
-    window = Window(source, loader, cursor, cursor.get("time"))
+    loader.learned = None  # a duplicate is due like any other row
+    blocks = LiveBlocks(source, loader, cursor)
     missing = source.gone() | {number for number in source.numbers if source.name_of(number) in changed}
-    unused = {int(number) for number, (_, rows) in cursor.get("refused", {}).items() if not rows}
+    unused = {int(number) for number, (_, rows) in cursor.get("rejected", {}).items() if not rows}
     lost = [source.name_of(number) for number in sorted(missing - done - unused)]
     found = Standing(list(source.names), len(names), changed=changed)
     found.gone = sorted({source.name_of(number) for number in source.gone()} & set(names))
+    label_at = loader.chunks.label_at
     if lost:
         found.unproven = f"{lost[0]} is not there as the run read it"
     else:
         try:
-            window.load_again(cursor.get("place", 0))
-            _take_in(found, window, cursor, loader.label_at is not None)
+            with closing(blocks):
+                blocks.load_again(cursor.get("place", 0))
+            _take_in(found, blocks.live, cursor, label_at is not None)
         except StreamError as fault:
             found.unproven = str(fault)
-    _count(found, source, loader.label_at, cursor, done, missing)
+    _count(found, source, label_at, cursor, done, missing)
     return found
 
 
-def _take_in(found: Standing, window: Window, cursor: dict[str, Any], delayed: bool) -> None:
+def _take_in(found: Standing, blocks: Sequence[Block], cursor: dict[str, Any], delayed: bool) -> None:
     """Sort the rows that were loaded again."""
     place, time = cursor.get("place", 0), cursor.get("time")
     due, awaiting, bad, unlabelled = ([np.empty(0, np.int64)] for _ in range(4))
-    for group in window.live:
-        assert group.batch.rows is not None
-        rows, arrived = group.batch.rows.numpy(), group.at + group.start < place
+    for block in blocks:
+        assert block.batch.rows is not None
+        rows, arrived = block.batch.rows.numpy(), block.at + block.start < place
         if delayed:
-            ended = 0 if time is None else int(np.searchsorted(group.due, time))
-            due.append(rows[group.order[:ended]])
-            coming = group.order[ended:]
+            ended = 0 if time is None else int(np.searchsorted(block.due, time))
+            due.append(rows[block.order[:ended]])
+            coming = block.order[ended:]
             awaiting.append(rows[coming[arrived[coming]]])
             never = np.ones(len(rows), bool)
-            never[group.order] = False
+            never[block.order] = False
             unlabelled.append(rows[never & arrived])
         else:
             due.append(rows[arrived])
-        if group.bad:
-            faulty = np.array([row.row for row in group.bad], np.int64)
-            bad.append(faulty[group.bad_at + group.start < place])
+        if block.bad:
+            faulty = np.array([row.row for row in block.bad], np.int64)
+            bad.append(faulty[block.bad_at + block.start < place])
     found.due, found.awaiting, found.bad, found.unlabelled = (
-        RowSet.of_ids(np.concatenate(pieces)) for pieces in (due, awaiting, bad, unlabelled)
+        RowSet.of_ids(np.concatenate(ids)) for ids in (due, awaiting, bad, unlabelled)
     )
 
 
@@ -114,16 +126,16 @@ def _count(
     missing: frozenset[int],
 ) -> None:
     """Count the rows of every file that is there."""
-    refused = {int(number): (mark, rows) for number, (mark, rows) in cursor.get("refused", {}).items()}
+    rejected = {int(number): (known, rows) for number, (known, rows) in cursor.get("rejected", {}).items()}
     there, finished, unusable = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
     unlabelled = [np.empty(0, np.int64)]
     for fragment in source.fragments(skip=missing):
-        mark, given = refused.get(fragment.number, ("", 0))
-        # One that is another by now is looked at again.
-        is_bad = fragment.number in refused and (given > 0 or source.mark(fragment.name) == mark)
+        known, given = rejected.get(fragment.number, ("", 0))
+        # One that has changed is read again.
+        is_bad = fragment.number in rejected and (given > 0 or source.fingerprint(fragment.name) == known)
         first = (fragment.file << OFFSET_BITS) + fragment.start
         if is_bad:
-            found.bad_files.append((fragment.name, mark, given))
+            found.bad_files.append((fragment.name, known, given))
         try:
             rows, never = _rows_of(fragment, label_at if fragment.number in done and not is_bad else None)
         except StreamError:
@@ -135,7 +147,7 @@ def _count(
             unlabelled.append(first + never)
         if is_bad:
             unusable.append((first + given, first + rows))
-    found.there, found.finished, found.refused = map(_joined, (there, finished, unusable))
+    found.there, found.finished, found.rejected = map(_joined, (there, finished, unusable))
     found.unlabelled |= RowSet.of_ids(np.concatenate(unlabelled))
 
 

@@ -1,4 +1,4 @@
-"""New rows, to predict or to evaluate: a file or a table, encoded as a stream would have encoded it."""
+"""New rows, to predict or to evaluate: a file or a table, encoded as the stream encodes its rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from incr_core.batch import Batch
 from incr_core.data._local_time import LocalTime
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
-from incr_core.data.rates import History, Questions, Rate
+from incr_core.data.rates import History, Questions, Rate, with_features
 from incr_core.data.sources import format_of, read_table
-from incr_core.data.timeline._loader import with_features
 from incr_core.data.times import instants
 from incr_core.errors import StreamError
 
@@ -26,7 +25,7 @@ __all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table"]
 
 @dataclass(slots=True)
 class EncodedRows:
-    """The usable rows of a file or table in order, their offsets (B,) in it, the other rows, and how many there are."""
+    """The usable rows of a file or table in order, their offsets (B,) in it, the bad rows, and how many rows it has."""
 
     batch: Batch
     offsets: Tensor
@@ -60,18 +59,23 @@ def encode_file(
     format: str | None = None,
     labelled: bool = False,
 ) -> EncodedRows:
-    """Encode a file of new rows as a stream would have, with the outcomes of `history` (from `Stream.history`).
+    """Encode a file of new rows as the stream does, with the outcomes of `history` (from `Stream.history`).
 
-    predict_at, time_zone, format: those of the stream; the format counts where the file's ending tells none.
-    Outcomes of the file itself enter no rate, labelled or not. Rows that cannot be used are returned, never raised.
-    Raises StreamError where the file cannot be read, or lacks a column.
+    Outcomes of the file itself enter no rate. Rows that cannot be used are returned, never raised. Raises StreamError
+    where the file cannot be read, or lacks a column.
+
+    Args:
+        path: the file.
+        encoder, rates, history: how rows become tensors, and the outcomes that rates are made of.
+        predict_at, time_zone, format: those of the stream; the format is for files whose ending is of none.
+        labelled: whether the rows have labels.
     """
     path = Path(path)
     if not path.is_file():
         raise StreamError(f"{path}: expected a file of rows, got {'a folder' if path.is_dir() else 'nothing there'}")
     name = path.name
     kind = format_of(path) or format
-    # Tasks are read where the file has them, whether they are asked for or not.
+    # Tasks are read where the file has them, whether they are needed or not.
     optional = encoder.task is not None and not encoder.asks_task
     table = read_table(path, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
     return encode_table(
@@ -111,7 +115,7 @@ def encode_table(
     times = np.zeros(total, dtype=np.int64)
     if rates and predict_at:
         if time_zone is not None:
-            table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).told(table)
+            table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).in_zone(table)
         read = instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
         for offset in np.flatnonzero(~read.known).tolist():
             value = table[predict_at][offset].as_py()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from incr_core._util import Catalogue
 from incr_core.models.adapt._adapter import adapter
 from incr_core.models.adapt._experts import experts
 from incr_core.models.adapt._freeze import bitfit, freeze, head_only
@@ -46,18 +47,22 @@ __all__ = [
     "with_task",
 ]
 
-ADAPTATIONS: dict[str, Callable[..., nn.Module]] = {
-    "adapter": adapter,
-    "bitfit": bitfit,
-    "experts": experts,
-    "freeze": freeze,
-    "head_only": head_only,
-    "ia3": ia3,
-    "lda": lda,
-    "lora": lora,
-    "nearest_mean": nearest_mean,
-    "peft_lora": peft_lora,
-    "prefix": prefix,
-    "prompt": prompt,
-    "task_heads": task_heads,
-}
+ADAPTATIONS: Catalogue[Callable[..., nn.Module]] = Catalogue(
+    "an adaptation",
+    {
+        "adapter": adapter,
+        "bitfit": bitfit,
+        "experts": experts,
+        "freeze": freeze,
+        "head_only": head_only,
+        "ia3": ia3,
+        "lda": lda,
+        "lora": lora,
+        "nearest_mean": nearest_mean,
+        "peft_lora": peft_lora,
+        "prefix": prefix,
+        "prompt": prompt,
+        "task_heads": task_heads,
+    },
+    "incr.adaptations",
+)

@@ -44,7 +44,7 @@ class Experts(nn.Module):
     A forward asks the device once which tasks are present, so the experts know no vmap.
     """
 
-    parts_rows: ClassVar[bool] = True
+    routes_rows: ClassVar[bool] = True
     """Whether rows go through different layers: none of these sees a whole batch."""
 
     def __init__(self, members: list[nn.Module], features: int = 0) -> None:

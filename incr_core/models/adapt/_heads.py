@@ -62,12 +62,12 @@ class TaskHeads(nn.Module):
         inputs, self._task = split_task(arguments[0], "task_heads")
         return (inputs, *arguments[1:])
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, activations: Tensor) -> Tensor:
         """(B, in) to (B, out)."""
         assert self._task is not None, "the model's forward sets the task"
         # All heads in one product: they are small, and choosing rows first would wait for the device.
         tasks, out = self.bias.shape
-        outputs = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten()).reshape(-1, tasks, out)
+        outputs = F.linear(activations, self.weight.flatten(0, 1), self.bias.flatten()).reshape(-1, tasks, out)
         chosen: Tensor = outputs.gather(1, self._task.reshape(-1, 1, 1).expand(-1, 1, out)).squeeze(1)
         return chosen
 

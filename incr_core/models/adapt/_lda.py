@@ -19,7 +19,7 @@ def lda(model: nn.Module, shrinkage: float = 1e-4, frozen: bool = True) -> nn.Mo
     """Replace the last linear layer by `StreamingLDA`; the strategy `slda` fills in its statistics.
 
     shrinkage: from 0 to 1; 1 is the nearest class mean. frozen: whether all layers below stay as they are, as they
-    should, since statistics of features that move are of no use.
+    should, since statistics of activations that move are of no use.
 
     >>> lda(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))[1]
     StreamingLDA(in_features=4, out_features=3, bias=True)
@@ -29,7 +29,7 @@ def lda(model: nn.Module, shrinkage: float = 1e-4, frozen: bool = True) -> nn.Mo
 
 
 class StreamingLDA(nn.Linear):
-    """A linear layer that answers by discriminant analysis of all features it was shown.
+    """A linear layer that answers by discriminant analysis of all activations it was shown.
 
         counts_c += 1        sums_c += f        second += f f^T                           (float64)
         mu_c = sums_c / counts_c        S = (second - sum_c counts_c mu_c mu_c^T) / sum_c counts_c
@@ -55,35 +55,35 @@ class StreamingLDA(nn.Linear):
     sums: Tensor
     second: Tensor
 
-    def __init__(self, features: int, classes: int, shrinkage: float = 1e-4) -> None:
-        super().__init__(features, classes)
+    def __init__(self, activations: int, classes: int, shrinkage: float = 1e-4) -> None:
+        super().__init__(activations, classes)
         self.shrinkage = fraction("lda.shrinkage", shrinkage)
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.float64))
-        self.register_buffer("sums", torch.zeros(classes, features, dtype=torch.float64))
-        self.register_buffer("second", torch.zeros(features, features, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(classes, activations, dtype=torch.float64))
+        self.register_buffer("second", torch.zeros(activations, activations, dtype=torch.float64))
 
     @torch.no_grad()
-    def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
-        """Take in features (n, F) of rows with these classes (n,), each counting once or `weights` (n,) times."""
-        features = features.double()
+    def add(self, activations: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Take in activations (n, F) of rows with these classes (n,), each counting once or `weights` (n,) times."""
+        activations = activations.double()
         members = F.one_hot(targets, self.out_features).double()
         if weights is not None:
             members = members * weights[:, None]
         self.counts += members.sum(0)
-        self.sums += members.t() @ features
-        self.second += (features * members.sum(1, keepdim=True)).t() @ features
+        self.sums += members.t() @ activations
+        self.second += (activations * members.sum(1, keepdim=True)).t() @ activations
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, activations: Tensor) -> Tensor:
         """Logits, (B, classes)."""
-        linear = super().forward(features)
+        linear = super().forward(activations)
         if self.training:
             return linear
         sums = self.sums.double()  # a model moved to float32 has taken them along
         means = sums / self.counts.double().clamp(min=1e-300)[:, None]
         scatter = (self.second.double() - sums.t() @ means) / self.counts.sum().clamp(min=1e-300)
-        eye = torch.eye(self.in_features, dtype=torch.float64, device=features.device)
+        eye = torch.eye(self.in_features, dtype=torch.float64, device=activations.device)
         weight = torch.linalg.solve_ex((1 - self.shrinkage) * scatter + self.shrinkage * eye, means.t())[0]  # (F, C)
-        logits = (features.double() @ weight - (means.t() * weight).sum(0) / 2).to(linear.dtype)
+        logits = (activations.double() @ weight - (means.t() * weight).sum(0) / 2).to(linear.dtype)
         logits = logits.masked_fill(self.counts == 0, torch.finfo(linear.dtype).min / 2)
         # Chosen without asking the device.
         return torch.where(self.counts.any(), logits, linear)

@@ -36,11 +36,11 @@ class NearestMean(nn.Linear):
         training: logits = W f + b
         eval:     logits_c = scale * (m_c . f) / |f|, for classes with a mean; -scale for the others
 
-    With m_c of length one this is the nearest mean of normalised features (Rebuffi et al. 2017, iCaRL, equation 2),
+    With m_c of length one this is the nearest mean of normalised activations (Rebuffi et al. 2017, iCaRL, equation 2),
     since |f/|f| - m_c|^2 = 2 - 2 m_c . f / |f|. The means are buffers, so a published model predicts with them and
     needs no strategy beside it. Where no mean is known it is a plain linear layer.
 
-    f: (B, features); means: (classes, features); known: (classes,) float, 1 where the class has a mean.
+    f: (B, activations); means: (classes, activations); known: (classes,) float, 1 where the class has a mean.
 
     >>> head = NearestMean(2, 2)
     >>> head.tell(torch.eye(2), torch.ones(2))
@@ -53,27 +53,27 @@ class NearestMean(nn.Linear):
     means: Tensor
     known: Tensor
 
-    def __init__(self, features: int, classes: int, scale: float = 10.0) -> None:
-        super().__init__(features, classes)
+    def __init__(self, activations: int, classes: int, scale: float = 10.0) -> None:
+        super().__init__(activations, classes)
         self.scale = scale
-        self.register_buffer("means", torch.zeros(classes, features))
+        self.register_buffer("means", torch.zeros(classes, activations))
         self.register_buffer("known", torch.zeros(classes))
 
     @torch.no_grad()
     def tell(self, means: Tensor, known: Tensor) -> None:
-        """Set the class means, (classes, features), of which `known` (classes,) says 1; the others stay as they are.
+        """Set the class means, (classes, activations), of which `known` (classes,) says 1; the others stay as they are.
 
         A worker that holds no row of a class knows its mean from the others.
         """
         self.means.copy_(torch.where(known[:, None] > 0, F.normalize(means, dim=1), self.means))
         self.known.copy_(torch.maximum(known, self.known))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, activations: Tensor) -> Tensor:
         """Logits, (B, classes)."""
         if self.training:
-            return super().forward(features)
+            return super().forward(activations)
         # The mean of several workers' means is shorter than theirs.
-        near = F.normalize(features, dim=-1) @ F.normalize(self.means, dim=1).to(features.dtype).t()
+        near = F.normalize(activations, dim=-1) @ F.normalize(self.means, dim=1).to(activations.dtype).t()
         near = self.scale * torch.where(self.known > 0, near, -1.0)
         # Chosen without asking the device: a plain layer until the first mean is known.
-        return torch.where(self.known.any(), near, super().forward(features))
+        return torch.where(self.known.any(), near, super().forward(activations))

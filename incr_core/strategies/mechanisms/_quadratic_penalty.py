@@ -1,4 +1,4 @@
-"""The pull of a quadratic penalty, taken so that no strength makes it overshoot."""
+"""The gradient of a quadratic penalty, taken implicitly so that no strength makes a step overshoot."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from incr_core.numerics import writes
 from incr_core.strategies._base import Context
 
-__all__ = ["Pull"]
+__all__ = ["QuadraticPenalty"]
 
 
-class Pull:
+class QuadraticPenalty:
     """Add to gradients what the penalty strength / 2 * sum_j F_j (w_j - a_j)^2 asks for, in place:
 
         g_j += k_j / (1 + lr * k_j) * (w_j - a_j)        with k_j = strength * F_j
@@ -23,12 +23,12 @@ class Pull:
     implicit Euler: w_j comes closer by the factor 1 / (1 + lr * k_j), whatever k_j, and where lr * k_j is small nothing
     changes (Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.3).
 
-    The factors k_j / (1 + lr * k_j) are kept from step to step, and worked out anew where F, the strength or a learning
-    rate is no longer what they were made of. They are no state: another process comes to the same ones.
+    The factors k_j / (1 + lr * k_j) are cached between steps, and recomputed when F, the strength or a learning rate
+    has changed. They are not part of the state: another process computes the same ones.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0])); weight.grad = torch.zeros(1)
     >>> ctx = Context(None, None, torch.optim.SGD([weight], lr=0.5), None, None, names=["w"], parameters=[weight])
-    >>> Pull()(ctx, [torch.ones(1)], [torch.tensor([1e9])], 1.0)
+    >>> QuadraticPenalty()(ctx, [torch.ones(1)], [torch.tensor([1e9])], 1.0)
     >>> ctx.optimizer.step(); weight.data
     tensor([1.])
     """
@@ -48,8 +48,8 @@ class Pull:
         torch._foreach_addcmul_(gradients, torch._foreach_sub(weights, anchors), factors)
 
     def _factors_of(self, stiffness: list[Tensor], strength: float, lr: float | list[float]) -> list[Tensor]:
-        # Torch counts the changes in place of a tensor, for autograd: whoever changes F, loading, merging or moving
-        # it, need not tell.
+        # Torch counts in-place changes of a tensor, for autograd: so a change of F by loading, merging or moving is
+        # noticed.
         made_of = (strength, lr, [writes(value) for value in stiffness])
         same = len(stiffness) == len(self._stiffness) and all(map(is_, stiffness, self._stiffness))
         if not same or made_of != self._made_of:

@@ -1,4 +1,4 @@
-"""The last values of a quantity, and where a new one stands among them."""
+"""The last values of a quantity, and the rank of a new one among them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from incr_core.strategies._arguments import at_least_one
 
-__all__ = ["Recent"]
+__all__ = ["RankWindow"]
 
 
-class Recent(nn.Module):
+class RankWindow(nn.Module):
     """The last `size` values of some quantity of rows, in a ring, with the class of each row.
 
         rank(v) = the share of the values held that are at most v        1 while none is held
 
-    A rank is uniform on (0, 1] where values come from a distribution that stays; it needs no scale, and follows a drift
+    Ranks are uniform on (0, 1] while the distribution of values is stationary; they need no scale, and adapt to a drift
     within `size` rows. place: the argument to name in errors.
 
-    >>> recent = Recent(4)
+    >>> recent = RankWindow(4)
     >>> recent.add(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
     >>> recent.rank(torch.tensor([0.5, 2.0, 8.0])).tolist()
     [0.0, 0.5, 1.0]

@@ -1,4 +1,4 @@
-"""A second set of weights for the model: what it was at an earlier time."""
+"""A second set of weights for the model: those of an earlier time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from incr_core.models.adapt import NearestMean
 from incr_core.numerics import as_reals, local
 from incr_core.strategies._base import Context, PerWeight
 
-__all__ = ["Teacher"]
+__all__ = ["Snapshot"]
 
 
-class Teacher(nn.Module):
-    """Weights, and buffers, that the model can put on for a forward.
+class Snapshot(nn.Module):
+    """Weights and buffers that the model can take for a forward.
 
-    They are swapped in place, shard by shard, so a teacher costs the memory of the weights and works on a sharded
-    model too. In-place swapping spoils a graph built before: ask a teacher before the student's own forward, that is
-    in `augment`.
+    They are swapped in place, shard by shard, so a snapshot costs the memory of the weights and works on a sharded
+    model too. Swapping in place invalidates an autograd graph built before: ask a teacher before the student's own
+    forward, in `augment`.
 
     >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
     >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
-    >>> teacher = Teacher(); teacher.allocate(ctx); teacher.capture(ctx)
+    >>> teacher = Snapshot(); teacher.allocate(ctx); teacher.capture(ctx)
     >>> _ = nn.init.zeros_(model.weight)
     >>> teacher(ctx, torch.ones(1, 1)), model.weight.item()
     (tensor([[1.]]), 0.0)
@@ -63,13 +63,13 @@ class Teacher(nn.Module):
                 live.copy_(held)
 
     def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
-        """What the model would say with these weights, in eval mode and without gradients, (B, ...)."""
-        with torch.no_grad(), self.worn(ctx):
+        """The model's output with these weights, in eval mode and without gradients, (B, ...)."""
+        with torch.no_grad(), self.swapped_in(ctx):
             output: Tensor = ctx.model(inputs)
         return output
 
     @contextmanager
-    def worn(self, ctx: Context) -> Iterator[None]:
+    def swapped_in(self, ctx: Context) -> Iterator[None]:
         """Inside, the model has these weights and is in eval mode; a `NearestMean` head still answers linearly."""
         live, held = self._live(ctx), self._held()
         kept = [tensor.clone() for tensor in live]

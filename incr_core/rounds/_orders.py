@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ACTIONS", "Orders"]
-
-ACTIONS = ("alert", "consolidate", "raise_rate", "flush_replay", "enlarge_replay", "restart_schedule", "rewarm")
-"""What may be done at a drift. alert: an event, as every drift is; rewarm: return to the champion's weights."""
+__all__ = ["Orders"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +12,9 @@ class Orders:
     """What to do between two increments; every participant gets the same.
 
     consolidate: let the strategies consolidate what was learned since they last did.
-    rate: from now on the learning rate is this many times what it was made with; None: leave it.
-    flush: forget the rows that memories hold. enlarge: let memories hold this many times as many rows. restart: the
-    learning rate's schedule begins again (a warm restart).
+    rate: from now on the learning rate is this many times its configured value; None: leave it.
+    flush: empty the memories. enlarge: let memories hold this many times as many rows. restart: the learning rate's
+    schedule begins again (a warm restart).
 
     >>> bool(Orders()), bool(Orders(rate=3.0))
     (False, True)

@@ -1,19 +1,20 @@
-"""River's drift detectors behind one face, with defaults for values that are about standard normal.
+"""River's drift detectors behind one interface, with defaults for values that are about standard normal.
 
-What they remember stands under private names, since river saves no detector but by pickle. Tested with river 0.26.
+Their states are read from private attributes, since river saves a detector by pickle only. Tested with river 0.26.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from incr_core.errors import IncrError, JobError
 
-__all__ = ["DETECTORS", "Detector", "State", "river"]
+__all__ = ["TESTS", "ChangeTest", "State", "river"]
 
 TESTED = "0.26"
 
@@ -33,7 +34,7 @@ def river() -> Any:
 
 @cache
 def _check(river: Any) -> None:
-    """IncrError where this river keeps something elsewhere."""
+    """IncrError where this river lacks a private attribute that we read."""
     drift = river.drift
     needed: list[tuple[Any, tuple[str, ...]]] = [
         (drift.ADWIN(), ("_helper",)),
@@ -50,38 +51,42 @@ def _check(river: Any) -> None:
         )
 
 
-class Detector(Protocol):
-    """One of river's detectors."""
+class ChangeTest:
+    """One of river's detectors; each subclass is one of them.
 
-    scaled: bool
-    """Whether its thresholds are in deviations, so that it needs values of unit scale."""
-
-    def __init__(self, columns: int, options: dict[str, float]) -> None: ...
-    def restart(self) -> None:
-        """Forget all values."""
-
-    def update(self, value: float) -> int:
-        """Take a value; give the direction of a change (+1, -1), or 0 for none."""
-
-    def state(self) -> Any:
-        """All it remembers, as JSON can hold it."""
-
-    def load(self, state: Any) -> None:
-        """Go on from `state`."""
-
-
-class _Adwin:
-    """Two sub-windows with unequal means. Its state is river's own bytes of the buckets, about 1 kB."""
+    columns: how many tests look at the columns of one series; the more, the stricter each.
+    options: arguments of river's detector, in place of our defaults.
+    """
 
     scaled = True
+    """Whether its thresholds are in deviations, so that it needs values of unit scale."""
 
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        defaults: dict[str, Any] = {"delta": 0.002 / columns, "clock": 1}
-        self.options = defaults | options
+    def __init__(self, columns: int, options: Mapping[str, float]) -> None:
+        self.columns, self.options = columns, options
         self.restart()
 
     def restart(self) -> None:
-        self.inner = river().drift.ADWIN(**self.options)
+        """Begin anew, with river's detector as our defaults and the options make it."""
+        raise NotImplementedError
+
+    def update(self, value: float) -> int:
+        """Take a value; return the direction of a change (+1, -1), or 0 for none."""
+        raise NotImplementedError
+
+    def state(self) -> Any:
+        """All its state, as JSON can hold it."""
+        raise NotImplementedError
+
+    def load(self, state: Any) -> None:
+        """Go on from `state`."""
+        raise NotImplementedError
+
+
+class _Adwin(ChangeTest):
+    """Two sub-windows with unequal means. Its state is river's own bytes of the buckets, about 1 kB."""
+
+    def restart(self) -> None:
+        self.inner = river().drift.ADWIN(**{"delta": 0.002 / self.columns, "clock": 1, **self.options})
 
     def update(self, value: float) -> int:
         before = self.inner.estimation
@@ -97,21 +102,16 @@ class _Adwin:
         self.inner._helper.__setstate__(bytes.fromhex(state))
 
 
-class _PageHinkley:
+class _PageHinkley(ChangeTest):
     """A cumulative sum that leaves its extreme by more than a threshold."""
 
-    scaled = True
     _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
+    def restart(self) -> None:
         # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm. Of
         # normal values 15 would do; means of few errors have a long tail.
-        defaults: dict[str, Any] = {"delta": 0.5, "threshold": 25.0 + math.log(columns), "min_instances": 1}
-        self.options = defaults | options
-        self.restart()
-
-    def restart(self) -> None:
-        self.inner = river().drift.PageHinkley(**self.options)
+        defaults = {"delta": 0.5, "threshold": 25.0 + math.log(self.columns), "min_instances": 1}
+        self.inner = river().drift.PageHinkley(**{**defaults, **self.options})
 
     def update(self, value: float) -> int:
         inner = self.inner
@@ -134,7 +134,7 @@ class _PageHinkley:
             self.inner._x_mean = river().stats.Mean._from_state(state["n"], state["mean"])
 
 
-class _KSWIN:
+class _KSWIN(ChangeTest):
     """The newest values beside as many older ones, in a Kolmogorov-Smirnov test.
 
     A change of shape counts too, but one that keeps the mean needs more values: try stat_size = 100 of 200.
@@ -142,13 +142,9 @@ class _KSWIN:
 
     scaled = False  # a rank test needs no scale
 
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        defaults: dict[str, Any] = {"alpha": 1e-5 / columns, "window_size": 60, "stat_size": 30, "seed": 0}
-        self.options = defaults | options
-        self.restart()
-
     def restart(self) -> None:
-        self.inner = river().drift.KSWIN(**self.options)
+        defaults = {"alpha": 1e-5 / self.columns, "window_size": 60, "stat_size": 30, "seed": 0}
+        self.inner = river().drift.KSWIN(**{**defaults, **self.options})
 
     def update(self, value: float) -> int:
         values = [*self.inner.window, value]
@@ -170,21 +166,16 @@ class _KSWIN:
         self.inner._rng.setstate((version, tuple(words), None))
 
 
-class _DDM:
+class _DDM(ChangeTest):
     """An error rate that leaves its minimum by so many of its deviations."""
 
     scaled = False
 
-    def __init__(self, columns: int, options: dict[str, float]) -> None:
-        # River's 30 rows and 3 deviations cry wolf: where errors are few, the lowest rate is often an accident of the
-        # first rows. The rate is over all rows since the last drift, so the delay grows with them: after a long calm
-        # the other detectors are faster.
-        defaults: dict[str, Any] = {"warm_start": 1000, "drift_threshold": 4.0}
-        self.options = defaults | options
-        self.restart()
-
     def restart(self) -> None:
-        self.inner = river().drift.binary.DDM(**self.options)
+        # River's 30 rows and 3 deviations raise false alarms: where errors are few, the lowest rate is often an
+        # accident of the first rows. The rate is over all rows since the last drift, so the delay grows with them:
+        # after a long calm the other tests are faster.
+        self.inner = river().drift.binary.DDM(**{"warm_start": 1000, "drift_threshold": 4.0, **self.options})
 
     def update(self, value: float) -> int:
         self.inner.update(value)
@@ -203,7 +194,7 @@ class _DDM:
             inner._ps_min = inner._p_min + inner._s_min
 
 
-DETECTORS: dict[str, type[Detector]] = {
+TESTS: dict[str, type[ChangeTest]] = {
     "adwin": _Adwin,
     "page_hinkley": _PageHinkley,
     "kswin": _KSWIN,

@@ -1,4 +1,4 @@
-"""Where features are read: the input of the last linear layer, which a forward must use."""
+"""Where activations are read: the input of the last linear layer, which a forward must use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def learned(model: nn.Module) -> Tensor:
 def test_a_last_layer_that_the_forward_does_without_is_named() -> None:
     with pytest.raises(
         StrategyError,
-        match=r"^features: expected features at auxiliary, the last linear layer .* without it; leave that layer out",
+        match=r"^features: expected activations at auxiliary, the last linear layer .* without it; leave that",
     ):
         learned(WithAuxiliary(last=True))
     assert learned(WithAuxiliary(last=False)) > 0

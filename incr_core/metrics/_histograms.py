@@ -1,4 +1,4 @@
-"""Area under the ROC curve from a histogram of scores, which adds where a sorted list cannot."""
+"""AUC and calibration error from histograms of scores, which add where sorted lists cannot."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import numpy as np
 import torch
 
-from incr_core.metrics._ratios import ratio
-from incr_core.metrics._sums import Array
+from incr_core.metrics._sums import Array, on_grid, ratio
 
-__all__ = ["area", "score_histogram"]
+__all__ = ["area", "calibration", "calibration_error", "score_histogram"]
 
 BINS = 2048  # of the score histogram; see `score_histogram` and `area`
+CALIBRATION_BINS = 10
 _SPAN = math.asinh(46.0)  # the logit of the least positive float32, about -92, halved
 
 
@@ -52,3 +52,20 @@ def area(scores: Array) -> float:
     gap = (mean[1] - mean[0]) / deviation.clip(1e-6)  # two points: 1e-6 is far below one step of an offset
     wins = counts.prod(0) @ torch.special.ndtr(torch.from_numpy(gap)).numpy()
     return ratio(float(positives @ below + wins), pairs)
+
+
+def calibration(confidence: Array, right: Array, w: Array) -> Array:
+    """Rows, confidence and hits in each of ten equal bins of confidence: (3, 10)."""
+    index = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    terms = (w, on_grid(w * confidence), w * right)
+    return np.stack([np.bincount(index, term, CALIBRATION_BINS) for term in terms])
+
+
+def calibration_error(bins: Array) -> float:
+    """ECE, the mean distance of confidence (3, 10) from how often it is right (Naeini et al. 2015).
+
+    >>> calibration_error(calibration(np.array([0.75, 0.75]), np.array([1.0, 0.0]), np.ones(2)))
+    0.25
+    """
+    rows, confidence, hits = bins
+    return ratio(float(abs(confidence - hits).sum()), float(rows.sum()))

@@ -1,4 +1,4 @@
-"""Predictions made, whose labels are not known yet."""
+"""Predictions whose labels are not known yet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Pending"]
+__all__ = ["PendingPredictions"]
 
 
-class Pending:
+class PendingPredictions:
     """Predictions waiting for their labels, by row id.
 
-    >>> pending = Pending()
+    >>> pending = PendingPredictions()
     >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
     >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
     >>> place.tolist(), predictions.tolist(), len(pending.rows)
@@ -33,7 +33,7 @@ class Pending:
         self.predictions = predictions.index_select(0, order)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in `rows` that had a prediction, and the predictions; they are kept no longer."""
+        """Places in `rows` that had a prediction, and the predictions, which are removed."""
         if self.predictions is None or len(self.rows) == 0 or len(rows) == 0:
             return torch.empty(0, dtype=torch.int64), torch.empty(0)
         where = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
@@ -50,5 +50,5 @@ class Pending:
         return {"rows": self.rows, "predictions": self.predictions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore them."""
         self.rows, self.predictions = state["rows"], state["predictions"]

@@ -1,0 +1,69 @@
+"""The peers of a worker: meeting them, and waiting for them no longer than their generation lasts.
+
+A generation is the time in which nobody is lost. The driver ends it in the store when it has noticed a loss, and
+whoever waits for the lost one gives up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
+
+from cluster.heartbeat import WAITING, Heartbeat
+from incr_core.errors import EngineError
+
+__all__ = ["Peers", "ended_key"]
+
+LOOK = timedelta(seconds=1)
+"""How long to wait for a peer before asking whether the generation has ended."""
+
+
+def ended_key(generation: int) -> str:
+    """The key of the store that is there once a generation has ended."""
+    return f"ended/{generation}"
+
+
+class Peers:
+    """Those whom a worker exchanges with.
+
+    store: a connection of the thread that works. heartbeat: tells others that this worker waits. generation: the one
+    that lasts.
+
+    >>> from torch.distributed import HashStore
+    >>> peers = Peers(HashStore(), Heartbeat(HashStore(), "alive/0", every=60.0))
+    >>> peers.meet("replica 0", ["replica 0"])
+    """
+
+    def __init__(self, store: Store, heartbeat: Heartbeat, generation: int = 0) -> None:
+        self.store, self.generation = store, generation
+        self._heartbeat = heartbeat
+
+    def meet(self, mine: str, all_of_us: Sequence[str]) -> None:
+        """Wait until everybody has come to this point. EngineError where the generation ends before."""
+        place = f"met/{self.generation}/"
+        self.store.set(place + mine, "")
+        missing = [place + name for name in all_of_us]
+        with self._heartbeat.doing(WAITING):
+            while missing := [key for key in missing if not self.store.check([key])]:
+                self._go_on()
+                time.sleep(0.01)
+
+    def wait(self, work: Any) -> None:
+        """Wait for an exchange, torch's `Work`. EngineError where a peer is gone, or the generation ends before."""
+        with self._heartbeat.doing(WAITING):
+            while True:
+                try:
+                    work.wait(LOOK)
+                    return
+                except RuntimeError as error:  # of time, or of a connection
+                    if work.is_completed():
+                        raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
+                    self._go_on()
+
+    def _go_on(self) -> None:
+        if self.store.check([ended_key(self.generation)]):
+            raise EngineError(f"generation {self.generation} has ended while waiting for peers")

@@ -1,0 +1,302 @@
+"""The workers as one: call all of them, notice who is lost, and take others in their place."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from cluster.heartbeat import Pulse
+from cluster.peers import ended_key
+from cluster.place import Place
+from cluster.processes import Process
+from cluster.worker import Setup, ShardWorker
+from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
+
+__all__ = ["WorkerPool"]
+
+LOOK = 1.0
+"""Seconds between looks at who is alive, while a call takes long."""
+
+START = 120.0
+"""Seconds that a worker has to be placed on a node and to start, if the timeout is not more."""
+
+SLOW_START = 10.0
+"""Seconds of waiting for workers to start after which somebody is told what is waited for."""
+
+log = logging.getLogger("incr.cluster")
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker in its place: the actor, its key in the store, and its process, once it is known."""
+
+    actor: Any
+    key: str
+    process: Process | None = None
+
+
+class WorkerPool:
+    """One Ray actor for every place, spares beside them, and calls to all of them at once.
+
+    Where one worker is lost, its replica is: the shards of a replica cannot go on without one another. A call then
+    raises WorkerLost, and everybody else has ended what it was at. `form` fills the empty places, with spares as far
+    as there are any, and lets all meet anew: the next generation.
+
+    store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
+    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built
+    from.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup
+    ) -> None:
+        self.places = list(places)
+        self.generation = 0
+        self._store, self._timeout, self._setup = store, timeout, setup
+        self._need = "GPU" if gpu else "CPU"
+        # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
+        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
+        self._name, self._made = uuid4().hex[:8], 0
+        self._members: dict[int, _Member] = {}
+        self._pulse = Pulse(
+            store, [place.key for place in places], timeout, max(START, timeout), starved=self._has_room
+        )
+        self._spares: list[tuple[Any, Any]] = []  # and whether they are there yet
+        self._wanted_spares = spares
+        self._room = True
+        self._raised: dict[int, str] = {}  # what workers raised when they were lost last
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers, by place."""
+        return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
+
+    # -- who is there --------------------------------------------------------------------------------------------
+
+    def form(self) -> list[Place]:
+        """Fill the empty places, and let all workers meet; returns the places that were filled.
+
+        Raises JobError where there is no room for a worker, WorkerLost where one is lost again, and what it raised.
+        """
+        empty = [number for number in range(len(self.places)) if number not in self._members]
+        if not empty:
+            return []
+        self.generation += 1
+        self._look_for_room(len(empty) - len(self._spares))
+        for number in empty:
+            self._fill(number)
+        build = [(self.places[number], self._members[number].key, self.generation, self._setup) for number in empty]
+        for number, process in zip(empty, self._call(empty, "build", build), strict=True):
+            self._members[number].process = process
+        self.call("join", self.generation)
+        while len(self._spares) < self._wanted_spares:
+            self._spares.append(self._actor("spare"))
+        return [self.places[number] for number in empty]
+
+    def _fill(self, number: int) -> None:
+        """Put somebody in an empty place: a spare that is still alive, else somebody new."""
+        place = self.places[number]
+        key = f"{place.key}/{self.generation}"
+        self._pulse.replace(number, key)
+        while self._spares:
+            spare, warm = self._spares.pop(0)
+            try:
+                ray.get(warm, timeout=0)
+            except GetTimeoutError:
+                pass  # it is starting, and so nearer to it than another
+            except RayActorError:
+                continue
+            self._members[number] = _Member(spare, key)
+            return
+        self._members[number] = _Member(self._actor(str(place))[0], key)
+
+    def _actor(self, name: str) -> tuple[Any, Any]:
+        """Somebody new, and the call that returns once it is there."""
+        self._made += 1
+        actor: Any = self._kind.options(name=f"incr {self._name}: {name} ({self._made})").remote()
+        return actor, actor.warm.remote()
+
+    def _look_for_room(self, workers: int) -> None:
+        """Say at once where Ray has no room for so many more workers: they start once it has.
+
+        EngineError where it has no node any more.
+        """
+        if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+            raise EngineError("Ray has no node any more: the raylet of this host is gone")
+        # What a lost worker held is given back after a moment: then only what there is at all counts.
+        ask = ray.available_resources if self.generation == 1 else ray.cluster_resources
+        found = ask().get(self._need, 0.0)  # type: ignore[no-untyped-call]
+        wanted = workers if self.generation == 1 else len(self.places)
+        self._room = found >= wanted
+        if not self._room:
+            log.warning("cluster: waiting for room: %d workers need a %s each, Ray has %g", wanted, self._need, found)
+
+    def _has_room(self, number: int) -> bool:
+        """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
+        member = self._members.get(number)
+        if member is None or member.process is None:
+            return self._room
+        return member.process.may_run()
+
+    def _dismiss(self, numbers: Iterable[int]) -> None:
+        """End the replicas of lost workers."""
+        replicas = {self.places[number].replica for number in numbers}
+        for number, place in enumerate(self.places):
+            if place.replica in replicas and number in self._members:
+                member = self._members.pop(number)
+                if member.process is not None:
+                    member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
+                if ray.is_initialized():
+                    ray.kill(member.actor, no_restart=True)
+
+    def close(self) -> None:
+        """End all workers; where Ray has stopped, they have ended with it."""
+        actors = [*(member.actor for member in self._members.values()), *(spare for spare, _ in self._spares)]
+        for actor in actors if ray.is_initialized() else ():
+            ray.kill(actor, no_restart=True)
+        self._members, self._spares = {}, []
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
+        """Call a method of all workers with the same arguments; their results, by place."""
+        return self._call(range(len(self.places)), method, [arguments] * len(self.places), options)
+
+    def call_each(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        """Call a method of all workers, each with its own arguments; their results, by place.
+
+        Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
+        """
+        return self._call(range(len(self.places)), method, arguments)
+
+    def _call(
+        self,
+        numbers: Sequence[int],
+        method: str,
+        arguments: Sequence[Sequence[Any]],
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        if missing := [number for number in numbers if number not in self._members]:
+            raise WorkerLost(f"{self._named(missing)} is lost")
+        calls = {
+            number: getattr(self._members[number].actor, method).remote(*own, **(options or {}))
+            for number, own in zip(numbers, arguments, strict=True)
+        }
+        self._pulse.listen()
+        begun, told = time.monotonic(), False
+        while True:
+            try:
+                results: list[Any] = ray.get(list(calls.values()), timeout=LOOK)
+                return results
+            except GetTimeoutError:
+                lost = self._looked_at(calls)
+                if not told and method == "build" and time.monotonic() - begun > SLOW_START:
+                    told = self._tell_of_slow_start()
+            except (RayActorError, RayTaskError) as error:
+                lost = self._explained(calls, error)
+            if lost:
+                self._end(calls, lost)
+                raise WorkerLost("; ".join(f"{self.places[number]} {reason}" for number, reason in lost.items()))
+
+    def _looked_at(self, calls: Mapping[int, Any]) -> dict[int, str]:
+        """A call is slow: who is lost, by place, and why; check for calls that have failed, and for silent workers."""
+        ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=0)
+        for call in ready:
+            try:
+                ray.get(call)
+            except (RayActorError, RayTaskError) as error:
+                return self._explained(calls, error)
+        silent = [one for one in self._pulse.lost(receiving=bool(ready)) if one.place in calls]
+        never = [number for number in self._pulse.never_heard() if number in calls]
+        if silent and never:
+            raise self._cannot_start(never)
+        return {one.place: one.told for one in silent}
+
+    def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
+        """A call has failed: who is lost, by place, and why. Raises what is the job's own fault.
+
+        When a worker dies, its peers' exchanges may fail a moment before its death is known.
+        """
+        lost, raised = dict[int, str](), dict[int, BaseException]()
+        waiting, until = dict(calls), time.monotonic() + self._timeout
+        self._pulse.listen()
+        while waiting and not lost and time.monotonic() < until:
+            ready, _ = ray.wait(list(waiting.values()), timeout=LOOK)
+            for number in [number for number, call in waiting.items() if call in ready]:
+                try:
+                    ray.get(waiting.pop(number))
+                except RayActorError as death:
+                    lost[number] = f"died{_before_it_was_made(death)}"
+                except RayTaskError as failure:
+                    raised[number] = failure.cause
+            own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
+            if own:
+                self._judge(own, calls, error)
+                lost |= {number: f"raised {type(cause).__name__}: {cause}" for number, cause in own.items()}
+            # Who lost the connection to a peer knows not which; a node's end is known after a while.
+            lost |= {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
+        return lost or dict.fromkeys(waiting or raised, "lost the connection to its peers")
+
+    def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:
+        """Raise what a worker raised, where another worker in its place would raise it again.
+
+        That is what all raise at once, or one after it was replaced, and each error of ours but those of engines.
+        """
+        for cause in raised.values():
+            if isinstance(cause, IncrError):
+                raise cause
+        told = {number: f"{type(cause).__name__}: {cause}" for number, cause in raised.items()}
+        everybody = len(calls) > 1 and len(told) == len(calls) and len(set(told.values())) == 1
+        if everybody or any(self._raised.get(number) == text for number, text in told.items()):
+            raise error
+        self._raised = told
+
+    def _end(self, calls: Mapping[int, Any], lost: Mapping[int, str]) -> None:
+        """End the generation: dismiss who is lost, and let the others end what they are at."""
+        self._dismiss(lost)
+        self._store.set(ended_key(self.generation), "")
+        others = {number: call for number, call in calls.items() if number in self._members}
+        if not others:
+            return
+        ready, late = ray.wait(list(others.values()), num_returns=len(others), timeout=self._timeout)
+        dead = [number for number, call in others.items() if call in late]
+        for number, call in others.items():
+            if call in ready:
+                try:
+                    ray.get(call)
+                except RayActorError:
+                    dead.append(number)
+                except RayTaskError:
+                    pass  # it has noticed that its generation has ended
+        self._dismiss(dead)
+
+    def _named(self, numbers: Sequence[int]) -> str:
+        return ", ".join(str(self.places[number]) for number in numbers)
+
+    def _tell_of_slow_start(self) -> bool:
+        never = self._pulse.never_heard()
+        if never:
+            log.warning("cluster: waiting for %s to start", self._named(never))
+        return True
+
+    def _cannot_start(self, never: Sequence[int]) -> JobError:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return JobError(
+            f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
+            f"{len(self.places)} workers with a {self._need} each, and Ray has {free.get(self._need, 0.0):g} more; "
+            "lower cluster.replicas or cluster.shards, or add nodes"
+        )
+
+
+def _before_it_was_made(death: RayActorError) -> str:
+    """The reason of one that never lived: a package that its node lacks, say."""
+    if "creation task" not in str(death):
+        return ""
+    return f", before it was made: {str(death).strip().splitlines()[-1].strip()},"

@@ -1,0 +1,274 @@
+"""A source of files: which are there, what each was when it was first read, and what was appended to it since.
+
+Files are numbered by the natural order of their paths ("day-2" before "day-10"), those found later after them. Rows
+appended to a file of a format that has no end (CSV, JSON lines) are a fragment by themselves, with row ids that
+continue the file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from incr_core.data._local_time import LocalTime
+from incr_core.data.sources._fingerprint import change_between, file_fingerprint, size_in
+from incr_core.data.sources._formats import (
+    HEAD,
+    Offsets,
+    format_of,
+    parquet_head,
+    read_chunks,
+    read_rows,
+    read_table,
+    rows_in,
+)
+from incr_core.data.sources._fragment import Fragment
+from incr_core.data.sources._settling import grew, is_growable, is_young
+from incr_core.data.sources._source import Appended, Source
+from incr_core.errors import StreamError
+
+__all__ = ["FileSource"]
+
+FIRST_APPENDED = 1 << 22
+"""The numbers of appended rows begin after those of files."""
+
+
+class FileSource(Source):
+    """Fragments are files, or rows appended to them; only the columns asked for are read.
+
+    paths: the files by name. tolerant: looking at the data (`head`) passes over files that cannot be read. settle:
+    files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later.
+
+    >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
+    ['a.csv']
+    """
+
+    def __init__(
+        self,
+        paths: dict[str, Path],
+        format: str | None,
+        tolerant: bool = False,
+        settle: float = 0.0,
+        local: LocalTime | None = None,
+    ) -> None:
+        super().__init__(local)
+        self.paths, self.tolerant = paths, tolerant
+        self._format = format
+        self.young = {
+            name: path for name, path in paths.items() if settle and is_young(path, format or format_of(path), settle)
+        }
+        self.names = [name for name in paths if name not in self.young]
+
+    # -- what is there
+
+    def format_of(self, name: str) -> str | None:
+        """The format of one of its files."""
+        return self._format or format_of(Path(name))
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the file that `head` begins with is CSV, whose types are a guess."""
+        return (self._format or next((format_of(path) for path in self.paths.values()), None)) == "csv"
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its fragments: files, then what was appended."""
+        return [*range(len(self.names)), *range(FIRST_APPENDED, FIRST_APPENDED + len(self.appended))]
+
+    def name_of(self, number: int) -> str:
+        """The name of the file that a fragment is, or was appended to."""
+        return self.names[number if number < FIRST_APPENDED else self.appended[number - FIRST_APPENDED].file]
+
+    def gone(self) -> frozenset[int]:
+        """The numbers of files that are not there any more."""
+        there = {name for name, path in self.paths.items() if path.exists()}
+        return frozenset(number for number in self.numbers if self.name_of(number) not in there)
+
+    def head(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows of the first file that has any, to look at."""
+        table = pa.table({})
+        for table in self.heads(columns):
+            if len(table):
+                break
+        return table
+
+    def heads(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Some rows of each file, to look at. StreamError where none can be read."""
+        fault: StreamError | None = None
+        read = False
+        for name, path in self.paths.items():
+            if name in self.young:
+                continue
+            try:
+                if (self._format or format_of(path)) == "parquet":
+                    table = parquet_head(path, columns, name)
+                else:
+                    table = read_table(path, columns, self._format, name).slice(0, HEAD)
+            except StreamError as found:
+                if not self.tolerant:
+                    raise
+                fault = fault or found
+                continue
+            read = True
+            yield table
+        if fault is not None and not read:
+            raise fault
+
+    # -- what a run has read of it
+
+    def resume(
+        self,
+        names: Sequence[str],
+        fingerprints: Mapping[str, str],
+        appended: Sequence[Sequence[int]] = (),
+        rejected: Mapping[str, tuple[str, int]] | None = None,
+    ) -> list[int]:
+        """Give the files of an earlier run the numbers they had, and number what is new; see `Source.resume`."""
+        known = set(names)
+        self.names = [*names, *(name for name in self.names if name not in known and not self.closed)]
+        self.fingerprints = dict(fingerprints)
+        self.appended = [Appended(*row) for row in appended]
+        late = []
+        for name in fingerprints:
+            path = self.paths.get(name)
+            if path is not None and path.exists():
+                self._check(name, path)
+                if self.closed:
+                    continue
+                if rejected is not None and name not in self.young and self._has_grown(name, path, names, rejected):
+                    late.append(self._append(names.index(name), path))
+        return [*late, *range(len(names), len(self.names))]
+
+    def _has_grown(self, name: str, path: Path, names: Sequence[str], rejected: Mapping[str, tuple[str, int]]) -> bool:
+        """Whether rows were appended to a file that have not been tried before."""
+        now = file_fingerprint(path)
+        tried = {
+            rejected[str(number)][0]
+            for number, added in enumerate(self.appended, FIRST_APPENDED)
+            if names[added.file] == name and str(number) in rejected
+        }
+        return now != self.fingerprints[name] and now not in tried
+
+    def _append(self, number: int, path: Path) -> int:
+        """Number what was appended to a file since it was last read."""
+        name = self.names[number]
+        size = size_in(self.fingerprints[name])
+        row, byte = 0, 0
+        for added in self.appended:
+            if added.file == number and added.byte < size:
+                row, byte = added.row, added.byte
+        row += rows_in(path, self._format, name, (byte, size))
+        self.fingerprints[name] = file_fingerprint(path)
+        self.appended = [*self.appended, Appended(number, row, size)]
+        return FIRST_APPENDED + len(self.appended) - 1
+
+    def fingerprint(self, name: str) -> str | None:
+        """The fingerprint of a file as it is now: None where it is gone, "" where it cannot be opened."""
+        path = self.paths.get(name)
+        try:
+            return file_fingerprint(path) if path is not None and path.exists() else None
+        except OSError:
+            return ""
+
+    def drop_fingerprint(self, number: int) -> None:
+        """Take back that a fragment was read; of appended rows, the file before them still was."""
+        name = self.name_of(number)
+        known = self.fingerprints.pop(name, None)
+        if known is not None and number >= FIRST_APPENDED:
+            before = self.appended[number - FIRST_APPENDED].byte
+            self.fingerprints[name] = file_fingerprint(self.paths[name], before)
+
+    def changed(self, fingerprints: Mapping[str, str]) -> dict[str, str]:
+        """The files that neither have these fingerprints nor only grew since, and the fingerprints they have now."""
+        there = {name: self.fingerprint(name) for name in fingerprints}
+        return {
+            name: now
+            for name, now in there.items()
+            if now is not None and (not now or self._has_changed(name, self.paths[name], fingerprints[name], now))
+        }
+
+    def _check(self, name: str, path: Path) -> None:
+        """Remember the fingerprint of a file that is read for the first time; StreamError if it has changed since."""
+        try:
+            now = file_fingerprint(path)
+        except OSError as error:
+            raise StreamError(
+                f"{name}: expected a file that can be read, got: {error.strerror}; change its permissions, or take it "
+                "out of the stream"
+            ) from error
+        known = self.fingerprints.setdefault(name, now)
+        if self._has_changed(name, path, known, now):
+            raise StreamError(
+                f"stream.path: {name} has changed since the run read it ({change_between(known, now, 'bytes')}); "
+                "put it back, and add new rows as a new file"
+            )
+
+    def _has_changed(self, name: str, path: Path, known: str, now: str) -> bool:
+        return known != now and not (self._grows(name) and grew(path, known))
+
+    def _grows(self, name: str) -> bool:
+        return is_growable(name, self.format_of(name))
+
+    # -- fragments
+
+    def fragments(
+        self,
+        time: str | None = None,
+        *,
+        skip: frozenset[int] = frozenset(),
+        floors: dict[int, int] | None = None,
+        origin: int | None = None,
+        leap: int | None = None,
+        on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
+    ) -> Iterator[Fragment]:
+        """The fragments, all of them listed before the first is read; see `Source.fragments`."""
+        fragments = [self._fragment(number) for number in self.numbers if number not in skip]
+        late = {number: place for place, number in enumerate(floors or ())}
+        fragments.sort(key=lambda fragment: (late.get(fragment.number, -1), fragment.number))
+        if time is None:
+            yield from fragments
+            return
+        found = []
+        for fragment in fragments:
+            try:
+                found.append((fragment, fragment.times(time, leap)))
+            except StreamError as fault:
+                if on_bad_file is None:
+                    raise
+                on_bad_file(fragment, 0, fault)
+        if origin is None:
+            origin = min((times[0] for _, times in found if times), default=0)
+        for fragment, times in found:
+            floor = (floors or {}).get(fragment.number, origin)
+            fragment.first, fragment.last = (max(edge, floor) for edge in times or (origin, origin))
+        yield from sorted((fragment for fragment, _ in found), key=lambda fragment: (fragment.first, fragment.number))
+
+    def _fragment(self, number: int) -> Fragment:
+        name = self.name_of(number)
+        path = self.paths.get(name)
+        if path is None or not path.exists():
+            raise StreamError(
+                f"stream.path: expected {name}, which the run has not finished with, but it is gone; put it back"
+            )
+
+        mine = Appended(number, 0, 0) if number < FIRST_APPENDED else self.appended[number - FIRST_APPENDED]
+        later = [added for added in self.appended if added.file == mine.file and added.byte > mine.byte]
+
+        def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
+            self._check(name, path)
+            end = min((added.byte for added in later), default=size_in(self.fingerprints[name]))
+            in_bytes = (mine.byte, end) if mine.byte or end < path.stat().st_size else None
+            found = read_chunks(path, columns, self._format, name, in_bytes if self._grows(name) else None)
+            return found if self.local is None else map(self.local.in_zone, found)
+
+        def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
+            self._check(name, path)
+            found = read_rows(path, columns, self._format, name, offsets)
+            return found if self.local is None else self.local.in_zone(found)
+
+        if not self._grows(name):
+            return Fragment(number, name, chunks, rows=rows)
+        stop = min((added.row for added in later), default=None)
+        return Fragment(number, name, chunks, of=mine.file, start=mine.row, stop=stop)

@@ -1,0 +1,97 @@
+"""What a job's path stands for (a file, a folder, a glob or a Python callable), and which files there are data."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from incr_core._util import Catalogue, unknown
+from incr_core.data._local_time import LocalTime
+from incr_core.data.sources._file_source import FileSource
+from incr_core.data.sources._formats import FORMATS, format_of
+from incr_core.data.sources._python_source import PythonSource
+from incr_core.data.sources._source import Source
+from incr_core.errors import ArgumentError, StreamError
+
+__all__ = ["SOURCES", "open_source"]
+
+SOURCES: Catalogue[Callable[..., Any]] = Catalogue("a source of rows", {}, "incr.sources", error=StreamError)
+"""Functions that `stream.path` can name instead of files."""
+
+
+def open_source(
+    source: str | Path | Callable[[], Iterable[Any]],
+    format: str | None = None,
+    *,
+    tolerant: bool = False,
+    settle: float = 0.0,
+    local: LocalTime | None = None,
+) -> Source:
+    """Find the fragments of a file, a folder, a glob, "module:factory" or a callable.
+
+    Args:
+        source: where rows are.
+        format: of the files; None: their names tell.
+        tolerant: looking at the data passes over files that cannot be read (`on_bad_file = "quarantine"`).
+        settle: files written to within so many seconds wait (`Source.young`).
+        local: what times without a zone mean.
+
+    >>> open_source("nowhere/at/all")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: stream.path: expected a file, a folder or a glob, got "nowhere/at/all", where nothing
+    is; check the path (relative paths start at ...)
+    """
+    if format is not None and format not in FORMATS:
+        raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
+    if callable(source):
+        return PythonSource(source, local)
+    text = str(source)
+    path = Path(text).expanduser()
+    try:
+        if path.is_file():
+            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle, local)
+        if path.is_dir():
+            return FileSource(_data_files(path, path.rglob("*"), format), format, tolerant, settle, local)
+        if glob.has_magic(text):
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            found = map(Path, glob.glob(str(path), recursive=True))
+            return FileSource(_data_files(root, found, format), format, tolerant, settle, local)
+    except OSError as error:
+        raise StreamError(
+            f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
+            "change its permissions, or name another path"
+        ) from error
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) or (text.isidentifier() and text in SOURCES.plugins()):
+        return PythonSource(SOURCES.find(text, "stream.path"), local)
+    raise StreamError(
+        f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
+        f"check the path (relative paths start at {Path.cwd()})"
+    )
+
+
+def _data_files(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
+    """The data files among `found`, by their name within `root`; names that begin with "." or "_" are ignored."""
+    paths = {
+        path.relative_to(root).as_posix(): path
+        for path in found
+        if path.is_file()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+        and (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+    }
+    if not paths:
+        kinds = ", ".join(FORMATS) if format is None else format
+        raise StreamError(f"stream.path: expected files of a known kind ({kinds}) in {root}, got none")
+    for name in paths:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps bytes that are not UTF-8
+            raise StreamError(f"stream.path: expected names in UTF-8, got {name} in {root}; rename it or take it out")
+    return {name: paths[name] for name in sorted(paths, key=_natural)}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key that compares the numbers in a name as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]

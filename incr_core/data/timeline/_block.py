@@ -1,0 +1,144 @@
+"""A block: rows sorted together, in the order of their arrival and in that of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch, cat
+from incr_core.data.encoding import BadRow
+from incr_core.data.rates import Questions
+from incr_core.data.sources import Fragment
+from incr_core.data.timeline._chunk import Chunk, Ints
+from incr_core.data.times import NEVER
+
+__all__ = ["Block", "sorted_chunks"]
+
+
+@dataclass(slots=True)
+class Block:
+    """Rows of fragments whose times overlap, or a chunk of one fragment, in the order of their arrival.
+
+    The whole stream and each owner of a part of it have the same blocks, with the same rows in the same order; only the
+    batch holds owned rows alone.
+
+    Attributes:
+        fragments, first: the numbers of the fragments, and the earliest time.
+        names, ends: the fragment that each run of rows comes from, and where the run ends.
+        times: when each of the n rows arrives, (n,).
+        labels: the label times that will come, ascending.
+        batch, at, arrive: the good rows in order of arrival, their places among the n, and their times.
+        order, due: those of the batch whose labels will come, by label time, and these times.
+        never: the places of those whose labels will not come.
+        last_known: when the last outcome of a row becomes known, its label or that of a rate.
+        bad, bad_at, duplicates, duplicates_at: as of a chunk.
+        start: the place of its first row in the stream.
+    """
+
+    fragments: list[int]
+    first: int
+    names: list[str]
+    ends: Ints
+    times: Ints
+    labels: Ints
+    batch: Batch
+    at: Ints
+    arrive: Ints
+    order: Ints
+    due: Ints
+    never: Ints
+    last_known: int
+    bad: list[BadRow]
+    bad_at: Ints
+    duplicates: Tensor
+    duplicates_at: Ints
+    start: int = 0
+
+    @classmethod
+    def of(cls, fragments: Sequence[Fragment], chunk: Chunk, delayed: bool) -> Block:
+        """The block of a chunk, of one fragment or several; delayed: whether labels have times of their own."""
+        at = chunk.good
+        times, known = (values if len(at) == len(values) else values[at] for values in (chunk.times, chunk.known))
+        order = never = labels = np.zeros(0, dtype=np.int64)
+        if delayed:
+            assert chunk.batch.rows is not None
+            order = np.lexsort((chunk.batch.rows.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
+            never = at[known == NEVER]
+            labels = np.sort(chunk.known[chunk.known < NEVER])
+        first = fragments[0].first
+        return cls(
+            [fragment.number for fragment in fragments],
+            first,
+            [fragments[index].name for index in chunk.runs],
+            chunk.ends,
+            chunk.times,
+            labels,
+            chunk.batch,
+            at,
+            times,
+            order,
+            known[order],
+            never,
+            max(int(labels[-1]) if len(labels) else first, chunk.questions.last_known),
+            chunk.bad,
+            chunk.bad_at,
+            chunk.duplicates,
+            chunk.duplicates_at,
+        )
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def stop(self) -> int:
+        """The place in the stream after its last row."""
+        return self.start + len(self.times)
+
+    @property
+    def last_label(self) -> int:
+        """The last label time there will be."""
+        return int(self.labels[-1]) if len(self.labels) else self.first
+
+
+def sorted_chunks(chunks: Sequence[Chunk], *, by_fragment: bool = False, first_before: int | None = None) -> Chunk:
+    """All rows of some chunks as one, by time, and rows of one time by their ids.
+
+    by_fragment: chunk by chunk, and by time only within one; but with `first_before`, all rows before that time first.
+    """
+    rank = np.concatenate([np.full(len(chunk.times), index) for index, chunk in enumerate(chunks)])
+    ids = torch.cat([chunk.row_ids for chunk in chunks])
+    times = np.concatenate([chunk.times for chunk in chunks])
+    order = [ids.numpy(), times]
+    if by_fragment:
+        order.append(rank)
+        if first_before is not None:
+            order.append(times >= first_before)
+    sort = np.lexsort(order)
+    good = np.concatenate([np.isin(np.arange(len(chunk.times)), chunk.good) for chunk in chunks])
+    # Where the good rows, once sorted, are among the good rows as loaded.
+    picks = (np.cumsum(good) - 1)[sort[good[sort]]]
+    bad = [row for chunk in chunks for row in chunk.bad]
+    starts = np.cumsum([0, *(len(chunk.times) for chunk in chunks)])[:-1]
+    loaded_at = np.concatenate([chunk.bad_at + start for chunk, start in zip(chunks, starts, strict=True)])
+    bad_at = np.argsort(sort)[loaded_at]
+    by_place = np.argsort(bad_at)
+    rank = rank[sort]
+    ends = np.flatnonzero(np.append(rank[1:] != rank[:-1], True)) + 1 if len(rank) else rank
+    keys = [chunk.keys for chunk in chunks if chunk.keys is not None]
+    return Chunk(
+        times[sort],
+        np.concatenate([chunk.known for chunk in chunks])[sort],
+        ids[torch.from_numpy(sort)],
+        np.flatnonzero(good[sort]),
+        cat([chunk.batch for chunk in chunks]).take(torch.from_numpy(picks)),
+        Questions.joined([chunk.questions for chunk in chunks]).take(picks),
+        [bad[index] for index in by_place],
+        bad_at[by_place],
+        rank[ends - 1],
+        ends,
+        np.concatenate(keys)[picks] if keys else None,
+    )

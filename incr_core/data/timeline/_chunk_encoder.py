@@ -1,0 +1,158 @@
+"""Tables of a fragment to chunks: which rows are owned, when they arrive, which are bad, and the others encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from incr_core.data._row_ids import offset_of, row_ids
+from incr_core.data.encoding import BadRow, Encoded, Encoder, reject
+from incr_core.data.rates import Questions, Rate
+from incr_core.data.sources import Fragment
+from incr_core.data.timeline._alike import Alike, kind_of
+from incr_core.data.timeline._bad_files import check_encodes
+from incr_core.data.timeline._chunk import Chunk, Mask
+from incr_core.data.timeline._keys import keys_of
+from incr_core.data.timeline._partition import ByColumn, ByHash
+from incr_core.data.timeline._row_times import RowTimes
+from incr_core.data.times import NEVER
+from incr_core.errors import StreamError
+
+__all__ = ["ChunkEncoder"]
+
+
+@dataclass(slots=True)
+class ChunkEncoder:
+    """How the rows of a table become a chunk.
+
+    Every owner of a part of a stream reads all rows, whose times decide how they are sorted and cut, and encodes its
+    own.
+
+    Attributes:
+        encoder, rates: the features of a row.
+        predict_at, label_at, key: the columns of times, and those that rows are known again by.
+        owner: whose rows are encoded; None: all.
+        strict: a bad row raises `BadRows`.
+        tolerant: a file that cannot be used is passed over, by all owners alike.
+        leap: microseconds by which no time may leap ahead (`times.leaps`).
+        floors: fragment -> a time before which no row of it counts as arriving.
+        alike: what files must agree on, after those read so far.
+    """
+
+    encoder: Encoder
+    predict_at: str | None
+    label_at: str | None
+    owner: ByColumn | ByHash | None
+    strict: bool
+    tolerant: bool
+    rates: Sequence[Rate] = ()
+    leap: int | None = None
+    key: Sequence[str] = ()
+    floors: dict[int, int] = field(default_factory=dict)
+    alike: Alike = field(default_factory=Alike)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that is read."""
+        times = [name for name in (self.predict_at, self.label_at) if name]
+        owner = [self.owner.column] if self.owner else []
+        rates = [name for rate in self.rates for name in rate.columns]
+        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key]))
+
+    def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
+        """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
+        if self.tolerant and self.owner is not None:
+            check_encodes(self.encoder, table, fragment.name)
+        self.encoder.check(table, fragment.name)
+        held = self._held(table)
+        every = ids = row_ids(fragment.file, start, start + len(table))
+        owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
+        read = self._times(table, fragment)
+        times, known = read.arrive, read.known
+        unusable = np.zeros(len(table), dtype=bool)
+        bad: list[BadRow] = []
+        for wrong in read.wrong:
+            index = np.flatnonzero(wrong.rows & owned & ~unusable)
+            unusable |= wrong.rows
+            column, expected, got = wrong.column, wrong.expected, wrong.got
+            shown = table[column].take(pa.array(index)).to_pylist()
+            bad += [
+                BadRow(int(ids[i]), fragment.name, start + i, column, expected, got, "null" if v is None else str(v))
+                for i, v in zip(index.tolist(), shown, strict=True)
+            ]
+        kept = np.flatnonzero(owned & ~unusable)
+        if len(kept) < len(table):
+            table, ids = table.take(pa.array(kept)), ids[torch.from_numpy(kept)]
+        labelled: bool | Mask = known[kept] < NEVER if self.label_at else True
+        encoded = self._encoded(table, ids, fragment.name, labelled)
+        if encoded.good is not None:
+            kept, table = kept[encoded.good], table.filter(pa.array(encoded.good))
+        bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
+        if bad and self.strict:
+            self._reject(bad, start + len(times))
+        alike = self.alike.after(fragment.name, held, read.zoned)
+        known[unusable] = NEVER
+        if self.rates:
+            labels = encoded.batch.targets.numpy().astype(np.float64)
+            questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
+        else:
+            questions = Questions.of((), table)
+        keys = keys_of(table, self.key, fragment.name) if self.key else None
+        self.alike = alike  # after all that can raise: a rejected file decides nothing
+        return Chunk(
+            times,
+            known,
+            every,
+            kept,
+            encoded.batch,
+            questions,
+            bad,
+            np.array([row.offset - start for row in bad], dtype=np.int64),
+            np.zeros(min(len(times), 1), dtype=np.int64),
+            np.array([len(times)] if len(times) else [], dtype=np.int64),
+            keys,
+        )
+
+    def _reject(self, bad: Sequence[BadRow], total: int) -> NoReturn:
+        for role, column in (("predict_at", self.predict_at), ("label_at", self.label_at)):
+            found = [row for row in bad if row.column == column]
+            if found:
+                reject(found, total, f"stream.{role}")
+        reject(bad, total)
+
+    def _encoded(self, table: pa.Table, ids: Tensor, place: str, labelled: bool | Mask) -> Encoded:
+        try:
+            return self.encoder.encode(table, ids, place, labelled)
+        except StreamError:
+            if not self.tolerant or self.owner is None or self.strict:
+                raise
+            # All owners agree that the file can be used; only none of this owner's rows can.
+            nothing = self.encoder.encode(table.slice(0, 0), ids[:0], place).batch
+            bad = [
+                BadRow(row, place, offset, "", "values of the columns' types", "others in all rows of an owner", "")
+                for row, offset in zip(ids.tolist(), offset_of(ids).tolist(), strict=True)
+            ]
+            return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
+
+    def _held(self, table: pa.Table) -> dict[str, str | None]:
+        """What kind of values the columns hold that become numbers or hashes; nothing of columns of nulls."""
+        numeric = [*self.encoder.numeric, *(rate.outcome for rate in self.rates if rate.outcome)]
+        if self.encoder.objective == "regression":
+            numeric += self.encoder.labels
+        hashed = [*self.encoder.categorical, *(name for rate in self.rates for name in rate.by)]
+        return {
+            name: kind_of(table.schema.field(name).type, numeric=name in numeric)
+            for name in (*hashed, *numeric)
+            if table[name].null_count < len(table)
+        }
+
+    def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
+        floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
+        known_at = [rate.known_at for rate in self.rates if rate.known_at]
+        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, known_at, floor, self.leap)

@@ -1,0 +1,139 @@
+"""The one visible step: augment, forward, objective and losses, backward, after_backward, clip, step, after_step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Batch, cat, share_of
+from incr_core.errors import ArgumentError
+from incr_core.learner._division import Division
+from incr_core.learner._linear_step import has_slope, linear_backward
+from incr_core.learner._optimizer_step import Descent
+from incr_core.learner._row_weighting import RowWeighting
+from incr_core.numerics import Precision
+from incr_core.strategies import Context, Hooks
+
+__all__ = ["Step", "explain_batch_norm"]
+
+
+class Step:
+    """Take optimiser steps over the new rows of batches.
+
+    context, hooks, descent, precision, division: those of the learner. pairs_rows: whether the model looks at several
+    rows together.
+
+    losses: sums over new rows of each term of the loss, until somebody takes them. after_step: the hooks to call when a
+    step is taken, mostly those of the strategies.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        hooks: Hooks,
+        descent: Descent,
+        precision: Precision,
+        division: Division,
+        *,
+        pairs_rows: bool,
+        strategies: bool,
+    ) -> None:
+        self.context = context
+        self.model = context.model
+        self.objective = context.objective
+        self.hooks = hooks
+        self.descent = descent
+        self.precision = precision
+        self.division = division
+        self.after_step = hooks.after_step
+        self.losses: dict[str, float | Tensor] = {}
+        self._on_cpu = context.device.type == "cpu"
+        plain = type(self.model) is nn.Linear and not strategies and precision.name == "float32"
+        self._linear = plain and has_slope(self.objective)
+        self._weighting = RowWeighting(context, hooks, precision, rowwise=not pairs_rows) if hooks.weigh else None
+
+    def take(self, batches: list[Batch]) -> int:
+        """One optimiser step over the new rows of `batches`; returns how many they are, 0 where none is taken."""
+        if self._linear and len(batches) == 1 and self._take_linear(batches[0]):
+            return len(batches[0])
+        context, division, outputs, overflowed = self.context, self.division, [], False
+        alone = len(batches) == 1 and not division.divides  # then the loss is the mean already
+        for batch, share in zip(batches, _shares(batches), strict=True):
+            context.new = mixed = batch
+            for augment in self.hooks.augment:
+                mixed = augment(context, mixed)
+            mine, copies = division.share(mixed)
+            if self._weighting is not None:
+                loss, output = self._weighting.loss(mine)
+            else:
+                with self.precision.autocast():
+                    output = self.model(mine.inputs)
+                    loss = self.objective(output, mine.targets, mine.weights)
+            terms = {"loss": loss}
+            for hook in self.hooks.loss:
+                for name, term in hook(context, mine, output).items():
+                    terms[name] = terms[name] + term if name in terms else term
+            total = reduce(add, terms.values())
+            if division.own_chance is not None:
+                division.own_chance.end()
+            overflowed |= not self.descent.backward(total if alone else total * (share * copies))
+            self._log(terms, len(batch))
+            if self.after_step:
+                outputs.append(output.detach()[: len(batch)])
+
+        context.new = None  # what an increment brought is not kept until the next
+        if overflowed:
+            self.losses["norm of the gradient"] = float("inf")
+            self.descent.let_go()
+            return 0
+        for hook in self.hooks.after_backward:
+            hook(context)
+        self.descent.step()  # clips, too
+        context.step += 1
+        if self.after_step:
+            with torch.no_grad():
+                fresh, output = cat(batches), outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                for hook in self.after_step:
+                    hook(context, fresh, output)
+        return sum(map(len, batches))
+
+    def _take_linear(self, batch: Batch) -> bool:
+        """A linear model's step, without autograd; False, and none taken, where there must be one."""
+        assert isinstance(self.model, nn.Linear)
+        loss = linear_backward(self.model, self.objective, batch)
+        if loss is None:
+            return False
+        self._log({"loss": loss}, len(batch))
+        self.descent.step()
+        self.context.step += 1
+        return True
+
+    def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
+        for name, term in terms.items():
+            # On the CPU there is nothing to wait for; nor for a shard's peers, where the term is whole.
+            value = term.item() if self._on_cpu and type(term) is Tensor else term.detach()
+            self.losses[name] = self.losses.get(name, 0.0) + value * rows
+
+
+def explain_batch_norm(error: ValueError) -> None:
+    """Raise ArgumentError where an error of torch is BatchNorm's about too few rows."""
+    if "more than 1 value per channel" in str(error):
+        raise ArgumentError(
+            "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
+            "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
+            "(strategy replay), use LayerNorm, or, of a BatchNorm of your own that this came from at the end of an "
+            'increment, set model.rows = "together"'
+        ) from error
+
+
+def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
+    """What the mean loss of each batch counts for in the mean over all their rows."""
+    if len(batches) == 1:
+        return [1.0]
+    weights = [batch.total_weight() for batch in batches]
+    total = sum(weights)
+    return [share_of(weight, total) for weight in weights]

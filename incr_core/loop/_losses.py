@@ -1,0 +1,48 @@
+"""Lost workers: how often in a row, and what to tell of it once the run has healed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from incr_core.errors import WorkerLost
+
+__all__ = ["Losses"]
+
+
+class Losses:
+    """Workers that were lost since the last commit.
+
+    healed: what was lost, and what was done, for the events of the next commit.
+
+    >>> now = [0.0]
+    >>> losses = Losses(clock=lambda: now[0])
+    >>> losses.heals(WorkerLost("cluster: replica 1 died while learning 2013-02-01; version 7 is ..."), most=1)
+    True
+    >>> now[0] = 0.5; losses.gone_on(); losses.healed
+    [('cluster: replica 1 died while learning 2013-02-01', 'replaced; learning went on after 0.50 s')]
+    >>> losses.heals(WorkerLost("cluster: replica 1 died; ..."), most=1)
+    False
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._in_a_row = 0
+        self._noticed: list[tuple[float, str]] = []
+        self.healed: list[tuple[str, str]] = []
+
+    def heals(self, lost: WorkerLost, most: int) -> bool:
+        """Take note of a loss; whether it may be healed: not the one after `most` in a row without a commit."""
+        self._in_a_row += 1
+        self._noticed.append((self._clock(), str(lost).partition(";")[0]))
+        return self._in_a_row <= most
+
+    def gone_on(self) -> None:
+        """An increment was learned since."""
+        for then, what in self._noticed:
+            self.healed.append((what, f"replaced; learning went on after {self._clock() - then:.2f} s"))
+        self._noticed = []
+
+    def committed(self) -> None:
+        """What was learned is committed."""
+        self._in_a_row, self.healed = 0, []

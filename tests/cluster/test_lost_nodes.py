@@ -1,0 +1,51 @@
+"""A node that is lost with all that it runs: the run goes on by itself on the nodes that are left, or that come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from incr_core.job import Job
+from tests.support.cluster_runs import rows_learned
+from tests.support.raylets import Raylets
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def begin(job: Job, out: Path, address: str) -> subprocess.Popen[str]:
+    out.mkdir()
+    path = out.with_suffix(".toml")
+    path.write_text(job.toml())
+    command = [sys.executable, "-m", "incr_core.commands.cli", "run", str(path), "--on", "cluster", "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--json", "--set", f"cluster.address={address}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_lost_node_is_made_up_for_by_one_that_comes(small_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = small_job("stream.every=2", "cluster.replicas=2", "cluster.timeout=20")
+    with Raylets(cpus=1) as ray:
+        lost = ray.join(cpus=1)
+        run = begin(job, tmp_path / "run", ray.address)
+        try:
+            while not (tmp_path / "run" / "versions" / "3").exists() and run.poll() is None:
+                time.sleep(0.05)
+            ray.kill(lost)
+            ray.join(cpus=1)
+            said, told = run.communicate(timeout=500)
+        finally:
+            run.kill()
+            run.communicate()
+    assert run.returncode == 0, told
+    summary = json.loads(said)
+    assert summary["events"]["worker lost"] >= 1
+    assert rows_learned(tmp_path / "run") == list(range(470))

@@ -1,0 +1,145 @@
+"""Shard workers keep buffers by their rules, through a resume and in two shards."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cluster.place import Place
+from cluster.rendezvous import Rendezvous
+from cluster.shared_folder import SharedFolder
+from cluster.worker import Setup, ShardWorker
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.models import TableShape
+from incr_core.rounds import total_observed
+from tests.support.cluster_runs import learned_locally
+from tests.support.repository import ROOT
+from tests.support.sharded_learners import (
+    Centred,
+    Layers,
+    gap,
+    held,
+)
+from tests.support.shards import TwoShards
+
+pytestmark = pytest.mark.ray
+
+
+def norm_of(shape: TableShape) -> nn.Module:
+    """A job's factory."""
+    return nn.Sequential(nn.BatchNorm1d(2), Centred(2), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, shape.outputs))
+
+
+def uncalled_of(shape: TableShape) -> nn.Module:
+    """A job's factory."""
+    return nn.Sequential(nn.Linear(2, 4), Layers("not called"))
+
+
+def numbers_job(people: Path, *settings: str) -> Job:
+    document = {
+        "name": "people",
+        "root": str(ROOT),
+        "stream": {"path": str(people), "every": 100},
+        "features": {"label": "size", "numeric": ["height", "weight"], "classes": ["large", "medium", "small"]},
+        "model": {"factory": "tests.cluster.test_shard_workers:norm_of"},
+        "learner": {"objective": "multiclass", "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.1}},
+        "cluster": {"replicas": 1, "shards": 2},
+    }
+    return Job.from_document(document, settings).resolved()
+
+
+def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> ShardWorker:
+    torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
+    folder = Path(tempfile.mkdtemp())
+    worker = ShardWorker()
+    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, SharedFolder.mark(folder)))
+    worker.join(1)
+    shutil.rmtree(folder)
+    return worker
+
+
+def increments_of(worker: ShardWorker, count: int) -> None:
+    for _ in range(count):
+        received = [worker.receive()]  # the first shard alone tells
+        torch.distributed.broadcast_object_list(received, src=0)
+        assert received[0] is not None
+        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None, hands_over=False)
+
+
+def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
+    return held(worker.worker.participant.learner)
+
+
+def all_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
+    worker = worker_of(place, meeting, job)
+    increments_of(worker, 5)
+    return weights_of(worker)
+
+
+def learned_in_two_lives(
+    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path, version: int | None
+) -> dict[str, Tensor]:
+    """Two increments, a commit of version 2, one more that is lost, and on from the commit of that version."""
+    worker = worker_of(place, meeting, job)
+    increments_of(worker, 2)
+    worker.save(2, folder / str(place.shard))
+    handed = worker.hand_over()
+    committed = [handed.weights if handed else None]
+    torch.distributed.broadcast_object_list(committed, src=0)
+    increments_of(worker, 1)
+    worker.start(version, folder / str(place.shard), committed[0])
+    increments_of(worker, 3)
+    return weights_of(worker)
+
+
+def test_workers_keep_the_statistics_of_whole_batches_through_a_resume(
+    people: Path, two_shards: TwoShards, tmp_path: Path
+) -> None:
+    job = numbers_job(people)
+    first, second = two_shards.run(all_learned, job.model_dump(), group=False)
+    assert all(value.equal(second[name]) for name, value in first.items())
+    assert gap(first, learned_locally(job, tmp_path).weights) < 1e-5
+    for version in (2, None):  # from memory, and from disk
+        for again in two_shards.run(learned_in_two_lives, job.model_dump(), tmp_path, version, group=False):
+            assert all(value.equal(again[name]) for name, value in first.items())
+
+
+def test_buffers_of_rows_said_to_be_independent_merge_by_their_rules(
+    people: Path, two_shards: TwoShards, tmp_path: Path
+) -> None:
+    job = numbers_job(people, "model.rows=independent", "stream.every=32", "learner.shuffle=false")
+    first, second = two_shards.run(one_learned, job.model_dump(), group=False)
+    assert all(value.equal(second[name]) for name, value in first.items())
+    x = next(iter(job.data().increments(None))).labelled.inputs
+    assert isinstance(x, Tensor)
+    batches = [(x[start : start + 16][0::2], x[start : start + 16][1::2]) for start in (0, 16)]
+    mean, var = torch.zeros(2), torch.ones(2)
+    for batch in batches:
+        mean = 0.9 * mean + 0.1 * sum(part.mean(0) for part in batch) / 2
+        var = 0.9 * var + 0.1 * sum(part.var(0) for part in batch) / 2
+    assert first["model.0.running_mean"].sub(mean).abs().max() < 1e-4
+    assert (first["model.0.running_var"] / var - 1).abs().max() < 1e-5
+    assert first["model.0.num_batches_tracked"] == 2  # the larger count
+    assert first["model.1.count"] == 32  # each row once
+    assert first["model.1.batches"] == 2
+
+
+def one_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
+    worker = worker_of(place, meeting, job)
+    increments_of(worker, 1)
+    return weights_of(worker)
+
+
+def test_a_layer_that_is_not_called_is_told(people: Path, two_shards: TwoShards) -> None:
+    job = numbers_job(people, "model.factory=tests.cluster.test_shard_workers:uncalled_of")
+    with pytest.raises(
+        JobError, match=r"reads the weights of a layer of 1.layers without calling it, .* call the layer, "
+    ):
+        two_shards.run(one_learned, job.model_dump(), group=False)

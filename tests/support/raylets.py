@@ -1,0 +1,99 @@
+"""A Ray of several nodes on loopback, each a raylet of its own, as processes that a test may kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Raylets", "free_ports"]
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens at."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+class Raylets:
+    """A head, and nodes that join it. address: the head's, for `cluster.address`."""
+
+    def __init__(self, cpus: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="incr-ray-"))  # a short name: sockets lie in it
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        [port] = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
+        self._start("head", f"--head --port={port} --include-dashboard=false --node-ip-address=127.0.0.1", cpus)
+        self._wait_for_nodes(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node in reversed(self._nodes):
+            self._end(node)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def join(self, cpus: int) -> int:
+        """Another node; returns its number."""
+        self._start(f"node{len(self._nodes)}", f"--address={self.address} --node-ip-address=127.0.0.1", cpus)
+        self._wait_for_nodes(sum(node.poll() is None for node in self._nodes))
+        return len(self._nodes) - 1
+
+    def kill(self, node: int) -> None:
+        """SIGKILL for all that a node runs."""
+        self._end(self._nodes[node])
+
+    def _start(self, name: str, options: str, cpus: int) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000", *options.split()]
+        if "--head" in options:
+            command.append(f"--temp-dir={self._folder}")
+        with open(self._folder / f"{name}.log", "wb") as log:
+            self._nodes.append(
+                subprocess.Popen(
+                    command,
+                    env=environment | {"RAY_USAGE_STATS_ENABLED": "0"},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+    def _wait_for_nodes(self, count: int) -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            listed = subprocess.run(
+                [sys.executable, "-c", NODES, self.address], capture_output=True, text=True, check=False
+            )
+            if listed.stdout.strip() == str(count):
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"expected {count} nodes, got {listed.stdout} {listed.stderr}")
+
+    @staticmethod
+    def _end(node: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
+NODES = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))
+"""
