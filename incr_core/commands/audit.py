@@ -15,7 +15,7 @@ from incr_core.data import RowSet
 from incr_core.data.timeline import Standing
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
-from incr_core.registry import Committed, RowStates, Violation, erased, require_run, states_of
+from incr_core.registry import Committed, RowStates, Violation, erased, loop_state, require_run, states_of
 from incr_core.storage import checkpoint
 
 __all__ = ["Audit", "audit", "described"]
@@ -72,7 +72,7 @@ class Audit:
 def audit(directory: str | Path) -> Audit:
     """Prove that every row of a run is in exactly one state, and that what it has committed holds together.
 
-    Read are the job, the stream's files, every version, the whole tables, and the newest states of participants;
+    Read are the job, the stream's files, every version, the tables, and the newest states of participants;
     nothing is changed, and a run that is being written meanwhile goes on. What is looked for is told in `Committed` and
     in `RowStates`. Raises RunDirectoryError where there is no run.
     """
@@ -96,7 +96,7 @@ def _settled(folder: Path) -> Audit:
 def _stamp(folder: Path) -> list[tuple[str, int]]:
     """What changes when a run commits, prunes or erases."""
     found = []
-    for pattern in ("versions/*/*", "*.parquet", "state/*/*"):
+    for pattern in ("versions/*/*", "segments.json", "eras*", "state/*/*"):
         for file in folder.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
                 found.append((str(file), file.stat().st_mtime_ns))
@@ -187,6 +187,9 @@ class _States:
     def read(cls, folder: Path, version: int | None, violations: list[Violation]) -> _States:
         """Those of the participants that keep a state here."""
         found, first, here, everybody = cls(), "", set[str](), list[str]()
+        if version is not None:
+            with contextlib.suppress(CheckpointError):  # which the versions are looked at for
+                everybody = loop_state(folder, version)["participants"]
         for participant, place in states_of(folder, version) if version is not None else ():
             here.add(participant)
             try:
@@ -194,9 +197,6 @@ class _States:
             except CheckpointError as error:
                 file, _, what = str(error).partition(": ")
                 violations.append(Violation(file, "the state as it was saved", what, "restore it from a copy"))
-                continue
-            if "cursor" not in state:  # the loop's own
-                everybody = state["participants"]
                 continue
             cursor, increment = state["cursor"] or {}, state["increment"]
             if increment is not None and not increment["begun"]:

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--student", action="append", default=[], metavar="section.key=value", help="what the student's job changes"
     )
-    distill.add_argument("--strength", type=float, default=1.0, help="weight of the teacher's word (default: 1)")
+    distill.add_argument("--strength", type=float, default=1.0, help="weight of the distillation loss (default: 1)")
     distill.add_argument("--temperature", type=float, default=2.0, help="how soft its answers are made (default: 2)")
     distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
@@ -207,14 +207,14 @@ def _print_summary(summary: dict[str, Any], out: str) -> None:
         f"({summary['rows_per_second']:,.0f} rows/s)"
     )
     if summary["rows_quarantined"]:
-        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine'))}")
     if summary["rows_duplicate"]:
-        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates.parquet'))}")
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates'))}")
     if summary["files_quarantined"]:
-        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine.parquet'))}")
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine'))}")
     if summary["events"]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
-        print(f"  events: {told}: {shown(Path(out, 'events.parquet'))}")
+        print(f"  events: {told}: {shown(Path(out, 'events'))}")
     print(
         f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
     )
@@ -286,7 +286,7 @@ def _distill(options: argparse.Namespace) -> int:
 
     summary = distill(
         options.directory, options.out, options.student, strength=options.strength, temperature=options.temperature
-    )
+    ).document()
     if options.json:
         print(json_text(summary))
     else:
@@ -336,13 +336,13 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    from incr_core.runs import forget, rows_in_file, rows_where
+    from incr_core.runs import erase, rows_in_file, rows_where
 
     if options.rows:
         addresses, gone = rows_in_file(options.rows), list[str]()
     else:
         addresses, gone = rows_where(options.directory, options.where)
-    found = forget(options.directory, addresses)
+    found = erase(options.directory, addresses)
     if options.json:
         print(json_text(found | {"gone": gone}))
         return 0

@@ -1,4 +1,4 @@
-"""Teach a smaller model what a run has learned; it goes on learning afterwards, where its teacher stood."""
+"""Teach a smaller model what a run has learned; then it goes on learning from its teacher's place in the stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from incr_core.objectives import Regression, distillation_loss
 from incr_core.registry import RunDirectory, add_erased, erased, ids_of
 from incr_core.report import write_report
 from incr_core.rounds import Arrival
-from incr_core.runs import Version
+from incr_core.runs import Summary, Version
 from incr_core.storage import write_atomically
 from incr_core.strategies import Context, Strategy, Traits
 
@@ -41,7 +41,7 @@ def distill(
     strength: float = 1.0,
     temperature: float = 2.0,
     observe: Callable[[Progress], None] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Make a run in `out` whose model was taught by the champion of the run in `directory`.
 
         loss = the objective's own + strength * distillation_loss(student, teacher)        see `distillation_loss`
@@ -49,11 +49,13 @@ def distill(
     Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
     once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
     their labels and from what the teacher says of them. Then it is a run like any other, whose ledger holds the rows
-    that the champion's holds, but for those erased from the teacher's run, which are in erased.parquet of both, and
+    that the champion's holds, but for those erased from the teacher's run, which are in the folder erased of both, and
     `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An interrupted lesson goes on with the
     teacher it began with.
 
-    settings: changes to the teacher's job, such as "model.hidden=[16]". Returns the summary of the student's run.
+    settings: changes to the teacher's job, such as "model.hidden=[16]".
+
+    Returns the summary of the student's run, whose `taught_by` names the teacher.
     """
     run, out = RunDirectory.open(directory), Path(out)
     if out.resolve() == Path(directory).resolve():
@@ -72,7 +74,7 @@ def distill(
         finally:
             engine.close()
         write_report(student)
-    return summary
+    return Summary.of(summary)
 
 
 def _begun_with(out: Path) -> int | None:

@@ -258,7 +258,7 @@ class Learner(Mergeable, Predicting, Resuming):
     def drop(self, rows: Tensor) -> int:
         """Delete the rows with these ids (n,) from all memories (`Memory.drop`); returns how many were held.
 
-        Of a run on disk, with everything else that it keeps of rows: `incr_core.Run.forget`, or `incr forget`.
+        Of a run on disk, with everything else that it keeps of rows: `incr_core.Run.erase`, or `incr forget`.
         """
         return sum(memory.drop(rows) for memory in self.memories())
 

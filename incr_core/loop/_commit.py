@@ -7,13 +7,10 @@ from typing import Any
 
 from incr_core.engines import Engine
 from incr_core.loop._pending_commit import PendingCommit
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import RunDirectory
 from incr_core.storage import checkpoint
 
-__all__ = ["LOOP", "publish"]
-
-LOOP = "loop"
-"""The name under which the loop keeps its own state, beside the participants'."""
+__all__ = ["publish"]
 
 
 def publish(
@@ -25,8 +22,8 @@ def publish(
     """
     version, last = directory.next_version(), pending.last
     weights = engine.weights()
-    kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
-    checkpoint.save(state_folder(directory.path, LOOP, version), kept)
+    with checkpoint.unsynced() as unsynced:
+        kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
     increment, name = (-1, "") if last is None else (last.number, last.name)
     history = engine.history()
     return directory.commit(
@@ -35,5 +32,7 @@ def publish(
         **pending.tables(version, engine.fragments, increment),
         extra={} if history is None else {"history": history},
         extra_state=engine.extra_state(),
-        participants=[LOOP, *engine.participants],
+        state=kept,
+        participants=engine.participants,
+        unsynced=unsynced,
     )

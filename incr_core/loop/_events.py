@@ -42,7 +42,7 @@ class Event:
 
 
 def events_table(events: Sequence[Event]) -> pa.Table:
-    """Events as a table, for `events.parquet`.
+    """Events as a table, for the table of events.
 
     >>> events_table([]).column_names
     ['increment', 'name', 'kind', 'what', 'action', 'rows']

@@ -15,7 +15,7 @@ from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
-from incr_core.loop._commit import LOOP, publish
+from incr_core.loop._commit import publish
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
 from incr_core.loop._losses import Losses
@@ -24,9 +24,9 @@ from incr_core.loop._review_round import review_history
 from incr_core.loop._totals import Progress, Totals
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import RunDirectory, loop_state
 from incr_core.rounds import Arrival, Orders, Round
-from incr_core.storage import checkpoint, model_sha256, write_atomically
+from incr_core.storage import model_sha256, write_atomically
 from incr_core.update import Weights
 
 __all__ = ["Loop"]
@@ -219,7 +219,7 @@ class Loop:
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
-        state, _ = checkpoint.load(state_folder(self.directory.path, LOOP, self.version))
+        state = loop_state(self.directory.path, self.version)
         self.totals = Totals(**state["totals"])
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])

@@ -87,7 +87,7 @@ def metrics_row(
     so_far: dict[str, float],
     version: int,
 ) -> dict[str, Any]:
-    """One increment as a row of `metrics.parquet`.
+    """One increment as a row of the table of metrics.
 
     rows: how many were learned; now, so_far: the objective's metrics over this increment and over all; version: the one
     that it will be part of.

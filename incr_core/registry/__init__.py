@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from incr_core.registry._champion import champion_of
 from incr_core.registry._committed import Committed
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
 from incr_core.registry._job_claim import begun, refuse_another, require_run
 from incr_core.registry._participant_states import state_folder, states_of
 from incr_core.registry._row_states import RowStates
-from incr_core.registry._run_directory import RunDirectory, champion_of
+from incr_core.registry._run_directory import RunDirectory
+from incr_core.registry._segments import Segment, Segments, read_index
+from incr_core.registry._versions import loop_state
 from incr_core.registry._violation import Violation
 
 __all__ = [
@@ -15,6 +18,8 @@ __all__ = [
     "Committed",
     "RowStates",
     "RunDirectory",
+    "Segment",
+    "Segments",
     "Violation",
     "add_erased",
     "begin_erasing",
@@ -24,6 +29,8 @@ __all__ = [
     "erasing",
     "finish_erasing",
     "ids_of",
+    "loop_state",
+    "read_index",
     "refuse_another",
     "require_run",
     "state_folder",

@@ -2,187 +2,179 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from incr_core.errors import CheckpointError
 from incr_core.registry import ledger as ledgers
-from incr_core.registry._run_directory import TABLES
-from incr_core.registry._version import has_weights, read_manifest, read_version
+from incr_core.registry._difference import difference_of
+from incr_core.registry._history import manifest_table
+from incr_core.registry._segments import INDEX, MANIFESTS, TABLES, Segments, join
+from incr_core.registry._version import COMMIT, MODEL, STATE, has_weights, read_commit, read_version
 from incr_core.registry._violation import Violation
-from incr_core.storage import GrowingTable, numbers_in, read_table, sha256
+from incr_core.storage import numbers_in, read_archive, read_verified
 
 __all__ = ["Committed"]
 
 _RESTORE = "restore it from a copy of the run"
-_DERIVED = "delete it: the next command on the run, `incr versions` for one, writes it anew from the versions"
+_DERIVED = f"delete {INDEX}: the next command on the run, `incr versions` for one, writes it anew from the versions"
+
+Tables = dict[str, pa.Table]
 
 
 @dataclass(slots=True)
 class Committed:
     """The versions of a run, and their tables.
 
-    versions: their numbers. tables: by name, the parts of all versions together. violations: manifests and hashes that
-    do not verify, parts that are not their version's, and whole tables that are not the sum of the parts.
+    versions: their numbers. tables: by name, what all versions together have added to them. violations: versions and
+    segments that do not verify, tables that are not their version's, and segments that say something else than the
+    versions that still have a folder.
+
+    >>> Committed.read(Path("/nowhere")).versions
+    []
     """
 
     versions: list[int]
-    tables: dict[str, pa.Table] = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
 
     @classmethod
     def read(cls, directory: Path) -> Committed:
         """Read it all, and verify every hash; a run that is being written meanwhile is taken as it is."""
-        # Before the versions: whatever a whole table goes up to is among those.
-        wholes = {name: GrowingTable.written(directory / f"{name}.parquet") for name in TABLES}
-        found = cls(numbers_in(directory / "versions"))
-        parts: dict[str, list[tuple[int, pa.Table]]] = {name: [] for name in TABLES}
+        segments, found = Segments(directory), cls([])
+        try:
+            segments.read()
+        except CheckpointError as error:
+            found._wrong(directory / INDEX, "the index as it was written", _what(error), _RESTORE)
+        folders = numbers_in(directory / "versions")
+        whole = not segments.listed or folders[: segments.last] == [*range(1, segments.last + 1)]
+        by_version = found._segments(segments, _DERIVED if whole else _RESTORE)
+        numbers = {number for segment in segments.listed for number in range(segment.first, segment.last + 1)}
+        found.versions = sorted({*numbers, *folders})
         for place, number in enumerate(found.versions, 1):
             if number != place:
                 got = f"version {number} after version {place - 1}"
                 found._wrong(directory / "versions", f"version {place}", got, _RESTORE)
                 break
-        for number in found.versions:
-            found._verify(directory / "versions" / str(number), number, parts, wholes)
-        for name, pieces in parts.items():
-            tables = [table for _, table in pieces]
-            found.tables[name] = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-            found._compare(directory / f"{name}.parquet", wholes[name], pieces)
+        for number in folders:
+            own = found._folder(directory / "versions" / str(number), number)
+            if number in by_version and own is not None:
+                manifests = found._manifests(segments, number)
+                found._compare(manifests, number, by_version[number], own, _DERIVED if whole else _RESTORE)
+            by_version.setdefault(number, own or {})
+        for number, tables in sorted(by_version.items()):
+            found._count(directory / "versions" / str(number), number, tables)
+        everything = [by_version[number] for number in sorted(by_version)]
+        found.tables = {name: join([tables[name] for tables in everything if name in tables]) for name in TABLES}
         return found
 
     def _wrong(self, place: Path, expected: str, got: str, remedy: str) -> None:
         self.violations.append(Violation(str(place), expected, got, remedy))
 
-    def _verify(
-        self,
-        folder: Path,
-        number: int,
-        parts: dict[str, list[tuple[int, pa.Table]]],
-        wholes: dict[str, tuple[int, pa.Table] | None],
-    ) -> None:
-        """One version: its manifest, the hash of each of its files, and its rows."""
-        try:
-            manifest = read_manifest(folder)
-        except CheckpointError as error:
-            got = str(error).removeprefix(f"{folder / 'manifest.json'}: ")
-            self._wrong(folder / "manifest.json", "the manifest as it was committed", got, _RESTORE)
-            return
-        own = {"version": number, "parent": number - 1 or None}
-        for key, value in own.items():
-            if manifest.get(key) != value:
-                self._wrong(folder / "manifest.json", f"{key} {value}", str(manifest.get(key)), _RESTORE)
-        mine: dict[str, pa.Table] = {}
-        for file, digest in manifest["files"].items():
-            path = folder / file
-            if file.endswith((".safetensors", ".arrow")) and not has_weights(folder):
-                continue  # pruned
-            got, content = _content(path)
-            if content is not None and sha256(content) != digest:
-                got = f"{sha256(content)[:16]}..."
-            if got:
-                self._wrong(path, f"SHA-256 {digest[:16]}... as committed", got, _RESTORE)
-            name = path.stem
-            if path.suffix == ".parquet" and name in parts:
-                table = _parsed(path.name, content)
-                if table is None:
-                    table = _of_version(wholes[name], number)
-                if table is not None:
-                    parts[name].append((number, table))
-                    mine[name] = table
-        if has_weights(folder) and not any(str(folder) in wrong.place for wrong in self.violations):
-            try:
-                read_version(folder)
-            except CheckpointError as error:
-                self._wrong(folder / "model.safetensors", "the weights as committed", str(error), _RESTORE)
-        self._count(folder, number, manifest, mine)
+    def _manifests(self, segments: Segments, version: int) -> Path:
+        """The file that says what a version is, of those of a segment."""
+        [segment] = [segment for segment in segments.listed if segment.first <= version <= segment.last]
+        return segments.directory / str(segment.files[MANIFESTS]["file"])
 
-    def _count(self, folder: Path, number: int, manifest: dict[str, Any], mine: dict[str, pa.Table]) -> None:
-        """What several files of a version say of it must be the same."""
+    def _segments(self, segments: Segments, remedy: str) -> dict[int, Tables]:
+        """The versions in segments, and the tables of each; those of which a segment's file is damaged are left out."""
+        found: dict[int, Tables] = {}
+        for segment in segments.listed:
+            tables: Tables = {}
+            for name, file in segment.files.items():
+                try:
+                    tables[name] = segments.table(segment, name)
+                except CheckpointError as error:
+                    place = segments.directory / file["file"]
+                    self._wrong(place, f"SHA-256 {file['sha256'][:16]}... as committed", _what(error), remedy)
+            if tables.keys() == segment.files.keys():
+                found |= self._divided(segments.directory / segment.files[MANIFESTS]["file"], tables)
+        return found
+
+    def _divided(self, place: Path, tables: Tables) -> dict[int, Tables]:
+        """The tables of a segment by version, as the manifests in it say how many rows each has."""
+        found: dict[int, Tables] = {}
+        begin = dict.fromkeys(tables, 0)
+        for row, entry in enumerate(tables[MANIFESTS].to_pylist()):
+            number, rows = entry["version"], json.loads(entry["manifest"])["tables"]
+            found[number] = {name: table.slice(begin[name], rows.get(name, 0)) for name, table in tables.items()}
+            found[number][MANIFESTS] = tables[MANIFESTS].slice(row, 1)
+            begin = {name: start + rows.get(name, 0) for name, start in begin.items()}
+        for name, table in tables.items():
+            if name != MANIFESTS and begin[name] != len(table):
+                expected = f"{begin[name]:,} rows of {name}, as its manifests say"
+                self._wrong(place, expected, f"{len(table):,}", _RESTORE)
+        return found
+
+    def _folder(self, folder: Path, number: int) -> Tables | None:
+        """What a version's own folder says, once it has been verified; None where that cannot be read."""
+        try:
+            manifest, tables = read_commit(folder)
+        except CheckpointError as error:
+            self._wrong(folder / COMMIT, "the manifest and tables as committed", _what(error), _RESTORE)
+            return None
+        if has_weights(folder):
+            for file, digest in manifest["files"].items():
+                try:
+                    read_verified(folder / file, digest)
+                except CheckpointError as error:
+                    self._wrong(folder / file, f"SHA-256 {digest[:16]}... as committed", _what(error), _RESTORE)
+            if (folder / STATE).exists():
+                try:
+                    read_archive(folder / STATE)
+                except CheckpointError as error:
+                    self._wrong(folder / STATE, "the loop's state as committed", _what(error), _RESTORE)
+            if not any(str(folder) in wrong.place for wrong in self.violations):
+                try:
+                    read_version(folder)
+                except CheckpointError as error:
+                    self._wrong(folder / MODEL, "the weights as committed", str(error), _RESTORE)
+        return {MANIFESTS: manifest_table(manifest), **tables}
+
+    def _count(self, folder: Path, number: int, tables: Tables) -> None:
+        """What several tables of a version say of it must be the same."""
+        place = folder / COMMIT
+        if MANIFESTS not in tables:
+            return
+        manifest = json.loads(tables[MANIFESTS]["manifest"][0].as_py())
+        for key, value in {"version": number, "parent": number - 1 or None}.items():
+            if manifest.get(key) != value:
+                self._wrong(place, f"{key} {value}", str(manifest.get(key)), _RESTORE)
         for name in ("ledger", "duplicates"):
-            table = mine.get(name)
+            table = tables.get(name)
             if table is None or not table.num_rows:
                 continue
             if (others := set(table["version"].to_pylist()) - {number}) and name == "ledger":
                 got = f"entries of version {', '.join(map(str, sorted(others)))}"
-                self._wrong(folder / f"{name}.parquet", f"entries of version {number} alone", got, _RESTORE)
+                self._wrong(place, f"entries of version {number} alone in {name}", got, _RESTORE)
             entry, start, stop = ledgers.flat(table)
             summed = np.bincount(entry, stop - start, len(table)).astype(np.int64)
-            for place in np.flatnonzero(summed != table["rows"].to_numpy())[:1].tolist():
-                got = f"{table['rows'][place].as_py()} in `rows`"
-                where = f"entry {place} ({table['fragment'][place].as_py()})"
-                expected = f"{summed[place]} rows, those of the ranges, in {where}"
-                self._wrong(folder / f"{name}.parquet", expected, got, _RESTORE)
+            for row in np.flatnonzero(summed != table["rows"].to_numpy())[:1].tolist():
+                got = f"{table['rows'][row].as_py()} in `rows`"
+                where = f"entry {row} of {name} ({table['fragment'][row].as_py()})"
+                self._wrong(place, f"{summed[row]} rows, those of the ranges, in {where}", got, _RESTORE)
         told = {"the manifest": manifest["rows"]}
-        metrics = mine.get("metrics")
+        metrics = tables.get("metrics")
         if metrics is not None and "rows_labelled" in metrics.column_names:
-            told["metrics.parquet"] = int(metrics["rows_labelled"].to_numpy().sum())
-        held = ledgers.count(mine["ledger"]) if "ledger" in mine else None
-        for place, rows in told.items():
+            told["metrics"] = int(metrics["rows_labelled"].to_numpy().sum())
+        held = ledgers.count(tables["ledger"]) if "ledger" in tables else None
+        for source, rows in told.items():
             if held is not None and rows != held:
-                expected = f"{rows:,} rows, as {place} of version {number} says"
-                self._wrong(folder / "ledger.parquet", expected, f"{held:,}", _RESTORE)
+                expected = f"{rows:,} rows in the ledger, as {source} of version {number} says"
+                self._wrong(place, expected, f"{held:,}", _RESTORE)
 
-    def _compare(self, path: Path, whole: tuple[int, pa.Table] | None, pieces: list[tuple[int, pa.Table]]) -> None:
-        """A whole table is the sum of the parts of the versions up to the one that it names."""
-        if whole is None:
-            if path.exists():
-                self._wrong(path, "a whole Parquet file", "one that cannot be read", _DERIVED)
-            return
-        upto, table = whole
-        tables = [part for number, part in pieces if number <= upto and part.num_rows]
-        summed = pa.concat_tables(tables, promote_options="permissive") if tables else table.slice(0, 0)
-        if (row := _first_difference(table, summed)) is not None:
-            expected = f"{len(summed):,} rows, those of the versions up to {upto}"
-            got = f"{len(table):,}, of which row {row} is {_shown(table, row)} where the versions say "
-            self._wrong(path, expected, got + _shown(summed, row), _DERIVED)
+    def _compare(self, place: Path, number: int, folded: Tables, own: Tables, remedy: str) -> None:
+        """A segment says of a version what its folder says."""
+        for name in (MANIFESTS, *TABLES):
+            table, summed = (join([tables.get(name, pa.table({}))]) for tables in (folded, own))
+            if (difference := difference_of(table, summed)) is not None:
+                self._wrong(place, f"{len(summed):,} rows of {name}, those of version {number}", difference, remedy)
 
 
-def _content(path: Path) -> tuple[str, bytes | None]:
-    """What is wrong with reading a file, if anything, and its bytes."""
-    try:
-        return "", path.read_bytes()
-    except OSError as error:
-        return f"none: {error.strerror}", None
-
-
-def _parsed(name: str, content: bytes | None) -> pa.Table | None:
-    try:
-        return None if content is None else read_table(name, content)
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def _of_version(whole: tuple[int, pa.Table] | None, number: int) -> pa.Table | None:
-    """In place of a part that cannot be read: what the whole table has of its version."""
-    if whole is None or "version" not in whole[1].column_names:
-        return None
-    return whole[1].filter(np.equal(whole[1]["version"].to_numpy(), number))
-
-
-def _first_difference(one: pa.Table, other: pa.Table) -> int | None:
-    """The first row in which two tables differ; None where they are the same."""
-    rows = min(len(one), len(other))
-    first = rows if len(one) != len(other) else None
-    if rows and set(one.column_names) != set(other.column_names):
-        return 0
-    for name in one.column_names if rows else ():
-        mine, theirs = one[name].slice(0, rows), other[name].slice(0, rows)
-        if mine.type != theirs.type or not mine.equals(theirs):
-            found = next((row for row in range(rows) if not _same(mine[row].as_py(), theirs[row].as_py())), None)
-            first = found if first is None else first if found is None else min(first, found)
-    return first
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other or (one != one and other != other))  # NaN is NaN here
-
-
-def _shown(table: pa.Table, row: int) -> str:
-    if row >= len(table):
-        return "nothing"
-    values = {name: value for name, value in table.slice(row, 1).to_pylist()[0].items() if value is not None}
-    return ", ".join(f"{name} {value}" for name, value in list(values.items())[:5])
+def _what(error: CheckpointError) -> str:
+    """What is wrong, without the place of it and the remedy."""
+    return str(error).partition(": ")[2].rpartition("; ")[0].rpartition("found ")[2]

@@ -1,4 +1,4 @@
-"""Which rows of a run were erased: their addresses alone, in DIR/erased.parquet, so that no review reads them again.
+"""Addresses of the rows erased from a run, in DIR/erased/*.parquet, so that no review reads them again.
 
 While an erasure is under way they are in DIR/erasing.parquet; one that a kill interrupted is finished before the run
 goes on.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import parquet_bytes, read_table, remove, write_atomically
+from incr_core.storage import parquet_bytes, read_table, remove, storage, sync_all, write_atomically
 
 __all__ = [
     "SCHEMA",
@@ -33,7 +33,7 @@ __all__ = [
 SCHEMA = pa.schema([("fragment", pa.string()), ("offset", pa.int64())])
 
 
-ERASED, ERASING = "erased.parquet", "erasing.parquet"
+ERASED, ERASING = "erased", "erasing.parquet"
 
 
 def erased(directory: Path) -> pa.Table:
@@ -42,11 +42,11 @@ def erased(directory: Path) -> pa.Table:
     >>> erased(Path("/nowhere")).num_rows
     0
     """
-    return _read(directory / ERASED)
+    return _once([_read(directory / ERASED / f"{number}.parquet") for number in _numbers(directory)])
 
 
 def erasing(directory: Path) -> pa.Table:
-    """The addresses of the rows that an erasure has begun to delete, and has not finished with.
+    """The addresses of the rows that an unfinished erasure is deleting.
 
     >>> erasing(Path("/nowhere")).num_rows
     0
@@ -55,7 +55,7 @@ def erasing(directory: Path) -> pa.Table:
 
 
 def add_erased(directory: Path, addresses: pa.Table) -> None:
-    """Keep more addresses.
+    """Add addresses, in a new file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -64,11 +64,17 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
     ...     erased(Path(name)).to_pylist()
     [{'fragment': 'a.csv', 'offset': 7}]
     """
-    _write(directory / ERASED, [erased(directory), addresses])
+    new = _once([addresses]).join(erased(directory), SCHEMA.names, join_type="left anti")
+    if new.num_rows:
+        folder = directory / ERASED
+        with storage(folder):
+            folder.mkdir(exist_ok=True)
+            sync_all([directory])
+        write_atomically(folder / f"{max(_numbers(directory), default=0) + 1}.parquet", parquet_bytes(_once([new])))
 
 
 def begin_erasing(directory: Path, addresses: pa.Table) -> None:
-    """Say that these rows are being deleted, and those that an interrupted erasure had begun with.
+    """Record that these rows are being deleted, besides those of an interrupted erasure.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -87,13 +93,13 @@ def begin_erasing(directory: Path, addresses: pa.Table) -> None:
 
 
 def finish_erasing(directory: Path) -> None:
-    """Say that the rows are deleted."""
+    """Record that the rows are deleted."""
     add_erased(directory, erasing(directory))
     remove(directory / ERASING)
 
 
 def refuse_unfinished(directory: Path) -> None:
-    """RunDirectoryError where an erasure was interrupted: learning on would bring its rows back into new states."""
+    """Raise RunDirectoryError if an erasure was interrupted: new states would hold its rows again."""
     if rows := erasing(directory).num_rows:
         raise RunDirectoryError(
             f"{directory}: an erasure of {rows:,} rows has begun and is not finished; run incr forget {directory} "
@@ -109,13 +115,23 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(path: Path, tables: Sequence[pa.Table]) -> None:
-    every = pa.concat_tables([table.select(SCHEMA.names).cast(SCHEMA) for table in tables])
+    write_atomically(path, parquet_bytes(_once(tables)))
+
+
+def _once(tables: Sequence[pa.Table]) -> pa.Table:
+    """Addresses in order, each once."""
+    every = pa.concat_tables([SCHEMA.empty_table(), *(table.select(SCHEMA.names).cast(SCHEMA) for table in tables)])
     once = every.group_by(SCHEMA.names).aggregate([]).sort_by([(name, "ascending") for name in SCHEMA.names])
-    write_atomically(path, parquet_bytes(once.select(SCHEMA.names)))
+    return once.select(SCHEMA.names)
+
+
+def _numbers(directory: Path) -> list[int]:
+    """The numbers of the files with addresses."""
+    return sorted(int(file.stem) for file in (directory / ERASED).glob("*.parquet") if file.stem.isdigit())
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:
-    """Row ids, (n,), where `names` are the fragments by number; others, and what can be no offset, are left out.
+    """Row ids, (n,), where `names` are the fragments by number; unknown fragments and bad offsets are left out.
 
     >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
     True

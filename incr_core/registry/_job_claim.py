@@ -1,4 +1,4 @@
-"""Whose folder is this? A run directory belongs to one job, which the first line of its job.toml names."""
+"""Which job a run directory belongs to: the first line of its job.toml names it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
-__all__ = ["begun", "claim", "is_run", "refuse_another", "refuse_foreign_files", "require_run"]
+__all__ = ["begun", "is_run", "refuse_another", "refuse_foreign_files", "require_run", "write_job"]
 
-_MARK = f"# incr run directory, schema {SCHEMA}, job "
-_OTHER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
+_HEADER = f"# incr run directory, schema {SCHEMA}, job "
+_ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
 
 
 def is_run(folder: Path) -> bool:
@@ -23,7 +23,7 @@ def is_run(folder: Path) -> bool:
     >>> is_run(Path("/nowhere"))
     False
     """
-    return _first_line(folder).startswith(_MARK)
+    return _first_line(folder).startswith(_HEADER)
 
 
 def _first_line(folder: Path) -> str:
@@ -48,7 +48,7 @@ def require_run(folder: Path) -> None:
 
 
 def _refuse_other_schema(folder: Path) -> None:
-    found = _OTHER.match(_first_line(folder))
+    found = _ANY_HEADER.match(_first_line(folder))
     if found is not None and int(found[1]) != SCHEMA:
         on = f" --on {found[2]}" if found[2] not in (None, "local") else ""
         raise RunDirectoryError(
@@ -59,7 +59,7 @@ def _refuse_other_schema(folder: Path) -> None:
 
 
 def begun(folder: Path) -> dict[str, Any]:
-    """The job of the run that has committed something in a folder; nothing where there is none.
+    """The job of the run in a folder, if it has committed anything; else {}.
 
     >>> begun(Path("/nowhere"))
     {}
@@ -70,7 +70,7 @@ def begun(folder: Path) -> dict[str, Any]:
 
 
 def refuse_foreign_files(folder: Path) -> None:
-    """Raise RunDirectoryError for what is neither a run directory nor empty, nor about to become one.
+    """Raise RunDirectoryError unless a folder is a run directory, empty or missing.
 
     >>> refuse_foreign_files(Path("/nowhere"))
     >>> refuse_foreign_files(Path("/dev"))
@@ -90,23 +90,23 @@ def refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
-    """Write the job into the folder, unless the run of a job with another fingerprint is there.
+def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
+    """Write job.toml, unless the folder holds the run of a job with another fingerprint.
 
     fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     claim(Path(folder), "seed = 1", "f00d")
-    ...     claim(Path(folder), "seed = 2", "beef")
+    ...     write_job(Path(folder), "seed = 1", "f00d")
+    ...     write_job(Path(folder), "seed = 2", "beef")
     Traceback (most recent call last):
     ...
     incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
     file = folder / "job.toml"
-    text = f"{_MARK}{fingerprint}\n{job_toml}"
+    text = f"{_HEADER}{fingerprint}\n{job_toml}"
     found = file.read_text() if is_run(folder) else None
-    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_MARK).strip()) != fingerprint:
+    if begun and found is not None and (other := found.splitlines()[0].removeprefix(_HEADER).strip()) != fingerprint:
         engine, here = other.rpartition(":")[0], fingerprint.rpartition(":")[0]
         differences = [f"engine: {engine} there, {here} here"] if engine != here else []
         differences += _differences(tomllib.loads(found), tomllib.loads(job_toml))
@@ -117,13 +117,13 @@ def claim(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> 
 
 
 def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
-    """Raise RunDirectoryError where the run of another job has begun in the folder, on whatever engine.
+    """Raise RunDirectoryError if the folder holds the run of another job, on any engine.
 
     apart_from: sections that may differ, such as those of engines.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     claim(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
+    ...     write_job(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
     ...     Path(folder, "versions", "1").mkdir(parents=True)
     ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
     ...     refuse_another(Path(folder), "seed = 2", ["cluster"])

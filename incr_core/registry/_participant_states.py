@@ -1,21 +1,21 @@
-"""The states that participants keep to resume from a version: a folder each, in which the last two stay."""
+"""The states that participants save to resume from a version; the last two of each participant are kept."""
 
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from incr_core.storage import numbers_in, remove
 
-__all__ = ["States", "state_folder", "states_of"]
+__all__ = ["STAY", "States", "state_folder", "states_of"]
 
 STAY = 2
-"""States that stay of each participant: one that sat out some versions resumes from its own last one."""
+"""States kept per participant: one that skipped some versions resumes from its own last state."""
 
 
 def state_folder(directory: str | Path, participant: str, version: int) -> Path:
-    """Where a participant keeps the state that resumes from `version`; any text serves as its name.
+    """The folder of a participant's state at `version`; a participant may have any text as its name.
 
     >>> str(state_folder("runs/flights", "client/AA", 3))
     'runs/flights/state/client%2FAA/3'
@@ -25,7 +25,7 @@ def state_folder(directory: str | Path, participant: str, version: int) -> Path:
 
 
 def states_of(directory: str | Path, version: int) -> list[tuple[str, Path]]:
-    """What participants keep here to resume from `version`: their names and folders, one for each shard.
+    """The states saved here for `version`: participants' names and folders, one per shard.
 
     >>> states_of("/nowhere", 3)
     []
@@ -35,7 +35,7 @@ def states_of(directory: str | Path, version: int) -> list[tuple[str, Path]]:
 
 
 class States:
-    """The states of a run's participants, and which of them stay.
+    """The saved states of a run's participants, of which old ones are removed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as run:
@@ -51,14 +51,14 @@ class States:
         self._directory = directory
         self._saved: dict[str, list[int]] = {}
 
-    def survey(self, versions: Collection[int]) -> None:
-        """Read what is there; a state saved for a version that never came to be does not count."""
+    def survey(self, latest: int) -> None:
+        """List the saved states; one saved for a version that was never committed does not count."""
         folder = self._directory / "state"
         for participant in folder.iterdir() if folder.exists() else ():
-            self._saved[participant.name] = [number for number in numbers_in(participant) if number in versions]
+            self._saved[participant.name] = [number for number in numbers_in(participant) if number <= latest]
 
     def repair(self) -> None:
-        """Remove what does not count, and what has had its time."""
+        """Remove states that do not count, and all but the last two."""
         for participant, saved in self._saved.items():
             kept = {str(version) for version in saved[-STAY:]}
             for state in (self._directory / "state" / participant).iterdir():
@@ -67,7 +67,7 @@ class States:
             del saved[:-STAY]
 
     def committed(self, version: int, participants: Iterable[str]) -> None:
-        """A version was committed, for which some of these have saved a state: an older one of theirs may go."""
+        """Remove old states of those participants that have saved one for this committed version."""
         for participant in participants:
             folder = state_folder(self._directory, participant, version)
             if folder.exists():

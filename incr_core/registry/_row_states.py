@@ -1,11 +1,11 @@
-"""Every row of a stream is in exactly one state; what a run has committed either shows it, or where it is not so.
+"""Check that every row of a stream is in exactly one state, from what a run has committed.
 
 learned       in the ledger, by one participant in one version
 quarantined   it, its file, or the increment it was to be learned in could not be used
 duplicate     its key was learned before
-erased        by `incr forget`; whatever it was before, so a learned row that was erased is erased
-pending       in the files, and not learned: not reached yet, with a label to come, held by a participant that has
-              not had its turn, without a label for ever, or left alone by a frozen learner
+erased        by `incr forget`, whatever its state was before
+pending       in the files and not learned: not reached yet, waiting for its label, held by a participant that was
+              not drawn, without a label, or skipped by a frozen learner
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["RowStates"]
 
 @dataclass(slots=True)
 class RowStates:
-    """How many rows are in each state, and the rows of which that cannot be said.
+    """How many rows are in each state, and which rows violate the law.
 
     states: state -> rows; "in none" only where there is a violation. pending: reason -> rows, those of the state
     "pending". learned_erased: of the erased rows, those in the ledger. participants: name -> rows learned, rows that
@@ -35,8 +35,8 @@ class RowStates:
     >>> from incr_core.data import row_ids
     >>> from incr_core.registry import SCHEMA
     >>> from incr_core.registry.ledger import entry_table
-    >>> part = entry_table(1, "all", row_ids(0, 1, 4), ["a.csv"], increment=0)
-    >>> tables = {"ledger": part, "duplicates": pa.table({}), "quarantine": pa.table({})}
+    >>> table = entry_table(1, "all", row_ids(0, 1, 4), ["a.csv"], increment=0)
+    >>> tables = {"ledger": table, "duplicates": pa.table({}), "quarantine": pa.table({})}
     >>> five, four = RowSet.of_range(0, 5), RowSet.of_range(0, 4)
     >>> found = RowStates.of(tables, SCHEMA.empty_table(), Standing(["a.csv"], 1, there=five, due=four), {})
     >>> found.states["learned"], found.pending["not reached yet"], str(found.violations[0])
@@ -67,7 +67,7 @@ class RowStates:
         place: int | None = None,
         has_files: bool = True,
     ) -> RowStates:
-        """From the tables of a run by name, the addresses erased, and how far it has come with its stream.
+        """From a run's tables by name, its erased addresses, and its position in the stream.
 
         held: participant -> rows it received and has not had its turn to learn. frozen: whether what follows the warm
         start is not learned. all_held: whether `held` tells of every participant. place: how many rows have passed,
@@ -108,7 +108,7 @@ class RowStates:
 def _counted(
     rows: RowTables, standing: Standing, waiting: RowSet, *, frozen: bool, knows: bool
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """How many rows are in each state, and why those that are pending are; a row that should be in one counts once.
+    """How many rows are in each state, and the reasons of pending ones; each row counts once.
 
     knows: whether it is known which rows are due; else those that are not learned may or may not be.
     """

@@ -1,4 +1,4 @@
-"""The tables of a run as sets of rows, and what they must agree on with the stream and among themselves."""
+"""A run's tables as sets of rows, and the checks of these against the stream and one another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MASK = (1 << OFFSET_BITS) - 1
 
 
 class RowTables:
-    """The rows that are learned, quarantined, duplicate and erased, as the tables tell; and what is wrong with them.
+    """The rows that are learned, quarantined, duplicate and erased according to the tables, and what is wrong.
 
     names: the fragments by number, those of the stream and then others. violations: what was found so far.
     """
@@ -59,7 +59,7 @@ class RowTables:
         return np.asarray(numbers.to_numpy(), np.int64)
 
     def _addresses(self, table: pa.Table, place: str | None) -> Ints:
-        """The ids of rows listed by address; what can be no offset is a violation, where `place` tells it."""
+        """The ids of rows listed by address; an impossible offset is a violation if `place` is given."""
         if not table.num_rows:
             return np.empty(0, np.int64)
         number = self._numbers(table)
@@ -72,7 +72,7 @@ class RowTables:
         return np.asarray((number << OFFSET_BITS) + offset)[inside]
 
     def _entries(self, name: str, verb: str) -> RowSet:
-        """The rows of a ledger; those in it twice are a violation that names who has them."""
+        """The rows of a ledger; a row that is in it twice is a violation that names its participants."""
         table = self.tables[name]
         if not table.num_rows:
             return RowSet()
@@ -111,7 +111,7 @@ class RowTables:
     # -- checking
 
     def wrong(self, rows: RowSet, expected: str, got: str, remedy: str = _COPY) -> None:
-        """A violation, if it is one of any rows: the first of them by address, and how many."""
+        """Record a violation of these rows, if there are any: the first by address, and how many."""
         if not len(rows):
             return
         shown = [f"row {row & _MASK} of {self.names[row >> OFFSET_BITS]}" for row in rows.first(SHOWN)]
@@ -130,7 +130,7 @@ class RowTables:
         return RowSet.of_intervals(first, first + _MASK + 1)
 
     def _bad_files(self) -> None:
-        """A file that a run goes on without is told in quarantine, with what it was."""
+        """Each file that the run skips must be in quarantine, with its fingerprint."""
         table = self.tables["quarantine"]
         told = set[tuple[str, str]]()
         if table.num_rows:
@@ -142,7 +142,7 @@ class RowTables:
                 self.violations.append(Violation("quarantine", f"an entry of {name} ({mark})", got, _COPY))
 
     def within_files(self, kept: RowSet) -> None:
-        """Rows that are accounted for are rows of the files, as far as these are there and as they were."""
+        """Rows in the tables must be rows of the files, of those that are still there unchanged."""
         standing = self.standing
         for name, (before, now) in standing.changed.items():
             remedy = "put it back, and add new rows as a new file"
@@ -154,7 +154,7 @@ class RowTables:
         self.wrong(outside, "rows of the stream's files", "one behind the last row of its file")
 
     def as_many_as_passed(self, accounted: RowSet, passed: int) -> None:
-        """Where each row is learned as it passes, so many are accounted for; erased ones may have been let go of."""
+        """If each row is learned as it passes, as many must be in the tables, but for erased ones."""
         rows = len(accounted)
         if not passed - len(self.erased - accounted) <= rows <= passed:
             expected = f"the {passed:,} rows that have passed"
@@ -162,7 +162,7 @@ class RowTables:
             self.violations.append(Violation("ledger, quarantine and duplicates", expected, got, _COPY))
 
     def as_the_stream_stands(self, accounted: RowSet, *, everything: bool) -> None:
-        """What was due is accounted for, if `everything` has to be, and what was not due is not learned."""
+        """Rows that were due must be in a table, if `everything` must be, and others must not be learned."""
         standing = self.standing
         due = standing.finished | standing.due
         if everything:

@@ -1,49 +1,42 @@
 """The run directory and its versions: the whole truth of a run, readable by other tools.
 
     DIR/job.toml                 the job as resolved; its first line marks the folder as ours
-    DIR/versions/N/              model.safetensors, manifest.json, metrics.parquet, ledger.parquet,
-                                 duplicates.parquet (as the ledger) when rows came that were learned before,
-                                 quarantine.parquet when rows were refused, events.parquet when something else
-                                 happened, and whatever the engine adds
+    DIR/versions/N/              a version: model.safetensors, and commit.zip with its manifest and tables (`_version`)
     DIR/champion                 the number of the published version
-    DIR/metrics.parquet, ...     the versions' tables so far, in one file each
+    DIR/segments.json            which segments there are (`_segments`)
+    DIR/metrics/*.parquet        segments of a table: metrics, ledger, duplicates, quarantine, events, manifests
     DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
+    DIR/erased/*.parquet         addresses of rows that were erased
 
-A commit is one rename: `versions/.tmp-N` becomes `versions/N`. Everything outside `versions/` follows from
-what is inside, so whatever a kill leaves behind, the next `create` or `open` puts right.
+A commit is one rename: `versions/.tmp-N` becomes `versions/N`. Every so many commits their tables are folded into a
+segment; the folder of a version that has been pruned goes then. Everything outside `versions/` and the segments follows
+from what is inside, so whatever a kill leaves behind, the next `create` or `open` puts right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 from torch import Tensor
 
-from incr_core.errors import ArgumentError, CheckpointError, RunDirectoryError, StorageError, VersionError
+from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
 from incr_core.registry import ledger as ledgers
+from incr_core.registry._champion import champion_of, make_champion, withdraw
 from incr_core.registry._erased import refuse_unfinished
-from incr_core.registry._job_claim import claim, refuse_foreign_files, require_run
+from incr_core.registry._history import FOLD
+from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
+from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
-from incr_core.registry._version import (
-    has_weights,
-    is_intact,
-    read_extra_state,
-    read_manifest,
-    read_part,
-    read_version,
-    rewrite_part,
-    write_version,
-)
-from incr_core.storage import GrowingTable, Lock, numbers_in, remove, storage, write_atomically
+from incr_core.registry._version import read_extra_state, read_extra_table, write_version
+from incr_core.registry._versions import Versions
+from incr_core.storage import Lock, numbers_in, remove, storage
 
-__all__ = ["RunDirectory", "champion_of"]
-
-TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events")
+__all__ = ["RunDirectory"]
 
 
 class RunDirectory:
@@ -69,8 +62,8 @@ class RunDirectory:
     >>> run = RunDirectory.open(folder.name)
     >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
     (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
-    >>> run.table("metrics").num_rows
-    2
+    >>> run.table("metrics").num_rows, run.table("metrics", first=2).num_rows
+    (2, 1)
     >>> run.load(7)
     Traceback (most recent call last):
     ...
@@ -85,10 +78,8 @@ class RunDirectory:
         self.path = path
         self._keep = keep
         self._lock = Lock(self.path / ".lock")
-        self._tables = {name: GrowingTable(self.path / f"{name}.parquet") for name in TABLES}
-        self._covered = ledgers.Coverage()
-        self._versions: list[int] = []
-        self._with_weights: list[int] = []
+        self._versions = Versions(self.path)
+        self._learned = LearnedOnce(self._versions.history)
         self._states = States(self.path)
 
     # Taking a run directory
@@ -98,7 +89,7 @@ class RunDirectory:
         """Start the run of this job here, or resume it; refuse any other folder.
 
         Jobs with equal fingerprints are the same run. keep: how many of the newest versions keep their weights (None:
-        all). The champion always does, and so does every version's manifest and tables.
+        all). The champion always does; of others the manifest and the tables stay.
 
         Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
         writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
@@ -112,8 +103,7 @@ class RunDirectory:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
         run = cls(Path(path), None)
         require_run(run.path)
-        # Where nothing can be written there is nothing to repair on disk either: tables are completed in
-        # memory.
+        # Where nothing can be written there is nothing to repair on disk either.
         with (
             contextlib.suppress(RunDirectoryError, StorageError),
             storage(run.path),
@@ -138,7 +128,7 @@ class RunDirectory:
             refuse_unfinished(self.path)
             if not begun:
                 remove(self.path / "state")
-            claim(self.path, job_toml, fingerprint, begun=begun)
+            write_job(self.path, job_toml, fingerprint, begun=begun)
             with storage(self.path):
                 (self.path / "versions").mkdir(exist_ok=True)
                 (self.path / "state").mkdir(exist_ok=True)
@@ -149,11 +139,10 @@ class RunDirectory:
             raise
 
     def close(self) -> None:
-        """Write the tables out whole and free the lock."""
+        """Fold what is left to fold, and free the lock."""
         if self._lock.taken:
             try:
-                for table in self._tables.values():
-                    table.write()
+                self._versions.fold()
             finally:
                 self._lock.release()
 
@@ -177,92 +166,75 @@ class RunDirectory:
         events: pa.Table | None = None,
         extra: Mapping[str, pa.Table] | None = None,
         extra_state: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         publish: bool = True,
         participants: Iterable[str] | None = None,
+        unsynced: Sequence[Path] = (),
     ) -> int:
         """Commit the next version with everything that belongs to it; return its number.
 
         Either all of it is there afterwards or, with an error or a kill, none. The numbers start at 1;
         `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
-        these, and so is `extra_state`, nested state that is no weight. `participants` (those in `ledger`, if None)
-        may have saved a state for this version; of each one's states the last two stay. `publish` makes the version
-        the champion. Raises CheckpointError when a row was learned before.
+        these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
+        `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
+        of the loop's, the last two stay; what of them is `unsynced` is synced with the version. `publish` makes the
+        version the champion. Raises CheckpointError when a row was learned before.
         """
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
         version = self.next_version()
-        covered = self._learned_once(ledger)
-        parts = {"metrics": metrics, "ledger": ledger}
-        for name, part in (("duplicates", duplicates), ("quarantine", quarantine), ("events", events)):
-            if part is not None and part.num_rows:
-                parts[name] = part
-        tables = {f"{name}.arrow": table for name, table in (extra or {}).items()}
-        tables |= {f"{name}.parquet": part for name, part in parts.items()}
+        learned = self._learned.with_rows(ledger)
+        tables = {"metrics": metrics, "ledger": ledger}
+        for name, table in (("duplicates", duplicates), ("quarantine", quarantine), ("events", events)):
+            if table is not None and table.num_rows:
+                tables[name] = table
         own = {
             "version": version,
             "parent": self.latest(),
             "rows": ledgers.count(ledger),
             "published": publish,
         }
-        write_version(self._folder(version), weights, tables, own, manifest, extra_state or {})
+        committed = write_version(
+            self._versions.folder(version),
+            weights,
+            tables,
+            own,
+            manifest,
+            extra=extra,
+            extra_state=extra_state,
+            state=state,
+            needed=unsynced,
+        )
 
         # The version is committed. What follows can be done again from it, by the next `create` or `open`.
-        self._versions.append(version)
-        self._with_weights.append(version)
-        self._covered = covered
-        for name, part in parts.items():
-            if part.num_rows:
-                self._tables[name].add(part, version)
+        self._versions.committed(committed, tables)
+        self._learned.take(learned)
         if publish:
-            self._publish(version)
-        for table in self._tables.values():
-            table.write_if_cheap()
-        self._prune()
+            make_champion(self.path, version, durable=False)
+        self._versions.prune(self._keep)
         if participants is None:
             participants = ledger["participant"].unique().to_pylist()
         self._states.committed(version, participants)
+        self._versions.fold(FOLD)
         return version
-
-    def _learned_once(self, part: pa.Table) -> ledgers.Coverage:
-        try:
-            return self._covered.extended(part)
-        except CheckpointError:
-            # The coverage has forgotten who learned the row; the whole ledger names both.
-            if self.table("ledger").num_rows:
-                ledgers.check(pa.concat_tables([self.table("ledger"), part]))
-            raise
-
-    def _publish(self, version: int) -> None:
-        write_atomically(self.path / "champion", f"{version}\n".encode())
 
     def rollback(self, version: int) -> None:
         """Make another version the champion; none is lost, and the run goes on from `latest`."""
-        self._require(version)
+        self._versions.require(version)
         with self._lock.held():
-            latest = self._versions[-1]
-            if version != latest:
-                # Tells a champion set back on purpose from one that a kill kept from moving on.
-                write_atomically(self._folder(latest) / "withdrawn", b"")
-            self._publish(version)
-
-    def _prune(self) -> None:
-        if self._keep is not None:
-            kept = {*self._with_weights[-self._keep :], self.champion()}
-            for version in [old for old in self._with_weights if old not in kept]:
-                for file in self._folder(version).iterdir():
-                    if file.suffix in (".safetensors", ".arrow"):
-                        remove(file)
-                self._with_weights.remove(version)
+            if version != self._versions.latest:
+                withdraw(self._versions.folder(self._versions.latest))
+            make_champion(self.path, version, durable=True)
 
     # Reading
 
     def next_version(self) -> int:
         """The number the next commit will have."""
-        return (self.latest() or 0) + 1
+        return self._versions.latest + 1
 
     def latest(self) -> int | None:
         """The newest version, from which a run goes on; None before the first."""
-        return self._versions[-1] if self._versions else None
+        return self._versions.latest or None
 
     def champion(self) -> int | None:
         """The published version, as of now; None before the first."""
@@ -270,15 +242,7 @@ class RunDirectory:
 
     def versions(self) -> list[dict[str, Any]]:
         """The manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
-        champion = self.champion()
-        return [
-            {
-                **read_manifest(self._folder(version)),
-                "champion": version == champion,
-                "has_weights": version in self._with_weights,
-            }
-            for version in self._versions
-        ]
+        return self._versions.manifests()
 
     def load(self, version: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights and manifest of a version, the champion if none is named, verified byte for byte.
@@ -286,38 +250,26 @@ class RunDirectory:
         Raises VersionError where there is no such version, CheckpointError naming the damaged file and the
         versions that are intact.
         """
-        chosen = self.champion() if version is None else version
-        if chosen is None and self._versions:
-            raise CheckpointError(
-                f"{self.path / 'champion'}: expected the number of a version, found none; name one with `incr rollback`"
-            )
-        if chosen is None:
-            raise VersionError(f"{self.path}: no version yet; let the run commit one")
-        self._require(chosen)
-        try:
-            return read_version(self._folder(chosen))
-        except CheckpointError as error:
-            intact = [str(other) for other in reversed(self._with_weights) if is_intact(self._folder(other))]
-            remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
-            raise CheckpointError(f"version {chosen} is damaged: {error}; {remedy}") from error
+        return self._versions.load(version)
 
     def extra_state(self, version: int) -> dict[str, Any]:
         """What modules kept besides tensors at the commit of a version, verified; of most models nothing."""
-        return read_extra_state(self._folder(version))
+        return read_extra_state(self._versions.folder(version))
 
-    def part(self, version: int, file: str) -> pa.Table:
-        """One of a version's own tables, verified: metrics.parquet, ledger.parquet, an extra NAME.arrow."""
-        if version not in self._versions:
-            self._require(version)
-        return read_part(self._folder(version), file)
+    def extra_table(self, version: int, name: str) -> pa.Table:
+        """One of the tables that are kept beside a version's weights, verified."""
+        self._versions.require(version)
+        return read_extra_table(self._versions.folder(version), name)
 
-    def table(self, name: str) -> pa.Table:
-        """All rows so far of "metrics", "ledger", "duplicates", "quarantine" or "events"."""
-        return self._tables[name].table()
+    def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
+        """The rows of "metrics", "ledger", "duplicates", "quarantine" or "events", of all versions or of some."""
+        return self._versions.history.table(name, first, last)
 
     def job(self) -> dict[str, Any]:
         """The job as resolved."""
         return tomllib.loads((self.path / "job.toml").read_text())
+
+    # Erasing
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -327,91 +279,26 @@ class RunDirectory:
             self._repair()
             yield
 
+    def stored(self, name: str) -> Iterator[tuple[Path, pa.Table]]:
+        """Every file that has rows of a table, and these rows, verified."""
+        return self._versions.history.stored(name)
+
     def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
-        """Change a table, in every version and in the whole; `change` says in how many rows. Returns that of the whole.
+        """Change a table wherever it is; `change` says in how many rows. Returns how many there are in all.
 
-        For an erasure: what is committed is not changed otherwise. The versions' part comes first, so that the same
-        call finishes what a kill interrupted.
+        For an erasure: what is committed is not changed otherwise. The same call finishes what a kill interrupted.
         """
-        file = f"{name}.parquet"
-        for version in self._versions:
-            folder = self._folder(version)
-            if (folder / file).exists():
-                rewrite_part(folder, file, change)
-        table = self._tables[name]
-        if not table.table().num_rows:
-            return 0
-        changed, count = change(table.table())
-        if count:
-            table.replace(changed)
-            table.write()
-        return count
-
-    def _folder(self, version: int) -> Path:
-        return self.path / "versions" / str(version)
-
-    def _require(self, version: int) -> None:
-        """Refuse a version that is not there, or has no weights any more."""
-        # A version committed since we looked counts too.
-        if has_weights(self._folder(version)) or version in self._with_weights:
-            return
-        if version in self._versions:
-            there = f"versions with weights: {_spans(self._with_weights)}"
-            raise VersionError(f"{self.path}: version {version}: its weights were pruned; {there}")
-        there = f"there are versions {_spans(self._versions)}" if self._versions else "there is none yet"
-        raise VersionError(f"{self.path}: no version {version}; {there}")
+        return self._versions.history.rewrite(name, change)
 
     # What a kill may have left
 
     def _survey(self) -> None:
-        """Read what is there: versions, tables completed from the versions' parts, states."""
-        self._versions = numbers_in(self.path / "versions")
-        self._with_weights = [version for version in self._versions if has_weights(self._folder(version))]
-        for name, table in self._tables.items():
-            table.read(latest=self.latest() or 0)
-            for version in self._versions:
-                if version > table.version and (self._folder(version) / f"{name}.parquet").exists():
-                    table.add(self.part(version, f"{name}.parquet"), version)
-        self._covered = ledgers.Coverage()
-        if self.table("ledger").num_rows:
-            self._covered = self._covered.extended(self.table("ledger"))
-        self._states.survey(self._versions)
+        """Read what is there: versions and states."""
+        self._versions.survey()
+        self._learned.survey()
+        self._states.survey(self._versions.latest)
 
     def _repair(self) -> None:
         """Finish or undo what a kill interrupted; the caller holds the lock."""
-        for stale in (self.path / "versions").glob(".tmp-*"):
-            remove(stale)
+        self._versions.repair()
         self._states.repair()
-        for table in self._tables.values():
-            table.write()
-        if not self._versions:
-            remove(self.path / "champion")
-            return
-        latest, champion = self._versions[-1], self.champion()
-        published = read_manifest(self._folder(latest))["published"]
-        withdrawn = (self._folder(latest) / "withdrawn").exists()
-        if champion != latest and published and not withdrawn:
-            self._publish(latest)
-
-
-def champion_of(folder: Path) -> int | None:
-    """The published version of the run in a folder, as of now, with no look at anything else; None before the first.
-
-    >>> champion_of(Path("/nowhere")) is None
-    True
-    """
-    try:
-        return int((folder / "champion").read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def _spans(numbers: list[int]) -> str:
-    """[1, 2, 3, 7] as "1 to 3, 7"."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1][1:] = [number]
-        else:
-            spans.append([number])
-    return ", ".join(" to ".join(map(str, span)) for span in spans)

@@ -1,9 +1,18 @@
-"""One committed version: a folder of weights, tables and a manifest that knows the hash of each."""
+"""One committed version: a folder with the weights, and one archive of everything small.
+
+    model.safetensors          the weights
+    commit.zip                 manifest.json, and the rows that the commit adds to each of the run's tables
+    extra_state.safetensors    what modules keep besides tensors, where they do
+    NAME.arrow                 tables that live as long as the weights: history, the outcomes that rates need
+    state.zip                  the loop's state, to resume from this version; of the last two versions
+
+The archive knows its own hash, and the manifest those of the files beside it.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +25,40 @@ from incr_core.errors import ArgumentError, CheckpointError, VersionError
 from incr_core.numerics import stored, unstored
 from incr_core.storage import (
     SCHEMA,
+    archive_bytes,
     arrow_bytes,
+    checksummed,
     model_sha256,
     parquet_bytes,
+    parse_checksummed,
+    read_archive,
     read_table,
     read_verified,
-    seal,
+    remove,
     sha256,
-    unseal,
     write_atomically,
     write_folder,
 )
 from incr_core.storage.packing import pack, unpack
 
 __all__ = [
+    "COMMIT",
+    "MODEL",
+    "STATE",
+    "drop_weights",
     "has_weights",
     "is_intact",
+    "read_commit",
     "read_extra_state",
-    "read_manifest",
-    "read_part",
+    "read_extra_table",
+    "read_state",
     "read_version",
-    "rewrite_part",
+    "rewrite_table",
     "write_version",
 ]
 
-_MODEL, _EXTRA = "model.safetensors", "extra_state.safetensors"
+MODEL, COMMIT, STATE = "model.safetensors", "commit.zip", "state.zip"
+_EXTRA, _MANIFEST = "extra_state.safetensors", "manifest.json"
 
 
 def write_version(
@@ -49,27 +67,31 @@ def write_version(
     tables: Mapping[str, pa.Table],
     own: Mapping[str, Any],
     manifest: Mapping[str, Any],
+    *,
+    extra: Mapping[str, pa.Table] | None = None,
     extra_state: Mapping[str, Any] | None = None,
-) -> None:
-    """Make the folder of a version appear, whole or not at all.
+    state: Mapping[str, Any] | None = None,
+    needed: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Make the folder of a version appear, whole or not at all; returns its manifest.
 
-    `tables` are named by file, *.parquet or *.arrow. What the registry sets (`own`) and what others add
-    (`manifest`) make up manifest.json, with the hashes; a name in both is an ArgumentError. Complex numbers that
-    safetensors has no name for lie in the file as pairs of real ones, and the manifest says under `pairs` which.
-    `extra_state` is nested state that is no weight: its tensors lie in a file of their own, the rest in the manifest.
+    `tables` are what it adds to the run's, `extra` those beside the weights. What the registry sets (`own`) and what
+    others add (`manifest`) make up the manifest, with hashes and counts of rows; a name in both is an ArgumentError.
+    Complex numbers that safetensors has no name for lie in the file as pairs of real ones, and the manifest says under
+    `pairs` which. `extra_state` is nested state that is no weight: its tensors lie in a file of their own, the rest in
+    the manifest. `state` is the loop's, to resume from. `needed` must be on the disk before the version is.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = Path(name, "1")
-    ...     tables = {"metrics.parquet": pa.table({"auc": [0.7]})}
-    ...     write_version(folder, {"w": torch.ones(2)}, tables, {"version": 1}, {"name": "2013-01-01"})
+    ...     tables = {"metrics": pa.table({"auc": [0.7]})}
+    ...     written = write_version(folder, {"w": torch.ones(2)}, tables, {"version": 1}, {"name": "2013-01-01"})
     ...     weights, manifest = read_version(folder)
-    ...     weights, manifest["name"], read_part(folder, "metrics.parquet").num_rows
-    ({'w': tensor([1., 1.])}, '2013-01-01', 1)
+    ...     weights, manifest["name"], manifest["tables"], manifest == written
+    ({'w': tensor([1., 1.])}, '2013-01-01', {'metrics': 1}, True)
     """
-    files = {_MODEL: safetensors.torch.save(_on_cpu(weights))}
-    for name, table in tables.items():
-        files[name] = parquet_bytes(table) if name.endswith(".parquet") else arrow_bytes(table)
+    files = {MODEL: safetensors.torch.save(_on_cpu(weights))}
+    files |= {f"{name}.arrow": arrow_bytes(table) for name, table in (extra or {}).items()}
     pairs = {
         name: str(value.dtype).removeprefix("torch.") for name, value in weights.items() if stored(value) is not value
     }
@@ -83,28 +105,48 @@ def write_version(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "model_sha256": model_sha256(weights),
         "files": {name: sha256(content) for name, content in files.items()},
+        "tables": {name: table.num_rows for name, table in tables.items()},
         **({"pairs": pairs} if pairs else {}),
         **({"extra_state": structure} if structure is not None else {}),
     }
     if taken := sorted(document.keys() & manifest.keys()):
         raise ArgumentError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
-    write_folder(folder, {**files, "manifest.json": seal({**document, **manifest})})
+    document |= manifest
+    files[COMMIT] = _commit_bytes(document, tables)
+    if state is not None:
+        tensors, structure = pack(state)
+        content = checksummed({"schema": SCHEMA, "state": structure})
+        files[STATE] = archive_bytes({"state.json": content, "tensors.safetensors": safetensors.torch.save(tensors)})
+    write_folder(folder, files, needed)
+    return document
+
+
+def _commit_bytes(manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bytes:
+    told = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
+    return archive_bytes({_MANIFEST: checksummed(manifest), **told})
+
+
+def read_commit(folder: Path) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    """The manifest of a version, and the rows it adds to the run's tables, verified; for an example see above.
+
+    >>> read_commit(Path("/nowhere/versions/1"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/versions/1/commit.zip: expected a file, found none; ...
+    """
+    files = read_archive(folder / COMMIT)
+    manifest = parse_checksummed(files.pop(_MANIFEST), folder / COMMIT)
+    return manifest, {name.removesuffix(".parquet"): read_table(name, content) for name, content in files.items()}
 
 
 def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and manifest of a version, verified byte for byte.
-
-    >>> read_version(Path("/nowhere/versions/1"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/versions/1/manifest.json: expected a file, found none; ...
-    """
-    manifest = read_manifest(folder)
-    weights = safetensors.torch.load(read_verified(folder / _MODEL, manifest["files"][_MODEL]))
+    """The weights and manifest of a version, verified byte for byte."""
+    manifest, _ = read_commit(folder)
+    weights = safetensors.torch.load(read_verified(folder / MODEL, manifest["files"][MODEL]))
     for name, dtype in manifest.get("pairs", {}).items():
         weights[name] = unstored(weights[name], getattr(torch, dtype))
     if (found := model_sha256(weights)) != manifest["model_sha256"]:
-        raise CheckpointError(f"{folder / _MODEL}: expected model_sha256 {manifest['model_sha256']}, found {found}")
+        raise CheckpointError(f"{folder / MODEL}: expected model_sha256 {manifest['model_sha256']}, found {found}")
     return weights, manifest
 
 
@@ -114,11 +156,11 @@ def read_extra_state(folder: Path) -> dict[str, Any]:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = Path(name, "1")
-    ...     write_version(folder, {}, {}, {"version": 1}, {}, {"model.0": {"calls": 3}})
+    ...     told = write_version(folder, {}, {}, {"version": 1}, {}, extra_state={"model.0": {"calls": 3}})
     ...     read_extra_state(folder)
     {'model.0': {'calls': 3}}
     """
-    manifest = read_manifest(folder)
+    manifest, _ = read_commit(folder)
     if "extra_state" not in manifest:
         return {}
     tensors = safetensors.torch.load(read_verified(folder / _EXTRA, manifest["files"][_EXTRA]))
@@ -126,45 +168,46 @@ def read_extra_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a version, verified.
-
-    >>> read_manifest(Path("/nowhere/versions/1"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/versions/1/manifest.json: expected a file, found none; ...
-    """
-    return unseal(folder / "manifest.json")
+def read_extra_table(folder: Path, name: str) -> pa.Table:
+    """One of the tables beside a version's weights, verified."""
+    files, file = read_commit(folder)[0]["files"], f"{name}.arrow"
+    if file not in files:
+        raise VersionError(f"{folder}: no {file}; there are {', '.join(files)}")
+    return read_table(file, read_verified(folder / file, files[file]))
 
 
-def read_part(folder: Path, file: str) -> pa.Table:
-    """One of a version's own tables, verified; for an example see `write_version`."""
-    hashes = read_manifest(folder)["files"]
-    if file not in hashes:
-        raise VersionError(f"{folder}: no {file}; there are {', '.join(hashes)}")
-    return read_table(file, read_verified(folder / file, hashes[file]))
-
-
-def rewrite_part(folder: Path, file: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
-    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
-
-    A kill between table and manifest leaves a table that is not the manifest's; the same call puts that right.
+def read_state(folder: Path) -> Any:
+    """The loop's state at a version, verified.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = Path(name, "1")
-    ...     write_version(folder, {}, {"quarantine.parquet": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
-    ...     rewrite_part(folder, "quarantine.parquet", lambda table: (pa.table({"value": ["gone"]}), 1))
-    ...     read_part(folder, "quarantine.parquet")["value"].to_pylist()
+    ...     told = write_version(folder, {}, {}, {"version": 1}, {}, state={"increments": 3})
+    ...     read_state(folder)
+    {'increments': 3}
+    """
+    files = read_archive(folder / STATE)
+    document = parse_checksummed(files["state.json"], folder / STATE)
+    return unpack(safetensors.torch.load(files["tensors.safetensors"]), document["state"])
+
+
+def rewrite_table(folder: Path, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
+    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = Path(place, "1")
+    ...     told = write_version(folder, {}, {"quarantine": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
+    ...     rewrite_table(folder, "quarantine", lambda table: (pa.table({"value": ["gone"]}), 1))
+    ...     read_commit(folder)[1]["quarantine"]["value"].to_pylist()
     ['gone']
     """
-    manifest = read_manifest(folder)
-    table, count = change(read_table(file, (folder / file).read_bytes()))
+    manifest, tables = read_commit(folder)
+    if name not in tables:
+        return
+    table, count = change(tables[name])
     if count:
-        content = parquet_bytes(table)
-        manifest["files"][file] = sha256(content)
-        write_atomically(folder / file, content)
-        write_atomically(folder / "manifest.json", seal(manifest))
+        write_atomically(folder / COMMIT, _commit_bytes(manifest, tables | {name: table}))
 
 
 def has_weights(folder: Path) -> bool:
@@ -173,7 +216,18 @@ def has_weights(folder: Path) -> bool:
     >>> has_weights(Path("/nowhere/versions/1"))
     False
     """
-    return (folder / _MODEL).exists()
+    return (folder / MODEL).exists()
+
+
+def drop_weights(folder: Path) -> None:
+    """Remove a version's weights and what lives as long as these.
+
+    >>> drop_weights(Path("/nowhere/versions/1"))
+    """
+    remove(folder / MODEL)  # first: without it the rest is known to be on its way out
+    for file in folder.glob("*"):
+        if file.suffix in (".safetensors", ".arrow") or file.name == STATE:
+            remove(file)
 
 
 def is_intact(folder: Path) -> bool:

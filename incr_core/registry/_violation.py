@@ -1,4 +1,4 @@
-"""What an audit finds wrong: where, what should be there, what is, and what to do."""
+"""A violation found by an audit: where, what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Violation"]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as the laws say.
+    """One violation of the laws.
 
     >>> str(Violation("ledger", "every row once", "row 7 of a.csv twice", "go back to a copy"))
     'ledger: expected every row once, got row 7 of a.csv twice; go back to a copy'

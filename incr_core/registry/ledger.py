@@ -5,24 +5,23 @@ The ledger is a table with an entry for each (version, participant, fragment), r
     version int64, increment int64, participant text, fragment text (its path),
     ranges list<struct<start, stop>> (offsets in the fragment, stop excluded), rows int64
 
-`Coverage` is the same knowledge reduced to what the law needs: the rows learned so far, as sorted intervals
-that grow together again as gaps fill, so checking one commit does not read the commits before it.
+`Coverage` is the same knowledge reduced to what the law needs: the rows learned so far, as sorted intervals of each
+fragment that grow together again as gaps fill, so checking one commit does not read the commits before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor
 
-from incr_core.data import OFFSET_BITS, ranges
+from incr_core.data import OFFSET_BITS
 from incr_core.errors import CheckpointError
 
-__all__ = ["SCHEMA", "Coverage", "check", "count", "entry_table", "flat", "rows_of"]
+__all__ = ["SCHEMA", "Coverage", "Intervals", "check", "count", "entry_table", "flat", "rows_of"]
 
 SCHEMA = pa.schema(
     [
@@ -55,25 +54,27 @@ def entry_table(
     >>> table["fragment"][0].as_py(), table["ranges"][0].as_py(), count(table)
     ('2013-01-01.parquet', [{'start': 10, 'stop': 15}], 5)
     """
-    found = ranges(ids)
-    parts = [(fragments[number], pairs) for number, pairs in sorted(found.items())]
-    pairs = np.array([pair for _, pairs in parts for pair in pairs], np.int64).reshape(-1, 2)
-    lengths = [len(pairs) for _, pairs in parts]
-    if len(ids) != np.sum(pairs[:, 1] - pairs[:, 0]):
-        repeated = int(_first_repeated(ids))
-        path = fragments[repeated >> OFFSET_BITS]
+    rows = np.sort(ids.numpy())
+    step = np.diff(rows)
+    if len(repeated := rows[1:][step == 0]):
+        row = int(repeated[0])
         raise CheckpointError(
-            f"ledger: row {repeated & _MASK} of {path} comes twice from {participant} for version {version}; "
-            "give every row to a learner once"
+            f"ledger: row {row & _MASK} of {fragments[row >> OFFSET_BITS]} comes twice from {participant} for version "
+            f"{version}; give every row to a learner once"
         )
+    number = rows >> OFFSET_BITS
+    first = np.ones(len(rows), bool)
+    first[1:] = (step != 1) | (np.diff(number) != 0)
+    last = np.roll(first, -1)
+    numbers, lengths = np.unique(number[first], return_counts=True)
     return pa.table(
         {
-            "version": np.full(len(parts), version, np.int64),
-            "increment": np.full(len(parts), increment, np.int64),
-            "participant": pa.array([participant] * len(parts), pa.string()),
-            "fragment": pa.array([fragment for fragment, _ in parts], pa.string()),
-            "ranges": _lists(lengths, pairs),
-            "rows": np.array([sum(stop - start for start, stop in pairs) for _, pairs in parts], np.int64),
+            "version": np.full(len(numbers), version, np.int64),
+            "increment": np.full(len(numbers), increment, np.int64),
+            "participant": pa.array([participant] * len(numbers), pa.string()),
+            "fragment": pa.array([fragments[number] for number in numbers.tolist()], pa.string()),
+            "ranges": _lists(lengths, rows[first] & _MASK, (rows[last] & _MASK) + 1),
+            "rows": np.unique(number, return_counts=True)[1],
         },
         schema=SCHEMA,
     )
@@ -113,76 +114,83 @@ def check(table: pa.Table) -> None:
     ...
     incr_core.errors.CheckpointError: ledger: row 8 of a.parquet is learned twice: by local in version 1, ...
     """
-    Coverage().extended(table)
-
-
-# A row's key puts all fragments on one line: code of the fragment, then the offset. Row ids do the same with
-# the stream's fragment numbers; codes are ours, so that a ledger read back needs no stream.
+    Coverage().add(table)
 
 
 _MASK = (1 << OFFSET_BITS) - 1
 
+Intervals = dict[str, tuple[Ints, Ints]]
+"""Fragment -> starts and stops of sorted, disjoint intervals of its rows."""
 
-@dataclass(frozen=True)
+
 class Coverage:
-    """The rows learned so far: sorted, disjoint intervals of row keys.
+    """The rows learned so far, as intervals of each fragment; more of them cost what their fragments have.
 
     >>> from incr_core.data import row_ids
-    >>> part = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
-    >>> covered = Coverage().extended(part)
+    >>> table = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
+    >>> covered = Coverage()
+    >>> covered.add(table)
     >>> covered.rows
     9
-    >>> covered.extended(part)
+    >>> covered.add(table)
     Traceback (most recent call last):
     ...
     incr_core.errors.CheckpointError: ledger: row 0 of a.parquet is learned twice: ...
     """
 
-    starts: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    stops: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    codes: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.intervals: Intervals = {}
 
     @property
     def rows(self) -> int:
         """How many rows are covered."""
-        return int(np.sum(self.stops - self.starts))
+        return sum(int(np.sum(stops - starts)) for starts, stops in self.intervals.values())
 
-    def extended(self, part: pa.Table) -> Coverage:
-        """The coverage with some entries added; raises CheckpointError when a row is already in it."""
-        codes = dict(self.codes)
-        entry, start, stop = flat(part)
-        code = [codes.setdefault(fragment, len(codes)) for fragment in part["fragment"].to_pylist()]
-        base = np.array(code, np.int64)[entry] << OFFSET_BITS
-        starts = np.concatenate([self.starts, base + start])
-        stops = np.concatenate([self.stops, base + stop])
+    def add(self, table: pa.Table) -> None:
+        """Add some entries; CheckpointError when a row is there already, and then nothing is added."""
+        self.take(self.with_rows(table))
+
+    def with_rows(self, table: pa.Table) -> Intervals:
+        """What the fragments of some entries become with these, for `take`; CheckpointError as above."""
+        entry, start, stop = flat(table)
+        names = table["fragment"].combine_chunks().dictionary_encode()
+        code = names.indices.to_numpy()[entry]
+        order = np.argsort(code, kind="stable")
+        bounds = np.searchsorted(code[order], np.arange(len(names.dictionary) + 1))
+        found: Intervals = {}
+        for number, fragment in enumerate(names.dictionary.to_pylist()):
+            mine = order[bounds[number] : bounds[number + 1]]
+            found[fragment] = self._merged(fragment, start[mine], stop[mine], table)
+        return found
+
+    def take(self, intervals: Intervals) -> None:
+        """Let fragments become what `with_rows` has said."""
+        self.intervals |= intervals
+
+    def _merged(self, fragment: str, starts: Ints, stops: Ints, table: pa.Table) -> tuple[Ints, Ints]:
+        before = self.intervals.get(fragment)
+        if before is not None:
+            starts, stops = np.concatenate([before[0], starts]), np.concatenate([before[1], stops])
         order = np.argsort(starts, kind="stable")
         starts, stops = starts[order], stops[order]
         repeats = np.flatnonzero(stops[:-1] > starts[1:])
         if len(repeats):
-            row = int(starts[repeats[0] + 1])
-            fragment = next(name for name, code in codes.items() if code == row >> OFFSET_BITS)
-            raise _learned_twice(fragment, row & _MASK, part)
+            raise _learned_twice(fragment, int(starts[repeats[0] + 1]), table)
         first = np.ones(len(starts), bool)
         first[1:] = starts[1:] > stops[:-1]
-        last = np.roll(first, -1)
-        return Coverage(starts[first], stops[last], codes)
+        return starts[first], stops[np.roll(first, -1)]
 
 
-def _learned_twice(fragment: str, offset: int, part: pa.Table) -> CheckpointError:
-    entry, start, stop = flat(part)
-    versions, participants = part["version"].to_pylist(), part["participant"].to_pylist()
-    fragments = part["fragment"].to_pylist()
+def _learned_twice(fragment: str, offset: int, table: pa.Table) -> CheckpointError:
+    entry, start, stop = flat(table)
+    versions, participants = table["version"].to_pylist(), table["participant"].to_pylist()
+    fragments = table["fragment"].to_pylist()
     holders = [i for i in entry[(start <= offset) & (offset < stop)] if fragments[i] == fragment]
     where = ", ".join(f"by {participants[i]} in version {versions[i]}" for i in holders)
     return CheckpointError(
         f"ledger: row {offset} of {fragment} is learned twice: {where}; every row belongs to exactly one "
         "version; resume from the last commit, or start a new run directory"
     )
-
-
-def _first_repeated(ids: Tensor) -> Tensor:
-    ordered = ids.sort().values
-    return ordered[1:][ordered[1:] == ordered[:-1]][0]
 
 
 def flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
@@ -200,11 +208,11 @@ def flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
     return entry[full], start[full], stop[full]
 
 
-def _lists(lengths: Sequence[int], pairs: Ints) -> pa.Array:
-    """A list of (start, stop) per entry, from all pairs (n, 2) in a row."""
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+def _lists(lengths: Ints, starts: Ints, stops: Ints) -> pa.Array:
+    """A list of (start, stop) per entry, from all starts and stops (n,) in a row."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     names = SCHEMA.field("ranges").type.value_type
     return pa.ListArray.from_arrays(
         pa.array(offsets),
-        pa.StructArray.from_arrays([pa.array(pairs[:, 0]), pa.array(pairs[:, 1])], fields=list(names)),
+        pa.StructArray.from_arrays([pa.array(starts), pa.array(stops)], fields=list(names)),
     )

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from incr_core.registry import RunDirectory
 from incr_core.report._caution import caution
 from incr_core.report._course import Course, read_summary
@@ -39,8 +37,8 @@ def write_report(run: RunDirectory) -> Path:
     happened = run.table("events")
     course = Course.of("ours", run.table("metrics"), summary, happened)
     baselines = [
-        Course.of(file.parent.name, pq.read_table(file), read_summary(file.parent))
-        for file in sorted((run.path / "baselines").glob("*/metrics.parquet"))
+        Course.of(file.parent.name, RunDirectory.open(file.parent).table("metrics"), read_summary(file.parent))
+        for file in sorted((run.path / "baselines").glob("*/job.toml"))
     ]
     name = run.job().get("name")
     title = name if isinstance(name, str) and name else run.path.resolve().name

@@ -83,7 +83,9 @@ def versions(run: RunDirectory, course: Course) -> str:
         for m in shown
     ]
     hidden = len(manifests) - len(shown)
-    note = f"{count(hidden)} earlier {'ones are' if hidden > 1 else 'one is'} in the folder versions." if hidden else ""
+    note = (
+        f"{count(hidden)} earlier {'ones are' if hidden > 1 else 'one is'} in the folder manifests." if hidden else ""
+    )
     head = ["version", "up to", "rows", f"{words(course.metric)} so far", "committed (UTC)", "model sha256"]
     return section("Versions", note, html_table(head, rows, numeric=(2, 3)))
 
@@ -107,7 +109,7 @@ def events(table: pa.Table) -> str:
     note = ", ".join(f"{kind['values']} {count(kind['counts'])}" for kind in kinds)
     note += "; the plot marks where" + (", the newest are below" if table.num_rows > len(rows) else "")
     head = ["event", "at", "what", "done", "rows"]
-    return section("Events", f"{note}; all are in events.parquet.", html_table(head, rows, numeric=(4,)))
+    return section("Events", f"{note}; all are in the folder events.", html_table(head, rows, numeric=(4,)))
 
 
 def quarantine(table: pa.Table) -> str:
@@ -118,7 +120,7 @@ def quarantine(table: pa.Table) -> str:
         return section("Quarantine", f"{count(table.num_rows)} rows could not be used.", "")
     reasons = sorted(table["reason"].value_counts().to_pylist(), key=lambda reason: -reason["counts"])
     rows = [[escaped(reason["values"]), count(reason["counts"])] for reason in reasons[:_MOST_REASONS]]
-    note = f"{count(table.num_rows)} rows could not be used, so none was learned; see quarantine.parquet."
+    note = f"{count(table.num_rows)} rows could not be used, so none was learned; see the folder quarantine."
     return section("Quarantine", note, html_table(["reason", "rows"], rows, numeric=(1,)))
 
 

@@ -42,11 +42,12 @@ class TensorBoard:
 
     def follow(self) -> None:
         """Write what was committed since the last time."""
-        for version in range(self._version + 1, (self._directory.latest() or 0) + 1):
-            for row in self._directory.part(version, "metrics.parquet").to_pylist():
+        latest = self._directory.latest() or 0
+        if latest > self._version:
+            for row in self._directory.table("metrics", first=self._version + 1).to_pylist():
                 step = row.pop("increment")
                 self._write(step=step, summary={"value": list(_scalars(row))})
-            self._version = version
+            self._version = latest
         self._file.flush()
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ class TensorBoard:
 
 
 def _scalars(row: dict[str, Any]) -> Any:
-    """The numbers of an increment, by their name in metrics.parquet with the group before a slash."""
+    """The numbers of an increment, by their name in the table of metrics with the group before a slash."""
     for name, value in row.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             continue

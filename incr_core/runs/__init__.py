@@ -1,9 +1,9 @@
-"""Runs, as Python sees them: begun, gone on with, read back, rolled back."""
+"""Runs in Python: start or resume them, read them, roll them back, erase rows from them."""
 
 from __future__ import annotations
 
 from incr_core.runs._engine_choice import EngineSettings
-from incr_core.runs._forget import forget, rows_in_file, rows_where
+from incr_core.runs._erase import erase, rows_in_file, rows_where
 from incr_core.runs._from_objects import open_run
 from incr_core.runs._run import Run, VersionRecord, run
 from incr_core.runs._summary import Summary
@@ -15,7 +15,7 @@ __all__ = [
     "Summary",
     "Version",
     "VersionRecord",
-    "forget",
+    "erase",
     "open_run",
     "rows_in_file",
     "rows_where",

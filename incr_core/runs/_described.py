@@ -1,4 +1,4 @@
-"""Objects in words: equal for equal ones, in this process and in the next."""
+"""Describe objects as text that is equal for equal objects, in this process and the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run learns: an engine's name, or its name with settings, as the packages of engines give them."""
+"""The engine of a run: its name, or an object with its name and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a participant's saved state keeps of single rows: which rows, where, and how to take some out."""
+"""Which single rows a participant's saved state holds, where, and how to delete some."""
 
 from __future__ import annotations
 

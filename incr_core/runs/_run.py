@@ -14,7 +14,7 @@ from incr_core.job import Job
 from incr_core.registry import RunDirectory, champion_of
 from incr_core.report import write_report
 from incr_core.runs._engine_choice import EngineSettings
-from incr_core.runs._forget import forget, rows_where
+from incr_core.runs._erase import erase, rows_where
 from incr_core.runs._learn import Observe, learn
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
@@ -146,14 +146,14 @@ class Run:
         """Make another version the champion; none is lost, and the run goes on from the latest."""
         RunDirectory.open(self.path).rollback(version)
 
-    def forget(self, rows: pa.Table | str) -> dict[str, Any]:
-        """Delete rows from all that the run keeps of rows: see `forget`, whose counts it returns.
+    def erase(self, rows: pa.Table | str) -> dict[str, Any]:
+        """Delete rows from all that the run keeps of rows: see `erase`, whose counts it returns.
 
         rows: addresses, in columns `fragment` and `offset`; or "COLUMN=VALUE", the rows of the run's files of which
         this holds.
         """
         addresses = rows_where(self.path, rows, self.job)[0] if isinstance(rows, str) else rows
-        return forget(self.path, addresses, self.job)
+        return erase(self.path, addresses, self.job)
 
     def table(self, name: str) -> pa.Table:
         """All rows so far of "metrics", "ledger", "quarantine" or "events"."""

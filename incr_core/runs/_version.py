@@ -58,7 +58,7 @@ class Version:
         learner.adopt(weights)
         version = int(manifest["version"])
         learner.extra.load_state_dict(run.extra_state(version))
-        history = run.part(version, "history.arrow") if "history.arrow" in manifest["files"] else None
+        history = run.extra_table(version, "history") if "history.arrow" in manifest["files"] else None
         return cls(version, job, learner, history, manifest)
 
     def predict(self, rows: str | Path | Any) -> pa.Table:

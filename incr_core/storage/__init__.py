@@ -1,27 +1,39 @@
-"""State on disk without pickle, sealed by hashes, written whole or not at all."""
+"""State on disk without pickle, guarded by hashes, written whole or not at all."""
 
 from __future__ import annotations
 
-from incr_core.storage._atomic import numbers_in, remove, storage, write_atomically, write_folder
-from incr_core.storage._growing_table import GrowingTable, arrow_bytes, parquet_bytes, read_table
-from incr_core.storage._integrity import SCHEMA, model_sha256, read_verified, seal, sha256, unseal
+from incr_core.storage._archive import archive_bytes, read_archive
+from incr_core.storage._atomic import numbers_in, remove, storage, sync_all, write_atomically, write_folder
+from incr_core.storage._integrity import (
+    SCHEMA,
+    checksummed,
+    model_sha256,
+    parse_checksummed,
+    read_checksummed,
+    read_verified,
+    sha256,
+)
 from incr_core.storage._lock import Lock
+from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
 
 __all__ = [
     "SCHEMA",
-    "GrowingTable",
     "Lock",
+    "archive_bytes",
     "arrow_bytes",
+    "checksummed",
     "model_sha256",
     "numbers_in",
     "parquet_bytes",
+    "parse_checksummed",
+    "read_archive",
+    "read_checksummed",
     "read_table",
     "read_verified",
     "remove",
-    "seal",
     "sha256",
     "storage",
-    "unseal",
+    "sync_all",
     "write_atomically",
     "write_folder",
 ]

@@ -6,17 +6,21 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from incr_core.errors import StorageError
 
-__all__ = ["numbers_in", "remove", "storage", "sync", "write_atomically", "write_folder"]
+__all__ = ["numbers_in", "remove", "storage", "sync", "sync_all", "write_atomically", "write_folder"]
 
 
-def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = True) -> None:
     """Write a file through a temporary one beside it: temp, fsync, rename, fsync of the folder.
+
+    durable: False for what can be made again, or is synced later: a kill leaves the old file or the new one, a loss of
+    power may leave neither.
 
     Raises StorageError, leaving what was at `path` as it was and no temporary file.
 
@@ -31,18 +35,22 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], obj
         try:
             with open(temporary, "wb") as file:
                 file.write(content) if isinstance(content, bytes) else content(file)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(path: Path, files: Mapping[str, bytes], needed: Sequence[Path] = ()) -> None:
     """Make a new folder appear with all its files, or not at all. `path` must not exist yet.
+
+    needed: files and folders, written already, that must be on the disk before it appears.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -57,10 +65,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             temporary.mkdir(parents=True)
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
-            # All writes first: the first fsync then carries most of the journal for the others.
-            for name in files:
-                sync(temporary / name)
-            sync(temporary)
+            sync_all([*needed, *(temporary / name for name in files), temporary])
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -99,6 +104,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_all(paths: Sequence[Path]) -> None:
+    """Wait until all of these are on the disk; asked for side by side, they take little longer than one of them.
+
+    >>> sync_all([Path("."), Path("..")])
+    """
+    with ThreadPoolExecutor(4) as pool:  # more wait for one another
+        for _ in pool.map(sync, paths):
+            pass
 
 
 @contextlib.contextmanager

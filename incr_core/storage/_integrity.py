@@ -13,11 +13,21 @@ from torch import Tensor
 
 from incr_core.errors import CheckpointError
 
-__all__ = ["SCHEMA", "model_sha256", "read_verified", "seal", "sha256", "unseal"]
+__all__ = [
+    "REMEDY",
+    "SCHEMA",
+    "checksummed",
+    "content_of",
+    "model_sha256",
+    "parse_checksummed",
+    "read_checksummed",
+    "read_verified",
+    "sha256",
+]
 
-SCHEMA = 2  # of every sealed document, and of a run directory
+SCHEMA = 3  # of every document with a checksum, and of a run directory
 
-_REMEDY = "restore it from a copy or use another version"
+REMEDY = "restore it from a copy or use another version"
 
 
 def sha256(content: bytes) -> str:
@@ -63,25 +73,25 @@ def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
     ...
     incr_core.errors.CheckpointError: /nowhere/model.safetensors: expected a file, found none; ...
     """
-    content = _read(path)
+    content = content_of(path)
     if size is not None and len(content) != size:
-        raise CheckpointError(f"{path}: expected {size} bytes, found {len(content)}; the file is cut; {_REMEDY}")
+        raise CheckpointError(f"{path}: expected {size} bytes, found {len(content)}; the file is cut; {REMEDY}")
     if sha256(content) != expected:
         raise CheckpointError(
             f"{path}: expected SHA-256 {expected[:16]}..., found {sha256(content)[:16]}...; "
-            f"the file is damaged; {_REMEDY}"
+            f"the file is damaged; {REMEDY}"
         )
     return content
 
 
-def seal(document: Mapping[str, Any]) -> bytes:
+def checksummed(document: Mapping[str, Any]) -> bytes:
     r"""Write a non-empty JSON object whose last entry, "sha256", covers every byte before it.
 
     The checksum is that of the object without the entry. This framing never changes with the schema, so that
     an intact document of an unknown schema can be told from a damaged one.
 
-    >>> seal({"schema": 2})
-    b'{"schema": 2,\n"sha256": "..."}\n'
+    >>> checksummed({"schema": 3})
+    b'{"schema": 3,\n"sha256": "..."}\n'
     """
     try:
         # One entry a line, for human readers.
@@ -92,23 +102,33 @@ def seal(document: Mapping[str, Any]) -> bytes:
     return body[:-1] + _ending(body)
 
 
-def unseal(path: Path) -> dict[str, Any]:
-    """Read a sealed JSON file, refusing it when any byte has changed or the schema is unknown.
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """Read a JSON file that `checksummed` wrote, refusing it when any byte has changed or the schema is unknown.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = Path(file.name).write_bytes(seal({"schema": 2, "rows": 5}))
-    ...     unseal(Path(file.name))
-    {'schema': 2, 'rows': 5}
+    ...     size = Path(file.name).write_bytes(checksummed({"schema": 3, "rows": 5}))
+    ...     read_checksummed(Path(file.name))
+    {'schema': 3, 'rows': 5}
     """
-    raw = _read(path)
+    return parse_checksummed(content_of(path), path)
+
+
+def parse_checksummed(raw: bytes, place: Path) -> dict[str, Any]:
+    """What `checksummed` made of a document, as that document; `place` is where it was found, for errors.
+
+    >>> parse_checksummed(checksummed({"schema": 3})[:-1], Path("manifest.json"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: manifest.json: its contents do not match the checksum in its last line; ...
+    """
     body = raw[: -len(_ending(b""))] + b"}"
     if body[:-1] + _ending(body) != raw:
-        raise CheckpointError(f"{path}: its contents do not match the checksum in its last line; {_REMEDY}")
+        raise CheckpointError(f"{place}: its contents do not match the checksum in its last line; {REMEDY}")
     document: dict[str, Any] = json.loads(body)
     if document.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"{path}: expected schema {SCHEMA}, found {document.get('schema')!r}; "
+            f"{place}: expected schema {SCHEMA}, found {document.get('schema')!r}; "
             "read it with the incr version that wrote it"
         )
     return document
@@ -118,10 +138,17 @@ def _ending(body: bytes) -> bytes:
     return b',\n"sha256": "' + sha256(body).encode() + b'"}\n'
 
 
-def _read(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """The bytes of a file; CheckpointError where there is none.
+
+    >>> content_of(Path("/nowhere/commit.zip"))
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/commit.zip: expected a file, found none; ...
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected a file, found none; {_REMEDY}") from None
+        raise CheckpointError(f"{path}: expected a file, found none; {REMEDY}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {_REMEDY}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {REMEDY}") from error

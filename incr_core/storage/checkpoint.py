@@ -7,16 +7,19 @@ one moment at which a new state takes the place of the old.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from incr_core.storage._atomic import storage, sync, write_atomically
-from incr_core.storage._integrity import SCHEMA, read_verified, seal, sha256, unseal
+from incr_core.storage._atomic import storage, sync_all, write_atomically
+from incr_core.storage._integrity import SCHEMA, checksummed, read_checksummed, read_verified, sha256
 from incr_core.storage.packing import pack, unpack
 
-__all__ = ["load", "save", "tidy"]
+__all__ = ["load", "save", "tidy", "unsynced"]
 
 
 def save(path: str | Path, state: Any, **manifest: Any) -> None:
@@ -32,6 +35,42 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
     ({'weight': tensor([1., 1.])}, {'version': 3})
     """
     folder = Path(path)
+    replaces = (folder / "state.json").exists()
+    written = _write(folder, state, manifest, durable=replaces)
+    later = _later.get()
+    if later is not None and not replaces:
+        later += written
+        return
+    with storage(folder):
+        # Where there was no state, none is lost by a new one that a loss of power cuts: all may go to the disk at once.
+        sync_all([folder.parent] if replaces else written)
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[list[Path]]:
+    """Inside, new states are saved without waiting for the disk; gives the files and folders to sync afterwards.
+
+    For states that nothing refers to before something else is on the disk too, with which they go there at once. Of
+    this thread only: whoever saves in another process waits there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, unsynced() as later:
+    ...     save(f"{folder}/learner", {"increments": 3})
+    ...     [path.suffix for path in later]
+    ['.safetensors', '.json', '', '']
+    """
+    later: list[Path] = []
+    token = _later.set(later)
+    try:
+        yield later
+    finally:
+        _later.reset(token)
+
+
+_later: ContextVar[list[Path] | None] = ContextVar("later", default=None)
+
+
+def _write(folder: Path, state: Any, manifest: dict[str, Any], *, durable: bool) -> list[Path]:
     tensors, structure = pack(state)
     content = safetensors.torch.save(tensors)
     digest = sha256(content)
@@ -42,20 +81,19 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
         "tensors": {"file": name, "bytes": len(content), "sha256": digest},
         "state": structure,
     }
-    sealed = seal(document)
+    described = checksummed(document)  # which refuses what JSON cannot hold, before anything is written
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / name, content)
-    write_atomically(folder / "state.json", sealed)
-    with storage(folder):
-        sync(folder.parent)
+    write_atomically(folder / name, content, durable=durable)
+    write_atomically(folder / "state.json", described, durable=durable)
     _remove_others(folder, name)
+    return [folder / name, folder / "state.json", folder, folder.parent]
 
 
 def tidy(path: str | Path) -> None:
     """Remove tensors that a kill has left beside the state in a folder: those of an older or of an unfinished one."""
     folder = Path(path)
-    _remove_others(folder, unseal(folder / "state.json")["tensors"]["file"])
+    _remove_others(folder, read_checksummed(folder / "state.json")["tensors"]["file"])
 
 
 def _remove_others(folder: Path, name: str) -> None:
@@ -77,7 +115,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     incr_core.errors.CheckpointError: /nowhere/learner/state.json: expected a file, found none; ...
     """
     folder = Path(path)
-    document = unseal(folder / "state.json")
+    document = read_checksummed(folder / "state.json")
     stored = document["tensors"]
     content = read_verified(folder / stored["file"], stored["sha256"], stored["bytes"])
     return unpack(safetensors.torch.load(content), document["state"]), document["manifest"]

@@ -20,7 +20,7 @@ from incr_core.commands.cli import main
 from incr_core.data.sources import file_fingerprint
 from incr_core.errors import RunDirectoryError
 from incr_core.job import Job
-from incr_core.registry import RunDirectory
+from incr_core.registry import RunDirectory, Segments
 from incr_core.runs import run
 from tests.support.row_states import counts, entries, mixed, rewrite
 
@@ -144,11 +144,12 @@ def test_a_row_without_a_label_that_was_learned_is_found_out(folder: Path) -> No
 
 
 def test_rows_missing_from_quarantine_and_duplicates_are_found_out(folder: Path) -> None:
-    version = next(number for number in (1, 2, 3, 4) if (folder / f"versions/{number}/duplicates.parquet").exists())
+    manifests = RunDirectory.open(folder).versions()
+    version = next(found["version"] for found in manifests if "duplicates" in found["tables"])
     rewrite(folder, version, "duplicates", lambda table: table.slice(0, 0))
-    for number in (1, 2, 3, 4):
-        if (folder / f"versions/{number}/quarantine.parquet").exists():
-            rewrite(folder, number, "quarantine", lambda table: table.slice(0, 0))
+    for manifest in manifests:
+        if "quarantine" in manifest["tables"]:
+            rewrite(folder, manifest["version"], "quarantine", lambda table: table.slice(0, 0))
     found = violations(folder)
     assert len(found) == 3
     assert found[0].startswith("quarantine: expected an entry of part-1.parquet (200:")
@@ -157,8 +158,9 @@ def test_rows_missing_from_quarantine_and_duplicates_are_found_out(folder: Path)
 
 
 def test_a_row_in_two_states_at_once_is_found_out(folder: Path) -> None:
-    holder = next(number for number in (1, 2, 3, 4) if (folder / f"versions/{number}/quarantine.parquet").exists())
-    learned = pq.read_table(folder / "versions/1/ledger.parquet").to_pylist()[0]
+    found = RunDirectory.open(folder)
+    holder = next(manifest["version"] for manifest in found.versions() if "quarantine" in manifest["tables"])
+    learned = found.table("ledger", last=1).to_pylist()[0]
 
     def also(rows: Rows) -> None:
         offset = learned["ranges"][0]["start"]
@@ -171,17 +173,15 @@ def test_a_row_in_two_states_at_once_is_found_out(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "file", ["model.safetensors", "ledger.parquet", "metrics.parquet", "history.arrow", "manifest.json"]
-)
+@pytest.mark.parametrize("file", ["2/model.safetensors", "2/commit.zip", "2/history.arrow", "4/state.zip"])
 def test_a_flipped_byte_in_any_file_of_a_version_is_found_out(folder: Path, file: str) -> None:
-    path = folder / "versions/2" / file
+    path = folder / "versions" / file
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     found = audit(folder).violations
     assert found[0].place == str(path)
-    assert found[0].expected == "the manifest as it was committed" or found[0].expected.endswith("as committed")
+    assert found[0].expected.endswith("as committed")
     assert found[0].remedy == "restore it from a copy of the run"
 
 
@@ -193,30 +193,38 @@ def test_a_flipped_byte_in_the_state_of_a_participant_is_found_out(folder: Path)
     assert [violation.place for violation in audit(folder).violations] == [str(path)]
 
 
-def test_a_whole_table_that_is_not_the_sum_of_the_versions_is_found_out(folder: Path) -> None:
-    path = folder / "ledger.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.slice(1).replace_schema_metadata(table.schema.metadata), path)
-    [violation] = audit(folder).violations
-    assert violation.place == str(path)
-    assert violation.expected == f"{len(table)} rows, those of the versions up to 4"
-    assert violation.got.startswith(f"{len(table) - 1}, of which row 0 is version ")
-    path.write_bytes(b"PAR1")
-    assert [violation.got for violation in audit(folder).violations] == ["one that cannot be read"]
-    path.unlink()  # as the remedy says
-    assert main(["versions", str(folder)]) == 0
-    assert audit(folder).violations == []
-    assert pq.read_table(path).equals(table)
+def test_a_flipped_byte_in_any_segment_is_found_out(folder: Path) -> None:
+    tables = [path.name for path in folder.iterdir() if (path / "x").parent.is_dir() and list(path.glob("0*.parquet"))]
+    assert set(tables) >= {"metrics", "ledger", "duplicates", "quarantine", "manifests"}
+    for table in tables:
+        [path] = (folder / table).iterdir()
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-1] + b"?")
+        [violation] = audit(folder).violations
+        assert violation.place == str(path)
+        assert violation.remedy.startswith("delete segments.json")
+        path.unlink()
+        assert [violation.got for violation in audit(folder).violations] == ["none"]
+        (folder / "segments.json").unlink()  # as the remedy says
+        assert main(["versions", str(folder)]) == 0
+        assert audit(folder).violations == []
+
+
+def test_a_segment_that_says_something_else_than_the_versions_is_found_out(folder: Path) -> None:
+    segments = Segments(folder)
+    segments.read()
+    segments.rewrite("ledger", lambda table: (entries(table, taken_out), 1))
+    found = audit(folder).violations[0]
+    assert found.place.startswith(str(folder / "manifests"))
+    assert " rows of ledger, those of version 1" in found.expected
+    assert "where the version says version 1" in found.got
+    (folder / "segments.json").write_text("{}")
+    assert audit(folder).violations[0].place == str(folder / "segments.json")
 
 
 def test_the_rows_that_manifest_metrics_and_ledger_tell_must_agree(folder: Path) -> None:
-    def shorter(rows: Rows) -> None:
-        taken_out(rows)
-
-    before = (folder / "versions/1/metrics.parquet").read_bytes()
-    rewrite(folder, 1, "ledger", lambda table: entries(table, shorter))
-    (folder / "versions/1/metrics.parquet").write_bytes(before)
-    assert any("rows, as metrics.parquet of version 1 says, got " in line for line in violations(folder))
+    rewrite(folder, 1, "ledger", lambda table: entries(table, taken_out), told=False)
+    assert any("rows in the ledger, as metrics of version 1 says, got " in line for line in violations(folder))
 
 
 def test_files_that_are_gone_or_changed_are_told(tmp_path: Path) -> None:
@@ -299,7 +307,7 @@ def test_a_run_that_has_committed_nothing_and_its_baselines(tmp_path: Path) -> N
     run(job, tmp_path / "run")
     found = audit(tmp_path / "run")
     assert found.holds
-    [path] = (tmp_path / "run/baselines/none/versions/1").glob("manifest.json")
+    [path] = (tmp_path / "run/baselines/none/versions/1").glob("commit.zip")
     path.write_bytes(path.read_bytes() + b" ")
     assert not audit(tmp_path / "run").holds
     with pytest.raises(RunDirectoryError, match="expected a run directory, found none"):

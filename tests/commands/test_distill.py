@@ -16,7 +16,7 @@ from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
-from incr_core.registry.ledger import Coverage
+from incr_core.registry.ledger import check
 from incr_core.runs import Version, run
 from tests.support.made_up import made_up
 
@@ -42,7 +42,7 @@ def taught(folder: Path, label: str = "tall", objective: str = "binary", files: 
 
 
 def ledger_rows(folder: Path) -> list[tuple[str, int]]:
-    entries = pq.read_table(folder / "ledger.parquet").to_pylist()
+    entries = pq.read_table(folder / "ledger").to_pylist()
     return sorted(
         (entry["fragment"], row)
         for entry in entries
@@ -74,7 +74,7 @@ def test_the_student_stands_where_its_teacher_stands_and_goes_on(tmp_path: Path)
     assert after["rows_learned"] == 2400
     assert after["model_sha256"] != before
     assert len(ledger_rows(student)) == len(set(ledger_rows(student))) == 2400
-    assert Coverage().extended(pq.read_table(student / "ledger.parquet"))
+    check(pq.read_table(student / "ledger"))
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
     teacher = taught(tmp_path, files=2)
     alone = distill(teacher, tmp_path / "student", SMALL, strength=0.0)
     job = Job.from_document(RunDirectory.open(teacher).job()).with_settings(SMALL)
-    assert alone["model_sha256"] == run(job, tmp_path / "plain").summary.model_sha256
+    assert alone.model_sha256 == run(job, tmp_path / "plain").summary.model_sha256
 
 
 @pytest.mark.slow
@@ -128,11 +128,12 @@ def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, mo
             loop._stop.set()
 
     monkeypatch.setattr(Loop, "_record", once)
-    assert not distill(teacher, tmp_path / "parts", SMALL)["finished"]
+    assert not distill(teacher, tmp_path / "parts", SMALL).finished
     monkeypatch.undo()
     RunDirectory.open(teacher).rollback(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
-    assert (again["model_sha256"], again["taught_by"]["version"]) == (whole["model_sha256"], 4)
+    assert again.taught_by is not None
+    assert (again.model_sha256, again.taught_by["version"]) == (whole.model_sha256, 4)
 
 
 def test_a_lesson_leaves_no_trace_in_the_state() -> None:

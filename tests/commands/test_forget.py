@@ -22,8 +22,8 @@ from incr_core.errors import ArgumentError, CheckpointError, JobError, RunDirect
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
 from incr_core.objectives import Binary
-from incr_core.registry import RunDirectory, add_erased, ledger
-from incr_core.runs import forget, rows_where, run
+from incr_core.registry import RunDirectory, add_erased, erased, ledger
+from incr_core.runs import erase, rows_where, run
 from incr_core.storage import checkpoint
 from incr_core.strategies import Replay
 
@@ -82,9 +82,10 @@ def traces(folder: Path) -> list[str]:
         for file in folder.rglob("*")
         if file.is_file() and any(mark in file.read_bytes() for mark in marks)
     ]
-    for file in folder.rglob("quarantine.parquet"):
-        if f"secret of {SHY}" in pq.read_table(file)["value"].to_pylist():
-            found.append(str(file.relative_to(folder)))
+    for path in [folder, *(file.parent for file in folder.glob("baselines/*/job.toml"))]:
+        for file, table in RunDirectory.open(path).stored("quarantine"):
+            if f"secret of {SHY}" in table["value"].to_pylist():
+                found.append(str(file.relative_to(folder)))
     return found
 
 
@@ -97,8 +98,8 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     write(tmp_path / "data")
     wanted, out = job(tmp_path), tmp_path / "run"
     run(wanted, out)
-    assert {name.split("/")[0] for name in traces(out)} == {"state", "versions", "quarantine.parquet", "baselines"}
-    before = pq.read_table(out / "ledger.parquet")
+    assert {name.split("/")[0] for name in traces(out)} == {"state", "versions", "quarantine", "baselines"}
+    before = pq.read_table(out / "ledger")
 
     assert main(["forget", str(out), "--where", f"person={SHY}", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -106,28 +107,25 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert (told["rows"], told["quarantined"], told["learned"], told["waiting"]) == (30, 5, 25, 0)
     assert told["remembered"] > 20
     assert told["kept"] > 0
-    assert pq.read_table(out / "ledger.parquet").equals(before)
-    assert len(pq.read_table(out / "erased.parquet")) == 30
+    assert pq.read_table(out / "ledger").equals(before)
+    assert len(pq.read_table(out / "erased")) == 30
 
     # What is left is whole: every hash holds, and a run of more rows goes on from it, reviewing no erased row.
     found = RunDirectory.open(out)
     for version in found.versions():
         found.load(version["version"])
-        for file in version["files"]:
-            if file.endswith(".parquet"):
-                found.part(version["version"], file)
     (tmp_path / "data" / "part-2.csv").write_text(
         "at,known,x,z,person,y\n"
         + "".join(f"2024-02-0{day}T00:00:00,2024-02-0{day}T01:00:00,1,1,1,1\n" for day in (1, 2, 3))
     )
     run(wanted, out)
     assert traces(out) == []
-    review = [event for event in pq.read_table(out / "events.parquet").to_pylist() if event["kind"] == "review"][-1]
-    ledger = pq.read_table(out / "ledger.parquet").to_pylist()
+    review = [event for event in pq.read_table(out / "events").to_pylist() if event["kind"] == "review"][-1]
+    ledger = pq.read_table(out / "ledger").to_pylist()
     assert review["increment"] > max(entry["increment"] for entry in before.to_pylist())
     seen = sum(entry["rows"] for entry in ledger if entry["increment"] < review["increment"])
     assert review["rows"] == seen - 25
-    assert forget(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
+    assert erase(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
 
 
 @pytest.mark.slow
@@ -150,7 +148,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
     run(job(tmp_path, strategy=[{"name": "replay", "capacity": 30, "memory": "prototypes"}], baselines={}), out)
     before = content(out)
     with pytest.raises(ArgumentError, match="from which none can be erased; use a memory of rows"):
-        forget(out, rows_where(out, f"person={SHY}")[0])
+        erase(out, rows_where(out, f"person={SHY}")[0])
     with pytest.raises(JobError, match="--where x: expected COLUMN=VALUE, such as customer=42"):
         rows_where(out, "x")
     with pytest.raises(JobError, match=r"expected a value like those of person .* of type int64, got 'me'"):
@@ -162,7 +160,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
         RunDirectory.create(busy, plain.toml(), plain.fingerprint()),
         pytest.raises(RunDirectoryError, match="wait for it, stop it"),
     ):
-        forget(busy, asked)
+        erase(busy, asked)
 
 
 def test_a_learner_forgets_rows_of_all_its_memories() -> None:
@@ -193,7 +191,7 @@ def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
     assert main(["forget", str(out), "--where", "person=2"]) == 0
     assert pending() == []
     assert "1 predictions without a label yet" in capsys.readouterr().out
-    assert forget(out, rows_where(out, "person=2")[0])["predicted"] == 0
+    assert erase(out, rows_where(out, "person=2")[0])["predicted"] == 0
 
 
 def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None:
@@ -217,13 +215,13 @@ def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path:
     run(job(tmp_path, strategy=replay, baselines={"means": means, "none": ["model.hidden=[3]"]}), out)
     before, asked = content(out), rows_where(out, f"person={SHY}")[0]
     with pytest.raises(ArgumentError, match="from which none can be erased"):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
     shutil.rmtree(out / "baselines" / "means")
     before = content(out)
     none = RunDirectory.open(out / "baselines" / "none")
     with none.alone(), pytest.raises(RunDirectoryError, match="baselines/none: another process"):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
 
 
@@ -295,7 +293,7 @@ def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bo
 
     os.replace = deadly  # type: ignore[assignment]
     try:
-        forget(out, asked)
+        erase(out, asked)
     finally:
         os._exit(0)
 
@@ -321,16 +319,18 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_t
         if marked and kills % 2:
             assert main(["forget", str(out), "--rows", str(out / "erasing.parquet")]) == 0
         else:
-            forget(out, asked)
+            erase(out, asked)
         assert traces(out) == []
-        assert [pq.read_table(file).num_rows for file in out.rglob("eras*.parquet")] == [6, 6]
+        assert [erased(folder).num_rows for folder in (out, out / "baselines" / "none")] == [6, 6]
+        assert not list(out.rglob("erasing.parquet"))
     assert kills > 4
     assert traces(out) == []
     run(wanted, out)
 
 
 @pytest.mark.parametrize(
-    "damaged", ["state/all/*/tensors-*", "versions/1/quarantine.parquet", "baselines/none/state/all/*/state.json"]
+    "damaged",
+    ["state/all/*/tensors-*", "versions/1/commit.zip", "quarantine/*", "baselines/none/state/all/*/state.json"],
 )
 def test_nothing_is_changed_where_something_cannot_be_read(tmp_path: Path, damaged: str) -> None:
     write(tmp_path / "data", rows=60)
@@ -341,7 +341,7 @@ def test_nothing_is_changed_where_something_cannot_be_read(tmp_path: Path, damag
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     before = content(out)
     with pytest.raises(CheckpointError, match=str(file)):
-        forget(out, asked)
+        erase(out, asked)
     assert content(out) == before
 
 
@@ -353,5 +353,5 @@ def test_rows_erased_before_and_learned_since_are_deleted_again(tmp_path: Path) 
     add_erased(out, every)  # as if their labels had come after an erasure
     assert traces(out) != []
     other = pa.table({"fragment": ["part-9.csv"], "offset": [1]})
-    assert forget(out, other)["remembered"] == 0
+    assert erase(out, other)["remembered"] == 0
     assert traces(out) == []

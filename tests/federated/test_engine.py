@@ -120,7 +120,7 @@ def test_a_client_that_is_new_in_a_grown_source_joins_the_others(tmp_path: Path,
     ]
     rows = sum(pq.read_metadata(path).num_rows for path in source.iterdir())
     assert len(after.learned) == len(before.learned) + pq.read_metadata(source / "2.parquet").num_rows == rows
-    ledger = pq.read_table(run / "ledger.parquet").to_pylist()
+    ledger = pq.read_table(run / "ledger").to_pylist()
     theirs = [entry for entry in ledger if entry["participant"] == "colour=green"]
     assert sum(part["stop"] - part["start"] for entry in theirs for part in entry["ranges"]) == green
     # And it is a client like any other from then on.
@@ -141,7 +141,7 @@ def test_a_clients_own_error_keeps_its_type_and_message(tmp_path: Path) -> None:
 def test_quarantined_rows_are_told_without_their_values(tmp_path: Path) -> None:
     job = people(spoiled(tmp_path), "features.on_bad_row=quarantine", "stream.warm_start=100")
     result = finish(job, tmp_path / "run", on(InProcessGrid(3)))
-    refused = pq.read_table(tmp_path / "run/quarantine.parquet")
+    refused = pq.read_table(tmp_path / "run/quarantine")
     assert len(refused) + len(result.learned) == 600
     assert set(refused["value"].to_pylist()) == {"(kept by its owner)"}
     assert set(refused["column"].to_pylist()) == {"height"}
@@ -244,7 +244,7 @@ def test_an_increment_that_diverges_is_let_go_by_those_who_learned_it(tmp_path: 
     wanted = heavy_job(path, "federated.clients=blocks:3", "federated.fraction=0.5", "publish.every=3")
     finish(wanted, tmp_path / "run", on(InProcessGrid(3, forgetful=travels)))
     learned = [row for pairs in ledger_ranges(tmp_path / "run") for row in range(*pairs)]
-    refused = pq.read_table(tmp_path / "run" / "quarantine.parquet")["offset"].to_pylist()
+    refused = pq.read_table(tmp_path / "run" / "quarantine")["offset"].to_pylist()
     assert sorted(learned + refused) == list(range(480))
     # A client that was not drawn in increment 3 offers its heavy rows with the next one.
     assert {row // 40 for row in refused} >= {3, 7}
@@ -258,7 +258,7 @@ def test_one_client_lets_go_of_what_the_local_engine_does(tmp_path: Path) -> Non
 
 
 def ledger_ranges(folder: Path) -> list[tuple[int, int]]:
-    lists = pq.read_table(folder / "ledger.parquet")["ranges"].to_pylist()
+    lists = pq.read_table(folder / "ledger")["ranges"].to_pylist()
     return [(pair["start"], pair["stop"]) for pairs in lists for pair in pairs]
 
 

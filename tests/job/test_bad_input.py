@@ -85,7 +85,7 @@ class Run:
         return code, printed.err + printed.out
 
     def rows_learned(self) -> int:
-        return count(pq.read_table(self.folder / "out/ledger.parquet"))
+        return count(pq.read_table(self.folder / "out/ledger"))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_bad_rows_go_to_quarantine_and_others_are_learned(run: Run, spoil: Calla
     assert code == 0, printed
     summary = json.loads(printed)
     assert (summary["rows_learned"], summary["rows_quarantined"]) == (1000 - rows, rows)
-    quarantine = pq.read_table(run.folder / "out/quarantine.parquet")
+    quarantine = pq.read_table(run.folder / "out/quarantine")
     assert quarantine.num_rows == rows
     assert set(quarantine["fragment"].to_pylist()) == {"b.parquet"}
 
@@ -286,7 +286,7 @@ def test_versions_of_no_run_say_nothing_but_that(run: Run) -> None:
     assert printed.startswith("incr: ")
 
 
-@pytest.mark.parametrize("file", ["versions/5/model.safetensors", "state/all/5", "state/loop/5"])
+@pytest.mark.parametrize("file", ["versions/5/model.safetensors", "state/all/5", "versions/5/state.zip"])
 def test_a_flipped_byte_is_found_and_its_file_named(run: Run, file: str) -> None:
     assert run()[0] == 0
     path = run.folder / "out" / file

@@ -18,7 +18,7 @@ from incr_core.commands.cli import main
 from incr_core.commands.distill import distill
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
-from incr_core.runs import forget, run
+from incr_core.runs import erase, run
 from incr_core.storage import checkpoint
 
 pytest.importorskip("ray")
@@ -128,7 +128,7 @@ def learned(out: Path) -> set[tuple[str, int]]:
     """The rows of a run's ledger, by file and offset."""
     return {
         (entry["fragment"], row)
-        for entry in pq.read_table(out / "ledger.parquet").to_pylist()
+        for entry in pq.read_table(out / "ledger").to_pylist()
         for span in entry["ranges"]
         for row in range(span["start"], span["stop"])
     }
@@ -164,7 +164,7 @@ def test_a_version_that_was_rolled_back_to_answers_and_the_run_goes_on_from_its_
 def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, ledger = finished.states(), pq.read_table(finished.out / "ledger.parquet")
+    before, ledger = finished.states(), pq.read_table(finished.out / "ledger")
     weights = RunDirectory.open(finished.out).load()[0]
     assert finished.cli("forget", "--where", f"person={PERSON}", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -196,10 +196,10 @@ def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(
     assert gone == {name: told[name] for name in gone}
     assert min(gone.values()) > 0
 
-    assert pq.read_table(finished.out / "ledger.parquet").equals(ledger)
-    assert pq.read_table(finished.out / "erased.parquet").num_rows == 20
+    assert pq.read_table(finished.out / "ledger").equals(ledger)
+    assert pq.read_table(finished.out / "erased").num_rows == 20
     assert not (finished.out / "erasing.parquet").exists()
-    values = pq.read_table(finished.out / "quarantine.parquet").to_pylist()
+    values = pq.read_table(finished.out / "quarantine").to_pylist()
     assert [row["value"] for row in values if row["offset"] % 10 == PERSON] == [None] * 4
     found = RunDirectory.open(finished.out).load()[0]
     assert all(value.equal(found[name]) for name, value in weights.items())
@@ -250,7 +250,8 @@ def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finish
     assert finished.cli("rollback", "2") == 0
     assert finished.cli("forget", "--where", f"person={PERSON}") == 0
     summary = distill(finished.out, tmp_path / "after", ["model.hidden=[3]"])
-    assert summary["taught_by"]["version"] == 2
+    assert summary.taught_by is not None
+    assert summary.taught_by["version"] == 2
     versions = RunDirectory.open(finished.out)
     upto = versions.versions()[1]["increment"]
     at_two = {
@@ -264,4 +265,4 @@ def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finish
     for file in (tmp_path / "after").rglob("state/all/*/state.json"):
         state = checkpoint.load(file.parent)[0]
         assert not finished.erased(state, state["learner"]["strategies"]["0.memory.rows"]).any()
-    assert forget(tmp_path / "after", pq.read_table(finished.out / "erased.parquet"))["remembered"] == 0
+    assert erase(tmp_path / "after", pq.read_table(finished.out / "erased"))["remembered"] == 0

@@ -248,9 +248,9 @@ def test_one_client_does_about_a_drift_what_the_local_engine_does(tmp_path: Path
     job = drifting_job(tmp_path, "federated.clients=blocks:1")
     local = finish(job, tmp_path / "local", LocalEngine)
     assert finish(job, tmp_path / "federated", over(1)).sha256 == local.sha256
-    events = pq.read_table(tmp_path / "local" / "events.parquet")
+    events = pq.read_table(tmp_path / "local" / "events")
     assert events.num_rows >= 2
-    assert pq.read_table(tmp_path / "federated" / "events.parquet").equals(events)
+    assert pq.read_table(tmp_path / "federated" / "events").equals(events)
 
 
 @on_ray
@@ -259,7 +259,7 @@ def test_two_clients_do_about_a_drift_what_two_replicas_do_and_after_a_resume_to
     job = drifting_job(tmp_path, "federated.clients=blocks:2")
     replicas = finish(job, tmp_path / "cluster", cluster.ClusterEngine)
     assert finish(job, tmp_path / "federated", over(2, forgetful=True)).sha256 == replicas.sha256
-    assert pq.read_table(tmp_path / "cluster" / "events.parquet").num_rows >= 2
+    assert pq.read_table(tmp_path / "cluster" / "events").num_rows >= 2
     for stop in (13, 15):
         finish(job, tmp_path / "parts", over(2), stop_after=stop)
     assert finish(job, tmp_path / "parts", over(2)).sha256 == replicas.sha256
@@ -274,7 +274,7 @@ def test_clients_and_replicas_review_the_same_rows(table: Path, tmp_path: Path) 
     clients = finish(job, tmp_path / "federated", over(2, forgetful=True))
     assert clients.sha256 == replicas.sha256
     assert clients.learned == list(range(2000))
-    assert pq.read_table(tmp_path / "cluster" / "events.parquet")["rows"].to_pylist() == [200] * 4
+    assert pq.read_table(tmp_path / "cluster" / "events")["rows"].to_pylist() == [200] * 4
     alone = people(table, *settings, "federated.clients=blocks:1")
     local = finish(alone, tmp_path / "local", LocalEngine)
     assert finish(alone, tmp_path / "one", over(1)).sha256 == local.sha256 != replicas.sha256

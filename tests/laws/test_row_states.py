@@ -17,7 +17,7 @@ import pytest
 from incr_core.commands.audit import audit
 from incr_core.engines import LocalEngine
 from incr_core.job import Job
-from incr_core.runs import forget, run
+from incr_core.runs import erase, run
 from tests.support.federated_runs import finish
 from tests.support.row_states import counts, mixed, told
 
@@ -56,7 +56,7 @@ def test_erased_wins_over_learned_and_leaves_the_ledger_as_it_is(tmp_path: Path)
     job = Job.from_document(mixed(tmp_path / "data"))
     run(job, tmp_path / "run")
     before = audit(tmp_path / "run").states
-    forget(tmp_path / "run", pa.table({"fragment": ["part-0.parquet"] * 3, "offset": [1, 2, 999]}))
+    erase(tmp_path / "run", pa.table({"fragment": ["part-0.parquet"] * 3, "offset": [1, 2, 999]}))
     found = audit(tmp_path / "run")
     assert found.violations == []
     assert found.states.rows == before.rows

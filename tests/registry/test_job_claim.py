@@ -81,7 +81,6 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
 
 def test_a_run_that_cannot_be_written_can_be_read(run: RunDirectory) -> None:
     run.close()
-    (run.path / "ledger.parquet").unlink()
     (run.path / ".lock").unlink()
     (run.path / ".lock").mkdir()  # stops root too
     seen = RunDirectory.open(run.path)
@@ -143,8 +142,8 @@ def test_a_run_of_an_older_schema_is_refused_with_the_command_that_helps(tmp_pat
     text = f"# incr run directory, schema 1, job {job}\n{JOB}"
     (folder / "job.toml").write_text(text)
     expected = (
-        f"{folder}: expected a run directory of schema 2, found schema 1, of another incr, whose states cannot be gone "
-        f"on from; learn the stream anew with `incr run {folder}/job.toml{on} --out {folder}-schema-2`, or use the "
+        f"{folder}: expected a run directory of schema 3, found schema 1, of another incr, whose states cannot be gone "
+        f"on from; learn the stream anew with `incr run {folder}/job.toml{on} --out {folder}-schema-3`, or use the "
         "incr that wrote it"
     )
     calls: list[Callable[[], object]] = [

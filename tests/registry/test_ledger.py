@@ -47,12 +47,12 @@ def test_the_ledger_is_a_set_of_rows_per_version(versions: list[set[tuple[int, i
             # Whole or in parts, the same verdict, and the row named is one of those learned twice.
             names = {f"row {offset} of {FRAGMENTS[fragment]} " for fragment, offset in repeated}
             with pytest.raises(CheckpointError) as caught:
-                covered.extended(tables[n])
+                covered.add(tables[n])
             assert any(name in str(caught.value) for name in names)
             with pytest.raises(CheckpointError, match="is learned twice"):
                 check(table)
             return
-        covered = covered.extended(tables[n])
+        covered.add(tables[n])
         learned |= chosen
         assert covered.rows == len(learned)
     check(table)
@@ -81,8 +81,9 @@ def test_a_full_fragment_costs_one_interval() -> None:
     order = np.random.default_rng(0).permutation(1600)
     covered = Coverage()
     for version, part in enumerate(np.split(order, 16)):
-        covered = covered.extended(entry_table(version, "x", torch.from_numpy(part), FRAGMENTS, increment=0))
-    assert (covered.starts.tolist(), covered.stops.tolist()) == ([0], [1600])
+        covered.add(entry_table(version, "x", torch.from_numpy(part), FRAGMENTS, increment=0))
+    [(starts, stops)] = covered.intervals.values()
+    assert (starts.tolist(), stops.tolist()) == ([0], [1600])
 
 
 def test_the_last_row_of_a_fragment_is_not_the_first_of_the_next() -> None:
@@ -94,4 +95,6 @@ def test_the_last_row_of_a_fragment_is_not_the_first_of_the_next() -> None:
 def test_no_rows_make_no_entries() -> None:
     empty = entry_table(1, "x", torch.empty(0, dtype=torch.int64), [], increment=0)
     assert empty.num_rows == 0
-    assert Coverage().extended(empty).rows == 0
+    covered = Coverage()
+    covered.add(empty)
+    assert covered.rows == 0

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from incr_core.errors import CheckpointError, StorageError
-from incr_core.registry import RunDirectory
-from incr_core.storage import remove, seal, sha256, unseal
+from incr_core.registry import Committed, RunDirectory
+from incr_core.registry.ledger import count
+from incr_core.storage import archive_bytes, checksummed, parse_checksummed, read_archive, sha256
 from tests.support.versions import assert_consistent, commit, start
 
 
@@ -49,15 +51,19 @@ def full() -> OSError:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fold", [32, 1, 2])
 @pytest.mark.parametrize("failure", [Killed, full])
 def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException], fold: int
 ) -> None:
+    """fold: after how many commits there is a segment; of 1, the commit makes one and merges it with the one before."""
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", fold)
     # Nothing here survives a loss of power anyway, and the disk would take most of the time.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     with start(tmp_path / "before") as run:
         commit(run)
         commit(run)
+        run._lock.release()  # as a killed run leaves it: of 2 and 1, folded
     outcomes = []
     for step in range(1, 100):
         folder = tmp_path / str(step)
@@ -88,6 +94,42 @@ def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
     # Before one step there were two versions, after it three: there is one commit point.
     assert set(outcomes) == {2, 3}
     assert outcomes == sorted(outcomes)
+
+
+def write_until_killed(folder: Path, seed: int) -> None:
+    random.seed(seed)
+    with start(folder, keep=random.choice([1, 2])) as run:
+        while True:
+            commit(run)
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_at_any_moment_leaves_a_run_that_readers_understand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments are made all the time, of every third version; a reader looks on meanwhile and sees no version go."""
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 3)
+    folder, context, seen = tmp_path / "run", multiprocessing.get_context("fork"), 0
+    with start(folder) as run:
+        commit(run)
+    for kill in range(12):
+        writer = context.Process(target=write_until_killed, args=(folder, kill))
+        writer.start()
+        until = time.monotonic() + 0.1 + 0.07 * kill
+        while time.monotonic() < until:
+            reader = RunDirectory.open(folder)
+            told = reader.table("metrics")["version"].to_pylist()
+            assert told == list(range(1, len(told) + 1))
+            assert len(told) >= seen
+            seen = len(told)
+            assert reader.load()[1]["version"] <= (RunDirectory.open(folder).latest() or 0)
+        writer.kill()
+        writer.join()
+        run = RunDirectory.open(folder)
+        assert Committed.read(folder).violations == []
+        assert count(run.table("ledger")) == 10 * (run.latest() or 0)
+        assert not list(folder.rglob(".tmp-*"))
+    assert seen > 12
 
 
 def test_after_a_full_disk_the_same_process_can_go_on(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,23 +164,15 @@ except Exception as error:
     assert_consistent(RunDirectory.open(tmp_path / "run"), 1)
 
 
-def test_damaged_or_stale_tables_are_rebuilt_from_the_versions(run: RunDirectory) -> None:
+def test_segments_that_are_gone_are_written_anew_from_the_versions(run: RunDirectory) -> None:
     run.close()
-    (run.path / "metrics.parquet").write_bytes(b"PAR1 cut")
-    (run.path / "ledger.parquet").unlink()
-    pq.write_table(pa.table({"of": ["somebody else"]}), run.path / "quarantine.parquet")
+    (run.path / "segments.json").unlink()
+    (run.path / "metrics" / "of somebody else").write_text("")
     (run.path / "champion").write_text("")
     assert_consistent(RunDirectory.open(run.path), 3)
 
 
-def test_a_table_of_the_future_is_rebuilt(run: RunDirectory) -> None:
-    """Version 3 was taken away by hand, so the tables must forget it."""
-    run.close()
-    remove(run.path / "versions" / "3")
-    assert RunDirectory.open(run.path).table("metrics")["version"].to_pylist() == [1, 2]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "commit.zip"])
 def test_a_flipped_byte_is_refused_naming_file_version_and_what_is_intact(run: RunDirectory, name: str) -> None:
     file = run.path / "versions" / "2" / name
     intact = file.read_bytes()
@@ -155,9 +189,10 @@ def test_a_model_that_is_not_the_manifests_is_refused_though_both_are_intact(run
     folder = run.path / "versions" / "2"
     other = (run.path / "versions" / "1" / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(other)
-    manifest = unseal(folder / "manifest.json")
+    files = read_archive(folder / "commit.zip")
+    manifest = parse_checksummed(files["manifest.json"], folder)
     manifest["files"]["model.safetensors"] = sha256(other)
-    (folder / "manifest.json").write_bytes(seal(manifest))
+    (folder / "commit.zip").write_bytes(archive_bytes(files | {"manifest.json": checksummed(manifest)}))
     with pytest.raises(CheckpointError, match=r"2/model.safetensors: expected model_sha256 \w{64}, found \w{64}"):
         run.load(2)
 

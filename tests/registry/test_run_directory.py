@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +12,9 @@ import torch
 
 from incr_core.data import row_ids
 from incr_core.errors import CheckpointError, VersionError
-from incr_core.registry import RunDirectory, state_folder
+from incr_core.registry import Committed, RunDirectory, Segment, Segments, read_index
 from incr_core.registry.ledger import SCHEMA, count, entry_table
-from incr_core.storage import _growing_table as tables
-from incr_core.storage import checkpoint, model_sha256, write_atomically
+from incr_core.storage import model_sha256
 from tests.support.versions import assert_consistent, commit, start
 
 
@@ -26,15 +25,15 @@ def test_versions_come_back_as_committed(run: RunDirectory) -> None:
     assert (manifest["increment"], manifest["name"], manifest["cursor"]) == (3, "day 3", {"fragment": 3})
     assert manifest["rows"] == 10
     assert manifest["model_sha256"] == model_sha256(weights)
-    assert manifest["files"].keys() == {
-        *("model.safetensors", "history.arrow", "metrics.parquet", "ledger.parquet", "quarantine.parquet")
-    }
-    assert run.part(3, "history.arrow").to_pydict() == {"delay": [1.0]}
+    assert manifest["files"].keys() == {"model.safetensors", "history.arrow"}
+    assert manifest["tables"] == {"metrics": 1, "ledger": 2, "quarantine": 1}
+    assert run.extra_table(3, "history").to_pydict() == {"delay": [1.0]}
     assert [(m["champion"], m["has_weights"]) for m in run.versions()] == [(False, True)] * 2 + [(True, True)]
     run.close()
     assert_consistent(RunDirectory.open(run.path), 3)
     assert (run.path / "champion").read_text() == "3\n"
-    assert json.loads((run.path / "versions" / "1" / "manifest.json").read_text())["parent"] is None
+    with zipfile.ZipFile(run.path / "versions" / "1" / "commit.zip") as archive:
+        assert json.loads(archive.read("manifest.json"))["parent"] is None
 
 
 def test_tied_weights_are_stored_under_both_names(tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_a_rollback_to_the_version_before_is_not_taken_for_a_kill(run: RunDirect
 
 
 def test_a_version_that_does_not_exist_is_refused_naming_those_that_do(run: RunDirectory, tmp_path: Path) -> None:
-    for ask in (run.load, run.rollback, lambda version: run.part(version, "metrics.parquet")):
+    for ask in (run.load, run.rollback, lambda version: run.extra_table(version, "history")):
         with pytest.raises(VersionError, match=r"run: no version 9; there are versions 1 to 3"):
             ask(9)
     with start(tmp_path / "empty") as empty:
@@ -106,7 +105,7 @@ def test_old_weights_are_pruned_but_never_the_champions(tmp_path: Path) -> None:
         assert [m["version"] for m in run.versions() if m["has_weights"]] == [1, 4, 5]
         with pytest.raises(VersionError, match=r"version 3: its weights were pruned; versions with weights: 1, 4 to 5"):
             run.load(3)
-        assert count(run.part(3, "ledger.parquet")) == 10
+        assert count(run.table("ledger", 3, 3)) == 10
         assert not (tmp_path / "versions" / "3" / "history.arrow").exists()
         commit(run)
         assert [m["version"] for m in run.versions() if m["has_weights"]] == [5, 6]
@@ -117,13 +116,13 @@ def test_old_weights_are_pruned_but_never_the_champions(tmp_path: Path) -> None:
 def test_a_participant_keeps_its_last_two_states_however_old(run: RunDirectory) -> None:
     for _ in range(3):
         version = run.next_version()
-        checkpoint.save(state_folder(run.path, "loop", version), {})
         only_aa = entry_table(version, "AA", row_ids(1, version, version + 1), ["", "b.parquet"], increment=0)
-        commit(run, ledger=only_aa, participants=["AA", "loop"])
+        commit(run, ledger=only_aa, participants=["AA"], state={})
     states = {
         folder.name: sorted(int(state.name) for state in folder.iterdir()) for folder in (run.path / "state").iterdir()
     }
-    assert states["AA"] == states["loop"] == [5, 6]
+    assert states["AA"] == [5, 6]
+    assert sorted(path.parent.name for path in run.path.rglob("state.zip")) == ["5", "6"]
     assert states["B6"][:2] == [2, 3]
 
 
@@ -132,22 +131,41 @@ def test_reserved_manifest_names_are_refused(run: RunDirectory) -> None:
         commit(run, manifest={"version": 7, "parent": 1})
 
 
-def test_tables_are_rewritten_for_a_bounded_share_of_the_time(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a clock that ticks whenever it is read, a write takes a tick and must rest for twenty; four tables read it."""
-    written: list[str] = []
-    real, ticks = write_atomically, itertools.count(10**9)
+def test_what_grows_is_in_few_files_however_many_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights of two versions kept, 200 commits leave a segment for every bit of their number, and few folders."""
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 4)
+    written: list[int] = []
+    real = Segments._written
 
-    def counting(path: Path, content: bytes) -> None:
-        written.append(path.name)
-        real(path, content)
+    def counted(segments: Segments, first: int, last: int, tables: dict[str, pa.Table]) -> Segment:
+        written.append(last - first + 1)
+        return real(segments, first, last, tables)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(tables, "write_atomically", counting)
-        patch.setattr("time.monotonic", lambda: float(next(ticks)))
-        for _ in range(30):
+    with monkeypatch.context() as patch, start(tmp_path, keep=2) as run:
+        patch.setattr(Segments, "_written", counted)
+        for _ in range(200):
             commit(run)
-    assert 3 <= written.count("metrics.parquet") <= 8
-    run.close()
-    assert_consistent(RunDirectory.open(run.path), 33)
+        assert len(list((tmp_path / "versions").iterdir())) <= 2 + 4
+        assert [segment.versions for segment in read_index(tmp_path)] == [128, 64, 8]
+        assert len(list((tmp_path / "metrics").iterdir())) == 3
+    assert sum(written) <= 200 * 7  # each version again as often as sizes double
+    with start(tmp_path, keep=2) as run:
+        assert count(run.table("ledger")) == 2000
+        assert run.table("metrics", 127, 130)["version"].to_pylist() == [127, 128, 129, 130]
+        assert [manifest["version"] for manifest in run.versions()] == list(range(1, 201))
+        with pytest.raises(CheckpointError, match=r"row 70 of a.parquet is learned twice: by AA in version 7, by x"):
+            commit(run, ledger=entry_table(201, "x", row_ids(0, 70, 71), ["a.parquet"], increment=0))
+    assert Committed.read(tmp_path).violations == []
+
+
+def test_a_reader_follows_a_writer_that_folds_and_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 3)
+    with start(tmp_path, keep=1) as run:
+        readers = []
+        for number in range(1, 20):
+            commit(run)
+            readers.append(RunDirectory.open(tmp_path))
+            assert readers[-1].table("metrics")["version"].to_pylist() == list(range(1, number + 1))
+        for reader in readers:
+            assert reader.table("metrics")["version"].to_pylist()[:1] == [1]
+            assert [manifest["version"] for manifest in reader.versions()][:1] == [1]

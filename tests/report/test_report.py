@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -108,8 +107,8 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
     bad = pa.table({"reason": ["<script>alert(1)</script>", "label & more", "label & more"]})
     baseline = tmp_path / "baselines" / "<u>no $re$play"
     RunDirectory.create(tmp_path, "", "f00d").close()
-    baseline.mkdir(parents=True)
-    pq.write_table(metrics(30, level=0.6), baseline / "metrics.parquet")
+    with RunDirectory.create(baseline, "", "f00d") as run:
+        run.commit({}, manifest={}, metrics=metrics(30, level=0.6), ledger=SCHEMA.empty_table())
     page = report(tmp_path, metrics(30), SUMMARY, quarantine=bad)
     for raw in ("<script", "<u>", "<i>", "<replay>", "label & more"):
         assert raw not in page
@@ -126,7 +125,7 @@ def test_the_champion_is_marked(tmp_path: Path) -> None:
         run.rollback(2)
         page = write_report(run).read_text()
     assert re.findall(r"<b>(\d+)</b> <em class=\"champion\">", page) == ["2"]
-    assert "4 earlier ones are in the folder versions" in page
+    assert "4 earlier ones are in the folder manifests" in page
 
 
 def test_a_run_without_anything_yet_has_a_page(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def assert_told(folder: Path) -> None:
-    """Every number of metrics.parquet is there, once, at its increment."""
-    told, rows = events(folder), pq.read_table(folder / "metrics.parquet").to_pylist()
+    """Every number of the metrics is there, once, at its increment."""
+    told, rows = events(folder), pq.read_table(folder / "metrics").to_pylist()
     for name in ("metric.auc", "total.auc", "loss.loss", "rows_labelled", "seconds_learning", "version"):
         expected = [
             (row["increment"], row[name]) for row in rows if row[name] is not None and not math.isnan(row[name])

@@ -71,7 +71,7 @@ def test_numbers_predicted_before_any_was_seen_are_not_scored(tmp_path: Path, de
         "model": {"hidden": [16]},
     }
     summary = run(Job.from_document(document), tmp_path / "run").summary
-    scored = pq.read_table(tmp_path / "run" / "metrics.parquet")["rows_scored"].to_pylist()
+    scored = pq.read_table(tmp_path / "run" / "metrics")["rows_scored"].to_pylist()
     assert summary.rows_predicted == summary.rows_learned == rows
     assert scored == [0] * (2 * delay + 1) + [100] * (9 - delay)
     assert summary.prequential["r2"] > 0.5

@@ -133,7 +133,7 @@ def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[...
     plain = run(flights_job("publish.every=3", "outer=nesterov"), tmp_path / "plain").summary
     job = reviewing(flights_job, "review.every=3", "outer=nesterov")
     stopping(job, tmp_path / "erased", 1)
-    for entry in pq.read_table(tmp_path / "plain" / "ledger.parquet").to_pylist():
+    for entry in pq.read_table(tmp_path / "plain" / "ledger").to_pylist():
         offsets = [offset for part in entry["ranges"] for offset in range(part["start"], part["stop"])]
         gone = pa.table({"fragment": [entry["fragment"]] * len(offsets), "offset": offsets})
         add_erased(tmp_path / "erased", gone)

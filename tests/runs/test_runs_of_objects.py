@@ -287,8 +287,8 @@ def test_rollback_and_versions_and_whoever_asks_for_what_is_not_there(tmp_path: 
 def test_rows_are_erased_from_a_run_of_objects(tmp_path: Path) -> None:
     found = open_run(tmp_path / "run", stream=people(), **KEYS, **OWN).run()
     tall = people()["height"][17].as_py()
-    assert found.forget(f"height={tall}")["learned"] == 1
-    told = found.forget(pa.table({"fragment": ["part 0"] * 400, "offset": np.arange(400)}))
+    assert found.erase(f"height={tall}")["learned"] == 1
+    told = found.erase(pa.table({"fragment": ["part 0"] * 400, "offset": np.arange(400)}))
     assert (told["rows"], told["learned"], told["remembered"]) == (400, 400, 50 if told["remembered"] == 50 else 49)
 
 

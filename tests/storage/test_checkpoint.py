@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from incr_core.errors import CheckpointError, StorageError
-from incr_core.storage import checkpoint, model_sha256, seal, unseal, write_atomically
+from incr_core.storage import checkpoint, checksummed, model_sha256, read_checksummed, write_atomically
 from incr_core.storage.packing import pack, unpack
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
@@ -220,8 +220,8 @@ def test_cut_and_missing_files_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_schema_is_not_called_damage(tmp_path: Path) -> None:
     file = saved(tmp_path) / "state.json"
-    file.write_bytes(seal({**unseal(file), "schema": 3}))
-    with pytest.raises(CheckpointError, match=r"state.json: expected schema 2, found 3; read it with the incr version"):
+    file.write_bytes(checksummed({**read_checksummed(file), "schema": 4}))
+    with pytest.raises(CheckpointError, match=r"state.json: expected schema 3, found 4; read it with the incr version"):
         checkpoint.load(tmp_path / "s")
 
 
@@ -233,7 +233,7 @@ def test_sealed_files_are_plain_json(tmp_path: Path) -> None:
 
 def test_a_manifest_json_cannot_hold_is_refused() -> None:
     with pytest.raises(CheckpointError, match="manifest: expected values JSON can hold, got Out of range float"):
-        seal({"rate": math.nan})
+        checksummed({"rate": math.nan})
 
 
 # The disk refuses

@@ -85,7 +85,7 @@ def failing(job: Job, folder: Path, make: MakeEngine) -> IncrError:
 
 def learned_rows(folder: Path) -> list[int]:
     """Every row that the ledger says was learned, in any version, with repeats."""
-    table = pq.read_table(folder / "ledger.parquet")
+    table = pq.read_table(folder / "ledger")
     rows: list[int] = []
     for entry in table.to_pylist():
         for part in entry["ranges"]:

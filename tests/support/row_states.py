@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from incr_core.data.times import SECOND
-from incr_core.storage import parquet_bytes, seal, sha256, unseal
+from incr_core.storage import archive_bytes, checksummed, parquet_bytes, parse_checksummed, read_archive, read_table
 from tests.support.streams import faulty
 
 TICK = 16 * 3600 * SECOND
@@ -73,25 +73,26 @@ def told(document: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def rewrite(run: Path, version: int, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change a table of a version, and all that is said of it elsewhere: its hash, its count, the whole table."""
-    folder = run / "versions" / str(version)
-    file = folder / f"{name}.parquet"
-    table = change(pq.read_table(file))
-    file.write_bytes(parquet_bytes(table))
-    manifest = unseal(folder / "manifest.json")
-    manifest["files"][file.name] = sha256(file.read_bytes())
-    if name == "ledger":
+def rewrite(run: Path, version: int, name: str, change: Callable[[pa.Table], pa.Table], *, told: bool = True) -> None:
+    """Change a table of a version, and all that is said of it elsewhere: hashes, counts, segments.
+
+    told: whether manifest and metrics say how many rows are in its ledger then.
+    """
+    path = run / "versions" / str(version) / "commit.zip"
+    files = read_archive(path)
+    manifest = parse_checksummed(files["manifest.json"], path)
+    table = change(read_table(f"{name}.parquet", files[f"{name}.parquet"]))
+    files[f"{name}.parquet"] = parquet_bytes(table)
+    manifest["tables"][name] = table.num_rows
+    if name == "ledger" and told:
         manifest["rows"] = sum(table["rows"].to_pylist())
-        metrics = folder / "metrics.parquet"
-        found = pq.read_table(metrics)
+        found = read_table("metrics.parquet", files["metrics.parquet"])
         rows = [0] * (len(found) - 1) + [manifest["rows"]]
         found = found.set_column(found.column_names.index("rows_labelled"), "rows_labelled", pa.array(rows))
-        metrics.write_bytes(parquet_bytes(found))
-        manifest["files"][metrics.name] = sha256(metrics.read_bytes())
-    (folder / "manifest.json").write_bytes(seal(manifest))
-    for whole in ("ledger", "duplicates", "quarantine", "metrics"):
-        (run / f"{whole}.parquet").unlink(missing_ok=True)  # written anew from the versions, when a run is opened
+        files["metrics.parquet"] = parquet_bytes(found)
+    files["manifest.json"] = checksummed(manifest)
+    path.write_bytes(archive_bytes(files))
+    (run / "segments.json").unlink(missing_ok=True)  # written anew from the versions, when a run is opened
 
 
 def entries(table: pa.Table, change: Callable[[list[dict[str, Any]]], Any]) -> pa.Table:

@@ -95,7 +95,7 @@ def reject(bad: Sequence[BadRow], total: int, section: str = "stream.features") 
 
 
 def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
-    """Bad rows as a table, for `quarantine.parquet`.
+    """Bad rows as a table, for the quarantine.
 
     >>> quarantine_table([]).column_names
     ['row', 'fragment', 'offset', 'column', 'reason', 'value', 'fingerprint']
@@ -104,7 +104,7 @@ def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
 
 
 def files_table(bad: Sequence[BadFile]) -> pa.Table:
-    """Bad files as a table, for `quarantine.parquet`: a row each, without a row id.
+    """Bad files as a table, for the quarantine: a row each, without a row id.
 
     offset: the first of its rows that cannot be used, null where that is all of them.
 
@@ -124,7 +124,7 @@ def files_table(bad: Sequence[BadFile]) -> pa.Table:
 
 
 def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
-    """Rows (n,) of a skipped increment as a table, for `quarantine.parquet`; no value of theirs is bad.
+    """Rows (n,) of a skipped increment as a table, for the quarantine; no value of theirs is bad.
 
     >>> import torch
     >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]

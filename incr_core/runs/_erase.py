@@ -24,6 +24,7 @@ from incr_core.registry import (
     erasing,
     finish_erasing,
     ids_of,
+    loop_state,
     state_folder,
 )
 from incr_core.registry.ledger import flat
@@ -31,13 +32,13 @@ from incr_core.report import write_report
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.storage import checkpoint, remove
 
-__all__ = ["forget", "rows_in_file", "rows_where"]
+__all__ = ["erase", "rows_in_file", "rows_where"]
 
 
-def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
+def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
     """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
 
-    addresses: columns `fragment`, a file's name as in ledger.parquet, and `offset`, the row's in that file. job: the
+    addresses: columns `fragment`, a file's name as in the ledger, and `offset`, the row's in that file. job: the
     run's own, where it was made of objects; None: the one that its directory holds.
 
     Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
@@ -73,7 +74,7 @@ def forget(directory: str | Path, addresses: pa.Table, job: Job | None = None) -
             _check(run, found)
         for run in runs:
             begin_erasing(run.path, asked)
-        counts = [_forget_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
+        counts = [_erase_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
         for run in reversed(runs):  # the run itself stays marked until nothing is left to do in its baselines
             finish_erasing(run.path)
     return counts[0] | {"states": sum(count["states"] for count in counts)}
@@ -119,7 +120,7 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
 
 
 def rows_in_file(path: str | Path) -> pa.Table:
-    """The addresses that a file lists in its columns `fragment` and `offset`, as quarantine.parquet does."""
+    """The addresses that a file lists in its columns `fragment` and `offset`, as the quarantine does."""
     if not Path(path).is_file():
         raise StreamError(f"--rows {path}: expected a file with the columns fragment and offset, got none")
     found = read_table(Path(path), SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
@@ -142,8 +143,9 @@ def _check(run: RunDirectory, memories: Memories) -> None:
     for folder, state, _ in _states(run):
         if is_participants(state):
             _rows_in(folder, state, memories)
-    if not erasing(run.path).num_rows:  # which may have been interrupted between a table and its manifest
-        _quarantines(run)
+    for _ in run.stored("quarantine"):
+        pass
+    _clients(run)
 
 
 def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
@@ -153,10 +155,14 @@ def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
         yield file.parent, *checkpoint.load(file.parent)
 
 
-def _quarantines(run: RunDirectory) -> dict[int, pa.Table]:
-    """The versions' tables of quarantined rows, verified."""
-    numbers = [version["version"] for version in run.versions() if "quarantine.parquet" in version["files"]]
-    return {number: run.part(number, "quarantine.parquet") for number in numbers}
+def _clients(run: RunDirectory) -> list[str]:
+    """The clients of a federated run, those too that have learned nothing yet."""
+    latest = run.latest()
+    return (
+        []
+        if latest is None
+        else [client["name"] for client in loop_state(run.path, latest)["engine"].get("clients", ())]
+    )
 
 
 def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
@@ -166,13 +172,14 @@ def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def _forget_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
-    """Take the rows out of one run, which nobody else writes; returns the counts of `forget`."""
+def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
+    """Take the rows out of one run, which nobody else writes; returns the counts of `erase`."""
     addresses = _once(pa.concat_tables([erased(run.path), erasing(run.path)]))
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
     known = _fragments(ledger) | _fragments(quarantine)
     participants = set(ledger["participant"].to_pylist()) if ledger.num_rows else set[str]()
+    participants.update(_clients(run))
     for folder, state, manifest in _states(run):
         if is_participants(state):
             known.update(_met(state))
@@ -180,9 +187,6 @@ def _forget_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> di
             if any(_held(folder, state, memories, addresses).values()):
                 delete_rows(state, memories, ids_of(addresses, _met(state)))
                 checkpoint.save(folder, state, **manifest)
-        else:
-            clients = state.get("engine", {}).get("clients", ())  # the loop's, of a federated run, names them
-            participants.update(client["name"] for client in clients)
         checkpoint.tidy(folder)
     run.rewrite("quarantine", lambda table: _without_values(table, addresses))
     for unfinished in run.path.rglob(".tmp-*"):  # a file that a kill has left half written
@@ -221,10 +225,9 @@ def _verify(run: RunDirectory, memories: Memories, addresses: pa.Table) -> int:
             if left := sum(_held(folder, state, memories, addresses).values()):
                 raise CheckpointError(f"{folder}: expected no erased row after the erasure, found {left}; {remedy}")
             verified += 1
-    for number, table in _quarantines(run).items():
+    for place, table in run.stored("quarantine"):
         told = zip(_among(table, addresses), table["value"].is_valid().to_pylist(), strict=True)
         if left := sum(here and value for here, value in told):
-            place = run.path / "versions" / str(number) / "quarantine.parquet"
             raise CheckpointError(f"{place}: expected no value of an erased row, found {left}; {remedy}")
     return verified
 

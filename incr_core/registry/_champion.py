@@ -1,0 +1,53 @@
+"""The champion: which version is published, in a file that holds its number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from incr_core.storage import write_atomically
+
+__all__ = ["CHAMPION", "champion_of", "is_withdrawn", "make_champion", "withdraw"]
+
+CHAMPION = "champion"
+
+
+def champion_of(folder: Path) -> int | None:
+    """The published version of the run in a folder, as of now, with no look at anything else; None before the first.
+
+    >>> champion_of(Path("/nowhere")) is None
+    True
+    """
+    try:
+        return int((folder / CHAMPION).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def make_champion(folder: Path, version: int, *, durable: bool) -> None:
+    """Make a version the champion. durable: False where a commit says so too, from which it is made again.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     make_champion(Path(name), 3, durable=True)
+    ...     champion_of(Path(name))
+    3
+    """
+    write_atomically(folder / CHAMPION, f"{version}\n".encode(), durable=durable)
+
+
+def withdraw(version_folder: Path) -> None:
+    """Tell a champion that is set back on purpose from one that a kill kept from moving on to this version.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     before = is_withdrawn(Path(name))
+    ...     withdraw(Path(name))
+    ...     before, is_withdrawn(Path(name))
+    (False, True)
+    """
+    write_atomically(version_folder / "withdrawn", b"")
+
+
+def is_withdrawn(version_folder: Path) -> bool:
+    """Whether `withdraw` was called."""
+    return (version_folder / "withdrawn").exists()

@@ -1,0 +1,126 @@
+"""What a run has committed so far: its versions and their tables, in segments and in the folders behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from incr_core.errors import CheckpointError
+from incr_core.registry._segments import MANIFESTS, TABLES, Segments, join, read_index
+from incr_core.registry._version import COMMIT, read_commit, rewrite_table
+from incr_core.storage import numbers_in
+
+__all__ = ["FOLD", "TRIES", "History", "manifest_table"]
+
+FOLD = 32
+"""So many versions behind the last segment make another one."""
+
+TRIES = 5
+"""How often a run that is being written meanwhile is looked at anew."""
+
+
+def manifest_table(manifest: Mapping[str, Any]) -> pa.Table:
+    """The manifest of a version as a row of the table of manifests.
+
+    >>> manifest_table({"version": 3, "rows": 10}).to_pylist()
+    [{'version': 3, 'manifest': '{"version": 3, "rows": 10}'}]
+    """
+    return pa.table({"version": [manifest["version"]], "manifest": [json.dumps(manifest)]})
+
+
+class History:
+    """The versions of the run in `directory`, and the rows that they have added to its tables.
+
+    Up to the last segment these are read from segments, of versions behind it from their folders. Nothing of it is kept
+    in memory but the tables of the versions behind the last segment.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.segments = Segments(directory)
+        self.latest = 0
+        self._behind: dict[int, dict[str, pa.Table]] = {}
+
+    def survey(self) -> list[int]:
+        """Look at what is there now; returns the versions that have a folder."""
+        self.segments.read()
+        folders = numbers_in(self.directory / "versions")
+        self.latest = max([self.segments.last, *folders[-1:]])
+        self._behind = {}
+        return folders
+
+    @property
+    def behind(self) -> range:
+        """The versions behind the last segment."""
+        return range(self.segments.last + 1, self.latest + 1)
+
+    def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+        """The next version is committed."""
+        self.latest = manifest["version"]
+        self._behind[self.latest] = {MANIFESTS: manifest_table(manifest), **tables}
+
+    def fold(self) -> None:
+        """Take all versions into segments."""
+        if self.behind:
+            tables = {name: join([self._of(version, name) for version in self.behind]) for name in (MANIFESTS, *TABLES)}
+            self.segments.fold(
+                self.behind[0], self.latest, {name: table for name, table in tables.items() if len(table)}
+            )
+            self._behind = {}
+
+    def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
+        """The rows that versions `first` to `last` have added to a table, in their order."""
+        for _ in range(TRIES):
+            try:
+                return self._table(name, first, last)
+            except CheckpointError:
+                # Whoever writes the run may have merged segments, or folded versions and removed their folders.
+                if read_index(self.directory) == self.segments.listed:
+                    raise
+                self.survey()
+        return self._table(name, first, last)
+
+    def _table(self, name: str, first: int, last: int | None) -> pa.Table:
+        behind = [version for version in self.behind if first <= version <= (last or self.latest)]
+        return join([*self.segments.tables(name, first, last), *(self._of(version, name) for version in behind)])
+
+    def _of(self, version: int, name: str) -> pa.Table:
+        """What a version behind the last segment adds to a table."""
+        if version not in self._behind:
+            manifest, tables = read_commit(self.folder(version))
+            self._behind[version] = {MANIFESTS: manifest_table(manifest), **tables}
+        return self._behind[version].get(name, pa.table({}))
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifests of all versions, oldest first."""
+        table = self.table(MANIFESTS)
+        return [json.loads(text) for text in table["manifest"].to_pylist()] if table.num_rows else []
+
+    def stored(self, name: str) -> Iterator[tuple[Path, pa.Table]]:
+        """Every file that has rows of a table, and these rows, verified; a row may be in two, folder and segment."""
+        for segment in self.segments.listed:
+            if name in segment.files:
+                yield self.directory / segment.files[name]["file"], self.segments.table(segment, name)
+        for version in numbers_in(self.directory / "versions"):
+            tables = read_commit(self.folder(version))[1]
+            if name in tables:
+                yield self.folder(version) / COMMIT, tables[name]
+
+    def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
+        """Change rows of a table wherever they are, for an erasure; `change` says how many. Returns that of the whole.
+
+        The same call finishes what a kill interrupted.
+        """
+        for version in numbers_in(self.directory / "versions"):
+            rewrite_table(self.folder(version), name, change)
+        self._behind = {}
+        rows = self.segments.rewrite(name, change)
+        return rows + sum(change(table)[1] for version in self.behind if len(table := self._of(version, name)))
+
+    def folder(self, version: int) -> Path:
+        """Where a version is, or was."""
+        return self.directory / "versions" / str(version)

@@ -1,0 +1,216 @@
+"""Segments: the tables of many versions in a few files that never change, listed by one that is swapped by a rename.
+
+    DIR/segments.json                          which versions each segment holds, and its files with their hashes
+    DIR/TABLE/00000001-00000064.parquet        the rows that these versions added to a table
+
+A fold takes the versions behind the last segment into a new one, and with it as many of the segments before as are not
+twice as large. So sizes halve from the first to the last, as bits of a number do; a row is written again as often as
+sizes double, and a segment of LARGEST versions, or that would be larger than LARGEST_BYTES, is not touched any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from incr_core.storage import (
+    SCHEMA,
+    checksummed,
+    parquet_bytes,
+    read_checksummed,
+    read_table,
+    read_verified,
+    remove,
+    sha256,
+    storage,
+    sync_all,
+    write_atomically,
+)
+
+__all__ = ["INDEX", "MANIFESTS", "TABLES", "Segment", "Segments", "join", "read_index"]
+
+INDEX = "segments.json"
+TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events")
+
+MANIFESTS = "manifests"
+"""The table of the versions themselves: number, and manifest as text."""
+
+LARGEST = 16384
+LARGEST_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The versions from `first` to `last`. files: table -> file, rows, bytes and sha256; tables without rows have none.
+
+    >>> Segment(33, 64, {}).versions
+    32
+    """
+
+    first: int
+    last: int
+    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def versions(self) -> int:
+        """How many versions."""
+        return self.last - self.first + 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file["bytes"] for file in self.files.values())
+
+
+def read_index(directory: Path) -> list[Segment]:
+    """The segments of a run, in order.
+
+    >>> read_index(Path("/nowhere"))
+    []
+    """
+    if not (directory / INDEX).exists():
+        return []
+    return [Segment(**segment) for segment in read_checksummed(directory / INDEX)["segments"]]
+
+
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables behind one another; a column that some lack is null there.
+
+    >>> join([pa.table({"a": [1]}), pa.table({"b": [2]})]).to_pylist()
+    [{'a': 1, 'b': None}, {'a': None, 'b': 2}]
+    """
+    full = [table.replace_schema_metadata(None) for table in tables if table.num_rows]
+    return pa.concat_tables(full, promote_options="permissive") if full else pa.table({})
+
+
+class Segments:
+    """The segments of the run in `directory`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = Segments(Path(folder))
+    ...     for version in (1, 2, 3):
+    ...         manifest = pa.table({"version": [version], "manifest": ["{}"]})
+    ...         found.fold(version, version, {"manifests": manifest, "metrics": pa.table({"auc": [0.5 + version]})})
+    ...     [(segment.first, segment.last) for segment in found.listed], join(list(found.tables("metrics"))).num_rows
+    ([(1, 2), (3, 3)], 3)
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.listed: list[Segment] = []
+
+    @property
+    def last(self) -> int:
+        """The last version that is in a segment; 0 before the first."""
+        return self.listed[-1].last if self.listed else 0
+
+    def read(self) -> None:
+        """Take what the index lists now."""
+        self.listed = read_index(self.directory)
+
+    def tables(self, name: str, first: int = 1, last: int | None = None) -> Iterator[pa.Table]:
+        """The rows of a table that segments hold of versions `first` to `last`, from one segment after another."""
+        for segment in self.listed:
+            if segment.last < first or (last is not None and segment.first > last) or name not in segment.files:
+                continue
+            table = self.table(segment, name)
+            if segment.first < first or (last is not None and last < segment.last):
+                rows = self._rows(segment, name)
+                begin = sum(rows[: max(first - segment.first, 0)])
+                end = sum(rows if last is None else rows[: last - segment.first + 1])
+                table = table.slice(begin, end - begin)
+            yield table
+
+    def table(self, segment: Segment, name: str) -> pa.Table:
+        """The file of a segment, verified."""
+        file = segment.files[name]
+        path = self.directory / file["file"]
+        return read_table(path.name, read_verified(path, file["sha256"], file["bytes"]))
+
+    def _rows(self, segment: Segment, name: str) -> list[int]:
+        """How many rows of a table each version of a segment has."""
+        if name == MANIFESTS:
+            return [1] * segment.versions
+        return [
+            json.loads(text)["tables"].get(name, 0) for text in self.table(segment, MANIFESTS)["manifest"].to_pylist()
+        ]
+
+    def fold(self, first: int, last: int, tables: Mapping[str, pa.Table]) -> None:
+        """Take more versions in; a kill leaves the segments as they were, or all of it done."""
+        taken = list[Segment]()
+        versions, size = last - first + 1, sum(table.nbytes for table in tables.values())
+        for before in reversed(self.listed):
+            large = before.versions + versions > LARGEST or before.size + size > LARGEST_BYTES
+            if before.versions >= 2 * versions or large:
+                break
+            taken.insert(0, before)
+            versions, size = before.versions + versions, before.size + size
+        names = dict.fromkeys([name for segment in taken for name in segment.files] + list(tables))
+        whole = {
+            name: join(
+                [self.table(segment, name) for segment in taken if name in segment.files]
+                + ([tables[name]] if name in tables else [])
+            )
+            for name in names
+        }
+        made = self._written(last - versions + 1, last, {name: table for name, table in whole.items() if len(table)})
+        self._swap([*self.listed[: len(self.listed) - len(taken)], made])
+
+    def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
+        """Change rows of a table, of which `change` says how many; returns that of all segments.
+
+        Only for an erasure: a segment stays as it is otherwise.
+        """
+        found, rows = list[Segment](), 0
+        for segment in self.listed:
+            if name in segment.files:
+                table, count = change(self.table(segment, name))
+                rows += count
+                if count:
+                    again = self._written(segment.first, segment.last, {name: table})
+                    segment = Segment(segment.first, segment.last, {**segment.files, **again.files})
+            found.append(segment)
+        if found != self.listed:
+            self._swap(found)
+        return rows
+
+    def tidy(self) -> None:
+        """Remove files that a kill has left: unfinished ones, and those that no segment has any more."""
+        known = {file["file"] for segment in self.listed for file in segment.files.values()}
+        for name in (MANIFESTS, *TABLES):
+            for path in (self.directory / name).glob("*"):
+                if f"{name}/{path.name}" not in known:
+                    remove(path)
+
+    def _written(self, first: int, last: int, tables: Mapping[str, pa.Table]) -> Segment:
+        """A segment whose files are on the disk, and which nothing lists yet."""
+        files, paths = dict[str, dict[str, Any]](), list[Path]()
+        for name, table in tables.items():
+            content = parquet_bytes(table)
+            digest = sha256(content)
+            path = self.directory / name / f"{first:08}-{last:08}-{digest[:8]}.parquet"
+            with storage(path):
+                path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content, durable=False)
+            files[name] = {
+                "file": f"{name}/{path.name}",
+                "rows": table.num_rows,
+                "bytes": len(content),
+                "sha256": digest,
+            }
+            paths += [path, path.parent]
+        with storage(self.directory):
+            sync_all([*paths, self.directory])
+        return Segment(first, last, files)
+
+    def _swap(self, segments: list[Segment]) -> None:
+        document = {"schema": SCHEMA, "segments": [asdict(segment) for segment in segments]}
+        write_atomically(self.directory / INDEX, checksummed(document))
+        self.listed = segments
+        self.tidy()

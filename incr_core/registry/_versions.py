@@ -1,0 +1,187 @@
+"""The versions of a run: which have weights, which is the champion, and the pruning of old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from incr_core.errors import CheckpointError, VersionError
+from incr_core.registry._champion import CHAMPION, champion_of, is_withdrawn, make_champion
+from incr_core.registry._history import TRIES, History
+from incr_core.registry._participant_states import STAY
+from incr_core.registry._version import (
+    STATE,
+    drop_weights,
+    has_weights,
+    is_intact,
+    read_commit,
+    read_state,
+    read_version,
+)
+from incr_core.storage import remove
+
+__all__ = ["Versions", "loop_state"]
+
+
+class Versions:
+    """The versions of the run in `directory`; `survey` looks at what is there.
+
+    >>> found = Versions(Path("/nowhere"))
+    >>> found.survey()
+    >>> found.latest, found.manifests()
+    (0, [])
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.history = History(directory)
+        self._with_weights: list[int] = []
+        self._pruned: list[int] = []  # without weights, and still with a folder
+
+    @property
+    def latest(self) -> int:
+        """The newest version; 0 before the first."""
+        return self.history.latest
+
+    def folder(self, version: int) -> Path:
+        """Where a version is, or was."""
+        return self.history.folder(version)
+
+    def survey(self) -> None:
+        """Read what is there."""
+        folders = self.history.survey()
+        self._with_weights = [version for version in folders if has_weights(self.folder(version))]
+        self._pruned = sorted({*folders} - {*self._with_weights})
+
+    def repair(self) -> None:
+        """Finish or undo what a kill interrupted; the caller holds the lock."""
+        for stale in (self.directory / "versions").glob(".tmp-*"):
+            remove(stale)
+        for version in self._pruned:
+            drop_weights(self.folder(version))
+        self._drop_state()
+        self.history.segments.tidy()
+        self.fold()
+        if not self.latest:
+            remove(self.directory / CHAMPION)
+        elif self._is_published(self.latest):
+            if champion_of(self.directory) != self.latest:
+                make_champion(self.directory, self.latest, durable=True)
+        elif champion_of(self.directory) is None and not is_withdrawn(self.folder(self.latest)):
+            # Lost with the power, and the latest is not to be it: a rollback would have been on the disk.
+            for version in filter(self._is_published, reversed(self._with_weights)):
+                make_champion(self.directory, version, durable=True)
+                break
+
+    def _is_published(self, version: int) -> bool:
+        """Whether a version was to be the champion, and nobody has set that back."""
+        folder = self.folder(version)
+        return bool(read_commit(folder)[0]["published"]) and not is_withdrawn(folder)
+
+    def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+        """The next version is committed."""
+        self.history.committed(manifest, tables)
+        self._with_weights.append(self.latest)
+        self._drop_state()
+
+    def _drop_state(self) -> None:
+        """Remove the loop's state of the version whose time to be resumed from is over."""
+        remove(self.folder(self.latest - STAY) / STATE)
+
+    def prune(self, keep: int | None) -> None:
+        """Leave weights to the newest `keep` versions, and to the champion."""
+        if keep is not None:
+            kept = {*self._with_weights[-keep:], champion_of(self.directory)}
+            for version in [old for old in self._with_weights if old not in kept]:
+                drop_weights(self.folder(version))
+                self._with_weights.remove(version)
+                self._pruned.append(version)
+
+    def fold(self, least: int = 1) -> None:
+        """Take the versions behind the last segment into one, where they are `least` or more.
+
+        What is pruned needs no folder then.
+        """
+        if len(self.history.behind) >= least:
+            self.history.fold()
+        for version in [pruned for pruned in self._pruned if pruned <= self.history.segments.last]:
+            remove(self.folder(version))
+            self._pruned.remove(version)
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
+        champion, whole = champion_of(self.directory), set(self._with_weights)
+        return [
+            {**manifest, "champion": manifest["version"] == champion, "has_weights": manifest["version"] in whole}
+            for manifest in self.history.manifests()
+        ]
+
+    def load(self, version: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights and manifest of a version, the champion if none is named, verified byte for byte."""
+        if version is not None:
+            return self._load(version)
+        champion = champion_of(self.directory)
+        for _ in range(TRIES):
+            if champion is None:
+                break
+            try:
+                return self._load(champion)
+            except (CheckpointError, VersionError):
+                # Whoever writes the run may have published another one meanwhile, and pruned this.
+                before, champion = champion, champion_of(self.directory)
+                if champion == before:
+                    raise
+        if champion is not None:
+            return self._load(champion)
+        if self.latest:
+            raise CheckpointError(
+                f"{self.directory / CHAMPION}: expected the number of a version, found none; name one with "
+                "`incr rollback`"
+            )
+        raise VersionError(f"{self.directory}: no version yet; let the run commit one")
+
+    def _load(self, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self.require(version)
+        try:
+            return read_version(self.folder(version))
+        except CheckpointError as error:
+            intact = [str(other) for other in reversed(self._with_weights) if is_intact(self.folder(other))]
+            remedy = f"intact versions: {', '.join(intact)}" if intact else "no other version is intact"
+            raise CheckpointError(f"version {version} is damaged: {error}; {remedy}") from error
+
+    def require(self, version: int) -> None:
+        """Refuse a version that is not there, or has no weights any more."""
+        # A version committed since we looked counts too.
+        if has_weights(self.folder(version)) or version in self._with_weights:
+            return
+        if 1 <= version <= self.latest:
+            there = f"versions with weights: {_in_words(self._with_weights)}"
+            raise VersionError(f"{self.directory}: version {version}: its weights were pruned; {there}")
+        there = f"there are versions {_in_words([*range(1, self.latest + 1)])}" if self.latest else "there is none yet"
+        raise VersionError(f"{self.directory}: no version {version}; {there}")
+
+
+def loop_state(directory: Path, version: int) -> Any:
+    """The loop's state at one of the last two versions of a run, verified.
+
+    >>> loop_state(Path("/nowhere"), 3)
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: /nowhere/versions/3/state.zip: expected a file, found none; ...
+    """
+    return read_state(directory / "versions" / str(version))
+
+
+def _in_words(numbers: list[int]) -> str:
+    """[1, 2, 3, 7] as "1 to 3, 7"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ", ".join(" to ".join(map(str, span)) for span in spans)
