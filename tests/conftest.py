@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,27 @@ def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(refuse_other_rays)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put last what ends the session's Ray; keep in one process what shares a Ray, and elsewhere what shares a file."""
+    """Put last what ends the session's Ray."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
-    for item in items:
-        shares_ray = any(item.get_closest_marker(name) for name in ("ray", "flower"))
-        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else str(item.path)))
+
+
+@cache
+def shares_ray(path: str) -> bool:
+    """Whether tests of a file use the session's Ray."""
+    return "mark.ray" in (text := (ROOT / path).read_text()) or "mark.flower" in text
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep in one process what shares a Ray, and a file with its fixtures in one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # a class without types
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if shares_ray(path) else path
+
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
