@@ -100,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
 
+    status = command("status", _status, "tell where a run stands, while it goes on and afterwards")
+    status.add_argument("directory", metavar="DIR")
+    status.add_argument("--json", action="store_true", help="print it as JSON")
+
+    stop = command("stop", _stop, "let a run that goes on, in whatever process, commit and end")
+    stop.add_argument("directory", metavar="DIR")
+    stop.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="to wait (default: 600)")
+
     versions = command("versions", _versions, "list the versions of a run")
     versions.add_argument("directory", metavar="DIR")
 
@@ -306,6 +314,24 @@ def _serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as missing:
         raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
     serve(options.directory, options.host, options.port, max_bytes=options.max_bytes, max_rows=options.max_rows)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from incr_core.commands.status import described
+    from incr_core.runs import Status
+
+    found = Status.of(options.directory)
+    print(json_text(found.document()) if options.json else described(found))
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from incr_core.runs import stop
+
+    version = stop(options.directory, options.timeout)
+    stands = "nothing is committed" if version is None else f"it stands at version {version}"
+    print(f"the run has ended; {stands}, and the command that started it goes on from there")
     return 0
 
 

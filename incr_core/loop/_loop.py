@@ -24,7 +24,7 @@ from incr_core.loop._review_round import review_history
 from incr_core.loop._totals import Progress, Totals
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
-from incr_core.registry import RunDirectory, loop_state
+from incr_core.registry import STOP, RunDirectory, asked, loop_state
 from incr_core.rounds import Arrival, Orders, Round
 from incr_core.storage import model_sha256, write_atomically
 from incr_core.update import Weights
@@ -83,6 +83,8 @@ class Loop:
                 self._increment(arrivals)
             elif self._ended():
                 break
+            if asked(self.directory.path, STOP):
+                self._stop.set()
         if self._stop.is_set() and (self._pending or self.version is None):
             self._stopped()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from incr_core.registry._champion import champion_of
 from incr_core.registry._committed import Committed
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
-from incr_core.registry._job_claim import begun, refuse_another, require_run
+from incr_core.registry._job_claim import begun, engine_of, refuse_another, require_run
 from incr_core.registry._participant_states import state_folder, states_of
+from incr_core.registry._requests import STOP, answer, ask, asked
 from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory
 from incr_core.registry._segments import Segment, Segments, read_index
@@ -15,6 +16,7 @@ from incr_core.registry._violation import Violation
 
 __all__ = [
     "SCHEMA",
+    "STOP",
     "Committed",
     "RowStates",
     "RunDirectory",
@@ -22,9 +24,13 @@ __all__ = [
     "Segments",
     "Violation",
     "add_erased",
+    "answer",
+    "ask",
+    "asked",
     "begin_erasing",
     "begun",
     "champion_of",
+    "engine_of",
     "erased",
     "erasing",
     "finish_erasing",

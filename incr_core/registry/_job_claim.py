@@ -11,7 +11,7 @@ from typing import Any
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
-__all__ = ["begun", "is_run", "refuse_another", "refuse_foreign_files", "require_run", "write_job"]
+__all__ = ["begun", "engine_of", "is_run", "refuse_another", "refuse_foreign_files", "require_run", "write_job"]
 
 _HEADER = f"# incr run directory, schema {SCHEMA}, job "
 _ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
@@ -32,6 +32,12 @@ def _first_line(folder: Path) -> str:
             return file.readline()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def engine_of(folder: Path) -> str:
+    """The engine that a run began on; "" where it is not told."""
+    found = _ANY_HEADER.match(_first_line(folder))
+    return (found[2] or "") if found else ""
 
 
 def require_run(folder: Path) -> None:

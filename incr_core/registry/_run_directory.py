@@ -32,6 +32,7 @@ from incr_core.registry._history import FOLD
 from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
 from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
+from incr_core.registry._requests import STOP, answer
 from incr_core.registry._version import read_extra_state, read_extra_table, write_version
 from incr_core.registry._versions import Versions
 from incr_core.storage import Lock, numbers_in, remove, storage
@@ -122,6 +123,7 @@ class RunDirectory:
             refuse_foreign_files(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
+        answer(self.path, STOP)  # what was asked of an earlier run
         try:
             # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
             begun = bool(numbers_in(self.path / "versions"))
@@ -227,6 +229,14 @@ class RunDirectory:
             make_champion(self.path, version, durable=True)
 
     # Reading
+
+    def holder(self) -> str | None:
+        """The process that learns here, as "pid 123 on HOST"; None where none does."""
+        return self._lock.holder()
+
+    def holder_here(self) -> int | None:
+        """The id of that process, if it is one of this host."""
+        return self._lock.holder_here()
 
     def next_version(self) -> int:
         """The number the next commit will have."""

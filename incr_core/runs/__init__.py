@@ -6,12 +6,15 @@ from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_in_file, rows_where
 from incr_core.runs._from_objects import open_run
 from incr_core.runs._run import Run, VersionRecord, run
+from incr_core.runs._status import Status
+from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
 
 __all__ = [
     "EngineSettings",
     "Run",
+    "Status",
     "Summary",
     "Version",
     "VersionRecord",
@@ -20,4 +23,5 @@ __all__ = [
     "rows_in_file",
     "rows_where",
     "run",
+    "stop",
 ]

@@ -16,6 +16,8 @@ from incr_core.report import write_report
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_where
 from incr_core.runs._learn import Observe, learn
+from incr_core.runs._status import Status
+from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
 
@@ -141,6 +143,15 @@ class Run:
     def version(self, number: int | None = None) -> Version:
         """A version, ready to predict; the champion if none is named."""
         return Version.load(self.path, number, self.job)
+
+    @property
+    def status(self) -> Status:
+        """Where it stands now, also while another process learns."""
+        return Status.of(self.path)
+
+    def stop(self, timeout: float = 600.0) -> int | None:
+        """Let the process that learns, wherever it is, commit and end: see `stop`, whose version it returns."""
+        return stop(self.path, timeout)
 
     def rollback(self, version: int) -> None:
         """Make another version the champion; none is lost, and the run goes on from the latest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import time
 import weakref
 from collections.abc import Iterator
@@ -52,15 +53,13 @@ class Lock:
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
                 file.close()
                 raise RunDirectoryError(
-                    f"{self.path.parent}: another process (pid {holder}) is writing this run; "
-                    "wait for it, stop it, or choose another --out"
+                    f"{self.path.parent}: another process ({self._named()}) is writing this run; "
+                    "wait for it, stop it (incr stop), or choose another --out"
                 ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         self._file = file
         _held.add(self)
@@ -70,6 +69,34 @@ class Lock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def holder(self) -> str | None:
+        """The process that holds the lock, as "pid 123 on HOST"; None where none does."""
+        if self.taken:
+            return self._named()
+        try:
+            with open(self.path) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return self._named()
+        return None
+
+    def holder_here(self) -> int | None:
+        """The id of the process that holds it, if it is one of this host."""
+        pid, _, host = self._written().partition(" ")
+        return int(pid) if self.holder() is not None and host == socket.gethostname() else None
+
+    def _written(self) -> str:
+        try:
+            return self.path.read_text().strip()
+        except OSError:
+            return ""
+
+    def _named(self) -> str:
+        pid, _, host = self._written().partition(" ")
+        return f"pid {pid} on {host}" if host else f"pid {pid or 'unknown'}"
 
     @contextlib.contextmanager
     def held(self, patience: float = 0.5) -> Iterator[None]:

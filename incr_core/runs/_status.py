@@ -1,0 +1,74 @@
+"""What a run is at, from its files: while another process learns, and afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from incr_core.registry import STOP, RunDirectory, asked, engine_of
+
+__all__ = ["Status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands, as its files tell it.
+
+    running: the process that holds it, as "pid 123 on HOST"; None where no run is going. increment, after: of the last
+    committed one. rows_per_second: over the increments of the last version. metrics: prequential, up to there. events:
+    kind -> how many. committed: when the latest version was, UTC. stop_asked: whether the run is asked to stop.
+    """
+
+    name: str
+    engine: str
+    running: str | None
+    version: int | None
+    champion: int | None
+    increment: int | None
+    after: str
+    rows_learned: int
+    rows_per_second: float | None
+    metrics: dict[str, float]
+    participants: list[str]
+    events: dict[str, int]
+    committed: str | None
+    stop_asked: bool
+
+    @classmethod
+    def of(cls, path: str | Path) -> Status:
+        """Read it. Raises RunDirectoryError where there is no run."""
+        directory = RunDirectory.open(path)
+        version = directory.latest()
+        last = next((found for found in directory.versions() if found["version"] == version), {})
+        metrics = directory.table("metrics").to_pylist()
+        mine = [row for row in metrics if row["version"] == version]
+        learning = sum(row["seconds_learning"] + row["seconds_exchanging"] + row["seconds_predicting"] for row in mine)
+        learned = sum(row["rows_labelled"] for row in mine)
+        so_far = mine[-1] if mine else {}
+        ledger, events = directory.table("ledger"), directory.table("events")
+        return cls(
+            name=str(directory.job().get("name", "")),
+            engine=engine_of(directory.path),
+            running=directory.holder(),
+            version=version,
+            champion=directory.champion(),
+            increment=so_far.get("increment"),
+            after=str(so_far.get("name", "")),
+            rows_learned=sum(row["rows_labelled"] for row in metrics),
+            rows_per_second=learned / learning if learning else None,
+            metrics={
+                name.removeprefix("total."): value
+                for name, value in so_far.items()
+                if name.startswith("total.") and value is not None
+            },
+            participants=sorted(ledger["participant"].unique().to_pylist()) if ledger.num_rows else [],
+            events=dict(Counter(events["kind"].to_pylist())) if events.num_rows else {},
+            committed=last.get("created"),
+            stop_asked=asked(directory.path, STOP),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)

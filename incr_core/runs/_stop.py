@@ -1,0 +1,44 @@
+"""Ask a run that goes on, in whatever process on whatever host, to commit and end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from incr_core.errors import RunDirectoryError
+from incr_core.registry import STOP, RunDirectory, answer, ask
+
+__all__ = ["stop"]
+
+LOOK = 0.2
+"""Seconds between looks at whether the run has ended."""
+
+
+def stop(path: str | Path, timeout: float = 600.0) -> int | None:
+    """Let a run end after the increment at hand, with a commit; returns the version it stands at.
+
+    A run on this host gets a signal too, since it may wait for data. Raises RunDirectoryError where no run is going, or
+    where it has not ended within `timeout` seconds: then the request stands.
+    """
+    directory = RunDirectory.open(path)
+    holder = directory.holder()
+    if holder is None:
+        raise RunDirectoryError(f"{path}: expected a run that is going on, got none; there is nothing to stop")
+    ask(directory.path, STOP)
+    pid = directory.holder_here()
+    if pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + timeout
+    while directory.holder() is not None:
+        if time.monotonic() > until:
+            raise RunDirectoryError(
+                f"{path}: expected the run ({holder}) to end within {timeout:g} s, got none of that yet; it ends after "
+                "the increment at hand, or when the next one comes"
+            )
+        time.sleep(LOOK)
+    answer(directory.path, STOP)
+    return RunDirectory.open(path).latest()

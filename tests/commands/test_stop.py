@@ -1,0 +1,125 @@
+"""`incr stop` ends a run that goes on in another process, with a commit; `incr status` tells where one stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from incr_core.commands.cli import main
+from incr_core.registry import STOP, RunDirectory, ask, asked
+
+pytestmark = pytest.mark.slow
+
+FEED = """
+import time
+
+def rows():
+    day = 0
+    while True:
+        yield {"x": [float(day), 1.0], "y": [0, 1]}
+        day += 1
+        if day == 4:
+            time.sleep(3600)
+"""
+JOB = """
+name = "fed"
+[stream]
+path = "feed:rows"
+every = "file"
+[features]
+label = "y"
+numeric = ["x"]
+classes = [0, 1]
+[learner]
+objective = "binary"
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Start a run of a function that yields four increments and then nothing for an hour."""
+    (tmp_path / "feed.py").write_text(FEED)
+    (tmp_path / "job.toml").write_text(JOB)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "incr_core.commands.cli", "run", "job.toml", "--out", "run", "--json"]
+        run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(run)
+        while run.poll() is None and not (tmp_path / "run" / "versions" / "4").exists():
+            time.sleep(0.05)
+        return run
+
+    yield start
+    for run in started:
+        run.kill()
+        run.communicate()
+
+
+def test_a_run_that_waits_is_stopped_with_a_commit_and_goes_on(
+    waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = waiting(), str(tmp_path / "run")
+    assert main(["status", out, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["running"].startswith(f"pid {run.pid} on ")
+    assert (told["name"], told["engine"], told["version"], told["rows_learned"]) == ("fed", "local", 4, 8)
+    assert told["participants"] == ["all"]
+
+    assert main(["stop", out]) == 0
+    said, error = run.communicate(timeout=60)
+    assert run.returncode == 130, error
+    assert json.loads(said)["finished"] is False
+    assert "it stands at version 4" in capsys.readouterr().out
+    assert not asked(tmp_path / "run", STOP)
+
+    assert main(["status", out]) == 0
+    assert "fed on local: not running" in capsys.readouterr().out
+
+
+def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp_path: Path) -> None:
+    """As from another host, where no signal reaches it."""
+    from incr_core.job import Job
+    from incr_core.runs import run
+
+    job = Job.from_document(
+        {
+            "stream": {"path": str(table), "every": 100},
+            "features": {"label": "tall", "numeric": ["height"], "classes": [0, 1]},
+            "learner": {"objective": "binary"},
+        }
+    ).resolved()
+    seen: list[str] = []
+
+    def observe(name: str, progress: object) -> None:
+        seen.append(name)
+        if len(seen) == 3:
+            ask(tmp_path / "run", STOP)
+
+    done = run(job, tmp_path / "run", observe=observe)
+    assert not done.summary.finished
+    assert done.summary.rows_learned == 300
+    assert run(job, tmp_path / "run").summary.finished  # the request of then is not one of now
+
+
+def test_what_is_not_running_is_not_stopped(
+    waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = waiting(), str(tmp_path / "run")
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert main(["status", out]) == 0
+    assert "not running" in capsys.readouterr().out
+    assert main(["stop", out]) == 2
+    assert "expected a run that is going on, got none; there is nothing to stop" in capsys.readouterr().err
+    assert not asked(tmp_path / "run", STOP)
+    assert RunDirectory.open(out).latest() == 4
+    assert main(["stop", str(tmp_path / "nowhere")]) == 2
