@@ -239,12 +239,28 @@ class JobFile(Section):
     def fingerprint(self) -> str:
         """Equal for jobs that are the same run.
 
-        A run that a bad row or a bad file has stopped may go on with quarantine: until then there was none.
+        What is learned does not depend on what it is called, on where workers are found and how long they are waited
+        for, nor on how many versions are kept. A job folder may move as a whole, with the data in it. A run that a bad
+        row or a bad file has stopped may go on with quarantine: until then there was none.
         """
         document = self.document()
         document["features"]["on_bad_row"] = "fail"
-        document["features"].pop("on_bad_file", None)
+        for section, key in _OPERATIONAL:
+            document.get(section, {}).pop(key, None)
+        del document["name"]  # of the folder, where none is given
+        path, root = Path(self.stream.path), Path(document.pop("root"))
+        if path.is_relative_to(root):
+            document["stream"]["path"] = path.relative_to(root).as_posix()
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+_OPERATIONAL = [
+    ("features", "on_bad_file"),
+    *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
+    ("publish", "keep"),
+    ("track", "tensorboard"),
+]
+"""Keys that may change while a run goes on: what is learned is the same."""
 
 
 def _plain(value: Any) -> Any:

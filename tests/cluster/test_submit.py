@@ -124,3 +124,19 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
     summary = json.loads((out / "summary.json").read_text())
     assert summary["engine"] == "cluster"
     assert summary["rows_learned"] == 470
+
+    # A comment more is another working directory for Ray, and the same run for us.
+    (folder / "job.toml").write_text(JOB + "# seen\n")
+    again = subprocess.run(
+        [*submit, *incr], cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    found = json.loads((out / "summary.json").read_text())
+    assert {key: found[key] for key in ("version", "rows_learned", "model_sha256")} == {
+        key: summary[key] for key in ("version", "rows_learned", "model_sha256")
+    }
+    lost = subprocess.run(
+        [*submit, *incr[:-2]], cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False
+    )
+    assert lost.returncode != 0
+    assert "expected a folder that outlives the job" in lost.stdout + lost.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,25 @@ def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
     assert again == job
     assert again.fingerprint() == job.fingerprint()
     assert again.with_settings(["learner.seed=1"]).fingerprint() != job.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "setting", ["cluster.address=10.0.0.7:6379", "cluster.timeout=5", "cluster.spares=1", "publish.keep=3"]
+)
+def test_how_a_run_is_operated_makes_no_other_run(table: Path, setting: str) -> None:
+    job = Job.read(write(table.parent, MINIMAL))
+    assert job.with_settings([setting]).fingerprint() == job.fingerprint()
+    assert job.with_settings(["cluster.replicas=7"]).fingerprint() != job.fingerprint()
+
+
+def test_a_job_folder_may_move_with_its_data(table: Path, tmp_path: Path) -> None:
+    job = Job.read(write(table.parent, MINIMAL)).resolved()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(table, elsewhere)
+    moved = Job.read(write(elsewhere, MINIMAL)).resolved()
+    assert moved.stream.path != job.stream.path
+    assert moved.fingerprint() == job.fingerprint()
 
 
 @pytest.mark.parametrize(

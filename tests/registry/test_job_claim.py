@@ -96,7 +96,9 @@ def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> None:
-    with pytest.raises(RunDirectoryError, match=rf"another process \(pid {os.getpid()} on .+\) is writing this run; wait"):
+    with pytest.raises(
+        RunDirectoryError, match=rf"another process \(pid {os.getpid()} on .+\) is writing this run; wait"
+    ):
         start(run.path)
     reader = RunDirectory.open(run.path)
     assert reader.latest() == 3
