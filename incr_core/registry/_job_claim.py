@@ -11,7 +11,16 @@ from typing import Any
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import SCHEMA, numbers_in, write_atomically
 
-__all__ = ["begun", "engine_of", "is_run", "refuse_another", "refuse_foreign_files", "require_run", "write_job"]
+__all__ = [
+    "begun",
+    "engine_of",
+    "is_run",
+    "refuse_address",
+    "refuse_another",
+    "refuse_foreign_files",
+    "require_run",
+    "write_job",
+]
 
 _HEADER = f"# incr run directory, schema {SCHEMA}, job "
 _ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
@@ -73,6 +82,21 @@ def begun(folder: Path) -> dict[str, Any]:
     if not is_run(folder) or not numbers_in(folder / "versions"):
         return {}
     return tomllib.loads((folder / "job.toml").read_text())
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raise RunDirectoryError for the address of an object store, which would make a folder of that name.
+
+    >>> refuse_address("s3://bucket/runs")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.RunDirectoryError: s3://bucket/runs: expected a folder, got an address; mount the store ...
+    """
+    if re.match(r"\w[\w+.-]+:/", str(path)):  # pathlib makes one slash of two
+        raise RunDirectoryError(
+            f"{path}: expected a folder, got an address; mount the store as a folder that renames files in one step, "
+            "or choose a folder on a file system that all nodes share"
+        )
 
 
 def refuse_foreign_files(folder: Path) -> None:

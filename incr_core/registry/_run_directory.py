@@ -29,7 +29,7 @@ from incr_core.registry import ledger as ledgers
 from incr_core.registry._champion import champion_of, make_champion, withdraw
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
-from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
+from incr_core.registry._job_claim import refuse_address, refuse_foreign_files, require_run, write_job
 from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
 from incr_core.registry._requests import STOP, answer
@@ -95,6 +95,7 @@ class RunDirectory:
         Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
         writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
         """
+        refuse_address(path)
         run = cls(Path(path), keep)
         run._take(job_toml, fingerprint)
         return run
@@ -102,6 +103,7 @@ class RunDirectory:
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
+        refuse_address(path)
         run = cls(Path(path), None)
         require_run(run.path)
         # Where nothing can be written there is nothing to repair on disk either.
