@@ -8,7 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.repository import ROOT
+
+pytestmark = pytest.mark.ray
 
 
 def manifest() -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine import ClusterEngine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from tests.support.cluster_runs import Learned, all_rows, first_rows, learned_on_cluster, rows_learned, run
@@ -61,7 +60,7 @@ def test_a_resumed_run_of_shards_equals_an_uninterrupted_one(small_job: Callable
 
 def test_an_error_of_the_job_arrives_as_itself(small_job: Callable[..., Job], tmp_path: Path) -> None:
     with pytest.raises(JobError, match="strategy replay"):
-        ClusterEngine(small_job("cluster.replicas=1", strategy=[REPLAY | {"capcity": 3}]), tmp_path)
+        learned_on_cluster(small_job("cluster.replicas=1", strategy=[REPLAY | {"capcity": 3}]), tmp_path)
 
 
 def test_what_a_worker_meets_in_its_stream_arrives_as_itself(small_job: Callable[..., Job], tmp_path: Path) -> None:

@@ -176,8 +176,6 @@ def test_what_cannot_be_served_is_told(table: Path, tmp_path: Path, capsys: pyte
     out = learned(table, tmp_path / "run")
     with pytest.raises(JobError, match=r"--port 80: cannot be opened on 192.0.2.1"):
         serve(out, "192.0.2.1", 80)  # an address kept for documentation
-    remove(out / "champion")
-    for folder in (out / "versions").iterdir():
-        remove(folder)
+    RunDirectory.create(tmp_path / "empty", (out / "job.toml").read_text(), "local:f00d").close()
     with pytest.raises(VersionError, match="no version yet"):
-        Champion(out)
+        Champion(tmp_path / "empty")
