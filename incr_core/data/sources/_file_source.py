@@ -94,8 +94,12 @@ class FileSource(Source):
                 break
         return table
 
-    def heads(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Some rows of each file, to look at. StreamError where none can be read."""
+    def heads(self, columns: Sequence[str] | None = None, *, typed: bool = False) -> Iterator[pa.Table]:
+        """Some rows of each file, to look at. StreamError where none can be read.
+
+        typed: of Parquet files, leave out columns that a file lacks or has without a type, which costs no reading; of
+        others, which tell only when they are read, all columns come.
+        """
         fault: StreamError | None = None
         read = False
         for name, path in self.paths.items():
@@ -103,9 +107,9 @@ class FileSource(Source):
                 continue
             try:
                 if (self._format or format_of(path)) == "parquet":
-                    table = parquet_head(path, columns, name)
+                    table = parquet_head(path, columns, name, typed)
                 else:
-                    table = read_table(path, columns, self._format, name).slice(0, HEAD)
+                    table = read_table(path, None if typed else columns, self._format, name).slice(0, HEAD)
             except StreamError as found:
                 if not self.tolerant:
                     raise

@@ -76,12 +76,13 @@ def open_source(
 
 def _data_files(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
     """The data files among `found`, by their name within `root`; names that begin with "." or "_" are ignored."""
+    depth = len(root.parts)
     paths = {
         path.relative_to(root).as_posix(): path
         for path in found
-        if path.is_file()
-        and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-        and (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+        if (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+        and not any(part.startswith((".", "_")) for part in path.parts[depth:])
+        and path.is_file()
     }
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format
