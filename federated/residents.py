@@ -16,6 +16,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context
 
 from federated.clients import Client
+from incr_core.data.sources import SharedReads
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic
@@ -39,6 +40,9 @@ class Resident:
 
 
 _residents: dict[tuple[int, str, str], Resident] = {}
+
+_reads: dict[tuple[int, str], SharedReads] = {}
+"""What the residents of a run have decoded of their common stream, by the run and its job."""
 
 
 def make_resident(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
@@ -99,6 +103,7 @@ def close_all() -> None:
     """Stop what the residents of this process read ahead."""
     while _residents:
         _residents.popitem()[1].participant.close()
+    _reads.clear()
 
 
 def _make(context: Context) -> Participant:
@@ -106,7 +111,8 @@ def _make(context: Context) -> Participant:
     job = Job.model_validate_json(str(record["job"]))
     client = Client.from_document(json.loads(str(record["client"])))
     settle_arithmetic(job.learner.threads)
-    return job.participant(client.name, client.index, client.partition)
+    reads = _reads.setdefault((context.run_id, str(record["job"])), SharedReads())
+    return job.participant(client.name, client.index, client.partition, reads=reads)
 
 
 def _key(context: Context) -> tuple[int, str, str]:

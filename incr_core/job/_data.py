@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
 from incr_core.data.rates import Rate
-from incr_core.data.sources import SOURCES, PythonSource, Source, await_files, open_source, seconds
+from incr_core.data.sources import SOURCES, PythonSource, SharedReads, Source, await_files, open_source, seconds
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
 from incr_core.errors import JobError, StreamError
 from incr_core.job._file import OBJECT, JobFile
@@ -132,8 +132,10 @@ def rates_of(job: JobFile) -> list[Rate]:
     return [rate for section in job.features.rate for rate in section.rates()]
 
 
-def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> Stream:
-    """The stream, or one owner's part of it."""
+def stream_of(
+    job: JobFile, encoder: Encoder, part: Partition | None = None, reads: SharedReads | None = None
+) -> Stream:
+    """The stream, or one owner's part of it; reads: shared with other owners' in this process."""
     return Stream(
         source_of(job),
         encoder=encoder,
@@ -152,6 +154,7 @@ def stream_of(job: JobFile, encoder: Encoder, part: Partition | None = None) -> 
         key_window=KEY_WINDOW if job.stream.key_window is None else job.stream.key_window,
         rates=rates_of(job),
         partition=part,
+        reads=reads,
     )
 
 

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from flwr.app import Context, Message, RecordDict
 
+from federated import residents
 from federated.engine import FederatedEngine
 from federated.failures import REMEDY
 from federated.server_app import app as server_app
 from incr_core.engines import LocalEngine
 from incr_core.errors import BadRows, CheckpointError, EngineError, JobError, WorkerLost
 from incr_core.job import Job
+from tests.support.decoding import count_decoded
 from tests.support.federated_runs import failing, finish, people, spoiled
 from tests.support.heavy_rows import job as heavy_job
 from tests.support.heavy_rows import table as heavy_table
@@ -289,3 +291,19 @@ def test_whatever_a_grid_raises_becomes_an_error_of_ours(table: Path, tmp_path: 
         "federated: expected Unreachable to carry messages, got ConnectionResetError: the SuperLink hung up while "
         f"{doing}; {REMEDY}"
     )
+
+
+@pytest.mark.parametrize("clients", ["colour", "hash:colour:3", "blocks:3"])
+def test_the_clients_of_a_process_decode_each_row_once_and_see_what_they_would_alone(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: str
+) -> None:
+    job = people(table, f'federated.clients="{clients}"').resolved()
+    decoded = count_decoded(monkeypatch)
+    together = finish(job, tmp_path / "together", on(InProcessGrid(3)))
+    assert decoded["height"] == decoded["tall"] == 2000
+    decoded.clear()
+    monkeypatch.setattr(residents, "SharedReads", lambda: None)
+    alone = finish(job, tmp_path / "alone", on(InProcessGrid(3)))
+    assert decoded["height"] == decoded["tall"] == 3 * 2000
+    assert alone.sha256 == together.sha256
+    assert alone.learned == together.learned

@@ -154,7 +154,7 @@ def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
     found = {name: head[name] for name in head.column_names if name not in left_out}
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
     if untyped and isinstance(source, FileSource):
-        for later in source.heads():
+        for later in source.heads(sorted(untyped), typed=True):
             for name in untyped.intersection(later.column_names):
                 if not pa.types.is_null(later[name].type):
                     found[name] = later[name]

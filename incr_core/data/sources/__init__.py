@@ -11,6 +11,7 @@ from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._settling import SETTLE, seconds
+from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Source
 from incr_core.data.sources._tables import Tables, as_table
 
@@ -21,6 +22,7 @@ __all__ = [
     "Fragment",
     "Listing",
     "PythonSource",
+    "SharedReads",
     "Source",
     "Tables",
     "as_table",

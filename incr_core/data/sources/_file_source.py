@@ -26,6 +26,7 @@ from incr_core.data.sources._formats import (
 )
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._settling import grew, is_growable, is_young
+from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Appended, Source
 from incr_core.errors import StreamError
 
@@ -39,7 +40,8 @@ class FileSource(Source):
     """Fragments are files, or rows appended to them; only the columns asked for are read.
 
     paths: the files by name. tolerant: looking at the data (`head`) passes over files that cannot be read. settle:
-    files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later.
+    files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later. reads:
+    what other readers of the same stream have decoded.
 
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
@@ -52,8 +54,10 @@ class FileSource(Source):
         tolerant: bool = False,
         settle: float = 0.0,
         local: LocalTime | None = None,
+        reads: SharedReads | None = None,
     ) -> None:
         super().__init__(local)
+        self._reads = reads
         self.paths, self.tolerant = paths, tolerant
         self._format = format
         self.young = {
@@ -94,8 +98,12 @@ class FileSource(Source):
                 break
         return table
 
-    def heads(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Some rows of each file, to look at. StreamError where none can be read."""
+    def heads(self, columns: Sequence[str] | None = None, *, typed: bool = False) -> Iterator[pa.Table]:
+        """Some rows of each file, to look at. StreamError where none can be read.
+
+        typed: of Parquet files, leave out columns that a file lacks or has without a type, which costs no reading; of
+        others, which tell only when they are read, all columns come.
+        """
         fault: StreamError | None = None
         read = False
         for name, path in self.paths.items():
@@ -103,9 +111,9 @@ class FileSource(Source):
                 continue
             try:
                 if (self._format or format_of(path)) == "parquet":
-                    table = parquet_head(path, columns, name)
+                    table = parquet_head(path, columns, name, typed)
                 else:
-                    table = read_table(path, columns, self._format, name).slice(0, HEAD)
+                    table = read_table(path, None if typed else columns, self._format, name).slice(0, HEAD)
             except StreamError as found:
                 if not self.tolerant:
                     raise
@@ -260,8 +268,18 @@ class FileSource(Source):
             self._check(name, path)
             end = min((added.byte for added in later), default=size_in(self.fingerprints[name]))
             in_bytes = (mine.byte, end) if mine.byte or end < path.stat().st_size else None
-            found = read_chunks(path, columns, self._format, name, in_bytes if self._grows(name) else None)
-            return found if self.local is None else map(self.local.in_zone, found)
+            in_bytes = in_bytes if self._grows(name) else None
+
+            def read() -> Iterator[pa.Table]:
+                found = read_chunks(path, columns, self._format, name, in_bytes)
+                return found if self.local is None else map(self.local.in_zone, found)
+
+            if self._reads is None:
+                return read()
+            return self._reads.tables((name, self.fingerprints[name], tuple(columns), in_bytes), read)
+
+        def fingerprint() -> str:
+            return self.fingerprints[name]
 
         def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
             self._check(name, path)
@@ -269,6 +287,6 @@ class FileSource(Source):
             return found if self.local is None else self.local.in_zone(found)
 
         if not self._grows(name):
-            return Fragment(number, name, chunks, rows=rows)
+            return Fragment(number, name, chunks, rows=rows, fingerprint=fingerprint)
         stop = min((added.row for added in later), default=None)
-        return Fragment(number, name, chunks, of=mine.file, start=mine.row, stop=stop)
+        return Fragment(number, name, chunks, of=mine.file, start=mine.row, stop=stop, fingerprint=fingerprint)

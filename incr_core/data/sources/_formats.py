@@ -114,10 +114,13 @@ def _bytes_of(path: Path, in_bytes: tuple[int, int], header: bool) -> pa.BufferR
 def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
-    check_columns(schema.names, columns, place)
-    names = list(schema.names if columns is None else columns)
-    # Text stays dictionary-encoded, as the file has it: it is hashed by distinct value anyway.
-    words = [name for name in names if pa.types.is_string(schema.field(name).type)]
+        check_columns(schema.names, columns, place)
+        names = list(schema.names if columns is None else columns)
+        # Text stays dictionary-encoded, as the file has it: it is hashed by distinct value anyway.
+        words = [name for name in names if pa.types.is_string(schema.field(name).type)]
+        if not words and metadata.num_rows <= CHUNK:
+            yield readable(plain(file.read(columns=names)))  # opening it again would cost more than the rows
+            return
     reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
     with pq.ParquetFile(path, metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
@@ -160,13 +163,21 @@ def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
             run = []
 
 
-def parquet_head(path: Path, columns: Sequence[str] | None, place: str) -> pa.Table:
-    """The first rows of a Parquet file, to look at, in the types they were written in; no others are read."""
+def parquet_head(path: Path, columns: Sequence[str] | None, place: str, typed: bool = False) -> pa.Table:
+    """The first rows of a Parquet file, to look at, in the types they were written in; no others are read.
+
+    typed: without the columns that the file lacks, or has without a type.
+    """
     try:
         with pq.ParquetFile(path) as file:
             schema, written = file.schema_arrow, file.metadata.metadata
-            check_columns(schema.names, columns, place)
             names = list(schema.names if columns is None else columns)
+            if typed:
+                held = set(schema.names)
+                names = [name for name in names if name in held and not pa.types.is_null(schema.field(name).type)]
+                if not names:
+                    return pa.table({})
+            check_columns(schema.names, names if typed else columns, place)
             first = next(file.iter_batches(HEAD, columns=names), None)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(place, "parquet", error) from error

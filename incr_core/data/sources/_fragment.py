@@ -25,6 +25,7 @@ class Fragment:
         of: of appended rows, the number of the file, which their ids bear.
         start, stop: of appended rows, the offset in the file of the first of them, and the offset after the last; None
             where nothing follows.
+        fingerprint: of its file as it was read; None where the fragment may be another one when it is read again.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Fragment:
     of: int | None = None
     start: int = 0
     stop: int | None = None
+    fingerprint: Callable[[], str] | None = None
 
     @property
     def file(self) -> int:

@@ -14,6 +14,7 @@ from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._formats import FORMATS, format_of
 from incr_core.data.sources._python_source import PythonSource
+from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Source
 from incr_core.errors import ArgumentError, StreamError
 
@@ -30,6 +31,7 @@ def open_source(
     tolerant: bool = False,
     settle: float = 0.0,
     local: LocalTime | None = None,
+    reads: SharedReads | None = None,
 ) -> Source:
     """Find the fragments of a file, a folder, a glob, "module:factory" or a callable.
 
@@ -39,6 +41,7 @@ def open_source(
         tolerant: looking at the data passes over files that cannot be read (`on_bad_file = "quarantine"`).
         settle: files written to within so many seconds wait (`Source.young`).
         local: what times without a zone mean.
+        reads: what other readers of the same stream in this process have decoded.
 
     >>> open_source("nowhere/at/all")
     Traceback (most recent call last):
@@ -54,13 +57,13 @@ def open_source(
     path = Path(text).expanduser()
     try:
         if path.is_file():
-            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle, local)
+            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle, local, reads)
         if path.is_dir():
-            return FileSource(_data_files(path, path.rglob("*"), format), format, tolerant, settle, local)
+            return FileSource(_data_files(path, path.rglob("*"), format), format, tolerant, settle, local, reads)
         if glob.has_magic(text):
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = map(Path, glob.glob(str(path), recursive=True))
-            return FileSource(_data_files(root, found, format), format, tolerant, settle, local)
+            return FileSource(_data_files(root, found, format), format, tolerant, settle, local, reads)
     except OSError as error:
         raise StreamError(
             f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "
@@ -76,12 +79,13 @@ def open_source(
 
 def _data_files(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
     """The data files among `found`, by their name within `root`; names that begin with "." or "_" are ignored."""
+    depth = len(root.parts)
     paths = {
         path.relative_to(root).as_posix(): path
         for path in found
-        if path.is_file()
-        and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-        and (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+        if (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
+        and not any(part.startswith((".", "_")) for part in path.parts[depth:])
+        and path.is_file()
     }
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format

@@ -14,7 +14,7 @@ from torch import Tensor
 from incr_core.data._row_ids import offset_of, row_ids
 from incr_core.data.encoding import BadRow, Encoded, Encoder, reject
 from incr_core.data.rates import Questions, Rate
-from incr_core.data.sources import Fragment
+from incr_core.data.sources import Fragment, SharedReads
 from incr_core.data.timeline._alike import Alike, kind_of
 from incr_core.data.timeline._bad_files import check_encodes
 from incr_core.data.timeline._chunk import Chunk, Mask
@@ -43,6 +43,7 @@ class ChunkEncoder:
         leap: microseconds by which no time may leap ahead (`times.leaps`).
         floors: fragment -> a time before which no row of it counts as arriving.
         alike: what files must agree on, after those read so far.
+        reads: what is the same for all owners in this process.
     """
 
     encoder: Encoder
@@ -56,6 +57,7 @@ class ChunkEncoder:
     key: Sequence[str] = ()
     floors: dict[int, int] = field(default_factory=dict)
     alike: Alike = field(default_factory=Alike)
+    reads: SharedReads | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -72,7 +74,7 @@ class ChunkEncoder:
         self.encoder.check(table, fragment.name)
         held = self._held(table)
         every = ids = row_ids(fragment.file, start, start + len(table))
-        owned = np.ones(len(table), dtype=bool) if self.owner is None else self.owner.mask(table)
+        owned = self._owned(table, fragment, start)
         read = self._times(table, fragment)
         times, known = read.arrive, read.known
         unusable = np.zeros(len(table), dtype=bool)
@@ -139,6 +141,17 @@ class ChunkEncoder:
                 for row, offset in zip(ids.tolist(), offset_of(ids).tolist(), strict=True)
             ]
             return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
+
+    def _owned(self, table: pa.Table, fragment: Fragment, start: int) -> Mask:
+        """Which rows are this owner's; who owns which is found once for all owners that share what they read."""
+        owner = self.owner
+        if owner is None:
+            return np.ones(len(table), dtype=bool)
+        if self.reads is None or fragment.fingerprint is None:
+            return owner.mask(table)
+        place = (fragment.number, fragment.fingerprint(), start, len(table))
+        marks = self.reads.once(place, lambda: owner.marks(table), lambda found: int(found[1].nbytes))
+        return owner.marked(*marks)
 
     def _held(self, table: pa.Table) -> dict[str, str | None]:
         """What kind of values the columns hold that become numbers or hashes; nothing of columns of nulls."""

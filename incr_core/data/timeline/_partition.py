@@ -7,7 +7,7 @@ depend on its own rows only. `Blocks` deals out the finished increments of one c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from incr_core.errors import StreamError
 
 __all__ = ["Blocks", "ByColumn", "ByHash", "Partition", "owners"]
 
+Marks = tuple[Sequence[object], np.ndarray[Any, Any]]
+"""Those whom rows may belong to, and for each row which of them it does (B,)."""
+
 
 @dataclass(frozen=True)
 class ByColumn:
@@ -37,7 +40,14 @@ class ByColumn:
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
-        values, codes = indexed(table[self.column])
+        return self.marked(*self.marks(table))
+
+    def marks(self, table: pa.Table) -> Marks:
+        """What tells the owners of the table's rows, the same for each of them."""
+        return indexed(table[self.column])
+
+    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of the rows with these marks are owned, (B,) bool."""
         mine = np.array([text(value) == text(self.value) for value in values], dtype=bool)
         return mine[codes] if len(codes) else np.zeros(0, dtype=bool)
 
@@ -62,7 +72,15 @@ class ByHash:
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
-        return np.asarray(self._hash(table[self.column]) % np.uint64(self.count) == self.index)
+        return self.marked(*self.marks(table))
+
+    def marks(self, table: pa.Table) -> Marks:
+        """What tells the owners of the table's rows, the same for each of them."""
+        return range(self.count), self._hash(table[self.column]) % np.uint64(self.count)
+
+    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of the rows with these marks are owned, (B,) bool."""
+        return np.asarray(codes == self.index)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from incr_core.batch import Batch
 from incr_core.data import times as clock
 from incr_core.data.encoding import Encoder, list_widths
 from incr_core.data.rates import History, Rate
-from incr_core.data.sources import FileSource, open_source
+from incr_core.data.sources import FileSource, SharedReads, open_source
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
 from incr_core.data.timeline._loader import Loader
 from incr_core.data.timeline._options import check_options, first_cut, local_time, no_keys, tick
@@ -71,6 +71,7 @@ class Stream:
         key, key_window: a column, or several, that identify a row; a row whose key was learned within so many rows of
             the stream, or a duration such as "7d" of `predict_at`, is left out, and reported in `Increment.duplicates`.
         partition: the owner whose part of the stream this is.
+        reads: shared with streams of other owners in this process, which differ in `partition` alone.
         prefetch: how many increments a thread prepares ahead.
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
@@ -99,6 +100,7 @@ class Stream:
         key: str | Sequence[str] = (),
         key_window: str | int = KEY_WINDOW,
         partition: Partition | None = None,
+        reads: SharedReads | None = None,
         prefetch: int = 2,
     ) -> None:
         self.source, self.format, self._encoder = source, format, encoder
@@ -117,7 +119,8 @@ class Stream:
         self._warm, self._warm_rows = first_cut(warm_start, predict_at, time_zone)
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
-        self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local)
+        self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads)
+        self._reads = reads
         self._last: Increment | None = None
 
     def increments(
@@ -174,6 +177,7 @@ class Stream:
             rates=self.rates,
             leap=self._leap,
             key=self.key,
+            reads=self._reads,
         )
         return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys)
 
