@@ -14,6 +14,8 @@ from torch import nn
 
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("incr_core", "cluster", "federated")
 PRODUCT = (*PACKAGES, "examples", "benchmarks")
 PRIVATES = {
@@ -150,7 +152,6 @@ def test_private_modules_are_imported_only_within_their_package() -> None:
     assert found == {}, "import what the package's __init__ exports"
 
 
-@pytest.mark.slow
 def test_what_other_libraries_keep_to_themselves_is_used_in_one_file_for_each() -> None:
     ours = set().union(*(ours_in(tree_of(path)) for path in sources(*PRODUCT)))
     found = {

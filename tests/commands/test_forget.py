@@ -27,6 +27,8 @@ from incr_core.runs import erase, rows_where, run
 from incr_core.storage import checkpoint
 from incr_core.strategies import Replay
 
+pytestmark = pytest.mark.slow
+
 MARK = 777.125
 """A number that only the rows to be erased have."""
 
@@ -93,7 +95,6 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
 
 
-@pytest.mark.slow
 def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data")
     wanted, out = job(tmp_path), tmp_path / "run"
@@ -128,7 +129,6 @@ def test_nothing_is_left_of_the_rows_and_the_run_goes_on(tmp_path: Path, capsys:
     assert erase(out, rows_where(out, f"person={SHY}")[0])["remembered"] == 0
 
 
-@pytest.mark.slow
 def test_rows_by_address_and_the_rows_beside_them(tmp_path: Path) -> None:
     write(tmp_path / "data")
     out = tmp_path / "run"
@@ -206,7 +206,6 @@ def test_herding_keeps_no_mean_of_a_class_all_of_whose_rows_are_erased() -> None
     assert memory.get_extra_state()["mean_inputs"].flatten().tolist() == [4.0, 3.0]
 
 
-@pytest.mark.slow
 def test_a_baseline_that_cannot_forget_keeps_the_run_from_beginning_to(tmp_path: Path) -> None:
     write(tmp_path / "data", rows=60)
     out = tmp_path / "run"
@@ -252,7 +251,6 @@ def test_where_looks_in_every_file_that_can_hold_the_value(tmp_path: Path) -> No
     assert rows_where(out, "person=2")[1] == ["part-0.parquet"]
 
 
-@pytest.mark.slow
 def test_what_is_told_of_rows_that_a_run_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data", rows=60)
     out = tmp_path / "run"
@@ -298,7 +296,6 @@ def killed_at_rename(number: int, after: bool, out: Path, asked: pa.Table) -> bo
         os._exit(0)
 
 
-@pytest.mark.slow
 def test_an_erasure_killed_anywhere_is_finished_by_the_same_call_or_by_the_one_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from incr_core.registry import RunDirectory
 from incr_core.report._course import Course, read_summary
 from incr_core.runs import Version, run
 
+pytestmark = pytest.mark.slow
+
 
 def learned(table: Path, label: str, objective: str, out: Path) -> Path:
     """A run on the made-up table, with the default model and columns."""
@@ -100,7 +102,6 @@ def test_metrics_that_say_nothing_of_what_was_learned_come_with_a_word(
     assert told[:20] in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Path) -> None:
     version = Version.load(learned(table, "score", "regression", tmp_path / "run"))
     values = version.predict(table)["value"].to_numpy()
@@ -110,7 +111,6 @@ def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Pat
     assert error < 0.6 * np.abs(truth - truth.mean()).mean()
 
 
-@pytest.mark.slow
 def test_an_offset_of_a_million_times_the_spread_changes_nothing_but_the_predictions(
     table: Path, tmp_path: Path
 ) -> None:
@@ -293,7 +293,6 @@ def test_rates_of_new_rows_come_from_the_history_of_the_version(
     assert not np.allclose(with_history[:50], without[:50])
 
 
-@pytest.mark.slow
 def test_rollback_changes_what_is_served_and_the_champion_is_marked(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,7 +311,6 @@ def test_rollback_changes_what_is_served_and_the_champion_is_marked(
     assert capsys.readouterr().out.strip() == str(out / "report.html")
 
 
-@pytest.mark.slow
 def test_predictions_go_to_standard_output_as_csv(
     table: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

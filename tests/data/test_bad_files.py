@@ -21,6 +21,8 @@ from incr_core.registry.ledger import rows_of
 from incr_core.runs import run
 from tests.support.streams import EVERY, encoder, flights, ids, same, stream, untimed, write
 
+pytestmark = pytest.mark.slow
+
 
 def put(table: pa.Table, column: str, values: Any) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, values)

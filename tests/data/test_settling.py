@@ -24,6 +24,8 @@ from incr_core.registry.ledger import rows_of
 from incr_core.runs import run
 from tests.support.streams import flights, ids, same, stream
 
+pytestmark = pytest.mark.slow
+
 
 def aged(path: Path, seconds: float = 100.0) -> Path:
     """As if it had been written so long ago."""

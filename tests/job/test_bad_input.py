@@ -23,6 +23,8 @@ from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
 from tests.support.made_up import made_up
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 [stream]
 path = "data"
@@ -192,7 +194,6 @@ def test_bad_rows_go_to_quarantine_and_others_are_learned(run: Run, spoil: Calla
     assert set(quarantine["fragment"].to_pylist()) == {"b.parquet"}
 
 
-@pytest.mark.slow
 def test_what_was_committed_before_the_bad_file_stays_and_mending_the_file_resumes(run: Run) -> None:
     whole = json.loads(run("--json", out="whole")[1])
     sound = (run.data / "b.parquet").read_bytes()
@@ -310,7 +311,6 @@ def test_a_directory_that_cannot_be_written_fails_cleanly(run: Run) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.slow
 def test_a_full_disk_fails_cleanly_and_leaves_earlier_versions_intact(run: Run) -> None:
     whole = json.loads(run("--json", out="whole")[1])
 
@@ -337,7 +337,6 @@ def test_a_full_disk_fails_cleanly_and_leaves_earlier_versions_intact(run: Run) 
     assert json.loads(run("--json", out="whole")[1])["model_sha256"] == whole["model_sha256"]
 
 
-@pytest.mark.slow
 def test_ctrl_c_stops_at_the_next_commit_and_the_run_resumes(run: Run) -> None:
     run.write("c.parquet", made_up(60_000, seed=2).slice(2000))
     settings = ["--set", "stream.every=100"]

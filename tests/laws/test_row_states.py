@@ -21,6 +21,8 @@ from incr_core.runs import erase, run
 from tests.support.federated_runs import finish
 from tests.support.row_states import counts, mixed, told
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("ticks", [1, 2, 3])
 def test_every_row_is_in_one_state_wherever_a_run_stops(tmp_path: Path, ticks: int) -> None:
@@ -96,7 +98,6 @@ def test_what_a_frozen_learner_leaves_alone_is_pending(tmp_path: Path) -> None:
     assert (found.states.states["learned"], found.states.pending["left alone by a frozen learner"]) == (10, 30)
 
 
-@pytest.mark.slow
 def test_a_killed_run_is_proven_and_so_is_one_that_writes(tmp_path: Path) -> None:
     job = Job.from_document(mixed(tmp_path / "data"), ["stream.every=2h"])
     out = tmp_path / "run"

@@ -27,6 +27,8 @@ from incr_core.registry.ledger import count
 from incr_core.strategies import Context, Replay
 from tests.support.made_up import made_up
 
+pytestmark = pytest.mark.slow
+
 
 class Net(nn.Module):
     def __init__(self, shape: Any, width: int = 4) -> None:
