@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -72,7 +71,8 @@ def lost_in(out: Path) -> list[str]:
 
 
 CASES = [(how, stage, shards) for how in ("dies", "raises", "stops", "hangs") for stage in STAGES for shards in (1, 2)]
-SAMPLE = set(Random(9).sample([case for case in CASES if case[2] == 1], 6) + Random(9).sample(CASES, 1))
+SAMPLE = [("dies", "join", 1), ("raises", "hand over", 1), ("stops", "step", 1)]
+"""What `make test` takes of them."""
 SAID = {
     "dies": "died",
     "raises": "raised RuntimeError: a device has failed",

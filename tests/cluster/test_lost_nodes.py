@@ -15,7 +15,7 @@ from incr_core.job import Job
 from tests.support.cluster_runs import rows_learned
 from tests.support.raylets import Raylets
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 
 def begin(job: Job, out: Path, address: str) -> subprocess.Popen[str]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.shared_folder import require_lasting
+from incr_core.errors import JobError
 from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -135,8 +137,9 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
     assert {key: found[key] for key in ("version", "rows_learned", "model_sha256")} == {
         key: summary[key] for key in ("version", "rows_learned", "model_sha256")
     }
-    lost = subprocess.run(
-        [*submit, *incr[:-2]], cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False
-    )
-    assert lost.returncode != 0
-    assert "expected a folder that outlives the job" in lost.stdout + lost.stderr
+
+
+def test_a_run_in_rays_copy_of_the_working_directory_is_refused() -> None:
+    copied = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_5f3c/runs/people")
+    with pytest.raises(JobError, match="expected a folder that outlives the job, got one in Ray's copy"):
+        require_lasting(copied)
