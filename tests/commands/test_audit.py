@@ -24,6 +24,8 @@ from incr_core.registry import RunDirectory, Segments
 from incr_core.runs import run
 from tests.support.row_states import counts, entries, mixed, rewrite
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 
 
@@ -314,7 +316,6 @@ def test_a_run_that_has_committed_nothing_and_its_baselines(tmp_path: Path) -> N
         audit(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_million_rows_are_proven_without_a_look_at_each(tmp_path: Path) -> None:
     """A line of Python for every row, or for every tenth, would take the audit seconds."""
     draw = np.random.default_rng(0)

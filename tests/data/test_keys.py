@@ -22,6 +22,8 @@ from incr_core.runs import run
 from incr_core.storage import checkpoint
 from tests.support.streams import EVERY, flights, ids, numeric, same, stream, untimed, write
 
+pytestmark = pytest.mark.slow
+
 
 def naive(keys: list[int], at: list[int], learns: list[bool], window: int) -> list[bool]:
     """The definition, row by row."""

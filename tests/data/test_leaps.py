@@ -17,6 +17,8 @@ from incr_core.registry import RunDirectory
 from incr_core.runs import run
 from tests.support.streams import flights, ids, same, stream, write
 
+pytestmark = pytest.mark.slow
+
 LATER = instant("2096-05-01")
 
 

@@ -16,6 +16,8 @@ from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
 from incr_core.runs import run
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 [stream]
 path = "data"

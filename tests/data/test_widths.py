@@ -19,6 +19,8 @@ from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
 
+pytestmark = pytest.mark.slow
+
 
 def images(width: int, rows: int = 20, *, fixed: bool = True) -> pa.Array:
     values = np.random.default_rng(width).normal(size=(rows, width)).astype(np.float32)

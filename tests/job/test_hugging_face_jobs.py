@@ -20,7 +20,7 @@ from incr_core.objectives import Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
 
-pytestmark = pytest.mark.text
+pytestmark = [pytest.mark.text, pytest.mark.slow]
 
 JOB = """
 [stream]

@@ -15,6 +15,8 @@ from torch import Tensor
 from incr_core.job import Job
 from incr_core.rounds import PendingPredictions
 
+pytestmark = pytest.mark.slow
+
 MOMENT = np.datetime64("2013-01-05T15:30", "s")
 
 

@@ -14,6 +14,8 @@ from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 [stream]
 path = "people.parquet"

@@ -19,6 +19,8 @@ from incr_core.registry.ledger import SCHEMA
 from incr_core.report import write_report
 from incr_core.report._course import days, rolling
 
+pytestmark = pytest.mark.slow
+
 
 def metrics(n: int, name: str = "date", level: float = 0.75) -> pa.Table:
     rng = np.random.default_rng(0)
