@@ -180,6 +180,7 @@ class ClusterEngine(Engine):
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):
             self._pool.call_each("save", [(version, self._path(place, version)) for place in self.places])
+            self._pool.committed()
         self._version = version
         return {}
 

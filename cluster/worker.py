@@ -79,16 +79,11 @@ class Setup:
 class ShardWorker:
     """Hold one shard of one replica, once it is built: until then it is a spare."""
 
-    def warm(self) -> None:
-        """Nothing: who answers has imported all that a worker needs."""
+    def warm(self) -> Process:
+        """The process, which has imported all that a worker needs."""
+        return Process.own()
 
-    def build(
-        self,
-        place: Place,
-        key: str,
-        generation: int,
-        run: Setup,
-    ) -> Process:
+    def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
         """Take a place, and build the participant; returns the process.
 
         key: of the store, where signs of life go. generation: the one that begins.

@@ -50,8 +50,7 @@ class WorkerPool:
     as there are any, and lets all meet anew: the next generation.
 
     store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
-    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built
-    from.
+    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built from.
     """
 
     def __init__(
@@ -68,10 +67,10 @@ class WorkerPool:
         self._pulse = Pulse(
             store, [place.key for place in places], timeout, max(START, timeout), starved=self._has_room
         )
-        self._spares: list[tuple[Any, Any]] = []  # and whether they are there yet
+        self._spares: list[tuple[Any, Any]] = []  # and the call that returns once one is there
         self._wanted_spares = spares
         self._room = True
-        self._raised: dict[int, str] = {}  # what workers raised when they were lost last
+        self._raised: dict[int, str] = {}  # what workers raised when they were lost, since the last commit
 
     @property
     def processes(self) -> list[int]:
@@ -93,12 +92,29 @@ class WorkerPool:
         for number in empty:
             self._fill(number)
         build = [(self.places[number], self._members[number].key, self.generation, self._setup) for number in empty]
-        for number, process in zip(empty, self._call(empty, "build", build), strict=True):
+        try:
+            processes = self._call(empty, "build", build)
+        except WorkerLost:
+            self._dismiss(empty)  # who of them is left need not be whole
+            raise
+        for number, process in zip(empty, processes, strict=True):
             self._members[number].process = process
         self.call("join", self.generation)
+        if self.generation == 1:
+            self._make_spares()
+        return [self.places[number] for number in empty]
+
+    def committed(self) -> None:
+        """A commit was reached: what was raised before may be raised again, and spares that were used are made anew.
+
+        Not before: a spare that starts would take the processor from those who have to learn again.
+        """
+        self._raised = {}
+        self._make_spares()
+
+    def _make_spares(self) -> None:
         while len(self._spares) < self._wanted_spares:
             self._spares.append(self._actor("spare"))
-        return [self.places[number] for number in empty]
 
     def _fill(self, number: int) -> None:
         """Put somebody in an empty place: a spare that is still alive, else somebody new."""

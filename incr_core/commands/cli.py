@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from incr_core._util import json_text
+from incr_core.commands import STOPPED
 from incr_core.errors import IncrError
 from incr_core.shown import shown
 
 __all__ = ["main"]
-
-STOPPED = 130
-"""What shells take for "ended by Ctrl-C"."""
 
 REASONS = 3
 """How many of the rows that cannot be predicted are told with their reasons."""
@@ -29,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     if arguments is None and options.command is _run and options.on != "local":
-        return _guarded(_run_supervised, options)
+        return _guarded(_run_apart, options)
     return _guarded(options.command, options)
 
 
@@ -137,98 +134,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    _learn(options)
-    return _tell(options)
+    from incr_core.commands.run import run_here
+
+    return run_here(options)
 
 
-def _run_supervised(options: argparse.Namespace) -> int:
-    """The same, with the learning in a process of its own, which Ray may end."""
-    from incr_core.commands._supervised import supervised
-    from incr_core.errors import EngineError
+def _run_apart(options: argparse.Namespace) -> int:
+    from incr_core.commands.run import run_apart
 
-    code = supervised(lambda: _guarded(_learn, options))
-    if code is None:
-        raise EngineError(
-            f"--on {options.on}: the process that learned was ended from outside: by its Ray, whose raylet or GCS is "
-            f"gone, by the kernel for want of memory, or by a person; {_stands(_out(options))}"
-        )
-    return code or _tell(options)
-
-
-def _stands(out: str) -> str:
-    """Which version a run stands at."""
-    from incr_core.errors import RunDirectoryError
-    from incr_core.registry import RunDirectory
-
-    try:
-        version = RunDirectory.open(out).latest()
-    except RunDirectoryError:
-        version = None
-    if version is None:
-        return "nothing is committed yet; the same command starts over"
-    return f"version {version} is committed and intact; the same command goes on from it"
-
-
-def _out(options: argparse.Namespace) -> str:
-    from incr_core.job import Job
-
-    name = Job.written(options.job, options.set).name
-    return options.out or f"runs/{name}" + ("" if options.on == "local" else f"-{options.on}")
-
-
-def _learn(options: argparse.Namespace) -> int:
-    from incr_core.commands.progress import progress
-    from incr_core.job import Job
-    from incr_core.runs import run
-
-    out = _out(options)
-    job = Job.written(options.job, options.set).resolved(out)
-    with progress(job, quiet=options.quiet) as observe:
-        run(job, out, options.on, observe)
-    return 0
-
-
-def _tell(options: argparse.Namespace) -> int:
-    from incr_core.runs import Run
-
-    out = _out(options)
-    summary = Run(out).summary.document()
-    if options.json:
-        print(json_text(summary))
-    elif not options.quiet:
-        _print_summary(summary, out)
-    if not summary["finished"]:
-        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
-        return STOPPED
-    return 0
-
-
-def _print_summary(summary: dict[str, Any], out: str) -> None:
-    from incr_core.report import caution
-
-    main = summary["main_metric"]
-    value = summary["prequential"].get(main)
-    value = math.nan if value is None else value
-    print(
-        f"{shown(summary['name'])} on {summary['engine']}: {summary['increments']:,} increments, "
-        f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
-        f"({summary['rows_per_second']:,.0f} rows/s)"
-    )
-    if summary["rows_quarantined"]:
-        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine'))}")
-    if summary["rows_duplicate"]:
-        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates'))}")
-    if summary["files_quarantined"]:
-        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine'))}")
-    if summary["events"]:
-        told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
-        print(f"  events: {told}: {shown(Path(out, 'events'))}")
-    print(
-        f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
-    )
-    if told := caution(summary):
-        print(f"  {told}")
-    print(f"  report: {shown(Path(out, 'report.html'))}")
+    return run_apart(options, _guarded)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -291,6 +205,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _distill(options: argparse.Namespace) -> int:
     from incr_core.commands.distill import distill
+    from incr_core.commands.run import print_summary, said_whether_stopped
 
     summary = distill(
         options.directory, options.out, options.student, strength=options.strength, temperature=options.temperature
@@ -298,12 +213,9 @@ def _distill(options: argparse.Namespace) -> int:
     if options.json:
         print(json_text(summary))
     else:
-        _print_summary(summary, options.out)
+        print_summary(summary, options.out)
         print(f"  it goes on with: incr run {Path(options.out, 'job.toml')} --out {options.out}")
-    if not summary["finished"]:
-        print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
-        return STOPPED
-    return 0
+    return said_whether_stopped(summary)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ class RunDirectory:
                 raise RunDirectoryError(f"{self.path}: expected a folder, found a file; choose another --out")
             refuse_foreign_files(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.take()
+            self._lock.take(lasting=True)
         answer(self.path, STOP)  # what was asked of an earlier run
         try:
             # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
@@ -233,7 +233,7 @@ class RunDirectory:
     # Reading
 
     def holder(self) -> str | None:
-        """The process that learns here, as "pid 123 on HOST"; None where none does."""
+        """The process that learns here, as "pid 123 on HOST"; None where none does, whoever else takes a look."""
         return self._lock.holder()
 
     def holder_here(self) -> int | None:

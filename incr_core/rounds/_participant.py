@@ -37,6 +37,9 @@ from incr_core.update import Update
 
 __all__ = ["Participant"]
 
+KEPT_ROWS = 100_000
+"""Rows, of several increments since a commit, that are kept in memory at most to be received once more."""
+
 
 @dataclass(slots=True)
 class AtHand:
@@ -97,7 +100,8 @@ class Participant:
         self._keys: dict[str, Any] | None = None  # the same, as they were loaded
         self._takes_found = True  # whether files that were found since are taken in
         self.keeps_increments = False
-        self._since: list[Increment] = []  # received since the last state that was kept in memory
+        self._since: list[Increment] | None = []  # received since the last state kept in memory; None: too many
+        self._rows_since = 0
         self._again: deque[Increment] = deque()  # of these, to be received once more
 
     @property
@@ -152,8 +156,11 @@ class Participant:
             if self._increments is None:
                 self._increments = self.stream.increments(self._cursor, self._keys, found=self._takes_found)
             increment = next(self._increments, None)
-        if self.keeps_increments and increment is not None:
+        if self.keeps_increments and increment is not None and self._since is not None:
             self._since.append(increment)
+            self._rows_since += len(increment.arriving) + len(increment.labelled)
+            if self._rows_since > KEPT_ROWS and len(self._since) > 1:
+                self._since = None
         return increment
 
     def _remaining(self, waiting: Batch) -> Arrival:
@@ -289,20 +296,29 @@ class Participant:
         """
         state, manifest = checkpoint.load(path)
         exchanged = self._take_back(state)
+        self._read_anew(found)
+        return exchanged, manifest
+
+    def _read_anew(self, found: bool) -> None:
         self.close()
         self._increments, self._takes_found = None, found
-        self._since, self._again = [], deque()
-        return exchanged, manifest
+        self._again = deque()
+        self.saved()
 
     def saved(self) -> None:
         """What was received until now is in a state that is kept in memory."""
-        self._since = []
+        self._since, self._rows_since = [], 0
 
     def go_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Go back to the last `saved` state; its reader stays, and gives what it has given since once more."""
+        """Go back to the last `saved` state. Its reader stays, and gives once more what it has given since, if that is
+        kept; else another reads it again.
+        """
         exchanged = self._take_back(state)
-        self._again.extendleft(reversed(self._since))
-        self._since = []
+        if self._since is None:
+            self._read_anew(found=False)
+        else:
+            self._again.extendleft(reversed(self._since))
+            self.saved()
         return exchanged
 
     def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:

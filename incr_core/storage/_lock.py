@@ -17,6 +17,9 @@ from incr_core.storage._atomic import storage
 
 __all__ = ["Lock"]
 
+LASTING = "run"
+"""The last word in the file, where the lock is held for as long as a run goes on."""
+
 
 class Lock:
     """A lock on the folder of the file `path`, which names the process that holds it.
@@ -40,8 +43,11 @@ class Lock:
         """Whether this object holds the lock."""
         return self._file is not None
 
-    def take(self, patience: float = 0.5) -> None:
-        """Take the lock; `patience` seconds outlast a process that only takes a look."""
+    def take(self, patience: float = 0.5, *, lasting: bool = False) -> None:
+        """Take the lock; `patience` seconds outlast a process that only takes a look.
+
+        lasting: whether it is held for as long as a run goes on, so that `holder` tells of it.
+        """
         with storage(self.path):
             file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
         deadline = time.monotonic() + patience
@@ -59,7 +65,7 @@ class Lock:
                     "wait for it, stop it (incr stop), or choose another --out"
                 ) from None
         file.truncate(0)
-        file.write(f"{os.getpid()} {socket.gethostname()}")
+        file.write(f"{os.getpid()} {socket.gethostname()}" + f" {LASTING}" * lasting)
         file.flush()
         self._file = file
         _held.add(self)
@@ -71,31 +77,34 @@ class Lock:
             self._file = None
 
     def holder(self) -> str | None:
-        """The process that holds the lock, as "pid 123 on HOST"; None where none does."""
+        """The process that holds it lastingly, as "pid 123 on HOST"; None where none does."""
+        return self._named() if self._is_held() and self._written().endswith(f" {LASTING}") else None
+
+    def holder_here(self) -> int | None:
+        """The id of that process, if it is one of this host."""
+        pid, host = [*self._written().split(" "), ""][:2]
+        return int(pid) if self.holder() is not None and host == socket.gethostname() else None
+
+    def _is_held(self) -> bool:
         if self.taken:
-            return self._named()
+            return True
         try:
             with open(self.path) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
-            return None
+            return False
         except BlockingIOError:
-            return self._named()
-        return None
-
-    def holder_here(self) -> int | None:
-        """The id of the process that holds it, if it is one of this host."""
-        pid, _, host = self._written().partition(" ")
-        return int(pid) if self.holder() is not None and host == socket.gethostname() else None
+            return True
+        return False
 
     def _written(self) -> str:
         try:
-            return self.path.read_text().strip()
+            return self.path.read_text()
         except OSError:
             return ""
 
     def _named(self) -> str:
-        pid, _, host = self._written().partition(" ")
+        pid, host = [*self._written().split(" "), ""][:2]
         return f"pid {pid} on {host}" if host else f"pid {pid or 'unknown'}"
 
     @contextlib.contextmanager

@@ -12,14 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
+from tests.support.made_up import made_up
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Start = Callable[[Job], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def long_job(small_job: Callable[..., Job], tmp_path: Path) -> Job:
+    """A job of so many increments that none of these tests sees its end, however fast the machine is."""
+    pq.write_table(made_up(50_000), tmp_path / "people.parquet")
+    return small_job(f"stream.path={tmp_path / 'people.parquet'}", "stream.every=1")
 
 
 @pytest.fixture
@@ -73,10 +82,8 @@ def wait_for_version(out: Path, version: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_raylet_that_is_killed_ends_the_run_in_plain_words(
-    start: Start, small_job: Callable[..., Job], tmp_path: Path
-) -> None:
-    run = start(small_job("stream.every=1"))
+def test_a_raylet_that_is_killed_ends_the_run_in_plain_words(start: Start, long_job: Job, tmp_path: Path) -> None:
+    run = start(long_job)
     wait_for_version(tmp_path / "run", 3)
     [raylet] = [pid for pid, command in descendants(run.pid).items() if "raylet/raylet" in command.split(" ")[0]]
     os.kill(raylet, signal.SIGKILL)
@@ -89,9 +96,9 @@ def test_a_raylet_that_is_killed_ends_the_run_in_plain_words(
 
 
 def test_a_killed_worker_and_a_request_to_stop_leave_nothing_on_stdout_but_the_summary(
-    start: Start, small_job: Callable[..., Job], tmp_path: Path
+    start: Start, long_job: Job, tmp_path: Path
 ) -> None:
-    run = start(small_job("stream.every=1"))
+    run = start(long_job)
     wait_for_version(tmp_path / "run", 3)
     workers = [pid for pid, command in descendants(run.pid).items() if "ShardWorker" in command]
     os.kill(workers[-1], signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from cluster.engine import ClusterEngine
 from incr_core.errors import WorkerLost
@@ -110,11 +111,31 @@ def test_whatever_befalls_a_worker_the_run_comes_to_the_same_bits(
     assert all("replica" in one and SAID[how] in one for one in told)
 
 
-def test_a_spare_takes_the_place(
+def test_a_spare_takes_the_place_and_is_made_anew_at_a_commit(small_job: Callable[..., Job], tmp_path: Path) -> None:
+    engine = ClusterEngine(small_job("cluster.spares=1"), tmp_path)
+    try:
+        engine.start(None)
+        [(_, warm)] = engine._pool._spares
+        spare = ray.get(warm).pid
+        os.kill(engine.processes[1], signal.SIGKILL)
+        with pytest.raises(WorkerLost):
+            engine.receive()
+        engine.start(None)
+        assert engine.processes[1] == spare
+        assert not engine._pool._spares
+        engine.learn(engine.receive())
+        engine.save(1)
+        assert len(engine._pool._spares) == 1
+    finally:
+        engine.close()
+
+
+def test_the_same_error_after_a_commit_is_another_loss(
     undisturbed: Callable[[int], str], small_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    job = job_with(small_job, tmp_path, "dies", "step", settings=["cluster.spares=1"])
+    job = job_with(small_job, tmp_path, "raises", "absorb", "consolidate")
     assert run(job, tmp_path / "run") == undisturbed(1)
+    assert len(lost_in(tmp_path / "run")) == 2
 
 
 def test_what_cannot_be_healed_ends_the_run_with_its_cause(small_job: Callable[..., Job], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 import tomli_w
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
-from incr_core.commands.cli import _print_summary, main
+from incr_core.commands.cli import main
+from incr_core.commands.run import print_summary
 from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.loop import Loop
@@ -270,7 +271,7 @@ def test_what_is_not_finite_is_null_in_json(table: Path, tmp_path: Path, capsys:
     assert np.isnan(Course.of("ours", RunDirectory.open(out).table("metrics"), read_summary(out)).final)
     assert main(["evaluate", str(out), str(tmp_path / "alike.parquet"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=refuse)["auc"] is None
-    _print_summary(printed, str(out))
+    print_summary(printed, str(out))
     assert "prequential auc nan" in capsys.readouterr().out
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from incr_core.commands.cli import main
+from incr_core.errors import RunDirectoryError
+from incr_core.job import Job
 from incr_core.registry import STOP, RunDirectory, ask, asked
+from incr_core.runs import Run, run
 
 pytestmark = pytest.mark.slow
 
@@ -52,31 +55,41 @@ def waiting(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "incr_core.commands.cli", "run", "job.toml", "--out", "run", "--json"]
-        run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(run)
-        while run.poll() is None and not (tmp_path / "run" / "versions" / "4").exists():
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        while process.poll() is None and not (tmp_path / "run" / "versions" / "4").exists():
             time.sleep(0.05)
-        return run
+        return process
 
     yield start
-    for run in started:
-        run.kill()
-        run.communicate()
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def job_over(table: Path) -> Job:
+    return Job.from_document(
+        {
+            "stream": {"path": str(table), "every": 100},
+            "features": {"label": "tall", "numeric": ["height"], "classes": [0, 1]},
+            "learner": {"objective": "binary"},
+        }
+    ).resolved()
 
 
 def test_a_run_that_waits_is_stopped_with_a_commit_and_goes_on(
     waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, out = waiting(), str(tmp_path / "run")
+    process, out = waiting(), str(tmp_path / "run")
     assert main(["status", out, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["running"].startswith(f"pid {run.pid} on ")
+    assert told["running"].startswith(f"pid {process.pid} on ")
     assert (told["name"], told["engine"], told["version"], told["rows_learned"]) == ("fed", "local", 4, 8)
     assert told["participants"] == ["all"]
 
     assert main(["stop", out]) == 0
-    said, error = run.communicate(timeout=60)
-    assert run.returncode == 130, error
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
     assert json.loads(said)["finished"] is False
     assert "it stands at version 4" in capsys.readouterr().out
     assert not asked(tmp_path / "run", STOP)
@@ -87,16 +100,7 @@ def test_a_run_that_waits_is_stopped_with_a_commit_and_goes_on(
 
 def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp_path: Path) -> None:
     """As from another host, where no signal reaches it."""
-    from incr_core.job import Job
-    from incr_core.runs import run
-
-    job = Job.from_document(
-        {
-            "stream": {"path": str(table), "every": 100},
-            "features": {"label": "tall", "numeric": ["height"], "classes": [0, 1]},
-            "learner": {"objective": "binary"},
-        }
-    ).resolved()
+    job = job_over(table)
     seen: list[str] = []
 
     def observe(name: str, progress: object) -> None:
@@ -113,9 +117,9 @@ def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp
 def test_what_is_not_running_is_not_stopped(
     waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, out = waiting(), str(tmp_path / "run")
-    os.kill(run.pid, signal.SIGKILL)
-    run.communicate()
+    process, out = waiting(), str(tmp_path / "run")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
     assert main(["status", out]) == 0
     assert "not running" in capsys.readouterr().out
     assert main(["stop", out]) == 2
@@ -123,3 +127,13 @@ def test_what_is_not_running_is_not_stopped(
     assert not asked(tmp_path / "run", STOP)
     assert RunDirectory.open(out).latest() == 4
     assert main(["stop", str(tmp_path / "nowhere")]) == 2
+
+
+def test_who_only_looks_at_a_run_is_not_stopped(table: Path, tmp_path: Path) -> None:
+    """Erasing, rolling back and answering hold the lock for a moment: no signal may reach who does."""
+    Run(tmp_path / "run", job_over(table)).run()
+    with RunDirectory.open(tmp_path / "run").alone():
+        assert Run(tmp_path / "run").status.running is None
+        with pytest.raises(RunDirectoryError, match="expected a run that is going on, got none"):
+            Run(tmp_path / "run").stop(timeout=1)
+    assert not asked(tmp_path / "run", STOP)

@@ -14,7 +14,8 @@ import torch
 from incr_core import metrics, run
 from incr_core.data.timeline import Blocks
 from incr_core.job import Job
-from incr_core.rounds import Arrival, Participant
+from incr_core.rounds import Arrival, Participant, _participant
+from incr_core.storage.packing import pack, unpack
 
 
 def arrivals(participant: Participant) -> list[Arrival]:
@@ -75,3 +76,41 @@ def test_numbers_predicted_before_any_was_seen_are_not_scored(tmp_path: Path, de
     assert summary.rows_predicted == summary.rows_learned == rows
     assert scored == [0] * (2 * delay + 1) + [100] * (9 - delay)
     assert summary.prequential["r2"] > 0.5
+
+
+@pytest.mark.parametrize("kept", [0, 1000], ids=["read again", "kept"])
+def test_going_back_gives_again_what_was_received_since(
+    table: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was kept in memory or was too much for that."""
+    monkeypatch.setattr(_participant, "KEPT_ROWS", kept)
+    job = Job.from_document(
+        {
+            "stream": {"path": str(table), "every": 100},
+            "features": {"label": "tall", "numeric": ["height", "weight"], "classes": [0, 1]},
+            "learner": {"objective": "binary"},
+            "strategy": [{"name": "replay", "capacity": 60}],
+        }
+    ).resolved()
+    undisturbed = job.participant()
+    expected = [arrival.rows for arrival in arrivals(undisturbed)]
+
+    participant = job.participant()
+    participant.keeps_increments = True
+    for _ in range(4):
+        participant.receive()
+        participant.begin()
+        participant.advance()
+    weights = {name: value.clone() for name, value in participant.learner.weights().items()}
+    state = pack(participant.state_dict())
+    participant.saved()
+    for _ in range(3):
+        participant.receive()
+        participant.begin()
+        participant.advance()
+    participant.learner.adopt(weights)
+    participant.go_back(unpack(*state))
+    again = arrivals(participant)
+    assert [arrival.rows.tolist() for arrival in again] == [rows.tolist() for rows in expected[4:]]
+    found = participant.learner.weights()
+    assert all(torch.equal(value, found[name]) for name, value in undisturbed.learner.weights().items())

@@ -1,0 +1,113 @@
+"""`incr run`: learn, in a process of its own where an engine may end it, and tell what the run came to."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from incr_core._util import json_text
+from incr_core.commands import STOPPED
+from incr_core.commands._supervised import supervised
+from incr_core.commands.progress import progress
+from incr_core.errors import EngineError, RunDirectoryError
+from incr_core.job import Job
+from incr_core.registry import RunDirectory
+from incr_core.report import caution
+from incr_core.runs import Run, run
+from incr_core.shown import shown
+
+__all__ = ["print_summary", "run_apart", "run_here", "said_whether_stopped"]
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def run_here(options: argparse.Namespace) -> int:
+    """Run the job that the options name, in this process; returns the exit code."""
+    return _learn(options) or _tell(options)
+
+
+def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
+    """The same, but that it learns in a process of its own, which the engine may end.
+
+    guarded: calls a command, tells its errors, and returns its exit code.
+    """
+    code = supervised(lambda: guarded(_learn, options))
+    if code is None:
+        raise EngineError(
+            f"--on {options.on}: the process that learned was ended from outside: by its Ray, whose raylet or GCS is "
+            f"gone, by the kernel for want of memory, or by a person; {_stands(_out(options))}"
+        )
+    return code or _tell(options)
+
+
+def _stands(out: str) -> str:
+    """Which version a run stands at."""
+    try:
+        version = RunDirectory.open(out).latest()
+    except RunDirectoryError:
+        version = None
+    if version is None:
+        return "nothing is committed yet; the same command starts over"
+    return f"version {version} is committed and intact; the same command goes on from it"
+
+
+def _out(options: argparse.Namespace) -> str:
+    name = Job.written(options.job, options.set).name
+    return options.out or f"runs/{name}" + ("" if options.on == "local" else f"-{options.on}")
+
+
+def _learn(options: argparse.Namespace) -> int:
+    out = _out(options)
+    job = Job.written(options.job, options.set).resolved(out)
+    with progress(job, quiet=options.quiet) as observe:
+        run(job, out, options.on, observe)
+    return 0
+
+
+def _tell(options: argparse.Namespace) -> int:
+    out = _out(options)
+    summary = Run(out).summary.document()
+    if options.json:
+        print(json_text(summary))
+    elif not options.quiet:
+        print_summary(summary, out)
+    return said_whether_stopped(summary)
+
+
+def said_whether_stopped(summary: dict[str, Any]) -> int:
+    """The exit code of a run, once it was told if the run has not come to its end."""
+    if summary["finished"]:
+        return 0
+    print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+    return STOPPED
+
+
+def print_summary(summary: dict[str, Any], out: str) -> None:
+    """A summary in a few lines."""
+    main = summary["main_metric"]
+    value = summary["prequential"].get(main)
+    value = math.nan if value is None else value
+    print(
+        f"{shown(summary['name'])} on {summary['engine']}: {summary['increments']:,} increments, "
+        f"{summary['rows_learned']:,} rows learned in {summary['wall_seconds']:.1f} s "
+        f"({summary['rows_per_second']:,.0f} rows/s)"
+    )
+    if summary["rows_quarantined"]:
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine'))}")
+    if summary["rows_duplicate"]:
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates'))}")
+    if summary["files_quarantined"]:
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine'))}")
+    if summary["events"]:
+        told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
+        print(f"  events: {told}: {shown(Path(out, 'events'))}")
+    print(
+        f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
+    )
+    if told := caution(summary):
+        print(f"  {told}")
+    print(f"  report: {shown(Path(out, 'report.html'))}")
