@@ -11,6 +11,8 @@ then handed over with what was learned; a rarer one costs two. The driver does n
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,12 +24,13 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster.membership import Membership
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
 from cluster.worker import Handover, Received, Setup
-from cluster.worker_pool import WorkerPool
+from cluster.worker_pool import NoRoom, WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
@@ -35,9 +38,15 @@ from incr_core.rounds import Arrival, Orders, Round, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
-    from incr_core.job import Job
+    from incr_core.job import ClusterSection, Job
 
 __all__ = ["ClusterEngine"]
+
+SETTLE = 5.0
+"""Seconds in which what a lost worker held must be free again, or fewer go on."""
+
+LOOK = 1.0
+"""Seconds between looks for more workers, where there may be more."""
 
 
 class ClusterEngine(Engine):
@@ -53,25 +62,23 @@ class ClusterEngine(Engine):
         require_lasting(self.directory)
         settings = job.cluster
         self.max_failures = settings.max_failures
-        self.places = [
-            Place(replica, settings.replicas, shard, settings.shards)
-            for replica in range(settings.replicas)
-            for shard in range(settings.shards)
-        ]
+        self._members = Membership(settings.members, settings.shards)
         self._fragments: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
-        self._session = Session(settings.address, len(self.places) + settings.spares)
+        self._guests = 0  # workers who wait to join
+        self._looked = 0.0
+        self._session = Session(settings.address, slots_of(settings))
         try:
             self._shared = SharedFolder.mark(self.directory)
             meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
             self._pool = WorkerPool(
-                self.places,
                 self._store,
                 settings.timeout,
                 gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
+                patient=settings.members.fixed or bool(settings.members.log),
                 setup=Setup(job.model_dump(), dict(job.objects_given), meeting, self._shared),
             )
         except BaseException:
@@ -88,6 +95,11 @@ class ClusterEngine(Engine):
                 f"cluster: expected to open a port on {host}, where Ray says this host is, got {error}; "
                 "start Ray with the address of one of its interfaces (ray start --node-ip-address)"
             ) from error
+
+    @property
+    def places(self) -> list[Place]:
+        """The workers' places, as of the last `start`."""
+        return self._pool.places
 
     @property
     def participants(self) -> list[str]:
@@ -112,18 +124,81 @@ class ClusterEngine(Engine):
         self._version = None if commit is None else commit.version
         self._handover = None
         with self._lost("starting"):
-            joined = self._pool.form()
+            members = self._members
+            members.begin(None if commit is None else commit.engine, 0)
+            members.count = self._replicas()
+            joined = self._formed()
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
                 self._fragments, self._steps = [], []
-                self._pool.call("start", None, None, None)
+                self._pool.call("start", None, (), None)
                 return
             anew = len(joined) == len(self.places)
             sent = ray.put(FlatTensors.of(commit.weights))
-            self._pool.call_each(
-                "start",
-                [(commit.version, self._path(place, commit.version), sent, anew) for place in self.places],
-            )
+            paths = [
+                [self._path(Place(replica, 1, shard, 1), commit.version) for replica in range(members.before or 1)]
+                for shard in range(members.shards)
+            ]
+            self._pool.call_each("start", [(commit.version, paths[place.shard], sent, anew) for place in self.places])
+
+    def _formed(self) -> list[Place]:
+        """Let a worker be in each place, in fewer where the job allows it and Ray has no room; returns who is new."""
+        wanted, members = self._members.wanted, self._members
+        while True:
+            try:
+                return self._pool.form(members.places)
+            except NoRoom:
+                if wanted.log or members.count == wanted.least:
+                    raise
+                members.count = max(wanted.least, self._pool.here // members.shards)
+
+    def _replicas(self) -> int:
+        """How many replicas there are to be: what the job says, or what the cluster has of it."""
+        wanted, members = self._members.wanted, self._members
+        if wanted.log:
+            return wanted.at(members.next)
+        if wanted.fixed:
+            return wanted.least
+        before = self._pool.here // members.shards
+        if self._guests:
+            count, self._guests = before + self._guests, 0
+            return min(wanted.most, count)
+        # What a lost worker held is free again after a moment; what a lost node had is not.
+        until = time.monotonic() + SETTLE
+        while (count := (self._pool.here + self._pool.room()) // members.shards) < (members.before or 0):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)
+        return min(wanted.most, max(wanted.least, count))
+
+    def regroups(self) -> bool:
+        """Whether the job's log says so, or whether somebody has come who can join. Who could come is invited."""
+        wanted, members = self._members.wanted, self._members
+        if wanted.log:
+            return wanted.at(members.next) != members.count
+        if members.count == wanted.most or time.monotonic() < self._looked + LOOK:
+            return False
+        self._looked = time.monotonic()
+        with self._lost("looking for more workers"):
+            self._guests = self._pool.waiting() // members.shards
+            more = min(wanted.most - members.count, self._pool.room() // members.shards)
+            if self._guests < more:
+                self._pool.invite(more * members.shards)
+        return self._guests > 0
+
+    @property
+    def news(self) -> Sequence[tuple[str, str, str]]:
+        """Whether there are more or fewer replicas since the last commit."""
+        return self._members.news
+
+    @property
+    def retired(self) -> Sequence[str]:
+        """Replicas that have left, once two commits have done without them."""
+        return self._members.retired
+
+    def told(self) -> dict[str, Any]:
+        """From which increment on there were how many replicas, where that may change."""
+        return {} if self._members.wanted.fixed and len(self._members.log) < 2 else {"replicas": self._members.log}
 
     def receive(self) -> list[Arrival]:
         """Let every replica take its next increment."""
@@ -139,6 +214,8 @@ class ClusterEngine(Engine):
                 "did files appear while the replicas began to read? run the same command again"
             )
         self._steps = [found.steps for found in received if found is not None]
+        if arrivals:
+            self._members.received(arrivals[0].tick.number)
         if received[0] is not None:
             self._fragments[received[0].known :] = received[0].fragments
         return arrivals
@@ -160,7 +237,7 @@ class ClusterEngine(Engine):
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
             return Round()
-        every = self.job.cluster.average_every if self.job.cluster.replicas > 1 else 0
+        every = self.job.cluster.average_every if self._members.count > 1 else 0
         rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
         commits = self.job.publish.every == 1
@@ -182,7 +259,7 @@ class ClusterEngine(Engine):
             self._pool.call_each("save", [(version, self._path(place, version)) for place in self.places])
             self._pool.committed()
         self._version = version
-        return {}
+        return self._members.saved()
 
     def weights(self) -> Weights:
         """The whole weights."""
@@ -232,6 +309,15 @@ class ClusterEngine(Engine):
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
             reason = " ".join(str(lost).split())
             raise kind(f"cluster: {reason} while {doing}; {stands}") from lost
+
+
+def slots_of(settings: ClusterSection) -> int:
+    """How many CPUs a Ray of our own says it has: as many as there are to be workers, in a range as there are cores."""
+    members = settings.members
+    most = members.most
+    if not members.fixed and not members.log:
+        most = min(most, max(members.least, (os.cpu_count() or 1) // settings.shards))
+    return most * settings.shards + settings.spares
 
 
 def combined(rounds: Sequence[Round]) -> Round:

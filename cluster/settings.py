@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -15,13 +15,13 @@ class Cluster:
 
     What is None stays as the job's section [cluster] says; docs/job.md tells what each means.
 
-    >>> Cluster(replicas=4).settings()
-    {'replicas': 4}
+    >>> Cluster(replicas="2..8").settings()
+    {'replicas': '2..8'}
     """
 
     name: ClassVar[str] = "cluster"
 
-    replicas: int | None = None
+    replicas: int | str | Sequence[Sequence[int]] | None = None
     shards: int | None = None
     average_every: int | None = None
     partition: str | None = None

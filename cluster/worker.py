@@ -5,8 +5,8 @@ It knows nothing of Ray; the pool makes an actor of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,20 @@ class ShardWorker:
                 f"{str(error).splitlines()[0]}; let the nodes of the cluster reach one another on all ports"
             ) from error
 
+        self._job, self._within, self._seed = job, within, place.replica
+        self.worker = self._made()
+        self._fragments_told = 0
+        return Process.own()
+
+    def _made(self) -> Worker:
+        """The worker in its place, which has begun nothing and meets nobody."""
+        place, job = self.place, self._job
+
         def participant() -> Participant:
             return job.participant(
                 place.participant,
-                place.replica,
-                partition_of(job, place.replica),
+                self._seed,
+                partition_of(job, place),
                 (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
                 (place.shard, place.shards),
             )
@@ -123,35 +132,52 @@ class ShardWorker:
         between: Exchange = Alone()
         if place.replicas > 1:
             between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait)
-        self._device = job.learner.device
-        self.worker = Worker(participant, job.outer_step, between, within, keeps=True)
-        self._fragments_told = 0
-        return Process.own()
+        return Worker(participant, job.outer_step, between, self._within, keeps=True)
 
-    def join(self, generation: int) -> None:
-        """Meet the other replicas: a generation begins."""
-        place, peers = self.place, self._peers
+    def join(self, generation: int, replicas: int) -> None:
+        """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
+        peers = self._peers
         peers.generation = generation
+        exchange = self.worker.exchange
+        if isinstance(exchange, ReplicaExchange) and exchange.group is not None:
+            exchange.group.abort()  # nothing that is still on its way may arrive later
+        if replicas != self.place.replicas:
+            self.place = replace(self.place, replicas=replicas)
+            self.worker.participant.close()
+            self.worker = self._made()
+        place = self.place
         if isinstance(self.worker.exchange, ReplicaExchange):
             peers.meet(f"join {place}", [f"join {one}" for one in place.of_shard()])
-            if self.worker.exchange.group is not None:
-                self.worker.exchange.group.abort()  # nothing that is still on its way may arrive later
             try:
                 self.worker.exchange.group = groups.between_replicas(
-                    place, peers.store, generation, self._device, self._wait
+                    place, peers.store, generation, self._job.learner.device, self._wait
                 )
             except RuntimeError as error:
                 raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
-    def start(self, version: int | None, path: Path | None, weights: FlatTensors | None, found: bool = True) -> None:
-        """Begin anew, or go on from a version: from memory where it was kept there, else from what was kept at `path`
-        and these weights.
+    def start(
+        self, version: int | None, paths: Sequence[Path], weights: FlatTensors | None, found: bool = True
+    ) -> None:
+        """Begin anew, or go on from a version: from memory where it was kept there, else from these weights and what
+        the same shard of each replica has kept at `paths`.
 
-        found: whether to take in files that were found since. Who joins others that have begun must not.
+        Where there were more or fewer replicas, those of now inherit it. found: whether to take in files that were
+        found since. Who joins others that have begun must not.
         """
-        if not self.worker.go_back(version):
-            self._fragments_told = 0
-            self.worker.start(path, None if weights is None else weights.tensors(copy=False), found=found)
+        if self.worker.go_back(version):
+            return
+        self._fragments_told = 0
+        place, whole = self.place, None if weights is None else weights.tensors(copy=False)
+        if whole is None or version is None or len(paths) == place.replicas:
+            self.worker.start(paths[place.replica] if paths else None, whole, found=found)
+            return
+        if place.replica >= len(paths) and self._seed == place.replica:
+            self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
+            group = self.worker.exchange.group if isinstance(self.worker.exchange, ReplicaExchange) else None
+            self.worker = self._made()
+            if isinstance(self.worker.exchange, ReplicaExchange):
+                self.worker.exchange.group = group
+        self.worker.inherit(paths, whole, place.replica, place.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -207,9 +233,9 @@ class ShardWorker:
         return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
-def partition_of(job: Job, replica: int) -> Partition | None:
+def partition_of(job: Job, place: Place) -> Partition | None:
     """The rows of the stream that a replica owns; None: all of them, exactly as in the local engine."""
-    replicas, by = job.cluster.replicas, job.cluster.partition
-    if replicas == 1:
+    replica, replicas, by = place.replica, place.replicas, job.cluster.partition
+    if replicas == 1 and job.cluster.members.fixed:
         return None
     return Blocks(replica, replicas, job.learner.batch_size) if by == "blocks" else ByHash(by, replica, replicas)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ from cluster.processes import Process
 from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
-__all__ = ["WorkerPool"]
+__all__ = ["NoRoom", "WorkerPool"]
 
 LOOK = 1.0
 """Seconds between looks at who is alive, while a call takes long."""
@@ -31,6 +32,10 @@ SLOW_START = 10.0
 """Seconds of waiting for workers to start after which somebody is told what is waited for."""
 
 log = logging.getLogger("incr.cluster")
+
+
+class NoRoom(JobError):
+    """Ray has no room for as many workers as there are to be."""
 
 
 @dataclass(slots=True)
@@ -51,22 +56,22 @@ class WorkerPool:
 
     store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
     needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built from.
+    patient: whether workers that find no room are waited for as long as starting may take, not only for the timeout.
     """
 
     def __init__(
-        self, places: Sequence[Place], store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup
+        self, store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup, patient: bool = True
     ) -> None:
-        self.places = list(places)
+        self.places: list[Place] = []
         self.generation = 0
         self._store, self._timeout, self._setup = store, timeout, setup
         self._need = "GPU" if gpu else "CPU"
+        self._patient = patient
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
         self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
         self._name, self._made = uuid4().hex[:8], 0
         self._members: dict[int, _Member] = {}
-        self._pulse = Pulse(
-            store, [place.key for place in places], timeout, max(START, timeout), starved=self._has_room
-        )
+        self._pulse = self._pulse_of(())
         self._spares: list[tuple[Any, Any]] = []  # and the call that returns once one is there
         self._wanted_spares = spares
         self._room = True
@@ -77,15 +82,28 @@ class WorkerPool:
         """The process ids of the workers, by place."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
 
+    def _pulse_of(self, places: Sequence[Place]) -> Pulse:
+        keys = [
+            self._members[number].key if number in self._members else place.key for number, place in enumerate(places)
+        ]
+        start = max(START, self._timeout) if self._patient else self._timeout
+        return Pulse(self._store, keys, self._timeout, start, starved=self._has_room)
+
     # -- who is there --------------------------------------------------------------------------------------------
 
-    def form(self) -> list[Place]:
-        """Fill the empty places, and let all workers meet; returns the places that were filled.
+    def form(self, places: Sequence[Place]) -> list[Place]:
+        """Let there be a worker in each of these places, and nobody else, and let all meet; returns the places that
+        were filled.
 
-        Raises JobError where there is no room for a worker, WorkerLost where one is lost again, and what it raised.
+        Raises NoRoom where there is none for a worker, WorkerLost where one is lost again, and what it raised.
         """
+        others = len(places) != len(self.places)
+        if others:
+            self._dismiss(number for number in range(len(places), len(self.places)))
+            self.places = list(places)
+            self._pulse = self._pulse_of(places)
         empty = [number for number in range(len(self.places)) if number not in self._members]
-        if not empty:
+        if not empty and not others:
             return []
         self.generation += 1
         self._look_for_room(len(empty) - len(self._spares))
@@ -94,12 +112,12 @@ class WorkerPool:
         build = [(self.places[number], self._members[number].key, self.generation, self._setup) for number in empty]
         try:
             processes = self._call(empty, "build", build)
-        except WorkerLost:
+        except (WorkerLost, NoRoom):
             self._dismiss(empty)  # who of them is left need not be whole
             raise
         for number, process in zip(empty, processes, strict=True):
             self._members[number].process = process
-        self.call("join", self.generation)
+        self.call("join", self.generation, self.places[0].replicas)
         if self.generation == 1:
             self._make_spares()
         return [self.places[number] for number in empty]
@@ -115,6 +133,30 @@ class WorkerPool:
     def _make_spares(self) -> None:
         while len(self._spares) < self._wanted_spares:
             self._spares.append(self._actor("spare"))
+
+    @property
+    def here(self) -> int:
+        """How many workers have a place, and are not known to be lost."""
+        return len(self._members)
+
+    def room(self) -> int:
+        """How many more workers there could be now, those who wait included."""
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return int(free.get(self._need, 0.0)) + len(self._spares)
+
+    def invite(self, workers: int) -> None:
+        """Let so many more wait than those who wait anyway, as far as there is room."""
+        more = min(self._wanted_spares + workers, self.room()) - len(self._spares)
+        self._spares += [self._actor("newcomer") for _ in range(more)]
+
+    def waiting(self) -> int:
+        """How many wait for a place, and have started, beside those who are to wait."""
+        ready = 0
+        for _, warm in self._spares:
+            with suppress(GetTimeoutError, RayActorError):
+                ray.get(warm, timeout=0)
+                ready += 1
+        return ready - self._wanted_spares
 
     def _fill(self, number: int) -> None:
         """Put somebody in an empty place: a spare that is still alive, else somebody new."""
@@ -158,7 +200,7 @@ class WorkerPool:
         """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
         member = self._members.get(number)
         if member is None or member.process is None:
-            return self._room
+            return self._room and self._patient
         return member.process.may_run()
 
     def _dismiss(self, numbers: Iterable[int]) -> None:
@@ -302,9 +344,9 @@ class WorkerPool:
             log.warning("cluster: waiting for %s to start", self._named(never))
         return True
 
-    def _cannot_start(self, never: Sequence[int]) -> JobError:
+    def _cannot_start(self, never: Sequence[int]) -> NoRoom:
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        return JobError(
+        return NoRoom(
             f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
             f"{len(self.places)} workers with a {self._need} each, and Ray has {free.get(self._need, 0.0):g} more; "
             "lower cluster.replicas or cluster.shards, or add nodes"

@@ -88,6 +88,24 @@ class Engine:
         """
         raise NotImplementedError
 
+    def regroups(self) -> bool:
+        """Asked after a commit: whether there are to be other participants from now on. Then `start` is called."""
+        return False
+
+    @property
+    def news(self) -> Sequence[tuple[str, str, str]]:
+        """What befell the participants since the last commit, for its events: kind, what, and what was done."""
+        return ()
+
+    @property
+    def retired(self) -> Sequence[str]:
+        """Names of those who took part, and will not again: a commit removes what they had saved."""
+        return ()
+
+    def told(self) -> dict[str, Any]:
+        """More to tell in the summary of a run."""
+        return {}
+
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all participants follow orders, then adopt these weights, before an increment is learned or after."""
         raise NotImplementedError

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
-from incr_core.job._sections import FeaturesSection, FederatedSection, LearnerSection, ModelSection, StreamSection
+from incr_core.job._replicas import Replicas
+from incr_core.job._sections import (
+    ClusterSection,
+    FeaturesSection,
+    FederatedSection,
+    LearnerSection,
+    ModelSection,
+    StreamSection,
+)
 
 __all__ = [
     "OBJECT",
+    "ClusterSection",
     "FeaturesSection",
     "FederatedSection",
     "Job",
     "LearnerSection",
     "ModelSection",
+    "Replicas",
     "StreamSection",
 ]

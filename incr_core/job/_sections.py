@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.drift import ACTIONS
+from incr_core.job._replicas import Replicas
 
 __all__ = [
     "ClusterSection",
@@ -232,7 +233,7 @@ class ReviewSection(Section):
 class ClusterSection(Section):
     """Learning on Ray."""
 
-    replicas: int = Field(2, ge=1)
+    replicas: int | str | list[tuple[int, int]] = 2
     shards: int = Field(1, ge=1)
     average_every: int = Field(0, ge=0)
     pace: Literal["rows"] = "rows"
@@ -241,6 +242,26 @@ class ClusterSection(Section):
     timeout: float = Field(30.0, gt=0)
     spares: int = Field(0, ge=0)
     max_failures: int = Field(10, ge=0)
+
+    @field_validator("replicas")
+    @classmethod
+    def _some(cls, value: int | str | list[tuple[int, int]]) -> int | str | list[tuple[int, int]]:
+        Replicas.of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _can_change(self) -> ClusterSection:
+        if not self.members.fixed and self.partition != "blocks":
+            raise ValueError(
+                'expected partition = "blocks" where the number of replicas may change, since all rows of a value '
+                f"stay with one replica, got {self.partition!r}"
+            )
+        return self
+
+    @property
+    def members(self) -> Replicas:
+        """How many replicas there are, or may be."""
+        return Replicas.of(self.replicas)
 
 
 class FederatedSection(Section):

@@ -34,5 +34,6 @@ def publish(
         extra_state=engine.extra_state(),
         state=kept,
         participants=engine.participants,
+        retired=engine.retired,
         unsynced=unsynced,
     )

@@ -109,6 +109,8 @@ class Loop:
         self._record(arrivals, learned, skipped)
         if due:
             self.commit()
+            if self.engine.regroups():
+                self._resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
         """Detect drift and new tasks in what is known before an increment is learned, and react."""
@@ -234,8 +236,9 @@ class Loop:
     def commit(self) -> None:
         """Publish what was learned since the last commit as a version."""
         if self._pending.last is not None:
-            for what, action in self._losses.healed:
-                self._happened(self._pending.last, "worker lost", what, action, 0)
+            healed = [("worker lost", *told) for told in self._losses.healed]
+            for kind, what, action in (*healed, *self.engine.news):
+                self._happened(self._pending.last, kind, what, action, 0)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
@@ -270,6 +273,7 @@ class Loop:
             "version": self.version,
             "seed": self.job.learner.seed,
             "finished": finished,
+            **self.engine.told(),
             **more,
         }
         write_atomically(self.directory.path / "summary.json", json_text(summary).encode() + b"\n")

@@ -49,6 +49,37 @@ class Balanced(Memory):
         self._allocate(columns)
         self.seen += len(targets)
         self._expire()
+        self._admit(columns)
+
+    def join(self, other: Memory) -> None:
+        """Take in the rows of another memory: of each class those whose key is below the limits of both."""
+        assert isinstance(other, Balanced)
+        held = other.rows_held()
+        if not held:
+            self.seen += other.seen
+            return
+        self._room(other)
+        self._lower(other._classes, other._limits)
+        seen = self.seen + other.seen
+        self._rejuvenate(self.seen - seen)
+        if "born" in held:
+            held["born"] = held["born"] + (seen - other.seen)
+        self.seen = seen
+        if self.size:
+            self._drop(lambda own: ~self._acceptable(own["targets"], own["key"]))
+        self._allocate(held)
+        self._admit(held)
+
+    def _lower(self, classes: Tensor, limits: Tensor) -> None:
+        """Let these classes have these limits where they are below their own."""
+        every, limit = torch.cat([self._classes, classes]), torch.cat([self._limits, limits])
+        names, which = torch.unique(every, return_inverse=True)
+        lowest = torch.full_like(names, torch.inf).scatter_reduce(0, which, limit, "amin")
+        self._classes, self._limits = names, lowest
+
+    def _admit(self, columns: Columns) -> None:
+        """Hold those of these rows that are below the limit of their class, as far as its share goes."""
+        targets, key = columns["targets"], columns["key"]
         accepted = self._acceptable(targets, key).nonzero().flatten()
         if len(accepted) == 0:
             return

@@ -5,7 +5,7 @@ A memory holds raw rows. It never leaves its worker unless its owner says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -170,6 +170,71 @@ class Memory(nn.Module):
             column.zero_()
         self.size = self.seen = 0
 
+    def deal(self, parts: Collection[int], of: int) -> None:
+        """Keep what is dealt to `parts`, of `of` parts that hold what is held together: row i is in part i % of.
+
+        So the memory of a replica is shared with those who join, or left to those who stay (`join`). Each part is the
+        sample that it would be had it been shown its part of the rows.
+
+        >>> from incr_core.memories._reservoir import Reservoir
+        >>> memory = Reservoir(8)
+        >>> memory.insert({"targets": torch.arange(7.0)}, torch.Generator()); memory.deal([0, 2], of=3)
+        >>> memory.rows_held()["targets"].tolist(), memory.seen
+        ([0.0, 2.0, 3.0, 5.0, 6.0], 5)
+        """
+        before = self.seen
+        mine = torch.isin(torch.arange(self.size) % of, torch.tensor(list(parts), dtype=torch.int64))
+        if self.size:
+            self._drop(lambda held: ~mine.to(next(iter(held.values())).device))
+        self.seen = sum(before // of + (part < before % of) for part in parts)
+        self._rejuvenate(before - self.seen)
+
+    def join(self, other: Memory) -> None:
+        """Take in what another memory of this kind holds, as if this one had been shown its rows too.
+
+        Where there is no room for all, both keep a part of theirs, by how many rows each was shown.
+
+        >>> from incr_core.memories._reservoir import Reservoir
+        >>> one, other = Reservoir(4), Reservoir(4)
+        >>> one.insert({"targets": torch.arange(4.0)}, torch.Generator())
+        >>> other.insert({"targets": torch.arange(10.0, 12.0)}, torch.Generator()); one.join(other)
+        >>> one.rows_held()["targets"].tolist(), one.seen
+        ([0.0, 1.0, 2.0, 10.0], 6)
+        """
+        seen, room = self.seen + other.seen, self._room(other)
+        theirs = min(other.size, max(room - self.size, room * other.seen // max(1, seen)))
+        mine = min(self.size, room - theirs)
+        self._take_in(other, seen, _evenly(self.size, mine), _evenly(other.size, theirs))
+
+    def _room(self, other: Memory) -> int:
+        """How many rows may be held; as many as another one may, where none have been yet, which bytes could count."""
+        if self.budget is not None and not own_buffers(self):
+            self.capacity = other.capacity
+        return self.capacity
+
+    def _take_in(self, other: Memory, seen: int, mine: Tensor, theirs: Tensor) -> None:
+        """Hold these of the rows held, and behind them these of another memory's."""
+        if own_buffers(other):
+            self._rejuvenate(self.seen - seen)
+            lasting, coming = self.rows_held(), other.rows_held()
+            if "born" in coming:
+                coming["born"] = coming["born"] + (seen - other.seen)
+            every = {
+                name: torch.cat(
+                    [*([lasting[name][mine.to(rows.device)]] if lasting else []), rows[theirs.to(rows.device)]]
+                )
+                for name, rows in coming.items()
+            }
+            own_buffers(self).clear()
+            self._room_for(every)
+            self.size = len(every["targets"])
+        self.seen = seen
+
+    def _rejuvenate(self, rows: int) -> None:
+        """Let all rows held be born `rows` rows earlier by the count of those seen, which has become smaller."""
+        if "born" in (held := self.rows_held()):
+            held["born"] -= rows
+
     def enlarge(self, times: float) -> None:
         """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come. A memory
         bounded by bytes keeps to them.
@@ -299,6 +364,15 @@ class Memory(nn.Module):
         names = [name for name in found if "." not in name and name != "_extra_state"]
         self._room_for({name: found[name].to(device or found[name].device) for name in names})
         self.set_extra_state(extra)
+
+
+def _evenly(size: int, count: int) -> Tensor:
+    """`count` of `size` places, as evenly as they come.
+
+    >>> _evenly(10, 4).tolist()
+    [0, 2, 5, 7]
+    """
+    return torch.arange(count) * size // max(1, count)
 
 
 def one_class_a_row(memory: str, targets: Tensor) -> None:

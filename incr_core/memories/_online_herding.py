@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -76,6 +76,30 @@ class OnlineHerding(Memory):
             self._follow(held["targets"].index_select(0, gone), held["inputs"].index_select(0, gone), -1.0)
             self._summary()["inputs"][self._counts <= 0] = 0  # nothing is left of which it would be the mean
         return super().drop(rows)
+
+    def deal(self, parts: Collection[int], of: int) -> None:
+        """Keep some parts of what is held; each counts as the mean of its part of the rows."""
+        super().deal(parts, of)
+        self._counts = self._counts * (len(parts) / of)
+
+    def join(self, other: Memory) -> None:
+        """Take in the rows of another memory; the means become those of all rows."""
+        assert isinstance(other, OnlineHerding)
+        self.seen += other.seen
+        labels = other._summary().get("targets")
+        if labels is None or not len(labels):
+            return
+        self._room(other)
+        theirs = other.rows_held()
+        self._allocate(theirs)
+        self._meet(labels)
+        which, means = self._places(labels), self._summary()["inputs"]
+        total = self._counts[which] + other._counts
+        share = (other._counts / total.clamp(min=1e-12)).to(means).reshape(-1, *[1] * (means.dim() - 1))
+        means[which] += share * (other._summary()["inputs"] - means[which])
+        self._counts[which] = total
+        held = self.rows_held()
+        self._keep({name: torch.cat([held[name], rows]) for name, rows in theirs.items()})
 
     def clear(self) -> None:
         """Forget all rows, and the means."""

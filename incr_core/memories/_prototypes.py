@@ -89,6 +89,14 @@ class Prototypes(Memory):
             "use a memory of rows, such as reservoir or balanced, where rows may have to be erased"
         )
 
+    def join(self, other: Memory) -> None:
+        """Take in the means of another memory; where there are too many, the closest become one."""
+        if other.rows_held():
+            self._room(other)
+            self._allocate(other.rows_held())
+            self._take_slots(other.rows_held())
+        self.seen += other.seen
+
     def _settled(self, targets: Tensor) -> Tensor:
         """Which rows are of a class that has its share of slots already, (n,)."""
         if self.size < self.capacity:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from incr_core.memories._base import Columns, Memory
 
@@ -67,6 +68,15 @@ class Reservoir(Memory):
     def enlarge(self, times: float) -> None:
         """Make room for `times` as many rows; those to come are drawn anew, since more of them stay."""
         super().enlarge(times)
+        self._redraw()
+
+    def deal(self, parts: Collection[int], of: int) -> None:
+        """Keep some parts of what is held; rows to come are drawn anew, among as many as were seen now."""
+        super().deal(parts, of)
+        self._redraw()
+
+    def _take_in(self, other: Memory, seen: int, mine: Tensor, theirs: Tensor) -> None:
+        super()._take_in(other, seen, mine, theirs)
         self._redraw()
 
     def _redraw(self) -> None:

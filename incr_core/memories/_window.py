@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from incr_core.memories._base import Columns, Memory
+from incr_core.numerics import own_buffers
 
 __all__ = ["Window"]
 
@@ -51,6 +52,25 @@ class Window(Memory):
         """Make room for `times` as many rows, behind those held."""
         self._by_age()
         super().enlarge(times)
+        self._next = self.size % max(1, self.capacity)
+
+    def join(self, other: Memory) -> None:
+        """Take in the rows of another window, which were shown over the same time: the last ones of both stay."""
+        assert isinstance(other, Window)
+        self._by_age()
+        other._by_age()
+        mine, theirs = self.size, other.size
+        # Both end now: row i of n has the place (i + 1) / n in the time that its window is of.
+        place = torch.cat([torch.arange(1.0, size + 1) / max(1, size) for size in (mine, theirs)])
+        order = place.argsort(stable=True)[-self._room(other) :]
+        behind = torch.arange(mine), torch.arange(theirs)
+        self.capacity, capacity = mine + theirs, self.capacity
+        self._take_in(other, self.seen + other.seen, *behind)
+        every = {name: column[order.to(column.device)] for name, column in self.rows_held().items()}
+        self.capacity = capacity
+        own_buffers(self).clear()
+        self._room_for(every)
+        self.size = len(order)
         self._next = self.size % max(1, self.capacity)
 
     def _by_age(self) -> None:

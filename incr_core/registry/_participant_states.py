@@ -75,3 +75,10 @@ class States:
                 saved.append(version)
                 while len(saved) > STAY:
                     remove(folder.parent / str(saved.pop(0)))
+
+    def retire(self, participants: Iterable[str]) -> None:
+        """Remove all states of participants who will not learn again."""
+        for participant in participants:
+            folder = state_folder(self._directory, participant, 0).parent
+            if self._saved.pop(folder.name, None) is not None:
+                remove(folder)

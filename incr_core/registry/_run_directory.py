@@ -173,6 +173,7 @@ class RunDirectory:
         state: Mapping[str, Any] | None = None,
         publish: bool = True,
         participants: Iterable[str] | None = None,
+        retired: Iterable[str] = (),
         unsynced: Sequence[Path] = (),
     ) -> int:
         """Commit the next version with everything that belongs to it; return its number.
@@ -181,8 +182,10 @@ class RunDirectory:
         `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
         these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
         `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
-        of the loop's, the last two stay; what of them is `unsynced` is synced with the version. `publish` makes the
-        version the champion. Raises CheckpointError when a row was learned before.
+        of the loop's, the last two stay, and none of those who have `retired`; what of them is `unsynced` is synced
+        with the version. `publish` makes the version the champion.
+
+        Raises CheckpointError when a row was learned before.
         """
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
@@ -219,6 +222,7 @@ class RunDirectory:
         if participants is None:
             participants = ledger["participant"].unique().to_pylist()
         self._states.committed(version, participants)
+        self._states.retire(retired)
         self._versions.fold(FOLD)
         return version
 

@@ -28,6 +28,7 @@ from incr_core.batch import Batch, cat
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._inheritance import inherited
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
@@ -298,6 +299,15 @@ class Participant:
         exchanged = self._take_back(state)
         self._read_anew(found)
         return exchanged, manifest
+
+    def inherit(self, states: Sequence[dict[str, Any]], number: int, count: int, found: bool = True) -> dict[str, Any]:
+        """Go on as participant `number` of `count`, from the states of all those before, of whom there were more or
+        fewer (`inherited`); returns the exchange's state.
+        """
+        keeps = None if self._unconsolidated is None else self._unconsolidated.keeps
+        exchanged = self._take_back(inherited(self.learner, states, number, count, keeps))
+        self._read_anew(found)
+        return exchanged
 
     def _read_anew(self, found: bool) -> None:
         self.close()

@@ -45,6 +45,11 @@ class PendingPredictions:
         self.rows, self.predictions = self.rows[left], self.predictions[left]
         return place, found
 
+    def join(self, other: PendingPredictions, part: int, of: int) -> None:
+        """Keep the predictions of another too: of every `of` of them, the one after `part`."""
+        if other.predictions is not None and len(other.rows):
+            self.add(other.rows[part::of], other.predictions[part::of])
+
     def state_dict(self) -> dict[str, Any]:
         """Rows and predictions."""
         return {"rows": self.rows, "predictions": self.predictions}

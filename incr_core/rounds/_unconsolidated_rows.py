@@ -53,6 +53,15 @@ class UnconsolidatedRows:
         self._kept, self.count, self.number = [], 0, self.number + 1
         return rows
 
+    def join(self, other: UnconsolidatedRows) -> None:
+        """Hold the rows of another too, as if they had been learned here."""
+        self._kept += other._kept
+        self.count += other.count
+
+    def empty(self) -> None:
+        """Hold no rows, as if none had been learned since the last consolidation."""
+        self._kept, self.count = [], 0
+
     def erase(self, ids: Tensor) -> int:
         """Erase these rows (n,); returns how many of them were kept."""
         before = sum(map(len, self._kept))

@@ -132,6 +132,18 @@ class Worker:
         state, _ = self.participant.load(path, found=found)
         self._take_back(state)
 
+    def inherit(self, paths: Sequence[Path], weights: Weights, number: int, count: int, found: bool = True) -> None:
+        """Go on as number `number` of `count` from these weights and the states kept at `paths`, of another number of
+        workers. found: as in `start`.
+        """
+        if not self._fresh:
+            self.participant.close()
+            self._prepare()
+        self._fresh = False
+        self.participant.learner.adopt(weights)
+        states = [checkpoint.load(path)[0] for path in paths]
+        self._take_back(self.participant.inherit(states, number, count, found=found))
+
     def go_back(self, version: int | None) -> bool:
         """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""
         kept = self._kept

@@ -60,7 +60,7 @@ def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> ShardWo
     folder = Path(tempfile.mkdtemp())
     worker = ShardWorker()
     worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, SharedFolder.mark(folder)))
-    worker.join(1)
+    worker.join(1, place.replicas)
     shutil.rmtree(folder)
     return worker
 
@@ -94,7 +94,7 @@ def learned_in_two_lives(
     committed = [handed.weights if handed else None]
     torch.distributed.broadcast_object_list(committed, src=0)
     increments_of(worker, 1)
-    worker.start(version, folder / str(place.shard), committed[0])
+    worker.start(version, [folder / str(place.shard)], committed[0])
     increments_of(worker, 3)
     return weights_of(worker)
 

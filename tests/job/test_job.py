@@ -67,11 +67,17 @@ def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["cluster.address=10.0.0.7:6379", "cluster.timeout=5", "cluster.spares=1", "publish.keep=3"]
+    "setting",
+    ["cluster.address=10.0.0.7:6379", "cluster.timeout=5", "cluster.spares=1", "cluster.replicas=7", "publish.keep=3"],
 )
 def test_how_a_run_is_operated_makes_no_other_run(table: Path, setting: str) -> None:
     job = Job.read(write(table.parent, MINIMAL))
     assert job.with_settings([setting]).fingerprint() == job.fingerprint()
+    assert job.with_settings(["cluster.average_every=7"]).fingerprint() != job.fingerprint()
+
+
+def test_replicas_that_have_streams_of_their_own_stay_as_many(table: Path) -> None:
+    job = Job.read(write(table.parent, MINIMAL)).with_settings(["cluster.partition=colour"])
     assert job.with_settings(["cluster.replicas=7"]).fingerprint() != job.fingerprint()
 
 
