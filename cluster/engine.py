@@ -78,7 +78,6 @@ class ClusterEngine(Engine):
                 settings.timeout,
                 gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
-                patient=settings.members.fixed or bool(settings.members.log),
                 setup=Setup(job.model_dump(), dict(job.objects_given), meeting, self._shared),
             )
         except BaseException:
@@ -145,10 +144,11 @@ class ClusterEngine(Engine):
         """Let a worker be in each place, in fewer where the job allows it and Ray has no room; returns who is new."""
         wanted, members = self._members.wanted, self._members
         while True:
+            patient = bool(wanted.log) or members.count == wanted.least
             try:
-                return self._pool.form(members.places)
+                return self._pool.form(members.places, patient=patient)
             except NoRoom:
-                if wanted.log or members.count == wanted.least:
+                if patient:
                     raise
                 members.count = max(wanted.least, self._pool.here // members.shards)
 

@@ -56,17 +56,14 @@ class WorkerPool:
 
     store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
     needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built from.
-    patient: whether workers that find no room are waited for as long as starting may take, not only for the timeout.
     """
 
-    def __init__(
-        self, store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup, patient: bool = True
-    ) -> None:
+    def __init__(self, store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup) -> None:
         self.places: list[Place] = []
         self.generation = 0
         self._store, self._timeout, self._setup = store, timeout, setup
         self._need = "GPU" if gpu else "CPU"
-        self._patient = patient
+        self._patient = True
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
         self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
         self._name, self._made = uuid4().hex[:8], 0
@@ -91,17 +88,20 @@ class WorkerPool:
 
     # -- who is there --------------------------------------------------------------------------------------------
 
-    def form(self, places: Sequence[Place]) -> list[Place]:
+    def form(self, places: Sequence[Place], *, patient: bool = True) -> list[Place]:
         """Let there be a worker in each of these places, and nobody else, and let all meet; returns the places that
         were filled.
+
+        patient: whether workers that find no room are waited for as long as a start may take, not for the timeout only.
 
         Raises NoRoom where there is none for a worker, WorkerLost where one is lost again, and what it raised.
         """
         others = len(places) != len(self.places)
+        self._patient = patient
         if others:
-            self._dismiss(number for number in range(len(places), len(self.places)))
+            self._dismiss(range(len(places), len(self.places)))
             self.places = list(places)
-            self._pulse = self._pulse_of(places)
+        self._pulse = self._pulse_of(places)
         empty = [number for number in range(len(self.places)) if number not in self._members]
         if not empty and not others:
             return []
