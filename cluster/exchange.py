@@ -62,11 +62,15 @@ class ReplicaExchange:
         """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` and result as in `mean`."""
         return self._merge(state, rows, anchor, rules, merge_shared)[0]
 
+    def total(self, count: int, device: torch.device) -> int:
+        """The sum of all replicas' counts."""
+        return sum(self._counts(count, device))
+
     @torch.no_grad()
     def _merge(
         self, tensors: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str], merge: Merge
     ) -> tuple[Weights, int]:
-        own, counts = _dense(tensors), self._counts(rows, tensors)
+        own, counts = _dense(tensors), self._counts(rows, next(iter(tensors.values())).device)
         flights = (self._flight(wave, own, anchor, counts, merge) for wave in self._waves_of(tensors, rules))
         # Newest first: what it sends goes out before anybody waits for what was sent before.
         flying: list[Iterator[None]] = []
@@ -131,12 +135,12 @@ class ReplicaExchange:
         for key, value in merge(slices, rows, span.rules, span.summed(anchor), mine).items():
             mine[key].copy_(value)
 
-    def _counts(self, rows: int, tensors: Weights) -> list[int]:
-        """How many rows each replica has learned, in rank order; when they are known, all replicas are here.
+    def _counts(self, count: int, device: torch.device) -> list[int]:
+        """The count of each replica, of rows it has learned, in rank order; when they are known, all replicas are here.
 
         That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
         """
-        mine = torch.full((self.size,), rows, dtype=torch.int64, device=next(iter(tensors.values())).device)
+        mine = torch.full((self.size,), count, dtype=torch.int64, device=device)
         counts = torch.empty_like(mine)
         self._wait_for(self.group.alltoall_base(counts, mine, [], []))
         self.bytes_sent += (self.size - 1) * mine.itemsize

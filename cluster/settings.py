@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 __all__ = ["Cluster"]
 
@@ -23,7 +23,8 @@ class Cluster:
 
     replicas: int | None = None
     shards: int | None = None
-    average_every: int | None = None
+    average_every: int | str | None = None
+    pace: Literal["rows", "time"] | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

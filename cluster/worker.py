@@ -26,7 +26,7 @@ from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, settle_arithmetic, whole
-from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
+from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, Worker
 from incr_core.update import Weights
 
 __all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
@@ -166,15 +166,13 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(
-        self, observed: Weights, rounds: int, every: int | None, *, hands_over: bool
-    ) -> tuple[Round, Handover | None]:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+    def learn(self, observed: Weights, pace: Pace, *, hands_over: bool) -> tuple[Round, Handover | None]:
+        """Learn the increment at hand, in the rounds of that pace.
 
         hands_over: whether a commit follows: one call fewer.
         """
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            done = self.worker.learn(observed, rounds, every)
+            done = self.worker.learn(observed, pace)
             return done, self.hand_over() if hands_over else None
 
     def review(self, rows: Tensor) -> Round:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.drift import ACTIONS
+from incr_core.rounds import Interval
 
 __all__ = [
     "ClusterSection",
@@ -234,13 +235,37 @@ class ClusterSection(Section):
 
     replicas: int = Field(2, ge=1)
     shards: int = Field(1, ge=1)
-    average_every: int = Field(0, ge=0)
-    pace: Literal["rows"] = "rows"
+    average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
+    pace: Literal["rows", "time"] = "rows"
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
     spares: int = Field(0, ge=0)
     max_failures: int = Field(10, ge=0)
+
+    @property
+    def interval(self) -> Interval:
+        """What lies between two exchanges."""
+        return Interval.of(self.average_every)
+
+    @field_validator("average_every")
+    @classmethod
+    def _is_an_interval(cls, value: int | str) -> int | str:
+        Interval.of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _paced_by_what_is_counted(self) -> Self:
+        timed = self.interval.unit == "seconds"
+        if timed != (self.pace == "time"):
+            told = f"{self.average_every!r}".replace("'", '"')
+            raise ValueError(
+                f'cluster.pace: expected "time" with average_every = {told}, got "rows"; say so, since the clock then '
+                "decides what is learned, and only the steps recorded in the metrics repeat a run"
+                if timed
+                else f'cluster.average_every: expected a duration such as "5s" with pace = "time", got {told}'
+            )
+        return self
 
 
 class FederatedSection(Section):

@@ -6,6 +6,7 @@ from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._outer_steps import OUTERS
+from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
@@ -20,11 +21,16 @@ __all__ = [
     "PROBE_ROWS",
     "Alone",
     "Arrival",
+    "AsRecorded",
+    "ByTime",
     "Cohort",
     "Consolidated",
+    "EverySteps",
     "Exchange",
+    "Interval",
     "Orders",
     "Outer",
+    "Pace",
     "Participant",
     "PendingPredictions",
     "Probe",

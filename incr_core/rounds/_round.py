@@ -24,6 +24,7 @@ class Round:
 
     losses: name -> sum of the loss term over learned rows.
     passes_rows: rows learned, counting a row once per pass.
+    steps: optimiser steps taken, of each participant in each round, where only the clock told how many (`ByTime`).
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Round:
     bytes_exchanged: int = 0
     seconds_learning: float = 0.0
     seconds_exchanging: float = 0.0
+    steps: list[list[int]] = field(default_factory=list)
 
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from incr_core.batch import Limit
 from incr_core.numerics import local
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
+from incr_core.rounds._pace import EverySteps, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
 from incr_core.storage import checkpoint
@@ -28,11 +30,15 @@ __all__ = ["Alone", "Exchange", "Worker"]
 class Exchange(Protocol):
     """How a worker merges named tensors with its peers; all call the same method at the same time.
 
-    size: how many workers merge, this one included. bytes_sent: by this worker, so far.
+    size: how many workers merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
     """
 
     size: int
+    rank: int
     bytes_sent: int
+
+    def total(self, count: int, device: torch.device) -> int:
+        """The sum of all workers' counts. device: on which tensors can be sent."""
 
     def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
         """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for."""
@@ -49,7 +55,12 @@ class Alone:
     """
 
     size = 1
+    rank = 0
     bytes_sent = 0
+
+    def total(self, count: int, device: torch.device) -> int:
+        """Its own count."""
+        return count
 
     def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
         """Its own update."""
@@ -58,6 +69,10 @@ class Alone:
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
         """Its own state."""
         return state
+
+
+ONCE = EverySteps()
+"""One round of all steps there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +167,21 @@ class Worker:
         self._fresh = False
         return self.participant.receive()
 
-    def learn(self, observed: Weights, rounds: int = 1, every: int | None = None) -> Round:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+    def learn(self, observed: Weights, pace: Pace = ONCE) -> Round:
+        """Learn the increment at hand, in the rounds of that pace.
 
         observed: what all arrivals add to running statistics.
         """
         begun = self._begin_account()
-        learner, done = self.participant.learner, Round()
+        learner, done, taken = self.participant.learner, Round(), list[int]()
         learner.absorb(observed)
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        for number in range(rounds):
-            take_round(self, partial(self._advance, every, first=number == 0), done)
+        while self._goes_on(pace, len(taken)):
+            take_round(self, partial(self._advance, pace, taken), done)
+        if pace.records and learner.shard[0] == 0:
+            done.steps.append(taken)
         if self.participant.consolidates:
             consolidate(self)
         return self._accounted(done, begun)
@@ -248,11 +265,30 @@ class Worker:
 
     # -- within a round ------------------------------------------------------------------------------------------
 
-    def _advance(self, steps: int | None, *, first: bool) -> list[Update]:
-        """Take steps; the first round begins here, since the anchor is taken before strategies begin."""
-        if first:
+    def _goes_on(self, pace: Pace, rounds: int) -> bool:
+        """Whether there is another round after so many."""
+        learner = self.participant.learner
+        if pace.rounds is not None:
+            return rounds < pace.rounds
+        return rounds == 0 or self.exchange.total(learner.steps.left, learner.device) > 0
+
+    def _advance(self, pace: Pace, taken: list[int]) -> list[Update]:
+        """Take a round's steps, and note how many; the first begins here, since strategies begin behind its anchor."""
+        if not taken:
             self.participant.begin()
-        return [self._local(self.participant.advance(steps))]
+        steps = self.participant.learner.steps
+        before = steps.left
+        update = self.participant.advance(self._agreed(pace.limit(len(taken), self.exchange.rank)))
+        taken.append(before - steps.left)
+        return [self._local(update)]
+
+    def _agreed(self, limit: Limit) -> Limit:
+        """The same for all shards of a replica, which take their steps together: by the clock of the first."""
+        learner = self.participant.learner
+        if not callable(limit) or self._within.size == 1:
+            return limit
+        own = limit
+        return lambda: self._within.total(int(self._within.rank == 0 and own()), learner.device) > 0
 
     def _local(self, update: Update) -> Update:
         return Update({name: local(value) for name, value in update.weights.items()}, update.rows, update.losses)
