@@ -25,6 +25,7 @@ class Cluster:
     shards: int | None = None
     average_every: int | str | None = None
     pace: Literal["rows", "time"] | None = None
+    wire: Literal["float32", "float16", "int8"] | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

@@ -122,7 +122,7 @@ class ShardWorker:
 
         between: Exchange = Alone()
         if place.replicas > 1:
-            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait)
+            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
         self._device = job.learner.device
         self.worker = Worker(participant, job.outer_step, between, within, keeps=True)
         self._fragments_told = 0

@@ -237,6 +237,7 @@ class ClusterSection(Section):
     shards: int = Field(1, ge=1)
     average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
     pace: Literal["rows", "time"] = "rows"
+    wire: Literal["float32", "float16", "int8"] = "float32"
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)

@@ -74,8 +74,11 @@ class Cohort(Protocol):
     def anchor(self) -> Weights:
         """The current common weights; those that the merge or the outer step needs are safe from learning."""
 
-    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
-        """The mean of all participants' updates, those given and others, and how many rows they stand for."""
+    def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
+        """The mean of all participants' updates, those given and others, and how many rows they stand for.
+
+        exactly: no weight may be rounded on its way, though the job lets what was learned be.
+        """
 
     def adopt(self, weights: Weights) -> None:
         """Make these the weights of all participants."""
@@ -107,4 +110,4 @@ def consolidate(cohort: Cohort) -> None:
     made = cohort.consolidate()
     cohort.merge_shared(made)
     if cohort.remakes:
-        cohort.adopt(cohort.merge(made.updates, anchor)[0])
+        cohort.adopt(cohort.merge(made.updates, anchor, exactly=True)[0])

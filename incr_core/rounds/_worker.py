@@ -31,17 +31,24 @@ class Exchange(Protocol):
     """How a worker merges named tensors with its peers; all call the same method at the same time.
 
     size: how many workers merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
+    rounds: the types of weights that may be rounded on their way.
     """
 
     size: int
     rank: int
     bytes_sent: int
+    rounds: frozenset[torch.dtype]
 
     def total(self, count: int, device: torch.device) -> int:
         """The sum of all workers' counts. device: on which tensors can be sent."""
 
-    def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for."""
+    def mean(
+        self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
+    ) -> tuple[Weights, int]:
+        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for.
+
+        left: of weights that may be rounded, what rounding has left over so far; changed in place.
+        """
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
         """`update.merge_shared` of all workers' shared strategy states, in this one's tensors or others."""
@@ -57,12 +64,15 @@ class Alone:
     size = 1
     rank = 0
     bytes_sent = 0
+    rounds: frozenset[torch.dtype] = frozenset()
 
     def total(self, count: int, device: torch.device) -> int:
         """Its own count."""
         return count
 
-    def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
+    def mean(
+        self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
+    ) -> tuple[Weights, int]:
         """Its own update."""
         return mean([update], anchor, rules), update.rows
 
@@ -120,11 +130,20 @@ class Worker:
         self._fresh = True
         self._summed: Weights | None = None  # shared state that merges by "sum", as merged last
         self.rules = self.participant.learner.rules()
+        # Only what is learned is rounded on its way: buffers may not be, nor counts.
+        learned = {f"model.{name}" for name in self.participant.learner.context.names}
+        self._left = {
+            name: torch.zeros(value.shape, device=value.device)
+            for name, value in (self._weights() if self.exchange.rounds else {}).items()
+            if name in learned and value.dtype in self.exchange.rounds and self.rules[name] == "mean"
+        }
         # Weights are copied into the anchor only where the merge or the outer step needs them.
         self._anchored = {
             name
             for name, rule in self.rules.items()
-            if self.outer.needs_anchor or (rule == "sum" and self.exchange.size * self._within.size > 1)
+            if self.outer.needs_anchor
+            or name in self._left
+            or (rule == "sum" and self.exchange.size * self._within.size > 1)
         }
 
     @property
@@ -161,6 +180,8 @@ class Worker:
     def _take_back(self, exchanged: Mapping[str, Any]) -> None:
         self.outer.load_state_dict(exchanged["outer"])
         self._summed = exchanged["summed"]
+        for name, value in self._left.items():
+            value.copy_(exchanged["left"][name])
 
     def receive(self) -> Arrival | None:
         """Take the next increment; None at the end of the stream."""
@@ -203,10 +224,13 @@ class Worker:
         self.participant.follow(orders)
         if weights is not None:
             self.participant.learner.adopt(weights)
+            self._settle()
 
     def save(self, path: Path, version: int | None = None) -> None:
         """Keep the state of the participant and of its exchanges, of that version."""
-        state = self.participant.state_dict({"outer": self.outer.state_dict(), "summed": self._summed})
+        state = self.participant.state_dict(
+            {"outer": self.outer.state_dict(), "summed": self._summed, "left": self._left}
+        )
         checkpoint.save(path, state)
         if self._keeps and version is not None:
             weights = {name: value.clone() for name, value in self._weights().items()}
@@ -219,14 +243,21 @@ class Worker:
         """The current weights; copies of those that the merge or the outer step needs."""
         return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
-    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
-        """The mean of this worker's update and its peers'."""
+    def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
+        """The mean of this worker's update and its peers'. Where that is exact, nothing that rounding left stays."""
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
             self._merge_buffers(anchor)
-        merged = self.exchange.mean(updates[0], anchor, self.rules)
+        merged = self.exchange.mean(updates[0], anchor, self.rules, {} if exactly else self._left)
+        if exactly:
+            self._settle()
         self._seconds_exchanging += time.perf_counter() - with_peers
         return merged
+
+    def _settle(self) -> None:
+        """All weights are the same everywhere, as they are: nothing is left over of what went before."""
+        for value in self._left.values():
+            value.zero_()
 
     @torch.no_grad()
     def _merge_buffers(self, anchor: Weights) -> None:
