@@ -255,5 +255,6 @@ def combined(rounds: Sequence[Round]) -> Round:
         sum(done.bytes_exchanged for done in rounds),
         max(done.seconds_learning for done in rounds),
         max(done.seconds_exchanging for done in rounds),
+        max(done.seconds_hidden for done in rounds),
         [steps for done in rounds for steps in done.steps],
     )

@@ -26,6 +26,7 @@ class Cluster:
     average_every: int | str | None = None
     pace: Literal["rows", "time"] | None = None
     wire: Literal["float32", "float16", "int8"] | None = None
+    overlap: bool | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

@@ -124,7 +124,7 @@ class ShardWorker:
         if place.replicas > 1:
             between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
         self._device = job.learner.device
-        self.worker = Worker(participant, job.outer_step, between, within, keeps=True)
+        self.worker = Worker(participant, job.outer_step, between, within, keeps=True, overlaps=job.cluster.overlap)
         self._fragments_told = 0
         return Process.own()
 

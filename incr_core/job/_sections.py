@@ -238,6 +238,7 @@ class ClusterSection(Section):
     average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
     pace: Literal["rows", "time"] = "rows"
     wire: Literal["float32", "float16", "int8"] = "float32"
+    overlap: bool = False
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
@@ -254,6 +255,15 @@ class ClusterSection(Section):
     def _is_an_interval(cls, value: int | str) -> int | str:
         Interval.of(value)
         return value
+
+    @model_validator(mode="after")
+    def _overlaps_rounds(self) -> Self:
+        if self.overlap and self.average_every == 0:
+            raise ValueError(
+                "cluster.overlap: expected several exchanges in an increment, of which the next round hides one, "
+                "got average_every = 0; set it to a number of steps or rows, or leave overlap out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _paced_by_what_is_counted(self) -> Self:

@@ -24,6 +24,7 @@ class Round:
 
     losses: name -> sum of the loss term over learned rows.
     passes_rows: rows learned, counting a row once per pass.
+    seconds_hidden: of exchanges, while learning went on.
     steps: optimiser steps taken, of each participant in each round, where only the clock told how many (`ByTime`).
     """
 
@@ -32,6 +33,7 @@ class Round:
     bytes_exchanged: int = 0
     seconds_learning: float = 0.0
     seconds_exchanging: float = 0.0
+    seconds_hidden: float = 0.0
     steps: list[list[int]] = field(default_factory=list)
 
     def add(self, updates: Sequence[Update]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from incr_core.batch import Limit
 from incr_core.numerics import local
 from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._delayed_mean import DelayedMean
+from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._pace import EverySteps, Pace
@@ -22,63 +24,9 @@ from incr_core.rounds._participant import Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
 from incr_core.storage import checkpoint
 from incr_core.storage.packing import pack, unpack
-from incr_core.update import Update, Weights, mean
+from incr_core.update import Update, Weights
 
-__all__ = ["Alone", "Exchange", "Worker"]
-
-
-class Exchange(Protocol):
-    """How a worker merges named tensors with its peers; all call the same method at the same time.
-
-    size: how many workers merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
-    rounds: the types of weights that may be rounded on their way.
-    """
-
-    size: int
-    rank: int
-    bytes_sent: int
-    rounds: frozenset[torch.dtype]
-
-    def total(self, count: int, device: torch.device) -> int:
-        """The sum of all workers' counts. device: on which tensors can be sent."""
-
-    def mean(
-        self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
-    ) -> tuple[Weights, int]:
-        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for.
-
-        left: of weights that may be rounded, what rounding has left over so far; changed in place.
-        """
-
-    def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """`update.merge_shared` of all workers' shared strategy states, in this one's tensors or others."""
-
-
-class Alone:
-    """The exchange of a worker without peers.
-
-    >>> Alone().mean(Update({"w": torch.ones(1)}, rows=3), {}, {})
-    ({'w': tensor([1.])}, 3)
-    """
-
-    size = 1
-    rank = 0
-    bytes_sent = 0
-    rounds: frozenset[torch.dtype] = frozenset()
-
-    def total(self, count: int, device: torch.device) -> int:
-        """Its own count."""
-        return count
-
-    def mean(
-        self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
-    ) -> tuple[Weights, int]:
-        """Its own update."""
-        return mean([update], anchor, rules), update.rows
-
-    def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """Its own state."""
-        return state
+__all__ = ["Worker"]
 
 
 ONCE = EverySteps()
@@ -103,7 +51,8 @@ class Worker:
 
     make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
     exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
-    to keep a saved state in memory too, to go back to.
+    to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
+    learned (`DelayedMean`).
     """
 
     def __init__(
@@ -114,10 +63,11 @@ class Worker:
         within: Exchange | None = None,
         *,
         keeps: bool = False,
+        overlaps: bool = False,
     ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
-        self._keeps = keeps
+        self._keeps, self._overlaps = keeps, overlaps
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
@@ -130,12 +80,13 @@ class Worker:
         self._fresh = True
         self._summed: Weights | None = None  # shared state that merges by "sum", as merged last
         self.rules = self.participant.learner.rules()
-        # Only what is learned is rounded on its way: buffers may not be, nor counts.
+        # Only what is learned is rounded on its way, or comes late: not buffers, nor counts.
         learned = {f"model.{name}" for name in self.participant.learner.context.names}
+        self._steered = {name for name, rule in self.rules.items() if name in learned and rule == "mean"}
         self._left = {
             name: torch.zeros(value.shape, device=value.device)
             for name, value in (self._weights() if self.exchange.rounds else {}).items()
-            if name in learned and value.dtype in self.exchange.rounds and self.rules[name] == "mean"
+            if name in self._steered and value.dtype in self.exchange.rounds
         }
         # Weights are copied into the anchor only where the merge or the outer step needs them.
         self._anchored = {
@@ -199,8 +150,11 @@ class Worker:
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        while self._goes_on(pace, len(taken)):
-            take_round(self, partial(self._advance, pace, taken), done)
+        if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
+            self._overlap(pace, taken, done)
+        else:
+            while self._goes_on(pace, len(taken)):
+                take_round(self, partial(self._advance, pace, taken), done)
         if pace.records and learner.shard[0] == 0:
             done.steps.append(taken)
         if self.participant.consolidates:
@@ -248,7 +202,8 @@ class Worker:
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
             self._merge_buffers(anchor)
-        merged = self.exchange.mean(updates[0], anchor, self.rules, {} if exactly else self._left)
+        left = {} if exactly else {name: value for name, value in self._left.items() if name in updates[0].weights}
+        merged = self.exchange.mean(updates[0], anchor, self.rules, left)
         if exactly:
             self._settle()
         self._seconds_exchanging += time.perf_counter() - with_peers
@@ -295,6 +250,34 @@ class Worker:
         self._summed = None
 
     # -- within a round ------------------------------------------------------------------------------------------
+
+    def _overlap(self, pace: Pace, taken: list[int], done: Round) -> None:
+        """All rounds of an increment, each exchanged while the next is learned; buffers are merged after the last."""
+        anchor, rows = self.anchor(), 0
+        delayed = DelayedMean(
+            lambda: {name: value for name, value in self._weights().items() if name in self._steered},
+            lambda update, base: self.exchange.mean(update, base, self.rules, self._left),
+            lambda base, mean: self.outer.step(base, mean, self.rules),
+        )
+        goes_on = True
+        while goes_on:
+            updates = self._advance(pace, taken)
+            done.add(updates)
+            rows += updates[0].rows
+            delayed.land()
+            goes_on = self._goes_on(pace, len(taken))
+            delayed.launch(updates[0].rows)
+        delayed.land()
+        delayed.close()
+        done.seconds_hidden = delayed.seconds_hidden
+        self._seconds_exchanging += delayed.seconds_waited
+        buffers = {name: value for name, value in self._weights().items() if name not in self._steered}
+        if buffers:
+            merged, total = self.merge([Update(buffers, rows)], anchor)
+            if total:
+                following = self.outer.step(anchor, merged, self.rules)
+                torch._foreach_copy_([buffers[name] for name in following], list(following.values()))
+        self.participant.learner.adopted()
 
     def _goes_on(self, pace: Pace, rounds: int) -> bool:
         """Whether there is another round after so many."""
