@@ -34,7 +34,7 @@ from cluster.worker_pool import NoRoom, WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Round, total_observed
+from incr_core.rounds import Arrival, Orders, Pace, Round, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -237,14 +237,17 @@ class ClusterEngine(Engine):
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
             return Round()
-        every = self.job.cluster.average_every if self._members.count > 1 else 0
-        rounds = -(-max(self._steps) // every) if every else 1
         self._handover = None
         commits = self.job.publish.every == 1
         with self._lost(f"learning {arrivals[0].tick.name}"):
-            done = self._pool.call("learn", total_observed(arrivals), rounds, every or None, hands_over=commits)
+            done = self._pool.call("learn", total_observed(arrivals), self._pace(), hands_over=commits)
         self._handover = done[0][1]
         return combined([learned for learned, _ in done])
+
+    def _pace(self) -> Pace:
+        """When the replicas exchange within an increment."""
+        learner = self.job.learner
+        return self.job.cluster.interval.pace(self._steps, learner.batch_size * learner.accumulate)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
@@ -338,4 +341,6 @@ def combined(rounds: Sequence[Round]) -> Round:
         sum(done.bytes_exchanged for done in rounds),
         max(done.seconds_learning for done in rounds),
         max(done.seconds_exchanging for done in rounds),
+        max(done.seconds_hidden for done in rounds),
+        [steps for done in rounds for steps in done.steps],
     )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from cluster.rounded_spans import RoundedSpan, roundable, rounded_waves_of
 from cluster.spans import WAVES, Span, waves_of
 from incr_core.errors import EngineError
 from incr_core.update import Update, Weights, mean, merge_shared
@@ -32,42 +33,74 @@ The last argument is where it goes, if it is not one of the spans as it is.
 """
 
 
+AnySpan = Span | RoundedSpan
+Wave = Sequence[Sequence[AnySpan]]
+"""The spans of each share."""
+
+
 class ReplicaExchange:
     """Merge named tensors with the same shard of all other replicas, in place.
 
     group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
     rank, size: which replica this is, and how many there are; at least two.
     wait: waits for a collective of the group, torch's `Work`, until all replicas take part in it.
+    wire: "float32" sends tensors as they are; "float16" and "int8" round the weights that may be (`rounded_spans`).
     """
 
     def __init__(
-        self, group: Any, rank: int, size: int, wait: Callable[[Any], None] = lambda work: work.wait()
+        self,
+        group: Any,
+        rank: int,
+        size: int,
+        wait: Callable[[Any], None] = lambda work: work.wait(),
+        wire: str = "float32",
     ) -> None:
         self.group = group
         self.rank = rank
         self.size = size
         self._wait_for = wait
         self.bytes_sent = 0
+        self.rounds = roundable(wire)
+        self._wire = wire
         self._peers = [peer for peer in range(size) if peer != rank]
-        self._waves: dict[tuple[str, ...], list[list[list[Span]]]] = {}
+        self._waves: dict[tuple[str, ...], Sequence[Wave]] = {}
+        self._rounded: dict[tuple[str, ...], list[list[list[RoundedSpan]]]] = {}
 
-    def mean(self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> tuple[Weights, int]:
+    def mean(
+        self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
+    ) -> tuple[Weights, int]:
         """What `update.mean` makes of all replicas' updates, and their rows. `anchor` needs what merges by "sum".
+
+        left: of the weights that may be rounded, which `anchor` needs too, what rounding has left over so far, float32;
+        it is changed in place.
 
         The update's own tensors then hold the mean, and are what is returned.
         """
-        return self._merge(update.weights, update.rows, anchor, rules, _mean)
+        return self._merge(update.weights, update.rows, anchor, rules, _mean, left)
 
     def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` and result as in `mean`."""
         return self._merge(state, rows, anchor, rules, merge_shared)[0]
 
+    def total(self, count: int, device: torch.device) -> int:
+        """The sum of all replicas' counts."""
+        return sum(self._counts(count, device))
+
     @torch.no_grad()
     def _merge(
-        self, tensors: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str], merge: Merge
+        self,
+        tensors: Weights,
+        rows: int,
+        anchor: Mapping[str, Tensor],
+        rules: Mapping[str, str],
+        merge: Merge,
+        left: Mapping[str, Tensor] = {},
     ) -> tuple[Weights, int]:
-        own, counts = _dense(tensors), self._counts(rows, tensors)
-        flights = (self._flight(wave, own, anchor, counts, merge) for wave in self._waves_of(tensors, rules))
+        own, counts = _dense(tensors), self._counts(rows, next(iter(tensors.values())).device)
+        waves = self._waves_of({name: value for name, value in tensors.items() if name not in left}, rules)
+        if left and any(counts):  # else all are the anchor's
+            waves = [*waves, *self._rounded_waves_of({name: tensors[name] for name in left}, anchor, left)]
+        flights = (self._flight(wave, own, anchor, counts, merge) for wave in waves)
         # Newest first: what it sends goes out before anybody waits for what was sent before.
         flying: list[Iterator[None]] = []
         for flight in (*flights, *[iter(())] * (WAVES - 1)):
@@ -80,16 +113,26 @@ class ReplicaExchange:
         increment_version(tensors.values())  # messages write to memory without torch's knowing
         return dict(tensors), sum(counts)
 
-    def _waves_of(self, tensors: Weights, rules: Mapping[str, str]) -> list[list[list[Span]]]:
+    def _waves_of(self, tensors: Weights, rules: Mapping[str, str]) -> Sequence[Wave]:
         """Laid out once: the same names are the same tensors for as long as a learner lives."""
         names = tuple(tensors)
-        if names not in self._waves:
+        if names and names not in self._waves:
             self._waves[names] = waves_of(tensors, rules, self.size)
-        return self._waves[names]
+        return self._waves.get(names, ())
+
+    def _rounded_waves_of(
+        self, tensors: Weights, anchor: Mapping[str, Tensor], left: Mapping[str, Tensor]
+    ) -> Sequence[Wave]:
+        names = tuple(tensors)
+        if names not in self._rounded:
+            self._rounded[names] = rounded_waves_of(tensors, self._wire, self.size)
+        for span in (span for wave in self._rounded[names] for share in wave for span in share):
+            span.begin(anchor, left)
+        return self._rounded[names]
 
     def _flight(
         self,
-        wave: Sequence[Sequence[Span]],
+        wave: Wave,
         own: Weights,
         anchor: Mapping[str, Tensor],
         counts: Sequence[int],
@@ -104,7 +147,7 @@ class ReplicaExchange:
                 span.read(own)
                 arriving += [self._receive(row, peer) for peer, row in zip(self._peers, span.received, strict=True)]
             else:
-                leaving.append(self._send(span.read(own), merger))
+                leaving.append(self._send(span.leaving(own, counts[self.rank]), merger))
         yield
         self._wait(arriving)
         for span in mine:
@@ -122,21 +165,21 @@ class ReplicaExchange:
             span.write(own)
 
     def _merge_span(
-        self, span: Span, own: Weights, anchor: Mapping[str, Tensor], rows: Sequence[int], merge: Merge
+        self, span: AnySpan, own: Weights, anchor: Mapping[str, Tensor], rows: Sequence[int], merge: Merge
     ) -> None:
         """Merge what has arrived with one's own, in its place."""
-        mine = span.runs(span.memory(own))
-        slices = [span.runs(row) for row in span.received]
+        mine, slices = span.own(own), span.others()
         slices.insert(self.rank, mine)
         for key, value in merge(slices, rows, span.rules, span.summed(anchor), mine).items():
             mine[key].copy_(value)
+        span.merged()
 
-    def _counts(self, rows: int, tensors: Weights) -> list[int]:
-        """How many rows each replica has learned, in rank order; when they are known, all replicas are here.
+    def _counts(self, count: int, device: torch.device) -> list[int]:
+        """The count of each replica, of rows it has learned, in rank order; when they are known, all replicas are here.
 
         That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
         """
-        mine = torch.full((self.size,), rows, dtype=torch.int64, device=next(iter(tensors.values())).device)
+        mine = torch.full((self.size,), count, dtype=torch.int64, device=device)
         counts = torch.empty_like(mine)
         self._wait_for(self.group.alltoall_base(counts, mine, [], []))
         self.bytes_sent += (self.size - 1) * mine.itemsize

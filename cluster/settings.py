@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 __all__ = ["Cluster"]
 
@@ -23,7 +23,10 @@ class Cluster:
 
     replicas: int | str | Sequence[Sequence[int]] | None = None
     shards: int | None = None
-    average_every: int | None = None
+    average_every: int | str | None = None
+    pace: Literal["rows", "time"] | None = None
+    wire: Literal["float32", "float16", "int8"] | None = None
+    overlap: bool | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from incr_core.numerics import FlatLayout, Piece
 from incr_core.update import Weights
 
-__all__ = ["WAVES", "Span", "waves_of"]
+__all__ = ["ALIGNED", "WAVES", "Span", "waves_of"]
 
 WAVES = 3
 """Waves under way at one time: one is on its way to be merged, one is merged, one is on its way back."""
@@ -76,6 +76,21 @@ class Span:
         """Give the tensors what the bytes hold."""
         if len(self.pieces) > 1:
             torch._foreach_copy_([_part(tensors, piece) for piece in self.pieces], self._places)
+
+    def leaving(self, tensors: Weights, rows: int) -> Tensor:
+        """What is sent to be merged: the bytes that hold the span."""
+        return self.read(tensors)
+
+    def own(self, tensors: Weights) -> Weights:
+        """What this replica has, by run."""
+        return self.runs(self.memory(tensors))
+
+    def others(self) -> list[Weights]:
+        """What the others have sent, by run."""
+        return [self.runs(row) for row in self.received]
+
+    def merged(self) -> None:
+        """The bytes are what all merge to."""
 
     def runs(self, memory: Tensor) -> Weights:
         """Bytes of the span, by run: vectors of numbers."""

@@ -26,7 +26,7 @@ from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, settle_arithmetic, whole
-from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, Worker
+from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, Worker
 from incr_core.update import Weights
 
 __all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
@@ -131,8 +131,9 @@ class ShardWorker:
 
         between: Exchange = Alone()
         if place.replicas > 1:
-            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait)
-        return Worker(participant, job.outer_step, between, self._within, keeps=True)
+            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
+        overlaps = job.cluster.overlap
+        return Worker(participant, job.outer_step, between, self._within, keeps=True, overlaps=overlaps)
 
     def join(self, generation: int, replicas: int) -> None:
         """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
@@ -192,15 +193,13 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(
-        self, observed: Weights, rounds: int, every: int | None, *, hands_over: bool
-    ) -> tuple[Round, Handover | None]:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+    def learn(self, observed: Weights, pace: Pace, *, hands_over: bool) -> tuple[Round, Handover | None]:
+        """Learn the increment at hand, in the rounds of that pace.
 
         hands_over: whether a commit follows: one call fewer.
         """
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            done = self.worker.learn(observed, rounds, every)
+            done = self.worker.learn(observed, pace)
             return done, self.hand_over() if hands_over else None
 
     def review(self, rows: Tensor) -> Round:

@@ -74,7 +74,7 @@ class ClientCohort:
         """The weights all stand at; clients learn on copies of their own."""
         return self.weights
 
-    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
+    def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The mean of all clients' updates, and their rows."""
         return mean(updates, anchor, self.rules), sum(update.rows for update in updates)
 

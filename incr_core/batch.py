@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Inputs", "Steps", "cat", "map_inputs", "share_of", "split_inputs"]
+__all__ = ["Batch", "Inputs", "Limit", "Steps", "cat", "map_inputs", "share_of", "split_inputs"]
 
 Inputs = Tensor | dict[str, Tensor]
+
+Limit = int | Callable[[], bool] | None
+"""How many optimiser steps to take: a number; until this, asked after each, says it is enough; None: all there are."""
 
 
 def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
@@ -216,12 +219,15 @@ class Steps:
         self._steps = islice(self._lay_out(labelled, passes), self._taken, None)
         self.left = self.count(len(labelled), passes) - self._taken
 
-    def take(self, steps: int | None = None) -> Iterator[list[Batch]]:
+    def take(self, steps: Limit = None) -> Iterator[list[Batch]]:
         """The batches of the next `steps` steps, or of all that are left."""
-        for step in islice(self._steps, steps):
+        number, enough = (None, steps) if callable(steps) else (steps, None)
+        for step in islice(self._steps, number):
             self._taken += 1
             self.left -= 1
             yield step
+            if enough is not None and enough():
+                return
 
     def close(self) -> None:
         """The increment is over, with all its steps taken or without."""

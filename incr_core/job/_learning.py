@@ -101,7 +101,7 @@ def stopping_of(job: JobFile) -> EarlyStopping | None:
     if job.cluster.average_every:
         raise JobError(
             "learner.validation: expected cluster.average_every = 0, since replicas that stop at different passes "
-            f"cannot meet between them, got {job.cluster.average_every}"
+            f"cannot meet between them, got {job.cluster.average_every!r}"
         )
     return EarlyStopping(settings.validation, settings.patience)
 

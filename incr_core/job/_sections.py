@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +13,7 @@ from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.drift import ACTIONS
 from incr_core.job._replicas import Replicas
+from incr_core.rounds import Interval
 
 __all__ = [
     "ClusterSection",
@@ -235,8 +236,10 @@ class ClusterSection(Section):
 
     replicas: int | str | list[tuple[int, int]] = 2
     shards: int = Field(1, ge=1)
-    average_every: int = Field(0, ge=0)
-    pace: Literal["rows"] = "rows"
+    average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
+    pace: Literal["rows", "time"] = "rows"
+    wire: Literal["float32", "float16", "int8"] = "float32"
+    overlap: bool = False
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
@@ -262,6 +265,39 @@ class ClusterSection(Section):
     def members(self) -> Replicas:
         """How many replicas there are, or may be."""
         return Replicas.of(self.replicas)
+
+    @property
+    def interval(self) -> Interval:
+        """What lies between two exchanges."""
+        return Interval.of(self.average_every)
+
+    @field_validator("average_every")
+    @classmethod
+    def _is_an_interval(cls, value: int | str) -> int | str:
+        Interval.of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _overlaps_rounds(self) -> Self:
+        if self.overlap and self.average_every == 0:
+            raise ValueError(
+                "cluster.overlap: expected several exchanges in an increment, of which the next round hides one, "
+                "got average_every = 0; set it to a number of steps or rows, or leave overlap out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _paced_by_what_is_counted(self) -> Self:
+        timed = self.interval.unit == "seconds"
+        if timed != (self.pace == "time"):
+            told = f"{self.average_every!r}".replace("'", '"')
+            raise ValueError(
+                f'cluster.pace: expected "time" with average_every = {told}, got "rows"; say so, since the clock then '
+                "decides what is learned, and only the steps recorded in the metrics repeat a run"
+                if timed
+                else f'cluster.average_every: expected a duration such as "5s" with pace = "time", got {told}'
+            )
+        return self
 
 
 class FederatedSection(Section):

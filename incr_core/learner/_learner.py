@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incr_core.batch import Batch, Steps
+from incr_core.batch import Batch, Limit, Steps
 from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division, Rows
 from incr_core.learner._forwards import Forwards
@@ -207,7 +207,7 @@ class Learner(Mergeable, Predicting, Resuming):
         """How many optimiser steps `passes` over that many rows take."""
         return self.steps.count(rows, self.epochs if passes is None else passes)
 
-    def advance(self, steps: int | None = None) -> Update:
+    def advance(self, steps: Limit = None) -> Update:
         """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
         self.forwards.set_mode(training=True)
         self._step.losses = {}

@@ -113,6 +113,8 @@ def metrics_row(
         "seconds_learning": learned.seconds_learning,
         "seconds_exchanging": learned.seconds_exchanging,
         "bytes_exchanged": learned.bytes_exchanged,
+        **({"seconds_hidden": learned.seconds_hidden} if learned.seconds_hidden else {}),
+        **({"steps": learned.steps} if learned.steps else {}),
         "version": version,
     }
 

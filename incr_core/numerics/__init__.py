@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.numerics._blockwise import Blockwise
 from incr_core.numerics._determinism import settle_arithmetic
 from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
@@ -32,6 +33,7 @@ from incr_core.numerics._torch_privates import (
 __all__ = [
     "Applied",
     "BatchNorm",
+    "Blockwise",
     "FlatLayout",
     "FlatTensors",
     "GlobalRandomState",

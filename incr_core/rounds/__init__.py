@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from incr_core.rounds._arrival import Arrival, total_observed
+from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._outer_steps import OUTERS
+from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
-from incr_core.rounds._worker import Alone, Exchange, Worker
+from incr_core.rounds._worker import Worker
 
 __all__ = [
     "OUTERS",
@@ -20,11 +22,16 @@ __all__ = [
     "PROBE_ROWS",
     "Alone",
     "Arrival",
+    "AsRecorded",
+    "ByTime",
     "Cohort",
     "Consolidated",
+    "EverySteps",
     "Exchange",
+    "Interval",
     "Orders",
     "Outer",
+    "Pace",
     "Participant",
     "PendingPredictions",
     "Probe",

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.batch import Batch, cat
+from incr_core.batch import Batch, Limit, cat
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
@@ -204,7 +204,7 @@ class Participant:
         assert self.increment is not None, "receive an increment before skipping it"
         self.increment.labelled, self.increment.begun = self.increment.labelled.slice(0, 0), True
 
-    def advance(self, steps: int | None = None) -> Update:
+    def advance(self, steps: Limit = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""
         if self._passes is not None and self.stopping is not None:
             assert steps is None, "an increment that may be stopped is learned in one go"

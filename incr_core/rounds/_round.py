@@ -24,6 +24,8 @@ class Round:
 
     losses: name -> sum of the loss term over learned rows.
     passes_rows: rows learned, counting a row once per pass.
+    seconds_hidden: of exchanges, while learning went on.
+    steps: optimiser steps taken, of each participant in each round, where only the clock told how many (`ByTime`).
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -31,6 +33,8 @@ class Round:
     bytes_exchanged: int = 0
     seconds_learning: float = 0.0
     seconds_exchanging: float = 0.0
+    seconds_hidden: float = 0.0
+    steps: list[list[int]] = field(default_factory=list)
 
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""
@@ -72,8 +76,11 @@ class Cohort(Protocol):
     def anchor(self) -> Weights:
         """The current common weights; those that the merge or the outer step needs are safe from learning."""
 
-    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
-        """The mean of all participants' updates, those given and others, and how many rows they stand for."""
+    def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
+        """The mean of all participants' updates, those given and others, and how many rows they stand for.
+
+        exactly: no weight may be rounded on its way, though the job lets what was learned be.
+        """
 
     def adopt(self, weights: Weights) -> None:
         """Make these the weights of all participants."""
@@ -105,4 +112,4 @@ def consolidate(cohort: Cohort) -> None:
     made = cohort.consolidate()
     cohort.merge_shared(made)
     if cohort.remakes:
-        cohort.adopt(cohort.merge(made.updates, anchor)[0])
+        cohort.adopt(cohort.merge(made.updates, anchor, exactly=True)[0])

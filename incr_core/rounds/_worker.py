@@ -7,57 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from incr_core.batch import Limit
 from incr_core.numerics import local
 from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._delayed_mean import DelayedMean
+from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
+from incr_core.rounds._pace import EverySteps, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
 from incr_core.storage import checkpoint
 from incr_core.storage.packing import pack, unpack
-from incr_core.update import Update, Weights, mean
+from incr_core.update import Update, Weights
 
-__all__ = ["Alone", "Exchange", "Worker"]
-
-
-class Exchange(Protocol):
-    """How a worker merges named tensors with its peers; all call the same method at the same time.
-
-    size: how many workers merge, this one included. bytes_sent: by this worker, so far.
-    """
-
-    size: int
-    bytes_sent: int
-
-    def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for."""
-
-    def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """`update.merge_shared` of all workers' shared strategy states, in this one's tensors or others."""
+__all__ = ["Worker"]
 
 
-class Alone:
-    """The exchange of a worker without peers.
-
-    >>> Alone().mean(Update({"w": torch.ones(1)}, rows=3), {}, {})
-    ({'w': tensor([1.])}, 3)
-    """
-
-    size = 1
-    bytes_sent = 0
-
-    def mean(self, update: Update, anchor: Weights, rules: Mapping[str, str]) -> tuple[Weights, int]:
-        """Its own update."""
-        return mean([update], anchor, rules), update.rows
-
-    def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """Its own state."""
-        return state
+ONCE = EverySteps()
+"""One round of all steps there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +51,8 @@ class Worker:
 
     make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
     exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
-    to keep a saved state in memory too, to go back to.
+    to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
+    learned (`DelayedMean`).
     """
 
     def __init__(
@@ -89,10 +63,11 @@ class Worker:
         within: Exchange | None = None,
         *,
         keeps: bool = False,
+        overlaps: bool = False,
     ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
-        self._keeps = keeps
+        self._keeps, self._overlaps = keeps, overlaps
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
@@ -105,11 +80,21 @@ class Worker:
         self._fresh = True
         self._summed: Weights | None = None  # shared state that merges by "sum", as merged last
         self.rules = self.participant.learner.rules()
+        # Only what is learned is rounded on its way, or comes late: not buffers, nor counts.
+        learned = {f"model.{name}" for name in self.participant.learner.context.names}
+        self._steered = {name for name, rule in self.rules.items() if name in learned and rule == "mean"}
+        self._left = {
+            name: torch.zeros(value.shape, device=value.device)
+            for name, value in (self._weights() if self.exchange.rounds else {}).items()
+            if name in self._steered and value.dtype in self.exchange.rounds
+        }
         # Weights are copied into the anchor only where the merge or the outer step needs them.
         self._anchored = {
             name
             for name, rule in self.rules.items()
-            if self.outer.needs_anchor or (rule == "sum" and self.exchange.size * self._within.size > 1)
+            if self.outer.needs_anchor
+            or name in self._left
+            or (rule == "sum" and self.exchange.size * self._within.size > 1)
         }
 
     @property
@@ -142,7 +127,10 @@ class Worker:
         self._fresh = False
         self.participant.learner.adopt(weights)
         states = [checkpoint.load(path)[0] for path in paths]
-        self._take_back(self.participant.inherit(states, number, count, found=found))
+        exchanged = self.participant.inherit(states, number, count, found=found)
+        if number >= len(paths):
+            exchanged = {**exchanged, "left": {}}  # who joins has sent nothing yet that was rounded
+        self._take_back(exchanged)
 
     def go_back(self, version: int | None) -> bool:
         """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""
@@ -158,25 +146,32 @@ class Worker:
     def _take_back(self, exchanged: Mapping[str, Any]) -> None:
         self.outer.load_state_dict(exchanged["outer"])
         self._summed = exchanged["summed"]
+        for name, value in self._left.items():
+            value.copy_(exchanged["left"][name]) if name in exchanged["left"] else value.zero_()
 
     def receive(self) -> Arrival | None:
         """Take the next increment; None at the end of the stream."""
         self._fresh = False
         return self.participant.receive()
 
-    def learn(self, observed: Weights, rounds: int = 1, every: int | None = None) -> Round:
-        """Learn the increment at hand in `rounds` rounds of `every` optimiser steps (None: all there are).
+    def learn(self, observed: Weights, pace: Pace = ONCE) -> Round:
+        """Learn the increment at hand, in the rounds of that pace.
 
         observed: what all arrivals add to running statistics.
         """
         begun = self._begin_account()
-        learner, done = self.participant.learner, Round()
+        learner, done, taken = self.participant.learner, Round(), list[int]()
         learner.absorb(observed)
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        for number in range(rounds):
-            take_round(self, partial(self._advance, every, first=number == 0), done)
+        if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
+            self._overlap(pace, taken, done)
+        else:
+            while self._goes_on(pace, len(taken)):
+                take_round(self, partial(self._advance, pace, taken), done)
+        if pace.records and learner.shard[0] == 0:
+            done.steps.append(taken)
         if self.participant.consolidates:
             consolidate(self)
         return self._accounted(done, begun)
@@ -198,10 +193,13 @@ class Worker:
         self.participant.follow(orders)
         if weights is not None:
             self.participant.learner.adopt(weights)
+            self._settle()
 
     def save(self, path: Path, version: int | None = None) -> None:
         """Keep the state of the participant and of its exchanges, of that version."""
-        state = self.participant.state_dict({"outer": self.outer.state_dict(), "summed": self._summed})
+        state = self.participant.state_dict(
+            {"outer": self.outer.state_dict(), "summed": self._summed, "left": self._left}
+        )
         checkpoint.save(path, state)
         if self._keeps and version is not None:
             weights = {name: value.clone() for name, value in self._weights().items()}
@@ -214,14 +212,22 @@ class Worker:
         """The current weights; copies of those that the merge or the outer step needs."""
         return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
-    def merge(self, updates: Sequence[Update], anchor: Weights) -> tuple[Weights, int]:
-        """The mean of this worker's update and its peers'."""
+    def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
+        """The mean of this worker's update and its peers'. Where that is exact, nothing that rounding left stays."""
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
             self._merge_buffers(anchor)
-        merged = self.exchange.mean(updates[0], anchor, self.rules)
+        left = {} if exactly else {name: value for name, value in self._left.items() if name in updates[0].weights}
+        merged = self.exchange.mean(updates[0], anchor, self.rules, left)
+        if exactly:
+            self._settle()
         self._seconds_exchanging += time.perf_counter() - with_peers
         return merged
+
+    def _settle(self) -> None:
+        """All weights are the same everywhere, as they are: nothing is left over of what went before."""
+        for value in self._left.values():
+            value.zero_()
 
     @torch.no_grad()
     def _merge_buffers(self, anchor: Weights) -> None:
@@ -260,11 +266,58 @@ class Worker:
 
     # -- within a round ------------------------------------------------------------------------------------------
 
-    def _advance(self, steps: int | None, *, first: bool) -> list[Update]:
-        """Take steps; the first round begins here, since the anchor is taken before strategies begin."""
-        if first:
+    def _overlap(self, pace: Pace, taken: list[int], done: Round) -> None:
+        """All rounds of an increment, each exchanged while the next is learned; buffers are merged after the last."""
+        anchor, rows = self.anchor(), 0
+        delayed = DelayedMean(
+            lambda: {name: value for name, value in self._weights().items() if name in self._steered},
+            lambda update, base: self.exchange.mean(update, base, self.rules, self._left),
+            lambda base, mean: self.outer.step(base, mean, self.rules),
+        )
+        goes_on = True
+        while goes_on:
+            updates = self._advance(pace, taken)
+            done.add(updates)
+            rows += updates[0].rows
+            delayed.land()
+            goes_on = self._goes_on(pace, len(taken))
+            delayed.launch(updates[0].rows)
+        delayed.land()
+        delayed.close()
+        done.seconds_hidden = delayed.seconds_hidden
+        self._seconds_exchanging += delayed.seconds_waited
+        buffers = {name: value for name, value in self._weights().items() if name not in self._steered}
+        if buffers:
+            merged, total = self.merge([Update(buffers, rows)], anchor)
+            if total:
+                following = self.outer.step(anchor, merged, self.rules)
+                torch._foreach_copy_([buffers[name] for name in following], list(following.values()))
+        self.participant.learner.adopted()
+
+    def _goes_on(self, pace: Pace, rounds: int) -> bool:
+        """Whether there is another round after so many."""
+        learner = self.participant.learner
+        if pace.rounds is not None:
+            return rounds < pace.rounds
+        return rounds == 0 or self.exchange.total(learner.steps.left, learner.device) > 0
+
+    def _advance(self, pace: Pace, taken: list[int]) -> list[Update]:
+        """Take a round's steps, and note how many; the first begins here, since strategies begin behind its anchor."""
+        if not taken:
             self.participant.begin()
-        return [self._local(self.participant.advance(steps))]
+        steps = self.participant.learner.steps
+        before = steps.left
+        update = self.participant.advance(self._agreed(pace.limit(len(taken), self.exchange.rank)))
+        taken.append(before - steps.left)
+        return [self._local(update)]
+
+    def _agreed(self, limit: Limit) -> Limit:
+        """The same for all shards of a replica, which take their steps together: by the clock of the first."""
+        learner = self.participant.learner
+        if not callable(limit) or self._within.size == 1:
+            return limit
+        own = limit
+        return lambda: self._within.total(int(self._within.rank == 0 and own()), learner.device) > 0
 
     def _local(self, update: Update) -> Update:
         return Update({name: local(value) for name, value in update.weights.items()}, update.rows, update.losses)

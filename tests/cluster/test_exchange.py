@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster import spans
 from cluster.exchange import ReplicaExchange
 from incr_core.numerics import writes
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean, merge_shared
+from tests.support.exchanges import in_each
 
 RULES = {
     "weight": "mean",
@@ -47,19 +44,6 @@ def drawn(seed: int) -> Weights:
 def copied(weights: Weights) -> Weights:
     """What an exchange may write to."""
     return {name: value.clone() for name, value in weights.items()}
-
-
-def in_each(replicas: int, do: Callable[[ReplicaExchange], Weights]) -> list[Weights]:
-    """What `do` gives in each replica: threads here, over the same gloo groups as processes."""
-    store = HashStore()
-
-    def one(rank: int) -> Weights:
-        # The group of threads is built like that of processes, and needs no global state.
-        group = dist.ProcessGroupGloo(store, rank, replicas, timedelta(seconds=20))
-        return do(ReplicaExchange(group, rank, replicas))
-
-    with ThreadPoolExecutor(replicas) as pool:
-        return list(pool.map(one, range(replicas)))
 
 
 def assert_same_bits(found: Sequence[Weights], wanted: dict[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from cluster.worker import Setup, ShardWorker
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.models import TableShape
-from incr_core.rounds import total_observed
+from incr_core.rounds import EverySteps, total_observed
 from tests.support.cluster_runs import learned_locally
 from tests.support.repository import ROOT
 from tests.support.sharded_learners import (
@@ -70,7 +70,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         received = [worker.receive()]  # the first shard alone tells
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
-        worker.learn(total_observed([received[0].arrival]), rounds=1, every=None, hands_over=False)
+        worker.learn(total_observed([received[0].arrival]), EverySteps(), hands_over=False)
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
