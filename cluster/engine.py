@@ -78,6 +78,14 @@ class ClusterEngine(Engine):
             self.close()
             raise
 
+    @classmethod
+    def detach(cls, job: Job, directory: Path, token: str) -> None:
+        """Keep the loop in an actor of the Ray at `cluster.address`."""
+        from cluster.detached import start
+
+        require_lasting(directory)
+        start(job, directory, token)
+
     def _meeting(self, timeout: timedelta) -> tuple[Rendezvous, Any]:
         """Open the workers' meeting place on this host."""
         host = self._session.host

@@ -19,7 +19,7 @@ from cluster.processes import Process
 from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "never_made"]
 
 LOOK = 1.0
 """Seconds between looks at who is alive, while a call takes long."""
@@ -249,7 +249,8 @@ class WorkerPool:
                 try:
                     ray.get(waiting.pop(number))
                 except RayActorError as death:
-                    lost[number] = f"died{_before_it_was_made(death)}"
+                    reason = never_made(death)
+                    lost[number] = f"died, before it was made: {reason}," if reason else "died"
                 except RayTaskError as failure:
                     raised[number] = failure.cause
             own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
@@ -311,8 +312,8 @@ class WorkerPool:
         )
 
 
-def _before_it_was_made(death: RayActorError) -> str:
-    """The reason of one that never lived: a package that its node lacks, say."""
+def never_made(death: RayActorError) -> str:
+    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
     if "creation task" not in str(death):
         return ""
-    return f", before it was made: {str(death).strip().splitlines()[-1].strip()},"
+    return str(death).strip().splitlines()[-1].strip()

@@ -58,6 +58,10 @@ class Raylets:
         """SIGKILL for all that a node runs."""
         self._end(self._nodes[node])
 
+    def node_of(self, pid: int) -> int:
+        """The number of the node that a process belongs to; 0: the head."""
+        return [node.pid for node in self._nodes].index(os.getpgid(pid))
+
     def _start(self, name: str, options: str, cpus: int) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000", *options.split()]
