@@ -22,6 +22,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster.leaving import Leaving
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
@@ -62,6 +63,7 @@ class ClusterEngine(Engine):
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
+        self._leaving = Leaving()
         self._session = Session(settings.address, len(self.places) + settings.spares)
         try:
             self._shared = SharedFolder.mark(self.directory)
@@ -191,6 +193,14 @@ class ClusterEngine(Engine):
             self._pool.committed()
         self._version = version
         return {}
+
+    def leaving(self) -> str:
+        """The workers on nodes that are being drained, and whether the node of this process is one of them."""
+        nodes = self._pool.nodes
+        with self._lost("looking for nodes that leave"):
+            here = ray.get_runtime_context().get_node_id()
+            found = self._leaving.noticed({**nodes, here: ", ".join(filter(None, [nodes.get(here), "the loop"]))})
+        return f"cluster: the node of {', '.join(found)} is being drained" if found else ""
 
     def weights(self) -> Weights:
         """The whole weights."""

@@ -35,11 +35,21 @@ log = logging.getLogger("incr.cluster")
 
 @dataclass(slots=True)
 class _Member:
-    """A worker in its place: the actor, its key in the store, and its process, once it is known."""
+    """A worker in its place: the actor, its key in the store, and its process and node, once they are known."""
 
     actor: Any
     key: str
     process: Process | None = None
+    node: str = ""
+
+
+class _Actor(ShardWorker):
+    """A worker as Ray keeps it."""
+
+    def node(self) -> str:
+        """The id of the node that it is on."""
+        found: str = ray.get_runtime_context().get_node_id()
+        return found
 
 
 class WorkerPool:
@@ -61,7 +71,7 @@ class WorkerPool:
         self._store, self._timeout, self._setup = store, timeout, setup
         self._need = "GPU" if gpu else "CPU"
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
-        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
+        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(_Actor)
         self._name, self._made = uuid4().hex[:8], 0
         self._members: dict[int, _Member] = {}
         self._pulse = Pulse(
@@ -76,6 +86,14 @@ class WorkerPool:
     def processes(self) -> list[int]:
         """The process ids of the workers, by place."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """The ids of the nodes that workers are on, and who is on each."""
+        found = dict[str, list[int]]()
+        for number, member in sorted(self._members.items()):
+            found.setdefault(member.node, []).append(number)
+        return {node: self._named(numbers) for node, numbers in found.items()}
 
     # -- who is there --------------------------------------------------------------------------------------------
 
@@ -97,8 +115,9 @@ class WorkerPool:
         except WorkerLost:
             self._dismiss(empty)  # who of them is left need not be whole
             raise
-        for number, process in zip(empty, processes, strict=True):
-            self._members[number].process = process
+        nodes = self._call(empty, "node", [()] * len(empty))
+        for number, process, node in zip(empty, processes, nodes, strict=True):
+            self._members[number].process, self._members[number].node = process, node
         self.call("join", self.generation)
         if self.generation == 1:
             self._make_spares()

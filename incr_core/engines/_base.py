@@ -107,6 +107,10 @@ class Engine:
         """Let participants save their state for this version; returns the state of the engine itself."""
         raise NotImplementedError
 
+    def leaving(self) -> str:
+        """Who is about to leave, and takes with it what is not committed, in words; told once, and otherwise empty."""
+        return ""
+
     def weights(self) -> Weights:
         """The common weights of all participants, whole, on the CPU or as live views."""
         raise NotImplementedError

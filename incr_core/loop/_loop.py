@@ -107,7 +107,10 @@ class Loop:
         self._losses.gone_on()
         if skipped is None:
             self._after(arrivals, learned)
-        due = (self.totals.increments + 1) % self.job.publish.every == 0
+        leaving = self.engine.leaving()
+        if leaving:
+            self._happened(tick, "node leaving", leaving, "committed at once", 0)
+        due = bool(leaving) or (self.totals.increments + 1) % self.job.publish.every == 0
         checked = due or self._divergence.checks_weights(tick.number)
         fault = fault_of(learned, self.engine.weights() if checked else None)
         if fault is not None:

@@ -19,33 +19,10 @@ from incr_core.job import Job
 from incr_core.registry import STOP, Detached, asked, read_progress
 from incr_core.runs import Run
 from tests.support.cluster_runs import rows_learned, run
+from tests.support.gated import Gates, fed_job
 from tests.support.raylets import Raylets
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-FEED = """
-import time
-from pathlib import Path
-
-def rows():
-    for day in range(12):
-        while day == 5 and not Path(__file__).with_name("go").exists():
-            time.sleep(0.05)
-        yield {"x": [day + 0.1 * i for i in range(8)], "y": [(day + i) % 2 for i in range(8)]}
-"""
-"""Five increments, and the others once they are let go."""
-JOB = """
-name = "fed"
-[stream]
-path = "feed:rows"
-every = "file"
-[features]
-label = "y"
-numeric = ["x"]
-classes = [0, 1]
-[learner]
-objective = "binary"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +70,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_detached_run_outlives_its_process_and_comes_to_the_same_bits(
     ray: Raylets, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "feed.py").write_text(FEED)
-    (tmp_path / "job.toml").write_text(JOB)
-    out = tmp_path / "run"
-    done = detached(tmp_path / "job.toml", out, ray.address)
+    out, path, gates = tmp_path / "run", fed_job(tmp_path), Gates(tmp_path)
+    done = detached(path, out, ray.address)
     assert done.returncode == 0, done.stderr
     assert f"incr attach {out}" in done.stdout
     assert f"in the actor 'fed (run {out})'" in done.stdout
@@ -107,14 +82,14 @@ def test_a_detached_run_outlives_its_process_and_comes_to_the_same_bits(
     assert (status["version"], status["rows_learned"]) == (5, 40)
     assert status["participants"] == ["replica-0", "replica-1"]
     os.kill(told(out).pid, signal.SIGKILL)
-    (tmp_path / "go").touch()
+    gates.open()
 
     assert main(["attach", str(out), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["rows_learned"] == 96
     assert summary["events"] == {"worker lost": 1}
     assert told(out).starts == 2
-    job = Job.read(tmp_path / "job.toml")
+    job = Job.read(path)
     assert summary["model_sha256"] == run(job, tmp_path / "undisturbed")
 
 
@@ -153,22 +128,20 @@ def test_a_loop_goes_on_elsewhere_when_its_node_is_lost(
 def test_a_detached_run_stops_with_a_commit_and_goes_on(
     ray: Raylets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "feed.py").write_text(FEED)
-    (tmp_path / "job.toml").write_text(JOB + "[publish]\nevery = 100\n")
-    out = tmp_path / "run"
-    assert detached(tmp_path / "job.toml", out, ray.address).returncode == 0
-    again = detached(tmp_path / "job.toml", out, ray.address)
+    out, path, gates = tmp_path / "run", fed_job(tmp_path, publish=100), Gates(tmp_path)
+    assert detached(path, out, ray.address).returncode == 0
+    again = detached(path, out, ray.address)
     assert again.returncode == 2
     assert "is writing this run; follow it (incr attach), stop it (incr stop)" in again.stderr
     wait_for(lambda: read_progress(out) != {})
     stop = Thread(target=main, args=[["stop", str(out)]])
     stop.start()
     wait_for(lambda: asked(out, STOP))
-    (tmp_path / "go").touch()
+    gates.open()
     assert main(["attach", str(out)]) == 130
     stop.join()
     assert "stopped at version 1;" in capsys.readouterr().err
-    assert detached(tmp_path / "job.toml", out, ray.address).returncode == 0
+    assert detached(path, out, ray.address).returncode == 0
     assert main(["attach", str(out)]) == 0
     assert Run(out).summary.rows_learned == 96
     assert Run(out).summary.version == 2
