@@ -24,6 +24,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster.leaving import Leaving
 from cluster.membership import Membership
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
@@ -69,6 +70,7 @@ class ClusterEngine(Engine):
         self._handover: Handover | None = None
         self._guests = 0  # workers who wait to join
         self._looked = 0.0
+        self._leaving = Leaving()
         self._session = Session(settings.address, slots_of(settings))
         try:
             self._shared = SharedFolder.mark(self.directory)
@@ -83,6 +85,14 @@ class ClusterEngine(Engine):
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def detach(cls, job: Job, directory: Path, token: str) -> None:
+        """Keep the loop in an actor of the Ray at `cluster.address`."""
+        from cluster.detached import start
+
+        require_lasting(directory)
+        start(job, directory, token)
 
     def _meeting(self, timeout: timedelta) -> tuple[Rendezvous, Any]:
         """Open the workers' meeting place on this host."""
@@ -263,6 +273,14 @@ class ClusterEngine(Engine):
             self._pool.committed()
         self._version = version
         return self._members.saved()
+
+    def leaving(self) -> str:
+        """The workers on nodes that are being drained, and whether the node of this process is one of them."""
+        nodes = self._pool.nodes
+        with self._lost("looking for nodes that leave"):
+            here = ray.get_runtime_context().get_node_id()
+            found = self._leaving.noticed({**nodes, here: ", ".join(filter(None, [nodes.get(here), "the loop"]))})
+        return f"cluster: the node of {', '.join(found)} is being drained" if found else ""
 
     def weights(self) -> Weights:
         """The whole weights."""

@@ -20,7 +20,7 @@ from cluster.processes import Process
 from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
-__all__ = ["NoRoom", "WorkerPool"]
+__all__ = ["NoRoom", "WorkerPool", "never_made"]
 
 LOOK = 1.0
 """Seconds between looks at who is alive, while a call takes long."""
@@ -40,11 +40,21 @@ class NoRoom(JobError):
 
 @dataclass(slots=True)
 class _Member:
-    """A worker in its place: the actor, its key in the store, and its process, once it is known."""
+    """A worker in its place: the actor, its key in the store, and its process and node, once they are known."""
 
     actor: Any
     key: str
     process: Process | None = None
+    node: str = ""
+
+
+class _Actor(ShardWorker):
+    """A worker as Ray keeps it."""
+
+    def node(self) -> str:
+        """The id of the node that it is on."""
+        found: str = ray.get_runtime_context().get_node_id()
+        return found
 
 
 class WorkerPool:
@@ -65,7 +75,7 @@ class WorkerPool:
         self._need = "GPU" if gpu else "CPU"
         self._patient = True
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
-        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorker)
+        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(_Actor)
         self._name, self._made = uuid4().hex[:8], 0
         self._members: dict[int, _Member] = {}
         self._pulse = self._pulse_of(())
@@ -78,6 +88,14 @@ class WorkerPool:
     def processes(self) -> list[int]:
         """The process ids of the workers, by place."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """The ids of the nodes that workers are on, and who is on each."""
+        found = dict[str, list[int]]()
+        for number, member in sorted(self._members.items()):
+            found.setdefault(member.node, []).append(number)
+        return {node: self._named(numbers) for node, numbers in found.items()}
 
     def _pulse_of(self, places: Sequence[Place]) -> Pulse:
         keys = [
@@ -115,8 +133,9 @@ class WorkerPool:
         except (WorkerLost, NoRoom):
             self._dismiss(empty)  # who of them is left need not be whole
             raise
-        for number, process in zip(empty, processes, strict=True):
-            self._members[number].process = process
+        nodes = self._call(empty, "node", [()] * len(empty))
+        for number, process, node in zip(empty, processes, nodes, strict=True):
+            self._members[number].process, self._members[number].node = process, node
         self.call("join", self.generation, self.places[0].replicas)
         if self.generation == 1:
             self._make_spares()
@@ -291,7 +310,8 @@ class WorkerPool:
                 try:
                     ray.get(waiting.pop(number))
                 except RayActorError as death:
-                    lost[number] = f"died{_before_it_was_made(death)}"
+                    reason = never_made(death)
+                    lost[number] = f"died, before it was made: {reason}," if reason else "died"
                 except RayTaskError as failure:
                     raised[number] = failure.cause
             own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
@@ -353,8 +373,8 @@ class WorkerPool:
         )
 
 
-def _before_it_was_made(death: RayActorError) -> str:
-    """The reason of one that never lived: a package that its node lacks, say."""
+def never_made(death: RayActorError) -> str:
+    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
     if "creation task" not in str(death):
         return ""
-    return f", before it was made: {str(death).strip().splitlines()[-1].strip()},"
+    return str(death).strip().splitlines()[-1].strip()

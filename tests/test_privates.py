@@ -37,6 +37,16 @@ def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, mo
         privates._check()
 
 
+def test_a_ray_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    privates = importlib.import_module("cluster.ray_privates")
+    monkeypatch.setattr(privates, "state", SimpleNamespace())
+    said = (
+        rf"^ray {re.escape(privates.ray.__version__)}: expected its private name get_draining_nodes, found none; incr"
+    )
+    with pytest.raises(IncrError, match=said):
+        privates._check()
+
+
 def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("river")
     detectors = importlib.import_module("incr_core.drift._river")

@@ -21,11 +21,13 @@ _waiting = False  # whether the main thread waits
 
 @contextmanager
 def set_by_signals(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM sets `stop`; the second one raises KeyboardInterrupt at once.
+    """The first Ctrl-C or SIGTERM sets `stop`; a Ctrl-C after that raises KeyboardInterrupt at once.
 
-    Python tells signals to the main thread only: in any other, nothing is set.
+    A SIGTERM after that says nothing new: who stops a job, as `ray job stop` does, sends one to each of its processes,
+    which pass them on. Python tells signals to the main thread only: in any other, nothing is set.
 
     >>> with set_by_signals(stop := threading.Event()):
+    ...     signal.raise_signal(signal.SIGTERM)
     ...     signal.raise_signal(signal.SIGTERM)
     >>> stop.is_set()
     True
@@ -38,7 +40,9 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         global _waiting
         if stop.is_set():
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         stop.set()
         if _waiting:
             # Here, and not left to whoever waits: in its last moment it could not say so any more.

@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1
 def supervised(work: Callable[[], int]) -> int | None:
     """The exit code of `work`, done in a child process whose standard output is our standard error.
 
-    None where the child ended without one. SIGINT and SIGTERM are passed on to it, each once. It is asked to stop, too,
+    None where the child ended without one. SIGINT and SIGTERM are passed on to it. It is asked to stop, too,
     when this process is killed. To be called before any thread was started.
     """
     sys.stdout.flush()

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
     run.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, or runs/NAME-ENGINE)")
     run.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change a key of the job")
+    run.add_argument("--detach", action="store_true", help="let the cluster keep the run, and return: see incr attach")
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
@@ -96,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
     serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
+
+    attach = command("attach", _attach, "follow a detached run to its end; Ctrl-C leaves it alone")
+    attach.add_argument("directory", metavar="DIR")
+    attach.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    attach.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     status = command("status", _status, "tell where a run stands, while it goes on and afterwards")
     status.add_argument("directory", metavar="DIR")
@@ -134,12 +140,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.detach:
+        from incr_core.commands.detached import detach_here
+
+        return detach_here(options)
     from incr_core.commands.run import run_here
 
     return run_here(options)
 
 
 def _run_apart(options: argparse.Namespace) -> int:
+    if options.detach:
+        from incr_core.commands.detached import detach_apart
+
+        return detach_apart(options, _guarded)
     from incr_core.commands.run import run_apart
 
     return run_apart(options, _guarded)
@@ -227,6 +241,12 @@ def _serve(options: argparse.Namespace) -> int:
         raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
     serve(options.directory, options.host, options.port, max_bytes=options.max_bytes, max_rows=options.max_rows)
     return 0
+
+
+def _attach(options: argparse.Namespace) -> int:
+    from incr_core.commands.detached import attach
+
+    return attach(options)
 
 
 def _status(options: argparse.Namespace) -> int:

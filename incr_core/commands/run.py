@@ -20,14 +20,14 @@ from incr_core.report import caution
 from incr_core.runs import Run, run
 from incr_core.shown import shown
 
-__all__ = ["print_summary", "run_apart", "run_here", "said_whether_stopped"]
+__all__ = ["Command", "out_of", "print_summary", "run_apart", "run_here", "said_whether_stopped", "tell"]
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def run_here(options: argparse.Namespace) -> int:
     """Run the job that the options name, in this process; returns the exit code."""
-    return _learn(options) or _tell(options)
+    return _learn(options) or tell(out_of(options), options)
 
 
 def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
@@ -39,9 +39,9 @@ def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.
     if code is None:
         raise EngineError(
             f"--on {options.on}: the process that learned was ended from outside: by its Ray, whose raylet or GCS is "
-            f"gone, by the kernel for want of memory, or by a person; {_stands(_out(options))}"
+            f"gone, by the kernel for want of memory, or by a person; {_stands(out_of(options))}"
         )
-    return code or _tell(options)
+    return code or tell(out_of(options), options)
 
 
 def _stands(out: str) -> str:
@@ -55,21 +55,22 @@ def _stands(out: str) -> str:
     return f"version {version} is committed and intact; the same command goes on from it"
 
 
-def _out(options: argparse.Namespace) -> str:
+def out_of(options: argparse.Namespace) -> str:
+    """The run directory that options name."""
     name = Job.written(options.job, options.set).name
     return options.out or f"runs/{name}" + ("" if options.on == "local" else f"-{options.on}")
 
 
 def _learn(options: argparse.Namespace) -> int:
-    out = _out(options)
+    out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
     with progress(job, quiet=options.quiet) as observe:
         run(job, out, options.on, observe)
     return 0
 
 
-def _tell(options: argparse.Namespace) -> int:
-    out = _out(options)
+def tell(out: str, options: argparse.Namespace) -> int:
+    """Print the summary of a run that has ended, as the options say; returns the exit code."""
     summary = Run(out).summary.document()
     if options.json:
         print(json_text(summary))

@@ -20,9 +20,16 @@ def described(status: Status) -> str:
       events: worker lost 1
     """
     state = "not running" if status.running is None else f"running ({status.running})"
+    if status.detached is not None and status.running is None:
+        state = "without a process, until another one is started"
     lines = [f"{shown(status.name)} on {status.engine or 'an engine that is not told'}: {state}"]
     if status.stop_asked:
         lines[0] += "; asked to stop"
+    if status.detached is not None:
+        starts = status.detached["starts"]
+        lines.append(f"  {shown(status.detached['place'])}" + f"; its loop has had {starts} processes" * (starts > 1))
+    if (now := status.learning) is not None:
+        lines.append(f"  learned {shown(now['increment'])}: {now['rows']:,} rows, {now['rows_per_second']:,.0f} rows/s")
     if status.version is None:
         return "\n".join([*lines, "  nothing is committed yet"])
     committed = (status.committed or "").replace("T", " ")[:19]

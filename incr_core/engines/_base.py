@@ -59,6 +59,17 @@ class Engine:
         self.job = job
         self.directory = directory
 
+    @classmethod
+    def detach(cls, job: Job, directory: Path, token: str) -> None:
+        """Call `runs.go_on` in a process that outlives this one, and in another whenever it is lost; returns at once.
+
+        token: what the process is known by in the run directory (`registry.Detached`), which is written before.
+        """
+        raise JobError(
+            f"--detach: expected --on cluster, whose Ray can keep the run, got --on {cls.name}, which runs in the "
+            "process of the command; leave --detach out"
+        )
+
     @property
     def participants(self) -> list[str]:
         """Names of the participants, in the order of their shares in every sum."""
@@ -113,6 +124,10 @@ class Engine:
     def save(self, version: int) -> dict[str, Any]:
         """Let participants save their state for this version; returns the state of the engine itself."""
         raise NotImplementedError
+
+    def leaving(self) -> str:
+        """Who is about to leave, and takes with it what is not committed, in words; told once, and otherwise empty."""
+        return ""
 
     def weights(self) -> Weights:
         """The common weights of all participants, whole, on the CPU or as live views."""

@@ -35,13 +35,19 @@ __all__ = ["Loop"]
 class Loop:
     """Drive an engine over the stream, and commit what it learns to a run directory.
 
-    job, engine, directory: the run. observe: called after every increment.
+    job, engine, directory: the run. observe: called after every increment. lost: who held the run before, if that one
+    was lost.
 
     `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
     """
 
     def __init__(
-        self, job: Job, engine: Engine, directory: RunDirectory, observe: Callable[[Progress], None] | None = None
+        self,
+        job: Job,
+        engine: Engine,
+        directory: RunDirectory,
+        observe: Callable[[Progress], None] | None = None,
+        lost: str = "",
     ) -> None:
         self.job = job
         self.engine = engine
@@ -52,6 +58,8 @@ class Loop:
         self.version = directory.latest()
         self._pending = PendingCommit()
         self._divergence, self._losses = Divergence(), Losses()
+        if lost:
+            self._losses.noticed(lost)
         self._controller, self._review = job.controller(), job.reviews()
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -99,7 +107,10 @@ class Loop:
         self._losses.gone_on()
         if skipped is None:
             self._after(arrivals, learned)
-        due = (self.totals.increments + 1) % self.job.publish.every == 0
+        leaving = self.engine.leaving()
+        if leaving:
+            self._happened(tick, "node leaving", leaving, "committed at once", 0)
+        due = bool(leaving) or (self.totals.increments + 1) % self.job.publish.every == 0
         checked = due or self._divergence.checks_weights(tick.number)
         fault = fault_of(learned, self.engine.weights() if checked else None)
         if fault is not None:

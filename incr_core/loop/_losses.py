@@ -34,8 +34,12 @@ class Losses:
     def heals(self, lost: WorkerLost, most: int) -> bool:
         """Take note of a loss; whether it may be healed: not the one after `most` in a row without a commit."""
         self._in_a_row += 1
-        self._noticed.append((self._clock(), str(lost).partition(";")[0]))
+        self.noticed(str(lost).partition(";")[0])
         return self._in_a_row <= most
+
+    def noticed(self, what: str) -> None:
+        """Somebody was lost, and is being replaced."""
+        self._noticed.append((self._clock(), what))
 
     def gone_on(self) -> None:
         """An increment was learned since."""

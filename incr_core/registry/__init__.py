@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from incr_core.registry._champion import champion_of
 from incr_core.registry._committed import Committed
+from incr_core.registry._detached import Detached, read_progress, withdraw_detached, write_progress
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
-from incr_core.registry._job_claim import begun, engine_of, refuse_another, require_run
+from incr_core.registry._job_claim import begun, engine_of, is_run, refuse_another, require_run
 from incr_core.registry._participant_states import state_folder, states_of
 from incr_core.registry._requests import STOP, answer, ask, asked
 from incr_core.registry._row_states import RowStates
@@ -18,6 +19,7 @@ __all__ = [
     "SCHEMA",
     "STOP",
     "Committed",
+    "Detached",
     "RowStates",
     "RunDirectory",
     "Segment",
@@ -35,10 +37,14 @@ __all__ = [
     "erasing",
     "finish_erasing",
     "ids_of",
+    "is_run",
     "loop_state",
     "read_index",
+    "read_progress",
     "refuse_another",
     "require_run",
     "state_folder",
     "states_of",
+    "withdraw_detached",
+    "write_progress",
 ]

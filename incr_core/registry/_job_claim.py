@@ -111,8 +111,9 @@ def refuse_foreign_files(folder: Path) -> None:
     _refuse_other_schema(folder)
     if is_run(folder) or not folder.exists():
         return
-    # A kill during `create` may leave an empty folder with these two.
-    foreign = sorted({file.name for file in folder.iterdir()} - {".lock", ".tmp-job.toml"})
+    # A kill during `create` may leave an empty folder with the first two; a detached loop tells of itself before it.
+    ours = {".lock", ".tmp-job.toml", "detached.json", ".tmp-detached.json"}
+    foreign = sorted({file.name for file in folder.iterdir()} - ours)
     if foreign:
         raise RunDirectoryError(
             f"{folder}: expected a run directory or an empty folder, found other files "

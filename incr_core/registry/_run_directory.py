@@ -7,6 +7,7 @@
     DIR/metrics/*.parquet        segments of a table: metrics, ledger, duplicates, quarantine, events, manifests
     DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
     DIR/erased/*.parquet         addresses of rows that were erased
+    DIR/detached.json            who holds a detached run, and how it ended (`_detached`)
 
 A commit is one rename: `versions/.tmp-N` becomes `versions/N`. Every so many commits their tables are folded into a
 segment; the folder of a version that has been pruned goes then. Everything outside `versions/` and the segments follows
@@ -27,6 +28,7 @@ from torch import Tensor
 from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
 from incr_core.registry import ledger as ledgers
 from incr_core.registry._champion import champion_of, make_champion, withdraw
+from incr_core.registry._detached import withdraw_detached
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
 from incr_core.registry._job_claim import refuse_address, refuse_foreign_files, require_run, write_job
@@ -126,6 +128,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take(lasting=True)
         answer(self.path, STOP)  # what was asked of an earlier run
+        withdraw_detached(self.path)
         try:
             # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
             begun = bool(numbers_in(self.path / "versions"))

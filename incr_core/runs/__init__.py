@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.runs._detached import detach, go_on
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_in_file, rows_where
 from incr_core.runs._from_objects import open_run
@@ -18,7 +19,9 @@ __all__ = [
     "Summary",
     "Version",
     "VersionRecord",
+    "detach",
     "erase",
+    "go_on",
     "open_run",
     "rows_in_file",
     "rows_where",

@@ -23,15 +23,16 @@ Observe = Callable[[str, Progress], None]
 """Called with the name of the run (the job's, then each baseline's) and its progress after every increment."""
 
 
-def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None) -> Job:
+def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None, lost: str = "") -> Job:
     """Run a job on an engine, in a run directory, and its baselines in this process; returns the job as it was run.
 
+    lost: who held the run before, if that one was lost.
     Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended.
     """
     kind, job = engine_chosen(job, on)
     job = job.going_on(out)
     baselines = _baselines(job)
-    finished = _learn_one(job, out, kind, observe, job.name)
+    finished = _learn_one(job, out, kind, observe, job.name, lost)
     local, _ = engine_chosen(job, "local")
     for name, baseline in baselines.items() if finished else ():
         if not _learn_one(baseline, out / "baselines" / name, local, observe, name):
@@ -53,7 +54,7 @@ def _baselines(job: Job) -> dict[str, Job]:
     return found
 
 
-def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str) -> bool:
+def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str, lost: str = "") -> bool:
     """Learn to the end of the stream; False where a signal asked to stop."""
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep) as directory:
@@ -72,7 +73,8 @@ def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None,
             while True:
                 engine = kind(job, out)
                 try:
-                    finished: bool = Loop(job, engine, directory, seen).run_to_summary()["finished"]
+                    finished: bool = Loop(job, engine, directory, seen, lost).run_to_summary()["finished"]
+                    lost = ""
                 finally:
                     engine.close()
                 if not finished or not _more(job, listing, directory, settle):

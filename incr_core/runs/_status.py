@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from incr_core.registry import STOP, RunDirectory, asked, engine_of
+from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, read_progress
 
 __all__ = ["Status"]
 
@@ -19,6 +19,7 @@ class Status:
     running: the process that holds it, as "pid 123 on HOST"; None where no run is going. increment, after: of the last
     committed one. rows_per_second: over the increments of the last version. metrics: prequential, up to there. events:
     kind -> how many. committed: when the latest version was, UTC. stop_asked: whether the run is asked to stop.
+    detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Status:
     events: dict[str, int]
     committed: str | None
     stop_asked: bool
+    detached: dict[str, Any] | None = None
+    learning: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, path: str | Path) -> Status:
@@ -67,8 +70,21 @@ class Status:
             events=dict(Counter(events["kind"].to_pylist())) if events.num_rows else {},
             committed=last.get("created"),
             stop_asked=asked(directory.path, STOP),
+            **_kept(directory),
         )
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def _kept(directory: RunDirectory) -> dict[str, Any]:
+    """What a detached run tells of itself while it goes on."""
+    found = Detached.read(directory.path)
+    if found is None or not found.goes_on:
+        return {}
+    told = read_progress(directory.path).get("runs", {})
+    return {
+        "detached": {"place": found.place, "starts": found.starts, "in_vain": found.in_vain},
+        "learning": told.get(str(directory.job().get("name", ""))),
+    }

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from incr_core.errors import RunDirectoryError
-from incr_core.registry import STOP, RunDirectory, answer, ask
+from incr_core.registry import STOP, Detached, RunDirectory, answer, ask
 
 __all__ = ["stop"]
 
@@ -20,11 +20,12 @@ LOOK = 0.2
 def stop(path: str | Path, timeout: float = 600.0) -> int | None:
     """Let a run end after the increment at hand, with a commit; returns the version it stands at.
 
-    A run on this host gets a signal too, since it may wait for data. Raises RunDirectoryError where no run is going, or
-    where it has not ended within `timeout` seconds: then the request stands.
+    A run on this host gets a signal too, since it may wait for data. A detached one ends even while its process is
+    being replaced. Raises RunDirectoryError where no run is going, or where it has not ended within `timeout` seconds:
+    then the request stands.
     """
     directory = RunDirectory.open(path)
-    holder = directory.holder()
+    holder = directory.holder() or _kept(directory.path)
     if holder is None:
         raise RunDirectoryError(f"{path}: expected a run that is going on, got none; there is nothing to stop")
     ask(directory.path, STOP)
@@ -33,7 +34,7 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout
-    while directory.holder() is not None:
+    while (_kept(directory.path) or directory.holder()) is not None:
         if time.monotonic() > until:
             raise RunDirectoryError(
                 f"{path}: expected the run ({holder}) to end within {timeout:g} s, got none of that yet; it ends after "
@@ -42,3 +43,9 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
         time.sleep(LOOK)
     answer(directory.path, STOP)
     return RunDirectory.open(path).latest()
+
+
+def _kept(directory: Path) -> str | None:
+    """Where a detached run goes on, whether or not it has a process at the moment; None for any other."""
+    found = Detached.read(directory)
+    return found.place if found is not None and found.goes_on else None

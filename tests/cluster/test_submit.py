@@ -46,7 +46,35 @@ every = 5
 """
 
 
-@pytest.fixture
+FEED = """
+from itertools import count
+from pathlib import Path
+
+def rows():
+    for day in count():
+        if day == 100:
+            Path({mark!r}).touch()
+        yield {{"x": [0.1, 0.9, 0.2, 0.8], "y": [0, 1, 0, 1]}}
+"""
+"""A stream without an end, which tells when it is being learned."""
+FED = """
+name = "fed"
+[stream]
+path = "feed:rows"
+every = "file"
+[features]
+label = "y"
+numeric = ["x"]
+classes = [0, 1]
+[learner]
+objective = "binary"
+[publish]
+every = 1000000
+"""
+"""Nothing is committed but where it is asked to stop."""
+
+
+@pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     """What a shell in the environment of these tests has, and nothing of a Ray that may run around it."""
     found = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -54,10 +82,11 @@ def environment() -> dict[str, str]:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "300",
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def job_server(environment: dict[str, str]) -> Iterator[str]:
     """The address of the job server of a Ray head on loopback, which ends with the test."""
     port, dashboard, agent, client = free_ports(4)
@@ -137,6 +166,35 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
     assert {key: found[key] for key in ("version", "rows_learned", "model_sha256")} == {
         key: summary[key] for key in ("version", "rows_learned", "model_sha256")
     }
+
+
+def test_a_job_that_is_stopped_commits_and_ends(job_server: str, environment: dict[str, str], tmp_path: Path) -> None:
+    folder, out = tmp_path / "job", tmp_path / "run"
+    folder.mkdir()
+    (folder / "job.toml").write_text(FED)
+    (folder / "feed.py").write_text(FEED.format(mark=str(tmp_path / "learning")))
+
+    def ray_job(*arguments: str) -> str:
+        done = subprocess.run(
+            [RAY, "job", arguments[0], "--address", job_server, *arguments[1:]],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=800,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    incr = ["incr", "run", "job.toml", "--on", "cluster", "--out", str(out)]
+    ray_job("submit", "--submission-id", "fed", "--no-wait", "--working-dir", ".", "--", *incr)
+    while not (tmp_path / "learning").exists() and "FAILED" not in ray_job("status", "fed"):
+        time.sleep(0.5)
+    ray_job("stop", "fed")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["version"], summary["finished"]) == (1, False)
+    assert "incr: stopped at version 1; the same command goes on from there" in ray_job("logs", "fed")
 
 
 def test_a_run_in_rays_copy_of_the_working_directory_is_refused() -> None:

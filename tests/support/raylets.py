@@ -27,6 +27,12 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
+def environment() -> dict[str, str]:
+    """Ours, with nothing in it of a Ray that may run around us."""
+    found = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return found | {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
 class Raylets:
     """A head, and nodes that join it. address: the head's, for `cluster.address`."""
 
@@ -58,8 +64,26 @@ class Raylets:
         """SIGKILL for all that a node runs."""
         self._end(self._nodes[node])
 
+    def node_of(self, pid: int) -> int:
+        """The number of the node that a process belongs to; 0: the head."""
+        return [node.pid for node in self._nodes].index(os.getpgid(pid))
+
+    def drain(self, node: int) -> None:
+        """Give notice that a node will be preempted."""
+        notice = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=120"]
+        command = [RAY, "drain-node", f"--address={self.address}", f"--node-id={self._id(node)}", *notice]
+        subprocess.run(command, env=environment(), check=True)
+
+    def _id(self, node: int) -> str:
+        """Ray's id of a node, which its raylet was started with."""
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                told = file.read_text().split("\0")
+                if "raylet/raylet" in told[0] and os.getpgid(int(file.parent.name)) == self._nodes[node].pid:
+                    return next(option for option in told if option.startswith("--node_id=")).partition("=")[2]
+        raise AssertionError(f"node {node} has no raylet")
+
     def _start(self, name: str, options: str, cpus: int) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         command = [RAY, "start", "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000", *options.split()]
         if "--head" in options:
             command.append(f"--temp-dir={self._folder}")
@@ -67,7 +91,7 @@ class Raylets:
             self._nodes.append(
                 subprocess.Popen(
                     command,
-                    env=environment | {"RAY_USAGE_STATS_ENABLED": "0"},
+                    env=environment(),
                     stdout=log,
                     stderr=log,
                     start_new_session=True,

@@ -1,0 +1,129 @@
+"""`incr run --detach` and `incr attach`: start a run that goes on by itself, and follow one to its end."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from incr_core._util import json_text
+from incr_core.commands import STOPPED
+from incr_core.commands._supervised import supervised
+from incr_core.commands.progress import progress
+from incr_core.commands.run import Command, out_of, tell
+from incr_core.errors import EngineError, RunDirectoryError
+from incr_core.job import Job
+from incr_core.loop import Progress
+from incr_core.registry import Detached, read_progress
+from incr_core.runs import Run, detach
+from incr_core.shown import shown
+from incr_core.storage import Lock
+
+__all__ = ["attach", "detach_apart", "detach_here"]
+
+LOOK = 0.3
+"""Seconds between looks at how far a run has come."""
+
+PATIENCE = 180.0
+"""Seconds without any process, after which nobody seems to start one: Ray takes half a minute to miss a node."""
+
+
+def detach_here(options: argparse.Namespace) -> int:
+    """Start the run in a process that outlives this one, and tell where it runs; returns the exit code."""
+    return _start(options) or _tell(options)
+
+
+def detach_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
+    """The same, but that Ray is met in a process of its own, so that nothing of it reaches stdout.
+
+    guarded: calls a command, tells its errors, and returns its exit code.
+    """
+    code = supervised(lambda: guarded(_start, options))
+    if code is None:
+        raise EngineError("--detach: the process that started the run was ended from outside; give the command again")
+    return code or _tell(options)
+
+
+def _start(options: argparse.Namespace) -> int:
+    out = out_of(options)
+    return _failure(detach(Job.written(options.job, options.set).resolved(out), out, options.on))
+
+
+def _tell(options: argparse.Namespace) -> int:
+    out = out_of(options)
+    found = _held(out)
+    if options.json:
+        print(json_text({"directory": str(Path(out).absolute()), **asdict(found)}))
+    elif not options.quiet:
+        print(
+            f"the run goes on by itself, {shown(found.place)}\n"
+            f"  follow it:       incr attach {shown(out)}\n"
+            f"  where it stands: incr status {shown(out)}\n"
+            f"  end it:          incr stop {shown(out)}"
+        )
+    return 0
+
+
+def attach(options: argparse.Namespace) -> int:
+    """Show how a detached run goes on, to its end; returns the exit code that `incr run` would have."""
+    out = str(options.directory)
+    try:
+        found = _followed(out, options.quiet)
+    except KeyboardInterrupt:
+        print(f"incr: the run goes on; follow it again with: incr attach {shown(out)}", file=sys.stderr)
+        return STOPPED
+    if code := _failure(found):
+        return code
+    if found.ended == "stopped" and not Run(out).exists():
+        print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    return tell(out, options)
+
+
+def _followed(out: str, quiet: bool) -> Detached:
+    """What a run tells once it has ended."""
+    found, path = _held(out), Path(out)
+    if not found.goes_on:
+        return found
+    lock, seen, said = Lock(path / ".lock"), time.monotonic(), list[str]()
+    with progress(Run(path).job, quiet) as observe:
+        while found.goes_on:
+            if lock.holder() is not None:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE:
+                raise EngineError(
+                    f"{out}: expected a process to hold the run, {found.place}, got none for {PATIENCE:g} s; see "
+                    "whether its Ray is there (ray status); the command that started it goes on from the last commit"
+                )
+            told = read_progress(path)
+            for line in told.get("said", []):
+                if line not in said:
+                    said.append(line)
+                    print(f"incr: {shown(line)}", file=sys.stderr)
+            if observe is not None:
+                for name, done in told.get("runs", {}).items():
+                    observe(name, Progress(**{**done, "value": math.nan if done["value"] is None else done["value"]}))
+            time.sleep(LOOK)
+            found = _held(out)
+    return found
+
+
+def _held(out: str) -> Detached:
+    """What the run tells of who holds it."""
+    found = Detached.read(Path(out))
+    if found is None:
+        raise RunDirectoryError(
+            f"{out}: expected a run that was started with --detach, got none; `incr status` tells where others stand"
+        )
+    return found
+
+
+def _failure(found: Detached) -> int:
+    """The exit code of a run that has failed, once that was told; else 0."""
+    if found.ended == "failed":
+        print(f"incr: {shown(found.error)}", file=sys.stderr)
+    return found.exit_code
