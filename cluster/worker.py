@@ -15,11 +15,12 @@ from torch import Tensor
 
 from cluster import groups
 from cluster.exchange import ReplicaExchange
+from cluster.handing import PeerTurns
 from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
-from cluster.rendezvous import Rendezvous, use_interface_to
+from cluster.rendezvous import Rendezvous, own_address, use_interface_to
 from cluster.shared_folder import SharedFolder
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
@@ -105,6 +106,13 @@ class ShardWorker:
                 self._peers.meet(f"build {place}", [f"build {one}" for one in place.of_replica()])
                 groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
                 within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
+            self._turns = PeerTurns(
+                place.number,
+                place.replicas * place.shards,
+                own_address(meeting.host),
+                meeting.join,
+                job.cluster.timeout,
+            )
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
                 f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
@@ -118,6 +126,7 @@ class ShardWorker:
                 partition_of(job, place.replica),
                 (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
                 (place.shard, place.shards),
+                turns=self._turns,
             )
 
         between: Exchange = Alone()
@@ -150,6 +159,7 @@ class ShardWorker:
         found: whether to take in files that were found since. Who joins others that have begun must not.
         """
         if not self.worker.go_back(version):
+            self._turns.begin()
             self._fragments_told = 0
             self.worker.start(path, None if weights is None else weights.tensors(copy=False), found=found)
 
