@@ -26,6 +26,15 @@ class Place:
         return f"replica-{self.replica}"
 
     @property
+    def number(self) -> int:
+        """The worker's number among all, from 0.
+
+        >>> Place(1, 2, 1, 3).number
+        4
+        """
+        return self.replica * self.shards + self.shard
+
+    @property
     def key(self) -> str:
         """The worker's key in the store."""
         return f"alive/{self.replica}/{self.shard}"

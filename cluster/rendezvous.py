@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-__all__ = ["Rendezvous", "use_interface_to"]
+__all__ = ["Rendezvous", "own_address", "use_interface_to"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,21 @@ def use_interface_to(host: str) -> None:
 
     Left alone it takes the address that this host's own name resolves to: often loopback, which others cannot reach.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 1))  # sends nothing; it only asks the routing table
-        own = probe.getsockname()[0]
+    own = own_address(host)
     interface = next((name for _, name in socket.if_nameindex() if _address(name) == own), None)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
+def own_address(host: str) -> str:
+    """The address of this host on the interface that leads to `host`.
+
+    >>> own_address("127.0.0.1")
+    '127.0.0.1'
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # sends nothing; it only asks the routing table
+        return str(probe.getsockname()[0])
 
 
 def _address(interface: str) -> str | None:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from cluster import groups
 from cluster.exchange import ReplicaExchange
+from cluster.handing import PeerTurns
 from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
-from cluster.rendezvous import Rendezvous, use_interface_to
+from cluster.rendezvous import Rendezvous, own_address, use_interface_to
 from cluster.shared_folder import SharedFolder
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
@@ -105,6 +106,13 @@ class ShardWorker:
                 self._peers.meet(f"build {place}", [f"build {one}" for one in place.of_replica()])
                 groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
                 within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
+            self._turns = PeerTurns(
+                place.number,
+                place.replicas * place.shards,
+                own_address(meeting.host),
+                meeting.join,
+                job.cluster.timeout,
+            )
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
                 f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
@@ -127,6 +135,7 @@ class ShardWorker:
                 partition_of(job, place),
                 (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
                 (place.shard, place.shards),
+                turns=self._turns,
             )
 
         between: Exchange = Alone()
@@ -145,6 +154,7 @@ class ShardWorker:
         if replicas != self.place.replicas:
             self.place = replace(self.place, replicas=replicas)
             self.worker.participant.close()
+            self._turns.among(self.place.number, replicas * self.place.shards)
             self.worker = self._made()
         place = self.place
         if isinstance(self.worker.exchange, ReplicaExchange):
@@ -167,6 +177,7 @@ class ShardWorker:
         """
         if self.worker.go_back(version):
             return
+        self._turns.begin()
         self._fragments_told = 0
         place, whole = self.place, None if weights is None else weights.tensors(copy=False)
         if whole is None or version is None or len(paths) == place.replicas:

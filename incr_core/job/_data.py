@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SOURCES, PythonSource, SharedReads, Source, await_files, open_source, seconds
-from incr_core.data.timeline import KEY_WINDOW, Partition, Stream
+from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
 from incr_core.job._file import OBJECT, JobFile
 
@@ -133,9 +133,13 @@ def rates_of(job: JobFile) -> list[Rate]:
 
 
 def stream_of(
-    job: JobFile, encoder: Encoder, part: Partition | None = None, reads: SharedReads | None = None
+    job: JobFile,
+    encoder: Encoder,
+    part: Partition | None = None,
+    reads: SharedReads | None = None,
+    turns: Turns | None = None,
 ) -> Stream:
-    """The stream, or one owner's part of it; reads: shared with other owners' in this process."""
+    """The stream, or one owner's part of it; reads, turns: shared with other owners' in this process, and in others."""
     return Stream(
         source_of(job),
         encoder=encoder,
@@ -155,6 +159,7 @@ def stream_of(
         rates=rates_of(job),
         partition=part,
         reads=reads,
+        turns=turns,
     )
 
 

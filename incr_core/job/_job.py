@@ -13,7 +13,7 @@ from torch import nn
 from incr_core.data.encoding import Encoder
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SharedReads, Source
-from incr_core.data.timeline import Partition, Stream
+from incr_core.data.timeline import Partition, Stream, Turns
 from incr_core.drift import Controller
 from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
 from incr_core.job._drift import controller_of, probes_of
@@ -114,9 +114,11 @@ class Job(JobFile):
         return rates_of(self)
 
     @as_job_error()
-    def data(self, part: Partition | None = None, reads: SharedReads | None = None) -> Stream:
-        """The stream, or one owner's part of it; reads: shared with other owners' in this process."""
-        return stream_of(self, self.encoder, part, reads)
+    def data(
+        self, part: Partition | None = None, reads: SharedReads | None = None, turns: Turns | None = None
+    ) -> Stream:
+        """The stream, or one owner's part of it; reads, turns: shared with other owners' in this process, in others."""
+        return stream_of(self, self.encoder, part, reads, turns)
 
     @as_job_error()
     def objective(self) -> Objective:
@@ -183,13 +185,14 @@ class Job(JobFile):
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         shard: tuple[int, int] = (0, 1),
         reads: SharedReads | None = None,
+        turns: Turns | None = None,
     ) -> Participant:
         """Participant number `index`: its part of the stream and its learner.
 
         wrap: applied to the model before the optimiser is made, to shard it; shard: (rank, size) of the shard.
-        reads: shared with participants in this process that own other parts of the stream.
+        reads, turns: shared with participants in this process, or in others, that own other parts of the stream.
         """
-        stream = self.data(partition, reads)
+        stream = self.data(partition, reads, turns)
         return Participant(
             name,
             stream,

@@ -8,16 +8,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from incr_core.batch import Batch
 from incr_core.data.encoding import Encoder, column_kinds
+from incr_core.data.rates import History
 from incr_core.data.sources import SharedReads
 from incr_core.data.timeline import Blocks, ByColumn, ByHash, Partition, Stream
 from incr_core.errors import StreamError
 from tests.support.decoding import count_decoded
+from tests.support.in_turns import gone_through, readers
+from tests.support.streams import flights, write
+from tests.support.streams import stream as timed
 
 ROWS = 200
 OWNERS = {
@@ -148,3 +153,55 @@ def test_a_file_written_again_is_read_again(files: Path) -> None:
     pq.write_table(table.set_column(1, "kind", [["z"] * (ROWS - 1) + ["a"]]), files / "0.parquet")
     after = arriving(stream(files, owner, reads))
     assert after == arriving(stream(files, owner)) != before
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("layout", ["a file each", "one file of many row groups"])
+def test_replicas_in_turns_decode_and_encode_each_row_once(
+    tmp_path: Path, decoded: Counter[str], count: int, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 50)
+    rows = 4000
+    table = pa.table({"x": np.arange(float(rows)), "kind": ["a", "b"] * (rows // 2), "y": [0, 1] * (rows // 2)})
+    if layout == "a file each":
+        write(tmp_path, table, 80)
+    else:
+        pq.write_table(table, tmp_path / "all.parquet", row_group_size=25)
+    encoded: Counter[int] = Counter()
+    encode = Encoder.encode
+
+    def counted(self: Encoder, table: pa.Table, *given: Any) -> Any:
+        encoded[id(self)] += len(table)
+        return encode(self, table, *given)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    with readers(count) as turns:
+        streams = [
+            Stream(
+                tmp_path,
+                encoder=Encoder("y", ["x"], ["kind"], objective="binary", classes=[0, 1], widths={}),
+                every=130,
+                partition=Blocks(index, count, 8) if count > 1 else None,
+                turns=turns[index],
+            )
+            for index in range(count)
+        ]
+        gone_through(streams)
+    assert [decoded[name] for name in ("x", "kind", "y")] == [rows] * 3
+    assert sum(encoded.values()) == rows
+    assert max(encoded.values()) <= 1.2 * rows / count
+
+
+def test_replicas_in_turns_make_the_rates_of_a_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    features = History.features
+
+    def counted(self: History, rows: Any, times: Any) -> Any:
+        made.append(len(times))
+        return features(self, rows, times)
+
+    monkeypatch.setattr(History, "features", counted)
+    folder = write(tmp_path, flights(800), 16)
+    with readers(4) as turns:
+        gone_through([timed(folder, partition=Blocks(index, 4, 8), turns=turns[index]) for index in range(4)])
+    assert sum(made) == 800

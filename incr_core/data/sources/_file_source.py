@@ -19,6 +19,7 @@ from incr_core.data.sources._formats import (
     Offsets,
     format_of,
     parquet_head,
+    parts_of,
     read_chunks,
     read_rows,
     read_table,
@@ -286,7 +287,22 @@ class FileSource(Source):
             found = read_rows(path, columns, self._format, name, offsets)
             return found if self.local is None else self.local.in_zone(found)
 
+        def check() -> None:
+            self._check(name, path)
+
+        def parts() -> list[int | None]:
+            return parts_of(path, self._format, name)
+
+        def part(columns: Sequence[str], index: int) -> Iterator[pa.Table]:
+            found = read_chunks(path, columns, self._format, name, part=index)
+            return found if self.local is None else map(self.local.in_zone, found)
+
         if not self._grows(name):
-            return Fragment(number, name, chunks, rows=rows, fingerprint=fingerprint)
+            return Fragment(
+                number, name, chunks, rows=rows, fingerprint=fingerprint, check=check, parts=parts, part=part
+            )
         stop = min((added.row for added in later), default=None)
-        return Fragment(number, name, chunks, of=mine.file, start=mine.row, stop=stop, fingerprint=fingerprint)
+        start = mine.row
+        return Fragment(
+            number, name, chunks, of=mine.file, start=start, stop=stop, fingerprint=fingerprint, check=check
+        )

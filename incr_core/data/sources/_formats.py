@@ -28,6 +28,7 @@ __all__ = [
     "check_columns",
     "format_of",
     "parquet_head",
+    "parts_of",
     "read_chunks",
     "read_rows",
     "read_table",
@@ -65,15 +66,17 @@ def read_chunks(
     format: str | None,
     place: str,
     in_bytes: tuple[int, int] | None = None,
+    part: int | None = None,
 ) -> Iterator[pa.Table]:
     """As `read_table`, some rows at a time where the format allows it; always one table at least.
 
     in_bytes: of CSV or JSON lines, read only the rows in these bytes [start, stop) of the file.
+    part: read only this one of its `parts_of`.
     """
     kind = format or format_of(path, strict=True) or ""
     try:
         if kind == "parquet":
-            yield from _parquet_chunks(path, columns, place)
+            yield from _parquet_chunks(path, columns, place, part)
             return
         if kind == "arrow":
             table = _read_ipc(path)
@@ -88,6 +91,24 @@ def read_chunks(
         raise _unreadable(place, kind, error) from error
     check_columns(table.column_names, columns, place)
     yield readable(plain(table if columns is None else table.select(list(columns))))
+
+
+def parts_of(path: Path, format: str | None, place: str) -> list[int | None]:
+    """The rows of each part of a file that can be read by itself: of Parquet, runs of row groups of at least a chunk.
+
+    Other files are one part, whose rows are not known before it is read: [None].
+    """
+    kind = format or format_of(path, strict=True) or ""
+    if kind != "parquet":
+        return [None]
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(place, kind, error) from error
+    if metadata.num_rows <= CHUNK:
+        return [metadata.num_rows]
+    rows = _row_groups(metadata)
+    return [sum(rows[index] for index in run) for run in _runs(rows)]
 
 
 def rows_in(path: Path, format: str | None, place: str, in_bytes: tuple[int, int]) -> int:
@@ -111,7 +132,9 @@ def _bytes_of(path: Path, in_bytes: tuple[int, int], header: bool) -> pa.BufferR
         return pa.BufferReader(names + file.read(stop - start))
 
 
-def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> Iterator[pa.Table]:
+def _parquet_chunks(
+    path: Path, columns: Sequence[str] | None, place: str, part: int | None = None
+) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
         check_columns(schema.names, columns, place)
@@ -129,7 +152,8 @@ def _parquet_chunks(path: Path, columns: Sequence[str] | None, place: str) -> It
         # With two cores, this thread and the one that encodes use both: a pool costs more than it brings.
         threads = pa.cpu_count() > 2
         # A dictionary-encoded batch ends with its row group, so read runs of whole row groups.
-        for run in _runs([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]):
+        runs = _runs(_row_groups(metadata))
+        for run in runs if part is None else [runs[part]]:
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
                 yield readable(plain(pa.Table.from_batches([batch])))
 
@@ -153,14 +177,21 @@ def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str
     return readable(plain(table)).take(pa.array(offsets + shift[which.reshape(-1)]))
 
 
-def _runs(rows: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive row groups of at least a chunk of rows together."""
-    run: list[int] = []
-    for index in range(len(rows)):
-        run.append(index)
-        if sum(rows[member] for member in run) >= CHUNK or index == len(rows) - 1:
-            yield run
-            run = []
+def _row_groups(metadata: Any) -> list[int]:
+    """The rows of each row group of a Parquet file."""
+    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+
+def _runs(rows: Sequence[int]) -> list[list[int]]:
+    """Consecutive row groups of at least a chunk of rows together, but for the last."""
+    runs, held = list[list[int]](), CHUNK
+    for index, count in enumerate(rows):
+        if held >= CHUNK:
+            runs.append([])
+            held = 0
+        runs[-1].append(index)
+        held += count
+    return runs
 
 
 def parquet_head(path: Path, columns: Sequence[str] | None, place: str, typed: bool = False) -> pa.Table:

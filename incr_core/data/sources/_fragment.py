@@ -26,6 +26,9 @@ class Fragment:
         start, stop: of appended rows, the offset in the file of the first of them, and the offset after the last; None
             where nothing follows.
         fingerprint: of its file as it was read; None where the fragment may be another one when it is read again.
+        check: makes sure that its file is as it was read, or takes note of it; `chunks` does so too.
+        parts, part: the rows of each part that can be read by itself, None where that takes reading it; and a function
+            that reads one, as `chunks` does. None where the fragment is one part.
     """
 
     number: int
@@ -38,6 +41,9 @@ class Fragment:
     start: int = 0
     stop: int | None = None
     fingerprint: Callable[[], str] | None = None
+    check: Callable[[], None] = lambda: None
+    parts: Callable[[], list[int | None]] | None = None
+    part: Callable[[Sequence[str], int], Iterator[pa.Table]] | None = None
 
     @property
     def file(self) -> int:

@@ -21,6 +21,7 @@ from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partiti
 from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
 from incr_core.data.timeline._timeline import Tick
+from incr_core.data.timeline._turns import Handed, Item, Turns
 from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table
 
 __all__ = [
@@ -30,12 +31,15 @@ __all__ = [
     "ByColumn",
     "ByHash",
     "EncodedRows",
+    "Handed",
     "Increment",
+    "Item",
     "Learned",
     "Partition",
     "Standing",
     "Stream",
     "Tick",
+    "Turns",
     "columns_asked",
     "encode_file",
     "encode_table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ class Chunk:
         runs, ends: the chunk that each run of rows comes from, and where the run ends.
         keys: of the good rows, where rows have keys.
         duplicates, duplicates_at: the ids of owned rows that were learned before, and their places.
+        held, zoned: what its columns hold, and which times have a zone (`Alike.after`).
     """
 
     times: Ints
@@ -48,6 +50,20 @@ class Chunk:
     keys: Hashes | None = None
     duplicates: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     duplicates_at: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    held: Mapping[str, str | None] = field(default_factory=dict)
+    zoned: Mapping[str, bool | None] = field(default_factory=dict)
+
+    def keep(self, kept: Ints) -> None:
+        """Keep those of the good rows at `kept`, and leave the others out."""
+        self.good, self.batch = self.good[kept], self.batch.take(torch.from_numpy(kept))
+        self.questions = self.questions.take(kept)
+        self.keys = None if self.keys is None else self.keys[kept]
+
+    def own(self, mine: Mask) -> None:
+        """Leave out the rows that are not owned, (n,)."""
+        self.keep(np.flatnonzero(mine[self.good]))
+        owned = np.flatnonzero(mine[self.bad_at]).tolist()
+        self.bad, self.bad_at = [self.bad[index] for index in owned], self.bad_at[owned]
 
     def leave_out(self, duplicate: Mask) -> None:
         """Take those of the good rows that are a duplicate, (good,), out of them."""
@@ -55,9 +71,7 @@ class Chunk:
             return
         self.duplicates_at, kept = self.good[duplicate], np.flatnonzero(~duplicate)
         self.duplicates = self.row_ids[torch.from_numpy(self.duplicates_at)]
-        self.good, self.batch = self.good[kept], self.batch.take(torch.from_numpy(kept))
-        self.questions = self.questions.take(kept)
-        self.keys = None if self.keys is None else self.keys[kept]
+        self.keep(kept)
 
     @property
     def is_in_order(self) -> bool:

@@ -69,6 +69,15 @@ class ChunkEncoder:
 
     def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
         """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
+        return self.accept(fragment, self.made(fragment, table, start))
+
+    def accept(self, fragment: Fragment, chunk: Chunk) -> Chunk:
+        """Remember what a chunk holds, made here or elsewhere. StreamError where it is not like those before."""
+        self.alike = self.alike.after(fragment.name, chunk.held, chunk.zoned)
+        return chunk
+
+    def made(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
+        """As `encode`, but for what depends on the chunks before."""
         if self.tolerant and self.owner is not None:
             check_encodes(self.encoder, table, fragment.name)
         self.encoder.check(table, fragment.name)
@@ -98,7 +107,7 @@ class ChunkEncoder:
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
         if bad and self.strict:
             self._reject(bad, start + len(times))
-        alike = self.alike.after(fragment.name, held, read.zoned)
+        self.alike.after(fragment.name, held, read.zoned)  # what is not alike is refused before it is made use of
         known[unusable] = NEVER
         if self.rates:
             labels = encoded.batch.targets.numpy().astype(np.float64)
@@ -106,7 +115,6 @@ class ChunkEncoder:
         else:
             questions = Questions.of((), table)
         keys = keys_of(table, self.key, fragment.name) if self.key else None
-        self.alike = alike  # after all that can raise: a rejected file decides nothing
         return Chunk(
             times,
             known,
@@ -119,6 +127,8 @@ class ChunkEncoder:
             np.zeros(min(len(times), 1), dtype=np.int64),
             np.array([len(times)] if len(times) else [], dtype=np.int64),
             keys,
+            held=held,
+            zoned=read.zoned,
         )
 
     def _reject(self, bad: Sequence[BadRow], total: int) -> NoReturn:

@@ -173,7 +173,7 @@ class LiveBlocks:
                     f"{following[0].name}: expected times not before those of the table before it, got earlier ones; "
                     "a Python source must give its tables in time order"
                 )
-            self._loading = self.loader.blocks(following)
+            self._loading = self.loader.blocks(following, self.loaded)
         found = next(self._loading, None)
         if found is None:
             self._end_early()

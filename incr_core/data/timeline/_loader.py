@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from incr_core._util import prefetch
 from incr_core.data.rates import History, with_features
@@ -16,11 +16,16 @@ from incr_core.data.timeline._bad_files import FAULTS
 from incr_core.data.timeline._block import Block, sorted_chunks
 from incr_core.data.timeline._chunk import Chunk
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
+from incr_core.data.timeline._chunk_reader import Piece, reader_of
 from incr_core.data.timeline._keys import Learned
+from incr_core.data.timeline._turns import Handed, Sharing
 from incr_core.data.times import NEVER
 from incr_core.errors import BadRows, StreamError
 
 __all__ = ["Loader", "overlapping"]
+
+RATES = 1 << 30
+"""What rates are among the things that readers share of a block: after all of its fragments."""
 
 
 def _ignore(fragment: Fragment, rows: int, fault: Exception) -> None:
@@ -38,6 +43,7 @@ class Loader:
         history: the outcomes of all rows loaded, for rates.
         learned: the keys of rows learned, where rows have keys.
         on_bad_file: called with a file that is passed over, after how many of its rows, and why.
+        sharing: what is made in turns with other readers.
     """
 
     chunks: ChunkEncoder
@@ -46,22 +52,24 @@ class Loader:
     history: History
     learned: Learned | None
     on_bad_file: Callable[[Fragment, int, Exception], None] = _ignore
+    sharing: Sharing = field(default_factory=Sharing)
 
-    def blocks(self, fragments: Sequence[Fragment]) -> Generator[tuple[Block, bool]]:
-        """Load fragments that are sorted together, as one block.
+    def blocks(self, fragments: Sequence[Fragment], place: int = 0) -> Generator[tuple[Block, bool]]:
+        """Load fragments that are sorted together, as one block; their first row stands at `place` in the stream.
 
         But where rows come as they lie, each chunk of a file is a block by itself: one is read while the one before is
         encoded, and no more of the file is in memory. The flag marks the last block; none is marked where the rest of a
         file, or all files, cannot be used.
         """
+        self.sharing.load(place)
         if self.chunks.predict_at is None and not self.by_fragment:
             yield from self._one_by_one(fragments[0])
             return
         usable, chunks = list[Fragment](), list[Chunk]()
-        for fragment in fragments:
+        reader = reader_of(self.chunks, self.sharing)
+        for member, fragment in enumerate(fragments):
             try:
-                table = fragment.load(self.chunks.columns)
-                chunks.append(self.chunks.encode(fragment, table, fragment.start))
+                chunks.append(reader.whole(fragment, member))
                 usable.append(fragment)
             except FAULTS as fault:
                 self._pass_over(fragment, 0, fault)
@@ -70,19 +78,20 @@ class Loader:
 
     def _one_by_one(self, fragment: Fragment) -> Generator[tuple[Block, bool]]:
         given = 0
-        with closing(prefetch(fragment.chunks(self.chunks.columns))) as tables:
+        reader = reader_of(self.chunks, self.sharing)
+        with closing(prefetch(reader.pieces(fragment))) as pieces:
             try:
-                table: pa.Table | None = next(tables)
-                while table is not None:
-                    chunk = self.chunks.encode(fragment, table, fragment.start + given)
+                piece: Piece | None = next(pieces)
+                while piece is not None:
+                    chunk = reader.chunk(fragment, piece, fragment.start + given)
                     self._leave_out_duplicates(chunk)
-                    given += len(table)
+                    given += len(chunk.times)
                     fault: Exception | None = None
                     try:
-                        table = next(tables, None)
+                        piece = next(pieces, None)
                     except FAULTS as found:
                         fault = found
-                    yield self._block([fragment], chunk), table is None and fault is None
+                    yield self._block([fragment], chunk), piece is None and fault is None
                     if fault is not None:
                         raise fault
             except FAULTS as fault:
@@ -96,9 +105,20 @@ class Loader:
         self._leave_out_duplicates(chunk)
         if self.chunks.rates:
             self.history = self.history.since(fragments[0].first).plus(chunk.questions)
-            features = self.history.features(chunk.questions, chunk.times[chunk.good])
-            chunk.batch = with_features(chunk.batch, features)
+            chunk.batch = with_features(chunk.batch, self._rates(chunk, fragments[0].number))
         return self._block(fragments, chunk)
+
+    def _rates(self, chunk: Chunk, turn: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The rates of a chunk's rows. Owners of other rows, whose rates are others, share nothing of them."""
+
+        def make() -> np.ndarray[Any, np.dtype[np.float32]]:
+            return self.history.features(chunk.questions, chunk.times[chunk.good])
+
+        if self.chunks.owner is not None:
+            return make()
+        return self.sharing.once(
+            RATES, turn, make, lambda made: Handed({"rates": made}), lambda handed: handed.arrays["rates"]
+        )
 
     def _block(self, fragments: Sequence[Fragment], chunk: Chunk) -> Block:
         return Block.of(fragments, chunk, delayed=self.chunks.label_at is not None)

@@ -23,6 +23,7 @@ from incr_core.data.timeline._partition import Blocks, Partition
 from incr_core.data.timeline._read_back import by_address, by_replay, in_order
 from incr_core.data.timeline._standing import Standing, standing
 from incr_core.data.timeline._timeline import Increment, Timeline
+from incr_core.data.timeline._turns import Sharing, Turns
 from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
@@ -72,6 +73,8 @@ class Stream:
             the stream, or a duration such as "7d" of `predict_at`, is left out, and reported in `Increment.duplicates`.
         partition: the owner whose part of the stream this is.
         reads: shared with streams of other owners in this process, which differ in `partition` alone.
+        turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
+            decoded and encoded by one of them, and handed to the others.
         prefetch: how many increments a thread prepares ahead.
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
@@ -101,6 +104,7 @@ class Stream:
         key_window: str | int = KEY_WINDOW,
         partition: Partition | None = None,
         reads: SharedReads | None = None,
+        turns: Turns | None = None,
         prefetch: int = 2,
     ) -> None:
         self.source, self.format, self._encoder = source, format, encoder
@@ -120,7 +124,7 @@ class Stream:
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
         self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads)
-        self._reads = reads
+        self._reads, self._turns = reads, turns
         self._last: Increment | None = None
 
     def increments(
@@ -136,6 +140,8 @@ class Stream:
         """
         share = self.partition if isinstance(self.partition, Blocks) else None
         loader = self._loader()
+        if self._turns is not None and self._turns.count > 1:
+            loader.sharing = Sharing(self._turns)
         self._source.closed = not found
         if self._no_keys is not None:
             loader.learned = self._no_keys.resumed(keys)
