@@ -15,12 +15,13 @@ from torch import Tensor
 
 from cluster import groups
 from cluster.exchange import ReplicaExchange
-from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
+from cluster.heartbeat import RECEIVING, WAITING, WORKING, Heartbeat
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
 from cluster.rendezvous import Rendezvous, use_interface_to
 from cluster.shared_folder import SharedFolder
+from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
@@ -73,7 +74,7 @@ class Setup:
     document: Mapping[str, Any]
     objects: Mapping[str, Callable[..., Any]]
     meeting: Rendezvous
-    directory: SharedFolder
+    directory: SharedFolder | SharedStore
 
 
 class ShardWorker:
@@ -143,7 +144,9 @@ class ShardWorker:
             except RuntimeError as error:
                 raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
-    def start(self, version: int | None, path: Path | None, weights: FlatTensors | None, found: bool = True) -> None:
+    def start(
+        self, version: int | None, path: Path | StoredState | None, weights: FlatTensors | None, found: bool = True
+    ) -> None:
         """Begin anew, or go on from a version: from memory where it was kept there, else from what was kept at `path`
         and these weights.
 
@@ -151,7 +154,12 @@ class ShardWorker:
         """
         if not self.worker.go_back(version):
             self._fragments_told = 0
-            self.worker.start(path, None if weights is None else weights.tensors(copy=False), found=found)
+            given = None if weights is None else weights.tensors(copy=False)
+            if isinstance(path, StoredState):
+                with path.kept() as folder:
+                    self.worker.start(folder, given, found=found)
+            else:
+                self.worker.start(path, given, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -191,10 +199,15 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING):
             self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
-    def save(self, version: int, path: Path) -> None:
-        """Keep this worker's state for a version, on disk and in memory."""
+    def save(self, version: int, path: Path | StoredState) -> dict[str, tuple[str, int]]:
+        """Keep this worker's state for a version, on disk or in a store, and in memory; returns the objects it made."""
+        if isinstance(path, StoredState):
+            with self._heartbeat.doing(WAITING), path.keeping() as folder, self._heartbeat.doing(WORKING):
+                self.worker.save(folder, version)
+            return path.made
         with self._heartbeat.doing(WORKING):
             self.worker.save(path, version)
+        return {}
 
     def hand_over(self) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""

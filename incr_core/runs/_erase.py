@@ -30,7 +30,7 @@ from incr_core.registry import (
 from incr_core.registry.ledger import flat
 from incr_core.report import write_report
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
-from incr_core.storage import checkpoint, is_address, remove
+from incr_core.storage import checkpoint, is_address, located, remove
 
 __all__ = ["erase", "rows_in_file", "rows_where"]
 
@@ -63,7 +63,8 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     Raises CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
     """
     asked = _once(addresses)
-    beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
+    directory = located(directory)
+    beside = [file.parent for file in sorted(directory.glob("baselines/*/job.toml"))]
     runs = [RunDirectory.open(folder) for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:

@@ -15,17 +15,27 @@ from incr_core.storage._integrity import (
     sha256,
 )
 from incr_core.storage._lock import Lock
+from incr_core.storage._object_store import ObjectStore
 from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
+from incr_core.storage._working_copy import bring, copy_of, expose, located, lock_of, told, withdraw
+from incr_core.storage._writer import Writer
 
 __all__ = [
     "SCHEMA",
     "Lock",
+    "ObjectStore",
+    "Writer",
     "address_in",
     "archive_bytes",
     "arrow_bytes",
+    "bring",
     "checksummed",
+    "copy_of",
+    "expose",
     "file_system",
     "is_address",
+    "located",
+    "lock_of",
     "model_sha256",
     "numbers_in",
     "parquet_bytes",
@@ -39,6 +49,8 @@ __all__ = [
     "storage",
     "store_errors",
     "sync_all",
+    "told",
+    "withdraw",
     "write_atomically",
     "write_folder",
 ]
