@@ -15,9 +15,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import ray
 import torch
@@ -30,12 +32,14 @@ from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
+from cluster.shared_store import SharedStore, StoredState
 from cluster.worker import Handover, Received, Setup
 from cluster.worker_pool import NoRoom, WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
 from incr_core.rounds import Arrival, Orders, Pace, Round, total_observed
+from incr_core.storage import copy_of
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -61,6 +65,7 @@ class ClusterEngine(Engine):
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, Path(directory).absolute())
         require_lasting(self.directory)
+        self._copy = copy_of(self.directory)
         settings = job.cluster
         self.max_failures = settings.max_failures
         self._members = Membership(settings.members, settings.shards)
@@ -73,7 +78,11 @@ class ClusterEngine(Engine):
         self._leaving = Leaving()
         self._session = Session(settings.address, slots_of(settings))
         try:
-            self._shared = SharedFolder.mark(self.directory)
+            self._shared: SharedFolder | SharedStore = (
+                SharedFolder.mark(self.directory)
+                if self._copy is None
+                else SharedStore(self._copy.address, self._copy.token)
+            )
             meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
             self._pool = WorkerPool(
                 self._store,
@@ -144,11 +153,23 @@ class ClusterEngine(Engine):
                 return
             anew = len(joined) == len(self.places)
             sent = ray.put(FlatTensors.of(commit.weights))
-            paths = [
-                [self._path(Place(replica, 1, shard, 1), commit.version) for replica in range(members.before or 1)]
-                for shard in range(members.shards)
-            ]
-            self._pool.call_each("start", [(commit.version, paths[place.shard], sent, anew) for place in self.places])
+            inherits, before = members.inherits, range(members.before or 0)
+            self._pool.call_each(
+                "start",
+                [
+                    (
+                        commit.version,
+                        [
+                            self._kept_at(self._path(replace(place, replica=replica), commit.version))
+                            for replica in (before if inherits else (place.replica,))
+                        ],
+                        sent,
+                        anew,
+                        inherits,
+                    )
+                    for place in self.places
+                ],
+            )
 
     def _formed(self) -> list[Place]:
         """Let a worker be in each place, in fewer where the job allows it and Ray has no room; returns who is new."""
@@ -269,8 +290,12 @@ class ClusterEngine(Engine):
     def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""
         with self._lost(f"saving version {version}"):
-            self._pool.call_each("save", [(version, self._path(place, version)) for place in self.places])
+            paths = [self._path(place, version) for place in self.places]
+            made = self._pool.call_each("save", [(version, self._kept_at(path)) for path in paths])
             self._pool.committed()
+        if self._copy is not None:
+            for path, objects in zip(paths, made, strict=True):
+                self._copy.stored(path, objects)
         self._version = version
         return self._members.saved()
 
@@ -312,6 +337,14 @@ class ClusterEngine(Engine):
 
     def _path(self, place: Place, version: int) -> Path:
         return self.state_path(place.participant, version) / f"shard-{place.shard}"
+
+    def _kept_at(self, path: Path) -> Path | StoredState:
+        """Where a worker keeps the state that is at this path in the run: there, or in the run's store."""
+        copy = self._copy
+        if copy is None:
+            return path
+        prefix = f"objects/{copy.token}/{uuid4().hex[:8]}/{path.relative_to(copy.folder).as_posix()}"
+        return StoredState(copy.address, prefix, copy.objects(path))
 
     @contextmanager
     def _lost(self, doing: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ It knows nothing of Ray; the pool makes an actor of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from torch import Tensor
 from cluster import groups
 from cluster.exchange import ReplicaExchange
 from cluster.handing import PeerTurns
-from cluster.heartbeat import RECEIVING, WORKING, Heartbeat
+from cluster.heartbeat import RECEIVING, WAITING, WORKING, Heartbeat
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
 from cluster.rendezvous import Rendezvous, own_address, use_interface_to
 from cluster.shared_folder import SharedFolder
+from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
@@ -74,7 +76,7 @@ class Setup:
     document: Mapping[str, Any]
     objects: Mapping[str, Callable[..., Any]]
     meeting: Rendezvous
-    directory: SharedFolder
+    directory: SharedFolder | SharedStore
 
 
 class ShardWorker:
@@ -167,29 +169,40 @@ class ShardWorker:
                 raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
     def start(
-        self, version: int | None, paths: Sequence[Path], weights: FlatTensors | None, found: bool = True
+        self,
+        version: int | None,
+        paths: Sequence[Path | StoredState],
+        weights: FlatTensors | None,
+        found: bool = True,
+        inherits: bool = False,
     ) -> None:
         """Begin anew, or go on from a version: from memory where it was kept there, else from these weights and what
-        the same shard of each replica has kept at `paths`.
+        was kept at `paths`.
 
-        Where there were more or fewer replicas, those of now inherit it. found: whether to take in files that were
-        found since. Who joins others that have begun must not.
+
+        inherits: there were more or fewer replicas, and `paths` are of the same shard of each of them; else it is this
+        worker's own. found: whether to take in files that were found since. Who joins others that have begun must not.
         """
         if self.worker.go_back(version):
             return
         self._turns.begin()
         self._fragments_told = 0
-        place, whole = self.place, None if weights is None else weights.tensors(copy=False)
-        if whole is None or version is None or len(paths) == place.replicas:
-            self.worker.start(paths[place.replica] if paths else None, whole, found=found)
-            return
-        if place.replica >= len(paths) and self._seed == place.replica:
+        whole = None if weights is None else weights.tensors(copy=False)
+        with ExitStack() as stack:
+            folders = [path if isinstance(path, Path) else stack.enter_context(path.kept()) for path in paths]
+            if inherits and whole is not None and version is not None:
+                self._inherit(version, folders, whole, found=found)
+            else:
+                self.worker.start(folders[0] if folders else None, whole, found=found)
+
+    def _inherit(self, version: int, folders: Sequence[Path], weights: Weights, *, found: bool) -> None:
+        place = self.place
+        if place.replica >= len(folders) and self._seed == place.replica:
             self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
-            group = self.worker.exchange.group if isinstance(self.worker.exchange, ReplicaExchange) else None
-            self.worker = self._made()
-            if isinstance(self.worker.exchange, ReplicaExchange):
-                self.worker.exchange.group = group
-        self.worker.inherit(paths, whole, place.replica, place.replicas, found=found)
+            before, self.worker = self.worker.exchange, self._made()
+            if isinstance(before, ReplicaExchange) and isinstance(self.worker.exchange, ReplicaExchange):
+                self.worker.exchange.group = before.group
+        self.worker.inherit(folders, weights, place.replica, place.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -227,10 +240,15 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING):
             self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
-    def save(self, version: int, path: Path) -> None:
-        """Keep this worker's state for a version, on disk and in memory."""
+    def save(self, version: int, path: Path | StoredState) -> dict[str, tuple[str, int]]:
+        """Keep this worker's state for a version, on disk or in a store, and in memory; returns the objects it made."""
+        if isinstance(path, StoredState):
+            with self._heartbeat.doing(WAITING), path.keeping() as folder, self._heartbeat.doing(WORKING):
+                self.worker.save(folder, version)
+            return path.made
         with self._heartbeat.doing(WORKING):
             self.worker.save(path, version)
+        return {}
 
     def hand_over(self) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""

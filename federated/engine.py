@@ -27,6 +27,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import state_folder
 from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_observed
+from incr_core.storage import bring
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -79,6 +80,7 @@ class FederatedEngine(Engine):
     def start(self, commit: Commit | None) -> None:
         """Find the clients, and let each become itself: fresh, or as it was at a commit."""
         self._renew()
+        bring(self.directory / "state")  # for clients in other processes
         known = len(self.clients) if commit is None else self._restore(commit.engine)
         self._nodes.reach(self.clients)
         job = self.job.model_dump_json()

@@ -8,8 +8,6 @@ goes on from its last commit likewise.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -19,6 +17,7 @@ from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory
+from incr_core.storage import located
 
 __all__ = ["app"]
 
@@ -32,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     if not path:
         raise JobError("run config: no job is named; pass --run-config \"job='/path/to/job.toml'\"")
     job = Job.written(path)
-    out = Path(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
+    out = located(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
     job = job.resolved(out)
     settle_arithmetic(job.learner.threads)
     with RunDirectory.create(out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep) as directory:

@@ -9,6 +9,7 @@
     +-- VersionError          no such version
     +-- CheckpointError       saved state is damaged, or belongs to something else
     +-- StorageError          the run directory cannot be written
+    |   +-- StoreError        an object store refuses or does not answer
     +-- EngineError           what an engine runs on (Ray, Flower) does not start, answer or stop
     |   +-- WorkerLost        a worker died; the last commit is intact
     +-- StrategyError         a strategy's own argument is wrong, or it cannot do what it was asked
@@ -32,6 +33,7 @@ __all__ = [
     "JobError",
     "RunDirectoryError",
     "StorageError",
+    "StoreError",
     "StrategyError",
     "StreamError",
     "VersionError",
@@ -104,6 +106,10 @@ class CheckpointError(IncrError):
 
 class StorageError(IncrError):
     """The run directory cannot be written; what was committed before is intact."""
+
+
+class StoreError(StorageError):
+    """An object store refuses, does not answer, or another process has written there; what was committed is intact."""
 
 
 class EngineError(IncrError):

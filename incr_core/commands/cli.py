@@ -35,7 +35,9 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
     try:
         return command(options)
     except IncrError as error:
-        print(f"incr: {error}", file=sys.stderr)
+        from incr_core.storage import told
+
+        print(f"incr: {told(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
@@ -342,8 +344,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from incr_core.runs import Run
+    from incr_core.storage import told
 
-    print(shown(Run(options.directory).report))
+    print(shown(told(Run(options.directory).report)))
     return 0
 
 

@@ -24,7 +24,7 @@ from incr_core.registry import RunDirectory, add_erased, erased, ids_of
 from incr_core.report import write_report
 from incr_core.rounds import Arrival
 from incr_core.runs import Summary, Version
-from incr_core.storage import write_atomically
+from incr_core.storage import located, write_atomically
 from incr_core.strategies import Context, Strategy, Traits
 
 __all__ = ["distill"]
@@ -57,8 +57,8 @@ def distill(
 
     Returns the summary of the student's run, whose `taught_by` names the teacher.
     """
-    run, out = RunDirectory.open(directory), Path(out)
-    if out.resolve() == Path(directory).resolve():
+    run, out = RunDirectory.open(directory), located(out)
+    if out.resolve() == run.path.resolve():
         raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
     with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep) as student:

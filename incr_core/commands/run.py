@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from incr_core._util import json_text
@@ -98,17 +97,17 @@ def print_summary(summary: dict[str, Any], out: str) -> None:
         f"({summary['rows_per_second']:,.0f} rows/s)"
     )
     if summary["rows_quarantined"]:
-        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(Path(out, 'quarantine'))}")
+        print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(f'{out}/quarantine')}")
     if summary["rows_duplicate"]:
-        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(Path(out, 'duplicates'))}")
+        print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(f'{out}/duplicates')}")
     if summary["files_quarantined"]:
-        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(Path(out, 'quarantine'))}")
+        print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(f'{out}/quarantine')}")
     if summary["events"]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in summary["events"].items())
-        print(f"  events: {told}: {shown(Path(out, 'events'))}")
+        print(f"  events: {told}: {shown(f'{out}/events')}")
     print(
         f"  prequential {shown(main)} {value:.4f}   version {summary['version']}   model {summary['model_sha256'][:12]}"
     )
     if told := caution(summary):
         print(f"  {told}")
-    print(f"  report: {shown(Path(out, 'report.html'))}")
+    print(f"  report: {shown(f'{out}/report.html')}")

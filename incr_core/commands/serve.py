@@ -26,6 +26,7 @@ from incr_core.errors import IncrError, JobError, StreamError
 from incr_core.registry import champion_of
 from incr_core.runs import Version
 from incr_core.shown import shown
+from incr_core.storage import located
 
 __all__ = ["MAX_BYTES", "MAX_ROWS", "Champion", "app", "serve"]
 
@@ -79,7 +80,7 @@ class Champion:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = located(directory)
         self.fault: str | None = None
         self.lock = threading.RLock()  # a learner predicts for one at a time: it swaps torch's random state
         self._version = Version.load(directory)
@@ -94,12 +95,13 @@ class Champion:
     def version(self) -> Version:
         """The version that answers now."""
         with self.lock:
-            published = champion_of(self.directory)
-            if published is not None and published != self._version.number:
-                try:
-                    self._version, self.fault = Version.load(self.directory, published), None
-                except IncrError as error:
-                    self.fault = str(error)
+            try:
+                published = champion_of(self.directory)
+                if published is not None and published != self._version.number:
+                    self._version = Version.load(self.directory, published)
+                    self.fault = None
+            except IncrError as error:
+                self.fault = str(error)
             return self._version
 
     def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from incr_core.data.sources import SOURCES, PythonSource, SharedReads, Source, a
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
 from incr_core.job._file import OBJECT, JobFile
+from incr_core.storage import address_in, is_address
 
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "source_of", "stream_of"]
 
@@ -24,7 +25,7 @@ TASKED = ("task_heads", "experts")
 
 
 def source_of(job: JobFile) -> str | Callable[..., Any]:
-    """Where the rows come from: a path, absolute or as written, or a function that yields them."""
+    """Where the rows come from: a path, absolute or as written, an address, or a function that yields them."""
     path = job.stream.path
     if path.startswith(OBJECT):
         return job.named(path, "stream.path", SOURCES)
@@ -48,7 +49,8 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     document = job.document()
     source = source_of(job)
     if isinstance(source, str):
-        source = document["stream"]["path"] = str(Path(job.root, source).absolute())
+        whole = address_in(source) if is_address(source) else str(Path(job.root, source).absolute())
+        source = document["stream"]["path"] = whole
     features, objective, format = job.features, job.learner.objective, job.stream.format
     if not features.numeric and not features.categorical and objective != "next_token":
         kinds = settled.get("numeric"), settled.get("categorical")
@@ -186,9 +188,9 @@ def rows_in_files(job: JobFile) -> int | None:
     if not isinstance(path, str):
         return None
     source = open_source(path, job.stream.format)
-    paths = [str(path) for path in getattr(source, "paths", {}).values()]
-    if not paths or not all(path.endswith((".parquet", ".pq")) for path in paths):
-        return None
+    paths = list(getattr(source, "paths", {}).values())
+    if not paths or not all(isinstance(path, Path) and path.name.endswith((".parquet", ".pq")) for path in paths):
+        return None  # of objects in a store, each footer costs a question or two
     try:
         return sum(int(pq.read_metadata(path).num_rows) for path in paths)
     except (OSError, pa.ArrowInvalid):  # the stream will say what is wrong with them

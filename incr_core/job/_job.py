@@ -73,7 +73,7 @@ class Job(JobFile):
         out: the run directory. What the data decided when a run of this job began there stays so: its model has these
         inputs and outputs. Rows with a label that is none of its classes are bad rows.
         """
-        there = {} if out is None else begun(Path(out))
+        there = {} if out is None else begun(out)
         document = discovered(self, there.get("features", {}))
         job = type(self).from_document(document, objects=self.objects_given)
         before = self.document()["features"]
@@ -83,7 +83,7 @@ class Job(JobFile):
 
     def going_on(self, out: str | Path) -> Self:
         """A resolved job as the run of it in `out` has it, if one has begun there."""
-        if not self._found or not begun(Path(out)):
+        if not self._found or not begun(out):
             return self
         document = self.document()
         document["features"] |= self._found

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from incr_core.storage import write_atomically
+from incr_core.storage import located, write_atomically
 
 __all__ = ["CHAMPION", "champion_of", "is_withdrawn", "make_champion", "withdraw"]
 
 CHAMPION = "champion"
 
 
-def champion_of(folder: Path) -> int | None:
-    """The published version of the run in a folder, as of now, with no look at anything else; None before the first.
+def champion_of(place: str | Path) -> int | None:
+    """The published version of a run, as of now, with no look at anything else; None before the first.
 
     >>> champion_of(Path("/nowhere")) is None
     True
     """
     try:
-        return int((folder / CHAMPION).read_text())
+        return int((located(place) / CHAMPION).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.errors import RunDirectoryError
-from incr_core.storage import SCHEMA, numbers_in, write_atomically
+from incr_core.storage import SCHEMA, located, numbers_in, write_atomically
 
 __all__ = [
     "begun",
     "engine_of",
     "is_run",
-    "refuse_address",
     "refuse_another",
     "refuse_foreign_files",
     "require_run",
@@ -73,30 +72,16 @@ def _refuse_other_schema(folder: Path) -> None:
         )
 
 
-def begun(folder: Path) -> dict[str, Any]:
-    """The job of the run in a folder, if it has committed anything; else {}.
+def begun(place: str | Path) -> dict[str, Any]:
+    """The job of the run in a folder or at an address, if it has committed anything; else {}.
 
-    >>> begun(Path("/nowhere"))
+    >>> begun("/nowhere")
     {}
     """
+    folder = located(place)
     if not is_run(folder) or not numbers_in(folder / "versions"):
         return {}
     return tomllib.loads((folder / "job.toml").read_text())
-
-
-def refuse_address(path: str | Path) -> None:
-    """Raise RunDirectoryError for the address of an object store, which would make a folder of that name.
-
-    >>> refuse_address("s3://bucket/runs")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.RunDirectoryError: s3://bucket/runs: expected a folder, got an address; mount the store ...
-    """
-    if re.match(r"\w[\w+.-]+:/", str(path)):  # pathlib makes one slash of two
-        raise RunDirectoryError(
-            f"{path}: expected a folder, got an address; mount the store as a folder that renames files in one step, "
-            "or choose a folder on a file system that all nodes share"
-        )
 
 
 def refuse_foreign_files(folder: Path) -> None:
@@ -147,7 +132,7 @@ def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True)
         write_atomically(file, text.encode())
 
 
-def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
+def refuse_another(place: str | Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
     """Raise RunDirectoryError if the folder holds the run of another job, on any engine.
 
     apart_from: sections that may differ, such as those of engines.
@@ -162,6 +147,7 @@ def refuse_another(folder: Path, job_toml: str, apart_from: Collection[str] = ()
     ...
     incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
+    folder = located(place)
     if not is_run(folder) or not numbers_in(folder / "versions"):
         return
     there, here = tomllib.loads((folder / "job.toml").read_text()), tomllib.loads(job_toml)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from incr_core._util import json_text
-from incr_core.storage import storage, write_atomically
+from incr_core.storage import expose, storage, withdraw, write_atomically
 
 __all__ = ["STOP", "answer", "ask", "asked"]
 
@@ -32,6 +32,7 @@ def ask(directory: Path, what: str) -> None:
         path.parent.mkdir(exist_ok=True)
     told = {"asked": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}
     write_atomically(path, json_text(told).encode() + b"\n")
+    expose(path)
 
 
 def asked(directory: Path, what: str) -> bool:
@@ -43,6 +44,7 @@ def answer(directory: Path, what: str) -> None:
     """Take a request away: it was met, or is of a run that has ended."""
     with storage(directory):
         _path(directory, what).unlink(missing_ok=True)
+    withdraw(_path(directory, what))
 
 
 def _path(directory: Path, what: str) -> Path:

@@ -31,13 +31,13 @@ from incr_core.registry._champion import champion_of, make_champion, withdraw
 from incr_core.registry._detached import withdraw_detached
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
-from incr_core.registry._job_claim import refuse_address, refuse_foreign_files, require_run, write_job
+from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
 from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
 from incr_core.registry._requests import STOP, answer
 from incr_core.registry._version import read_extra_state, read_extra_table, write_version
 from incr_core.registry._versions import Versions
-from incr_core.storage import Lock, numbers_in, remove, storage
+from incr_core.storage import copy_of, located, lock_of, numbers_in, remove, storage
 
 __all__ = ["RunDirectory"]
 
@@ -80,7 +80,7 @@ class RunDirectory:
             raise ArgumentError(f"keep: expected at least 1 or None, got {keep}")
         self.path = path
         self._keep = keep
-        self._lock = Lock(self.path / ".lock")
+        self._lock = lock_of(self.path)
         self._versions = Versions(self.path)
         self._learned = LearnedOnce(self._versions.history)
         self._states = States(self.path)
@@ -97,17 +97,18 @@ class RunDirectory:
         Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
         writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
         """
-        refuse_address(path)
-        run = cls(Path(path), keep)
+        run = cls(located(path), keep)
         run._take(job_toml, fingerprint)
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
-        refuse_address(path)
-        run = cls(Path(path), None)
+        run = cls(located(path), None)
         require_run(run.path)
+        if copy_of(run.path) is not None:  # of a commit in a store all is there, or nothing
+            run._survey()
+            return run
         # Where nothing can be written there is nothing to repair on disk either.
         with (
             contextlib.suppress(RunDirectoryError, StorageError),
@@ -227,6 +228,7 @@ class RunDirectory:
         self._states.committed(version, participants)
         self._states.retire(retired)
         self._versions.fold(FOLD)
+        self._lock.push()
         return version
 
     def rollback(self, version: int) -> None:

@@ -18,7 +18,7 @@ from incr_core.report._plots import loss_plot, metric_plot, speed_plot
 from incr_core.report._sections import events, headline, quarantine, section, time_bar, versions
 from incr_core.report._style import STYLE
 from incr_core.report._words import escaped, increments, words
-from incr_core.storage import write_atomically
+from incr_core.storage import expose, write_atomically
 
 __all__ = ["write_report"]
 
@@ -62,6 +62,7 @@ def write_report(run: RunDirectory) -> Path:
     ]
     path = run.path / "report.html"
     write_atomically(path, html_page(title, subtitle(summary), "".join(sections)).encode())
+    expose(path)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from incr_core.errors import JobError
 from incr_core.registry import RunDirectory
-from incr_core.storage import remove, storage
+from incr_core.storage import expose, remove, storage
 
 __all__ = ["TensorBoard"]
 
@@ -54,6 +54,7 @@ class TensorBoard:
         """Write the rest."""
         self.follow()
         self._file.close()
+        expose(Path(self._file.name))
 
     def _write(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

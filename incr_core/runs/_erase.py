@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from incr_core.data.sources import open_source, read_table
+from incr_core.data.sources import RemoteFile, open_source, read_table
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import (
@@ -30,7 +30,7 @@ from incr_core.registry import (
 from incr_core.registry.ledger import flat
 from incr_core.report import write_report
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
-from incr_core.storage import checkpoint, remove
+from incr_core.storage import checkpoint, is_address, located, remove
 
 __all__ = ["erase", "rows_in_file", "rows_where"]
 
@@ -63,7 +63,8 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     Raises CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
     """
     asked = _once(addresses)
-    beside = [file.parent for file in sorted(Path(directory).glob("baselines/*/job.toml"))]
+    directory = located(directory)
+    beside = [file.parent for file in sorted(directory.glob("baselines/*/job.toml"))]
     runs = [RunDirectory.open(folder) for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:
@@ -121,9 +122,10 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
 
 def rows_in_file(path: str | Path) -> pa.Table:
     """The addresses that a file lists in its columns `fragment` and `offset`, as the quarantine does."""
-    if not Path(path).is_file():
+    file = RemoteFile(str(path)) if is_address(path) else Path(path)
+    if not (file.exists() if isinstance(file, RemoteFile) else file.is_file()):
         raise StreamError(f"--rows {path}: expected a file with the columns fragment and offset, got none")
-    found = read_table(Path(path), SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
+    found = read_table(file, SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
     return found.filter(pc.is_valid(found["offset"]))  # a whole file in quarantine has none
 
 

@@ -20,6 +20,7 @@ from incr_core.runs._status import Status
 from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
+from incr_core.storage import located, told
 
 __all__ = ["Run", "VersionRecord", "run"]
 
@@ -46,6 +47,8 @@ class VersionRecord:
 class Run:
     """A run in its directory: `incr_core.run` and `open_run` return one, `Run("runs/flights")` opens one that is there.
 
+    A run at an address (`Run("s3://bucket/flights")`) has a working copy, a folder of this process, as its `path`.
+
     job: what it runs; None: the job that the directory holds. All else is read from the directory when it is asked for,
     so it is the truth of the moment, also while another process learns.
 
@@ -63,7 +66,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, job: Job | None = None) -> None:
-        self.path = Path(path)
+        self.path = located(path)
         if job is None:
             RunDirectory.open(self.path)  # or say that there is none
         self._job = job
@@ -176,11 +179,11 @@ class Run:
         return write_report(RunDirectory.open(self.path))
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}): {self._in_words()}"
+        return f"Run({told(self.path)!r}): {self._in_words()}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f"<b>{escape(self.job.name)}</b> in <code>{escape(str(self.path))}</code>: {escape(self._in_words())}"
+        return f"<b>{escape(self.job.name)}</b> in <code>{escape(told(self.path))}</code>: {escape(self._in_words())}"
 
     def _in_words(self) -> str:
         try:

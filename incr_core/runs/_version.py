@@ -52,7 +52,7 @@ class Version:
         if "widths" in manifest:
             document["features"].setdefault("widths", manifest["widths"])
         objects = {} if job is None else job.objects_given
-        job = Job.from_document(document, place=str(Path(directory, "job.toml")), objects=objects)
+        job = Job.from_document(document, place=str(run.path / "job.toml"), objects=objects)
         settle_arithmetic(job.learner.threads)
         learner = job.learner_for(job.encoder.width + 2 * len(job.rates()))
         learner.adopt(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.storage._addresses import address_in, file_system, is_address, store_errors
 from incr_core.storage._archive import archive_bytes, read_archive
 from incr_core.storage._atomic import numbers_in, remove, storage, sync_all, write_atomically, write_folder
 from incr_core.storage._integrity import (
@@ -14,14 +15,27 @@ from incr_core.storage._integrity import (
     sha256,
 )
 from incr_core.storage._lock import Lock
+from incr_core.storage._object_store import ObjectStore
 from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
+from incr_core.storage._working_copy import bring, copy_of, expose, located, lock_of, told, withdraw
+from incr_core.storage._writer import Writer
 
 __all__ = [
     "SCHEMA",
     "Lock",
+    "ObjectStore",
+    "Writer",
+    "address_in",
     "archive_bytes",
     "arrow_bytes",
+    "bring",
     "checksummed",
+    "copy_of",
+    "expose",
+    "file_system",
+    "is_address",
+    "located",
+    "lock_of",
     "model_sha256",
     "numbers_in",
     "parquet_bytes",
@@ -33,7 +47,10 @@ __all__ = [
     "remove",
     "sha256",
     "storage",
+    "store_errors",
     "sync_all",
+    "told",
+    "withdraw",
     "write_atomically",
     "write_folder",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import CheckpointError
+from incr_core.storage._placeholders import filled
 
 __all__ = [
     "REMEDY",
@@ -114,7 +115,7 @@ def read_checksummed(path: Path) -> dict[str, Any]:
     return parse_checksummed(content_of(path), path)
 
 
-def parse_checksummed(raw: bytes, place: Path) -> dict[str, Any]:
+def parse_checksummed(raw: bytes, place: Path | str) -> dict[str, Any]:
     """What `checksummed` made of a document, as that document; `place` is where it was found, for errors.
 
     >>> parse_checksummed(checksummed({"schema": 3})[:-1], Path("manifest.json"))
@@ -147,7 +148,7 @@ def content_of(path: Path) -> bytes:
     incr_core.errors.CheckpointError: /nowhere/commit.zip: expected a file, found none; ...
     """
     try:
-        return path.read_bytes()
+        return path.read_bytes() or filled(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a file, found none; {REMEDY}") from None
     except OSError as error:

@@ -70,6 +70,9 @@ class Lock:
         self._file = file
         _held.add(self)
 
+    def push(self) -> None:
+        """What is written to a folder is there."""
+
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._file is not None:

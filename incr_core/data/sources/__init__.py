@@ -10,6 +10,7 @@ from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
+from incr_core.data.sources._remote_file import RemoteFile
 from incr_core.data.sources._settling import SETTLE, seconds
 from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Source
@@ -22,6 +23,7 @@ __all__ = [
     "Fragment",
     "Listing",
     "PythonSource",
+    "RemoteFile",
     "SharedReads",
     "Source",
     "Tables",

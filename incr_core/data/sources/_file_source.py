@@ -8,7 +8,6 @@ continue the file's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -26,6 +25,7 @@ from incr_core.data.sources._formats import (
     rows_in,
 )
 from incr_core.data.sources._fragment import Fragment
+from incr_core.data.sources._remote_file import File
 from incr_core.data.sources._settling import grew, is_growable, is_young
 from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Appended, Source
@@ -44,13 +44,14 @@ class FileSource(Source):
     files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later. reads:
     what other readers of the same stream have decoded.
 
+    >>> from pathlib import Path
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
     ['a.csv']
     """
 
     def __init__(
         self,
-        paths: dict[str, Path],
+        paths: Mapping[str, File],
         format: str | None,
         tolerant: bool = False,
         settle: float = 0.0,
@@ -59,7 +60,7 @@ class FileSource(Source):
     ) -> None:
         super().__init__(local)
         self._reads = reads
-        self.paths, self.tolerant = paths, tolerant
+        self.paths, self.tolerant = dict(paths), tolerant
         self._format = format
         self.young = {
             name: path for name, path in paths.items() if settle and is_young(path, format or format_of(path), settle)
@@ -70,7 +71,7 @@ class FileSource(Source):
 
     def format_of(self, name: str) -> str | None:
         """The format of one of its files."""
-        return self._format or format_of(Path(name))
+        return self._format or format_of(name)
 
     @property
     def is_csv(self) -> bool:
@@ -150,7 +151,7 @@ class FileSource(Source):
                     late.append(self._append(names.index(name), path))
         return [*late, *range(len(names), len(self.names))]
 
-    def _has_grown(self, name: str, path: Path, names: Sequence[str], rejected: Mapping[str, tuple[str, int]]) -> bool:
+    def _has_grown(self, name: str, path: File, names: Sequence[str], rejected: Mapping[str, tuple[str, int]]) -> bool:
         """Whether rows were appended to a file that have not been tried before."""
         now = file_fingerprint(path)
         tried = {
@@ -160,7 +161,7 @@ class FileSource(Source):
         }
         return now != self.fingerprints[name] and now not in tried
 
-    def _append(self, number: int, path: Path) -> int:
+    def _append(self, number: int, path: File) -> int:
         """Number what was appended to a file since it was last read."""
         name = self.names[number]
         size = size_in(self.fingerprints[name])
@@ -198,7 +199,7 @@ class FileSource(Source):
             if now is not None and (not now or self._has_changed(name, self.paths[name], fingerprints[name], now))
         }
 
-    def _check(self, name: str, path: Path) -> None:
+    def _check(self, name: str, path: File) -> None:
         """Remember the fingerprint of a file that is read for the first time; StreamError if it has changed since."""
         try:
             now = file_fingerprint(path)
@@ -214,7 +215,7 @@ class FileSource(Source):
                 "put it back, and add new rows as a new file"
             )
 
-    def _has_changed(self, name: str, path: Path, known: str, now: str) -> bool:
+    def _has_changed(self, name: str, path: File, known: str, now: str) -> bool:
         return known != now and not (self._grows(name) and grew(path, known))
 
     def _grows(self, name: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
+
+from incr_core.data.sources._remote_file import File, RemoteFile
 
 __all__ = ["change_between", "file_fingerprint", "size_in"]
 
@@ -16,29 +17,41 @@ SLICE = 4096
 """Bytes of a slice."""
 
 
-def file_fingerprint(path: Path, size: int | None = None) -> str:
+def file_fingerprint(path: File, size: int | None = None) -> str:
     """The bytes of a file and a hash of slices of it: SIZE:HASH. Up to 64 KiB, that is all of it.
 
-    A modification time would be cheaper yet, but copies and checkouts give new ones to files that are the same.
+    A modification time would be cheaper yet, but copies and checkouts give new ones to files that are the same. Of an
+    object in a store that holds no rows which others may follow, it is the size and the store's own tag.
 
     Args:
         path: the file.
         size: as if the file ended after so many bytes.
 
+    >>> from pathlib import Path
     >>> file_fingerprint(Path("/dev/null"))
     '0:e4a6a0577479b2b4'
     """
+    if isinstance(path, RemoteFile):
+        whole = path.stat().st_size
+        if size is None and not path.lines:
+            return f"{whole}:{path.mark()}"
+        size = whole if size is None else size
+        found = hashlib.blake2b(b"".join(path.slices(_ranges(size))), digest_size=8)
+        return f"{size}:{found.hexdigest()}"
     found = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
         size = file.seek(0, 2) if size is None else size
-        if size <= SLICES * SLICE:
-            file.seek(0)
-            found.update(file.read(size))
-        else:
-            for start in np.linspace(0, size - SLICE, SLICES).astype(int).tolist():
-                file.seek(start)
-                found.update(file.read(SLICE))
+        for start, stop in _ranges(size):
+            file.seek(start)
+            found.update(file.read(stop - start))
     return f"{size}:{found.hexdigest()}"
+
+
+def _ranges(size: int) -> list[tuple[int, int]]:
+    """The bytes [start, stop) that are hashed."""
+    if size <= SLICES * SLICE:
+        return [(0, size)]
+    return [(start, start + SLICE) for start in np.linspace(0, size - SLICE, SLICES).astype(int).tolist()]
 
 
 def size_in(fingerprint: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from incr_core.data.sources._declared import plain, with_categories
+from incr_core.data.sources._remote_file import File, RemoteFile
 from incr_core.data.times import readable
 from incr_core.errors import StreamError
 from incr_core.shown import shown
@@ -55,13 +55,13 @@ BUFFER = 1 << 18
 """Bytes of a column read from a file at a time: otherwise the first rows wait for all of their row group."""
 
 
-def read_table(path: Path, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
+def read_table(path: File, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
     """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
     return pa.concat_tables(read_chunks(path, columns, format, place))
 
 
 def read_chunks(
-    path: Path,
+    path: File,
     columns: Sequence[str] | None,
     format: str | None,
     place: str,
@@ -81,9 +81,11 @@ def read_chunks(
         if kind == "arrow":
             table = _read_ipc(path)
         elif kind == "csv":
-            table = pyarrow.csv.read_csv(path if in_bytes is None else _bytes_of(path, in_bytes, header=True))
+            table = pyarrow.csv.read_csv(_stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=True))
         else:
-            table = pyarrow.json.read_json(path if in_bytes is None else _bytes_of(path, in_bytes, header=False))
+            table = pyarrow.json.read_json(
+                _stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=False)
+            )
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or in_bytes == (0, 0)):
             yield pa.table({name: pa.nulls(0) for name in columns or ()})
@@ -93,7 +95,7 @@ def read_chunks(
     yield readable(plain(table if columns is None else table.select(list(columns))))
 
 
-def parts_of(path: Path, format: str | None, place: str) -> list[int | None]:
+def parts_of(path: File, format: str | None, place: str) -> list[int | None]:
     """The rows of each part of a file that can be read by itself: of Parquet, runs of row groups of at least a chunk.
 
     Other files are one part, whose rows are not known before it is read: [None].
@@ -102,7 +104,7 @@ def parts_of(path: Path, format: str | None, place: str) -> list[int | None]:
     if kind != "parquet":
         return [None]
     try:
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(_seekable(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(place, kind, error) from error
     if metadata.num_rows <= CHUNK:
@@ -111,7 +113,7 @@ def parts_of(path: Path, format: str | None, place: str) -> list[int | None]:
     return [sum(rows[index] for index in run) for run in _runs(rows)]
 
 
-def rows_in(path: Path, format: str | None, place: str, in_bytes: tuple[int, int]) -> int:
+def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int]) -> int:
     """The number of rows in bytes [start, stop) of a file of CSV or JSON lines, which begin at the start of a line."""
     kind = format or format_of(path, strict=True) or ""
     try:
@@ -123,19 +125,19 @@ def rows_in(path: Path, format: str | None, place: str, in_bytes: tuple[int, int
         raise _unreadable(place, kind, error) from error
 
 
-def _bytes_of(path: Path, in_bytes: tuple[int, int], header: bool) -> pa.BufferReader:
+def _bytes_of(path: File, in_bytes: tuple[int, int], header: bool) -> pa.BufferReader:
     """Some bytes of a file as a file of its own, after the first line where that names the columns."""
     start, stop = in_bytes
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         names = file.readline() if header and start else b""
         file.seek(start)
         return pa.BufferReader(names + file.read(stop - start))
 
 
 def _parquet_chunks(
-    path: Path, columns: Sequence[str] | None, place: str, part: int | None = None
+    path: File, columns: Sequence[str] | None, place: str, part: int | None = None
 ) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(_seekable(path)) as file:
         schema, metadata = file.schema_arrow, file.metadata
         check_columns(schema.names, columns, place)
         names = list(schema.names if columns is None else columns)
@@ -145,7 +147,7 @@ def _parquet_chunks(
             yield readable(plain(file.read(columns=names)))  # opening it again would cost more than the rows
             return
     reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
-    with pq.ParquetFile(path, metadata=metadata, **reading) as file:
+    with pq.ParquetFile(_seekable(path), metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
             yield readable(plain(file.read(columns=names)))
             return
@@ -158,12 +160,12 @@ def _parquet_chunks(
                 yield readable(plain(pa.Table.from_batches([batch])))
 
 
-def read_rows(path: Path, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
+def read_rows(path: File, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
     """The rows at `offsets` (n,) of one file; of Parquet, only the row groups that hold them are read."""
     if (format or format_of(path)) != "parquet":
         return read_table(path, columns, format, place).take(pa.array(offsets))
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_seekable(path)) as file:
             check_columns(file.schema_arrow.names, columns, place)
             sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
             ends = np.cumsum(sizes)
@@ -194,13 +196,13 @@ def _runs(rows: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def parquet_head(path: Path, columns: Sequence[str] | None, place: str, typed: bool = False) -> pa.Table:
+def parquet_head(path: File, columns: Sequence[str] | None, place: str, typed: bool = False) -> pa.Table:
     """The first rows of a Parquet file, to look at, in the types they were written in; no others are read.
 
     typed: without the columns that the file lacks, or has without a type.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_seekable(path)) as file:
             schema, written = file.schema_arrow, file.metadata.metadata
             names = list(schema.names if columns is None else columns)
             if typed:
@@ -226,8 +228,20 @@ def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
     )
 
 
-def _read_ipc(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
+def _seekable(path: File) -> Any:
+    """A file as pyarrow reads it from any place in it: one on disk by its name."""
+    return path.open() if isinstance(path, RemoteFile) else path
+
+
+def _stream(path: File) -> Any:
+    """A file as pyarrow reads it from its begin, unpacked."""
+    if not isinstance(path, RemoteFile):
+        return path
+    return pa.input_stream(path.open(), compression="gzip" if path.name.lower().endswith(".gz") else None)
+
+
+def _read_ipc(path: File) -> pa.Table:
+    with pa.PythonFile(path.open()) if isinstance(path, RemoteFile) else pa.memory_map(str(path)) as file:
         try:
             return pa.ipc.open_file(file).read_all()
         except pa.ArrowInvalid:  # the streaming format has no footer
@@ -255,14 +269,14 @@ def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: st
             raise StreamError(f'{place}: expected a column "{column}", got {have}{hint}; rename it here or in the job')
 
 
-def format_of(path: Path, *, strict: bool = False) -> str | None:
+def format_of(path: File | str, *, strict: bool = False) -> str | None:
     """The format by a file's ending; where that is of none, None or, if `strict`, StreamError.
 
-    >>> format_of(Path("day.csv.gz")), format_of(Path("day.txt"))
+    >>> format_of("day.csv.gz"), format_of("day.txt")
     ('csv', None)
     """
     for kind, endings in FORMATS.items():
-        if path.name.lower().endswith(endings):
+        if str(path).lower().endswith(endings):
             return kind
     if strict:
         known = ", ".join(ending for endings in FORMATS.values() for ending in endings)

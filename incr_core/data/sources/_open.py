@@ -7,16 +7,19 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from incr_core._util import Catalogue, unknown
 from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._formats import FORMATS, format_of
 from incr_core.data.sources._python_source import PythonSource
+from incr_core.data.sources._remote_file import RemoteFile, remote_files
+from incr_core.data.sources._settling import is_growable
 from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Source
 from incr_core.errors import ArgumentError, StreamError
+from incr_core.storage import address_in, is_address
 
 __all__ = ["SOURCES", "open_source"]
 
@@ -33,7 +36,7 @@ def open_source(
     local: LocalTime | None = None,
     reads: SharedReads | None = None,
 ) -> Source:
-    """Find the fragments of a file, a folder, a glob, "module:factory" or a callable.
+    """Find the fragments of a file, a folder, a glob, each on disk or at an address, "module:factory" or a callable.
 
     Args:
         source: where rows are.
@@ -43,6 +46,10 @@ def open_source(
         local: what times without a zone mean.
         reads: what other readers of the same stream in this process have decoded.
 
+    >>> import fsspec
+    >>> fsspec.filesystem("memory").pipe_file("/days/1.csv", b"x\\n3\\n")
+    >>> open_source("memory://days").head().to_pylist()
+    [{'x': 3}]
     >>> open_source("nowhere/at/all")
     Traceback (most recent call last):
     ...
@@ -54,6 +61,8 @@ def open_source(
     if callable(source):
         return PythonSource(source, local)
     text = str(source)
+    if is_address(source):
+        return FileSource(_files_at(address_in(source), format), format, tolerant, settle, local, reads)
     path = Path(text).expanduser()
     try:
         if path.is_file():
@@ -77,16 +86,35 @@ def open_source(
     )
 
 
+def _files_at(address: str, format: str | None) -> dict[str, RemoteFile]:
+    """The data files at an address; a single object is one whatever it is called."""
+
+    def kind(name: str) -> str | None:
+        return format or format_of(name)
+
+    files = remote_files(address, lambda name: _is_data(name, format), lambda name: is_growable(name, kind(name)))
+    if len(files) == 1 and next(iter(files.values())).address == address:
+        kind(address) or format_of(address, strict=True)
+    return _in_order(files, address, format)
+
+
 def _data_files(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
-    """The data files among `found`, by their name within `root`; names that begin with "." or "_" are ignored."""
-    depth = len(root.parts)
-    paths = {
-        path.relative_to(root).as_posix(): path
-        for path in found
-        if (format_of(path) is not None if format is None else path.name.endswith(FORMATS[format]))
-        and not any(part.startswith((".", "_")) for part in path.parts[depth:])
-        and path.is_file()
-    }
+    """The data files among `found`, by their name within `root`."""
+    named = ((path.relative_to(root).as_posix(), path) for path in found)
+    return _in_order({name: path for name, path in named if _is_data(name, format) and path.is_file()}, root, format)
+
+
+def _is_data(name: str, format: str | None) -> bool:
+    """Whether a file below a folder is data, by its name; names that begin with "." or "_" are ignored."""
+    known = format_of(name) is not None if format is None else name.endswith(FORMATS[format])
+    return known and not any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+F = TypeVar("F")
+
+
+def _in_order(paths: dict[str, F], root: Path | str, format: str | None) -> dict[str, F]:
+    """Files in the natural order of their names; StreamError where there is none, or one that has no name as text."""
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format
         raise StreamError(f"stream.path: expected files of a known kind ({kinds}) in {root}, got none")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from incr_core.data import times as clock
 from incr_core.data.sources._fingerprint import file_fingerprint, size_in
+from incr_core.data.sources._remote_file import File, RemoteFile
 
 __all__ = ["SETTLE", "grew", "is_growable", "is_young", "seconds", "wait_for"]
 
@@ -31,15 +32,18 @@ def seconds(settle: str) -> float:
     return 0.0 if settle.strip() == "0s" else clock.duration(settle, "stream.settle") / clock.SECOND
 
 
-def is_young(path: Path, format: str | None, settle: float) -> bool:
+def is_young(path: File, format: str | None, settle: float) -> bool:
     """Whether a file of this format may still be being written: modified within `settle` seconds, and not known to be
     whole.
 
-    A modification time further ahead of our clock than that says that a clock is wrong, not that the file is young.
+    A modification time further ahead of our clock than that says that a clock is wrong, not that the file is young. An
+    object in a store is whole as soon as it is there.
 
     >>> is_young(Path("/dev/null"), "csv", 0.0)
     False
     """
+    if isinstance(path, RemoteFile):
+        return False
     try:
         return abs(time.time() - path.stat().st_mtime) < settle and not _is_whole(path, format)
     except OSError:  # gone, or not readable: reading it will say so
@@ -55,14 +59,14 @@ def _is_whole(path: Path, format: str | None) -> bool:
         return file.read().endswith(endings)
 
 
-def wait_for(young: Iterable[Path], settle: float) -> None:
+def wait_for(young: Iterable[File], settle: float) -> None:
     """Wait until young files have settled, if nothing writes to them meanwhile."""
     until = max((_settled_at(path, settle) for path in young), default=0.0)
     # Clocks may differ, by less than `settle`.
     time.sleep(min(max(until - time.time(), 0.0), 2 * settle))
 
 
-def _settled_at(path: Path, settle: float) -> float:
+def _settled_at(path: File, settle: float) -> float:
     try:
         return path.stat().st_mtime + settle
     except OSError:
@@ -78,7 +82,7 @@ def is_growable(name: str, format: str | None) -> bool:
     return format in ("csv", "jsonl") and not name.lower().endswith(".gz")
 
 
-def grew(path: Path, fingerprint: str) -> bool:
+def grew(path: File, fingerprint: str) -> bool:
     """Whether the file is the one that had this fingerprint, with more after it that begins on a new line.
 
     >>> import tempfile
@@ -92,7 +96,7 @@ def grew(path: Path, fingerprint: str) -> bool:
     size = size_in(fingerprint)
     if path.stat().st_size <= size or file_fingerprint(path, size) != fingerprint:
         return False
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(max(size - 1, 0))
         edge = file.read(2)
     # Otherwise the row that was the last then was cut off.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._fragment import Fragment
+from incr_core.data.sources._remote_file import File
 
 __all__ = ["Appended", "Source"]
 
@@ -40,7 +40,7 @@ class Source(ABC):
         self.names: list[str] = []
         self.fingerprints: dict[str, str] = {}
         self.appended: list[Appended] = []
-        self.young: dict[str, Path] = {}
+        self.young: dict[str, File] = {}
         self.closed = False
 
     def begin(self) -> None:

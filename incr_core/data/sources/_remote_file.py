@@ -1,0 +1,175 @@
+"""Files at addresses: what sources ask of a file on disk, asked of an object in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from incr_core.errors import StreamError
+from incr_core.storage import address_in, file_system, store_errors
+
+__all__ = ["File", "RemoteFile", "remote_files"]
+
+FRESH = 5.0
+"""So many seconds what a store has told of an object is believed: a file is asked after several times as it is read."""
+
+
+class Stat(NamedTuple):
+    """What `Path.stat` tells that sources ask for."""
+
+    st_size: int
+    st_mtime: float
+
+
+class RemoteFile:
+    """An object in a store, read as a file. It appears whole, so it is never still being written.
+
+    Raises StoreError where the store refuses or does not answer: that is no fault of the file, and puts none in
+    quarantine.
+
+    >>> import fsspec
+    >>> fsspec.filesystem("memory").pipe_file("/doc/a.csv", b"x,y")
+    >>> file = RemoteFile("memory://doc/a.csv")
+    >>> file.name, file.exists(), file.stat().st_size, file.open().read()
+    ('a.csv', True, 3, b'x,y')
+    >>> RemoteFile("memory://doc/b.csv").exists()
+    False
+    """
+
+    def __init__(self, address: str, info: dict[str, Any] | None = None, *, lines: bool = False) -> None:
+        """info: what a listing that was made just now says of it. lines: it has lines, and may come back with more."""
+        self.address = address_in(address)
+        self.name = self.address.rpartition("/")[2]
+        self.lines = lines
+        self._told, self._info = time.monotonic(), info
+
+    def __str__(self) -> str:
+        return self.address
+
+    def _known(self) -> dict[str, Any]:
+        """What the store tells of it, as of now; FileNotFoundError where it is not there."""
+        if self._info is None or time.monotonic() - self._told > FRESH:
+            system, path = file_system(self.address)
+            self._info = None
+            with store_errors(self.address, "read"):
+                self._info = dict(system.info(path))
+            self._told = time.monotonic()
+        return self._info
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        try:
+            self._known()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def stat(self) -> Stat:
+        """Its size; it was written long ago."""
+        return Stat(int(self._known()["size"]), 0.0)
+
+    def mark(self) -> str:
+        """What tells this content from any other that the object may have had: its entity tag or the like."""
+        known = self._known()
+        for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created"):
+            if known.get(key):
+                return hashlib.blake2b(f"{key} {known[key]}".encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(b"".join(self.slices([(0, int(known["size"]))])), digest_size=8).hexdigest()
+
+    def slices(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes [start, stop) of some ranges, asked for side by side."""
+        system, path = file_system(self.address)
+        ranges = [(start, stop) for start, stop in ranges if stop > start]
+        with store_errors(self.address, "read"):
+            starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+            return [bytes(part) for part in system.cat_ranges([path] * len(ranges), starts, stops, on_error="raise")]
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The object to read, from its begin; pyarrow reads from it too."""
+        system, path = file_system(self.address)
+        with store_errors(self.address, "read"):
+            return cast(BinaryIO, io.BufferedReader(_Reading(system.open(path, mode), self.address)))
+
+
+class _Reading(io.RawIOBase):
+    """A file of fsspec whose faults are StoreErrors."""
+
+    def __init__(self, file: Any, address: str) -> None:
+        self._file, self._address = file, address
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with store_errors(self._address, "read"):
+            found = self._file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+File = Path | RemoteFile
+"""A file of a source, on disk or in a store."""
+
+
+def remote_files(
+    address: str, wanted: Callable[[str], bool], has_lines: Callable[[str], bool] = bool
+) -> dict[str, RemoteFile]:
+    """The files at an address (an object, all that is below a folder, or a glob) by their names below it.
+
+    wanted: which names of a folder or a glob are data. has_lines: which of them are read line by line.
+
+    >>> import fsspec
+    >>> for name in ("a.csv", "b.csv", "b.txt"):
+    ...     fsspec.filesystem("memory").pipe_file(f"/files/{name}", b"x")
+    >>> list(remote_files("memory://files", lambda name: name.endswith(".csv")))
+    ['a.csv', 'b.csv']
+    >>> list(remote_files("memory://files/b.*", lambda name: True)), list(remote_files("memory://files/b.txt", bool))
+    (['b.csv', 'b.txt'], ['b.txt'])
+    """
+    system, path = file_system(address)
+    scheme = address.partition("://")[0]
+    magic = any(letter in path for letter in "*?[")
+    try:
+        with store_errors(address, "read"):
+            found = system.glob(path, detail=True) if magic else system.find(path, detail=True)
+    except FileNotFoundError:
+        found = {}
+    files = {name: info for name, info in found.items() if info.get("type") == "file" and not name.endswith("/")}
+    if not files:
+        raise StreamError(f"stream.path: expected an object, a folder or a glob, got {address}, where nothing is")
+    if list(files) == [path]:
+        name = path.rpartition("/")[2]
+        return {name: RemoteFile(address, files[path], lines=has_lines(name))}
+    root = "/".join(_plain_parts(path)) + "/"
+    return {
+        name.removeprefix(root): RemoteFile(f"{scheme}://{name.lstrip('/')}", info, lines=has_lines(name))
+        for name, info in sorted(files.items())
+        if wanted(name.removeprefix(root))
+    }
+
+
+def _plain_parts(path: str) -> list[str]:
+    """The parts of a path before the first one with a wildcard."""
+    parts = path.rstrip("/").split("/")
+    for place, part in enumerate(parts):
+        if any(letter in part for letter in "*?["):
+            return parts[:place]
+    return parts

@@ -1,0 +1,96 @@
+"""Addresses of object stores (s3://bucket/runs/people), the file systems behind them, and how these fail."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from incr_core.errors import IncrError, JobError, StoreError
+
+__all__ = ["address_in", "file_system", "is_address", "store_errors"]
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
+"""The extra of ours that brings the package for a kind of address."""
+
+PATIENCE = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}}
+"""Of the client of S3: a store that is gone is told of within half a minute, and not after a quarter of an hour."""
+
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):/+")
+
+
+def is_address(place: object) -> bool:
+    """Whether a place is an address and not a path. pathlib makes one slash of two; that is an address too.
+
+    >>> is_address("s3://bucket/run"), is_address(Path("s3://bucket/run")), is_address("runs/people")
+    (True, True, False)
+    >>> is_address("package.module:function")
+    False
+    """
+    return isinstance(place, str | Path) and _SCHEME.match(str(place)) is not None
+
+
+def address_in(place: str | Path) -> str:
+    """An address as others write it: two slashes behind the scheme, and none at the end.
+
+    >>> address_in(Path("s3://bucket/run/"))
+    's3://bucket/run'
+    """
+    return _SCHEME.sub(lambda found: f"{found[1].lower()}://", str(place), count=1).rstrip("/")
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """The file system of fsspec for an address, and the path in it. Raises JobError where its package is missing.
+
+    Nothing that it has listed before is believed later. Keys, endpoints and all else are given as to other users of
+    fsspec: by the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, FSSPEC_S3_..., GOOGLE_APPLICATION_CREDENTIALS) and
+    in ~/.config/fsspec.
+
+    >>> system, path = file_system("memory://runs/people")
+    >>> system.protocol, path
+    ('memory', '/runs/people')
+    """
+    import fsspec  # takes a moment, which those who use none need not wait
+
+    scheme = address.partition(":")[0]
+    options = {"config_kwargs": PATIENCE} if EXTRAS.get(scheme) == "s3" else {}
+    try:
+        system, path = fsspec.core.url_to_fs(address, use_listings_cache=False, **options)
+    except ImportError as missing:
+        extra = EXTRAS.get(scheme)
+        remedy = f"pip install 'incr[{extra}]'" if extra else str(missing)
+        raise JobError(f"{address}: addresses of {scheme}:// need a package that is not installed; {remedy}") from None
+    except ValueError as error:
+        known = "s3://, gs://, abfs://"
+        raise JobError(f"{address}: expected a path or an address ({known}, ...), got another: {error}") from None
+    return system, path
+
+
+@contextlib.contextmanager
+def store_errors(address: str, doing: str) -> Iterator[None]:
+    """Turn what a store or its client raises into a StoreError about `address`; FileNotFoundError stays what it is.
+
+    >>> with store_errors("s3://bucket/run", "read"):
+    ...     raise PermissionError("Access Denied")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StoreError: s3://bucket/run: cannot be read: the store refuses (Access Denied); what is ...
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, IncrError):
+        raise
+    except Exception as error:  # clients have exceptions of their own, with no base that all share
+        remedy = "the same command goes on from the last commit once the store answers again"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, PermissionError) or "credentials" in reason.lower():
+            what = f"the store refuses ({reason})"
+            remedy = "check the credentials (AWS_ACCESS_KEY_ID and the like) and what they allow here"
+        elif isinstance(error, OSError) and error.errno == errno.EBUSY:
+            what = f"the store is too busy, or the object was changed meanwhile ({reason})"
+        else:
+            what = f"the store does not answer as expected ({reason})"
+        raise StoreError(f"{address}: cannot be {doing}: {what}; what is committed is intact; {remedy}") from error

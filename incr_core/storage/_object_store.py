@@ -1,0 +1,111 @@
+"""A place in an object store: whole objects by name, one of which can be made by one writer only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from incr_core.errors import StoreError
+from incr_core.storage._addresses import address_in, file_system, store_errors
+
+__all__ = ["ObjectStore"]
+
+
+class ObjectStore:
+    """The objects below an address. Errors of the store are StoreErrors.
+
+    >>> store = ObjectStore("memory://doc/run")
+    >>> store.create("manifest/1", b"one"), store.create("manifest/1", b"two"), store.get("manifest/1")
+    (True, False, b'one')
+    >>> store.put("writer", b"me")
+    >>> store.exists("writer"), store.get("nothing")
+    (True, None)
+    >>> store.remove(["writer", "manifest/1"]); store.names("")
+    []
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address_in(address)
+        self._system, self._root = file_system(self.address)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def get(self, name: str) -> bytes | None:
+        """The content of an object; None where there is none."""
+        with store_errors(self.address, "read"):
+            try:
+                return bytes(self._system.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def get_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The contents of some objects, asked for side by side; StoreError where one is gone."""
+        paths = {self._path(name): name for name in names}
+        if not paths:
+            return {}
+        with self._there(), store_errors(self.address, "read"):
+            return {paths[path]: bytes(content) for path, content in self._system.cat(list(paths)).items()}
+
+    def download(self, files: Mapping[str, Path]) -> None:
+        """Write some objects, by name, to files; StoreError where one is gone."""
+        with self._there(), store_errors(self.address, "read"):
+            if files:
+                self._system.get([self._path(name) for name in files], [str(file) for file in files.values()])
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        with store_errors(self.address, "read"):
+            return bool(self._system.exists(self._path(name)))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, or replace it."""
+        with self._there(), store_errors(self.address, "written"):
+            self._system.pipe_file(self._path(name), content)
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Write files as objects by name, side by side."""
+        with self._there(), store_errors(self.address, "written"):
+            if files:
+                self._system.put([str(file) for file in files.values()], [self._path(name) for name in files])
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Make an object; False where there is one, whoever made it: the store lets one writer through."""
+        with self._there(), store_errors(self.address, "written"):
+            try:
+                self._system.pipe_file(self._path(name), content, mode="create")
+            except FileExistsError:
+                # An answer may have been lost, and the question asked again.
+                return self.get(name) == content
+            return True
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects; none there is fine."""
+        paths = [self._path(name) for name in names]
+        with store_errors(self.address, "written"):
+            for path in paths:
+                try:
+                    self._system.rm_file(path)
+                except FileNotFoundError:
+                    continue
+
+    def names(self, prefix: str) -> list[str]:
+        """The objects whose names begin so, listed: to clear up, and never to find the truth."""
+        with store_errors(self.address, "read"):
+            try:
+                found = self._system.find(self._path(prefix) if prefix else self._root)
+            except FileNotFoundError:
+                return []
+        return [path.removeprefix(self._root).lstrip("/") for path in found]
+
+    @contextlib.contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(
+                f"{self.address}: expected a bucket that is there, and what was read to be there still, got "
+                f"{reason or 'nothing'}; make the bucket, or run the same command again"
+            ) from error

@@ -1,0 +1,337 @@
+"""A working copy: the run at an address as a folder of this process.
+
+Whoever takes the run for writing works in the folder as in any run directory, and pushes what has changed: new objects
+first, and then the manifest that names them, which is the commit. Whoever only reads pulls what is newest. Small files
+are brought at once, large ones when they are read. What a run leaves for people is beside that, under its own name.
+
+    ADDRESS/manifest/NUMBER                which objects are the run's files (`_snapshots`)
+    ADDRESS/objects/WRITER/NUMBER/PATH     files, each written once
+    ADDRESS/writer                         who writes, and its signs of life (`_writer`)
+    ADDRESS/requests/, report.html, ...    what others ask of it, and what people look at
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from incr_core.errors import CheckpointError, StoreError
+from incr_core.storage._addresses import address_in, is_address
+from incr_core.storage._atomic import remove, storage
+from incr_core.storage._lock import Lock
+from incr_core.storage._object_store import ObjectStore
+from incr_core.storage._placeholders import COPIES
+from incr_core.storage._snapshots import Snapshot, Snapshots
+from incr_core.storage._writer import Writer
+
+__all__ = ["WorkingCopy", "bring", "copy_of", "expose", "located", "lock_of", "told", "withdraw"]
+
+OWN = ("requests", "tensorboard", "report.html")
+"""Names, at any depth, of what is no file of the run; those that begin with a dot are not either."""
+
+LAZY = (".safetensors", ".arrow", ".zip")
+TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "manifests")
+
+SETTLED = 2_000_000_000
+"""Nanoseconds after which a disk's clock has gone on: what is looked at later, with the same time, is the same."""
+
+FRESH = 1.0
+"""So many seconds what is newest is believed to be it: a server asks with every question that it answers."""
+
+Stamp = tuple[int, int, int]
+
+
+class WorkingCopy:
+    """The folder `folder` of this process for the run at `address`; see the module.
+
+    >>> copy = WorkingCopy("memory://doc/copy")
+    >>> _ = (copy.folder / "champion").write_text("3")
+    >>> copy.push({"pid": 7}); copy.snapshot.number
+    1
+    >>> other = WorkingCopy("memory://doc/copy"); other.pull()
+    >>> (other.folder / "champion").read_text()
+    '3'
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address_in(address)
+        self.store = ObjectStore(self.address)
+        self.snapshot = Snapshot()
+        self.token = uuid4().hex[:12]
+        self._snapshots = Snapshots(self.store)
+        self._above = Path(tempfile.mkdtemp(prefix="incr-"))
+        self.folder = self._above.resolve() / (self.address.rpartition("/")[2] or "run")
+        self.folder.mkdir()
+        self.writer, self.pulled = Writer(self), -math.inf
+        self._lock = threading.RLock()
+        self._seen: dict[str, Stamp] = {}
+        self._folders: dict[str, tuple[int, int, dict[str, Stamp], list[str]]] = {}
+        self._stored: dict[str, tuple[str, int]] = {}  # files that others have put in the store already
+        self._old: list[str] = []  # objects that the last push has left behind
+        self._pushed = False
+        COPIES[self.folder] = self.bring
+
+    def close(self) -> None:
+        """Take the folder away."""
+        COPIES.pop(self.folder, None)
+        shutil.rmtree(self._above, ignore_errors=True)
+
+    def path(self, name: str) -> Path:
+        """Where a file of the run is."""
+        return self.folder / name
+
+    # -- from the store
+
+    def pull(self, *, reset: bool = False) -> None:
+        """Make the folder what the newest manifest says; reset: even if that is no news, whatever is in it."""
+        with self._lock:
+            known, self.snapshot = self.snapshot, self._snapshots.newest(self.snapshot)
+            self.pulled = time.monotonic()
+            if self.snapshot == known and not reset:
+                return
+            changed, gone = self._changes()
+            files = self.snapshot.files
+            for name in {*changed, *known.files} - {*files}:
+                self._drop(name)
+            anew = {name for name, at in files.items() if known.files.get(name) != at} | {*gone, *changed} & {*files}
+            self._bring(name for name in anew if not _is_lazy(name))
+            for name in filter(_is_lazy, anew):
+                with storage(self.path(name)):
+                    self.path(name).parent.mkdir(parents=True, exist_ok=True)
+                    self.path(name).write_bytes(b"")
+                self._take_note(name)
+
+    def bring(self, path: Path) -> None:
+        """Bring a file that is empty as yet, or all of those below a folder; one that a run does not have stays empty.
+
+        Raises CheckpointError where its writer has removed it meanwhile; then what is newest has been pulled.
+        """
+        with self._lock:
+            name = path.relative_to(self.folder).as_posix()
+            below = [one for one in self.snapshot.files if one == name or one.startswith(f"{name}/")]
+            try:
+                self._bring(one for one in below if self.path(one).exists() and not self.path(one).stat().st_size)
+            except StoreError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                self.pull()
+                raise CheckpointError(f"{path}: expected a file, found none; the run has gone on meanwhile") from error
+
+    def _bring(self, names: Iterable[str]) -> None:
+        wanted = {name: self.path(name) for name in names}
+        aside = {name: path.with_name(f".tmp-{path.name}") for name, path in wanted.items()}
+        for path in wanted.values():
+            with storage(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+        self.store.download({self.snapshot.files[name][0]: path for name, path in aside.items()})
+        for name, path in wanted.items():
+            os.replace(aside[name], path)
+            self._take_note(name)
+
+    def _drop(self, name: str) -> None:
+        remove(self.path(name))
+        self._seen.pop(name, None)
+        for folder in self.path(name).parents:
+            if folder == self.folder or not folder.exists() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+    # -- to the store
+
+    def push(self, writer: Mapping[str, object]) -> None:
+        """Commit what has changed in the folder. StoreError where somebody else has committed meanwhile."""
+        with self._lock:
+            changed, gone = self._changes()
+            if not changed and not gone:
+                return
+            prefix = f"objects/{self.token}/{self.snapshot.number + 1}"
+            stored = {name: self._stored.pop(name) for name in changed if name in self._stored}
+            new = {name: (f"{prefix}/{name}", stamp[1]) for name, stamp in changed.items() if name not in stored}
+            self.store.upload({at[0]: self.path(name) for name, at in new.items()})
+            files = {name: at for name, at in self.snapshot.files.items() if name not in gone} | new | stored
+            before, whole = self.snapshot, not self._pushed
+            made = self._snapshots.add(before, files, writer, whole=whole)
+            if made is None:
+                other = self._snapshots.writer(before.number + 1)
+                raise StoreError(
+                    f"{self.address}: another process (pid {other.get('pid')} on {other.get('host')}) has gone on with "
+                    "this run, and what was learned here since the last commit is no part of it; let one process run it"
+                )
+            self.snapshot, self._pushed = made, True
+            for name in gone:
+                self._seen.pop(name, None)
+            self._seen |= changed
+            self.tidy()
+            kept = {at[0] for at in files.values()}
+            self._old = [at[0] for at in before.files.values() if at[0] not in kept]
+
+    def tidy(self) -> None:
+        """Remove the objects that were files until the last push: those who read had the time to notice."""
+        self.store.remove(self._old)
+        self._old = []
+
+    def clear_up(self) -> None:
+        """Remove what writers before have left unfinished; nobody can commit it once there is a push of ours."""
+        kept = {at[0] for at in self.snapshot.files.values()}
+        mine = f"objects/{self.token}/"
+        found = self.store.names("objects/")
+        self.store.remove(name for name in found if name not in kept and not name.startswith(mine))
+
+    def stored(self, folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
+        """Files of a folder that somebody else has put in the store, as objects: the next push commits them."""
+        with self._lock:
+            for name, at in files.items():
+                path = folder / name
+                with storage(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(b"")
+                self._stored[path.relative_to(self.folder).as_posix()] = at
+
+    def objects(self, folder: Path) -> dict[str, str]:
+        """The objects that the files of a folder are, by their path in it."""
+        prefix = f"{folder.relative_to(self.folder).as_posix()}/"
+        return {name.removeprefix(prefix): at[0] for name, at in self.snapshot.files.items() if name.startswith(prefix)}
+
+    # -- what has changed
+
+    def _changes(self) -> tuple[dict[str, Stamp], set[str]]:
+        """The files that are not as they were last pulled or pushed, and those that are gone."""
+        there = dict[str, Stamp]()
+        waiting = [""]
+        while waiting:
+            prefix = waiting.pop()
+            files, folders = self._within(prefix)
+            there |= files
+            waiting += folders
+        changed = {name: stamp for name, stamp in there.items() if self._seen.get(name) != stamp}
+        return changed, self._seen.keys() - there.keys()
+
+    def _within(self, prefix: str) -> tuple[dict[str, Stamp], list[str]]:
+        """The files and folders of a folder; only read where it has changed: files are never changed in place."""
+        folder = self.folder / prefix
+        changed = folder.stat().st_mtime_ns
+        known = self._folders.get(prefix)
+        if known is not None and known[0] == changed and known[1] - changed > SETTLED:
+            return known[2], known[3]
+        now = time.time_ns()
+        files, folders = dict[str, Stamp](), list[str]()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                if entry.name.startswith(".") or entry.name in OWN:
+                    continue
+                if entry.is_dir():
+                    folders.append(f"{name}/")
+                else:
+                    files[name] = _stamp(entry.stat())
+        self._folders[prefix] = (changed, now, files, folders)
+        return files, folders
+
+    def _take_note(self, name: str) -> None:
+        self._seen[name] = _stamp(self.path(name).stat())
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_lazy(name: str) -> bool:
+    """Whether a file is brought when it is read: large ones, which are read by their hashes."""
+    folder = name.split("/")[-2:][0]
+    return name.endswith(LAZY) or (name.endswith(".parquet") and folder in TABLES)
+
+
+_copies: dict[str, WorkingCopy] = {}
+
+
+def located(place: str | Path) -> Path:
+    """The folder of a run: of one at an address, this process's working copy of it, as of now.
+
+    >>> str(located("runs/people"))
+    'runs/people'
+    """
+    if is_address(place):
+        address = address_in(place)
+        copy = _copies.get(address)
+        if copy is None:
+            copy = _copies[address] = WorkingCopy(address)
+        path = copy.folder
+    else:
+        path = Path(place)
+        copy = copy_of(path)
+    if copy is not None and not copy.writer.taken and time.monotonic() - copy.pulled > FRESH:
+        copy.pull()
+    return path
+
+
+def copy_of(path: Path) -> WorkingCopy | None:
+    """The working copy that a path is in; None for all others.
+
+    >>> copy_of(Path("runs/people"))
+    """
+    for copy in _copies.values():
+        if path.is_relative_to(copy.folder):
+            return copy
+    return None
+
+
+def lock_of(folder: Path) -> Lock | Writer:
+    """The right to write the run in a folder."""
+    copy = copy_of(folder)
+    return Lock(folder / ".lock") if copy is None else copy.writer
+
+
+def bring(path: Path) -> None:
+    """Bring all that is below a path, for others than this process to read; of a plain folder nothing has to be."""
+    copy = copy_of(path)
+    if copy is not None:
+        copy.bring(path)
+
+
+def expose(path: Path) -> None:
+    """Put a file that people or other processes look for beside the run in its store; a plain file is where it is."""
+    copy = copy_of(path)
+    if copy is not None:
+        copy.store.put(path.relative_to(copy.folder).as_posix(), path.read_bytes())
+
+
+def withdraw(path: Path) -> None:
+    """Take away what `expose` has put there."""
+    copy = copy_of(path)
+    if copy is not None:
+        copy.store.remove([path.relative_to(copy.folder).as_posix()])
+
+
+def told(text: object) -> str:
+    """A text in which working copies have the addresses that people know them by.
+
+    >>> told(Path("runs/people"))
+    'runs/people'
+    """
+    found = str(text)
+    for copy in _copies.values():
+        found = found.replace(str(copy.folder), copy.address)
+    return found
+
+
+def _leave() -> None:
+    for copy in _copies.values():
+        copy.close()
+
+
+def _forget_in_child() -> None:
+    """A forked child has no part in the copies of its parent."""
+    _copies.clear()
+    COPIES.clear()
+
+
+atexit.register(_leave)
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,217 @@
+"""Who writes a run in a store: its signs of life, by which a second one is refused before it begins.
+
+That is a courtesy: what is true is who makes the next manifest. A writer whose host is gone leaves its last sign, and
+the next one waits to see that no other follows; of a process of this host it is known at once whether it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from incr_core.errors import RunDirectoryError, StoreError
+
+if TYPE_CHECKING:
+    from incr_core.storage._working_copy import WorkingCopy
+
+__all__ = ["Writer"]
+
+BEAT = 3.0
+"""Seconds from one sign of life to the next."""
+
+SILENCE = 15.0
+"""After so many seconds without one, a writer is gone."""
+
+LOOK = 0.25
+"""Seconds between looks at whether a sign follows."""
+
+_log = logging.getLogger("incr")
+
+
+class Writer:
+    """The right to write the run of a working copy: what `Lock` is to a folder.
+
+    Whoever takes it pulls what is newest; whoever gives it back pushes what has changed.
+
+    >>> from incr_core.storage._working_copy import WorkingCopy
+    >>> one, other = WorkingCopy("memory://doc/writer"), WorkingCopy("memory://doc/writer")
+    >>> with one.writer.held():
+    ...     one.writer.taken, other.writer.holder()
+    (True, None)
+    >>> one.writer.take(lasting=True); str(other.writer.holder()).partition(" on ")[0] == f"pid {os.getpid()}"
+    True
+    >>> one.writer.release(); other.writer.holder()
+    """
+
+    def __init__(self, copy: WorkingCopy) -> None:
+        self._copy = copy
+        self._lasting = False
+        self._ended: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._beats = 0
+        self._clear_up = False
+
+    @property
+    def taken(self) -> bool:
+        """Whether this process writes."""
+        return self._ended is not None
+
+    def take(self, patience: float = 0.5, *, lasting: bool = False) -> None:
+        """Take the right; RunDirectoryError where another process gives signs of life, or this one writes already.
+
+        patience is that of `Lock`: here it is as long as it takes to see that nobody is there.
+        """
+        there = self._there()
+        if self.taken:
+            raise self._refused(there)
+        if there is not None and not _is_gone(there):
+            self._await_silence(there)
+        self._clear_up = there is not None
+        self._lasting, self._ended = lasting, threading.Event()
+        try:
+            self._give_sign()
+            self._copy.pull(reset=True)
+        except BaseException:
+            self._ended = None
+            raise
+        self._thread = threading.Thread(target=self._live, args=(self._ended,), name="incr-writer", daemon=True)
+        self._thread.start()
+
+    def _await_silence(self, there: dict[str, Any]) -> None:
+        _log.warning("%s: waiting to see whether %s, which wrote here, is gone", self._copy.address, _named(there))
+        until = time.monotonic() + SILENCE
+        while time.monotonic() < until:
+            time.sleep(LOOK)
+            now = self._there()
+            if now is None:
+                return
+            if (now["token"], now["beat"]) != (there["token"], there["beat"]):
+                raise self._refused(now)
+
+    def _refused(self, there: dict[str, Any] | None) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self._copy.address}: another process ({_named(there or _own())}) is writing this run; "
+            "wait for it, stop it (incr stop), or choose another --out"
+        )
+
+    def push(self) -> None:
+        """Commit what has changed."""
+        self._copy.push(_own())
+        if self._clear_up:
+            self._copy.clear_up()
+            self._clear_up = False
+
+    def release(self) -> None:
+        """Push what has changed, and give the right back, if it is held."""
+        if self._ended is None or self._thread is None:
+            return
+        try:
+            self.push()
+            self._copy.tidy()
+        finally:
+            self._ended.set()
+            self._thread.join()
+            self._ended = self._thread = None
+            with contextlib.suppress(StoreError):
+                there = self._there()
+                if there is not None and there["token"] == self._copy.token:
+                    self._copy.store.remove(["writer"])
+
+    @contextlib.contextmanager
+    def held(self, patience: float = 0.5) -> Iterator[None]:
+        """Hold the right for a while, unless it is held already so."""
+        if self.taken and not self._lasting:
+            yield
+            return
+        self.take(patience)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def holder(self) -> str | None:
+        """The process that learns, as "pid 123 on HOST"; None where none does, or its last sign is long ago."""
+        there = self._there()
+        if there is None or not there["lasting"] or _is_gone(there):
+            return None
+        since = datetime.now(UTC) - datetime.fromisoformat(there["at"])
+        return None if since.total_seconds() > 4 * SILENCE else _named(there)  # clocks of hosts differ
+
+    def holder_here(self) -> int | None:
+        """The id of that process, if it is one of this host."""
+        there = self._there()
+        if there is None or self.holder() is None or there["host"] != socket.gethostname():
+            return None
+        return int(there["pid"])
+
+    # -- signs of life
+
+    def _there(self) -> dict[str, Any] | None:
+        content = self._copy.store.get("writer")
+        found: dict[str, Any] | None = json.loads(content) if content else None
+        return found
+
+    def _give_sign(self) -> None:
+        self._beats += 1
+        sign = {
+            **_own(),
+            "token": self._copy.token,
+            "beat": self._beats,
+            "lasting": self._lasting,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._copy.store.put("writer", json.dumps(sign).encode())
+
+    def _live(self, ended: threading.Event) -> None:
+        """Give signs, and bring in what others ask of the run."""
+        while not ended.wait(BEAT):
+            with contextlib.suppress(StoreError):  # whoever commits will say so
+                there = self._there()
+                if there is None or there["token"] == self._copy.token:
+                    self._give_sign()
+                self._bring_requests()
+
+    def _bring_requests(self) -> None:
+        for name in self._copy.store.names("requests/"):
+            if not self._copy.path(name).exists() and (content := self._copy.store.get(name)) is not None:
+                self._copy.path(name).parent.mkdir(exist_ok=True)
+                self._copy.path(name).write_bytes(content)
+
+
+def _own() -> dict[str, Any]:
+    """This process, so that it can be told from all others."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": _started(os.getpid())}
+
+
+def _is_gone(there: dict[str, Any]) -> bool:
+    """Whether the process is known to be gone: one of this host, since it was started, that is not there."""
+    if (there["host"], there["boot"]) != (socket.gethostname(), _boot()):
+        return False
+    return _started(int(there["pid"])) != str(there["started"])
+
+
+def _named(there: dict[str, Any]) -> str:
+    return f"pid {there['pid']} on {there['host']}"
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _started(pid: int) -> str:
+    """When a process of this host was started, in the kernel's time; "" where there is none (a zombie is none)."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    return ""
