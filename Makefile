@@ -8,7 +8,7 @@ PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-full test chaos quick lint types laws gpu unit install lock latest dist clean
+.PHONY: demo demo-full test chaos s3 quick lint types laws gpu unit install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
@@ -36,6 +36,10 @@ unit: install
 # Whatever can befall a cluster run at whatever stage, and fifty kills at random moments; half an hour.
 chaos: install
 	$(BIN)/pytest -m chaos
+
+# Runs in an object store, killed at every write.
+s3: install
+	$(BIN)/pytest tests/stores
 
 laws: install
 	$(BIN)/pytest $(PARALLEL) tests/laws

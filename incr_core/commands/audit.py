@@ -16,7 +16,7 @@ from incr_core.data.timeline import Standing
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import Committed, RowStates, Violation, erased, loop_state, require_run, states_of
-from incr_core.storage import bring, checkpoint, located
+from incr_core.storage import checkpoint, located
 
 __all__ = ["Audit", "audit", "described"]
 
@@ -77,7 +77,6 @@ def audit(directory: str | Path) -> Audit:
     in `RowStates`. Raises RunDirectoryError where there is no run.
     """
     folder = located(directory)
-    bring(folder)
     found = _settled(folder)
     for file in sorted(folder.glob("baselines/*/job.toml")):
         found.baselines[file.parent.name] = _settled(file.parent)

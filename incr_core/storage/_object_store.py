@@ -84,11 +84,12 @@ class ObjectStore:
         """Remove objects; none there is fine."""
         paths = [self._path(name) for name in names]
         with store_errors(self.address, "written"):
-            for path in paths:
-                try:
-                    self._system.rm_file(path)
-                except FileNotFoundError:
-                    continue
+            try:
+                self._system.rm(paths)
+            except FileNotFoundError:  # which not all stores mind
+                for path in paths:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._system.rm_file(path)
 
     def names(self, prefix: str) -> list[str]:
         """The objects whose names begin so, listed: to clear up, and never to find the truth."""

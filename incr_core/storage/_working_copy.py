@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -43,8 +44,11 @@ TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "manifests"
 SETTLED = 2_000_000_000
 """Nanoseconds after which a disk's clock has gone on: what is looked at later, with the same time, is the same."""
 
-FRESH = 1.0
-"""So many seconds what is newest is believed to be it: a server asks with every question that it answers."""
+LINGER = 60.0
+"""Seconds that an object is left to those who read it after it has ceased to be a file of the run."""
+
+TRIES = 5
+"""How often what is newest is pulled anew, where it has ceased to be that meanwhile."""
 
 Stamp = tuple[int, int, int]
 
@@ -72,11 +76,12 @@ class WorkingCopy:
         self.folder.mkdir()
         self.writer, self.pulled = Writer(self), -math.inf
         self._lock = threading.RLock()
+        self._is: dict[str, str] = {}  # which object each file is, and what tells that it has not changed since
         self._seen: dict[str, Stamp] = {}
         self._folders: dict[str, tuple[int, int, dict[str, Stamp], list[str]]] = {}
         self._stored: dict[str, tuple[str, int]] = {}  # files that others have put in the store already
-        self._old: list[str] = []  # objects that the last push has left behind
-        self._pushed = False
+        self._old = deque[tuple[float, list[str]]]()  # objects that pushes have left behind, and when
+        self._pushed, self._clean = False, True  # whether it has been pushed; whether nothing is in it that was not
         COPIES[self.folder] = self.bring
 
     def close(self) -> None:
@@ -92,22 +97,33 @@ class WorkingCopy:
 
     def pull(self, *, reset: bool = False) -> None:
         """Make the folder what the newest manifest says; reset: even if that is no news, whatever is in it."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._pull(reset=reset)
+                return
+            except StoreError as error:  # a writer that is in a hurry has removed what we are about to read
+                if not left or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                reset = True
+
+    def _pull(self, *, reset: bool) -> None:
         with self._lock:
             known, self.snapshot = self.snapshot, self._snapshots.newest(self.snapshot)
             self.pulled = time.monotonic()
-            if self.snapshot == known and not reset:
+            if self.snapshot == known and self._clean and not reset:
                 return
             changed, gone = self._changes()
             files = self.snapshot.files
-            for name in {*changed, *known.files} - {*files}:
+            for name in {*changed, *self._is} - {*files}:
                 self._drop(name)
-            anew = {name for name, at in files.items() if known.files.get(name) != at} | {*gone, *changed} & {*files}
+            anew = {name for name, at in files.items() if self._is.get(name) != at[0]} | {*gone, *changed} & {*files}
             self._bring(name for name in anew if not _is_lazy(name))
             for name in filter(_is_lazy, anew):
                 with storage(self.path(name)):
                     self.path(name).parent.mkdir(parents=True, exist_ok=True)
                     self.path(name).write_bytes(b"")
                 self._take_note(name)
+            self._clean = True
 
     def bring(self, path: Path) -> None:
         """Bring a file that is empty as yet, or all of those below a folder; one that a run does not have stays empty.
@@ -115,10 +131,9 @@ class WorkingCopy:
         Raises CheckpointError where its writer has removed it meanwhile; then what is newest has been pulled.
         """
         with self._lock:
-            name = path.relative_to(self.folder).as_posix()
-            below = [one for one in self.snapshot.files if one == name or one.startswith(f"{name}/")]
+            below = [name for name in self._is if self.path(name).is_relative_to(path)]
             try:
-                self._bring(one for one in below if self.path(one).exists() and not self.path(one).stat().st_size)
+                self._bring(name for name in below if self.path(name).exists() and not self.path(name).stat().st_size)
             except StoreError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
@@ -139,6 +154,7 @@ class WorkingCopy:
     def _drop(self, name: str) -> None:
         remove(self.path(name))
         self._seen.pop(name, None)
+        self._is.pop(name, None)
         for folder in self.path(name).parents:
             if folder == self.folder or not folder.exists() or any(folder.iterdir()):
                 break
@@ -152,6 +168,7 @@ class WorkingCopy:
             changed, gone = self._changes()
             if not changed and not gone:
                 return
+            self._clean = False
             prefix = f"objects/{self.token}/{self.snapshot.number + 1}"
             stored = {name: self._stored.pop(name) for name in changed if name in self._stored}
             new = {name: (f"{prefix}/{name}", stamp[1]) for name, stamp in changed.items() if name not in stored}
@@ -165,21 +182,24 @@ class WorkingCopy:
                     f"{self.address}: another process (pid {other.get('pid')} on {other.get('host')}) has gone on with "
                     "this run, and what was learned here since the last commit is no part of it; let one process run it"
                 )
-            self.snapshot, self._pushed = made, True
+            self.snapshot, self._pushed, self._clean = made, True, True
             for name in gone:
-                self._seen.pop(name, None)
+                del self._seen[name], self._is[name]
             self._seen |= changed
-            self.tidy()
+            self._is |= {name: files[name][0] for name in changed}
             kept = {at[0] for at in files.values()}
-            self._old = [at[0] for at in before.files.values() if at[0] not in kept]
+            self._old.append((time.monotonic(), [at[0] for at in before.files.values() if at[0] not in kept]))
+            self._remove_old()
 
-    def tidy(self) -> None:
-        """Remove the objects that were files until the last push: those who read had the time to notice."""
-        self.store.remove(self._old)
-        self._old = []
+    def _remove_old(self) -> None:
+        """Remove the objects that ceased to be files so long ago that nobody reads them any more."""
+        names = list[str]()
+        while self._old and time.monotonic() - self._old[0][0] > LINGER:
+            names += self._old.popleft()[1]
+        self.store.remove(names)
 
     def clear_up(self) -> None:
-        """Remove what writers before have left unfinished; nobody can commit it once there is a push of ours."""
+        """Remove what writers before have left; nobody can commit it any more once there is a push of ours."""
         kept = {at[0] for at in self.snapshot.files.values()}
         mine = f"objects/{self.token}/"
         found = self.store.names("objects/")
@@ -236,7 +256,7 @@ class WorkingCopy:
         return files, folders
 
     def _take_note(self, name: str) -> None:
-        self._seen[name] = _stamp(self.path(name).stat())
+        self._seen[name], self._is[name] = _stamp(self.path(name).stat()), self.snapshot.files[name][0]
 
 
 def _stamp(found: os.stat_result) -> Stamp:
@@ -252,8 +272,8 @@ def _is_lazy(name: str) -> bool:
 _copies: dict[str, WorkingCopy] = {}
 
 
-def located(place: str | Path) -> Path:
-    """The folder of a run: of one at an address, this process's working copy of it, as of now.
+def located(place: str | Path, within: float = 0.0) -> Path:
+    """The folder of a run: of one at an address, this process's working copy of it, as of now or `within` seconds.
 
     >>> str(located("runs/people"))
     'runs/people'
@@ -267,7 +287,7 @@ def located(place: str | Path) -> Path:
     else:
         path = Path(place)
         copy = copy_of(path)
-    if copy is not None and not copy.writer.taken and time.monotonic() - copy.pulled > FRESH:
+    if copy is not None and not copy.writer.taken and time.monotonic() - copy.pulled > within:
         copy.pull()
     return path
 

@@ -75,7 +75,7 @@ class Writer:
             raise self._refused(there)
         if there is not None and not _is_gone(there):
             self._await_silence(there)
-        self._clear_up = there is not None
+        self._clear_up = lasting
         self._lasting, self._ended = lasting, threading.Event()
         try:
             self._give_sign()
@@ -116,7 +116,6 @@ class Writer:
             return
         try:
             self.push()
-            self._copy.tidy()
         finally:
             self._ended.set()
             self._thread.join()
