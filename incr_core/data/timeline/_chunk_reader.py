@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import islice
 
 import numpy as np
@@ -11,9 +12,12 @@ import pyarrow as pa
 
 from incr_core.data.encoding import text
 from incr_core.data.sources import Fragment
+from incr_core.data.timeline._bad_files import FAULTS
+from incr_core.data.timeline._block import joined_chunks
 from incr_core.data.timeline._chunk import Chunk
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
 from incr_core.data.timeline._handed_chunk import pack_chunk, unpack_chunk
+from incr_core.data.timeline._row_times import RowTimes
 from incr_core.data.timeline._turns import Handed, Item, Sharing
 
 __all__ = ["ChunkReader", "Piece", "TurnReader", "reader_of"]
@@ -61,7 +65,7 @@ class ChunkReader:
 
 @dataclass(slots=True)
 class TurnReader(ChunkReader):
-    """Read fragments in turns with others: runs of row groups where rows come as they lie, else whole files.
+    """Read fragments in turns with others: runs of row groups of Parquet files, or whole files.
 
     Whoever's turn it is encodes all rows, so that he need not know who owns which.
     """
@@ -100,9 +104,7 @@ class TurnReader(ChunkReader):
         assert turns is not None
         mine = sharing.is_mine(fragment.number + part)
         try:
-            sizes = [None] if fragment.parts is None else fragment.parts()
-            # Runs without rows are no parts, but for the first.
-            sizes = [size for index, size in enumerate(sizes) if size != 0 or not index]
+            sizes = _sizes(fragment)
             columns = self.chunks.columns
             tables = fragment.chunks(columns) if fragment.part is None else fragment.part(columns, part)
             for table in islice(tables, skip, None):
@@ -136,37 +138,84 @@ class TurnReader(ChunkReader):
         return self._accepted(fragment, chunk, handed)
 
     def whole(self, fragment: Fragment, member: int) -> Chunk:
-        """A fragment as one chunk, by whoever's turn it is."""
+        """A fragment as one chunk, by whoever's turn it is; or, of several parts, each by whoever's turn that is."""
         fragment.check()
         self.sharing.name = _name(fragment)
 
-        def make() -> tuple[Chunk, Handed]:
+        def make() -> tuple[Chunk | None, Handed]:
+            sizes = _sizes(fragment)
+            if len(sizes) > 1:
+                return None, Handed({}, {"parts": sizes})
             return self._made(fragment, fragment.load(self.chunks.columns), fragment.start)
 
-        chunk, handed = self.sharing.once(
-            member,
-            fragment.number,
-            make,
-            lambda made: made[1],
-            lambda handed: (unpack_chunk(handed, fragment.file, fragment.start), handed),
-        )
-        return self._accepted(fragment, chunk, handed)
+        def unpack(handed: Handed) -> tuple[Chunk | None, Handed]:
+            return None if "parts" in handed.told else unpack_chunk(handed, fragment.file, fragment.start), handed
 
-    def _made(self, fragment: Fragment, table: pa.Table, start: int) -> tuple[Chunk, Handed]:
+        chunk, handed = self.sharing.once(member, fragment.number, make, lambda made: made[1], unpack)
+        if chunk is not None:
+            return self._accepted(fragment, chunk, handed)
+        try:
+            return self.chunks.accept(fragment, joined_chunks(self._parts(fragment, member, handed.told["parts"])))
+        except FAULTS:  # what is wrong with a file, all its rows say
+            return ChunkReader.whole(self, fragment, member)
+
+    def _parts(self, fragment: Fragment, member: int, sizes: Sequence[int]) -> list[Chunk]:
+        """The parts of a fragment: first one's own, then those that the others have made meanwhile."""
+        sharing, turns = self.sharing, self.sharing.turns
+        assert turns is not None
+        ends = np.cumsum(sizes)
+        times = cache(lambda: self.chunks.times_of(fragment))  # of all rows: a leap shows among them
+
+        def make(index: int) -> tuple[Chunk, Handed]:
+            assert fragment.part is not None
+            start, stop = int(ends[index]) - sizes[index], int(ends[index])
+            table = pa.concat_tables(fragment.part(self.chunks.columns, index))
+            read = None if self.chunks.predict_at is None else times().part(start, stop)
+            return self._made(fragment, table, fragment.start + start, read)
+
+        found: dict[int, tuple[Chunk, Handed]] = {}
+        for mine in (True, False):
+            for index in range(len(sizes)):
+                turn, item = fragment.number + index, (*sharing.item(member)[:3], 1 + index)
+                if sharing.is_mine(turn) and mine:
+                    turns.reach(item)
+                    found[index] = sharing.offering(item, partial(make, index), lambda made: made[1])
+                elif not sharing.is_mine(turn) and not mine:
+                    handed = sharing.ask(item, turn)
+                    start = fragment.start + int(ends[index]) - sizes[index]
+                    found[index] = (
+                        make(index) if handed is None else (unpack_chunk(handed, fragment.file, start), handed)
+                    )
+        return [self._owned(*found[index]) for index in range(len(sizes))]
+
+    def _made(
+        self, fragment: Fragment, table: pa.Table, start: int, times: RowTimes | None = None
+    ) -> tuple[Chunk, Handed]:
         """All rows of a table, and the same to be handed over, with whose they are."""
         owner = self.chunks.owner
-        chunk = replace(self.chunks, owner=None).made(fragment, table, start)
+        chunk = replace(self.chunks, owner=None).made(fragment, table, start, times)
         handed = pack_chunk(chunk)
         if owner is not None:
             values, handed.arrays["owners"] = owner.marks(table)
             handed.told["owners"] = [text(value) for value in values]
         return chunk, handed
 
-    def _accepted(self, fragment: Fragment, chunk: Chunk, handed: Handed) -> Chunk:
+    def _owned(self, chunk: Chunk, handed: Handed) -> Chunk:
+        """A chunk without the rows of others."""
         owner = self.chunks.owner
         if owner is not None:
             chunk.own(np.asarray(owner.marked(handed.told["owners"], handed.arrays["owners"])))
-        return self.chunks.accept(fragment, chunk)
+        return chunk
+
+    def _accepted(self, fragment: Fragment, chunk: Chunk, handed: Handed) -> Chunk:
+        return self.chunks.accept(fragment, self._owned(chunk, handed))
+
+
+def _sizes(fragment: Fragment) -> list[int | None]:
+    """The rows of each part of a fragment; None where that takes reading it."""
+    sizes = [None] if fragment.parts is None else fragment.parts()
+    # Runs without rows are no parts, but for the first.
+    return [size for index, size in enumerate(sizes) if size != 0 or not index]
 
 
 def _name(fragment: Fragment) -> str:
