@@ -157,13 +157,18 @@ def test_a_file_written_again_is_read_again(files: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("layout", ["many files", "one file of many row groups"])
-@pytest.mark.parametrize("order", [{}, {"predict_at": "at"}], ids=["as they lie", "by time"])
+@pytest.mark.parametrize(
+    ("order", "every"),
+    [({}, 130), ({}, 20), ({"predict_at": "at"}, 130)],
+    ids=["as they lie", "few at a time", "by time"],
+)
 def test_replicas_in_turns_decode_and_encode_each_row_once(
     tmp_path: Path,
     decoded: Counter[str],
     count: int,
     layout: str,
     order: dict[str, str],
+    every: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 50)
@@ -187,7 +192,7 @@ def test_replicas_in_turns_decode_and_encode_each_row_once(
             Stream(
                 tmp_path,
                 encoder=Encoder("y", ["x"], ["kind"], objective="binary", classes=[0, 1], widths={}),
-                every=130,
+                every=every,
                 partition=Blocks(index, count, 8) if count > 1 else None,
                 turns=turns[index],
                 **order,  # type: ignore[arg-type]

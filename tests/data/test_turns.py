@@ -62,14 +62,15 @@ def test_so_it_is_where_each_reads_some_row_groups_of_a_file(
     monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 20)
     table = flights(300)
     times, x = table["at"].cast(pa.int64()).to_numpy().copy(), table["x"].to_numpy().copy()
-    times[[3, 100]] = 3_980_000_000 * SECOND  # in 2096
+    order = np.random.default_rng(0).permutation(300)
+    times[order[20:33]] = 3_980_000_000 * SECOND  # in 2096: few of the file's rows, most of one part's
     x[[7, 8, 250]] = np.nan
     table = table.set_column(0, "at", pa.array(times, pa.timestamp("us"))).set_column(2, "x", pa.array(x))
     table = table.append_column("id", pa.array([*range(290), *range(10)]))
     folder = in_row_groups(tmp_path / "data", table)
     told = {"on_bad_row": "quarantine", "key": "id"}
     found = compared(lambda index, turns: stream(folder, every=every, partition=part(kind, index), turns=turns, **told))
-    assert len({row.offset for mine in found for step in mine for row in step.bad}) == 5
+    assert len({row.row for mine in found for step in mine for row in step.bad}) >= 13
 
 
 def test_a_file_of_which_one_part_cannot_be_used_is_judged_by_all_its_rows(
