@@ -156,14 +156,26 @@ def test_a_file_written_again_is_read_again(files: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
-@pytest.mark.parametrize("layout", ["a file each", "one file of many row groups"])
+@pytest.mark.parametrize("layout", ["many files", "one file of many row groups"])
+@pytest.mark.parametrize(
+    ("order", "every"),
+    [({}, 130), ({}, 20), ({"predict_at": "at"}, 130)],
+    ids=["as they lie", "few at a time", "by time"],
+)
 def test_replicas_in_turns_decode_and_encode_each_row_once(
-    tmp_path: Path, decoded: Counter[str], count: int, layout: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    decoded: Counter[str],
+    count: int,
+    layout: str,
+    order: dict[str, str],
+    every: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 50)
     rows = 4000
-    table = pa.table({"x": np.arange(float(rows)), "kind": ["a", "b"] * (rows // 2), "y": [0, 1] * (rows // 2)})
-    if layout == "a file each":
+    columns = {"at": np.arange(rows), "x": np.arange(float(rows)), "kind": ["a", "b"] * (rows // 2)}
+    table = pa.table(columns | {"y": [0, 1] * (rows // 2)})
+    if layout == "many files":
         write(tmp_path, table, 80)
     else:
         pq.write_table(table, tmp_path / "all.parquet", row_group_size=25)
@@ -180,9 +192,10 @@ def test_replicas_in_turns_decode_and_encode_each_row_once(
             Stream(
                 tmp_path,
                 encoder=Encoder("y", ["x"], ["kind"], objective="binary", classes=[0, 1], widths={}),
-                every=130,
+                every=every,
                 partition=Blocks(index, count, 8) if count > 1 else None,
                 turns=turns[index],
+                **order,  # type: ignore[arg-type]
             )
             for index in range(count)
         ]

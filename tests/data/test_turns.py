@@ -13,6 +13,7 @@ import pytest
 from cluster.handing import PeerTurns
 from incr_core.data.encoding import Encoder
 from incr_core.data.timeline import Blocks, ByHash, Handed, Increment, Partition, Stream
+from incr_core.data.times import SECOND
 from incr_core.errors import BadRows, StreamError
 from tests.support.in_turns import gone_through, readers
 from tests.support.streams import EVERY, encoder, faulty, flights, same, stream, write
@@ -42,6 +43,49 @@ def compared(make: Any, **how: Any) -> list[list[Increment]]:
 def test_it_is_what_each_reads_alone(tmp_path: Path, every: Any, kind: str) -> None:
     folder = write(tmp_path, flights(300), 7)
     compared(lambda index, turns: stream(folder, every=every, partition=part(kind, index), turns=turns))
+
+
+def in_row_groups(folder: Path, table: pa.Table) -> Path:
+    """Two files whose times overlap, of row groups of nine rows, not in the order of their times."""
+    folder.mkdir()
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    pq.write_table(shuffled.slice(0, 200), folder / "a.parquet", row_group_size=9)
+    pq.write_table(shuffled.slice(200), folder / "b.parquet", row_group_size=9)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["blocks", "hash"])
+@pytest.mark.parametrize("every", ["7h", 37, "file"])
+def test_so_it_is_where_each_reads_some_row_groups_of_a_file(
+    tmp_path: Path, every: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 20)
+    table = flights(300)
+    times, x = table["at"].cast(pa.int64()).to_numpy().copy(), table["x"].to_numpy().copy()
+    order = np.random.default_rng(0).permutation(300)
+    times[order[20:33]] = 3_980_000_000 * SECOND  # in 2096: few of the file's rows, most of one part's
+    x[[7, 8, 250]] = np.nan
+    table = table.set_column(0, "at", pa.array(times, pa.timestamp("us"))).set_column(2, "x", pa.array(x))
+    table = table.append_column("id", pa.array([*range(290), *range(10)]))
+    folder = in_row_groups(tmp_path / "data", table)
+    told = {"on_bad_row": "quarantine", "key": "id"}
+    found = compared(lambda index, turns: stream(folder, every=every, partition=part(kind, index), turns=turns, **told))
+    assert len({row.row for mine in found for step in mine for row in step.bad}) >= 13
+
+
+def test_a_file_of_which_one_part_cannot_be_used_is_judged_by_all_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 20)
+    table = flights(300).sort_by("at")
+    texts = [*(["none"] * 30), *map(str, range(270))]  # all of the first row groups
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(table.set_column(2, "x", pa.array(texts)), folder / "a.parquet", row_group_size=10)
+    found = compared(
+        lambda index, turns: stream(folder, partition=part("blocks", index), turns=turns, on_bad_row="quarantine")
+    )
+    assert sum(len(step.bad) for step in found[0]) == 30
 
 
 @pytest.mark.parametrize("kind", ["blocks", "hash"])

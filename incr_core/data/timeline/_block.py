@@ -16,7 +16,7 @@ from incr_core.data.sources import Fragment
 from incr_core.data.timeline._chunk import Chunk, Ints
 from incr_core.data.times import NEVER
 
-__all__ = ["Block", "sorted_chunks"]
+__all__ = ["Block", "joined_chunks", "sorted_chunks"]
 
 
 @dataclass(slots=True)
@@ -102,6 +102,29 @@ class Block:
     def last_label(self) -> int:
         """The last label time there will be."""
         return int(self.labels[-1]) if len(self.labels) else self.first
+
+
+def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    """The chunks of one fragment, in order, as one."""
+    starts = np.cumsum([0, *(len(chunk.times) for chunk in chunks)])
+    places = list(zip(chunks, starts[:-1], strict=True))
+    keys = [chunk.keys for chunk in chunks if chunk.keys is not None]
+    return Chunk(
+        np.concatenate([chunk.times for chunk in chunks]),
+        np.concatenate([chunk.known for chunk in chunks]),
+        torch.cat([chunk.row_ids for chunk in chunks]),
+        np.concatenate([chunk.good + start for chunk, start in places]),
+        cat([chunk.batch for chunk in chunks]),
+        Questions.joined([chunk.questions for chunk in chunks]),
+        [row for chunk in chunks for row in chunk.bad],
+        np.concatenate([chunk.bad_at + start for chunk, start in places]),
+        np.zeros(1, dtype=np.int64),
+        starts[-1:],
+        np.concatenate(keys) if keys else None,
+        # What one of them does not tell, the others may.
+        held={name: held for chunk in chunks for name, held in chunk.held.items() if held is not None},
+        zoned={name: zoned for chunk in chunks for name, zoned in chunk.zoned.items() if zoned is not None},
+    )
 
 
 def sorted_chunks(chunks: Sequence[Chunk], *, by_fragment: bool = False, first_before: int | None = None) -> Chunk:

@@ -76,15 +76,15 @@ class ChunkEncoder:
         self.alike = self.alike.after(fragment.name, chunk.held, chunk.zoned)
         return chunk
 
-    def made(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
-        """As `encode`, but for what depends on the chunks before."""
+    def made(self, fragment: Fragment, table: pa.Table, start: int, read: RowTimes | None = None) -> Chunk:
+        """As `encode`, but for what depends on the chunks before; read: the rows' times, where they are known."""
         if self.tolerant and self.owner is not None:
             check_encodes(self.encoder, table, fragment.name)
         self.encoder.check(table, fragment.name)
         held = self._held(table)
         every = ids = row_ids(fragment.file, start, start + len(table))
         owned = self._owned(table, fragment, start)
-        read = self._times(table, fragment)
+        read = self._times(table, fragment) if read is None else read
         times, known = read.arrive, read.known
         unusable = np.zeros(len(table), dtype=bool)
         bad: list[BadRow] = []
@@ -175,7 +175,15 @@ class ChunkEncoder:
             if table[name].null_count < len(table)
         }
 
+    def times_of(self, fragment: Fragment) -> RowTimes:
+        """The times of all rows of a fragment; no other columns are read."""
+        columns = [self.predict_at, self.label_at, *self._known_at]
+        return self._times(fragment.load(list(dict.fromkeys(name for name in columns if name))), fragment)
+
+    @property
+    def _known_at(self) -> list[str]:
+        return [rate.known_at for rate in self.rates if rate.known_at]
+
     def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
         floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
-        known_at = [rate.known_at for rate in self.rates if rate.known_at]
-        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, known_at, floor, self.leap)
+        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, self._known_at, floor, self.leap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,16 @@ class RowTimes:
         expected = f"a label time not before {predict_at}"
         wrong.append(Wrong(early, label_at, expected, "label times before prediction time"))
         return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong, zoned)
+
+    def part(self, start: int, stop: int) -> RowTimes:
+        """Those of some consecutive rows.
+
+        >>> times = RowTimes.of(pa.table({"at": [5, None, 9]}), "here", "at", None)
+        >>> times.part(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.part(1, 3).wrong]
+        ([0, 9000000], [[False, False], [False, False], [True, False]])
+        """
+        wrong = [replace(one, rows=one.rows[start:stop]) for one in self.wrong]
+        return RowTimes(self.arrive[start:stop].copy(), self.known[start:stop].copy(), wrong, self.zoned)
 
 
 def _no_leap(limit: int | None) -> str:

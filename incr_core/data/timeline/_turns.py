@@ -85,6 +85,12 @@ class Sharing:
         handed = self.turns.ask(item, self.owner(turn))
         return handed if handed is not None and handed.told.get("name") == self.name else None
 
+    def offer(self, item: Item, made: Handed) -> None:
+        """Hand out what was made."""
+        assert self.turns is not None
+        made.told["name"] = self.name
+        self.turns.offer(item, made)
+
     def offering(self, item: Item, make: Callable[[], T], pack: Callable[[T], Handed]) -> T:
         """Make something and hand it out."""
         assert self.turns is not None
@@ -94,8 +100,7 @@ class Sharing:
         except Exception:
             self.turns.offer(item, None)
             raise
-        packed.told["name"] = self.name
-        self.turns.offer(item, packed)
+        self.offer(item, packed)
         return made
 
     def once(
