@@ -22,6 +22,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster.exported import Exported
 from cluster.leaving import Leaving
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
@@ -65,6 +66,7 @@ class ClusterEngine(Engine):
         self._handover: Handover | None = None
         self._leaving = Leaving()
         self._session = Session(settings.address, len(self.places) + settings.spares)
+        self._exported = Exported(str(self.directory))
         try:
             self._shared = SharedFolder.mark(self.directory)
             meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
@@ -120,6 +122,7 @@ class ClusterEngine(Engine):
         Who is left, and took part in the commit, goes on from its own memory.
         """
         self._version = None if commit is None else commit.version
+        self._exported.committed(self._version or 0)
         self._handover = None
         with self._lost("starting"):
             joined = self._pool.form()
@@ -177,7 +180,10 @@ class ClusterEngine(Engine):
         with self._lost(f"learning {arrivals[0].tick.name}"):
             done = self._pool.call("learn", total_observed(arrivals), rounds, every or None, hands_over=commits)
         self._handover = done[0][1]
-        return combined([learned for learned, _ in done])
+        learned = combined([learned for learned, _ in done])
+        rows = sum(arrival.labelled for arrival in arrivals)
+        self._exported.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
+        return learned
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
@@ -192,6 +198,7 @@ class ClusterEngine(Engine):
             self._pool.call_each("save", [(version, self._path(place, version)) for place in self.places])
             self._pool.committed()
         self._version = version
+        self._exported.committed(version)
         return {}
 
     def leaving(self) -> str:
@@ -248,6 +255,8 @@ class ClusterEngine(Engine):
                 else f"version {self._version} is committed and intact; run the same command again to go on from it"
             )
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
+            if kind is WorkerLost:
+                self._exported.lost()
             reason = " ".join(str(lost).split())
             raise kind(f"cluster: {reason} while {doing}; {stands}") from lost
 
