@@ -6,7 +6,7 @@ It knows nothing of Ray; the pool makes an actor of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cluster.processes import Process
 from cluster.rendezvous import Rendezvous, use_interface_to
 from cluster.shared_folder import SharedFolder
 from cluster.units import explaining_uncalled
+from cluster.versions import require_same, versions_here
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
@@ -68,12 +69,14 @@ class Setup:
     """What all workers of a run are built from.
 
     document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
+    versions: what the driver runs on, and all workers must.
     """
 
     document: Mapping[str, Any]
     objects: Mapping[str, Callable[..., Any]]
     meeting: Rendezvous
     directory: SharedFolder
+    versions: Mapping[str, str] = field(default_factory=versions_here)
 
 
 class ShardWorker:
@@ -90,6 +93,7 @@ class ShardWorker:
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
+        require_same(run.versions, str(place))
         run.directory.require(str(place))
         meeting = run.meeting
         self.place, job = place, Job.from_document(run.document, objects=run.objects)

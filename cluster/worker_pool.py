@@ -273,6 +273,11 @@ class WorkerPool:
                     ray.get(waiting.pop(number))
                 except RayActorError as death:
                     reason = never_made(death)
+                    if reason and self.generation == 1:
+                        raise JobError(
+                            f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
+                            "what this host has, or send it along (ray job submit --working-dir)"
+                        ) from death
                     lost[number] = f"died, before it was made: {reason}," if reason else "died"
                 except RayTaskError as failure:
                     raised[number] = failure.cause
