@@ -26,6 +26,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster.exported import Exported
 from cluster.leaving import Leaving
 from cluster.membership import Membership
 from cluster.place import Place
@@ -77,6 +78,7 @@ class ClusterEngine(Engine):
         self._looked = 0.0
         self._leaving = Leaving()
         self._session = Session(settings.address, slots_of(settings))
+        self._exported = Exported(str(self.directory))
         try:
             self._shared: SharedFolder | SharedStore = (
                 SharedFolder.mark(self.directory)
@@ -140,6 +142,7 @@ class ClusterEngine(Engine):
         Who is left, and took part in the commit, goes on from its own memory.
         """
         self._version = None if commit is None else commit.version
+        self._exported.committed(self._version or 0)
         self._handover = None
         with self._lost("starting"):
             members = self._members
@@ -273,7 +276,10 @@ class ClusterEngine(Engine):
         with self._lost(f"learning {arrivals[0].tick.name}"):
             done = self._pool.call("learn", total_observed(arrivals), self._pace(), hands_over=commits)
         self._handover = done[0][1]
-        return combined([learned for learned, _ in done])
+        learned = combined([learned for learned, _ in done])
+        rows = sum(arrival.labelled for arrival in arrivals)
+        self._exported.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
+        return learned
 
     def _pace(self) -> Pace:
         """When the replicas exchange within an increment."""
@@ -297,6 +303,7 @@ class ClusterEngine(Engine):
             for path, objects in zip(paths, made, strict=True):
                 self._copy.stored(path, objects)
         self._version = version
+        self._exported.committed(version)
         return self._members.saved()
 
     def leaving(self) -> str:
@@ -361,6 +368,8 @@ class ClusterEngine(Engine):
                 else f"version {self._version} is committed and intact; run the same command again to go on from it"
             )
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
+            if kind is WorkerLost:
+                self._exported.lost()
             reason = " ".join(str(lost).split())
             raise kind(f"cluster: {reason} while {doing}; {stands}") from lost
 

@@ -39,6 +39,15 @@ class Place:
         """The worker's key in the store."""
         return f"alive/{self.replica}/{self.shard}"
 
+    @property
+    def described(self) -> str:
+        """As the worker's name in Ray says it.
+
+        >>> Place(1, 2, 0, 1).described, Place(1, 2, 0, 4).described
+        ('replica 1', 'replica 1 shard 0')
+        """
+        return f"replica {self.replica} shard {self.shard}" if self.shards > 1 else f"replica {self.replica}"
+
     def of_replica(self) -> list[Place]:
         """All shards of its replica."""
         return [replace(self, shard=shard) for shard in range(self.shards)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import platform
 import re
 import socket
 import warnings
@@ -28,6 +29,9 @@ PATIENCE = 10.0
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """An empty SETTINGS frame of HTTP/2 (RFC 9113, 3.4), with whose type, the fourth byte, client and server both begin."""
+
+MISMATCH = re.compile(r"Version mismatch: The cluster was started with:\s+Ray: (\S+)\s+Python: (\S+)")
+"""How Ray says that it is another one."""
 
 OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """What a Ray of our own is started with, unless the user has set it: no telemetry, and workers as important as we are,
@@ -124,6 +128,11 @@ def _attach(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         _leave()
+        if told := MISMATCH.search(str(error)):
+            raise JobError(
+                f"cluster.address: expected Ray {ray.__version__} and Python {platform.python_version()} at "
+                f"{address!r}, as on this host, got Ray {told[1]} and Python {told[2]}; install the same on both"
+            ) from error
         raise JobError(
             f"cluster.address: expected a Ray cluster at {address!r}, got: {error}; "
             "start one (ray start --head), or leave the address out for one of our own"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cluster.rendezvous import Rendezvous, own_address, use_interface_to
 from cluster.shared_folder import SharedFolder
 from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
+from cluster.versions import require_same, versions_here
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError
 from incr_core.job import Job
@@ -71,12 +72,14 @@ class Setup:
     """What all workers of a run are built from.
 
     document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
+    versions: what the driver runs on, and all workers must.
     """
 
     document: Mapping[str, Any]
     objects: Mapping[str, Callable[..., Any]]
     meeting: Rendezvous
     directory: SharedFolder | SharedStore
+    versions: Mapping[str, str] = field(default_factory=versions_here)
 
 
 class ShardWorker:
@@ -93,6 +96,7 @@ class ShardWorker:
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
+        require_same(run.versions, str(place))
         run.directory.require(str(place))
         meeting = run.meeting
         self.place, job = place, Job.from_document(run.document, objects=run.objects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class _Member:
     node: str = ""
 
 
-class _Actor(ShardWorker):
+class ShardWorkerActor(ShardWorker):
     """A worker as Ray keeps it."""
 
     def node(self) -> str:
@@ -75,8 +76,9 @@ class WorkerPool:
         self._need = "GPU" if gpu else "CPU"
         self._patient = True
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
-        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(_Actor)
-        self._name, self._made = uuid4().hex[:8], 0
+        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorkerActor)
+        # A namespace of its own: those of an earlier process of this run may not have ended yet.
+        self._namespace, self._made = f"incr {uuid4().hex[:8]}", Counter[str]()
         self._members: dict[int, _Member] = {}
         self._pulse = self._pulse_of(())
         self._spares: list[tuple[Any, Any]] = []  # and the call that returns once one is there
@@ -192,12 +194,14 @@ class WorkerPool:
                 continue
             self._members[number] = _Member(spare, key)
             return
-        self._members[number] = _Member(self._actor(str(place))[0], key)
+        self._members[number] = _Member(self._actor(place.described)[0], key)
 
     def _actor(self, name: str) -> tuple[Any, Any]:
         """Somebody new, and the call that returns once it is there."""
-        self._made += 1
-        actor: Any = self._kind.options(name=f"incr {self._name}: {name} ({self._made})").remote()
+        self._made[name] += 1
+        again = f", number {self._made[name]}" if self._made[name] > 1 else ""
+        named = f"{self._setup.document['name']} {name} (run {self._setup.directory.path}{again})"
+        actor: Any = self._kind.options(name=named, namespace=self._namespace).remote()
         return actor, actor.warm.remote()
 
     def _look_for_room(self, workers: int) -> None:
@@ -311,6 +315,11 @@ class WorkerPool:
                     ray.get(waiting.pop(number))
                 except RayActorError as death:
                     reason = never_made(death)
+                    if reason and self.generation == 1:
+                        raise JobError(
+                            f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
+                            "what this host has, or send it along (ray job submit --working-dir)"
+                        ) from death
                     lost[number] = f"died, before it was made: {reason}," if reason else "died"
                 except RayTaskError as failure:
                     raised[number] = failure.cause

@@ -28,8 +28,11 @@ __all__ = ["attach", "detach_apart", "detach_here"]
 LOOK = 0.3
 """Seconds between looks at how far a run has come."""
 
-PATIENCE = 180.0
-"""Seconds without any process, after which nobody seems to start one: Ray takes half a minute to miss a node."""
+SLOW = 60.0
+"""Seconds without any process, after which somebody is told: Ray takes half a minute to miss a node."""
+
+PATIENCE = 600.0
+"""Seconds without any process, after which nobody seems to start one."""
 
 
 def detach_here(options: argparse.Namespace) -> int:
@@ -89,16 +92,19 @@ def _followed(out: str, quiet: bool) -> Detached:
     found, path = _held(out), Path(out)
     if not found.goes_on:
         return found
-    lock, seen, said = Lock(path / ".lock"), time.monotonic(), list[str]()
+    lock, seen, slow, said = Lock(path / ".lock"), time.monotonic(), False, list[str]()
     with progress(Run(path).job, quiet) as observe:
         while found.goes_on:
             if lock.holder() is not None:
-                seen = time.monotonic()
+                seen, slow = time.monotonic(), False
             elif time.monotonic() - seen > PATIENCE:
                 raise EngineError(
                     f"{out}: expected a process to hold the run, {found.place}, got none for {PATIENCE:g} s; see "
                     "whether its Ray is there (ray status); the command that started it goes on from the last commit"
                 )
+            elif time.monotonic() - seen > SLOW and not slow:
+                slow = True
+                print(f"incr: waiting for Ray to start another process of the loop, {found.place}", file=sys.stderr)
             told = read_progress(path)
             for line in told.get("said", []):
                 if line not in said:

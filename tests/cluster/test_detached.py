@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,14 @@ def told(out: Path) -> Detached:
     return found
 
 
+def exported(ray: Raylets, out: Path) -> dict[str, float]:
+    """What the head exports of a run."""
+    with urllib.request.urlopen(ray.metrics, timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = [line.rpartition(" ") for line in lines if f'run="{out}"' in line]
+    return {name.partition("{")[0]: float(value) for name, _, value in pairs}
+
+
 def kill_the_loop(out: Path) -> None:
     """End its process, and wait for another."""
     before = told(out)
@@ -81,6 +90,13 @@ def test_a_detached_run_outlives_its_process_and_comes_to_the_same_bits(
     status = json.loads(capsys.readouterr().out)
     assert (status["version"], status["rows_learned"]) == (5, 40)
     assert status["participants"] == ["replica-0", "replica-1"]
+    found = dict[str, float]()
+    while found.get("ray_incr_versions_total") != 5.0:
+        found |= exported(ray, out)
+    assert found["ray_incr_rows_learned_total"] == 40.0
+    assert found["ray_incr_rows_per_second"] > 0.0
+    assert found["ray_incr_seconds_exchanging_total"] > 0.0
+
     os.kill(told(out).pid, signal.SIGKILL)
     gates.open()
 

@@ -126,6 +126,10 @@ def test_a_spare_takes_the_place_and_is_made_anew_at_a_commit(small_job: Callabl
         engine.learn(engine.receive())
         engine.save(1)
         assert len(engine._pool._spares) == 1
+        named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+        mine = sorted(name for name in named if str(tmp_path) in name)
+        of_run = f"(run {tmp_path}"
+        assert mine == [f"people replica 0 {of_run})", f"people spare {of_run})", f"people spare {of_run}, number 2)"]
     finally:
         engine.close()
 

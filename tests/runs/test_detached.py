@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from incr_core.commands import detached
 from incr_core.commands.cli import main
 from incr_core.engines import LocalEngine
 from incr_core.errors import EngineError, JobError, RunDirectoryError, WorkerLost
@@ -140,6 +141,28 @@ def test_one_that_is_asked_to_stop_while_it_has_no_process_ends_when_it_has(
     assert RunDirectory.open(out).latest() == 1
     assert main(["attach", str(out)]) == 130
     assert "what was committed is intact" in capsys.readouterr().err
+
+
+def test_whoever_follows_a_run_without_a_process_is_told_and_may_leave(
+    small_job: Callable[..., Job], out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(monkeypatch, EngineError("ray: expected a node, got none"))
+    assert not go_on(small_job(), out, "local", "f00d")
+
+    def leave(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as leaving:
+        leaving.setattr(detached.time, "sleep", leave)
+        assert main(["attach", str(out)]) == 130
+    assert f"the run goes on; follow it again with: incr attach {out}" in capsys.readouterr().err
+    assert told(out).goes_on
+    monkeypatch.setattr(detached, "SLOW", 0.0)
+    monkeypatch.setattr(detached, "PATIENCE", 0.5)
+    assert main(["attach", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("waiting for Ray to start another process of the loop, on a Ray") == 1
+    assert "expected a process to hold the run, on a Ray, got none for 0.5 s" in said
 
 
 def test_whoever_takes_the_run_has_it(

@@ -30,18 +30,26 @@ def free_ports(count: int) -> list[int]:
 def environment() -> dict[str, str]:
     """Ours, with nothing in it of a Ray that may run around us."""
     found = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return found | {"RAY_USAGE_STATS_ENABLED": "0"}
+    return found | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_worker_niceness": "0",  # other tests may run beside
+    }
 
 
 class Raylets:
-    """A head, and nodes that join it. address: the head's, for `cluster.address`."""
+    """A head, and nodes that join it.
+
+    address: the head's, for `cluster.address`. metrics: where it exports metrics.
+    """
 
     def __init__(self, cpus: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="incr-ray-"))  # a short name: sockets lie in it
         self._nodes: list[subprocess.Popen[bytes]] = []
-        [port] = free_ports(1)
-        self.address = f"127.0.0.1:{port}"
-        self._start("head", f"--head --port={port} --include-dashboard=false --node-ip-address=127.0.0.1", cpus)
+        port, metrics = free_ports(2)
+        self.address, self.metrics = f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics"
+        options = f"--head --port={port} --include-dashboard=false --node-ip-address=127.0.0.1"
+        self._start("head", f"{options} --metrics-export-port={metrics}", cpus)
         self._wait_for_nodes(1)
 
     def __enter__(self) -> Self:
