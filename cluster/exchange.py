@@ -6,7 +6,7 @@
 
 Each replica puts 2 (R - 1) / R times its weights on the wire, whatever R is: as little as a ring does, and unlike a
 ring's the order of every sum is fixed. They travel from one to another, as messages: gloo's own collectives copy what
-they send and receive.
+they send and receive. Weights of a few kilobytes travel in one message (`one_message`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from cluster.one_message import OneMessage
 from cluster.rounded_spans import RoundedSpan, roundable, rounded_waves_of
 from cluster.spans import WAVES, Span, waves_of
 from incr_core.errors import EngineError
@@ -64,6 +65,7 @@ class ReplicaExchange:
         self._wire = wire
         self._peers = [peer for peer in range(size) if peer != rank]
         self._waves: dict[tuple[str, ...], Sequence[Wave]] = {}
+        self._messages: dict[tuple[str, ...], OneMessage | None] = {}
         self._rounded: dict[tuple[str, ...], list[list[list[RoundedSpan]]]] = {}
 
     def mean(
@@ -96,7 +98,52 @@ class ReplicaExchange:
         merge: Merge,
         left: Mapping[str, Tensor] = {},
     ) -> tuple[Weights, int]:
-        own, counts = _dense(tensors), self._counts(rows, next(iter(tensors.values())).device)
+        own = _dense(tensors)
+        message = None if left else self._message_of(tensors, rules)
+        if message is None:
+            total = self._fly(own, tensors, rows, anchor, rules, merge, left)
+        else:
+            total = self._exchange(message, own, rows, anchor, merge)
+        for name, value in own.items():
+            if value.data_ptr() != tensors[name].data_ptr():
+                tensors[name].copy_(value)
+        increment_version(tensors.values())  # messages write to memory without torch's knowing
+        return dict(tensors), total
+
+    def _message_of(self, tensors: Weights, rules: Mapping[str, str]) -> OneMessage | None:
+        names = tuple(tensors)
+        if names not in self._messages:
+            fits = OneMessage.fits(tensors, self.size)
+            self._messages[names] = OneMessage(tensors, rules, self.size) if fits else None
+        return self._messages[names]
+
+    def _exchange(
+        self, message: OneMessage, own: Weights, rows: int, anchor: Mapping[str, Tensor], merge: Merge
+    ) -> int:
+        """Send all to all, and merge all here."""
+        message.write(own, rows)
+        self._wait_for(self.group.alltoall_base(message.coming, message.going, [], []))
+        self.bytes_sent += message.nbytes
+        slices, counts = message.read()
+        span = message.span
+        mine = span.own(own)
+        for key, value in merge(slices, counts, span.rules, span.summed(anchor), mine).items():
+            mine[key].copy_(value)
+        span.write(own)
+        return sum(counts)
+
+    def _fly(
+        self,
+        own: Weights,
+        tensors: Weights,
+        rows: int,
+        anchor: Mapping[str, Tensor],
+        rules: Mapping[str, str],
+        merge: Merge,
+        left: Mapping[str, Tensor],
+    ) -> int:
+        """Scatter, merge and gather, wave by wave."""
+        counts = self._counts(rows, next(iter(tensors.values())).device)
         waves = self._waves_of({name: value for name, value in tensors.items() if name not in left}, rules)
         if left and any(counts):  # else all are the anchor's
             waves = [*waves, *self._rounded_waves_of({name: tensors[name] for name in left}, anchor, left)]
@@ -107,11 +154,7 @@ class ReplicaExchange:
             flying = [flight, *flying[: WAVES - 1]]
             for one in flying:
                 next(one, None)
-        for name, value in own.items():
-            if value.data_ptr() != tensors[name].data_ptr():
-                tensors[name].copy_(value)
-        increment_version(tensors.values())  # messages write to memory without torch's knowing
-        return dict(tensors), sum(counts)
+        return sum(counts)
 
     def _waves_of(self, tensors: Weights, rules: Mapping[str, str]) -> Sequence[Wave]:
         """Laid out once: the same names are the same tensors for as long as a learner lives."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cluster import spans
 from cluster.exchange import ReplicaExchange
+from cluster.one_message import OneMessage
 from incr_core.numerics import writes
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean, merge_shared
@@ -51,6 +52,14 @@ def assert_same_bits(found: Sequence[Weights], wanted: dict[str, Tensor]) -> Non
         assert model_sha256(weights) == model_sha256(wanted)
 
 
+@pytest.fixture(params=["in one message", "wave by wave"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tensors are so small that they would all travel in one message."""
+    if request.param == "wave by wave":
+        monkeypatch.setattr(OneMessage, "fits", lambda tensors, size: False)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("rows", [[3, 5], [0, 4], [1, 2, 4], [3, 0, 5], [0, 0, 7], [1, 1, 0, 1, 1]])
 def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
     anchor = drawn(99)
@@ -67,6 +76,7 @@ def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
     assert totals == [sum(rows)] * len(rows)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("rows", [[3, 5], [3, 0, 5], [0, 0]])
 def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
     anchor, states = drawn(99), [drawn(seed) for seed in range(len(rows))]
@@ -76,6 +86,7 @@ def test_shared_strategy_state_merges_as_in_one_place(rows: list[int]) -> None:
     assert_same_bits(found, merge_shared(states, rows, RULES, anchor))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_second_exchange_keeps_what_the_first_returned() -> None:
     def twice(exchange: ReplicaExchange) -> Weights:
         first, _ = exchange.mean(Update({"w": torch.full((3,), float(exchange.rank))}, 1), {}, {})
@@ -86,7 +97,7 @@ def test_a_second_exchange_keeps_what_the_first_returned() -> None:
 
 
 def test_each_replica_sends_its_weights_at_most_twice() -> None:
-    weights = {"w": torch.zeros(12_000)}
+    weights = {"w": torch.zeros(24_000)}
     sent: list[int] = []
 
     def count(exchange: ReplicaExchange) -> Weights:
@@ -110,6 +121,7 @@ def test_an_exchange_is_done_in_place_and_seen_by_torch() -> None:
     assert_same_bits(in_each(2, merge), {"w": torch.full((300_000,), 0.5), "n": torch.tensor(1)})
 
 
+@pytest.mark.usefixtures("either_way")
 def test_tensors_in_several_pieces_or_one_memory_merge_as_others_do() -> None:
     def made(seed: int) -> Weights:
         draw = torch.Generator().manual_seed(seed)
