@@ -30,6 +30,11 @@ class SharedStore:
     address: str
     token: str
 
+    @property
+    def path(self) -> str:
+        """Where the run is, for people."""
+        return self.address
+
     def require(self, who: str) -> None:
         """JobError where the store cannot be reached from here, by the name of the host."""
         try:
