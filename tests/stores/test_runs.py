@@ -179,7 +179,7 @@ def test_what_one_does_with_a_run(place: str, small_job: Callable[..., Job], peo
     assert audit(place).states.states["erased"] > 0
     assert there.champion.evaluate(people)["rows"] == 470
     assert ObjectStore(place).exists("report.html")
-    with pytest.raises(RunDirectoryError, match="holds the run of another job: learner.seed"):
+    with pytest.raises(RunDirectoryError, match=r"holds the run of another job: learner\.seed"):
         run(small_job("learner.seed=3"), place)
 
 

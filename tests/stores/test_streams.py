@@ -104,7 +104,9 @@ def test_a_version_predicts_the_rows_of_an_object(tmp_path: Path, place: str) ->
     assert version.predict(f"{place}/part-1.parquet").equals(version.predict(tmp_path / "data" / "part-1.parquet"))
 
 
-@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (503, "SlowDown")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "AccessDenied"), pytest.param(503, "SlowDown", marks=pytest.mark.chaos)]
+)
 def test_a_store_that_refuses_is_told_of(status: int, code: str) -> None:
     what = "the store refuses" if status == 403 else "the store is too busy"
     with refusing(status, code) as bucket, pytest.raises(StoreError, match=rf"s3://.*cannot be read: {what}"):
