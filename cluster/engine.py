@@ -91,7 +91,13 @@ class ClusterEngine(Engine):
                 settings.timeout,
                 gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
-                setup=Setup(job.model_dump(), dict(job.objects_given), meeting, self._shared),
+                setup=Setup(
+                    job.model_dump(),
+                    dict(job.objects_given),
+                    meeting,
+                    self._shared,
+                    reads_files=job.files() is not None,
+                ),
             )
         except BaseException:
             self.close()

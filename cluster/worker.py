@@ -5,6 +5,7 @@ It knows nothing of Ray; the pool makes an actor of it.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
 from cluster.versions import require_same, versions_here
 from incr_core.data.timeline import Blocks, ByHash, Partition
-from incr_core.errors import EngineError
+from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, Worker
@@ -72,13 +73,14 @@ class Setup:
     """What all workers of a run are built from.
 
     document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
-    versions: what the driver runs on, and all workers must.
+    reads_files: whether the driver sees the stream's files. versions: what it runs on, and all workers must.
     """
 
     document: Mapping[str, Any]
     objects: Mapping[str, Callable[..., Any]]
     meeting: Rendezvous
     directory: SharedFolder | SharedStore
+    reads_files: bool = False
     versions: Mapping[str, str] = field(default_factory=versions_here)
 
 
@@ -100,6 +102,11 @@ class ShardWorker:
         run.directory.require(str(place))
         meeting = run.meeting
         self.place, job = place, Job.from_document(run.document, objects=run.objects)
+        if run.reads_files and job.files() is None:
+            raise JobError(
+                f"cluster: expected {place} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
+                "as the loop's host does, got none there; put them on storage that all nodes share, at the same path"
+            )
         settle_arithmetic(job.learner.threads)
         self._wait = PATIENCE * meeting.timeout
         try:

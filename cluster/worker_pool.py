@@ -217,7 +217,13 @@ class WorkerPool:
         wanted = workers if self.generation == 1 else len(self.places)
         self._room = found >= wanted
         if not self._room:
-            log.warning("cluster: waiting for room: %d workers need a %s each, Ray has %g", wanted, self._need, found)
+            log.warning(
+                "cluster: waiting for room: %d workers need a %s each, Ray has %g; add nodes, or lower "
+                "cluster.replicas or cluster.shards",
+                wanted,
+                self._need,
+                found,
+            )
 
     def _has_room(self, number: int) -> bool:
         """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
@@ -329,6 +335,9 @@ class WorkerPool:
                 lost |= {number: f"raised {type(cause).__name__}: {cause}" for number, cause in own.items()}
             # Who lost the connection to a peer knows not which; a node's end is known after a while.
             lost |= {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
+        begins = self.generation == 1 and not any(self._members[number].process for number in calls)
+        if begins and raised and not lost:  # they have not met yet: others would not meet either
+            raise EngineError(str(next(iter(raised.values())))) from error
         return lost or dict.fromkeys(waiting or raised, "lost the connection to its peers")
 
     def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster import session
 from cluster.engine import ClusterEngine
+from cluster.place import Place
+from cluster.rendezvous import Rendezvous
+from cluster.shared_folder import SharedFolder
 from cluster.versions import versions_here
-from cluster.worker import ShardWorker
-from incr_core.errors import JobError
+from cluster.worker import Setup, ShardWorker
+from incr_core.errors import EngineError, JobError, WorkerLost
 from incr_core.job import Job
+from tests.support.raylets import free_ports
 
 pytestmark = [pytest.mark.ray]
 
@@ -46,7 +53,7 @@ def test_a_node_that_cannot_make_a_worker_is_refused_at_the_start(
         def __init__(self) -> None:
             raise ModuleNotFoundError("No module named 'torch'")
 
-    engine._pool._kind = ray.remote(Broken)
+    monkeypatch.setattr(engine._pool, "_kind", ray.remote(Broken))
     try:
         with pytest.raises(
             JobError, match=r"expected replica 0 to start, got .*No module named 'torch'; install on ever"
@@ -72,3 +79,36 @@ def test_a_ray_of_another_python_is_refused_in_plain_words(monkeypatch: pytest.M
         match=r"expected Ray 2.55.1 and Python 3.* at 'auto', as on this host, got Ray 2.9.0 and Python 3.9.1;",
     ):
         session._attach("auto")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_that_cannot_reach_the_meeting_place_say_which_ports_to_open(
+    small_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [closed] = free_ports(1)
+
+    def meeting(engine: ClusterEngine, timeout: timedelta) -> tuple[Rendezvous, HashStore]:
+        return Rendezvous("127.0.0.1", closed, timedelta(seconds=1)), HashStore()
+
+    monkeypatch.setattr(ClusterEngine, "_meeting", meeting)
+    engine = ClusterEngine(small_job(), tmp_path)
+    try:
+        said = rf"expected the driver at 127.0.0.1:{closed} and all workers there, got .*reach one another on all ports"
+        with pytest.raises(EngineError, match=said) as refused:
+            engine.start(None)
+        assert not isinstance(refused.value, WorkerLost)
+    finally:
+        engine.close()
+
+
+def test_a_node_that_does_not_see_the_streams_files_is_named(
+    small_job: Callable[..., Job], people: Path, tmp_path: Path
+) -> None:
+    job = small_job("stream.every=100")
+    document = job.model_dump()
+    document["stream"]["path"] = str(tmp_path / "only-there" / people.name)
+    meeting = Rendezvous("127.0.0.1", 1, timedelta(seconds=1))
+    setup = Setup(document, {}, meeting, SharedFolder.mark(tmp_path), reads_files=True)
+    said = rf"expected replica 1 on {socket.gethostname()} to read the stream's files at .*only-there.*got none there;"
+    with pytest.raises(JobError, match=said):
+        ShardWorker().build(Place(1, 2, 0, 1), "alive/1", 1, setup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +154,7 @@ def test_whoever_follows_a_run_without_a_process_is_told_and_may_leave(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as leaving:
-        leaving.setattr(detached.time, "sleep", leave)
+        leaving.setattr(time, "sleep", leave)
         assert main(["attach", str(out)]) == 130
     assert f"the run goes on; follow it again with: incr attach {out}" in capsys.readouterr().err
     assert told(out).goes_on
