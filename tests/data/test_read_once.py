@@ -159,7 +159,7 @@ def test_a_file_written_again_is_read_again(files: Path) -> None:
 @pytest.mark.parametrize("layout", ["many files", "one file of many row groups"])
 @pytest.mark.parametrize(
     ("order", "every"),
-    [({}, 130), ({}, 20), ({"predict_at": "at"}, 130)],
+    [({}, 130), ({}, 10), ({"predict_at": "at"}, 130)],
     ids=["as they lie", "few at a time", "by time"],
 )
 def test_replicas_in_turns_decode_and_encode_each_row_once(
