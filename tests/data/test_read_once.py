@@ -159,7 +159,7 @@ def test_a_file_written_again_is_read_again(files: Path) -> None:
 @pytest.mark.parametrize("layout", ["many files", "one file of many row groups"])
 @pytest.mark.parametrize(
     ("order", "every"),
-    [({}, 130), ({}, 20), ({"predict_at": "at"}, 130)],
+    [({}, 130), ({}, 10), ({"predict_at": "at"}, 130)],
     ids=["as they lie", "few at a time", "by time"],
 )
 def test_replicas_in_turns_decode_and_encode_each_row_once(
@@ -172,11 +172,11 @@ def test_replicas_in_turns_decode_and_encode_each_row_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("incr_core.data.sources._formats.CHUNK", 50)
-    rows = 4000
+    rows = 1600
     columns = {"at": np.arange(rows), "x": np.arange(float(rows)), "kind": ["a", "b"] * (rows // 2)}
     table = pa.table(columns | {"y": [0, 1] * (rows // 2)})
     if layout == "many files":
-        write(tmp_path, table, 80)
+        write(tmp_path, table, 32)
     else:
         pq.write_table(table, tmp_path / "all.parquet", row_group_size=25)
     encoded: Counter[int] = Counter()

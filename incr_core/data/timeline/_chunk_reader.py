@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ __all__ = ["ChunkReader", "Piece", "TurnReader", "reader_of"]
 Made = tuple[Chunk, Handed]
 """A chunk of all rows, and the same as it is handed over."""
 
-Piece = pa.Table | Made
+Piece: TypeAlias = pa.Table | Made
 """A chunk to be."""
 
 
