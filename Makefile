@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# One process of tests a core; those that share a Ray share a process too (tests/conftest.py).
+# A process of tests for each core, and one more; those that share a Ray share a process too (tests/conftest.py).
 PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -53,10 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: tests on Ray wait for longer than they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 @cache
 def shares_ray(path: str) -> bool:
-    """Whether tests of a file start engines on Ray: two files of them at once are slower than one after the other."""
-    return "mark.ray" in (text := (ROOT / path).read_text()) or "mark.flower" in text
+    """Whether tests of a file start engines on the session's Ray: two such files at once are slower than one after the
+    other.
+    """
+    return "ray_session" in (text := (ROOT / path).read_text()) or "mark.flower" in text
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -72,7 +72,7 @@ def lost_in(out: Path) -> list[str]:
 
 
 CASES = [(how, stage, shards) for how in ("dies", "raises", "stops", "hangs") for stage in STAGES for shards in (1, 2)]
-SAMPLE = [("dies", "join", 1), ("raises", "hand over", 1), ("stops", "step", 1)]
+SAMPLE = [("dies", "step", 1), ("raises", "hand over", 1), ("stops", "step", 1)]
 """What `make test` takes of them."""
 SAID = {
     "dies": "died",

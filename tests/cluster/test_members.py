@@ -145,6 +145,7 @@ class Stranger:
         """Return once it has it."""
 
 
+@pytest.mark.chaos
 def test_a_range_takes_what_the_cluster_has(tmp_path: Path) -> None:
     """A replica joins once there is room for it, and one whose place somebody else takes leaves."""
     free = int(ray.available_resources()["CPU"])  # type: ignore[no-untyped-call]

@@ -116,6 +116,7 @@ def test_overlapping_rounds_are_delayed_means(small_job: Callable[..., Job], tmp
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.chaos
 def test_law_1_a_resumed_run_equals_an_uninterrupted_one(small_job: Callable[..., Job], tmp_path: Path) -> None:
     job = job_of(small_job, "cluster.wire=int8")
     whole = run(job, tmp_path / "whole")

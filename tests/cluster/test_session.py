@@ -115,6 +115,7 @@ for kind in (ClusterEngine, FederatedEngine):
 """
 
 
+@pytest.mark.chaos
 def test_a_ray_that_was_stopped_under_an_engine_is_not_started_anew(job: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STOPPED, str(job)],

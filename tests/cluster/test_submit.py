@@ -168,6 +168,7 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(
     }
 
 
+@pytest.mark.chaos
 def test_a_job_that_is_stopped_commits_and_ends(job_server: str, environment: dict[str, str], tmp_path: Path) -> None:
     folder, out = tmp_path / "job", tmp_path / "run"
     folder.mkdir()

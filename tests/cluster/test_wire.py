@@ -45,6 +45,7 @@ def test_law_1_a_resumed_run_equals_an_uninterrupted_one(small_job: Callable[...
     assert run(job, tmp_path / "parts") == whole, "what rounding has left over is kept with the version"
 
 
+@pytest.mark.chaos
 def test_rounded_weights_come_near_exact_ones_with_fewer_bytes(small_job: Callable[..., Job], tmp_path: Path) -> None:
     exact = learned_on_cluster(job_of(small_job, "float32"), tmp_path / "float32")
     for wire, share, gap in (("float16", 0.53, 1e-3), ("int8", 0.28, 0.02)):

@@ -103,7 +103,7 @@ class RowTimes:
 
         >>> times = RowTimes.of(pa.table({"at": [5, None, 9]}), "here", "at", None)
         >>> times.part(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.part(1, 3).wrong]
-        ([0, 9000000], [[False, False], [False, False], [True, False]])
+        ([0, 9000000], [[False, False], [True, False]])
         """
         wrong = [replace(one, rows=one.rows[start:stop]) for one in self.wrong]
         return RowTimes(self.arrive[start:stop].copy(), self.known[start:stop].copy(), wrong, self.zoned)
