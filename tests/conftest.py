@@ -64,7 +64,7 @@ def shares_ray(path: str) -> bool:
     """Whether tests of a file start engines on the session's Ray: two such files at once are slower than one after the
     other.
     """
-    return "ray_session" in (text := (ROOT / path).read_text()) or "mark.flower" in text
+    return "ray_session" in (ROOT / path).read_text()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -72,7 +72,7 @@ def lost_in(out: Path) -> list[str]:
 
 
 CASES = [(how, stage, shards) for how in ("dies", "raises", "stops", "hangs") for stage in STAGES for shards in (1, 2)]
-SAMPLE = [("dies", "step", 1), ("raises", "hand over", 1), ("stops", "step", 1)]
+SAMPLE = [("dies", "step", 1), ("raises", "hand over", 1)]
 """What `make test` takes of them."""
 SAID = {
     "dies": "died",
@@ -134,6 +134,7 @@ def test_a_spare_takes_the_place_and_is_made_anew_at_a_commit(small_job: Callabl
         engine.close()
 
 
+@pytest.mark.chaos
 def test_the_same_error_after_a_commit_is_another_loss(
     undisturbed: Callable[[int], str], small_job: Callable[..., Job], tmp_path: Path
 ) -> None:

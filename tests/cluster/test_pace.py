@@ -26,6 +26,7 @@ def paces_of(job: Job, steps: Sequence[int]) -> Pace:
     return job.cluster.interval.pace(steps, job.learner.batch_size * job.learner.accumulate)
 
 
+@pytest.mark.chaos
 def test_a_number_of_rows_is_one_of_whole_steps(small_job: Callable[..., Job], tmp_path: Path) -> None:
     rows, steps = small_job("cluster.average_every=70 rows"), small_job("cluster.average_every=2")
     assert paces_of(rows, [4, 4]) == paces_of(steps, [4, 4]) == EverySteps(2, 2)
