@@ -12,7 +12,6 @@ then handed over with what was learned; a rarer one costs two. The driver does n
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,12 +29,13 @@ from cluster.exported import Exported
 from cluster.leaving import Leaving
 from cluster.membership import Membership
 from cluster.place import Place
+from cluster.recruiting import Recruiter
 from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
 from cluster.shared_store import SharedStore, StoredState
 from cluster.worker import Handover, Received, Setup
-from cluster.worker_pool import NoRoom, WorkerPool
+from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
@@ -47,12 +47,6 @@ if TYPE_CHECKING:
     from incr_core.job import ClusterSection, Job
 
 __all__ = ["ClusterEngine"]
-
-SETTLE = 5.0
-"""Seconds in which what a lost worker held must be free again, or fewer go on."""
-
-LOOK = 1.0
-"""Seconds between looks for more workers, where there may be more."""
 
 
 class ClusterEngine(Engine):
@@ -74,8 +68,6 @@ class ClusterEngine(Engine):
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
-        self._guests = 0  # workers who wait to join
-        self._looked = 0.0
         self._leaving = Leaving()
         self._session = Session(settings.address, slots_of(settings))
         self._exported = Exported(str(self.directory))
@@ -99,6 +91,7 @@ class ClusterEngine(Engine):
                     reads_files=job.files() is not None,
                 ),
             )
+            self._recruiter = Recruiter(self._pool, self._members, settings.spares)
         except BaseException:
             self.close()
             raise
@@ -151,10 +144,8 @@ class ClusterEngine(Engine):
         self._exported.committed(self._version or 0)
         self._handover = None
         with self._lost("starting"):
-            members = self._members
-            members.begin(None if commit is None else commit.engine, 0)
-            members.count = self._replicas()
-            joined = self._formed()
+            self._members.begin(None if commit is None else commit.engine)
+            joined = self._recruiter.form()
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
                 self._fragments, self._steps = [], []
@@ -162,69 +153,22 @@ class ClusterEngine(Engine):
                 return
             anew = len(joined) == len(self.places)
             sent = ray.put(FlatTensors.of(commit.weights))
-            inherits, before = members.inherits, range(members.before or 0)
+            inherits = self._members.inherits
             self._pool.call_each(
                 "start",
-                [
-                    (
-                        commit.version,
-                        [
-                            self._kept_at(self._path(replace(place, replica=replica), commit.version))
-                            for replica in (before if inherits else (place.replica,))
-                        ],
-                        sent,
-                        anew,
-                        inherits,
-                    )
-                    for place in self.places
-                ],
+                [(commit.version, self._states(place, commit.version), sent, anew, inherits) for place in self.places],
             )
 
-    def _formed(self) -> list[Place]:
-        """Let a worker be in each place, in fewer where the job allows it and Ray has no room; returns who is new."""
-        wanted, members = self._members.wanted, self._members
-        while True:
-            patient = bool(wanted.log) or members.count == wanted.least
-            try:
-                return self._pool.form(members.places, patient=patient)
-            except NoRoom:
-                if patient:
-                    raise
-                members.count = max(wanted.least, self._pool.here // members.shards)
-
-    def _replicas(self) -> int:
-        """How many replicas there are to be: what the job says, or what the cluster has of it."""
-        wanted, members = self._members.wanted, self._members
-        if wanted.log:
-            return wanted.at(members.next)
-        if wanted.fixed:
-            return wanted.least
-        before = self._pool.here // members.shards
-        if self._guests:
-            count, self._guests = before + self._guests, 0
-            return min(wanted.most, count)
-        # What a lost worker held is free again after a moment; what a lost node had is not.
-        until = time.monotonic() + SETTLE
-        while (count := (self._pool.here + self._pool.room()) // members.shards) < (members.before or 0):
-            if time.monotonic() > until:
-                break
-            time.sleep(0.1)
-        return min(wanted.most, max(wanted.least, count))
+    def _states(self, place: Place, version: int) -> list[Path | StoredState]:
+        """Where what a worker goes on from is kept: its own state, or, where it inherits, those of all before."""
+        members = self._members
+        replicas = range(members.before or 0) if members.inherits else (place.replica,)
+        return [self._kept_at(self._path(replace(place, replica=replica), version)) for replica in replicas]
 
     def regroups(self) -> bool:
-        """Whether the job's log says so, or whether somebody has come who can join. Who could come is invited."""
-        wanted, members = self._members.wanted, self._members
-        if wanted.log:
-            return wanted.at(members.next) != members.count
-        if members.count == wanted.most or time.monotonic() < self._looked + LOOK:
-            return False
-        self._looked = time.monotonic()
+        """Whether there are to be more or fewer replicas from now on."""
         with self._lost("looking for more workers"):
-            self._guests = self._pool.waiting() // members.shards
-            more = min(wanted.most - members.count, self._pool.room() // members.shards)
-            if self._guests < more:
-                self._pool.invite(more * members.shards)
-        return self._guests > 0
+            return self._recruiter.regroups()
 
     @property
     def news(self) -> Sequence[tuple[str, str, str]]:

@@ -17,27 +17,25 @@ class Membership:
     A run's bits are a function of its job, its rows and this log (law 9): given as `cluster.replicas`, it makes the
     same changes again, whatever the cluster has.
 
-    wanted: what the job says. shards: of each replica. count: replicas now. next: the number of the next increment.
-    log: first increments and numbers.
+    wanted: what the job says. shards: of each replica. count: replicas now; before: at the last commit, if there was
+    one. next: the number of the next increment. log: first increments and numbers.
 
     >>> members = Membership(Replicas.of("2..3"), shards=1)
-    >>> members.begin(None, 2); members.received(0); members.next
+    >>> members.begin(None); members.count = 2; members.received(0); members.next
     1
     >>> state = members.saved(); state["log"]
     [[0, 2]]
-    >>> members.begin(state, 3); members.received(1); members.log, members.news
+    >>> members.begin(state); members.count = 3; members.received(1); members.log, members.news
     ([[0, 2], [1, 3]], [('members', 'from 2 to 3 replicas', 'what they remember was dealt anew')])
     """
 
     def __init__(self, wanted: Replicas, shards: int) -> None:
         self.wanted, self.shards = wanted, shards
         self.count = 0
+        self.before: int | None = None
         self.next = 0
         self.log: list[list[int]] = []
         self.news: list[tuple[str, str, str]] = []
-        self.before: int | None = None
-        self._ever = 0
-        self._settled = False
 
     @property
     def places(self) -> list[Place]:
@@ -56,33 +54,27 @@ class Membership:
     @property
     def retired(self) -> list[str]:
         """The names of replicas that took part, and that neither this commit nor the last one has any more."""
-        kept = self.count if self.before is None else max(self.before, self.count)
-        return [Place(replica, self._ever, 0, 1).participant for replica in range(kept, self._ever)]
+        kept, most = max(self.before or 0, self.count), max((count for _, count in self.log), default=0)
+        return [Place(replica, most, 0, 1).participant for replica in range(kept, most)]
 
-    def begin(self, state: Mapping[str, Any] | None, count: int) -> None:
-        """Go on with so many from a commit whose state this is; None: from the beginning."""
+    def begin(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a commit whose state this is; None: from the beginning. How many go on is for others to say."""
         state = state or {}
-        self.before = state.get("replicas")
-        self.next = state.get("next", 0)
-        self.log = [list(entry) for entry in state.get("log", ())]
-        self._ever = max([count, *(entry[1] for entry in self.log)])
-        self.count, self.news, self._settled = count, [], False
+        self.before, self.next = state.get("replicas"), state.get("next", 0)
+        self.log, self.news = [list(entry) for entry in state.get("log", ())], []
 
     def received(self, increment: int) -> None:
         """An increment is about to be learned by those who are there."""
         self.next = increment + 1
-        if self._settled:
+        last = self.log[-1][1] if self.log else None
+        if last == self.count:
             return
-        self._settled = True
-        if self.log and self.log[-1][1] == self.count:
-            return
-        if self.log:
-            change = f"from {self.log[-1][1]} to {self.count} replicas"
+        if last is not None:
+            change = f"from {last} to {self.count} replicas"
             self.news.append(("members", change, "what they remember was dealt anew"))
         self.log.append([increment, self.count])
 
     def saved(self) -> dict[str, Any]:
         """What a commit keeps of it."""
-        state = {"replicas": self.count, "next": self.next, "log": [list(entry) for entry in self.log]}
         self.before, self.news = self.count, []
-        return state
+        return {"replicas": self.count, "next": self.next, "log": [list(entry) for entry in self.log]}

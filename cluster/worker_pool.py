@@ -119,7 +119,7 @@ class WorkerPool:
         others = len(places) != len(self.places)
         self._patient = patient
         if others:
-            self._dismiss(range(len(places), len(self.places)))
+            self._dismiss(range(len(places), len(self.places)), lost=False)
             self.places = list(places)
         self._pulse = self._pulse_of(places)
         empty = [number for number in range(len(self.places)) if number not in self._members]
@@ -232,13 +232,13 @@ class WorkerPool:
             return self._room and self._patient
         return member.process.may_run()
 
-    def _dismiss(self, numbers: Iterable[int]) -> None:
-        """End the replicas of lost workers."""
+    def _dismiss(self, numbers: Iterable[int], *, lost: bool = True) -> None:
+        """End the replicas of workers, lost ones or those of whom there are to be fewer."""
         replicas = {self.places[number].replica for number in numbers}
         for number, place in enumerate(self.places):
             if place.replica in replicas and number in self._members:
                 member = self._members.pop(number)
-                if member.process is not None:
+                if lost and member.process is not None:
                     member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
                 if ray.is_initialized():
                     ray.kill(member.actor, no_restart=True)

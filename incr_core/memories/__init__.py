@@ -7,7 +7,8 @@ import torch
 from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.memories._balanced import Balanced
-from incr_core.memories._base import Columns, Memory, columns_of, to_batch
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns, columns_of, to_batch
 from incr_core.memories._herding import Herding
 from incr_core.memories._online_herding import OnlineHerding
 from incr_core.memories._prototypes import Prototypes

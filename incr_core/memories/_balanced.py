@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns, even_shares, one_class_a_row
 
 __all__ = ["Balanced"]
 
@@ -54,31 +55,23 @@ class Balanced(Memory):
     def join(self, other: Memory) -> None:
         """Take in the rows of another memory: of each class those whose key is below the limits of both."""
         assert isinstance(other, Balanced)
-        held = other.rows_held()
-        if not held:
-            self.seen += other.seen
-            return
+        both = self._beside(other)
         self._room(other)
         self._lower(other._classes, other._limits)
-        seen = self.seen + other.seen
-        self._rejuvenate(self.seen - seen)
-        if "born" in held:
-            held["born"] = held["born"] + (seen - other.seen)
-        self.seen = seen
-        if self.size:
-            self._drop(lambda own: ~self._acceptable(own["targets"], own["key"]))
-        self._allocate(held)
-        self._admit(held)
+        self.seen += other.seen
+        self._hold(both, torch.arange(0))
+        self._admit(both)
 
     def _lower(self, classes: Tensor, limits: Tensor) -> None:
         """Let these classes have these limits where they are below their own."""
         every, limit = torch.cat([self._classes, classes]), torch.cat([self._limits, limits])
-        names, which = torch.unique(every, return_inverse=True)
-        lowest = torch.full_like(names, torch.inf).scatter_reduce(0, which, limit, "amin")
-        self._classes, self._limits = names, lowest
+        self._classes, which = torch.unique(every, return_inverse=True)
+        self._limits = torch.full_like(self._classes, torch.inf).scatter_reduce(0, which, limit, "amin")
 
     def _admit(self, columns: Columns) -> None:
         """Hold those of these rows that are below the limit of their class, as far as its share goes."""
+        if not columns:
+            return
         targets, key = columns["targets"], columns["key"]
         accepted = self._acceptable(targets, key).nonzero().flatten()
         if len(accepted) == 0:

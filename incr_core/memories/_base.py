@@ -12,43 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from incr_core._util import byte_count
-from incr_core.batch import Batch
 from incr_core.errors import ArgumentError, CheckpointError
+from incr_core.memories._columns import Columns
 from incr_core.numerics import own_buffers
 
-__all__ = ["Columns", "Memory", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
-
-Columns = dict[str, Tensor]
+__all__ = ["Memory"]
 
 NAMES = {"onlineherding": "herding", "herding": "exemplars (of icarl)"}
 """What a job file calls those kinds of memory that states, by their classes, call otherwise."""
-
-
-def columns_of(batch: Batch) -> Columns:
-    """A batch as flat named columns, missing fields left out.
-
-    >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
-    ['inputs/a', 'targets']
-    """
-    inputs = batch.inputs
-    if isinstance(inputs, dict):
-        columns = {f"inputs/{name}": value for name, value in inputs.items()}
-    else:
-        columns = {"inputs": inputs}
-    columns["targets"] = batch.targets
-    for name in ("weights", "task", "rows"):
-        value = getattr(batch, name)
-        if value is not None:
-            columns[name] = value
-    return columns
-
-
-def to_batch(columns: Mapping[str, Tensor]) -> Batch:
-    """The inverse of `columns_of`; columns it does not know are left out."""
-    inputs: Any = columns.get("inputs")
-    if inputs is None:
-        inputs = {name[7:]: value for name, value in columns.items() if name.startswith("inputs/")}
-    return Batch(inputs, columns["targets"], columns.get("weights"), columns.get("task"), columns.get("rows"))
 
 
 class Memory(nn.Module):
@@ -187,7 +158,8 @@ class Memory(nn.Module):
         if self.size:
             self._drop(lambda held: ~mine.to(next(iter(held.values())).device))
         self.seen = sum(before // of + (part < before % of) for part in parts)
-        self._rejuvenate(before - self.seen)
+        if "born" in (held := self.rows_held()):
+            held["born"] -= before - self.seen  # as old as they were
 
     def join(self, other: Memory) -> None:
         """Take in what another memory of this kind holds, as if this one had been shown its rows too.
@@ -201,10 +173,11 @@ class Memory(nn.Module):
         >>> one.rows_held()["targets"].tolist(), one.seen
         ([0.0, 1.0, 2.0, 10.0], 6)
         """
-        seen, room = self.seen + other.seen, self._room(other)
-        theirs = min(other.size, max(room - self.size, room * other.seen // max(1, seen)))
+        room, both = self._room(other), self._beside(other)
+        theirs = min(other.size, max(room - self.size, room * other.seen // max(1, self.seen + other.seen)))
         mine = min(self.size, room - theirs)
-        self._take_in(other, seen, _evenly(self.size, mine), _evenly(other.size, theirs))
+        self._hold(both, torch.cat([_evenly(self.size, mine), self.size + _evenly(other.size, theirs)]))
+        self.seen += other.seen
 
     def _room(self, other: Memory) -> int:
         """How many rows may be held; as many as another one may, where none have been yet, which bytes could count."""
@@ -212,28 +185,20 @@ class Memory(nn.Module):
             self.capacity = other.capacity
         return self.capacity
 
-    def _take_in(self, other: Memory, seen: int, mine: Tensor, theirs: Tensor) -> None:
-        """Hold these of the rows held, and behind them these of another memory's."""
-        if own_buffers(other):
-            self._rejuvenate(self.seen - seen)
-            lasting, coming = self.rows_held(), other.rows_held()
-            if "born" in coming:
-                coming["born"] = coming["born"] + (seen - other.seen)
-            every = {
-                name: torch.cat(
-                    [*([lasting[name][mine.to(rows.device)]] if lasting else []), rows[theirs.to(rows.device)]]
-                )
-                for name, rows in coming.items()
-            }
-            own_buffers(self).clear()
-            self._room_for(every)
-            self.size = len(every["targets"])
-        self.seen = seen
+    def _beside(self, other: Memory) -> Columns:
+        """The rows held, and behind them those of another memory, each as old as it was, by the rows seen of both."""
+        mine, theirs = self.rows_held(), other.rows_held()
+        both = {name: torch.cat([held[name] for held in (mine, theirs) if held]) for name in mine or theirs}
+        if "born" in both:
+            both["born"][: self.size] += other.seen
+            both["born"][self.size :] += self.seen
+        return both
 
-    def _rejuvenate(self, rows: int) -> None:
-        """Let all rows held be born `rows` rows earlier by the count of those seen, which has become smaller."""
-        if "born" in (held := self.rows_held()):
-            held["born"] -= rows
+    def _hold(self, columns: Columns, places: Tensor) -> None:
+        """Hold these rows of some columns, and nothing else."""
+        own_buffers(self).clear()
+        self._room_for({name: column[places.to(column.device)] for name, column in columns.items()})
+        self.size = len(places)
 
     def enlarge(self, times: float) -> None:
         """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come. A memory
@@ -373,33 +338,3 @@ def _evenly(size: int, count: int) -> Tensor:
     [0, 2, 5, 7]
     """
     return torch.arange(count) * size // max(1, count)
-
-
-def one_class_a_row(memory: str, targets: Tensor) -> None:
-    """ArgumentError where rows have several targets, so that no class says where they belong.
-
-    >>> one_class_a_row("balanced", torch.zeros(3))
-    """
-    if targets.dim() != 1:
-        raise ArgumentError(
-            f"memory: expected one target a row for {memory!r}, got {tuple(targets.shape[1:])}; "
-            "use the memory reservoir or window"
-        )
-
-
-def even_shares(counts: list[int], capacity: int) -> list[int]:
-    """Deal `capacity` evenly to classes that have `counts` rows; what one cannot fill goes to the others.
-
-    >>> even_shares([100, 3, 50], 10)
-    [4, 3, 3]
-    """
-    shares = [0] * len(counts)
-    open_classes = [index for index, count in enumerate(counts) if count > 0]
-    while capacity > 0 and open_classes:
-        each, left = divmod(capacity, len(open_classes))
-        for place, index in enumerate(open_classes):
-            given = min(each + (place < left), counts[index] - shares[index])
-            shares[index] += given
-            capacity -= given
-        open_classes = [index for index in open_classes if shares[index] < counts[index]]
-    return shares

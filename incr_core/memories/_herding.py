@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from incr_core.memories._base import Columns, Memory, even_shares
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns, even_shares
 
 __all__ = ["Herding", "herd"]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from incr_core.errors import ArgumentError
-from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns, even_shares, one_class_a_row
 from incr_core.numerics import own_buffers
 
 __all__ = ["OnlineHerding"]

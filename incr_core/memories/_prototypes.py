@@ -7,7 +7,8 @@ from torch import Tensor
 
 from incr_core._util import not_negative
 from incr_core.errors import ArgumentError
-from incr_core.memories._base import Columns, Memory, even_shares, one_class_a_row
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns, even_shares, one_class_a_row
 
 __all__ = ["Prototypes"]
 

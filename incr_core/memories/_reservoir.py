@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from incr_core.memories._base import Columns, Memory
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns
 
 __all__ = ["Reservoir"]
 
@@ -75,8 +75,9 @@ class Reservoir(Memory):
         super().deal(parts, of)
         self._redraw()
 
-    def _take_in(self, other: Memory, seen: int, mine: Tensor, theirs: Tensor) -> None:
-        super()._take_in(other, seen, mine, theirs)
+    def join(self, other: Memory) -> None:
+        """Take in what another one holds; rows to come are drawn anew."""
+        super().join(other)
         self._redraw()
 
     def _redraw(self) -> None:

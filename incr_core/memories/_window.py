@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incr_core.memories._base import Columns, Memory
-from incr_core.numerics import own_buffers
+from incr_core.memories._base import Memory
+from incr_core.memories._columns import Columns
 
 __all__ = ["Window"]
 
@@ -59,19 +59,11 @@ class Window(Memory):
         assert isinstance(other, Window)
         self._by_age()
         other._by_age()
-        mine, theirs = self.size, other.size
         # Both end now: row i of n has the place (i + 1) / n in the time that its window is of.
-        place = torch.cat([torch.arange(1.0, size + 1) / max(1, size) for size in (mine, theirs)])
-        order = place.argsort(stable=True)[-self._room(other) :]
-        behind = torch.arange(mine), torch.arange(theirs)
-        self.capacity, capacity = mine + theirs, self.capacity
-        self._take_in(other, self.seen + other.seen, *behind)
-        every = {name: column[order.to(column.device)] for name, column in self.rows_held().items()}
-        self.capacity = capacity
-        own_buffers(self).clear()
-        self._room_for(every)
-        self.size = len(order)
+        when = torch.cat([torch.arange(1.0, size + 1) / max(1, size) for size in (self.size, other.size)])
+        self._hold(self._beside(other), when.argsort(stable=True)[-self._room(other) :])
         self._next = self.size % max(1, self.capacity)
+        self.seen += other.seen
 
     def _by_age(self) -> None:
         if self.size == self.capacity:

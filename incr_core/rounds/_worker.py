@@ -107,9 +107,7 @@ class Worker:
 
         found: whether to take in files that were found since.
         """
-        if not self._fresh:
-            self.participant.close()
-            self._prepare()
+        self._renew()
         if path is None or weights is None:
             return
         self._fresh = False
@@ -121,9 +119,7 @@ class Worker:
         """Go on as number `number` of `count` from these weights and the states kept at `paths`, of another number of
         workers. found: as in `start`.
         """
-        if not self._fresh:
-            self.participant.close()
-            self._prepare()
+        self._renew()
         self._fresh = False
         self.participant.learner.adopt(weights)
         states = [checkpoint.load(path)[0] for path in paths]
@@ -131,6 +127,12 @@ class Worker:
         if number >= len(paths):
             exchanged = {**exchanged, "left": {}}  # who joins has sent nothing yet that was rounded
         self._take_back(exchanged)
+
+    def _renew(self) -> None:
+        """Let the participant be one that has begun nothing."""
+        if not self._fresh:
+            self.participant.close()
+            self._prepare()
 
     def go_back(self, version: int | None) -> bool:
         """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""

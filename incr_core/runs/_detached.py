@@ -13,13 +13,13 @@ from typing import Any
 from uuid import uuid4
 
 from incr_core.engines import engine_named
-from incr_core.errors import EngineError, IncrError, RunDirectoryError, WorkerLost
+from incr_core.errors import EngineError, IncrError, JobError, RunDirectoryError, WorkerLost
 from incr_core.job import Job
 from incr_core.loop import Progress
 from incr_core.registry import STOP, Detached, RunDirectory, asked, is_run, write_progress
 from incr_core.runs._learn import Observe, learn
 from incr_core.runs._run import Run
-from incr_core.storage import Lock
+from incr_core.storage import Lock, is_address
 
 __all__ = ["detach", "go_on"]
 
@@ -38,9 +38,14 @@ LEASE = 120.0
 def detach(job: Job, out: str | Path, on: str) -> Detached:
     """Start the loop of a run in a process that outlives this one; returns what it tells once it has the run.
 
-    It may have ended by then. Raises JobError where the engine keeps no processes, RunDirectoryError where the run goes
-    on already.
+    It may have ended by then. Raises JobError where the engine keeps no processes or `out` is an address,
+    RunDirectoryError where the run goes on already.
     """
+    if is_address(out):
+        raise JobError(
+            f"--detach: expected a folder that all nodes share, got the address {out}; submit the command instead, so "
+            "that it stays on the cluster (ray job submit ... incr run ... --out ADDRESS)"
+        )
     path = Path(out).absolute()
     if (holder := Lock(path / ".lock").holder()) is not None:
         raise RunDirectoryError(

@@ -167,6 +167,14 @@ def _clients(run: RunDirectory) -> list[str]:
     )
 
 
+def _retired(run: RunDirectory) -> set[str]:
+    """Replicas of a run on a cluster that have left it, with nothing kept of theirs."""
+    latest = run.latest()
+    state = {} if latest is None else loop_state(run.path, latest)
+    most = max((count for _, count in state.get("engine", {}).get("log", ())), default=0)
+    return {f"replica-{replica}" for replica in range(most)} - {*state.get("participants", ())}
+
+
 def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
     try:
         return rows_kept(state, memories)
@@ -180,8 +188,8 @@ def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dic
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
     known = _fragments(ledger) | _fragments(quarantine)
-    participants = set(ledger["participant"].to_pylist()) if ledger.num_rows else set[str]()
-    participants.update(_clients(run))
+    participants = set(_clients(run)) | ({*ledger["participant"].to_pylist()} if ledger.num_rows else set[str]())
+    participants -= _retired(run)
     for folder, state, manifest in _states(run):
         if is_participants(state):
             known.update(_met(state))

@@ -23,7 +23,7 @@ class Summary:
     metrics over all rows, each predicted before it was learned; NaN where too few are scored; main_metric is the one
     to look at first.
     wall_seconds, rows_per_second: over all calls. version, model_sha256: those learned last. taught_by: the teacher of
-    a distilled model.
+    a distilled model. replicas: of a run whose replicas have changed, from which increments on there were how many.
 
     >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
     >>> Summary.of(numbers).prequential
@@ -49,6 +49,7 @@ class Summary:
     seed: int
     finished: bool
     taught_by: dict[str, Any] | None = None
+    replicas: list[list[int]] | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -75,6 +76,5 @@ class Summary:
         return cls.of(document)
 
     def document(self) -> dict[str, Any]:
-        """Nested dictionaries, as in summary.json."""
-        found = asdict(self)
-        return found if self.taught_by is not None else {key: found[key] for key in found if key != "taught_by"}
+        """Nested dictionaries, as in summary.json, without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 
@@ -17,6 +18,8 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
 from incr_core.registry import RunDirectory, loop_state, states_of
+from incr_core.runs import erase
+from incr_core.runs import run as learn
 from incr_core.storage import checkpoint, model_sha256
 from tests.support.cluster_runs import rows_learned, run
 
@@ -50,10 +53,10 @@ def all_of(memories: list[list[int]]) -> list[int]:
 
 def test_a_log_of_members_makes_the_same_run_again(small_job: Callable[..., Job], tmp_path: Path) -> None:
     job = job_of(small_job, [[0, 2], [3, 3], [6, 1], [8, 2]])
-    first = run(job, tmp_path / "run")
+    summary = learn(job, tmp_path / "run", on="cluster").summary
+    assert summary.replicas == [[0, 2], [3, 3], [6, 1], [8, 2]]
     assert rows_learned(tmp_path / "run") == list(range(470))
     directory = RunDirectory.open(tmp_path / "run")
-    assert loop_state(directory.path, directory.latest() or 0)["engine"]["log"] == [[0, 2], [3, 3], [6, 1], [8, 2]]
     ledger = directory.table("ledger").to_pylist()
     learned = {entry["participant"] for entry in ledger if entry["increment"] == 4}
     assert sorted(learned) == ["replica-0", "replica-1", "replica-2"]
@@ -62,7 +65,10 @@ def test_a_log_of_members_makes_the_same_run_again(small_job: Callable[..., Job]
     assert not (tmp_path / "run" / "state" / "replica-2").exists()  # nothing stays of who has left
 
     again = run(job, tmp_path / "again", increments=7)
-    assert run(job, tmp_path / "again") == first != again
+    assert run(job, tmp_path / "again") == summary.model_sha256 != again
+
+    erased = erase(tmp_path / "run", pa.table({"fragment": ["people.parquet"] * 470, "offset": range(470)}))
+    assert (erased["learned"], erased["elsewhere"]) == (470, 0)
 
 
 def test_who_joins_and_who_leaves_pass_on_every_row(small_job: Callable[..., Job], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from incr_core.batch import Batch
 from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories import Balanced, Memory, Reservoir, columns_of, to_batch
-from incr_core.memories._base import even_shares
+from incr_core.memories._columns import even_shares
 from incr_core.memories._reservoir import AHEAD
 
 

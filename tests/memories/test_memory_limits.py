@@ -11,7 +11,7 @@ import torch
 
 from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories import MEMORIES, Balanced, Herding, Memory, Reservoir, draw
-from incr_core.memories._base import Columns
+from incr_core.memories._columns import Columns
 from incr_core.storage.packing import pack, unpack
 from incr_core.strategies import AGEM, DER, MIR, GDumb, Replay, Strategy
 from incr_core.testing._laws import check_strategy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from incr_core.errors import ArgumentError
 from incr_core.memories import MEMORIES, Balanced, Memory, OnlineHerding
-from incr_core.memories._base import Columns
+from incr_core.memories._columns import Columns
 
 
 def drawn(count: int, classes: int = 2, seed: int = 0, width: int = 5) -> Columns:

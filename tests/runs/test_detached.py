@@ -192,3 +192,11 @@ def test_what_cannot_be_detached_or_followed_is_refused(
     with pytest.raises(RunDirectoryError, match=r"another process \(pid \d+ on .*\) is writing this run; follow it"):
         detach(small_job(), tmp_path / "run", "local")
     lock.release()
+
+
+def test_a_run_in_a_store_is_not_detached(small_job: Callable[..., Job]) -> None:
+    with pytest.raises(
+        JobError, match="--detach: expected a folder that all nodes share, got the address memory://run"
+    ):
+        detach(small_job(), "memory://run", "cluster")
+    assert not Path("memory:").exists()

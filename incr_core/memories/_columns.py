@@ -1,0 +1,72 @@
+"""Rows as named columns, as memories hold them, and how many of them each class gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from incr_core.batch import Batch
+from incr_core.errors import ArgumentError
+
+__all__ = ["Columns", "columns_of", "even_shares", "one_class_a_row", "to_batch"]
+
+Columns = dict[str, torch.Tensor]
+
+
+def columns_of(batch: Batch) -> Columns:
+    """A batch as flat named columns, missing fields left out.
+
+    >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
+    ['inputs/a', 'targets']
+    """
+    inputs = batch.inputs
+    if isinstance(inputs, dict):
+        columns = {f"inputs/{name}": value for name, value in inputs.items()}
+    else:
+        columns = {"inputs": inputs}
+    columns["targets"] = batch.targets
+    for name in ("weights", "task", "rows"):
+        value = getattr(batch, name)
+        if value is not None:
+            columns[name] = value
+    return columns
+
+
+def to_batch(columns: Mapping[str, torch.Tensor]) -> Batch:
+    """The inverse of `columns_of`; columns it does not know are left out."""
+    inputs: Any = columns.get("inputs")
+    if inputs is None:
+        inputs = {name[7:]: value for name, value in columns.items() if name.startswith("inputs/")}
+    return Batch(inputs, columns["targets"], columns.get("weights"), columns.get("task"), columns.get("rows"))
+
+
+def one_class_a_row(memory: str, targets: torch.Tensor) -> None:
+    """ArgumentError where rows have several targets, so that no class says where they belong.
+
+    >>> one_class_a_row("balanced", torch.zeros(3))
+    """
+    if targets.dim() != 1:
+        raise ArgumentError(
+            f"memory: expected one target a row for {memory!r}, got {tuple(targets.shape[1:])}; "
+            "use the memory reservoir or window"
+        )
+
+
+def even_shares(counts: list[int], capacity: int) -> list[int]:
+    """Deal `capacity` evenly to classes that have `counts` rows; what one cannot fill goes to the others.
+
+    >>> even_shares([100, 3, 50], 10)
+    [4, 3, 3]
+    """
+    shares = [0] * len(counts)
+    open_classes = [index for index, count in enumerate(counts) if count > 0]
+    while capacity > 0 and open_classes:
+        each, left = divmod(capacity, len(open_classes))
+        for place, index in enumerate(open_classes):
+            given = min(each + (place < left), counts[index] - shares[index])
+            shares[index] += given
+            capacity -= given
+        open_classes = [index for index in open_classes if shares[index] < counts[index]]
+    return shares
