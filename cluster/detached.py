@@ -75,7 +75,8 @@ class DetachedLoop:
 
     @staticmethod
     def _learn_next() -> None:
-        ray.get_runtime_context().current_actor.learn.remote()
+        # While Ray still counts a new process as restarting, it refuses a call unless the call may be tried again.
+        ray.get_runtime_context().current_actor.learn.options(max_task_retries=-1).remote()
 
 
 def start(job: Job, directory: Path, token: str) -> None:

@@ -146,6 +146,8 @@ class Pulse:
             silence, rest = now - self._heard[place], now - self._moved[place]
             if silence > patience * STARVED or (silence > patience and not self._starved(place)):
                 found.append(Silent(place, f"gave no sign of life for {patience:g} s"))
+            elif silence > patience / 2:
+                pass  # its beats are missing: that is for the line above to judge, once it has lasted
             elif beat is not None and rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
                 found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in something that does not return"))
         return found
