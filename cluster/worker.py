@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -88,7 +89,8 @@ class ShardWorker:
     """Hold one shard of one replica, once it is built: until then it is a spare."""
 
     def warm(self) -> Process:
-        """The process, which has imported all that a worker needs."""
+        """The process, which has imported all that a worker needs: torch's compiler too, by the first optimiser."""
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         return Process.own()
 
     def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
