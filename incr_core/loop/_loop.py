@@ -21,6 +21,7 @@ from incr_core.loop._events import Event
 from incr_core.loop._losses import Losses
 from incr_core.loop._pending_commit import PendingCommit, metrics_row
 from incr_core.loop._review_round import review_history
+from incr_core.loop._stop_request import stopped_by_request
 from incr_core.loop._totals import Progress, Totals
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
@@ -67,7 +68,7 @@ class Loop:
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
-        with set_by_signals(self._stop):
+        with set_by_signals(self._stop), stopped_by_request(self.directory.path, self._stop):
             while True:
                 try:
                     self._learn_on()

@@ -114,6 +114,14 @@ def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp
     assert run(job, tmp_path / "run").summary.finished  # the request of then is not one of now
 
 
+def test_a_request_alone_ends_a_run_that_waits(waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = waiting()
+    ask(tmp_path / "run", STOP)
+    said, error = process.communicate(timeout=300)
+    assert process.returncode == 130, error
+    assert json.loads(said)["rows_learned"] == 8
+
+
 def test_what_is_not_running_is_not_stopped(
     waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

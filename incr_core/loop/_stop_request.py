@@ -1,0 +1,44 @@
+"""A request to stop reaches a run that waits for data, as a signal would: another host can send none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from incr_core.registry import STOP, asked
+
+__all__ = ["stopped_by_request"]
+
+LOOK = 1.0
+"""Seconds between looks at what others ask."""
+
+
+@contextmanager
+def stopped_by_request(directory: Path, stop: threading.Event) -> Iterator[None]:
+    """Inside, a request to stop in a run directory sets `stop`, also while the run waits.
+
+    Within `set_by_signals`: the main thread is woken by a SIGTERM to this process. A run in another thread cannot be
+    woken; it sees `stop` after the increment at hand.
+    """
+    ended, in_main = threading.Event(), threading.current_thread() is threading.main_thread()
+
+    def look() -> None:
+        while not ended.wait(LOOK):
+            if asked(directory, STOP):
+                if in_main:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                else:
+                    stop.set()
+                return
+
+    watcher = threading.Thread(target=look, name="requests", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
