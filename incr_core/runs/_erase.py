@@ -29,6 +29,7 @@ from incr_core.registry import (
 )
 from incr_core.registry.ledger import flat
 from incr_core.report import write_report
+from incr_core.runs._baseline_runs import baseline_runs
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.storage import checkpoint, is_address, located, remove
 
@@ -64,7 +65,7 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     """
     asked = _once(addresses)
     directory = located(directory)
-    beside = [file.parent for file in sorted(directory.glob("baselines/*/job.toml"))]
+    beside = baseline_runs(directory)
     runs = [RunDirectory.open(folder) for folder in (directory, *beside)]
     with contextlib.ExitStack() as locks:
         for run in runs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, read_progress
+from incr_core.runs._baseline_runs import going_on
 
 __all__ = ["Status"]
 
@@ -16,9 +17,10 @@ __all__ = ["Status"]
 class Status:
     """Where a run stands, as its files tell it.
 
-    running: the process that holds it, as "pid 123 on HOST"; None where no run is going. increment, after: of the last
-    committed one. rows_per_second: over the increments of the last version. metrics: prequential, up to there. events:
-    kind -> how many. committed: when the latest version was, UTC. stop_asked: whether the run is asked to stop.
+    running: the process that holds it or one of its baselines, as "pid 123 on HOST"; None where no run is going.
+    increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
+    prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
+    the run is asked to stop.
     detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
 
@@ -54,7 +56,7 @@ class Status:
         return cls(
             name=str(directory.job().get("name", "")),
             engine=engine_of(directory.path),
-            running=directory.holder(),
+            running=None if (found := going_on(directory)) is None else found[1],
             version=version,
             champion=directory.champion(),
             increment=so_far.get("increment"),

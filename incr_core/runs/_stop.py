@@ -10,6 +10,7 @@ from pathlib import Path
 
 from incr_core.errors import RunDirectoryError
 from incr_core.registry import STOP, Detached, RunDirectory, answer, ask
+from incr_core.runs._baseline_runs import going_on
 
 __all__ = ["stop"]
 
@@ -18,30 +19,35 @@ LOOK = 0.2
 
 
 def stop(path: str | Path, timeout: float = 600.0) -> int | None:
-    """Let a run end after the increment at hand, with a commit; returns the version it stands at.
+    """Let a run, or its baseline at hand, end after an increment, with a commit; returns the run's version.
 
     A run on this host gets a signal too, since it may wait for data. A detached one ends even while its process is
     being replaced. Raises RunDirectoryError where no run is going, or where it has not ended within `timeout` seconds:
     then the request stands.
     """
     directory = RunDirectory.open(path)
-    holder = directory.holder() or _kept(directory.path)
+    found = going_on(directory)
+    holder = found[1] if found is not None else _kept(directory.path)
     if holder is None:
         raise RunDirectoryError(f"{path}: expected a run that is going on, got none; there is nothing to stop")
-    ask(directory.path, STOP)
-    pid = directory.holder_here()
+    learned = directory if found is None else found[0]
+    asked_in = {directory.path, learned.path}
+    for folder in asked_in:
+        ask(folder, STOP)
+    pid = learned.holder_here()
     if pid is not None:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout
-    while (_kept(directory.path) or directory.holder()) is not None:
+    while (_kept(directory.path) or going_on(directory)) is not None:
         if time.monotonic() > until:
             raise RunDirectoryError(
                 f"{path}: expected the run ({holder}) to end within {timeout:g} s, got none of that yet; it ends after "
                 "the increment at hand, or when the next one comes"
             )
         time.sleep(LOOK)
-    answer(directory.path, STOP)
+    for folder in asked_in:
+        answer(folder, STOP)
     return RunDirectory.open(path).latest()
 
 

@@ -145,3 +145,19 @@ def test_who_only_looks_at_a_run_is_not_stopped(table: Path, tmp_path: Path) -> 
         with pytest.raises(RunDirectoryError, match="expected a run that is going on, got none"):
             Run(tmp_path / "run").stop(timeout=1)
     assert not asked(tmp_path / "run", STOP)
+
+
+def test_a_baseline_is_stopped_too(table: Path, tmp_path: Path) -> None:
+    job = job_over(table).with_settings(["baselines={twin=[]}"])
+    asked_for: list[str | None] = []
+
+    def observe(name: str, progress: object) -> None:
+        if name == "twin" and not asked_for:
+            asked_for.append(Run(tmp_path / "run").status.running)
+            with pytest.raises(RunDirectoryError, match=r"expected the run .* at the baseline twin"):
+                Run(tmp_path / "run").stop(timeout=0)
+
+    done = run(job, tmp_path / "run", observe=observe)
+    assert str(asked_for[0]).endswith(", at the baseline twin")
+    assert Run(tmp_path / "run" / "baselines" / "twin").summary.rows_learned == 100
+    assert done.summary.rows_learned == 2000
