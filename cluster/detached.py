@@ -38,6 +38,9 @@ NAMESPACE = "incr"
 PAUSE = 10.0
 """Seconds before a process that can do nothing leaves its place to another."""
 
+LOOK = 0.2
+"""Seconds between looks at whether an actor is gone."""
+
 STARTS = 120.0
 """Seconds in which Ray must have started the actor."""
 
@@ -90,12 +93,7 @@ def start(job: Job, directory: Path, token: str) -> None:
     session = Session(address, slots=0)
     try:
         name = f"{job.name} (run {directory})"
-        with suppress(ValueError):  # Ray's word for: no such actor
-            ray.get_actor(name, NAMESPACE)
-            raise RunDirectoryError(
-                f"{directory}: another process (the Ray actor {name!r}) is writing this run; follow it (incr attach), "
-                "stop it (incr stop), or choose another --out"
-            )
+        _make_way(name, directory)
         host = ray.get_runtime_context().gcs_address
         Detached(token, f"on Ray {host}, in the actor {name!r}").write(directory)
         try:
@@ -110,6 +108,21 @@ def start(job: Job, directory: Path, token: str) -> None:
             raise
     finally:
         session.close()
+
+
+def _make_way(name: str, directory: Path) -> None:
+    """Let the actor of a loop that has ended be gone. RunDirectoryError where one goes on."""
+    with suppress(ValueError):  # Ray's word for: no such actor
+        while True:
+            actor = ray.get_actor(name, NAMESPACE)
+            found = Detached.read(directory)
+            if found is None or found.goes_on:
+                raise RunDirectoryError(
+                    f"{directory}: another process (the Ray actor {name!r}) is writing this run; follow it (incr "
+                    "attach), stop it (incr stop), or choose another --out"
+                )
+            ray.kill(actor)  # it has told how it ended, and is about to
+            time.sleep(LOOK)
 
 
 def _await_begun(actor: Any) -> None:
