@@ -194,7 +194,7 @@ def _centre(values: Sequence[Tensor], centre: Callable[[Tensor], Tensor]) -> Ten
 def _blocks(values: Sequence[Tensor]) -> Iterator[Tensor]:
     """Values of one shape side by side, float64 (n, numbers), in parts that a processor's cache may hold."""
     flat = [as_reals(value).flatten() for value in values]
-    for column in zip(*(part.split(max(1, BLOCK // len(values))) for part in flat), strict=True):
+    for column in zip(*(torch.split(part, max(1, BLOCK // len(values))) for part in flat), strict=True):
         if column[0].numel():
             yield torch.stack(column).double()
 
