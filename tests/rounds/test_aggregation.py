@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import trim_mean
 from torch import Tensor
 
 from incr_core.errors import ArgumentError
@@ -45,11 +44,11 @@ def random_updates(count: int, seed: int = 0) -> tuple[list[Update], dict[str, T
     return updates, anchor
 
 
-def test_the_trimmed_mean_and_the_median_are_those_of_scipy_and_numpy() -> None:
+def test_the_trimmed_mean_and_the_median_are_those_of_numpy() -> None:
     updates, anchor = random_updates(10)
     values = np.stack([update.weights["w"].double().numpy() for update in updates])
     trimmed = TrimmedMean(0.2).merge(updates, anchor, RULES)
-    assert np.allclose(trimmed["w"], trim_mean(values, 0.2), atol=1e-6)
+    assert np.allclose(trimmed["w"], np.sort(values, 0)[2:8].mean(0), atol=1e-6)
     middle = Median().merge(updates, anchor, RULES)
     assert np.allclose(middle["w"], np.median(values, 0), atol=1e-6)
     nine = Median().merge(updates[:9], anchor, RULES)
