@@ -12,8 +12,8 @@ from torch import Tensor
 from federated.client_app import SHARED
 from federated.nodes import Nodes
 from federated.records import told, unpack
-from incr_core.rounds import Consolidated, Outer
-from incr_core.update import Update, Weights, mean, merge_shared
+from incr_core.rounds import Aggregation, Consolidated, Outer
+from incr_core.update import Update, Weights, merge_shared
 
 __all__ = ["ClientCohort", "Terms", "updates_of"]
 
@@ -41,14 +41,16 @@ class Terms:
 class ClientCohort:
     """The `Cohort` of all clients, seen from the server.
 
-    nodes: where the clients are. outer: the outer step, which the server takes for all.
+    nodes: where the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
+    of weights of their updates.
     weights: the anchor, what all stand at. shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
     """
 
-    def __init__(self, nodes: Nodes, outer: Outer) -> None:
+    def __init__(self, nodes: Nodes, outer: Outer, aggregation: Aggregation) -> None:
         self.nodes = nodes
         self.outer = outer
+        self.aggregation = aggregation
         self.terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
         self.weights: Weights = {}
         self.shared: dict[str, Tensor] = {}
@@ -75,8 +77,8 @@ class ClientCohort:
         return self.weights
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
-        """The mean of all clients' updates, and their rows."""
-        return mean(updates, anchor, self.rules), sum(update.rows for update in updates)
+        """The aggregate of all clients' updates, and their rows."""
+        return self.aggregation.merge(updates, anchor, self.rules), sum(update.rows for update in updates)
 
     def adopt(self, weights: Weights) -> None:
         """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""

@@ -61,7 +61,7 @@ class FederatedEngine(Engine):
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
-        self.cohort = ClientCohort(self._nodes, self.job.outer_step())
+        self.cohort = ClientCohort(self._nodes, self.job.outer_step(), self.job.aggregation())
         self._fragments: list[str] = []
         self._generator = torch.Generator().manual_seed(self.job.learner.seed)
 

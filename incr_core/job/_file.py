@@ -32,7 +32,7 @@ from incr_core.job._sections import (
 from incr_core.models import MODELS
 from incr_core.models.adapt import ADAPTATIONS
 from incr_core.objectives import OBJECTIVES
-from incr_core.rounds import OUTERS
+from incr_core.rounds import AGGREGATIONS, OUTERS
 from incr_core.strategies import STRATEGIES
 
 __all__ = ["OBJECT", "JobFile"]
@@ -89,6 +89,7 @@ class JobFile(Section):
             raise ValueError('drift.action: expected learner.schedule with "restart_schedule", got none; name one')
         names: list[tuple[str, str, Catalogue[Any]]] = [
             ("outer.name", self.outer.name, OUTERS),
+            ("federated.aggregation.name", self.federated.aggregation.name, AGGREGATIONS),
             ("learner.objective", self.learner.objective, OBJECTIVES),
             *(("strategy.name", strategy.name, STRATEGIES) for strategy in self.strategy),
             *(("model.adapt.name", adaptation.name, ADAPTATIONS) for adaptation in self.model.adapt),

@@ -20,6 +20,7 @@ from incr_core.job._drift import controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
+    aggregation_of,
     optimizer_of,
     outer_of,
     review_of,
@@ -34,7 +35,7 @@ from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
-from incr_core.rounds import Outer, Participant, Review
+from incr_core.rounds import Aggregation, Outer, Participant, Review
 from incr_core.strategies import Strategy
 
 __all__ = ["Job"]
@@ -134,6 +135,11 @@ class Job(JobFile):
     def outer_step(self) -> Outer:
         """The outer step."""
         return outer_of(self)
+
+    @as_job_error()
+    def aggregation(self) -> Aggregation:
+        """How a server makes one set of weights of its clients' updates."""
+        return aggregation_of(self)
 
     @as_job_error()
     def reviews(self) -> Review | None:

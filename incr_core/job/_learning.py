@@ -12,10 +12,19 @@ from incr_core.errors import JobError, StrategyError
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule, optimizer_named
-from incr_core.rounds import OUTERS, Outer, Review
+from incr_core.rounds import AGGREGATIONS, OUTERS, Aggregation, Outer, Review
 from incr_core.strategies import STRATEGIES, Strategy
 
-__all__ = ["optimizer_of", "outer_of", "review_of", "rows_kept", "schedule_of", "stopping_of", "strategies_of"]
+__all__ = [
+    "aggregation_of",
+    "optimizer_of",
+    "outer_of",
+    "review_of",
+    "rows_kept",
+    "schedule_of",
+    "stopping_of",
+    "strategies_of",
+]
 
 RECENT = 5000
 """Rows kept to consolidate on, where that waits for a drift or the end of a task."""
@@ -135,3 +144,11 @@ def outer_of(job: JobFile) -> Outer:
     """What makes the next anchor of the mean of updates."""
     outer: Outer = build(job.named(job.outer.name, "outer.name", OUTERS), job.outer.arguments, "outer")
     return outer
+
+
+def aggregation_of(job: JobFile) -> Aggregation:
+    """What makes one set of weights of the updates of federated clients."""
+    wanted = job.federated.aggregation
+    kind = job.named(wanted.name, "federated.aggregation.name", AGGREGATIONS)
+    found: Aggregation = build(kind, wanted.arguments, "federated.aggregation")
+    return found

@@ -308,6 +308,12 @@ class FederatedSection(Section):
     fraction: float = Field(1.0, gt=0.0, le=1.0)
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
+    aggregation: Named = Named(name="mean")
+
+    @field_validator("aggregation", mode="before")
+    @classmethod
+    def _aggregation_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class PublishSection(Section):

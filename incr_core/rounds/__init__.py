@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from incr_core.rounds._aggregation import AGGREGATIONS, Aggregation
 from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._outer_steps import OUTERS
+from incr_core.rounds._outsized import outsized
 from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
@@ -17,9 +19,11 @@ from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._worker import Worker
 
 __all__ = [
+    "AGGREGATIONS",
     "OUTERS",
     "PROBED",
     "PROBE_ROWS",
+    "Aggregation",
     "Alone",
     "Arrival",
     "AsRecorded",
@@ -41,6 +45,7 @@ __all__ = [
     "Worker",
     "consolidate",
     "interleaved",
+    "outsized",
     "take_round",
     "total_observed",
 ]

@@ -1,0 +1,222 @@
+"""From the updates of a round to one: the mean, or what a few hostile updates cannot move far.
+
+Robust aggregations look at all updates of a round side by side. So they are for a server that has them all, and not for
+workers that add up their sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from incr_core._util import Catalogue
+from incr_core.errors import ArgumentError
+from incr_core.numerics import as_reals, narrowed, widened
+from incr_core.update import BLOCK, Update, Weights, mean, merge
+
+__all__ = ["AGGREGATIONS", "Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "WeightedMean", "distances"]
+
+
+class Aggregation:
+    """From the updates of a round to the weights that the outer step is given.
+
+    Updates without rows are left out. The weights of none are the anchor.
+    """
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The weights that stand for all updates, each entry by its merge rule."""
+        raise NotImplementedError
+
+
+class WeightedMean(Aggregation):
+    """The mean, weighted by rows: FedAvg (McMahan et al. 2017). One hostile update moves it as far as it likes.
+
+    >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
+    >>> WeightedMean().merge(two, {}, {"w": "mean"})
+    {'w': tensor([4.])}
+    """
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """`update.mean` of them."""
+        return mean(updates, anchor, rules)
+
+
+class TrimmedMean(Aggregation):
+    """For each number, the mean without the largest and the smallest ones (Yin et al. 2018, arXiv:1803.01498, def. 2).
+
+        of n values v_(1) <= ... <= v_(n):    mean of v_(k+1) ... v_(n-k),    k = min(ceil(share n), (n - 1) // 2)
+
+    Every client counts alike, whatever rows it claims. What merges by "sum" moves by n times the trimmed mean of what
+    clients added; "max" stays the maximum. At most a `share` of the clients may be hostile.
+
+    >>> four = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, 3.0, -90.0)]
+    >>> TrimmedMean(0.25).merge(four, {}, {"w": "mean"})
+    {'w': tensor([1.5000])}
+    """
+
+    def __init__(self, share: float = 0.2) -> None:
+        _check_share(share)
+        self.share = share
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The trimmed mean of each entry."""
+
+        def trimmed(values: Tensor) -> Tensor:
+            trim = min(math.ceil(self.share * len(values)), (len(values) - 1) // 2)
+            kept = values.sort(0).values[trim : len(values) - trim]
+            return kept[0] + (kept - kept[0]).mean(0)  # what is equal everywhere stays as it is
+
+        return _by_number(updates, anchor, rules, trimmed)
+
+
+class Median(Aggregation):
+    """For each number, the median (Yin et al. 2018, arXiv:1803.01498, def. 1); of an even count, the middle two's mean.
+
+    Right while fewer than half of the clients are hostile. Every client counts alike; see `TrimmedMean`.
+
+    >>> three = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, -90.0)]
+    >>> Median().merge(three, {}, {"w": "mean"})
+    {'w': tensor([1.])}
+    """
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The median of each entry."""
+
+        def median(values: Tensor) -> Tensor:
+            middle = len(values) // 2
+            ordered = values.sort(0).values
+            return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+        return _by_number(updates, anchor, rules, median)
+
+
+class Krum(Aggregation):
+    """The mean of the `keep` updates that have the nearest neighbours (Blanchard et al. 2017, Krum and Multi-Krum).
+
+        score_i = sum of the squared distances from w_i to the n - f - 2 nearest others,    f = floor(share n)
+
+    The updates with the smallest scores are kept, and weighted by rows. keep: how many, 1 is Krum; None: all but f,
+    which is Multi-Krum. Fewer than three updates have no neighbours to compare: then it is the mean of all. The paper
+    needs n >= 2 f + 3.
+
+    >>> three = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, -90.0)]
+    >>> Krum(0.34).merge(three, {}, {"w": "mean"})
+    {'w': tensor([1.])}
+    """
+
+    def __init__(self, share: float = 0.2, keep: int | None = 1) -> None:
+        _check_share(share)
+        if keep is not None and keep < 1:
+            raise ArgumentError(f"aggregation.keep: expected at least 1, got {keep!r}")
+        self.share, self.keep = share, keep
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The mean of those that are kept."""
+        counted = [update for update in updates if update.rows > 0]
+        kept = self.kept(counted, rules)
+        return mean([counted[place] for place in kept], anchor, rules)
+
+    def kept(self, updates: Sequence[Update], rules: Mapping[str, str]) -> list[int]:
+        """The places of the updates that are kept, in their order."""
+        count = len(updates)
+        if count < 3:
+            return list(range(count))
+        hostile = math.floor(self.share * count)
+        nearest = max(1, count - hostile - 2)
+        apart = distances(updates, rules).square()
+        apart.fill_diagonal_(torch.inf)
+        scores = apart.sort(1).values[:, :nearest].sum(1)
+        keep = min(count, self.keep) if self.keep is not None else count - hostile
+        return sorted(scores.argsort(stable=True)[:keep].tolist())
+
+
+class MultiKrum(Krum):
+    """`Krum` that keeps all but the share of clients that may be hostile."""
+
+    def __init__(self, share: float = 0.2) -> None:
+        super().__init__(share, None)
+
+
+def distances(updates: Sequence[Update], rules: Mapping[str, str]) -> Tensor:
+    """How far each update is from each other, by the weights that merge by "mean"; float64 (n, n).
+
+    >>> two = [Update({"w": torch.tensor([0.0, 3.0])}, 1), Update({"w": torch.tensor([4.0, 0.0])}, 1)]
+    >>> distances(two, {"w": "mean"})
+    tensor([[0., 5.],
+            [5., 0.]], dtype=torch.float64)
+    """
+    squares = torch.zeros(len(updates), len(updates), dtype=torch.float64)
+    for name in updates[0].weights if updates else ():
+        if rules.get(name, "mean") == "mean":
+            for block in _blocks([widened(update.weights[name]) for update in updates]):
+                # Not by the product of rows with each other: near neighbours would be told apart by rounding alone.
+                squares += torch.cdist(block, block, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
+    return squares.sqrt()
+
+
+def _by_number(
+    updates: Sequence[Update],
+    anchor: Mapping[str, Tensor],
+    rules: Mapping[str, str],
+    centre: Callable[[Tensor], Tensor],
+) -> Weights:
+    """Merge every number of every entry for itself. centre: of values (n, numbers), the numbers."""
+    counted = [update for update in updates if update.rows > 0]
+    if not counted:
+        return dict(anchor)
+    merged: Weights = {}
+    for name, first in counted[0].weights.items():
+        rule = rules.get(name, "mean")
+        if rule == "max":
+            merged[name] = merge([update.weights[name] for update in counted], [], rule, None)
+            continue
+        values = [widened(update.weights[name]) for update in counted]
+        if rule == "sum":
+            start = widened(anchor[name])
+            added = _centre([value - start for value in values], centre)
+            found = as_reals(start).double() + len(values) * added
+        else:
+            found = _centre(values, centre)
+        merged[name] = narrowed(_as(found, values[0]), first.dtype)
+    return merged
+
+
+def _centre(values: Sequence[Tensor], centre: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `centre` makes of each number of values of one shape; float64, complex numbers as pairs."""
+    shape = as_reals(values[0]).shape
+    parts = [centre(block) for block in _blocks(values)]
+    return torch.cat(parts).view(shape) if parts else torch.zeros(shape, dtype=torch.float64)
+
+
+def _blocks(values: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Values of one shape side by side, float64 (n, numbers), in parts that a processor's cache may hold."""
+    flat = [as_reals(value).flatten() for value in values]
+    for column in zip(*(torch.split(part, max(1, BLOCK // len(values))) for part in flat), strict=True):
+        if column[0].numel():
+            yield torch.stack(column).double()
+
+
+def _as(reals: Tensor, like: Tensor) -> Tensor:
+    """Numbers that were calculated in float64, in a tensor's own type."""
+    if like.is_complex():
+        return torch.view_as_complex(reals.to(as_reals(like).dtype))
+    return reals.to(like.dtype) if like.is_floating_point() else reals.round().to(like.dtype)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share < 0.5:
+        raise ArgumentError(
+            f"aggregation.share: expected a number from 0 to below 0.5, got {share!r}; where half of the clients are "
+            "hostile no aggregation helps"
+        )
+
+
+AGGREGATIONS: Catalogue[type[Aggregation]] = Catalogue(
+    "an aggregation",
+    {"mean": WeightedMean, "trimmed_mean": TrimmedMean, "median": Median, "krum": Krum, "multi_krum": MultiKrum},
+    "incr.aggregations",
+)
+"""The aggregations by the names that job files use."""

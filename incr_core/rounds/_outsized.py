@@ -1,0 +1,67 @@
+"""Updates that are too large to be believed: one of them would outweigh all others in a mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from incr_core.numerics import as_reals, widened
+from incr_core.update import Update
+
+__all__ = ["LARGEST", "outsized"]
+
+LARGEST = 5.0
+"""How many times as far as the others an update may move the weights."""
+
+_LEAST = 3
+"""How few updates cannot tell which of them is too large."""
+
+_KINDS = {"mean": "weights", "average": "running statistics"}
+"""Merge rule -> what merges by it, in words."""
+
+
+@torch.no_grad()
+def outsized(
+    updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str], largest: float = LARGEST
+) -> dict[int, str]:
+    """The places of the updates that are too large, and why.
+
+    The distance of an update from the anchor is compared with the median distance of the round's updates:
+
+        |w_i - a|  <=  largest * median_j |w_j - a| * max(1, rows_i / median_j rows_j)
+
+    for weights and running statistics each. Who learns more rows takes more steps, and moves farther by as much at
+    most. Of fewer than three updates none is too large: nobody can tell.
+
+    >>> moved = [Update({"w": torch.tensor([value])}, rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
+    >>> outsized(moved, {"w": torch.zeros(1)}, {"w": "mean"})
+    {3: 'weights moved by 30, where the median is 1.1; at most 5.5 is believed of 10 rows'}
+    """
+    counted = [place for place, update in enumerate(updates) if update.rows > 0]
+    if len(counted) < _LEAST:
+        return {}
+    found: dict[int, str] = {}
+    usual_rows = median(updates[place].rows for place in counted)
+    for rule, kind in _KINDS.items():
+        moved = {place: _distance(updates[place], anchor, rules, rule) for place in counted}
+        usual = median(moved.values())
+        for place, distance in moved.items():
+            rows = updates[place].rows
+            most = largest * usual * max(1.0, rows / usual_rows)
+            if distance > most:
+                told = f"where the median is {usual:.3g}; at most {most:.3g} is believed of {rows:,} rows"
+                found.setdefault(place, f"{kind} moved by {distance:.3g}, {told}")
+    return found
+
+
+def _distance(update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str], rule: str) -> float:
+    """How far an update is from the anchor, by what merges by a rule."""
+    square = 0.0
+    for name, value in update.weights.items():
+        if rules.get(name, "mean") == rule:
+            difference = as_reals(widened(value)).double() - as_reals(widened(anchor[name])).double()
+            square += float(difference.square().sum())
+    return float(square**0.5)
