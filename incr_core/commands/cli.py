@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
+    client = command("client", _client, "let a federated run learn from rows of your own, which stay on this machine")
+    client.add_argument("file", metavar="CLIENT.toml", help="where the rows are, and what a run may do with them")
+    client.add_argument("--superlink", required=True, metavar="HOST:PORT", help="Flower's SuperLink of the federation")
+    client.add_argument("--certificates", metavar="CA.crt", help="who signed the SuperLink's certificate; none: no TLS")
+    client.add_argument("--key", metavar="FILE", help="the private key of a node that is registered there")
+    client.add_argument("--on", default="federated", metavar="ENGINE", help=argparse.SUPPRESS)
+
     predict = command("predict", _predict, "predict the rows of a file with a version of a run")
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
@@ -159,6 +166,13 @@ def _run_apart(options: argparse.Namespace) -> int:
     from incr_core.commands.run import run_apart
 
     return run_apart(options, _guarded)
+
+
+def _client(options: argparse.Namespace) -> int:
+    from incr_core.engines import engine_named
+
+    engine_named(options.on).client(options.file, options.superlink, options.certificates, options.key)
+    return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
