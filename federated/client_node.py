@@ -12,14 +12,15 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 
 from federated.client_app import CLIENT, app
+from federated.client_file import ClientFile
 from federated.fleet import FleetNode, TurnedAway, node_key
 from federated.flower_privates import ErrorCode
-from federated.owner import Owner
+from federated.owner import Owner, describe
 from federated.superlink import certificate
 from incr_core.errors import EngineError
 from incr_core.shown import shown
 
-__all__ = ["serve"]
+__all__ = ["answer_all", "described", "serve"]
 
 AGAIN = 3.0
 """Seconds before a SuperLink that does not answer is tried again."""
@@ -43,7 +44,7 @@ def serve(file: str, address: str, certificates: str | None = None, key: str | N
                     with FleetNode(address, trusted, keys) as node:
                         owner.say(f"client {owner.name} has joined {address}")
                         away = ""
-                        _answer_all(node, place, stop)
+                        answer_all(node, place, stop)
                 except TurnedAway:
                     raise
                 except EngineError as error:
@@ -53,6 +54,22 @@ def serve(file: str, address: str, certificates: str | None = None, key: str | N
                     stop.wait(AGAIN)
     finally:
         owner.close()
+
+
+def described(file: str) -> str:
+    """The runs that an owner has taken part in, a line each.
+
+    >>> described("/nowhere/client.toml")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
+    """
+    lines = [
+        f"run {one['run']} ({shown(one['job'])}): {one['learned']:,} rows learned, {one['duplicate']:,} duplicates, "
+        f"{one['quarantined']:,} refused; ledger {one['sha256'] or 'empty'}"
+        for one in describe(ClientFile.read(file))
+    ]
+    return "\n".join(lines) or "no run has had rows of this client"
 
 
 @contextmanager
@@ -72,7 +89,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _answer_all(node: FleetNode, file: str, stop: threading.Event) -> None:
+def answer_all(node: FleetNode, file: str, stop: threading.Event) -> None:
     """Answer messages until asked to stop."""
     while not stop.is_set():
         message = node.receive()

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.client_app import ROWS
-from federated.client_node import serve
+from federated.client_node import described, serve
 from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
 from federated.owners import Owners
@@ -60,9 +60,12 @@ class FederatedEngine(Engine):
         self._renew()
 
     @classmethod
-    def client(cls, file: str, superlink: str, certificates: str | None, key: str | None) -> None:
-        """Serve the owner that a client's file tells of, on a SuperLink, until asked to stop."""
+    def client(cls, file: str, superlink: str | None, certificates: str | None, key: str | None) -> str:
+        """Serve the owner that a client's file tells of, or tell which runs it has taken part in."""
+        if superlink is None:
+            return described(file)
         serve(file, superlink, certificates, key)
+        return ""
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""

@@ -19,7 +19,7 @@ from federated.client_file import ClientFile
 from federated.failures import failure
 from federated.home import KEPT, Home
 from federated.owned_run import OwnedRun
-from federated.owner_ledger import OwnerLedger
+from federated.owner_ledger import STATES, OwnerLedger
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import CheckpointError, EngineError, JobError, RunDirectoryError
 from incr_core.rounds import Arrival, Participant
@@ -201,11 +201,11 @@ class Owner(Home):
 
 
 def describe(file: ClientFile) -> list[dict[str, Any]]:
-    """The runs that an owner has taken part in, and how many rows each has had."""
+    """The runs that an owner has taken part in: how many rows each has had, and the hash of its ledger."""
     found = []
-    for place in sorted((file.folder / "runs").glob("*")):
-        ledger = OwnerLedger(place / "ledger.jsonl")
-        job = json.loads((place / "job.json").read_text())["job"]
-        counts = {state: ledger.count(state) for state in ("learned", "duplicate", "quarantined")}
-        found.append({"run": place.name, "job": json.loads(job).get("name"), **counts, "sha256": ledger.sha256})
+    for place in sorted((file.folder / "runs").glob("*/job.json")):
+        ledger = OwnerLedger(place.parent / "ledger.jsonl")
+        job = json.loads(json.loads(place.read_text())["job"]).get("name", "")
+        counts = {state: ledger.count(state) for state in STATES}
+        found.append({"run": place.parent.name, "job": str(job), **counts, "sha256": ledger.sha256})
     return found

@@ -28,7 +28,7 @@ from incr_core.data import ranges, row_ids
 from incr_core.errors import CheckpointError
 from incr_core.storage import storage, write_atomically
 
-__all__ = ["OwnerLedger"]
+__all__ = ["STATES", "OwnerLedger"]
 
 STATES = ("learned", "duplicate", "quarantined")
 

@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 
     client = command("client", _client, "let a federated run learn from rows of your own, which stay on this machine")
     client.add_argument("file", metavar="CLIENT.toml", help="where the rows are, and what a run may do with them")
-    client.add_argument("--superlink", required=True, metavar="HOST:PORT", help="Flower's SuperLink of the federation")
+    what = client.add_mutually_exclusive_group(required=True)
+    what.add_argument("--superlink", metavar="HOST:PORT", help="the federation's SuperLink (Flower)")
+    what.add_argument("--ledger", action="store_true", help="tell which rows runs have had, and the hashes of that")
     client.add_argument("--certificates", metavar="CA.crt", help="who signed the SuperLink's certificate; none: no TLS")
     client.add_argument("--key", metavar="FILE", help="the private key of a node that is registered there")
     client.add_argument("--on", default="federated", metavar="ENGINE", help=argparse.SUPPRESS)
@@ -171,7 +173,8 @@ def _run_apart(options: argparse.Namespace) -> int:
 def _client(options: argparse.Namespace) -> int:
     from incr_core.engines import engine_named
 
-    engine_named(options.on).client(options.file, options.superlink, options.certificates, options.key)
+    if told := engine_named(options.on).client(options.file, options.superlink, options.certificates, options.key):
+        print(told)
     return 0
 
 

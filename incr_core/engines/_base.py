@@ -71,8 +71,11 @@ class Engine:
         )
 
     @classmethod
-    def client(cls, file: str, superlink: str, certificates: str | None, key: str | None) -> None:
-        """Serve the owner that a client's file tells of, on a SuperLink, until asked to stop."""
+    def client(cls, file: str, superlink: str | None, certificates: str | None, key: str | None) -> str:
+        """Serve the owner that a client's file tells of, on a SuperLink, until asked to stop; returns what to print.
+
+        superlink: its address; None: only tell which runs the owner has taken part in.
+        """
         raise JobError(f"client: expected --on federated, whose participants are clients, got --on {cls.name}")
 
     @property

@@ -42,6 +42,7 @@ def assert_each_row_once(tmp_path: Path) -> None:
     assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == wanted
 
 
+@pytest.mark.chaos
 def test_three_processes_learn_the_model_of_the_simulation(deployment: Deployment, tmp_path: Path) -> None:
     deployment.superlink()
     for owner in OWNERS:
