@@ -1,7 +1,7 @@
 """The Flower ClientApp: records in, a participant's calls, records out.
 
-    query.hello          who are you?                    -> the partition the node was given
-    query.open           be this client of this job      -> what the server must know of the model
+    query.hello          who are you?                    -> the partition the node was given, or its owner's name
+    query.open           be a client of this job         -> what the server must know of the model
     evaluate.receive     take the next increment         -> Arrival, without rows
     train.learn          learn it from this anchor       -> Update
     train.review         learn these rows of your history -> Update
@@ -10,29 +10,27 @@
     train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
     query.save           keep your state for a version
 
-It runs unchanged on our `RayGrid`, in Flower's simulation and on a SuperNode.
+It runs unchanged on our `RayGrid`, in Flower's simulation, on a SuperNode and in `incr client`. A node whose
+configuration names a client's file (`client`) serves that owner; all others are told whose rows they have.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from federated import residents
-from federated.failures import failure
+from federated.home import Guest, Home
+from federated.owner import Owner
 from federated.records import pack, tell, unpack
 from incr_core.errors import JobError
-from incr_core.rounds import Arrival, Orders, Participant
+from incr_core.rounds import Orders, Participant
 from incr_core.update import Update
 
 __all__ = ["app"]
@@ -41,28 +39,28 @@ ANCHOR, SHARED, ROWS, ORDER, WORK = "anchor", "shared", "rows", "order", "work"
 """Records of a message: weights to start from, merged strategy state, rows to review, what to do; and of an answer:
 what it took."""
 
-KEPT = "(kept by its owner)"
-"""In place of what rows hold."""
+CLIENT = "client"
+"""The key of a node's configuration that names its owner's file."""
 
 app = ClientApp()
 
 
+def home_of(context: Context) -> Home:
+    """Where the client of a node is at home."""
+    file = context.node_config.get(CLIENT)
+    return Guest(context) if file is None else Owner.of(str(file))
+
+
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Tell which partition this node was given: it decides which client it is."""
-    index = int(str(context.node_config.get("partition-id", -1)))
-    return Message(RecordDict({ORDER: ConfigRecord({"partition-id": index})}), reply_to=message)
+    """Tell who is here."""
+    return Message(RecordDict({ORDER: ConfigRecord(home_of(context).hello())}), reply_to=message)
 
 
 @app.query("open")
 def open_client(message: Message, context: Context) -> Message:
     """Become a client of a job: fresh, as it was at a version, or fresh at a place in the stream."""
-    order = message.content.config_records[ORDER]
-
-    def begin() -> Participant:
-        return residents.make_resident(
-            context, str(order["job"]), str(order["client"]), str(order["folder"]), bool(order["travels"])
-        )
+    order, home = message.content.config_records[ORDER], home_of(context)
 
     def describe(participant: Participant) -> RecordDict:
         if "version" in order:
@@ -88,62 +86,75 @@ def open_client(message: Message, context: Context) -> Message:
                 "shares": bool(shared),
                 "remakes": learner.remakes,
                 "cursor": json.dumps(participant.cursor) if order["describe"] else "",
+                "coming": home.coming(participant),
             }
         )
 
-    return _answer(message, context, describe, begin)
+    return _answer(message, home, describe, home.open, changed=False)
 
 
 @app.evaluate("receive")
 def receive(message: Message, context: Context) -> Message:
     """Take the next increment: predict what arrives, score what became known, tell what there is to learn."""
+    order, home = message.content.config_records[ORDER], home_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        known = int(str(message.content.config_records[ORDER]["fragments"]))
         _adopt(participant, message.content)
-        arrival = participant.receive()
+        number = order.get("number")
+        arrival = participant.receive(None if number is None else int(str(number)))
         return tell(
             {
-                "arrival": None if arrival is None else _arrival_document(arrival),
-                "fragments": list(participant.stream.fragments[known:]),
+                "arrival": None if arrival is None else home.arrived(arrival, participant),
+                "fragments": list(participant.stream.fragments[int(str(order["fragments"])) :])
+                if "fragments" in order
+                else [],
+                "coming": home.coming(participant),
             }
         )
 
-    return _answer(message, context, work)
+    return _answer(message, home, work)
 
 
 @app.train("learn")
 def learn(message: Message, context: Context) -> Message:
     """Learn the increment at hand, from the anchor."""
+    order, home = message.content.config_records[ORDER], home_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        order = message.content.config_records[ORDER]
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        return _contribution(participant.learn(anchor, bool(order["first"])))
+        update = participant.learn(anchor, bool(order["first"]))
+        if order["first"]:
+            home.learned(participant)
+        return _contribution(update)
 
-    return _answer(message, context, work)
+    return _answer(message, home, work)
 
 
 @app.train("review")
 def review(message: Message, context: Context) -> Message:
     """Learn rows of the history once more, from the anchor."""
+    home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
-        return _contribution(participant.review(unpack(message.content.array_records[ROWS], copy=True)["rows"]))
+        rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
+        return _contribution(participant.review(home.rows(rows)))
 
-    return _answer(message, context, work)
+    return _answer(message, home, work)
 
 
 @app.train("skip")
 def skip(message: Message, context: Context) -> Message:
     """Let the rows of the increment at hand go."""
+    home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
+        if participant.increment is not None and participant.increment.labelled.rows is not None:
+            home.skipped(participant.increment.labelled.rows)
         participant.skip()
         return RecordDict()
 
-    return _answer(message, context, work)
+    return _answer(message, home, work)
 
 
 @app.train("follow")
@@ -156,7 +167,7 @@ def follow(message: Message, context: Context) -> Message:
         participant.follow(Orders(**json.loads(str(message.content.config_records[ORDER]["orders"]))))
         return RecordDict()
 
-    return _answer(message, context, work)
+    return _answer(message, home_of(context), work)
 
 
 @app.train("consolidate")
@@ -170,36 +181,41 @@ def consolidate(message: Message, context: Context) -> Message:
             content["weights"] = pack(participant.learner.weights())
         return content
 
-    return _answer(message, context, work)
+    return _answer(message, home_of(context), work)
 
 
 @app.query("save")
 def save(message: Message, context: Context) -> Message:
     """Keep the state for a version, on this client's own disk."""
+    home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        order = message.content.config_records[ORDER]
-        participant.save(Path(str(order["folder"]), str(order["version"])))
+        home.save(message.content.config_records[ORDER], participant)
         return RecordDict()
 
-    return _answer(message, context, work)
+    return _answer(message, home, work, changed=False)
 
 
 def _answer(
     message: Message,
-    context: Context,
+    home: Home,
     work: Callable[[Participant], RecordDict],
-    begin: Callable[[], Participant] | None = None,
+    begin: Callable[[ConfigRecord], Participant] | None = None,
+    *,
+    changed: bool = True,
 ) -> Message:
-    """Bring the participant up, let it work, settle it, and say what it took and where."""
+    """Bring the participant up, let it work, settle it, and say what it took and where.
+
+    changed: whether the work changes what the next message depends on.
+    """
     begun = time.perf_counter()
     try:
-        participant = residents.resident_of(context) if begin is None else begin()
+        participant = (begin or home.participant)(message.content.config_records[ORDER])
         content = work(participant)
-        residents.answered(context, participant)
+        told = home.answered(participant, changed=changed)
     except Exception as error:
-        return Message(failure(residents.name_of(context), error), reply_to=message)
-    content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid()})
+        return Message(home.failure(error), reply_to=message)
+    content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid(), **told})
     return Message(content, reply_to=message)
 
 
@@ -214,14 +230,3 @@ def _adopt(participant: Participant, content: RecordDict) -> None:
     if SHARED in content:
         merged: Mapping[str, Tensor] = unpack(content.array_records[SHARED], copy=False)
         participant.learner.adopt_shared(merged)
-
-
-def _arrival_document(arrival: Arrival) -> dict[str, Any]:
-    """The arrival as nested state; refused rows are told with place and reason, their values stay with the owner."""
-    document = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
-    return document | {
-        "tick": asdict(arrival.tick),
-        "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
-        # What a fault quotes of the data stands in brackets.
-        "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
-    }

@@ -10,8 +10,8 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from federated.client_app import SHARED
-from federated.nodes import Nodes
 from federated.records import told, unpack
+from federated.roster import Roster
 from incr_core.rounds import Aggregation, Consolidated, Outer
 from incr_core.update import Update, Weights, merge_shared
 
@@ -41,14 +41,14 @@ class Terms:
 class ClientCohort:
     """The `Cohort` of all clients, seen from the server.
 
-    nodes: where the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
+    roster: who the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
     of weights of their updates.
     weights: the anchor, what all stand at. shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
     """
 
-    def __init__(self, nodes: Nodes, outer: Outer, aggregation: Aggregation) -> None:
-        self.nodes = nodes
+    def __init__(self, roster: Roster, outer: Outer, aggregation: Aggregation) -> None:
+        self.roster = roster
         self.outer = outer
         self.aggregation = aggregation
         self.terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
@@ -72,6 +72,10 @@ class ClientCohort:
             self.weights[name] = self.weights[name].clone()
             self.weights[name] += value
 
+    def retract(self, observed: Mapping[str, Tensor]) -> None:
+        """Take back the statistics of rows that were not learned after all."""
+        self.absorb({name: -value for name, value in observed.items()})
+
     def anchor(self) -> Weights:
         """The weights all stand at; clients learn on copies of their own."""
         return self.weights
@@ -86,27 +90,27 @@ class ClientCohort:
 
     def consolidate(self) -> Consolidated:
         """Let the clients that have learned since they consolidated do so again."""
-        learners = sorted(self.unconsolidated)
-        rows = [self.unconsolidated[client] for client in learners]
-        self.unconsolidated = {}
-        answers = self.nodes.ask("train.consolidate", learners, anchor=self.weights)
-        states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers]
+        learned, self.unconsolidated = self.unconsolidated, {}
+        answers = self.roster.ask("train.consolidate", sorted(learned), anchor=self.weights)
+        rows = [learned.pop(client) for client in answers]
+        self.unconsolidated = learned  # of those who were lost
+        states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers.values()]
         updates = [
             Update(unpack(answer.array_records["weights"], copy=False), count)
-            for answer, count in zip(answers, rows, strict=True)
+            for answer, count in zip(answers.values(), rows, strict=True)
             if self.remakes
         ]
         return Consolidated(rows, states, updates)
 
     def merge_shared(self, made: Consolidated) -> None:
         """Merge what their strategies share; they are told with their next message."""
-        if self.terms.shares:
+        if self.terms.shares and made.states:
             self.shared = merge_shared(made.states, made.rows, self.terms.shared_rules, self.shared)
 
 
-def updates_of(answers: Sequence[RecordDict]) -> list[Update]:
+def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:
     """The updates that clients answered."""
-    told_of = [(answer, told(answer)) for answer in answers]
+    told_of = [(answer, told(answer)) for answer in answers.values()]
     return [
         Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
         for answer, document in told_of

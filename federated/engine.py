@@ -16,18 +16,16 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.client_app import ROWS
-from federated.clients import Client, clients_of, joined
+from federated.client_node import described, serve
 from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
-from federated.records import pack, told
-from incr_core.data.encoding import BadFile, BadRow
-from incr_core.data.timeline import Tick
+from federated.owners import Owners
+from federated.records import pack
+from federated.roster import Roster
 from incr_core.engines import Commit, Engine
-from incr_core.errors import JobError, StreamError
+from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.registry import state_folder
 from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_observed
-from incr_core.storage import bring
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -36,8 +34,8 @@ __all__ = ["FederatedEngine"]
 class FederatedEngine(Engine):
     """Drive clients over a Flower `Grid`; the server holds the anchor, and neither rows nor a model.
 
-    grid: where the clients are; by default one is started as `job.federated` says. Clients are those of `clients_of`,
-    and the node with partition number i is client i.
+    grid: where the clients are; by default one is started as `job.federated` says. With `federated.superlink` they own
+    their rows (`Owners`), otherwise they are simulated on a table that all read (`Nodes`).
 
     Of an increment's clients with rows to learn, ceil(fraction * clients) are drawn for each round. One that is drawn
     in none keeps its rows and offers them again with the next increment. In the warm start all take part: there is no
@@ -55,118 +53,94 @@ class FederatedEngine(Engine):
                 f'({", ".join(job.objects_given)}); name models and strategies by "module:name" and rows by a path, '
                 'or learn on "local" or "cluster"'
             )
-        self.clients = clients_of(job)
-        self._nodes = Nodes(job.federated, grid)
+        owned = job.federated.superlink is not None
+        self._roster: Roster = Owners(job, grid) if owned else Nodes(job, directory, grid)
+        if owned:
+            self.max_failures = MAX_FAILURES
         self._renew()
+
+    @classmethod
+    def client(cls, file: str, superlink: str | None, certificates: str | None, key: str | None) -> str:
+        """Serve the owner that a client's file tells of, or tell which runs it has taken part in."""
+        if superlink is None:
+            return described(file)
+        serve(file, superlink, certificates, key)
+        return ""
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
-        self.cohort = ClientCohort(self._nodes, self.job.outer_step(), self.job.aggregation())
-        self._fragments: list[str] = []
+        self.cohort = ClientCohort(self._roster, self.job.outer_step(), self.job.aggregation())
         self._generator = torch.Generator().manual_seed(self.job.learner.seed)
 
     @property
     def participants(self) -> list[str]:
         """Names of the clients, in the order of their shares in every sum."""
-        return [client.name for client in self.clients]
+        return self._roster.names
 
     @property
     def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as the clients have told them."""
-        return self._fragments
+        """Paths of the stream's fragments by number, as the clients have told them; or the owners of rows."""
+        return self._roster.fragments
+
+    @property
+    def news(self) -> Sequence[tuple[str, str, str]]:
+        """What befell the clients since the last commit."""
+        return self._roster.news
+
+    def told(self) -> dict[str, Any]:
+        """What is known of the clients."""
+        return self._roster.told()
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
     def start(self, commit: Commit | None) -> None:
         """Find the clients, and let each become itself: fresh, or as it was at a commit."""
         self._renew()
-        bring(self.directory / "state")  # for clients in other processes
-        known = len(self.clients) if commit is None else self._restore(commit.engine)
-        self._nodes.reach(self.clients)
-        job = self.job.model_dump_json()
-        orders = []
-        for client in self.clients:
-            order: dict[str, Any] = {
-                "job": job,
-                "client": json.dumps(client.document()),
-                "folder": str(self._folder(client.name)),
-                "travels": not self._nodes.clients_stay,
-                # Every client draws the same first weights from the job's seed; one of them tells.
-                "describe": client.index == 0,
-            }
-            orders.append(order)
-        if commit is not None:
-            orders[:known] = [order | {"version": commit.version} for order in orders[:known]]
-        described = told(self._nodes.ask("query.open", self._everybody[:known], orders=orders[:known])[0])
-        if new := self._everybody[known:]:
-            # A place in the stream counts everybody's rows, so one client's place is every client's.
-            orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
-            self._nodes.ask("query.open", new, orders=orders)
         cohort = self.cohort
+        if commit is not None:
+            if ("owners" in commit.engine) != isinstance(self._roster, Owners):
+                raise RunDirectoryError(
+                    f"{self.directory}: expected a run of clients that are as they were, got simulated ones where they "
+                    "own their rows, or the other way round; choose another --out"
+                )
+            cohort.outer.load_state_dict(commit.engine["outer"])
+            cohort.shared = dict(commit.engine["shared"])
+            cohort.unconsolidated = dict(commit.engine["unconsolidated"])
+            self._generator.set_state(commit.engine["generator"])
+        described = self._roster.start(commit)
         cohort.terms = Terms.of(described)
         cohort.weights = described["weights"] if commit is None else commit.weights
         if commit is None and "sum" in cohort.terms.shared_rules.values():
             cohort.shared = described["shared"]  # what additions are counted from
-        self._nodes.bytes = 0  # an increment's bytes do not depend on how often the run was started
-
-    def _restore(self, state: Mapping[str, Any]) -> int:
-        """Take back what `save` returned; how many clients, the first ones, have a state at that commit."""
-        known = [Client.from_document(document) for document in state["clients"]]
-        self.clients = joined(known, self.clients)  # those that are new in the source come last
-        self.cohort.outer.load_state_dict(state["outer"])
-        self.cohort.shared = dict(state["shared"])
-        self.cohort.unconsolidated = dict(state["unconsolidated"])
-        self._generator.set_state(state["generator"])
-        self._fragments = list(state["fragments"])
-        return len(known)
 
     def close(self) -> None:
-        """Stop the simulated clients; nodes of a grid that was lent stay."""
-        self._nodes.close()
+        """Stop the simulated clients; nodes of a grid that was lent, and owners, stay."""
+        self._roster.close()
 
     # -- an increment --------------------------------------------------------------------------------------------
 
     def receive(self) -> list[Arrival]:
-        """Let every client take its next increment; one whose stream has ended has nothing to tell."""
-        known = len(self._fragments)
+        """Let the clients take their next increment."""
         # Over several increments, what clients share goes its own way until they consolidate on order.
         cohort = self.cohort
-        shared = None if cohort.terms.spans else cohort.shared
-        answers = self._nodes.ask(
-            "evaluate.receive", self._everybody, {"fragments": known}, anchor=cohort.weights, shared=shared
-        )
-        arrivals: list[Arrival | None] = []
-        for answer in map(told, answers):
-            self._fragments += answer["fragments"][len(self._fragments) - known :]
-            arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
-        here = [
-            (client, arrival) for client, arrival in zip(self.clients, arrivals, strict=True) if arrival is not None
-        ]
-        if not here:
-            return []
-        leader, first = here[0]
-        tick = first.tick
-        for client, arrival in here:
-            if (found := arrival.tick) != tick:
-                raise StreamError(
-                    f"client {client.name}: expected increment {tick.number} ({tick.name}), where {leader.name} is, "
-                    f"got {found.number} ({found.name}); the source has changed while the clients were reading it: "
-                    "run the same command again"
-                )
-        return [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
+        return self._roster.receive(cohort.weights, None if cohort.terms.spans else cohort.shared)
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
-        done, begun, worked = Round(), time.perf_counter(), self._nodes.seconds
+        roster = self._roster
+        done, begun, worked = Round(), time.perf_counter(), roster.seconds
         if rows is None:
             self._learn(arrivals, done)
+            roster.settle(arrivals)
         elif rows:
             take_round(self.cohort, partial(self._review, rows), done)
         else:
-            self._nodes.ask("train.skip", self._choose(arrivals)[1])
-        done.seconds_learning = self._nodes.seconds - worked
+            skipped = roster.ask("train.skip", self._choose(arrivals)[1])
+            _hold_back(arrivals, skipped)
+            roster.settle(arrivals)
+        done.seconds_learning = roster.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
-        done.bytes_exchanged, self._nodes.bytes = self._nodes.bytes, 0
+        done.bytes_exchanged, roster.bytes = roster.bytes, 0
         return done
 
     def _learn(self, arrivals: Sequence[Arrival], done: Round) -> None:
@@ -177,25 +151,30 @@ class FederatedEngine(Engine):
         cohort.absorb(total_observed([arrivals[client] for client in learners]))
         for drawn in rounds:
             orders = [{"first": client not in begun} for client in drawn]
-            take_round(cohort, partial(self._advance, drawn, orders), done)
-            begun.update(drawn)
+            take_round(cohort, partial(self._advance, drawn, orders, begun), done)
+        # Of who was lost before it learned, the statistics come again, with its rows.
+        cohort.retract(total_observed([arrivals[client] for client in learners if client not in begun]))
+        _hold_back(arrivals, begun)
         if cohort.terms.consolidates or cohort.terms.spans:
             # Not what they passed over: each row taught strategies once, however many passes and rounds there were.
-            for client in learners:
+            for client in sorted(begun):
                 rows = cohort.unconsolidated.get(client, 0) + arrivals[client].labelled
                 cohort.unconsolidated[client] = rows
         if cohort.terms.consolidates:
             consolidate(cohort)
 
-    def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> list[Update]:
-        return updates_of(self._nodes.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights))
+    def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]], begun: set[int]) -> list[Update]:
+        answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights)
+        begun.update(answers)
+        return updates_of(answers)
 
     def _review(self, rows: Mapping[str, Tensor]) -> list[Update]:
-        drawn = [client for client in self._everybody if len(rows.get(self.clients[client].name, ()))]
-        ids = [{ROWS: pack({"rows": rows[self.clients[client].name]})} for client in drawn]
+        names = self._roster.names
+        drawn = [client for client in self._roster.there if len(rows.get(names[client], ()))]
+        ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
         cohort = self.cohort
         return updates_of(
-            self._nodes.ask("train.review", drawn, anchor=cohort.weights, shared=cohort.shared, records=ids)
+            self._roster.ask("train.review", drawn, anchor=cohort.weights, shared=cohort.shared, records=ids)
         )
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
@@ -206,7 +185,7 @@ class FederatedEngine(Engine):
         if orders:
             # What was merged must be there for the next step; the next increment's first message may come after it.
             shared = cohort.shared if orders.consolidate else None
-            self._nodes.ask("train.follow", self._everybody, {"orders": json.dumps(asdict(orders))}, shared=shared)
+            self._roster.ask("train.follow", self._roster.there, {"orders": json.dumps(asdict(orders))}, shared=shared)
         if weights is not None:
             cohort.adopt(weights)
 
@@ -214,10 +193,7 @@ class FederatedEngine(Engine):
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
         rounds = self._draw_rounds(arrivals)
         learners = sorted({client for drawn in rounds for client in drawn})
-        for client, arrival in enumerate(arrivals):
-            if client not in learners:
-                # Held back by the client, and told again when they are offered again.
-                arrival.rows = arrival.rows[:0]
+        _hold_back(arrivals, learners)
         return rounds, learners
 
     def _draw_rounds(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
@@ -234,35 +210,27 @@ class FederatedEngine(Engine):
     def save(self, version: int) -> dict[str, Any]:
         """Let every client keep its state for this version, on its own disk.
 
-        Returns the clients, the outer step's state, the draw, what strategies share, and the fragments known.
+        Returns what the roster knows, the outer step's state, the draw, and what strategies share.
         """
-        orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
-        self._nodes.ask("query.save", self._everybody, orders=orders)
         return {
-            "clients": [client.document() for client in self.clients],
+            **self._roster.save(version),
             "outer": self.cohort.outer.state_dict(),
             "generator": self._generator.get_state(),
             "shared": self.cohort.shared,
             "unconsolidated": self.cohort.unconsolidated,
-            "fragments": list(self._fragments),
         }
 
     def weights(self) -> Weights:
         """The anchor."""
         return self.cohort.weights
 
-    @property
-    def _everybody(self) -> range:
-        return range(len(self.clients))
 
-    def _folder(self, client: str) -> Path:
-        return state_folder(self.directory.absolute(), client, 0).parent
+MAX_FAILURES = 10
+"""How often in a row owners may be too few before a run ends."""
 
 
-def _arrival(document: dict[str, Any]) -> Arrival:
-    records = {
-        "tick": Tick(**document["tick"]),
-        "bad": [BadRow(**row) for row in document["bad"]],
-        "bad_files": [BadFile(**file) for file in document["bad_files"]],
-    }
-    return Arrival(**document | records)
+def _hold_back(arrivals: Sequence[Arrival], learners: Sequence[int] | set[int] | Mapping[int, Any]) -> None:
+    """Rows of clients that do not learn are held back by them, and told again when they are offered again."""
+    for client, arrival in enumerate(arrivals):
+        if client not in learners:
+            arrival.rows = arrival.rows[:0]

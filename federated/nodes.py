@@ -1,24 +1,32 @@
-"""The nodes of the clients: found by their partition numbers, and asked all at once."""
+"""Simulated clients: each is the node with its partition number, and its stream its part of a table that all read."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.client_app import ANCHOR, ORDER, SHARED, WORK, app
-from federated.clients import Client
-from federated.failures import REMEDY, raise_failures
+from federated.client_app import ORDER, app
+from federated.clients import Client, clients_of, joined
+from federated.failures import raise_failures
 from federated.grid import RayGrid, spread
-from federated.records import pack, payload
+from federated.records import told
+from federated.roster import Roster, failures_of
 from federated.simulation import FlowerSimulation
-from incr_core.errors import EngineError, IncrError, WorkerLost
-from incr_core.job import FederatedSection
+from incr_core.data.encoding import BadFile, BadRow
+from incr_core.data.timeline import Tick
+from incr_core.engines import Commit
+from incr_core.errors import StreamError, WorkerLost
+from incr_core.job import Job
+from incr_core.registry import state_folder
+from incr_core.rounds import Arrival
+from incr_core.storage import bring
 from incr_core.update import Weights
 
 __all__ = ["Nodes"]
@@ -28,137 +36,162 @@ PATIENCE = 180.0
 takes a minute to import what it needs."""
 
 
-class Nodes:
-    """The nodes of a Flower grid on which a job's clients are.
+class Nodes(Roster):
+    """The clients of `clients_of`; the node with partition number i is client i. Each must answer.
 
-    wanted: what the job says of them. grid: where they are; None starts one as the job says.
-    bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
+    directory: the run directory, which they write to. grid: where they are; None starts one as the job says.
     """
 
-    def __init__(self, wanted: FederatedSection, grid: Grid | None = None) -> None:
-        self._wanted = wanted
+    def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
+        super().__init__()
+        self._job, self._directory = job, directory
         self._grid = grid
         self._lent = grid is not None
         self._simulation: FlowerSimulation | None = None
-        self._clients: list[Client] = []
         self._nodes: list[int] = []
-        self.bytes, self.seconds = 0, 0.0
+        self.clients = clients_of(job)
 
-    def reach(self, clients: Sequence[Client]) -> None:
-        """Find the node of every client: client i is at the one with partition number i.
+    @property
+    def names(self) -> list[str]:
+        """The clients' names."""
+        return [client.name for client in self.clients]
 
-        Raises WorkerLost where a client has none.
-        """
-        self._clients = list(clients)
+    @property
+    def there(self) -> range:
+        """All of them."""
+        return range(len(self.clients))
+
+    # -- beginning and ending ----------------------------------------------------------------------------------------
+
+    def start(self, commit: Commit | None) -> Mapping[str, Any]:
+        """Find the node of every client, and open it. Raises WorkerLost where a client has none."""
+        bring(self._directory / "state")  # for clients in other processes
+        self.fragments, known = [], len(self.clients)
+        if commit is not None:
+            before = [Client.from_document(document) for document in commit.engine["clients"]]
+            known = len(before)
+            self.clients = joined(before, self.clients)  # those that are new in the source come last
+            self.fragments = list(commit.engine["fragments"])
         if self._grid is None:
             self._grid = self._started()
         self._nodes = self._found(self._grid)
-
-    @property
-    def clients_stay(self) -> bool:
-        """Whether a client always meets the same process."""
-        return isinstance(self._grid, RayGrid)
+        job = self._job.model_dump_json()
+        orders = []
+        for client in self.clients:
+            order: dict[str, Any] = {
+                "job": job,
+                "client": json.dumps(client.document()),
+                "folder": str(self._folder(client.name)),
+                # A client of our grid always meets the same process.
+                "travels": not isinstance(self._grid, RayGrid),
+                # Every client draws the same first weights from the job's seed; one of them tells.
+                "describe": client.index == 0,
+            }
+            orders.append(order)
+        if commit is not None:
+            orders[:known] = [order | {"version": commit.version} for order in orders[:known]]
+        described: Mapping[str, Any] = told(self.ask("query.open", self.there[:known], orders=orders[:known])[0])
+        if new := self.there[known:]:
+            # A place in the stream counts everybody's rows, so one client's place is every client's.
+            orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
+            self.ask("query.open", new, orders=orders)
+        self.bytes = 0  # an increment's bytes do not depend on how often the run was started
+        return described
 
     def _started(self) -> Grid:
-        wanted = self._wanted
-        workers = min(wanted.workers, len(self._clients))
+        wanted = self._job.federated
+        workers = min(wanted.workers, len(self.clients))
         if wanted.backend == "grid":
-            return RayGrid(app, spread([client.rows for client in self._clients], workers))
-        self._simulation = FlowerSimulation(app, len(self._clients), workers)
+            return RayGrid(app, spread([client.rows for client in self.clients], workers))
+        self._simulation = FlowerSimulation(app, len(self.clients), workers)
         return self._simulation.grid
 
     def _found(self, grid: Grid) -> list[int]:
         """The node of each client, by the partition number that the node was given."""
         deadline = time.monotonic() + PATIENCE
         # Flower's grids say who is there only when asked, and nodes come one by one.
-        with _failures_of(grid, "finding the clients"):
-            while len(found := sorted(grid.get_node_ids())) < len(self._clients) and time.monotonic() < deadline:
+        with failures_of(grid, "finding the clients"):
+            while len(found := sorted(grid.get_node_ids())) < len(self.clients) and time.monotonic() < deadline:
                 time.sleep(0.05)
             sent = [Message(RecordDict(), node, "query.hello") for node in found]
             replies = list(grid.send_and_receive(sent, timeout=PATIENCE))
         by_partition: dict[int, int] = {}
         for reply in replies:
             if reply.has_content():
-                index = int(str(reply.content.config_records[ORDER]["partition-id"]))
+                index = int(str(reply.content.config_records[ORDER].get("partition-id", -1)))
                 by_partition[index] = reply.metadata.src_node_id
-        missing = [client.name for client in self._clients if client.index not in by_partition]
+        missing = [client.name for client in self.clients if client.index not in by_partition]
         if missing:
             raise WorkerLost(
                 f"client {', '.join(missing[:5])}: no node has answered for it within {PATIENCE:.0f} s; {len(found)} "
-                f"nodes are there for {len(self._clients)} clients; node i needs partition-id=i and a free worker"
+                f"nodes are there for {len(self.clients)} clients; node i needs partition-id=i and a free worker"
             )
-        return [by_partition[client.index] for client in self._clients]
+        return [by_partition[client.index] for client in self.clients]
 
-    def ask(
-        self,
-        action: str,
-        clients: Sequence[int],
-        order: Mapping[str, Any] | None = None,
-        *,
-        orders: Sequence[Mapping[str, Any]] | None = None,
-        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
-        anchor: Weights | None = None,
-        shared: Mapping[str, Tensor] | None = None,
-    ) -> list[RecordDict]:
-        """Send a message to each of these clients and return their answers in the same order.
-
-        Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
-        """
-        assert self._grid is not None, "reach the clients before asking them"
-        common = {ANCHOR: pack(anchor)} if anchor is not None else {}
-        if shared:
-            common[SHARED] = pack(shared)
-        every = ConfigRecord(dict(order or {}))
-        contents = [
-            RecordDict(
-                {
-                    **common,
-                    **({} if records is None else records[place]),
-                    ORDER: every if orders is None else ConfigRecord(dict(orders[place])),
-                }
-            )
-            for place in range(len(clients))
-        ]
-        nodes = [self._nodes[client] for client in clients]
-        # A list: Flower's grid over HTTP goes through the messages twice.
-        sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
-        with _failures_of(self._grid, f"asking clients to {action.partition('.')[2]}"):
-            replies = {reply.metadata.src_node_id: reply for reply in self._grid.send_and_receive(sent)}
-        answers = [replies.get(node) for node in nodes]
-        raise_failures([self._clients[client].name for client in clients], answers)
-        found = [answer.content for answer in answers if answer is not None]
-        self.bytes += sum(map(payload, contents)) + sum(map(payload, found))
-        self.seconds += _busiest(found)
-        return found
+    def save(self, version: int) -> dict[str, Any]:
+        """Let every client keep its state; returns the clients and the fragments known."""
+        orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
+        self.ask("query.save", self.there, orders=orders)
+        return {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
 
     def close(self) -> None:
-        """Stop the simulated clients; nodes of a grid that was lent stay. May be called twice."""
+        """Stop the simulated clients; nodes of a grid that was lent stay."""
         if self._simulation is not None:
             self._simulation.close()
         elif isinstance(self._grid, RayGrid) and not self._lent:
             self._grid.close()
         self._simulation = self._grid = None
 
+    def _folder(self, client: str) -> Path:
+        return state_folder(self._directory.absolute(), client, 0).parent
 
-@contextmanager
-def _failures_of(grid: Grid, doing: str) -> Iterator[None]:
-    """EngineError for whatever a grid raises: they go over HTTP, gRPC or Ray, each with errors of its own."""
-    try:
-        yield
-    except IncrError:
-        raise
-    except Exception as error:
-        raise EngineError(
-            f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
-            f"{doing}; {REMEDY}"
-        ) from error
+    # -- an increment ------------------------------------------------------------------------------------------------
+
+    def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
+        """Let every client take its next increment; one whose stream has ended has nothing to tell."""
+        known = len(self.fragments)
+        answers = self.ask("evaluate.receive", self.there, {"fragments": known}, anchor=anchor, shared=shared)
+        arrivals: list[Arrival | None] = []
+        for answer in map(told, answers.values()):
+            self.fragments += answer["fragments"][len(self.fragments) - known :]
+            arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
+        here = [
+            (client, arrival) for client, arrival in zip(self.clients, arrivals, strict=True) if arrival is not None
+        ]
+        if not here:
+            return []
+        leader, first = here[0]
+        tick = first.tick
+        for client, arrival in here:
+            if (found := arrival.tick) != tick:
+                raise StreamError(
+                    f"client {client.name}: expected increment {tick.number} ({tick.name}), where {leader.name} is, "
+                    f"got {found.number} ({found.name}); the source has changed while the clients were reading it: "
+                    "run the same command again"
+                )
+        return [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
+
+    # -- a question --------------------------------------------------------------------------------------------------
+
+    @property
+    def _reached(self) -> Grid:
+        assert self._grid is not None, "reach the clients before asking them"
+        return self._grid
+
+    def _node(self, client: int) -> int:
+        return self._nodes[client]
+
+    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
+        """All answers, or the first failure among them, raised."""
+        raise_failures([self.clients[client].name for client in clients], answers)
+        found = zip(clients, answers, strict=True)
+        return {client: answer.content for client, answer in found if answer is not None}
 
 
-def _busiest(answers: Sequence[RecordDict]) -> float:
-    """Seconds that the process which worked longest has worked."""
-    worked: dict[int, float] = {}
-    for answer in answers:
-        work = answer.config_records[WORK]
-        process = int(str(work["process"]))
-        worked[process] = worked.get(process, 0.0) + float(str(work["seconds"]))
-    return max(worked.values(), default=0.0)
+def _arrival(document: dict[str, Any]) -> Arrival:
+    records = {
+        "tick": Tick(**document["tick"]),
+        "bad": [BadRow(**row) for row in document["bad"]],
+        "bad_files": [BadFile(**file) for file in document["bad_files"]],
+    }
+    return Arrival(**document | records)

@@ -22,7 +22,7 @@ from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic
 from incr_core.rounds import Participant
 
-__all__ = ["answered", "close_all", "make_resident", "name_of", "resident_of"]
+__all__ = ["answered", "close_all", "make_resident", "name_of", "resident_of", "state_place"]
 
 CLIENT = "client"
 """The record of a context that says who the client is."""
@@ -97,6 +97,11 @@ def name_of(context: Context) -> str:
     """The client's name, for messages; its node's number before it has one."""
     record = context.state.config_records.get(CLIENT)
     return f"node {context.node_id}" if record is None else str(record["name"])
+
+
+def state_place(order: ConfigRecord) -> Path:
+    """The folder of a client's state for the version that is ordered."""
+    return Path(str(order["folder"]), str(order["version"]))
 
 
 def close_all() -> None:

@@ -26,6 +26,11 @@ class Federated:
     fraction: float | None = None
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
+    superlink: str | None = None
+    certificates: str | None = None
+    min_clients: int | None = None
+    round_timeout: str | None = None
+    accept_failures: bool | None = None
 
     def settings(self) -> Mapping[str, Any]:
         """The keys of [federated] that are set."""

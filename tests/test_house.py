@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 PACKAGES = ("incr_core", "cluster", "federated")
 PRODUCT = (*PACKAGES, "examples", "benchmarks")
 PRIVATES = {
+    "federated/flower_wire.py",
     "cluster/ray_privates.py",
     "cluster/torch_privates.py",
     "federated/flower_privates.py",

@@ -67,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
+    client = command("client", _client, "let a federated run learn from rows of your own, which stay on this machine")
+    client.add_argument("file", metavar="CLIENT.toml", help="where the rows are, and what a run may do with them")
+    what = client.add_mutually_exclusive_group(required=True)
+    what.add_argument("--superlink", metavar="HOST:PORT", help="the federation's SuperLink (Flower)")
+    what.add_argument("--ledger", action="store_true", help="tell which rows runs have had, and the hashes of that")
+    client.add_argument("--certificates", metavar="CA.crt", help="who signed the SuperLink's certificate; none: no TLS")
+    client.add_argument("--key", metavar="FILE", help="the private key of a node that is registered there")
+    client.add_argument("--on", default="federated", metavar="ENGINE", help=argparse.SUPPRESS)
+
     predict = command("predict", _predict, "predict the rows of a file with a version of a run")
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
@@ -159,6 +168,14 @@ def _run_apart(options: argparse.Namespace) -> int:
     from incr_core.commands.run import run_apart
 
     return run_apart(options, _guarded)
+
+
+def _client(options: argparse.Namespace) -> int:
+    from incr_core.engines import engine_named
+
+    if told := engine_named(options.on).client(options.file, options.superlink, options.certificates, options.key):
+        print(told)
+    return 0
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -70,6 +70,14 @@ class Engine:
             "process of the command; leave --detach out"
         )
 
+    @classmethod
+    def client(cls, file: str, superlink: str | None, certificates: str | None, key: str | None) -> str:
+        """Serve the owner that a client's file tells of, on a SuperLink, until asked to stop; returns what to print.
+
+        superlink: its address; None: only tell which runs the owner has taken part in.
+        """
+        raise JobError(f"client: expected --on federated, whose participants are clients, got --on {cls.name}")
+
     @property
     def participants(self) -> list[str]:
         """Names of the participants, in the order of their shares in every sum."""

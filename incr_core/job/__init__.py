@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._replicas import Replicas
@@ -28,4 +29,5 @@ __all__ = [
     "ModelSection",
     "Replicas",
     "StreamSection",
+    "first_fault",
 ]

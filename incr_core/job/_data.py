@@ -27,6 +27,10 @@ TASKED = ("task_heads", "experts")
 def source_of(job: JobFile) -> str | Callable[..., Any]:
     """Where the rows come from: a path, absolute or as written, an address, or a function that yields them."""
     path = job.stream.path
+    if job.federated.superlink is not None:
+        raise StreamError(
+            "stream.path: expected rows here, got a job whose rows lie with their owners (federated.superlink)"
+        )
     if path.startswith(OBJECT):
         return job.named(path, "stream.path", SOURCES)
     module, _, name = path.partition(":")
@@ -44,9 +48,11 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     were when it did, whatever the data holds now. Raises StreamError where the data cannot be looked at, JobError where
     it may have no end to look for.
     """
+    document = job.document()
+    if job.federated.superlink is not None:
+        return _told(job, document)
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
-    document = job.document()
     source = source_of(job)
     if isinstance(source, str):
         whole = address_in(source) if is_address(source) else str(Path(job.root, source).absolute())
@@ -77,6 +83,26 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
         document["features"]["widths"] = _widths(
             JobFile.from_document(document, objects=job.objects_given), settled.get("widths")
         )
+    return document
+
+
+def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a job whose rows lie elsewhere: it must say what the data would decide."""
+    features, objective = job.features, job.learner.objective
+    missing = []
+    if not features.numeric and not features.categorical and objective != "next_token":
+        missing.append("features.numeric and features.categorical: the columns to learn from")
+    if objective == "multilabel" and features.classes is None and len(features.labels) > 1:
+        document["features"]["classes"] = features.labels
+    elif _finds_classes(job):
+        missing.append("features.classes: the classes" + (" or features.capacity" if objective == "multiclass" else ""))
+    if objective == "next_token" and features.labels[0] not in (features.widths or {}):
+        missing.append(f"features.widths: how long the lists of {features.labels[0]} are")
+    if missing:
+        raise JobError(
+            f"{'; '.join(missing)}; expected by name with federated.superlink, where this host has no rows to look at"
+        )
+    document["features"]["widths"] = features.widths or {}
     return document
 
 
@@ -140,8 +166,12 @@ def stream_of(
     part: Partition | None = None,
     reads: SharedReads | None = None,
     turns: Turns | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> Stream:
-    """The stream, or one owner's part of it; reads, turns: shared with other owners' in this process, and in others."""
+    """The stream, or one owner's part of it; reads, turns: shared with other owners' in this process, and in others.
+
+    called: column -> what it is called in the files, where that is not its name.
+    """
     return Stream(
         source_of(job),
         encoder=encoder,
@@ -162,6 +192,7 @@ def stream_of(
         partition=part,
         reads=reads,
         turns=turns,
+        called=called,
     )
 
 
@@ -184,8 +215,7 @@ def _source(job: JobFile) -> Source:
 
 def rows_in_files(job: JobFile) -> int | None:
     """How many rows the stream's files hold, where their format tells without reading them."""
-    path = source_of(job)
-    if not isinstance(path, str):
+    if job.federated.superlink is not None or not isinstance(path := source_of(job), str):
         return None
     source = open_source(path, job.stream.format)
     paths = list(getattr(source, "paths", {}).values())

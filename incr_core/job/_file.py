@@ -133,6 +133,15 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _rows_lie_somewhere(self) -> Self:
+        if not self.stream.path and self.federated.superlink is None:
+            raise ValueError(
+                "stream.path: expected where the rows are, got nothing; only where their owners have them "
+                "(federated.superlink) it may be left out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_window_has_keys(self) -> Self:
         if self.stream.key_window is not None and not self.stream.keys:
             raise ValueError("stream.key_window: expected stream.key too, got none; name what tells rows apart")
@@ -230,6 +239,8 @@ class JobFile(Section):
     def document(self) -> dict[str, Any]:
         """Nested dictionaries, without what is not set."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        if not self.stream.path:
+            del found["stream"]["path"]
         return found if self.objects else {key: found[key] for key in found if key != "objects"}
 
     def toml(self) -> str:
@@ -253,7 +264,9 @@ class JobFile(Section):
             document["cluster"].pop("replicas", None)
         del document["name"]  # of the folder, where none is given
         path, root = Path(self.stream.path), Path(document.pop("root"))
-        if path.is_relative_to(root):
+        if document["federated"].pop("superlink", None) is not None:
+            document["stream"]["path"] = "with their owners"
+        elif path.is_relative_to(root):
             document["stream"]["path"] = path.relative_to(root).as_posix()
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
@@ -261,6 +274,7 @@ class JobFile(Section):
 _OPERATIONAL = [
     ("features", "on_bad_file"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
+    *(("federated", key) for key in ("certificates", "min_clients", "round_timeout", "accept_failures")),
     ("publish", "keep"),
     ("track", "tensorboard"),
 ]

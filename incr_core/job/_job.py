@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +45,7 @@ class Job(JobFile):
     """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
 
     _found: dict[str, Any] = PrivateAttr(default_factory=dict)  # what [features] said where the data has decided since
+    _called: dict[str, str] = PrivateAttr(default_factory=dict)  # column -> what it is called in the files
 
     def __eq__(self, other: object) -> bool:
         """Whether two jobs say the same, whoever decided it."""
@@ -119,7 +120,18 @@ class Job(JobFile):
         self, part: Partition | None = None, reads: SharedReads | None = None, turns: Turns | None = None
     ) -> Stream:
         """The stream, or one owner's part of it; reads, turns: shared with other owners' in this process, in others."""
-        return stream_of(self, self.encoder, part, reads, turns)
+        return stream_of(self, self.encoder, part, reads, turns, self._called)
+
+    def where_called(self, names: Mapping[str, str]) -> Self:
+        """The same job where columns have other names in the files: column -> what it is called there."""
+        job = type(self).from_document(self.document(), objects=self.objects_given)
+        job._called = dict(names)
+        return job
+
+    @property
+    def numeric_width(self) -> int:
+        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        return self.encoder.width + 2 * len(self.rates())
 
     @as_job_error()
     def objective(self) -> Objective:

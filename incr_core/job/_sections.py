@@ -11,6 +11,7 @@ from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
+from incr_core.data.times import duration
 from incr_core.drift import ACTIONS
 from incr_core.job._replicas import Replicas
 from incr_core.rounds import Interval
@@ -55,7 +56,7 @@ class Named(BaseModel):
 class StreamSection(Section):
     """Where rows come from and what an increment is."""
 
-    path: str = Field(min_length=1)
+    path: str = Field("", min_length=1)
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
     order: Literal["time", "file"] = "time"
     predict_at: str | None = None
@@ -309,11 +310,22 @@ class FederatedSection(Section):
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
     aggregation: Named = Named(name="mean")
+    superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
+    certificates: str | None = None
+    min_clients: int = Field(1, ge=1)
+    round_timeout: str = "10m"
+    accept_failures: bool = True
 
     @field_validator("aggregation", mode="before")
     @classmethod
     def _aggregation_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("round_timeout")
+    @classmethod
+    def _is_a_duration(cls, value: str) -> str:
+        duration(value, "federated.round_timeout")
+        return value
 
 
 class PublishSection(Section):

@@ -265,8 +265,7 @@ class Loop:
         """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""
         if self._shape is None:
             try:
-                width = self.job.data().numeric_width
-                self._shape = {"numeric_width": width, "widths": self.job.encoder.widths}
+                self._shape = {"numeric_width": self.job.numeric_width, "widths": self.job.encoder.widths}
             except (JobError, StreamError):
                 self._shape = {}
         return self._shape

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Participant:
         self._evaluation = Prequential(learner, probes)
         self._passes: tuple[Batch, Batch, int] | None = None  # rows to pass over, held back, and how often at most
         self._increments: Iterator[Increment] | None = None  # None: not started
+        self._ahead: Increment | None = None  # read and not received yet
         self._cursor: dict[str, Any] | None = None
         self._learned: Learned | None = None  # keys, where rows have them
         self._keys: dict[str, Any] | None = None  # the same, as they were loaded
@@ -115,16 +116,28 @@ class Participant:
         assert self._increments is None, "a participant begins once"
         self._cursor = cursor
 
-    def receive(self) -> Arrival | None:
+    @property
+    def coming(self) -> Tick | None:
+        """The tick of the next increment, which is read for that; None where there is none."""
+        if self._ahead is None:
+            self._ahead = self._next()
+        return None if self._ahead is None else self._ahead.tick
+
+    def receive(self, number: int | None = None) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
+
+        number: that of the increment among all participants', where each has a clock of its own.
 
         Rows that an engine has left waiting since the last increment come first among those to learn, and once more,
         alone, after the stream's end: every row is learned.
         """
-        increment, last = self._next(), self.increment
+        increment, last = self._ahead or self._next(), self.increment
+        self._ahead = None
         waiting = last.labelled if last is not None and last.waiting else None
         if increment is None:
-            return None if waiting is None else self._remaining(waiting)
+            return None if waiting is None else self._remaining(waiting, number)
+        if number is not None:
+            increment.tick = replace(increment.tick, number=number)
         begun = time.perf_counter()
         self._cursor, self._learned = increment.cursor, increment.learned
         scores = self._evaluation.evaluate(increment)
@@ -164,11 +177,12 @@ class Participant:
                 self._since = None
         return increment
 
-    def _remaining(self, waiting: Batch) -> Arrival:
+    def _remaining(self, waiting: Batch, number: int | None) -> Arrival:
         """An increment after the last, of the rows that still wait."""
         assert self.increment is not None
         assert waiting.rows is not None
-        self.increment = AtHand(Tick(self.increment.tick.number + 1, "waiting rows"), waiting)
+        number = self.increment.tick.number + 1 if number is None else number
+        self.increment = AtHand(Tick(number, "waiting rows"), waiting)
         return Arrival(self.increment.tick, waiting.rows, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
@@ -312,7 +326,7 @@ class Participant:
     def _read_anew(self, found: bool) -> None:
         self.close()
         self._increments, self._takes_found = None, found
-        self._again = deque()
+        self._again, self._ahead = deque(), None
         self.saved()
 
     def saved(self) -> None:
@@ -324,6 +338,7 @@ class Participant:
         kept; else another reads it again.
         """
         exchanged = self._take_back(state)
+        self._ahead = None
         if self._since is None:
             self._read_anew(found=False)
         else:

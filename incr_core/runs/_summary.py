@@ -24,6 +24,7 @@ class Summary:
     to look at first.
     wall_seconds, rows_per_second: over all calls. version, model_sha256: those learned last. taught_by: the teacher of
     a distilled model. replicas: of a run whose replicas have changed, from which increments on there were how many.
+    clients: of a run whose clients own their rows, how many rows of each are learned, and the hash of its own ledger.
 
     >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
     >>> Summary.of(numbers).prequential
@@ -50,6 +51,7 @@ class Summary:
     finished: bool
     taught_by: dict[str, Any] | None = None
     replicas: list[list[int]] | None = None
+    clients: dict[str, dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

@@ -115,11 +115,7 @@ def test_a_client_that_is_new_in_a_grown_source_joins_the_others(tmp_path: Path,
     shutil.copytree(run, parts)
     green = grown(source)
     after = finish(job, run, make)
-    assert [(client.name, client.index) for client in engines[-1].clients] == [
-        ("colour=blue", 0),
-        ("colour=red", 1),
-        ("colour=green", 2),
-    ]
+    assert engines[-1].participants == ["colour=blue", "colour=red", "colour=green"]
     rows = sum(pq.read_metadata(path).num_rows for path in source.iterdir())
     assert len(after.learned) == len(before.learned) + pq.read_metadata(source / "2.parquet").num_rows == rows
     ledger = pq.read_table(run / "ledger").to_pylist()

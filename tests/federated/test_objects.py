@@ -34,12 +34,9 @@ def test_the_settings_are_those_of_the_section(tmp_path: Path) -> None:
     job = open_run(tmp_path / "run", stream=tmp_path / "people.parquet", label="tall").job
     kind, changed = engine_chosen(job, Federated(clients="colour", rounds=2, fraction=0.5, backend="flower", workers=1))
     assert kind is FederatedEngine
-    assert changed.federated.model_dump() == {
-        "clients": "colour",
-        "rounds": 2,
-        "fraction": 0.5,
-        "backend": "flower",
-        "workers": 1,
-    }
+    wanted = {"clients": "colour", "rounds": 2, "fraction": 0.5, "backend": "flower", "workers": 1}
+    found = changed.federated.model_dump()
+    assert found == {**job.federated.model_dump(), **wanted}
+    assert found.keys() == Federated.__dataclass_fields__.keys()
     with pytest.raises(JobError, match=r"federated\.fraction: expected at most 1"):
         engine_chosen(job, Federated(fraction=2.0))

@@ -42,7 +42,7 @@ class FileSource(Source):
 
     paths: the files by name. tolerant: looking at the data (`head`) passes over files that cannot be read. settle:
     files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later. reads:
-    what other readers of the same stream have decoded.
+    what other readers of the same stream have decoded. called: column -> what it is called in the files, if otherwise.
 
     >>> from pathlib import Path
     >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
@@ -57,8 +57,11 @@ class FileSource(Source):
         settle: float = 0.0,
         local: LocalTime | None = None,
         reads: SharedReads | None = None,
+        called: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(local)
+        self._called = dict(called or {})
+        self._names = {own: name for name, own in self._called.items()}
         self._reads = reads
         self.paths, self.tolerant = dict(paths), tolerant
         self._format = format
@@ -112,19 +115,36 @@ class FileSource(Source):
             if name in self.young:
                 continue
             try:
+                own = None if columns is None else self._own(columns)
                 if (self._format or format_of(path)) == "parquet":
-                    table = parquet_head(path, columns, name, typed)
+                    table = parquet_head(path, own, name, typed)
                 else:
-                    table = read_table(path, None if typed else columns, self._format, name).slice(0, HEAD)
+                    table = read_table(path, None if typed else own, self._format, name).slice(0, HEAD)
             except StreamError as found:
                 if not self.tolerant:
                     raise
                 fault = fault or found
                 continue
             read = True
-            yield table
+            yield self._renamed(table)
         if fault is not None and not read:
             raise fault
+
+    # -- what columns are called
+
+    def _own(self, columns: Sequence[str]) -> list[str]:
+        """The names that these columns have in the files."""
+        return [self._called.get(name, name) for name in columns]
+
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        if not self._names:
+            return table
+        return table.rename_columns([self._names.get(own, own) for own in table.column_names])
+
+    def _as_told(self, table: pa.Table) -> pa.Table:
+        """A table that was read, with the names that were asked for, and times in their zone."""
+        table = self._renamed(table)
+        return table if self.local is None else self.local.in_zone(table)
 
     # -- what a run has read of it
 
@@ -273,8 +293,8 @@ class FileSource(Source):
             in_bytes = in_bytes if self._grows(name) else None
 
             def read() -> Iterator[pa.Table]:
-                found = read_chunks(path, columns, self._format, name, in_bytes)
-                return found if self.local is None else map(self.local.in_zone, found)
+                found = read_chunks(path, self._own(columns), self._format, name, in_bytes)
+                return map(self._as_told, found)
 
             if self._reads is None:
                 return read()
@@ -285,8 +305,7 @@ class FileSource(Source):
 
         def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
             self._check(name, path)
-            found = read_rows(path, columns, self._format, name, offsets)
-            return found if self.local is None else self.local.in_zone(found)
+            return self._as_told(read_rows(path, self._own(columns), self._format, name, offsets))
 
         def check() -> None:
             self._check(name, path)
@@ -295,8 +314,7 @@ class FileSource(Source):
             return parts_of(path, self._format, name)
 
         def part(columns: Sequence[str], index: int) -> Iterator[pa.Table]:
-            found = read_chunks(path, columns, self._format, name, part=index)
-            return found if self.local is None else map(self.local.in_zone, found)
+            return map(self._as_told, read_chunks(path, self._own(columns), self._format, name, part=index))
 
         if not self._grows(name):
             return Fragment(

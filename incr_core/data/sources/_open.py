@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ def open_source(
     settle: float = 0.0,
     local: LocalTime | None = None,
     reads: SharedReads | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> Source:
     """Find the fragments of a file, a folder, a glob, each on disk or at an address, "module:factory" or a callable.
 
@@ -45,6 +46,7 @@ def open_source(
         settle: files written to within so many seconds wait (`Source.young`).
         local: what times without a zone mean.
         reads: what other readers of the same stream in this process have decoded.
+        called: column -> what it is called in the files, where that is not its name.
 
     >>> import fsspec
     >>> fsspec.filesystem("memory").pipe_file("/days/1.csv", b"x\\n3\\n")
@@ -60,19 +62,19 @@ def open_source(
         raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
     if callable(source):
         return PythonSource(source, local)
-    text = str(source)
+    text, how = str(source), (tolerant, settle, local, reads, called)
     if is_address(source):
-        return FileSource(_files_at(address_in(source), format), format, tolerant, settle, local, reads)
+        return FileSource(_files_at(address_in(source), format), format, *how)
     path = Path(text).expanduser()
     try:
         if path.is_file():
-            return FileSource({path.name: path}, format or format_of(path, strict=True), tolerant, settle, local, reads)
+            return FileSource({path.name: path}, format or format_of(path, strict=True), *how)
         if path.is_dir():
-            return FileSource(_data_files(path, path.rglob("*"), format), format, tolerant, settle, local, reads)
+            return FileSource(_data_files(path, path.rglob("*"), format), format, *how)
         if glob.has_magic(text):
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = map(Path, glob.glob(str(path), recursive=True))
-            return FileSource(_data_files(root, found, format), format, tolerant, settle, local, reads)
+            return FileSource(_data_files(root, found, format), format, *how)
     except OSError as error:
         raise StreamError(
             f"stream.path: expected files that can be read in {text}, got: {error.strerror} ({error.filename}); "

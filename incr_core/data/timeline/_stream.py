@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Stream:
         reads: shared with streams of other owners in this process, which differ in `partition` alone.
         turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
             decoded and encoded by one of them, and handed to the others.
+        called: column -> what it is called in the files, where that is not its name.
         prefetch: how many increments a thread prepares ahead.
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
@@ -105,6 +106,7 @@ class Stream:
         partition: Partition | None = None,
         reads: SharedReads | None = None,
         turns: Turns | None = None,
+        called: Mapping[str, str] | None = None,
         prefetch: int = 2,
     ) -> None:
         self.source, self.format, self._encoder = source, format, encoder
@@ -123,8 +125,10 @@ class Stream:
         self._warm, self._warm_rows = first_cut(warm_start, predict_at, time_zone)
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
-        self._source = open_source(source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads)
-        self._reads, self._turns = reads, turns
+        self._reads, self._turns, self._called = reads, turns, called
+        self._source = open_source(
+            source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads, called=called
+        )
         self._last: Increment | None = None
 
     def increments(
@@ -199,7 +203,7 @@ class Stream:
         >>> stream.read_back(torch.tensor([1]), first.cursor).targets
         tensor([2.], dtype=torch.float64)
         """
-        source = open_source(self.source, self.format, local=self._local)
+        source = open_source(self.source, self.format, local=self._local, called=self._called)
         source.resume(cursor["fragments"], cursor["fingerprints"], cursor.get("appended", ()))
         if self.rates:
             return in_order(by_replay(source, self._loader(), row_ids, cursor))
@@ -210,7 +214,7 @@ class Stream:
 
         Raises StreamError where they cannot be read, or where the source is a Python function.
         """
-        source = open_source(self.source, self.format, tolerant=True)
+        source = open_source(self.source, self.format, tolerant=True, called=self._called)
         if not isinstance(source, FileSource):
             raise StreamError("stream.path: expected files, got a function, which may give rows without end")
         return standing(source, self._loader(strict=False, tolerant=True), cursor)

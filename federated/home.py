@@ -1,0 +1,120 @@
+"""Where a client is at home: on a table that many share, in simulation, or with its owner. Both run the same app.
+
+A home has the client's participant, keeps its state from message to message, and decides what the server hears of rows.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, RecordDict
+from torch import Tensor
+
+from federated import residents
+from federated.failures import failure
+from incr_core.rounds import Arrival, Participant
+
+__all__ = ["KEPT", "Guest", "Home"]
+
+KEPT = "(kept by its owner)"
+"""In place of what rows hold."""
+
+
+class Home(ABC):
+    """The home of one client, for the time of one message."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The client's name."""
+
+    @abstractmethod
+    def hello(self) -> dict[str, Any]:
+        """Who is at home here."""
+
+    @abstractmethod
+    def open(self, order: ConfigRecord) -> Participant:
+        """Become the client that is ordered: fresh, or as it was."""
+
+    @abstractmethod
+    def participant(self, order: ConfigRecord) -> Participant:
+        """The client's participant, as its last message has left it."""
+
+    @abstractmethod
+    def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
+        """What the server hears of an increment."""
+
+    @abstractmethod
+    def save(self, order: ConfigRecord, participant: Participant) -> None:
+        """Keep the state for a version."""
+
+    @abstractmethod
+    def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
+        """A message is answered; returns what the server is told of it besides. changed: whether the client has."""
+
+    def learned(self, participant: Participant) -> None:  # noqa: B027
+        """The rows of the increment at hand are in the model."""
+
+    def skipped(self, rows: Tensor) -> None:  # noqa: B027
+        """Rows of the increment at hand were let go, unlearned."""
+
+    def rows(self, told: Tensor) -> Tensor:
+        """The ids of rows of the history that the server asks for."""
+        return told
+
+    def coming(self, participant: Participant) -> dict[str, Any] | None:
+        """When the client's next increment ends, where it has a clock of its own; None where all have one."""
+        return None
+
+    def failure(self, error: Exception) -> RecordDict:
+        """What the server hears of a failure."""
+        return failure(self.name, error)
+
+
+class Guest(Home):
+    """The home of a simulated client, whose stream is its part of a table that all see. The server tells it all."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def name(self) -> str:
+        """The client's name; its node's number before it has one."""
+        return residents.name_of(self._context)
+
+    def hello(self) -> dict[str, Any]:
+        """Which partition this node was given: it decides which client it is."""
+        return {"partition-id": int(str(self._context.node_config.get("partition-id", -1)))}
+
+    def open(self, order: ConfigRecord) -> Participant:
+        """The participant, made anew."""
+        job, client, folder = (str(order[key]) for key in ("job", "client", "folder"))
+        return residents.make_resident(self._context, job, client, folder, bool(order["travels"]))
+
+    def participant(self, order: ConfigRecord) -> Participant:
+        """The resident."""
+        return residents.resident_of(self._context)
+
+    def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
+        """The arrival as nested state; refused rows are told with place and reason, without their values."""
+        document: Mapping[str, Any] = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
+        return {
+            **document,
+            "tick": asdict(arrival.tick),
+            "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
+            # What a fault quotes of the data stands in brackets.
+            "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
+        }
+
+    def save(self, order: ConfigRecord, participant: Participant) -> None:
+        """In the folder that is ordered."""
+        participant.save(residents.state_place(order))
+
+    def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
+        """One generation on."""
+        residents.answered(self._context, participant)
+        return {}

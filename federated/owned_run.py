@@ -1,0 +1,180 @@
+"""A run at an owner: the client that learns its rows, and all that it keeps of the run on the owner's disk.
+
+    job.json        the job as the server has told it, and the client's number
+    generations/    the client's state after each of the last messages that changed it
+    marks.json      the generations that the server's last commits stand on
+    ledger.jsonl    which rows the run has had (`OwnerLedger`)
+    refused.jsonl   rows that cannot be used, and why: for the owner's eyes
+
+A state is on the disk before the server hears of it. So the server may be one message behind, never ahead. It says with
+each message at which generation it believes the client to be: one that was killed, or whose answer was lost, goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from federated.client_file import ClientFile
+from federated.consent import agreed
+from federated.owner_ledger import OwnerLedger
+from incr_core.errors import CheckpointError, StorageError
+from incr_core.numerics import settle_arithmetic
+from incr_core.rounds import Arrival, Participant
+from incr_core.storage import numbers_in, remove, storage, write_atomically
+
+__all__ = ["OwnedRun"]
+
+MARKS = 2
+"""Commits whose states are kept: the server's last, and the one that it may fail to make."""
+
+
+class OwnedRun:
+    """The run in `folder`, by the client's file; say: called with what the owner may like to know."""
+
+    def __init__(self, file: ClientFile, folder: Path, say: Callable[[str], None]) -> None:
+        self.file, self.folder, self._say = file, folder, say
+        self.ledger = OwnerLedger(folder / "ledger.jsonl")
+        self.generation = -1
+        self._participant: Participant | None = None
+
+    @classmethod
+    def begun(cls, file: ClientFile, folder: Path, say: Callable[[str], None], told: str, index: int) -> OwnedRun:
+        """A run that begins here, with the job that the server has told; JobError where the owner does not agree."""
+        agreed(file, told)
+        remove(folder)
+        with storage(folder):
+            folder.mkdir(parents=True)
+        write_atomically(folder / "job.json", json.dumps({"job": told, "index": index}).encode())
+        run = cls(file, folder, say)
+        run._participant, run.generation = run._made(), 0
+        run._save()
+        return run
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has begun here."""
+        return (self.folder / "job.json").exists()
+
+    # -- the client, message by message ------------------------------------------------------------------------------
+
+    def at(self, generation: int) -> Participant:
+        """The client as it was after so many messages; what was done since is taken back.
+
+        Raises CheckpointError where that is not kept any more.
+        """
+        if self._participant is None or self.generation != generation:
+            place = self._place(generation)
+            if not place.exists():
+                kept = numbers_in(self.folder / "generations")
+                raise CheckpointError(
+                    f"client {self.file.name}: expected its state after message {generation}, kept are those after "
+                    f"{kept}; restore {self.folder} from a copy, or begin another run"
+                )
+            if self._participant is None:
+                self._participant = self._made()
+            self._participant.load(place)
+            self.ledger.go_back(generation)
+            for later in numbers_in(self.folder / "generations"):
+                if later > generation:
+                    remove(self._place(later))
+            self.generation = generation
+        return self._participant
+
+    def answered(self) -> None:
+        """A message has changed the client: its state is on the disk before the server hears of it."""
+        self.generation += 1
+        self._save()
+        kept = {*self._marks(), self.generation, self.generation - 1}
+        for old in numbers_in(self.folder / "generations"):
+            if old not in kept:
+                remove(self._place(old))
+
+    def let_go(self) -> None:
+        """Forget the client as it stands, at whatever stage: the next message begins with what is on the disk."""
+        if self._participant is not None:
+            self._participant.close()
+        self._participant = None
+        self.ledger = OwnerLedger(self.ledger.path)
+
+    def mark(self) -> None:
+        """The server is about to commit: keep this generation until two commits later."""
+        marks = [*(mark for mark in self._marks() if mark < self.generation), self.generation][-MARKS:]
+        write_atomically(self.folder / "marks.json", json.dumps(marks).encode())
+
+    # -- its rows ----------------------------------------------------------------------------------------------------
+
+    def account(self, state: str, rows: Tensor) -> None:
+        """Write rows (n,) into the ledger, by their ids, as the message at hand has made them."""
+        assert self._participant is not None
+        assert self._participant.increment is not None
+        tick = self._participant.increment.tick
+        self.ledger.add(
+            state,
+            rows,
+            self._participant.stream.fragments,
+            increment=tick.number,
+            generation=self.generation + 1,
+        )
+        if state == "learned" and len(rows):
+            self._say(f"increment {tick.number} ({tick.name}): {len(rows):,} rows learned")
+
+    def refused(self, arrival: Arrival) -> None:
+        """Write down rows and files that cannot be used: in full here, as numbers in the ledger."""
+        self.account("duplicate", arrival.duplicates)
+        self.account("quarantined", torch.tensor([bad.row for bad in arrival.bad], dtype=torch.int64))
+        told = [
+            {"fragment": bad.fragment, "offset": bad.offset, "column": bad.column, "why": bad.reason, "got": bad.value}
+            for bad in arrival.bad
+        ]
+        told += [{"fragment": bad.fragment, "why": bad.reason} for bad in arrival.bad_files]
+        if told:
+            path = self.folder / "refused.jsonl"
+            with storage(path), open(path, "a") as file:
+                file.writelines(json.dumps(one) + "\n" for one in told)
+            self._say(f"{len(told):,} rows or files cannot be used: {path}")
+
+    def row_ids(self, numbers: Tensor) -> Tensor:
+        """The ids of rows that the server knows by their numbers (n,)."""
+        assert self._participant is not None
+        return self.ledger.ids(numbers, self._participant.stream.fragments)
+
+    # -- its disk ----------------------------------------------------------------------------------------------------
+
+    def _made(self) -> Participant:
+        told = json.loads((self.folder / "job.json").read_text())
+        job = agreed(self.file, told["job"])
+        settle_arithmetic(job.learner.threads)
+        return job.participant(self.file.name, int(told["index"]))
+
+    def _save(self) -> None:
+        assert self._participant is not None
+        self._participant.save(self._place(self.generation), whole=True, generation=self.generation)
+        used = sum(entry.stat().st_size for entry in _files(self.folder.parent))
+        if used > self.file.disk:
+            remove(self._place(self.generation))
+            raise StorageError(
+                f"client {self.file.name}: expected its state within allow.disk = {self.file.allow.disk:g} GB, got "
+                f"{used:,} bytes in {self.folder.parent}; allow more, or remove runs that are over"
+            )
+
+    def _place(self, generation: int) -> Path:
+        return self.folder / "generations" / str(generation)
+
+    def _marks(self) -> list[int]:
+        path = self.folder / "marks.json"
+        return [int(mark) for mark in json.loads(path.read_text())] if path.exists() else []
+
+
+def _files(folder: Path) -> list[os.DirEntry[str]]:
+    """All files below a folder."""
+    found = []
+    for entry in os.scandir(folder):
+        found += _files(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else [entry]
+    return found

@@ -1,0 +1,211 @@
+"""The home of a client whose rows are its own: what its file says is all that there is, whatever a server orders."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flwr.app import ConfigRecord, RecordDict
+from torch import Tensor
+
+from federated.client_file import ClientFile
+from federated.failures import failure
+from federated.home import KEPT, Home
+from federated.owned_run import OwnedRun
+from federated.owner_ledger import STATES, OwnerLedger
+from incr_core.data import OFFSET_BITS
+from incr_core.errors import CheckpointError, EngineError, JobError, RunDirectoryError
+from incr_core.rounds import Arrival, Participant
+from incr_core.shown import shown
+from incr_core.storage import Lock, storage, write_atomically
+
+__all__ = ["Owner", "describe"]
+
+RUN = re.compile(r"[0-9a-f]{16}")
+"""The name of a run: what a server says never becomes a path otherwise."""
+
+ABANDONED = 86_400.0
+"""Seconds after which a run that nobody has committed is removed."""
+
+
+def _say(what: str) -> None:
+    print(f"incr client: {shown(what)}", file=sys.stderr, flush=True)
+
+
+class Owner(Home):
+    """The owner that a client's file tells of; this process is the only one that serves it.
+
+    >>> Owner.of("/nowhere/client.toml")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
+    """
+
+    def __init__(self, file: ClientFile, say: Callable[[str], None] = _say) -> None:
+        self.file, self.say = file, say
+        self._runs: dict[str, OwnedRun] = {}
+        self._run: OwnedRun | None = None
+        with storage(file.folder):
+            file.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = Lock(file.folder / ".lock")
+        try:
+            self._lock.take(30.0)
+        except RunDirectoryError:
+            raise EngineError(
+                f"client {file.name}: expected to be the only one that serves it, got another process that writes "
+                f"{file.folder}; stop that one"
+            ) from None
+        self._identity = self._known_by()
+
+    _owners: ClassVar[dict[str, Owner]] = {}
+
+    @classmethod
+    def of(cls, path: str, say: Callable[[str], None] = _say) -> Owner:
+        """The owner of this process that the file at `path` tells of."""
+        if path not in cls._owners:
+            cls._owners[path] = cls(ClientFile.read(path), say)
+        return cls._owners[path]
+
+    def close(self) -> None:
+        """Let another process serve it."""
+        for run in self._runs.values():
+            run.let_go()
+        self._lock.release()
+        self._owners.pop(next((path for path, owner in self._owners.items() if owner is self), ""), None)
+
+    @property
+    def name(self) -> str:
+        """By its file."""
+        return self.file.name
+
+    def hello(self) -> dict[str, Any]:
+        """Its name, and a secret by which it is known again, so that nobody else takes its place."""
+        return {"name": self.name, "identity": self._identity}
+
+    def open(self, order: ConfigRecord) -> Participant:
+        """Take part in a run, or go on with it."""
+        run, generation = str(order["run"]), int(str(order["generation"]))
+        self._remove_abandoned(run)
+        if generation < 0:
+            place = self._place(run)
+            self._runs[run] = OwnedRun.begun(self.file, place, self.say, str(order["job"]), int(str(order["index"])))
+            generation = 0
+            self.say(f"takes part in run {run}")
+        self._run = self._known(run)
+        self._run.let_go()  # so that it sees what files there are now
+        return self._run.at(generation)
+
+    def participant(self, order: ConfigRecord) -> Participant:
+        """As it was at the generation that the server knows of."""
+        self._run = self._known(str(order["run"]))
+        return self._run.at(int(str(order["generation"])))
+
+    def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
+        """Counts and sums; which rows they are stays here."""
+        assert self._run is not None
+        self._run.refused(arrival)
+        tick = arrival.tick
+        return {
+            "tick": {"number": tick.number, "name": tick.name, "warm": tick.warm, "time": tick.time},
+            "labelled": arrival.labelled,
+            "duplicates": len(arrival.duplicates),
+            "bad": len(arrival.bad),
+            **{key: getattr(arrival, key) for key in ("arriving", "predicted", "scored", "seconds")},
+            **{key: getattr(arrival, key) for key in ("statistics", "observed", "probed", "tasks")},
+        }
+
+    def learned(self, participant: Participant) -> None:
+        """Write them into the ledger."""
+        assert self._run is not None
+        assert participant.increment is not None
+        assert participant.increment.labelled.rows is not None
+        self._run.account("learned", participant.increment.labelled.rows)
+
+    def skipped(self, rows: Tensor) -> None:
+        """Write them into the ledger as refused."""
+        assert self._run is not None
+        self._run.account("quarantined", rows)
+
+    def rows(self, told: Tensor) -> Tensor:
+        """By the numbers that the ledger has given them."""
+        assert self._run is not None
+        return self._run.row_ids(told & ((1 << OFFSET_BITS) - 1))
+
+    def coming(self, participant: Participant) -> dict[str, Any] | None:
+        """By its own clock."""
+        tick = participant.coming
+        return None if tick is None else {"time": tick.time, "warm": tick.warm}
+
+    def save(self, order: ConfigRecord, participant: Participant) -> None:
+        """Keep the state at hand, which is on the disk already."""
+        assert self._run is not None
+        self._run.mark()
+
+    def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
+        """The state is on the disk, then the server hears of the message."""
+        run = self._run
+        assert run is not None
+        if changed:
+            run.answered()
+        return {"generation": run.generation, "ledger": run.ledger.sha256, "told": run.ledger.rows}
+
+    def failure(self, error: Exception) -> RecordDict:
+        """To the owner all of it; to the server what it has asked for in vain, and no more than its kind otherwise."""
+        if self._run is not None:
+            self._run.let_go()
+        self.say(f"{type(error).__name__}: {error}")
+        if isinstance(error, JobError | CheckpointError | EngineError):
+            return failure(self.name, error)
+        return failure(self.name, EngineError(f"client {self.name}: {type(error).__name__} {KEPT}; ask the owner"))
+
+    # -- its folder --------------------------------------------------------------------------------------------------
+
+    def _place(self, run: str) -> Path:
+        if not RUN.fullmatch(run):
+            raise EngineError(f"client {self.name}: expected a run by 16 hexadecimal digits, got {run[:40]!r}")
+        return self.file.folder / "runs" / run
+
+    def _known(self, run: str) -> OwnedRun:
+        place = self._place(run)
+        if run not in self._runs:
+            self._runs[run] = OwnedRun(self.file, place, self.say)
+        if not self._runs[run].is_begun:
+            raise CheckpointError(
+                f"client {self.name}: expected to know run {run}, got one that it never took part in, or whose state "
+                "is gone; give back the folder of its state, or begin another run"
+            )
+        return self._runs[run]
+
+    def _known_by(self) -> str:
+        path = self.file.folder / "identity"
+        if not path.exists():
+            write_atomically(path, secrets.token_hex(16).encode())
+            path.chmod(0o600)
+        return path.read_text()
+
+    def _remove_abandoned(self, run: str) -> None:
+        """Remove runs that have never been committed, and not been touched for a day."""
+        folder = self.file.folder / "runs"
+        for place in folder.iterdir() if folder.exists() else ():
+            old = time.time() - place.stat().st_mtime > ABANDONED
+            if place.name != run and old and not (place / "marks.json").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                self._runs.pop(place.name, None)
+
+
+def describe(file: ClientFile) -> list[dict[str, Any]]:
+    """The runs that an owner has taken part in: how many rows each has had, and the hash of its ledger."""
+    found = []
+    for place in sorted((file.folder / "runs").glob("*/job.json")):
+        ledger = OwnerLedger(place.parent / "ledger.jsonl")
+        job = json.loads(json.loads(place.read_text())["job"]).get("name", "")
+        counts = {state: ledger.count(state) for state in STATES}
+        found.append({"run": place.parent.name, "job": str(job), **counts, "sha256": ledger.sha256})
+    return found

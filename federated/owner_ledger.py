@@ -1,0 +1,169 @@
+"""An owner's own ledger: which of its rows a run has had, where they lie, and a hash that chains it all.
+
+A line of JSON for each kind and file, appended before the server hears of the rows:
+
+    {"generation": 7, "increment": 3, "state": "learned", "first": 120, "rows": 40, "fragment": "2013-01-04.csv",
+     "ranges": [[0, 40]], "sha256": "..."}
+
+The rows of a run are numbered in the order in which the server hears of them; `first` is the number of a line's first
+row, in the order of its ranges. So the server counts what it may not see: its ledger has the numbers, the owner's says
+which rows they are. Every hash is taken of the hash before it and of the line, so the last one stands for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from incr_core.data import ranges, row_ids
+from incr_core.errors import CheckpointError
+from incr_core.storage import storage, write_atomically
+
+__all__ = ["STATES", "OwnerLedger"]
+
+STATES = ("learned", "duplicate", "quarantined")
+
+
+class OwnerLedger:
+    """The ledger of one run at one owner, in the file `path`.
+
+    rows: how many rows it has. sha256: the hash of all of it.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> ledger = OwnerLedger(Path(folder.name, "ledger.jsonl"))
+    >>> ledger.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
+    >>> ledger.add("learned", row_ids(0, 8, 9), ["a.csv"], increment=1, generation=2)
+    >>> ledger.rows, ledger.addresses([2, 3])
+    (4, [('a.csv', 7), ('a.csv', 8)])
+    >>> ledger.go_back(1)
+    >>> ledger.rows, OwnerLedger(ledger.path).sha256 == ledger.sha256
+    (3, True)
+    >>> ledger.add("learned", row_ids(0, 0, 6), ["a.csv"], increment=1, generation=2)
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.CheckpointError: ...ledger.jsonl: row 5 of a.csv is in it already; ...
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[dict[str, Any]] = []
+        self._taken: dict[str, list[tuple[int, int]]] = {}
+        self._read()
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return int(self._lines[-1]["first"] + self._lines[-1]["rows"]) if self._lines else 0
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all of it; "" where there is nothing."""
+        return str(self._lines[-1]["sha256"]) if self._lines else ""
+
+    def count(self, state: str) -> int:
+        """How many rows are in this state."""
+        return sum(line["rows"] for line in self._lines if line["state"] == state)
+
+    def add(self, state: str, ids: Tensor, fragments: Sequence[str], *, increment: int, generation: int) -> None:
+        """Add rows (n,), by their ids, durably. CheckpointError where one of them is there already."""
+        assert state in STATES, state
+        text = b""
+        for number, pairs in ranges(ids).items():
+            line: dict[str, Any] = {
+                "generation": generation,
+                "increment": increment,
+                "state": state,
+                "first": self.rows,
+                "rows": sum(stop - start for start, stop in pairs),
+                "fragment": fragments[number],
+                "ranges": [list(pair) for pair in pairs],
+            }
+            line["sha256"] = self._chained(line)
+            self._take(line)
+            text += json.dumps(line).encode() + b"\n"
+        if not text:
+            return
+        with storage(self.path), open(self.path, "ab") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def go_back(self, generation: int) -> None:
+        """Take back what was added after this generation of the client's state."""
+        kept = [line for line in self._lines if line["generation"] <= generation]
+        if len(kept) < len(self._lines):
+            write_atomically(self.path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+        self._read()
+
+    def addresses(self, numbers: Sequence[int]) -> list[tuple[str, int]]:
+        """Files and offsets of rows, by their numbers."""
+        firsts = [line["first"] for line in self._lines]
+        found = []
+        for number in numbers:
+            place = int(np.searchsorted(firsts, number, side="right")) - 1
+            line = self._lines[place]
+            left = number - line["first"]
+            for start, stop in line["ranges"]:
+                if left < stop - start:
+                    found.append((line["fragment"], start + left))
+                    break
+                left -= stop - start
+        return found
+
+    def ids(self, numbers: Tensor, fragments: Sequence[str]) -> Tensor:
+        """Row ids by the numbers of rows (n,), for a stream with these fragments."""
+        places = {name: number for number, name in enumerate(fragments)}
+        found = self.addresses(numbers.tolist())
+        return torch.cat([row_ids(places[name], offset, offset + 1) for name, offset in found] or [numbers[:0]])
+
+    def _read(self) -> None:
+        self._lines, self._taken = [], {}
+        if not self.path.exists():
+            return
+        with storage(self.path):
+            whole = self.path.read_bytes()
+        for number, text in enumerate(whole.splitlines(keepends=True), 1):
+            if not text.endswith(b"\n"):  # a kill has cut it off: nobody has heard of it
+                write_atomically(self.path, whole[: -len(text)])
+                break
+            try:
+                line = json.loads(text)
+                told = line["sha256"]
+            except (ValueError, KeyError, TypeError):
+                line, told = {}, None
+            if not line or told != self._chained(line):
+                raise CheckpointError(f"{self.path}: line {number} is not as it was written; restore it from a copy")
+            self._take(line)
+
+    def _chained(self, line: dict[str, Any]) -> str:
+        content = {key: value for key, value in line.items() if key != "sha256"}
+        return hashlib.sha256((self.sha256 + json.dumps(content, sort_keys=True)).encode()).hexdigest()
+
+    def _take(self, line: dict[str, Any]) -> None:
+        """Take a line in, where no row of it is there already."""
+        taken = self._taken.setdefault(line["fragment"], [])
+        both = sorted([*taken, *map(tuple, line["ranges"])])
+        for (_, stop), (start, _) in pairwise(both):
+            if start < stop:
+                raise CheckpointError(
+                    f"{self.path}: row {start} of {line['fragment']} is in it already; the source has changed, or "
+                    "another run's state was put here"
+                )
+        merged = both[:1]
+        for start, stop in both[1:]:
+            if start == merged[-1][1]:
+                merged[-1] = (merged[-1][0], stop)
+            else:
+                merged.append((start, stop))
+        self._taken[line["fragment"]] = merged
+        self._lines.append(line)

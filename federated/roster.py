@@ -1,0 +1,153 @@
+"""The clients of a run as the server reaches them: asked all at once, and answering in one order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from federated.client_app import ANCHOR, ORDER, SHARED, WORK
+from federated.failures import REMEDY
+from federated.records import pack, payload
+from incr_core.engines import Commit
+from incr_core.errors import EngineError, IncrError
+from incr_core.rounds import Arrival
+from incr_core.update import Weights
+
+__all__ = ["Roster", "failures_of"]
+
+
+class Roster(ABC):
+    """Who the clients are, in the order of their shares in every sum, and how each is asked.
+
+    names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
+    bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
+    """
+
+    def __init__(self) -> None:
+        self.bytes, self.seconds = 0, 0.0
+        self.fragments: list[str] = []
+        self.news: list[tuple[str, str, str]] = []
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The clients' names."""
+
+    @property
+    @abstractmethod
+    def there(self) -> Sequence[int]:
+        """The clients that can be asked now."""
+
+    @abstractmethod
+    def start(self, commit: Commit | None) -> Mapping[str, Any]:
+        """Reach the clients, and let each become itself: fresh, or as it was at a commit. Returns what one has told."""
+
+    @abstractmethod
+    def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
+        """Let clients take their next increment: an arrival for each client, none where all streams have ended."""
+
+    def settle(self, arrivals: Sequence[Arrival]) -> None:  # noqa: B027
+        """An increment is over: of these arrivals, the rows still told are in the model, or let go."""
+
+    @abstractmethod
+    def save(self, version: int) -> dict[str, Any]:
+        """Let clients keep their state for a version; returns what is to be known of them then."""
+
+    def told(self) -> dict[str, Any]:
+        """What the summary of a run tells of them."""
+        return {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave them, and stop what was started here. May be called twice."""
+
+    # -- a question --------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        action: str,
+        clients: Sequence[int],
+        order: Mapping[str, Any] | None = None,
+        *,
+        orders: Sequence[Mapping[str, Any]] | None = None,
+        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
+        anchor: Weights | None = None,
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> dict[int, RecordDict]:
+        """Send a message to each of these clients and return their answers, by client, in the same order.
+
+        Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
+        """
+        common = {ANCHOR: pack(anchor)} if anchor is not None else {}
+        if shared:
+            common[SHARED] = pack(shared)
+        every = None if orders is not None else self._order(None, order or {})
+        contents = [
+            RecordDict(
+                {
+                    **common,
+                    **({} if records is None else records[place]),
+                    ORDER: every or self._order(client, orders[place] if orders is not None else order or {}),
+                }
+            )
+            for place, client in enumerate(clients)
+        ]
+        nodes = [self._node(client) for client in clients]
+        # A list: Flower's grid over HTTP goes through the messages twice.
+        sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
+        with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
+            replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
+        found = self._accepted(action, clients, [replies.get(node) for node in nodes])
+        self.bytes += sum(map(payload, contents)) + sum(map(payload, found.values()))
+        self.seconds += _busiest(list(found.values()))
+        return found
+
+    @property
+    @abstractmethod
+    def _reached(self) -> Grid:
+        """The grid on which they are."""
+
+    @abstractmethod
+    def _node(self, client: int) -> int:
+        """The node of a client."""
+
+    def _order(self, client: int | None, order: Mapping[str, Any]) -> ConfigRecord | None:
+        """An order as a client gets it. client: None for what all get alike; None is returned where nobody does."""
+        return ConfigRecord(dict(order))
+
+    def _exchange(self, messages: list[Message]) -> list[Message]:
+        return list(self._reached.send_and_receive(messages))
+
+    @abstractmethod
+    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
+        """What is to be made of their answers, None where one has not come."""
+
+
+@contextmanager
+def failures_of(grid: Grid, doing: str) -> Iterator[None]:
+    """EngineError for whatever a grid raises: they go over HTTP, gRPC or Ray, each with errors of its own."""
+    try:
+        yield
+    except IncrError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
+            f"{doing}; {REMEDY}"
+        ) from error
+
+
+def _busiest(answers: Sequence[RecordDict]) -> float:
+    """Seconds that the process which worked longest has worked."""
+    worked: dict[int, float] = {}
+    for answer in answers:
+        work = answer.config_records[WORK]
+        process = int(str(work["process"]))
+        worked[process] = worked.get(process, 0.0) + float(str(work["seconds"]))
+    return max(worked.values(), default=0.0)

@@ -1,0 +1,79 @@
+"""A federation of processes, over Flower's real SuperLink: to the model of the simulation, whoever is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from federated.engine import FederatedEngine
+from tests.support.deployment import LONG, Deployment, wait_until
+from tests.support.federated_runs import Result, finish
+from tests.support.federations import OWNERS, federation, ledgers, simulated
+from tests.support.in_process_grid import InProcessGrid
+
+pytestmark = pytest.mark.flower
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    federation(tmp_path)
+    found = Deployment(tmp_path)
+    yield found
+    found.close()
+
+
+def in_simulation(tmp_path: Path) -> Result:
+    job = simulated(tmp_path).resolved()
+    return finish(job, tmp_path / "simulated", lambda job, folder: FederatedEngine(job, folder, InProcessGrid(3)))
+
+
+def assert_each_row_once(tmp_path: Path) -> None:
+    wanted = {
+        owner: sorted(
+            (path.name, row)
+            for path in (tmp_path / owner / "rows").iterdir()
+            for row in range(pq.read_metadata(path).num_rows)
+        )
+        for owner in OWNERS
+    }
+    assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == wanted
+
+
+@pytest.mark.chaos
+def test_three_processes_learn_the_model_of_the_simulation(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.superlink()
+    for owner in OWNERS:
+        deployment.client(owner)
+    assert deployment.server().wait(LONG) == 0, deployment.log("server")
+    summary = deployment.summary()
+    assert summary["model_sha256"] == in_simulation(tmp_path).sha256
+    assert_each_row_once(tmp_path)
+    hashes = [line for owner in OWNERS for line in (tmp_path / owner).rglob("ledger.jsonl")]
+    assert all(summary["clients"][path.parts[-5]]["ledger_sha256"] in path.read_text() for path in hashes)
+
+
+@pytest.mark.chaos
+def test_whoever_is_killed_no_row_is_lost_or_learned_twice(deployment: Deployment, tmp_path: Path) -> None:
+    """A client while it learns, then the server; both come back, and the run to its end."""
+    deployment.superlink()
+    for owner in OWNERS:
+        deployment.client(owner)
+    server = deployment.server("federated.min_clients=2", "federated.round_timeout='40s'", "stream.every='30m'")
+    wait_until(lambda: deployment.versions() >= 3 or server.poll() is not None, "the first versions")
+    deployment.kills("green")
+    wait_until(lambda: deployment.versions() >= 5 or server.poll() is not None, "it goes on without green")
+    assert server.poll() is None, deployment.log("server")
+    deployment.kills("server")
+    deployment.client("green")
+    for _ in range(2):  # green may be counted in after the others have come to their ends
+        server = deployment.server("federated.round_timeout='40s'", "stream.every='30m'")
+        assert server.wait(LONG) == 0, deployment.log("server")
+    assert_each_row_once(tmp_path)
+    summary = deployment.summary()
+    assert {name: found["rows_learned"] for name, found in summary["clients"].items()} == {
+        owner: len(rows) for owner, rows in ledgers(tmp_path).items()
+    }
+    assert summary["prequential"]["auc"] > in_simulation(tmp_path).score - 0.05

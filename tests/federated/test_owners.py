@@ -1,0 +1,325 @@
+"""Clients that own their rows, in this process: the model of the simulation, whatever befalls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message
+
+from federated.client_file import ClientFile
+from federated.consent import offered
+from federated.engine import FederatedEngine
+from federated.owner import Owner, describe
+from federated.records import pack, unpack
+from incr_core.errors import StorageError, WorkerLost
+from incr_core.registry import RunDirectory
+from tests.support.federated_runs import MakeEngine, Result, failing, finish
+from tests.support.federations import OWNERS, deployed, federation, ledgers, simulated
+from tests.support.in_process_grid import InProcessGrid
+from tests.support.owners_grid import AFTER, BEFORE, OwnersGrid
+
+pytestmark = pytest.mark.flower
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return federation(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated.owners.PATIENCE", 0.5)
+    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+
+
+@pytest.fixture
+def grid(files: list[Path]) -> Iterator[Callable[..., OwnersGrid]]:
+    made: list[OwnersGrid] = []
+
+    def make(**habits: object) -> OwnersGrid:
+        made.append(OwnersGrid(files, **habits))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def on(grid: OwnersGrid) -> MakeEngine:
+    return lambda job, folder: FederatedEngine(job, folder, grid)
+
+
+def in_simulation(tmp_path: Path, *settings: str) -> Result:
+    job = simulated(tmp_path, *settings).resolved()
+    return finish(job, tmp_path / "simulated", lambda job, folder: FederatedEngine(job, folder, InProcessGrid(3)))
+
+
+def all_rows(tmp_path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Every row of every owner."""
+    return {
+        owner: sorted(
+            (path.name, row)
+            for path in (tmp_path / owner / "rows").iterdir()
+            for row in range(pq.read_metadata(path).num_rows)
+        )
+        for owner in OWNERS
+    }
+
+
+def assert_each_row_once(tmp_path: Path, run: Path) -> None:
+    """In the owners' own ledgers, and as many in the server's, with the owners' hashes."""
+    learned = {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()}
+    assert learned == all_rows(tmp_path)
+    counted: dict[str, list[int]] = {}
+    for entry in pq.read_table(run / "ledger").to_pylist():
+        assert entry["participant"] == entry["fragment"]
+        for part in entry["ranges"]:
+            counted.setdefault(entry["fragment"], []).extend(range(part["start"], part["stop"]))
+    assert {owner: sorted(rows) for owner, rows in counted.items()} == {
+        owner: list(range(len(rows))) for owner, rows in learned.items()
+    }
+
+
+def test_owners_learn_the_model_of_the_simulation_bit_for_bit(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    found = finish(deployed(), tmp_path / "run", on(grid()))
+    wanted = in_simulation(tmp_path)
+    assert found.sha256 == wanted.sha256
+    assert found.score == wanted.score
+    assert found.increments == wanted.increments
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+def test_every_message_may_meet_another_process(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    found = finish(deployed("federated.rounds=2"), tmp_path / "run", on(grid(forgetful=True)))
+    assert found.sha256 == in_simulation(tmp_path, "federated.rounds=2").sha256
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+def events(run: Path) -> list[tuple[str, str]]:
+    return [(row["kind"], row["what"]) for row in pq.read_table(run / "events").to_pylist()]
+
+
+# -- lost, late, back again ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", [BEFORE, AFTER])
+@pytest.mark.parametrize("action", ["evaluate.receive", "train.learn"])
+def test_what_a_lost_answer_was_about_is_done_again(
+    grid: Callable[..., OwnersGrid], tmp_path: Path, action: str, when: str
+) -> None:
+    """The client has done it, or never heard of it: the server cannot know, and no row is lost or twice either way."""
+    asked = 0
+
+    def lost(message: Message, name: str) -> str | None:
+        nonlocal asked
+        asked += (message.metadata.message_type, name) == (action, "red")
+        return when if asked == 2 and message.metadata.message_type == action and name == "red" else None
+
+    found = finish(deployed(), tmp_path / "run", on(grid(lost=lost)))
+    assert_each_row_once(tmp_path, tmp_path / "run")
+    told = events(tmp_path / "run")
+    assert ("client lost", "client red: no answer in time") in told
+    assert ("client returned", "client red") in told
+    assert found.sha256 != in_simulation(tmp_path).sha256
+
+
+def test_a_client_that_dies_comes_back_elsewhere_and_goes_on(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    learns = 0
+
+    def lost(message: Message, name: str) -> str | None:
+        nonlocal learns
+        if (message.metadata.message_type, name) == ("train.learn", "green"):
+            learns += 1
+            if learns == 2:
+                lent.dies("green")
+                return BEFORE
+        if (message.metadata.message_type, name) == ("evaluate.receive", "red") and "green" not in there():
+            lent.joins(files[1])
+        return None
+
+    def there() -> set[str]:
+        return {file.stem for file in lent.nodes.values()}
+
+    lent = grid(lost=lost)
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+def test_who_comes_late_begins_at_its_own_beginning(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    def lost(message: Message, name: str) -> str | None:
+        if (message.metadata.message_type, name) == ("train.learn", "red") and files[0] not in lent.nodes.values():
+            lent.joins(files[0])
+        return None
+
+    lent = grid(lost=lost)
+    lent.dies("blue")
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+def test_one_that_never_comes_holds_nobody_up(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    lent = grid()
+    lent.dies("blue")
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    assert ledgers(tmp_path).keys() == {"green", "red"}
+    assert "no node" not in str(events(tmp_path / "run"))
+
+
+def test_too_few_clients_end_the_run_by_name(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    lent = grid()
+    lent.dies("blue")
+    engine = FederatedEngine(deployed(), tmp_path / "run", lent)
+    with pytest.raises(WorkerLost, match=r"federated.min_clients: expected 3 clients, got 0 after 0 s; start them"):
+        engine.start(None)
+
+
+def test_a_failure_ends_the_run_where_the_job_says_so(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    def lost(message: Message, name: str) -> str | None:
+        return BEFORE if message.metadata.message_type == "train.learn" and name == "red" else None
+
+    error = failing(deployed("federated.accept_failures=false"), tmp_path / "run", on(grid(lost=lost)))
+    assert type(error) is WorkerLost
+    assert str(error).startswith("client red: no answer in time; the run stands at its last commit")
+
+
+# -- a server that ends ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_goes_on_from_its_last_commit(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    """Between two commits: what clients have learned since then is taken back, and learned again, to the same bits."""
+
+    class Killed(BaseException):
+        pass
+
+    count = 0
+
+    def lost(message: Message, name: str) -> str | None:
+        nonlocal count
+        count += (message.metadata.message_type, name) == ("train.learn", "red")
+        if count == 3 and message.metadata.message_type == "train.learn" and name == "red":
+            count += 1
+            raise Killed
+        return None
+
+    lent = grid(lost=lost)
+    job = deployed("publish.every=2")
+    with pytest.raises(Killed):
+        finish(job, tmp_path / "run", on(lent))
+    found = finish(job, tmp_path / "run", on(lent))
+    assert found.sha256 == in_simulation(tmp_path, "publish.every=2").sha256
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+def test_more_rows_are_learned_by_the_same_command(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    job, lent = deployed(), grid()
+    finish(job, tmp_path / "run", on(lent))
+    table = pq.read_table(tmp_path / "red" / "rows" / "1.parquet")
+    later = table.set_column(0, "at", [[at.as_py().replace(year=2021) for at in table["at"]]])
+    pq.write_table(later.slice(0, 50).cast(table.schema), tmp_path / "red" / "rows" / "2.parquet")
+    finish(job, tmp_path / "run", on(lent))
+    assert_each_row_once(tmp_path, tmp_path / "run")
+
+
+# -- nobody has to be believed ---------------------------------------------------------------------------------------
+
+
+def test_who_lacks_a_column_is_told_which_and_the_others_go_on(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    files[2].write_text(files[2].read_text().replace('weight = "weight"\n', ""))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(grid()))
+    assert ledgers(tmp_path).keys() == {"blue", "green"}
+    wanted = "client red: client red: expected a job that its file allows, got one that asks for the column weight; "
+    assert any(kind == "client refused" and what.startswith(wanted) for kind, what in events(tmp_path / "run"))
+
+
+def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def listens(reply: Message, name: str) -> None:
+        for record in reply.content.array_records.values():
+            heard.extend(bytes(array.data).decode("latin1") for array in record.values())
+        heard.extend(str(value) for record in reply.content.config_records.values() for value in record.values())
+
+    finish(deployed(), tmp_path / "run", on(grid(spoils=listens)))
+    text = "".join(heard)
+    assert "labelled" in text
+    for secret in (str(tmp_path), ".parquet", "their_", "inputs", "targets"):
+        assert secret not in text
+
+
+def spoiled_by(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Message, str], None]:
+    """Spoils what red has learned."""
+
+    def spoil(reply: Message, name: str) -> None:
+        if name == "red" and "weights" in reply.content:
+            weights = unpack(reply.content.array_records["weights"], copy=True)
+            change(weights)
+            reply.content["weights"] = pack(weights)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda weights: next(iter(weights.values())).fill_(torch.nan), "has values that are not finite"),
+        (lambda weights: weights.pop(next(iter(weights))), "weights by other names"),
+    ],
+    ids=["nan", "names"],
+)
+def test_a_bad_update_is_left_out_and_costs_the_others_nothing(
+    grid: Callable[..., OwnersGrid], tmp_path: Path, change: Callable[..., None], why: str
+) -> None:
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(grid(spoils=spoiled_by(change))))
+    weights, _ = RunDirectory.open(tmp_path / "run").load()
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+    learned = pq.read_table(tmp_path / "run" / "ledger")["participant"].unique().to_pylist()
+    assert sorted(learned) == ["blue", "green"]
+    told = [what for kind, what in events(tmp_path / "run") if kind == "client refused"]
+    assert len(told) == 3, "three failures in a row, and it is asked no more"
+    assert all(what.startswith("client red: ") and why in what for what in told)
+
+
+def test_a_name_belongs_to_who_said_it_first(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    thief = tmp_path / "thief.toml"
+    thief.write_text('name = "red"\n' + files[2].read_text().replace('"rows"', '"red/rows"'))
+    lent = grid()
+    lent.joins(thief)
+    finish(deployed(), tmp_path / "run", on(lent))
+    assert len({name for _, name in lent.sent if name in ("red", "thief")}) == 2
+    assert sum(what == "query.open" for what, name in lent.sent if name in ("red", "thief")) == 1
+    assert "the name red of another client" in str(events(tmp_path / "run"))
+
+
+def test_a_client_that_may_keep_too_little_says_so(files: list[Path]) -> None:
+    file = ClientFile.read(files[0])
+    file.allow.disk = 1e-6
+    owner = Owner(file, lambda what: None)
+    order = ConfigRecord({"run": "0" * 16, "generation": -1, "job": offered(deployed()), "index": 0})
+    try:
+        with pytest.raises(StorageError, match=r"client blue: expected its state within allow\.disk = 1e-06 GB, got "):
+            owner.open(order)
+    finally:
+        owner.close()
+
+
+def test_an_owner_sees_what_its_runs_have_had(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    finish(deployed(), tmp_path / "run", on(grid()))
+    (found,) = describe(ClientFile.read(files[0]))
+    assert found["job"] == "people"
+    assert found["learned"] == len(all_rows(tmp_path)["blue"])

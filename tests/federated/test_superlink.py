@@ -1,0 +1,71 @@
+"""Over HTTP to Flower's real SuperLink and back: one owner learns the model of the local engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tomli_w
+
+from federated.client_node import answer_all
+from federated.engine import FederatedEngine
+from federated.fleet import FleetNode
+from federated.owner import Owner
+from federated.superlink import SuperLinkGrid
+from incr_core.engines import LocalEngine
+from incr_core.errors import EngineError
+from incr_core.job import Job
+from tests.support.deployment import Deployment, free_port
+from tests.support.federated_runs import finish
+from tests.support.federations import COLUMNS, deployed, document
+from tests.support.made_up import made_up
+
+pytestmark = pytest.mark.flower
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    found = Deployment(tmp_path)
+    found.superlink()
+    yield found
+    found.close()
+
+
+def test_one_owner_on_a_superlink_equals_local_bit_for_bit(deployment: Deployment, tmp_path: Path) -> None:
+    pq.write_table(made_up(300), tmp_path / "rows.parquet")
+    (tmp_path / "north.toml").write_text(
+        tomli_w.dumps({"data": {"path": "rows.parquet", "settle": "0s"}, "columns": list(COLUMNS)})
+    )
+    stop, place = threading.Event(), str(tmp_path / "north.toml")
+
+    def serve() -> None:
+        with FleetNode(deployment.address) as node:
+            answer_all(node, place, stop)
+
+    client = threading.Thread(target=serve)
+    client.start()
+    try:
+        job = deployed("federated.min_clients=1", superlink=deployment.address)
+        found = finish(job, tmp_path / "run", FederatedEngine)
+    finally:
+        stop.set()
+        client.join()
+        Owner.of(place).close()
+    local = Job.from_document(document(path=str(tmp_path / "rows.parquet"))).resolved()
+    assert found.sha256 == finish(local, tmp_path / "local", LocalEngine).sha256
+
+
+def test_where_there_is_no_superlink_both_sides_say_so() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(
+        EngineError, match=r"federated\.superlink: expected a SuperLink at .*, got ConnectError: .*start"
+    ):
+        SuperLinkGrid(address)
+    with (
+        pytest.raises(EngineError, match=r"--superlink .*: expected a SuperLink, got ConnectError"),
+        FleetNode(address),
+    ):
+        pass
