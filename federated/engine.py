@@ -55,6 +55,11 @@ class FederatedEngine(Engine):
                 f'({", ".join(job.objects_given)}); name models and strategies by "module:name" and rows by a path, '
                 'or learn on "local" or "cluster"'
             )
+        if job.cluster.memory_scope == "all":
+            raise JobError(
+                'cluster.memory_scope: expected "own" with --on federated, whose clients keep their rows to '
+                'themselves, got "all"; leave it out (--set cluster.memory_scope=own)'
+            )
         self.clients = clients_of(job)
         self._nodes = Nodes(job.federated, grid)
         self._renew()
