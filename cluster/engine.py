@@ -39,7 +39,7 @@ from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Pace, Round, total_observed
+from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, total_observed
 from incr_core.storage import copy_of
 from incr_core.update import Weights
 
@@ -62,6 +62,8 @@ class ClusterEngine(Engine):
         require_lasting(self.directory)
         self._copy = copy_of(self.directory)
         settings = job.cluster
+        if settings.memory_scope == "all":
+            check_borrowing(job.strategies())
         self.max_failures = settings.max_failures
         self._members = Membership(settings.members, settings.shards)
         self._fragments: list[str] = []

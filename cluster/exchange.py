@@ -88,6 +88,18 @@ class ReplicaExchange:
         """The sum of all replicas' counts."""
         return sum(self._counts(count, device))
 
+    def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
+        """The counts of each replica, in rank order; when they are known, all replicas are here.
+
+        That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
+        """
+        mine = torch.tensor([list(counts)] * self.size, dtype=torch.int64, device=device)
+        told = torch.empty_like(mine)
+        self._wait_for(self.group.alltoall_base(told, mine, [], []))
+        self.bytes_sent += (self.size - 1) * len(counts) * mine.itemsize
+        found: list[list[int]] = told.tolist()
+        return found
+
     @torch.no_grad()
     def _merge(
         self,
@@ -218,15 +230,8 @@ class ReplicaExchange:
         span.merged()
 
     def _counts(self, count: int, device: torch.device) -> list[int]:
-        """The count of each replica, of rows it has learned, in rank order; when they are known, all replicas are here.
-
-        That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
-        """
-        mine = torch.full((self.size,), count, dtype=torch.int64, device=device)
-        counts = torch.empty_like(mine)
-        self._wait_for(self.group.alltoall_base(counts, mine, [], []))
-        self.bytes_sent += (self.size - 1) * mine.itemsize
-        return list(map(int, counts.tolist()))
+        """The count of each replica, of rows it has learned, in rank order."""
+        return [one for (one,) in self.each([count], device)]
 
     def _send(self, content: Tensor, peer: int) -> Any:
         self.bytes_sent += content.nbytes

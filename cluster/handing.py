@@ -49,6 +49,8 @@ class PeerTurns:
 
     index, count: which reader this is, and how many there are. host: an address of this host that the others reach.
     join: opens a connection to the store, one for each thread that asks. patience: seconds to wait for another reader.
+    what: is handed, by which their addresses are told from others in the store. bounded: whether what is not taken
+    makes room for what is newer.
 
     >>> from torch.distributed import HashStore
     >>> store = HashStore()
@@ -61,9 +63,19 @@ class PeerTurns:
     ...     reader.close()
     """
 
-    def __init__(self, index: int, count: int, host: str, join: Callable[[], Any], patience: float) -> None:
-        self._join, self._patience = join, patience
-        self._shelf = Shelf()
+    def __init__(
+        self,
+        index: int,
+        count: int,
+        host: str,
+        join: Callable[[], Any],
+        patience: float,
+        *,
+        what: str = "rows read",
+        bounded: bool = True,
+    ) -> None:
+        self._join, self._patience, self._what = join, patience, what
+        self._shelf = Shelf(bounded=bounded)
         self._token = secrets.token_hex(TOKEN // 2)
         self._mine = threading.local()  # the connections of the thread that asks
         listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -84,7 +96,7 @@ class PeerTurns:
         """From now on this is that reader of so many."""
         self.index, self.count = index, count
         self._shelf.takers = count - 1
-        self._join().set(_key(index), self._address)
+        self._join().set(self._key(index), self._address)
 
     # -- handing out
 
@@ -96,9 +108,9 @@ class PeerTurns:
         """This reader has come to an item."""
         self._shelf.reach(item)
 
-    def offer(self, item: Item, made: Handed | None) -> None:
-        """Hand out what was made; None where it cannot be."""
-        self._shelf.put(item, None if made is None else write_handed(made))
+    def offer(self, item: Item, made: Handed | None, takers: int | None = None) -> None:
+        """Hand out what was made, to so many others (None: all); None where it cannot be."""
+        self._shelf.put(item, None if made is None else write_handed(made), takers)
 
     def close(self) -> None:
         """Hand out nothing any more."""
@@ -153,9 +165,13 @@ class PeerTurns:
         """The address of another reader; whoever takes its place has another."""
         if "store" not in self._mine.__dict__:
             self._mine.store = self._join()
-        if not self._mine.store.check([_key(whose)]):
+        if not self._mine.store.check([self._key(whose)]):
             raise KeyError(whose)
-        return str(self._mine.store.get(_key(whose)).decode())
+        return str(self._mine.store.get(self._key(whose)).decode())
+
+    def _key(self, index: int) -> str:
+        """Where the address of a reader lies in the store."""
+        return f"handing {self._what}/{index}"
 
 
 class _Peer:
@@ -201,11 +217,6 @@ class _Peer:
 
 _WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
 """What is written is one's own: the others' copy stays as it is."""
-
-
-def _key(index: int) -> str:
-    """Where the address of a reader lies in the store."""
-    return f"handing/{index}"
 
 
 def _received(peer: socket.socket, size: int) -> memoryview:

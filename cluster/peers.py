@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
@@ -17,6 +18,8 @@ from cluster.heartbeat import WAITING, Heartbeat
 from incr_core.errors import EngineError
 
 __all__ = ["Peers", "ended_key"]
+
+T = TypeVar("T")
 
 LOOK = timedelta(seconds=1)
 """How long to wait for a peer before asking whether the generation has ended."""
@@ -63,6 +66,15 @@ class Peers:
                     if work.is_completed():
                         raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
                     self._go_on()
+
+    def result(self, future: Future[T]) -> T:
+        """What a thread of this process gets from a peer. EngineError where the generation ends before."""
+        with self._heartbeat.doing(WAITING):
+            while True:
+                done, _ = wait([future], LOOK.total_seconds())
+                if done:
+                    return future.result()
+                self._go_on()
 
     def _go_on(self) -> None:
         if self.store.check([ended_key(self.generation)]):

@@ -27,6 +27,7 @@ class Cluster:
     pace: Literal["rows", "time"] | None = None
     wire: Literal["float32", "float16", "int8"] | None = None
     overlap: bool | None = None
+    memory_scope: Literal["own", "all"] | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

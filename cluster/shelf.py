@@ -21,16 +21,18 @@ MOST = 256
 
 @dataclass(slots=True)
 class _Thing:
-    """file: None where it could not be made, or all have taken it. takers: who has."""
+    """file: None where it could not be made, or all have taken it. wanted: how many are to take it. takers: who has."""
 
     file: MemoryFile | None
+    wanted: int
     takers: set[int] = field(default_factory=set)
 
 
 class Shelf:
     """What a reader has made, until all have taken it, or there is no room for it.
 
-    takers: how many others there are.
+    takers: how many others there are. bounded: whether there is room for `ROOM` only; else what is not taken lies there
+    until it is cleared.
 
     >>> shelf = Shelf(takers=1)
     >>> shelf.put((0, 0, 0, 0), MemoryFile(-1, 7))
@@ -40,8 +42,9 @@ class Shelf:
     True
     """
 
-    def __init__(self, takers: int = 1) -> None:
+    def __init__(self, takers: int = 1, *, bounded: bool = True) -> None:
         self.takers = takers
+        self._bounded = bounded
         self._things: OrderedDict[Item, _Thing] = OrderedDict()
         self._reached: Item = (0, 0, 0, 0)
         self._bytes = 0
@@ -56,13 +59,13 @@ class Shelf:
                 del self._things[past]
             self._change.notify_all()
 
-    def put(self, item: Item, file: MemoryFile | None) -> None:
-        """Lay something there."""
+    def put(self, item: Item, file: MemoryFile | None, takers: int | None = None) -> None:
+        """Lay something there, for so many others (None: all)."""
         with self._change:
             self._let_go(self._things.pop(item, None))
-            self._things[item] = _Thing(file)
+            self._things[item] = _Thing(file, self.takers if takers is None else takers)
             self._bytes += 0 if file is None else file.size
-            for old in list(self._things):
+            for old in list(self._things) if self._bounded else ():
                 if (self._bytes <= ROOM and len(self._things) <= MOST) or old == item:
                     break
                 self._let_go(self._things.pop(old))
@@ -80,7 +83,7 @@ class Shelf:
                 return None
             file = thing.file
             thing.takers.add(taker)
-            if len(thing.takers) >= self.takers:
+            if len(thing.takers) >= thing.wanted:
                 self._let_go(thing)
             return file
 

@@ -20,6 +20,7 @@ from cluster import groups
 from cluster.exchange import ReplicaExchange
 from cluster.handing import PeerTurns
 from cluster.heartbeat import RECEIVING, WAITING, WORKING, Heartbeat
+from cluster.lending import PeerLending
 from cluster.peers import Peers
 from cluster.place import Place
 from cluster.processes import Process
@@ -121,13 +122,11 @@ class ShardWorker:
                 self._peers.meet(f"build {place}", [f"build {one}" for one in place.of_replica()])
                 groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
                 within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
-            self._turns = PeerTurns(
-                place.number,
-                place.replicas * place.shards,
-                own_address(meeting.host),
-                meeting.join,
-                job.cluster.timeout,
-            )
+            self._turns = self._handing(meeting, job, "rows read")
+            self._lending: PeerLending | None = None
+            if job.cluster.memory_scope == "all":
+                turns = self._handing(meeting, job, "rows remembered", bounded=False)
+                self._lending = PeerLending(turns, self._peers, place)
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
                 f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
@@ -138,6 +137,12 @@ class ShardWorker:
         self.worker = self._made()
         self._fragments_told = 0
         return Process.own()
+
+    def _handing(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
+        """A way for workers to hand one another what one of them has."""
+        number, count = self.place.number, self.place.replicas * self.place.shards
+        host, patience = own_address(meeting.host), job.cluster.timeout
+        return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
     def _made(self) -> Worker:
         """The worker in its place, which has begun nothing and meets nobody."""
@@ -156,8 +161,15 @@ class ShardWorker:
         between: Exchange = Alone()
         if place.replicas > 1:
             between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
-        overlaps = job.cluster.overlap
-        return Worker(participant, job.outer_step, between, self._within, keeps=True, overlaps=overlaps)
+        return Worker(
+            participant,
+            job.outer_step,
+            between,
+            self._within,
+            keeps=True,
+            overlaps=job.cluster.overlap,
+            lending=self._lending,
+        )
 
     def join(self, generation: int, replicas: int) -> None:
         """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
@@ -170,6 +182,8 @@ class ShardWorker:
             self.place = replace(self.place, replicas=replicas)
             self.worker.participant.close()
             self._turns.among(self.place.number, replicas * self.place.shards)
+            if self._lending is not None:
+                self._lending.among(self.place)
             self.worker = self._made()
         place = self.place
         if isinstance(self.worker.exchange, ReplicaExchange):

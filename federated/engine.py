@@ -53,6 +53,11 @@ class FederatedEngine(Engine):
                 f'({", ".join(job.objects_given)}); name models and strategies by "module:name" and rows by a path, '
                 'or learn on "local" or "cluster"'
             )
+        if job.cluster.memory_scope == "all":
+            raise JobError(
+                'cluster.memory_scope: expected "own" with --on federated, whose clients keep their rows to '
+                'themselves, got "all"; leave it out (--set cluster.memory_scope=own)'
+            )
         owned = job.federated.superlink is not None
         self._roster: Roster = Owners(job, grid) if owned else Nodes(job, directory, grid)
         if owned:

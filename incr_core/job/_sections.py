@@ -241,6 +241,7 @@ class ClusterSection(Section):
     pace: Literal["rows", "time"] = "rows"
     wire: Literal["float32", "float16", "int8"] = "float32"
     overlap: bool = False
+    memory_scope: Literal["own", "all"] = "own"
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)

@@ -11,6 +11,7 @@ from incr_core.memories._base import Memory
 from incr_core.memories._columns import Columns, columns_of, to_batch
 from incr_core.memories._herding import Herding
 from incr_core.memories._online_herding import OnlineHerding
+from incr_core.memories._others import Others
 from incr_core.memories._prototypes import Prototypes
 from incr_core.memories._reservoir import Reservoir
 from incr_core.memories._window import Window
@@ -18,14 +19,17 @@ from incr_core.memories._window import Window
 __all__ = [
     "MEMORIES",
     "Balanced",
+    "Columns",
     "Herding",
     "Memory",
     "OnlineHerding",
+    "Others",
     "Prototypes",
     "Reservoir",
     "Window",
     "columns_of",
     "draw",
+    "draw_held",
     "memory_named",
     "to_batch",
 ]
@@ -61,7 +65,7 @@ def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = N
 
 
 def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
-    """`count` rows of a memory, none twice before all were drawn once: so a small memory is replayed more evenly.
+    """`count` of the rows available, none twice before all were drawn once: so a small memory is replayed more evenly.
 
     Where the memory holds many times `count` rows, the odds of a row drawn twice are not worth a permutation.
 
@@ -70,8 +74,15 @@ def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
     >>> sorted(draw(memory, 6, generator)["targets"].tolist()[:4])
     [0, 1, 2, 3]
     """
+    if memory.others is None:
+        return draw_held(memory, count, generator)
+    return memory.others.beside(lambda own: draw_held(memory, own, generator), memory.size, count)
+
+
+def draw_held(memory: Memory, count: int, generator: torch.Generator) -> Columns:
+    """As `draw`, of the rows held alone."""
     if memory.size > 16 * count:
-        return memory.sample(count, generator)
+        return memory.sample_held(count, generator)
     device = generator.device
     turns = [torch.randperm(memory.size, generator=generator, device=device) for _ in range(-(-count // memory.size))]
     index = torch.cat(turns)[:count] if len(turns) > 1 else turns[0][:count]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from incr_core._util import byte_count
 from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories._columns import Columns
+from incr_core.memories._others import Others
 from incr_core.numerics import own_buffers
 
 __all__ = ["Memory"]
@@ -29,8 +30,11 @@ class Memory(nn.Module):
         is follows from the first ones.
     ttl: rows live until so many more were shown; None: for ever. It must be above the capacity, or the rows would be
         those of `Window`.
-    size: rows it holds; seen: rows it was shown.
+    size: rows it holds; seen: rows it was shown. others: while an increment is learned, what is drawn beside its own
+    rows, where remembered rows are drawn from the memories of all (`cluster.memory_scope`).
     """
+
+    others: Others | None = None
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__()
@@ -59,8 +63,19 @@ class Memory(nn.Module):
         """Show the memory new rows (n, ...), in order of arrival."""
         raise NotImplementedError
 
+    @property
+    def available(self) -> int:
+        """How many rows there are to draw from: those held, and the others'."""
+        return self.size if self.others is None else self.size + self.others.size
+
     def sample(self, count: int, generator: torch.Generator) -> Columns:
-        """`count` of the rows held, each drawn uniformly, with replacement."""
+        """`count` of the rows available, drawn uniformly; of those held, with replacement."""
+        if self.others is None:
+            return self.sample_held(count, generator)
+        return self.others.beside(lambda own: self.sample_held(own, generator), self.size, count)
+
+    def sample_held(self, count: int, generator: torch.Generator) -> Columns:
+        """`count` of the rows held, each drawn uniformly, with replacement: what subclasses may override."""
         index = torch.randint(self.size, (count,), generator=generator, device=generator.device)
         return {name: column.index_select(0, index) for name, column in own_buffers(self).items() if column is not None}
 

@@ -47,9 +47,9 @@ class Prototypes(Memory):
             raise ArgumentError("memory.ttl: prototypes are means of rows of every age, none of which can be let go")
         self.noise = not_negative("memory.noise", noise)
 
-    def sample(self, count: int, generator: torch.Generator) -> Columns:
+    def sample_held(self, count: int, generator: torch.Generator) -> Columns:
         """`count` rows, each drawn around a mean, the means uniformly and with replacement."""
-        return self.around(super().sample(count, generator), generator)
+        return self.around(super().sample_held(count, generator), generator)
 
     def around(self, columns: Columns, generator: torch.Generator) -> Columns:
         """Rows drawn around the means given."""

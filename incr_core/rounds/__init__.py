@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core.rounds._aggregation import AGGREGATIONS, Aggregation
 from incr_core.rounds._arrival import Arrival, total_observed
+from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
@@ -33,6 +34,7 @@ __all__ = [
     "EverySteps",
     "Exchange",
     "Interval",
+    "Lending",
     "Orders",
     "Outer",
     "Pace",
@@ -43,6 +45,7 @@ __all__ = [
     "Round",
     "UnconsolidatedRows",
     "Worker",
+    "check_borrowing",
     "consolidate",
     "interleaved",
     "outsized",

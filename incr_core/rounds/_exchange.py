@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -27,6 +27,9 @@ class Exchange(Protocol):
 
     def total(self, count: int, device: torch.device) -> int:
         """The sum of all workers' counts. device: on which tensors can be sent."""
+
+    def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
+        """The counts of each worker, in rank order; as many of each."""
 
     def mean(
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
@@ -55,6 +58,10 @@ class Alone:
     def total(self, count: int, device: torch.device) -> int:
         """Its own count."""
         return count
+
+    def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
+        """Its own counts."""
+        return [list(counts)]
 
     def mean(
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from incr_core.batch import Limit
 from incr_core.numerics import local
 from incr_core.rounds._arrival import Arrival
+from incr_core.rounds._borrowing import Lending, borrowed
 from incr_core.rounds._delayed_mean import DelayedMean
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
@@ -43,6 +45,14 @@ class _Kept:
     structure: Any
 
 
+class _Account(NamedTuple):
+    """A moment: the clock, the seconds waited for remembered rows, and the bytes sent, so far."""
+
+    clock: float
+    waited: float
+    bytes_sent: int
+
+
 class Worker:
     """A participant and its exchanges: the `Cohort` of it and its peers, seen from here.
 
@@ -52,7 +62,7 @@ class Worker:
     make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
     exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
     to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
-    learned (`DelayedMean`).
+    learned (`DelayedMean`). lending: how replicas lend one another remembered rows; None: each draws from its own.
     """
 
     def __init__(
@@ -64,8 +74,10 @@ class Worker:
         *,
         keeps: bool = False,
         overlaps: bool = False,
+        lending: Lending | None = None,
     ) -> None:
         self._make, self._make_outer = make, outer
+        self._lending = lending
         self.exchange = exchange
         self._keeps, self._overlaps = keeps, overlaps
         self._within = Alone() if within is None else within
@@ -167,11 +179,13 @@ class Worker:
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
-            self._overlap(pace, taken, done)
-        else:
-            while self._goes_on(pace, len(taken)):
-                take_round(self, partial(self._advance, pace, taken), done)
+        assert self.participant.increment is not None, "receive an increment before learning it"
+        with self._borrowed(len(self.participant.increment.labelled) * self.participant.passes()):
+            if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
+                self._overlap(pace, taken, done)
+            else:
+                while self._goes_on(pace, len(taken)):
+                    take_round(self, partial(self._advance, pace, taken), done)
         if pace.records and learner.shard[0] == 0:
             done.steps.append(taken)
         if self.participant.consolidates:
@@ -181,7 +195,8 @@ class Worker:
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history, by their ids (n,), once more, in one round."""
         begun, done = self._begin_account(), Round()
-        take_round(self, lambda: [self._local(self.participant.review(rows))], done)
+        with self._borrowed(len(rows)):
+            take_round(self, lambda: [self._local(self.participant.review(rows))], done)
         return self._accounted(done, begun)
 
     def skip(self) -> None:
@@ -268,6 +283,13 @@ class Worker:
 
     # -- within a round ------------------------------------------------------------------------------------------
 
+    def _borrowed(self, rows: int) -> AbstractContextManager[None]:
+        """While so many rows are learned: whether remembered ones are drawn from the memories of all replicas."""
+        lending, learner = self._lending, self.participant.learner
+        if lending is None or self.exchange.size == 1:
+            return nullcontext()
+        return borrowed(learner, self.exchange, lending, rows, -(-rows // learner.batch_size))
+
     def _overlap(self, pace: Pace, taken: list[int], done: Round) -> None:
         """All rounds of an increment, each exchanged while the next is learned; buffers are merged after the last."""
         anchor, rows = self.anchor(), 0
@@ -328,17 +350,23 @@ class Worker:
         """The weights of this worker's shard, as live views."""
         return {name: local(value) for name, value in self.participant.learner.weights().items()}
 
-    def _begin_account(self) -> tuple[float, int]:
+    def _begin_account(self) -> _Account:
         self._seconds_exchanging = 0.0
-        return time.perf_counter(), self.exchange.bytes_sent
+        return self._account()
 
-    def _accounted(self, done: Round, begun: tuple[float, int]) -> Round:
+    def _account(self) -> _Account:
+        lending = self._lending
+        sent, waited = (0, 0.0) if lending is None else (lending.bytes_sent, lending.seconds_waited)
+        return _Account(time.perf_counter(), waited, self.exchange.bytes_sent + sent)
+
+    def _accounted(self, done: Round, begun: _Account) -> Round:
         # The shards of a replica learn the same rows: the first counts them, and each reports its share of the loss.
         rank, shards = self.participant.learner.shard
         if shards > 1:
             done.passes_rows *= rank == 0
             done.losses = {name: value / shards for name, value in done.losses.items()}
-        done.bytes_exchanged = self.exchange.bytes_sent - begun[1]
-        done.seconds_exchanging = self._seconds_exchanging
-        done.seconds_learning = time.perf_counter() - begun[0] - done.seconds_exchanging
+        now = self._account()
+        done.bytes_exchanged = now.bytes_sent - begun.bytes_sent
+        done.seconds_exchanging = self._seconds_exchanging + now.waited - begun.waited
+        done.seconds_learning = now.clock - begun.clock - done.seconds_exchanging
         return done

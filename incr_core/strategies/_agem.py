@@ -47,7 +47,7 @@ class AGEM(Strategy):
 
     def after_backward(self, ctx: Context) -> None:
         """Project the gradient."""
-        if self.rows == 0 or self.memory.size == 0:
+        if self.rows == 0 or self.memory.available == 0:
             return
         remembered = to_batch(draw(self.memory, self.rows, ctx.generator))
         mine = [weight.grad for weight in ctx.parameters]
@@ -67,6 +67,10 @@ class AGEM(Strategy):
         factor = (_inner(gradients, references) / _inner(references, references)).nan_to_num(0.0).clamp(max=0.0)
         turned = torch._foreach_mul([local(reference) for reference in references], factor)
         torch._foreach_sub_([local(gradient) for gradient in gradients], turned)
+
+    def draws(self, rows: int, batches: int) -> int:
+        """Those of the reference gradient, of each step."""
+        return self.rows * batches
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:

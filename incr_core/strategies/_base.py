@@ -165,6 +165,14 @@ class Strategy(MadeWith, nn.Module):
         backward: the same maths, with less of it."""
         return 1.0
 
+    def draws(self, rows: int, batches: int) -> int | None:
+        """About how many remembered rows it draws beside so many new ones, in so many batches, from each memory it has.
+
+        That many are fetched where they are drawn from the memories of all replicas (`cluster.memory_scope`). None: it
+        draws none, and needs its memory as a whole, so that the others' can be no part of it.
+        """
+        return rows
+
     def extra_repr(self) -> str:
         """The arguments, for logs and reports."""
         return ", ".join(

@@ -65,7 +65,7 @@ class DER(Strategy):
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows for each term, with weight 0 in the main loss."""
         self._terms = []
-        if self.memory.size == 0:
+        if self.memory.available == 0:
             return batch
         count, parts = ctx.per_new_row(self.ratio), [batch]
         start = len(batch)
@@ -77,6 +77,10 @@ class DER(Strategy):
                 self._terms.append((name, slice(start, start + found), columns))
                 start += found
         return cat(parts)
+
+    def draws(self, rows: int, batches: int) -> int:
+        """`ratio` for each new row and term."""
+        return round(self.ratio * rows * ((self.logits > 0) + (self.labels > 0)))
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """The two terms."""

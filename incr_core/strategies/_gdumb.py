@@ -72,6 +72,9 @@ class GDumb(Strategy):
         """Let new rows weigh nothing."""
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
 
+    def draws(self, rows: int, batches: int) -> None:
+        """It retrains on all that it remembers."""
+
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Show the new rows to the memory."""
         self.memory.insert(columns_of(batch), ctx.generator)

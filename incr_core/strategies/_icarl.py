@@ -86,13 +86,17 @@ class ICaRL(Strategy):
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append exemplars, and ask the teacher about all."""
-        if self.memory.size:
+        if self.memory.available:
             count = ctx.per_new_row(self.ratio)
             batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
         if self.teacher.captured:
             self._taught = self.teacher(ctx, batch.inputs)
         self._weights, self._rows = batch.weights, len(batch)
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
+
+    def draws(self, rows: int, batches: int) -> int:
+        """`ratio` for each new row."""
+        return round(self.ratio * rows)
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """Binary cross-entropy of every class, old classes against the teacher."""

@@ -50,7 +50,7 @@ class MIR(Strategy):
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append the most interfered rows."""
-        if self.ratio == 0 or self.memory.size == 0:
+        if self.ratio == 0 or self.memory.available == 0:
             return batch
         count = ctx.per_new_row(self.ratio)
         found = to_batch(draw(self.memory, max(self.candidates, count), ctx.generator))
@@ -60,6 +60,10 @@ class MIR(Strategy):
         harm = self._harm(ctx, ctx.new, found)
         ctx.model.train(training)
         return cat([batch, found.take(harm.topk(count).indices)])
+
+    def draws(self, rows: int, batches: int) -> int:
+        """Those in which it looks for the ones to replay."""
+        return 0 if self.ratio == 0 else max(self.candidates * batches, round(self.ratio * rows))
 
     def _harm(self, ctx: Context, batch: Batch, found: Batch) -> Tensor:
         """loss(w') - loss(w) of every row found, (n,)."""

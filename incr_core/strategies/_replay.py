@@ -41,12 +41,16 @@ class Replay(Strategy):
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows; a non-empty batch gets at least one, unless the ratio is 0."""
-        if self.memory.size == 0 or self.ratio == 0:
+        if self.memory.available == 0 or self.ratio == 0:
             return batch
         count = ctx.per_new_row(self.ratio)
         # With replacement: k draws for k micro-batches are then one draw for all, and accumulation stays exact.
         remembered = to_batch(self.memory.sample(count, ctx.generator))
         return cat([batch, remembered])
+
+    def draws(self, rows: int, batches: int) -> int:
+        """`ratio` for each new row."""
+        return round(self.ratio * rows)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """Show the new rows to the memory."""

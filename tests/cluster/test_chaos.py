@@ -56,6 +56,7 @@ def test_fifty_losses_at_random_moments_change_no_bit(small_job: Callable[..., J
         "stream.every=6",
         "cluster.timeout=3",
         "cluster.spares=1",
+        "cluster.memory_scope=all",
         f"cluster.max_failures={KILLS}",
         strategy=[{"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}],
     )

@@ -39,7 +39,7 @@ def pair() -> Iterator[tuple[PeerTurns, PeerTurns, Any]]:
 
 def changed(store: Any, index: int, **told: object) -> None:
     """Another address of a reader."""
-    key = f"handing/{index}"
+    key = f"handing rows read/{index}"
     store.set(key, json.dumps(json.loads(store.get(key)) | told))
 
 

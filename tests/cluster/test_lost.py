@@ -41,6 +41,7 @@ def job_with(
     replay, ewc = {"name": "replay", "capacity": 60}, {"name": "ewc", "strength": 10.0}
     return small_job(
         "model.dropout=0.1",
+        "cluster.memory_scope=all",
         "outer={name='nesterov', lr=0.7, momentum=0.9}",
         f"cluster.shards={shards}",
         *settings,

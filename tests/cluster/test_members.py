@@ -52,7 +52,7 @@ def all_of(memories: list[list[int]]) -> list[int]:
 
 
 def test_a_log_of_members_makes_the_same_run_again(small_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = job_of(small_job, [[0, 2], [3, 3], [6, 1], [8, 2]])
+    job = job_of(small_job, [[0, 2], [3, 3], [6, 1], [8, 2]], "cluster.memory_scope=all")
     summary = learn(job, tmp_path / "run", on="cluster").summary
     assert summary.replicas == [[0, 2], [3, 3], [6, 1], [8, 2]]
     assert rows_learned(tmp_path / "run") == list(range(470))

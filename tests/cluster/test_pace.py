@@ -60,7 +60,7 @@ class ShortRounds(ClusterEngine):
 
 
 def test_law_9_the_steps_that_the_clock_allowed_repeat_a_run(small_job: Callable[..., Job], tmp_path: Path) -> None:
-    job = small_job(*TIMED, strategy=[REPLAY])
+    job = small_job(*TIMED, "cluster.memory_scope=all", strategy=[REPLAY])
     with RunDirectory.create(tmp_path / "run", job.toml(), "cluster") as directory:
         engine = ShortRounds(job, tmp_path / "run")
         try:

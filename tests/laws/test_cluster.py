@@ -18,7 +18,8 @@ EWC = {"name": "ewc", "strength": 30.0, "online": False}
 
 def test_law_2_one_replica_equals_local_bit_for_bit(flights_job: Callable[..., Job], tmp_path: Path) -> None:
     job = flights_job("cluster.replicas=1", "outer={name='nesterov', lr=0.9, momentum=0.5}")
-    assert learned_on_cluster(job, tmp_path).sha256 == learned_locally(job, tmp_path).sha256
+    cluster = job.with_settings(["cluster.memory_scope=all"])  # with nobody to draw others' rows from
+    assert learned_on_cluster(cluster, tmp_path).sha256 == learned_locally(job, tmp_path).sha256
 
 
 def test_law_2_two_replicas_averaging_every_step_equal_two_micro_batches(
@@ -57,9 +58,13 @@ def test_law_4_sharded_replicas_equal_unsharded_ones(
     tmp_path: Path,
 ) -> None:
     outer = "outer={name='nesterov', lr=0.7, momentum=0.9}"
-    job = small_job("stream.every=235", "cluster.average_every=4", outer, strategy=[REPLAY])
+    settings = ["stream.every=235", "cluster.average_every=4", "cluster.memory_scope=all", outer]
+    job = small_job(*settings, strategy=[REPLAY])
     sharded = learned_on_cluster(job.with_settings(["cluster.shards=2"]), tmp_path)
-    assert_alike(sharded, learned_on_cluster(job, tmp_path))
+    unsharded = learned_on_cluster(job, tmp_path)
+    assert_alike(sharded, unsharded)
+    first, second = (done.bytes_exchanged for done in unsharded.rounds)
+    assert second > first, "remembered rows travel too"
 
 
 def assert_alike(sharded: Learned, unsharded: Learned) -> None:
