@@ -34,7 +34,7 @@ from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
 from cluster.shared_store import SharedStore, StoredState
-from cluster.worker import Handover, Received, Setup
+from cluster.worker import Handover, Received, Saved, Setup
 from cluster.worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
@@ -149,21 +149,26 @@ class ClusterEngine(Engine):
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
                 self._fragments, self._steps = [], []
-                self._pool.call("start", None, (), None)
+                self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
             sent = ray.put(FlatTensors.of(commit.weights))
-            inherits = self._members.inherits
-            self._pool.call_each(
-                "start",
-                [(commit.version, self._states(place, commit.version), sent, anew, inherits) for place in self.places],
-            )
+            saved = [self._saved_at(place, commit.version) for place in self.places]
+            self._pool.call_each("start", [(commit.version, one, sent, anew) for one in saved])
 
-    def _states(self, place: Place, version: int) -> list[Path | StoredState]:
-        """Where what a worker goes on from is kept: its own state, or, where it inherits, those of all before."""
+    def _saved_at(self, place: Place, version: int) -> Saved:
+        """Where what a worker goes on from is kept: its own state, or those of all before of which it takes some."""
         members = self._members
         replicas = range(members.before or 0) if members.inherits else (place.replica,)
-        return [self._kept_at(self._path(replace(place, replica=replica), version)) for replica in replicas]
+        shards = range(members.shards_before) if members.cuts else (place.shard,)
+        return Saved(
+            [
+                [self._kept_at(self._path(replace(place, replica=replica, shard=shard), version)) for shard in shards]
+                for replica in replicas
+            ],
+            inherits=members.inherits,
+            cuts=members.cuts,
+        )
 
     def regroups(self) -> bool:
         """Whether there are to be more or fewer replicas from now on."""

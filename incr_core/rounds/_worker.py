@@ -21,6 +21,7 @@ from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._pace import EverySteps, Pace
 from incr_core.rounds._participant import Participant
+from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
 from incr_core.storage import checkpoint
 from incr_core.storage.packing import pack, unpack
@@ -102,29 +103,33 @@ class Worker:
         """Whether strategies change weights when they consolidate, and there are peers to merge them with."""
         return self.participant.learner.remakes and self.exchange.size > 1
 
-    def start(self, path: Path | None, weights: Weights | None, found: bool = True) -> None:
-        """Begin anew, or go on from the state kept at `path` and these weights.
+    def start(self, saved: SavedState | None, weights: Weights | None, found: bool = True) -> None:
+        """Begin anew, or go on from a saved state and these weights.
 
         found: whether to take in files that were found since.
         """
         self._renew()
-        if path is None or weights is None:
+        if saved is None or weights is None:
             return
         self._fresh = False
-        self.participant.learner.adopt(weights)
-        state, _ = self.participant.load(path, found=found)
-        self._take_back(state)
+        learner = self.participant.learner
+        learner.adopt(weights)
+        self._take_back(self.participant.resume(saved.load(learner), found=found))
 
-    def inherit(self, paths: Sequence[Path], weights: Weights, number: int, count: int, found: bool = True) -> None:
-        """Go on as number `number` of `count` from these weights and the states kept at `paths`, of another number of
-        workers. found: as in `start`.
+    def inherit(
+        self, saved: Sequence[SavedState], weights: Weights, number: int, count: int, found: bool = True
+    ) -> None:
+        """Go on as number `number` of `count` from these weights and the saved states of another number of workers.
+
+        found: as in `start`.
         """
         self._renew()
         self._fresh = False
-        self.participant.learner.adopt(weights)
-        states = [checkpoint.load(path)[0] for path in paths]
+        learner = self.participant.learner
+        learner.adopt(weights)
+        states = [one.load(learner) for one in saved]
         exchanged = self.participant.inherit(states, number, count, found=found)
-        if number >= len(paths):
+        if number >= len(saved):
             exchanged = {**exchanged, "left": {}}  # who joins has sent nothing yet that was rounded
         self._take_back(exchanged)
 
