@@ -27,6 +27,7 @@ class Cluster:
     pace: Literal["rows", "time"] | None = None
     wire: Literal["float32", "float16", "int8"] | None = None
     overlap: bool | None = None
+    fragments: int | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

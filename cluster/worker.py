@@ -27,10 +27,11 @@ from cluster.shared_folder import SharedFolder
 from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
 from cluster.versions import require_same, versions_here
+from cluster.writing import StateWriter, write_parts
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
-from incr_core.numerics import FlatTensors, settle_arithmetic, whole
+from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
 from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, SavedState, Worker
 from incr_core.update import Weights
 
@@ -158,6 +159,7 @@ class ShardWorker:
             ) from error
 
         self._job, self._within, self._seed = job, within, place.replica
+        self._writer = StateWriter(meeting.join())
         self.worker = self._made()
         self._fragments_told = 0
         return Process.own()
@@ -179,8 +181,15 @@ class ShardWorker:
         between: Exchange = Alone()
         if place.replicas > 1:
             between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
-        overlaps = job.cluster.overlap
-        return Worker(participant, job.outer_step, between, self._within, keeps=True, overlaps=overlaps)
+        return Worker(
+            participant,
+            job.outer_step,
+            between,
+            self._within,
+            keeps=True,
+            overlaps=job.cluster.overlap,
+            fragments=job.cluster.fragments,
+        )
 
     def join(self, generation: int, replicas: int) -> None:
         """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
@@ -275,6 +284,34 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING):
             self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
+    def save_meanwhile(self, version: int, path: Path, key: str) -> None:
+        """Keep this worker's state for a version in memory, and let it be written while it learns on.
+
+        The store has the key once it is on the disk.
+        """
+        with self._heartbeat.doing(WORKING):
+            self._writer.settle()
+            snapshot, hands_over = self.worker.snapshot(version), self.place.replica == 0
+            live = self.worker.participant.learner.weights()
+            cut = [name for name, value in live.items() if local(value) is not value]
+
+        def write() -> dict[str, Any]:
+            told = write_parts(path, snapshot.weights, cut) if hands_over else {}
+            snapshot.write(path)
+            return told
+
+        self._writer.begin(write, key)
+
+    def settle(self) -> None:
+        """Wait until what `save_meanwhile` has begun is written; raises what went wrong."""
+        with self._heartbeat.doing(WORKING):
+            self._writer.settle()
+
+    def not_finite(self) -> str | None:
+        """The name of a weight with values that are not finite, in this worker's part; None where there is none."""
+        weights = self.worker.participant.learner.weights()
+        return next((name for name, value in weights.items() if not all_finite(local(value))), None)
+
     def save(self, version: int, path: Path | StoredState) -> dict[str, tuple[str, int]]:
         """Keep this worker's state for a version, on disk or in a store, and in memory; returns the objects it made."""
         if isinstance(path, StoredState):
@@ -285,12 +322,16 @@ class ShardWorker:
             self.worker.save(path, version)
         return {}
 
-    def hand_over(self) -> Handover | None:
-        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""
+    def hand_over(self, *, gathers: bool = True) -> Handover | None:
+        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.
+
+        gathers: False for all but the weights, where their parts are written.
+        """
         if self.place.replica > 0:
             return None
         participant = self.worker.participant
-        gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
+        weights = participant.learner.weights() if gathers else {}
+        gathered = {name: whole(value) for name, value in weights.items()}
         if self.place.shard > 0:
             return None
         return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())

@@ -15,7 +15,7 @@ from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
-from incr_core.rounds._worker import Worker
+from incr_core.rounds._worker import Snapshot, Worker
 
 __all__ = [
     "OUTERS",
@@ -39,6 +39,7 @@ __all__ = [
     "Review",
     "Round",
     "SavedState",
+    "Snapshot",
     "UnconsolidatedRows",
     "Worker",
     "consolidate",

@@ -17,6 +17,7 @@ from incr_core.numerics import local
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._delayed_mean import DelayedMean
 from incr_core.rounds._exchange import Alone, Exchange
+from incr_core.rounds._fragments import Fragments, fragments_of
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._pace import EverySteps, Pace
@@ -27,7 +28,7 @@ from incr_core.storage import checkpoint
 from incr_core.storage.packing import pack, unpack
 from incr_core.update import Update, Weights
 
-__all__ = ["Worker"]
+__all__ = ["Snapshot", "Worker"]
 
 
 ONCE = EverySteps()
@@ -35,13 +36,17 @@ ONCE = EverySteps()
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Snapshot:
     """The state of a version, in memory: copies of this worker's weights, and of all else as tensors and JSON."""
 
     version: int
     weights: Weights
     tensors: Weights
     structure: Any
+
+    def write(self, path: Path) -> None:
+        """Put all but the weights on disk, as `Worker.save` does."""
+        checkpoint.save_packed(path, self.tensors, self.structure)
 
 
 class Worker:
@@ -53,7 +58,7 @@ class Worker:
     make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
     exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
     to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
-    learned (`DelayedMean`).
+    learned (`DelayedMean`). fragments: in how many parts, each in a round of its own, weights are (`Fragments`).
     """
 
     def __init__(
@@ -65,16 +70,17 @@ class Worker:
         *,
         keeps: bool = False,
         overlaps: bool = False,
+        fragments: int = 1,
     ) -> None:
         self._make, self._make_outer = make, outer
         self.exchange = exchange
-        self._keeps, self._overlaps = keeps, overlaps
+        self._keeps, self._overlaps, self._fragments = keeps, overlaps, fragments
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
 
     def _prepare(self) -> None:
-        self._kept: _Kept | None = None
+        self._kept: Snapshot | None = None
         self.participant = self._make()
         self.participant.keeps_increments = self._keeps
         self.outer = self._make_outer()
@@ -172,8 +178,11 @@ class Worker:
         if self._summed is None:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
-        if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
+        several = self.exchange.size > 1 and pace.rounds != 1
+        if several and self._overlaps:
             self._overlap(pace, taken, done)
+        elif several and self._fragments > 1:
+            self._stagger(pace, taken, done)
         else:
             while self._goes_on(pace, len(taken)):
                 take_round(self, partial(self._advance, pace, taken), done)
@@ -204,14 +213,28 @@ class Worker:
 
     def save(self, path: Path, version: int | None = None) -> None:
         """Keep the state of the participant and of its exchanges, of that version."""
-        state = self.participant.state_dict(
+        if self._keeps and version is not None:
+            self.snapshot(version).write(path)
+        else:
+            checkpoint.save(path, self._state())
+
+    def snapshot(self, version: int) -> Snapshot:
+        """Keep the state in memory alone, to go back to or to be written while learning goes on.
+
+        It lies where the last one lay, which nobody may be writing any more.
+        """
+        before, self._kept = self._kept, None
+        weights, tensors = ({}, {}) if before is None else (before.weights, before.tensors)
+        for name, value in self._weights().items():
+            weights[name] = weights[name].copy_(value) if name in weights else value.clone()
+        self._kept = Snapshot(version, weights, *pack(self._state(), tensors))
+        self.participant.saved()
+        return self._kept
+
+    def _state(self) -> dict[str, Any]:
+        return self.participant.state_dict(
             {"outer": self.outer.state_dict(), "summed": self._summed, "left": self._left}
         )
-        checkpoint.save(path, state)
-        if self._keeps and version is not None:
-            weights = {name: value.clone() for name, value in self._weights().items()}
-            self._kept = _Kept(version, weights, *pack(state))
-            self.participant.saved()
 
     # -- the cohort ----------------------------------------------------------------------------------------------
 
@@ -293,6 +316,36 @@ class Worker:
         delayed.close()
         done.seconds_hidden = delayed.seconds_hidden
         self._seconds_exchanging += delayed.seconds_waited
+        self._merge_others(anchor, rows)
+
+    def _stagger(self, pace: Pace, taken: list[int], done: Round) -> None:
+        """All rounds of an increment, each with the exchange of one fragment; buffers are merged after the last."""
+        anchor, rows = self.anchor(), 0
+        steered = {name: value for name, value in self._weights().items() if name in self._steered}
+        fragments = Fragments(
+            self._weights,
+            fragments_of({name: value.nbytes for name, value in steered.items()}, self._fragments),
+            self._merge_fragment,
+            lambda base, mean: self.outer.step(base, mean, self.rules),
+        )
+        goes_on = True
+        while goes_on:
+            updates = self._advance(pace, taken)
+            done.add(updates)
+            rows += updates[0].rows
+            goes_on = self._goes_on(pace, len(taken))
+            fragments.learned(updates[0].rows, last=not goes_on)
+        self._merge_others(anchor, rows)
+
+    def _merge_fragment(self, update: Update, base: Weights) -> tuple[Weights, int]:
+        with_peers = time.perf_counter()
+        left = {name: value for name, value in self._left.items() if name in update.weights}
+        merged = self.exchange.mean(update, base, self.rules, left)
+        self._seconds_exchanging += time.perf_counter() - with_peers
+        return merged
+
+    def _merge_others(self, anchor: Weights, rows: int) -> None:
+        """Merge what is not learned, buffers and counts, over the rows of all rounds; then all stand where all do."""
         buffers = {name: value for name, value in self._weights().items() if name not in self._steered}
         if buffers:
             merged, total = self.merge([Update(buffers, rows)], anchor)
