@@ -274,8 +274,8 @@ class ClusterEngine(Engine):
         if not self.saves_meanwhile:
             return self.weights()
         told = await_all(self._told, self._saving, given_up)
-        shards = [place for place in Place(0, 1, 0, self.job.cluster.shards).of_replica()]
-        return take_parts([self._path(place, version) for place in shards], told[0])
+        first = Place(0, 1, 0, self.job.cluster.shards).of_replica()
+        return take_parts([self._path(place, version) for place in first], told[0])
 
     def settle(self) -> None:
         """Wait until no worker is writing any more."""

@@ -2,6 +2,8 @@
 
     worker     copies its state in memory, and goes on; a thread writes the copy, and then tells through the store
     driver     waits until all have told, puts the whole weights together from the parts of one replica, and commits
+
+One state is written at a time: the next copy lies where that one lies.
 """
 
 from __future__ import annotations

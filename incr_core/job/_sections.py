@@ -292,12 +292,12 @@ class ClusterSection(Section):
         if self.fragments > 1 and self.average_every == 0:
             raise ValueError(
                 "cluster.fragments: expected several exchanges in an increment, in which fragments take turns, "
-                f"got {self.fragments} and average_every = 0; set it to a number of steps or rows, or leave fragments out"
+                f"got {self.fragments} and average_every = 0; set that to a number of steps or rows, or leave this out"
             )
         if self.fragments > 1 and self.overlap:
             raise ValueError(
-                f"cluster.fragments: expected 1 with overlap = true, got {self.fragments}: a fragment would come a round "
-                "late, and in the next another is sent; leave out one of the two"
+                f"cluster.fragments: expected 1 with overlap = true, got {self.fragments}; leave out one of the two: "
+                "overlap hides an exchange, fragments make it smaller"
             )
         return self
 

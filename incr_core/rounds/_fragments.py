@@ -35,8 +35,8 @@ def fragments_of(sizes: Mapping[str, int], count: int) -> list[list[str]]:
 class Fragments:
     """Weights of one learner, of which each fragment was last the same everywhere in another round.
 
-    With P fragments, B_f where all stand with fragment f, u_{i,f} what replica i has moved it by since, and p_i its share
-    of the rows since,
+    With P fragments, B_f where all stand with fragment f, u_{i,f} what replica i has moved it by since, and p_i its
+    share of the rows since,
 
         after round k, of k = 0, 1, ...     fragment f = k mod P:   B_f <- outer(B_f, B_f + sum_i p_i u_{i,f})
         after the last round                so with all fragments

@@ -32,7 +32,9 @@ WIDTHS = (4, 7, 3)
 """Rows that neither 2 nor 3 divide, and fewer of them than 4 shards."""
 
 
-def learner_of(wrap: Callable[[nn.Module], nn.Module] = lambda model: model, shard: tuple[int, int] = (0, 1)) -> Learner:
+def learner_of(
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model, shard: tuple[int, int] = (0, 1)
+) -> Learner:
     torch.manual_seed(0)
     first, second = nn.Linear(*WIDTHS[:2]), nn.Linear(*WIDTHS[1:])
     strategies = [EWC(strength=5.0), SI(strength=1.0), Replay(capacity=20)]
@@ -132,9 +134,9 @@ def test_what_is_cut_along_no_weight_is_refused_by_its_name(taught: Learner, tmp
     checkpoint.save(tmp_path / "whole", state_of(taught))
     for shard, path in enumerate(paths):
         part = cut([tmp_path / "whole"], (shard, 2))
-        part["learner"]["strategies"]["2.memory.rows"] += shard
+        part["learner"]["strategies"]["2.memory.targets"] += shard
         checkpoint.save(path, part)
-    told = r"1: expected the same learner/strategies/2.memory.rows in the states of all shards, .* shards = 2, as"
+    told = r"1: expected the same learner/strategies/2.memory.targets in the states of all shards, .*shards = 2, as"
     with pytest.raises(CheckpointError, match=told):
         cut(paths, (0, 1))
 
