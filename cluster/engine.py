@@ -12,7 +12,7 @@ then handed over with what was learned; a rarer one costs two. The driver does n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -34,8 +34,9 @@ from cluster.rendezvous import Rendezvous
 from cluster.session import Session, require_ray
 from cluster.shared_folder import SharedFolder, require_lasting
 from cluster.shared_store import SharedStore, StoredState
-from cluster.worker import Handover, Received, Setup
+from cluster.worker import Handover, Received, Saved, Setup
 from cluster.worker_pool import WorkerPool
+from cluster.writing import await_all, take_parts
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
@@ -94,6 +95,10 @@ class ClusterEngine(Engine):
                 ),
             )
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
+            # A store in which objects are made one after the other is not written from two threads.
+            self.saves_meanwhile = settings.shards > 1 and self._copy is None
+            self._told = meeting.join()
+            self._saving: list[str] = []
         except BaseException:
             self.close()
             raise
@@ -151,21 +156,26 @@ class ClusterEngine(Engine):
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
                 self._fragments, self._steps = [], []
-                self._pool.call("start", None, (), None)
+                self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
             sent = ray.put(FlatTensors.of(commit.weights))
-            inherits = self._members.inherits
-            self._pool.call_each(
-                "start",
-                [(commit.version, self._states(place, commit.version), sent, anew, inherits) for place in self.places],
-            )
+            saved = [self._saved_at(place, commit.version) for place in self.places]
+            self._pool.call_each("start", [(commit.version, one, sent, anew) for one in saved])
 
-    def _states(self, place: Place, version: int) -> list[Path | StoredState]:
-        """Where what a worker goes on from is kept: its own state, or, where it inherits, those of all before."""
+    def _saved_at(self, place: Place, version: int) -> Saved:
+        """Where what a worker goes on from is kept: its own state, or those of all before of which it takes some."""
         members = self._members
         replicas = range(members.before or 0) if members.inherits else (place.replica,)
-        return [self._kept_at(self._path(replace(place, replica=replica), version)) for replica in replicas]
+        shards = range(members.shards_before) if members.cuts else (place.shard,)
+        return Saved(
+            [
+                [self._kept_at(self._path(replace(place, replica=replica, shard=shard), version)) for shard in shards]
+                for replica in replicas
+            ],
+            inherits=members.inherits,
+            cuts=members.cuts,
+        )
 
     def regroups(self) -> bool:
         """Whether there are to be more or fewer replicas from now on."""
@@ -224,7 +234,7 @@ class ClusterEngine(Engine):
         if sum(arrival.labelled for arrival in arrivals) == 0:
             return Round()
         self._handover = None
-        commits = self.job.publish.every == 1
+        commits = self.job.publish.every == 1 and not self.saves_meanwhile
         with self._lost(f"learning {arrivals[0].tick.name}"):
             done = self._pool.call("learn", total_observed(arrivals), self._pace(), hands_over=commits)
         self._handover = done[0][1]
@@ -247,16 +257,47 @@ class ClusterEngine(Engine):
 
     def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""
+        paths = [self._path(place, version) for place in self.places]
         with self._lost(f"saving version {version}"):
-            paths = [self._path(place, version) for place in self.places]
+            if self.saves_meanwhile:
+                token = uuid4().hex[:8]
+                self._saving = [f"written/{token}/{place.number}" for place in self.places]
+                calls = [(version, path, key) for path, key in zip(paths, self._saving, strict=True)]
+                self._pool.call_each("save_meanwhile", calls)
+                return self._members.saved()
             made = self._pool.call_each("save", [(version, self._kept_at(path)) for path in paths])
-            self._pool.committed()
         if self._copy is not None:
             for path, objects in zip(paths, made, strict=True):
                 self._copy.stored(path, objects)
+        return self._members.saved()
+
+    def written(self, version: int, given_up: Callable[[], bool]) -> Weights:
+        """Wait for all workers, and put the weights together that the first replica's have written."""
+        if not self.saves_meanwhile:
+            return self.weights()
+        told = await_all(self._told, self._saving, given_up)
+        first = Place(0, 1, 0, self.job.cluster.shards).of_replica()
+        return take_parts([self._path(place, version) for place in first], told[0])
+
+    def settle(self) -> None:
+        """Wait until no worker is writing any more."""
+        with self._lost("writing a version"):
+            self._pool.call("settle")
+
+    def committed(self, version: int) -> None:
+        """Spares that were used may be made anew."""
         self._version = version
         self._exported.committed(version)
-        return self._members.saved()
+        with self._lost(f"going on after version {version}"):
+            self._pool.committed()
+
+    def not_finite(self) -> str | None:
+        """The name of a weight that is not finite; each worker looks at its own part, where the whole is not needed."""
+        if not self.saves_meanwhile:
+            return super().not_finite()
+        with self._lost("looking at the weights"):
+            found: list[str | None] = self._pool.call("not_finite")
+        return next(filter(None, found), None)
 
     def leaving(self) -> str:
         """The workers on nodes that are being drained, and whether the node of this process is one of them."""
@@ -272,17 +313,17 @@ class ClusterEngine(Engine):
 
     def extra_state(self) -> dict[str, Any]:
         """What modules of the first replica keep besides tensors."""
-        return self._handed_over().extra_state
+        return self._handed_over(gathers=not self.saves_meanwhile).extra_state
 
     def history(self) -> Any:
         """The stream's recent outcomes, as the first replica knows them."""
-        return self._handed_over().history
+        return self._handed_over(gathers=not self.saves_meanwhile).history
 
-    def _handed_over(self) -> Handover:
-        """What the first replica hands over, asked for once until something changes."""
-        if self._handover is None:
+    def _handed_over(self, *, gathers: bool = True) -> Handover:
+        """What the first replica hands over, with the weights or without; asked for once until something changes."""
+        if self._handover is None or (gathers and not self._handover.weights.layout.places):
             with self._lost("gathering the weights"):
-                self._handover = self._pool.call("hand_over")[0]
+                self._handover = self._pool.call("hand_over", gathers=gathers)[0]
         assert self._handover is not None
         return self._handover
 

@@ -1,4 +1,5 @@
-"""Who takes part in a run: how many replicas it has now, and the log of how many it had from which increment on."""
+"""Who takes part in a run: how many replicas and shards it has now, and the log of how many replicas it had from which
+increment on."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Membership:
     same changes again, whatever the cluster has.
 
     wanted: what the job says. shards: of each replica. count: replicas now; before: at the last commit, if there was
-    one. next: the number of the next increment. log: first increments and numbers.
+    one; shards_before: of each of them. next: the number of the next increment. log: first increments and numbers.
 
     >>> members = Membership(Replicas.of("2..3"), shards=1)
     >>> members.begin(None); members.count = 2; members.received(0); members.next
@@ -33,6 +34,7 @@ class Membership:
         self.wanted, self.shards = wanted, shards
         self.count = 0
         self.before: int | None = None
+        self.shards_before = shards
         self.next = 0
         self.log: list[list[int]] = []
         self.news: list[tuple[str, str, str]] = []
@@ -45,6 +47,11 @@ class Membership:
             for replica in range(self.count)
             for shard in range(self.shards)
         ]
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the model was held by more or fewer shards at the last commit."""
+        return self.shards_before != self.shards
 
     @property
     def inherits(self) -> bool:
@@ -61,7 +68,11 @@ class Membership:
         """Go on from a commit whose state this is; None: from the beginning. How many go on is for others to say."""
         state = state or {}
         self.before, self.next = state.get("replicas"), state.get("next", 0)
+        self.shards_before = state.get("shards", self.shards)
         self.log, self.news = [list(entry) for entry in state.get("log", ())], []
+        if self.cuts:
+            change = f"from {self.shards_before} to {self.shards} shards of a replica"
+            self.news.append(("members", change, "what they had saved was cut anew"))
 
     def received(self, increment: int) -> None:
         """An increment is about to be learned by those who are there."""
@@ -76,5 +87,6 @@ class Membership:
 
     def saved(self) -> dict[str, Any]:
         """What a commit keeps of it."""
-        self.before, self.news = self.count, []
-        return {"replicas": self.count, "next": self.next, "log": [list(entry) for entry in self.log]}
+        self.before, self.shards_before, self.news = self.count, self.shards, []
+        log = [list(entry) for entry in self.log]
+        return {"replicas": self.count, "shards": self.shards, "next": self.next, "log": log}

@@ -6,8 +6,8 @@ It knows nothing of Ray; the pool makes an actor of it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ from cluster.shared_folder import SharedFolder
 from cluster.shared_store import SharedStore, StoredState
 from cluster.units import explaining_uncalled
 from cluster.versions import require_same, versions_here
+from cluster.writing import StateWriter, write_parts
 from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
-from incr_core.numerics import FlatTensors, settle_arithmetic, whole
-from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, Worker
+from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
+from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, SavedState, Worker
 from incr_core.update import Weights
 
-__all__ = ["Handover", "Received", "Setup", "ShardWorker", "partition_of"]
+__all__ = ["Handover", "Received", "Saved", "Setup", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
@@ -68,6 +69,31 @@ class Handover:
     weights: FlatTensors
     extra_state: dict[str, Any]
     history: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where the state is kept that a worker goes on from: its own.
+
+    places: of replicas, and of shards of each. inherits: there were more or fewer replicas: those of all are there.
+    cuts: there were more or fewer shards: those of all shards are there.
+    """
+
+    places: Sequence[Sequence[Path | StoredState]]
+    inherits: bool = False
+    cuts: bool = False
+
+    @contextmanager
+    def here(self) -> Iterator[list[SavedState]]:
+        """The same as folders of this host, as long as this lasts."""
+        with ExitStack() as stack:
+            yield [
+                SavedState(
+                    [place if isinstance(place, Path) else stack.enter_context(place.kept()) for place in shards],
+                    self.cuts,
+                )
+                for shards in self.places
+            ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +160,7 @@ class ShardWorker:
             ) from error
 
         self._job, self._within, self._seed = job, within, place.replica
+        self._writer = StateWriter(meeting.join())
         self.worker = self._made()
         self._fragments_told = 0
         return Process.own()
@@ -169,6 +196,7 @@ class ShardWorker:
             keeps=True,
             overlaps=job.cluster.overlap,
             lending=self._lending,
+            fragments=job.cluster.fragments,
         )
 
     def join(self, generation: int, replicas: int) -> None:
@@ -198,38 +226,37 @@ class ShardWorker:
     def start(
         self,
         version: int | None,
-        paths: Sequence[Path | StoredState],
+        saved: Saved | None,
         weights: FlatTensors | None,
         found: bool = True,
-        inherits: bool = False,
     ) -> None:
         """Begin anew, or go on from a version: from memory where it was kept there, else from these weights and what
-        was kept at `paths`.
+        was saved.
 
-
-        inherits: there were more or fewer replicas, and `paths` are of the same shard of each of them; else it is this
-        worker's own. found: whether to take in files that were found since. Who joins others that have begun must not.
+        found: whether to take in files that were found since. Who joins others that have begun must not.
         """
         if self.worker.go_back(version):
             return
         self._turns.begin()
         self._fragments_told = 0
-        whole = None if weights is None else weights.tensors(copy=False)
-        with ExitStack() as stack:
-            folders = [path if isinstance(path, Path) else stack.enter_context(path.kept()) for path in paths]
-            if inherits and whole is not None and version is not None:
-                self._inherit(version, folders, whole, found=found)
+        if version is None or saved is None or weights is None:
+            self.worker.start(None, None)
+            return
+        whole = weights.tensors(copy=False)
+        with saved.here() as states:
+            if saved.inherits:
+                self._inherit(version, states, whole, found=found)
             else:
-                self.worker.start(folders[0] if folders else None, whole, found=found)
+                self.worker.start(states[0], whole, found=found)
 
-    def _inherit(self, version: int, folders: Sequence[Path], weights: Weights, *, found: bool) -> None:
+    def _inherit(self, version: int, saved: Sequence[SavedState], weights: Weights, *, found: bool) -> None:
         place = self.place
-        if place.replica >= len(folders) and self._seed == place.replica:
+        if place.replica >= len(saved) and self._seed == place.replica:
             self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
             before, self.worker = self.worker.exchange, self._made()
             if isinstance(before, ReplicaExchange) and isinstance(self.worker.exchange, ReplicaExchange):
                 self.worker.exchange.group = before.group
-        self.worker.inherit(folders, weights, place.replica, place.replicas, found=found)
+        self.worker.inherit(saved, weights, place.replica, place.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -267,6 +294,34 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING):
             self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
+    def save_meanwhile(self, version: int, path: Path, key: str) -> None:
+        """Keep this worker's state for a version in memory, and let it be written while it learns on.
+
+        The store has the key once it is on the disk.
+        """
+        with self._heartbeat.doing(WORKING):
+            self._writer.settle()
+            snapshot, hands_over = self.worker.snapshot(version), self.place.replica == 0
+            live = self.worker.participant.learner.weights()
+            cut = [name for name, value in live.items() if local(value) is not value]
+
+        def write() -> dict[str, Any]:
+            told = write_parts(path, snapshot.weights, cut) if hands_over else {}
+            snapshot.write(path)
+            return told
+
+        self._writer.begin(write, key)
+
+    def settle(self) -> None:
+        """Wait until what `save_meanwhile` has begun is written; raises what went wrong."""
+        with self._heartbeat.doing(WORKING):
+            self._writer.settle()
+
+    def not_finite(self) -> str | None:
+        """The name of a weight with values that are not finite, in this worker's part; None where there is none."""
+        weights = self.worker.participant.learner.weights()
+        return next((name for name, value in weights.items() if not all_finite(local(value))), None)
+
     def save(self, version: int, path: Path | StoredState) -> dict[str, tuple[str, int]]:
         """Keep this worker's state for a version, on disk or in a store, and in memory; returns the objects it made."""
         if isinstance(path, StoredState):
@@ -277,12 +332,16 @@ class ShardWorker:
             self.worker.save(path, version)
         return {}
 
-    def hand_over(self) -> Handover | None:
-        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it."""
+    def hand_over(self, *, gathers: bool = True) -> Handover | None:
+        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.
+
+        gathers: False for all but the weights, where their parts are written.
+        """
         if self.place.replica > 0:
             return None
         participant = self.worker.participant
-        gathered = {name: whole(value) for name, value in participant.learner.weights().items()}
+        weights = participant.learner.weights() if gathers else {}
+        gathered = {name: whole(value) for name, value in weights.items()}
         if self.place.shard > 0:
             return None
         return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())

@@ -12,7 +12,7 @@ Engines are found by name, most among the entry points of the group `incr.engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from incr_core._util import Catalogue, file_of
 from incr_core.errors import EngineError, JobError
-from incr_core.numerics import settle_arithmetic
+from incr_core.numerics import all_finite, settle_arithmetic
 from incr_core.registry import state_folder
 from incr_core.rounds import Arrival, Orders, Round
 from incr_core.update import Weights
@@ -52,6 +52,10 @@ class Engine:
 
     max_failures = 0
     """How many times in a row, without a commit between, `start` may be called again after WorkerLost."""
+
+    saves_meanwhile = False
+    """Whether participants go on while the state that `save` has begun to keep is written: then `written` waits for it,
+    in another thread."""
 
     def __init__(self, job: Job, directory: Path) -> None:
         # Merging updates must round exactly as making them does.
@@ -132,6 +136,23 @@ class Engine:
     def save(self, version: int) -> dict[str, Any]:
         """Let participants save their state for this version; returns the state of the engine itself."""
         raise NotImplementedError
+
+    def written(self, version: int, given_up: Callable[[], bool]) -> Weights:
+        """Wait until all that `save` keeps of a version is on the disk; returns the whole weights, as they were then.
+
+        given_up: whether nobody wants it any more, since somebody was lost; EngineError then.
+        """
+        return self.weights()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written any more. Raises what went wrong with it, WorkerLost too."""
+
+    def committed(self, version: int) -> None:
+        """A version is committed."""
+
+    def not_finite(self) -> str | None:
+        """The name of a weight with values that are not finite; None where there is none."""
+        return next((name for name, value in self.weights().items() if not all_finite(value)), None)
 
     def leaving(self) -> str:
         """Who is about to leave, and takes with it what is not committed, in words; told once, and otherwise empty."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from incr_core.engines._base import Commit, Engine
-from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, Worker, total_observed
+from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, SavedState, Worker, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class LocalEngine(Engine):
         if commit is None:
             self.worker.start(None, None)
         else:
-            self.worker.start(self.state_path(self.participant.name, commit.version), commit.weights)
+            saved = SavedState([self.state_path(self.participant.name, commit.version)])
+            self.worker.start(saved, commit.weights)
 
     def receive(self) -> list[Arrival]:
         """Take the next increment."""

@@ -252,14 +252,15 @@ class JobFile(Section):
         """Equal for jobs that are the same run.
 
         What is learned does not depend on what it is called, on where workers are found and how long they are waited
-        for, nor on how many versions are kept; how many replicas share one stream may change in the midst of it. A job
-        folder may move as a whole, with the data in it. A run that a bad row or a bad file has stopped may go on with
-        quarantine: until then there was none.
+        for, nor on how many versions are kept; how many replicas share one stream, and how many shards hold a replica's
+        model, may change in the midst of it. A job folder may move as a whole, with the data in it. A run that a bad
+        row or a bad file has stopped may go on with quarantine: until then there was none.
         """
         document = self.document()
         document["features"]["on_bad_row"] = "fail"
         for section, key in _OPERATIONAL:
             document.get(section, {}).pop(key, None)
+        document["cluster"]["shards"] = 1
         if self.cluster.partition == "blocks":  # else each replica has a stream of its own
             document["cluster"].pop("replicas", None)
         del document["name"]  # of the folder, where none is given

@@ -242,6 +242,7 @@ class ClusterSection(Section):
     wire: Literal["float32", "float16", "int8"] = "float32"
     overlap: bool = False
     memory_scope: Literal["own", "all"] = "own"
+    fragments: int = Field(1, ge=1)
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
@@ -285,6 +286,20 @@ class ClusterSection(Section):
             raise ValueError(
                 "cluster.overlap: expected several exchanges in an increment, of which the next round hides one, "
                 "got average_every = 0; set it to a number of steps or rows, or leave overlap out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fragments_take_turns(self) -> Self:
+        if self.fragments > 1 and self.average_every == 0:
+            raise ValueError(
+                "cluster.fragments: expected several exchanges in an increment, in which fragments take turns, "
+                f"got {self.fragments} and average_every = 0; set that to a number of steps or rows, or leave this out"
+            )
+        if self.fragments > 1 and self.overlap:
+            raise ValueError(
+                f"cluster.fragments: expected 1 with overlap = true, got {self.fragments}; leave out one of the two: "
+                "overlap hides an exchange, fragments make it smaller"
             )
         return self
 

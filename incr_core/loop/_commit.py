@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from incr_core.engines import Engine
@@ -10,30 +10,40 @@ from incr_core.loop._pending_commit import PendingCommit
 from incr_core.registry import RunDirectory
 from incr_core.storage import checkpoint
 
-__all__ = ["publish"]
+__all__ = ["prepared"]
 
 
-def publish(
-    directory: RunDirectory, engine: Engine, pending: PendingCommit, state: Mapping[str, Any], shape: Mapping[str, Any]
-) -> int:
-    """Commit what is pending; returns the number of the version.
+def prepared(
+    directory: RunDirectory,
+    engine: Engine,
+    version: int,
+    pending: PendingCommit,
+    state: Mapping[str, Any],
+    shape: Mapping[str, Any],
+) -> Callable[[Callable[[], bool]], None]:
+    """Let the participants keep their state, and return what makes the commit of what is pending visible.
 
-    state: the loop's own, to go on from. shape: of rows, which a version needs to predict without the stream.
+    That may be called in another thread, while the engine goes on, if the engine saves meanwhile. state: the loop's
+    own, to go on from. shape: of rows, which a version needs to predict without the stream.
     """
-    version, last = directory.next_version(), pending.last
-    weights = engine.weights()
+    last, history, extra_state = pending.last, engine.history(), engine.extra_state()
     with checkpoint.unsynced() as unsynced:
         kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
     increment, name = (-1, "") if last is None else (last.number, last.name)
-    history = engine.history()
-    return directory.commit(
-        weights,
-        manifest={"increment": increment, "name": name, **shape},
-        **pending.tables(version, engine.fragments, increment),
-        extra={} if history is None else {"history": history},
-        extra_state=engine.extra_state(),
-        state=kept,
-        participants=engine.participants,
-        retired=engine.retired,
-        unsynced=unsynced,
-    )
+    tables = pending.tables(version, engine.fragments, increment)
+    participants, retired = list(engine.participants), list(engine.retired)
+
+    def finish(given_up: Callable[[], bool]) -> None:
+        directory.commit(
+            engine.written(version, given_up),
+            manifest={"increment": increment, "name": name, **shape},
+            **tables,
+            extra={} if history is None else {"history": history},
+            extra_state=extra_state,
+            state=kept,
+            participants=participants,
+            retired=retired,
+            unsynced=unsynced,
+        )
+
+    return finish

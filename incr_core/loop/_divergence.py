@@ -11,11 +11,8 @@ weights were last checked, it is unknown which of them diverged: after the retur
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-from torch import Tensor
-
-from incr_core.numerics import all_finite
+from incr_core.engines import Engine
 from incr_core.rounds import Round
 
 __all__ = ["Divergence", "fault_of"]
@@ -66,8 +63,8 @@ class Divergence:
         self.skipped, self._unchecked, self._check_up_to = {}, 0, -1
 
 
-def fault_of(learned: Round, weights: Mapping[str, Tensor] | None) -> str | None:
-    """What is not finite among an increment's losses and, where given, the weights; None if all are.
+def fault_of(learned: Round, engine: Engine | None) -> str | None:
+    """What is not finite among an increment's losses and, where an engine is given, its weights; None if all are.
 
     >>> fault_of(Round({"loss": math.nan}, passes_rows=1), None)
     'the loss is nan'
@@ -75,7 +72,5 @@ def fault_of(learned: Round, weights: Mapping[str, Tensor] | None) -> str | None
     for name, value in learned.losses.items():
         if not math.isfinite(value):
             return f"the {name} is {value}"
-    for name, weight in (weights or {}).items():
-        if not all_finite(weight):
-            return f"{name} has values that are not finite"
-    return None
+    weight = None if engine is None else engine.not_finite()
+    return None if weight is None else f"{weight} has values that are not finite"

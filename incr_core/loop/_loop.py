@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from incr_core import metrics
@@ -13,11 +14,12 @@ from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
 from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
-from incr_core.errors import DivergedError, JobError, StreamError, WorkerLost
+from incr_core.errors import DivergedError, IncrError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
-from incr_core.loop._commit import publish
+from incr_core.loop._commit import prepared
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
+from incr_core.loop._flight import Flight
 from incr_core.loop._losses import Losses
 from incr_core.loop._pending_commit import PendingCommit, metrics_row
 from incr_core.loop._review_round import review_history
@@ -62,6 +64,7 @@ class Loop:
         if lost:
             self._losses.noticed(lost)
         self._controller, self._review = job.controller(), job.reviews()
+        self._flight: Flight | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
         self._begun: float | None = None
@@ -72,11 +75,18 @@ class Loop:
             while True:
                 try:
                     self._learn_on()
+                    self._land()
                     return not self._stop.is_set()
                 except WorkerLost as lost:
+                    self._give_up()
                     if not self._losses.heals(lost, self.engine.max_failures):
                         raise
                     self._pending = PendingCommit()
+                except BaseException:
+                    with suppress(IncrError):
+                        self._land()  # what has gone wrong is not the commit's fault
+                    self._give_up()
+                    raise
 
     def _learn_on(self) -> None:
         """Go on from the last commit."""
@@ -94,6 +104,7 @@ class Loop:
                 break
             if asked(self.directory.path, STOP):
                 self._stop.set()
+        self._land()
         if self._stop.is_set() and (self._pending or self.version is None):
             self._stopped()
 
@@ -101,6 +112,8 @@ class Loop:
 
     def _increment(self, arrivals: Sequence[Arrival]) -> None:
         """Learn an increment, or skip the one that has diverged; commit when it is time."""
+        if self._flight is not None and self._flight.landed:
+            self._land()
         tick = arrivals[0].tick
         skipped = self._divergence.skipped.get(tick.number)
         self._before(arrivals)
@@ -113,7 +126,7 @@ class Loop:
             self._happened(tick, "node leaving", leaving, "committed at once", 0)
         due = bool(leaving) or (self.totals.increments + 1) % self.job.publish.every == 0
         checked = due or self._divergence.checks_weights(tick.number)
-        fault = fault_of(learned, self.engine.weights() if checked else None)
+        fault = fault_of(learned, self.engine if checked else None)
         if fault is not None:
             self._go_back(tick.number, f"in {tick.name}, {fault}")
             return
@@ -121,7 +134,10 @@ class Loop:
         self._record(arrivals, learned, skipped)
         if due:
             self.commit()
+            if leaving:
+                self._land()
             if self.engine.regroups():
+                self._land()
                 self._resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
@@ -137,17 +153,20 @@ class Loop:
         tasks = controller.new_tasks(arrivals)
         if tasks and known:
             self._happened(tick, "task", f"task {', '.join(map(str, tasks))} begins", "consolidated", 0)
-        champion = self.directory.champion()
-        rewarm = champion is not None and any("rewarm" in alarm.actions for alarm, _ in drifts)
+        champion = None
+        if any("rewarm" in alarm.actions for alarm, _ in drifts):
+            self._land()
+            champion = self.directory.champion()
         self._order(
             controller.orders([alarm for alarm, _ in drifts], boundary=bool(tasks) and known),
-            self.directory.load(champion)[0] if rewarm else None,
+            None if champion is None else self.directory.load(champion)[0],
         )
 
     def _after(self, arrivals: Sequence[Arrival], learned: Round) -> None:
         """Review the history and consolidate, where an increment that was learned makes them due."""
         tick, review = arrivals[0].tick, self._review
         if review is not None and learned.passes_rows and review.due(tick.number, tick.time):
+            self._land()
             done = review_history(review, self.engine, self.directory, self._pending.rows, arrivals, learned)
             if done is not None:
                 self._happened(tick, "review", *done)
@@ -176,7 +195,7 @@ class Loop:
         totals.add(arrivals, learned, statistics, diverged=skipped is not None)
         so_far = self.objective.metrics(totals.statistics) if totals.statistics else {}
         now = self.objective.metrics(statistics) if statistics else {}
-        rows, version = labelled if skipped is None else 0, self.directory.next_version()
+        rows, version = labelled if skipped is None else 0, self._next_version
         pending.metrics.append(metrics_row(arrivals, learned, rows, now, so_far, version))
         if self.observe is not None:
             main = self.objective.main_metric
@@ -195,8 +214,9 @@ class Loop:
 
     def _ended(self) -> bool:
         """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
+        self._land()
         last = self._pending.last
-        fault = fault_of(Round(), self.engine.weights()) if last is not None else None
+        fault = fault_of(Round(), self.engine) if last is not None else None
         if last is not None and fault is not None:
             self._go_back(last.number, fault)
             return False
@@ -210,11 +230,12 @@ class Loop:
     def _stopped(self) -> None:
         """Asked to stop: commit what there is, unless it diverged; the next run finds that again."""
         self.totals.seconds = self._seconds()
-        if fault_of(Round(), self.engine.weights()) is None:
+        if fault_of(Round(), self.engine) is None:
             self.commit()
 
     def _go_back(self, number: int, fault: str) -> None:
         """Return to the last commit, to learn on from there without the increment that diverged, once it is known."""
+        self._land()
         if self._divergence.found(number, fault):
             before = self.totals.diverged_in_a_row
             if before + 1 >= self.job.learner.give_up_after:
@@ -246,9 +267,11 @@ class Loop:
     # -- what a run leaves ---------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Publish what was learned since the last commit as a version."""
+        """Publish what was learned since the last commit as a version; at once, or, by an engine that saves meanwhile,
+        while the loop goes on."""
+        self._land()
         if self._pending.last is not None:
-            healed = [("worker lost", *told) for told in self._losses.healed]
+            healed = [("worker lost", *told) for told in self._losses.tell()]
             for kind, what, action in (*healed, *self.engine.news):
                 self._happened(self._pending.last, kind, what, action, 0)
         state = {
@@ -256,10 +279,42 @@ class Loop:
             "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }
-        self.version = publish(self.directory, self.engine, self._pending, state, self._shape_of_rows())
+        version = self._next_version
+        finish = prepared(self.directory, self.engine, version, self._pending, state, self._shape_of_rows())
         self._pending = PendingCommit()
         self._divergence.committed()
+        if self.engine.saves_meanwhile:
+            self._flight = Flight(version, finish)
+        else:
+            finish(lambda: False)
+            self._committed(version)
+
+    @property
+    def _next_version(self) -> int:
+        """The number that the next commit will have."""
+        return (self._flight.version if self._flight is not None else self.directory.latest() or 0) + 1
+
+    def _land(self) -> None:
+        """Wait until the commit that is under way is over; WorkerLost where it cannot be."""
+        if self._flight is not None:
+            self.engine.settle()
+            self._flight.result()
+            version, self._flight = self._flight.version, None
+            self._committed(version)
+
+    def _give_up(self) -> None:
+        """Somebody was lost: the commit that is under way ends as it can, and if it cannot, it was none."""
+        if self._flight is not None:
+            flight, self._flight = self._flight, None
+            flight.give_up()
+            with suppress(IncrError):
+                flight.result()
+                self._committed(flight.version)
+
+    def _committed(self, version: int) -> None:
+        self.version = version
         self._losses.committed()
+        self.engine.committed(version)
 
     def _shape_of_rows(self) -> dict[str, Any]:
         """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""

@@ -30,6 +30,7 @@ class Losses:
         self._in_a_row = 0
         self._noticed: list[tuple[float, str]] = []
         self.healed: list[tuple[str, str]] = []
+        self._told = 0
 
     def heals(self, lost: WorkerLost, most: int) -> bool:
         """Take note of a loss; whether it may be healed: not the one after `most` in a row without a commit."""
@@ -47,6 +48,11 @@ class Losses:
             self.healed.append((what, f"replaced; learning went on after {self._clock() - then:.2f} s"))
         self._noticed = []
 
+    def tell(self) -> list[tuple[str, str]]:
+        """What has healed, for a commit that begins."""
+        self._told = len(self.healed)
+        return list(self.healed)
+
     def committed(self) -> None:
-        """What was learned is committed."""
-        self._in_a_row, self.healed = 0, []
+        """What was told of is committed."""
+        self._in_a_row, self._told, self.healed = 0, 0, self.healed[self._told :]

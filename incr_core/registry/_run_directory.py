@@ -17,6 +17,7 @@ from what is inside, so whatever a kill leaves behind, the next `create` or `ope
 from __future__ import annotations
 
 import contextlib
+import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ class RunDirectory:
         self._versions = Versions(self.path)
         self._learned = LearnedOnce(self._versions.history)
         self._states = States(self.path)
+        self._turn = threading.RLock()  # a commit may be written in one thread, and tables read in another
 
     # Taking a run directory
 
@@ -218,17 +220,18 @@ class RunDirectory:
         )
 
         # The version is committed. What follows can be done again from it, by the next `create` or `open`.
-        self._versions.committed(committed, tables)
-        self._learned.take(learned)
-        if publish:
-            make_champion(self.path, version, durable=False)
-        self._versions.prune(self._keep)
-        if participants is None:
-            participants = ledger["participant"].unique().to_pylist()
-        self._states.committed(version, participants)
-        self._states.retire(retired)
-        self._versions.fold(FOLD)
-        self._lock.push()
+        with self._turn:
+            self._versions.committed(committed, tables)
+            self._learned.take(learned)
+            if publish:
+                make_champion(self.path, version, durable=False)
+            self._versions.prune(self._keep)
+            if participants is None:
+                participants = ledger["participant"].unique().to_pylist()
+            self._states.committed(version, participants)
+            self._states.retire(retired)
+            self._versions.fold(FOLD)
+            self._lock.push()
         return version
 
     def rollback(self, version: int) -> None:
@@ -284,7 +287,8 @@ class RunDirectory:
 
     def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
         """The rows of "metrics", "ledger", "duplicates", "quarantine" or "events", of all versions or of some."""
-        return self._versions.history.table(name, first, last)
+        with self._turn:
+            return self._versions.history.table(name, first, last)
 
     def job(self) -> dict[str, Any]:
         """The job as resolved."""

@@ -14,10 +14,11 @@ from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pac
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
+from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
-from incr_core.rounds._worker import Worker
+from incr_core.rounds._worker import Snapshot, Worker
 
 __all__ = [
     "AGGREGATIONS",
@@ -43,6 +44,8 @@ __all__ = [
     "Probe",
     "Review",
     "Round",
+    "SavedState",
+    "Snapshot",
     "UnconsolidatedRows",
     "Worker",
     "check_borrowing",

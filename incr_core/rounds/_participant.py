@@ -310,9 +310,13 @@ class Participant:
         found: whether to take in files that were found since.
         """
         state, manifest = checkpoint.load(path)
+        return self.resume(state, found=found), manifest
+
+    def resume(self, state: Mapping[str, Any], found: bool = True) -> dict[str, Any]:
+        """Go on from a state that was saved, and read the stream anew from there; returns the exchange's state."""
         exchanged = self._take_back(state)
         self._read_anew(found)
-        return exchanged, manifest
+        return exchanged
 
     def inherit(self, states: Sequence[dict[str, Any]], number: int, count: int, found: bool = True) -> dict[str, Any]:
         """Go on as participant `number` of `count`, from the states of all those before, of whom there were more or

@@ -19,16 +19,18 @@ from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._borrowing import Lending, borrowed
 from incr_core.rounds._delayed_mean import DelayedMean
 from incr_core.rounds._exchange import Alone, Exchange
+from incr_core.rounds._fragments import Fragments, fragments_of
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
 from incr_core.rounds._pace import EverySteps, Pace
 from incr_core.rounds._participant import Participant
+from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
 from incr_core.storage import checkpoint
 from incr_core.storage.packing import pack, unpack
 from incr_core.update import Update, Weights
 
-__all__ = ["Worker"]
+__all__ = ["Snapshot", "Worker"]
 
 
 ONCE = EverySteps()
@@ -36,13 +38,17 @@ ONCE = EverySteps()
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Snapshot:
     """The state of a version, in memory: copies of this worker's weights, and of all else as tensors and JSON."""
 
     version: int
     weights: Weights
     tensors: Weights
     structure: Any
+
+    def write(self, path: Path) -> None:
+        """Put all but the weights on disk, as `Worker.save` does."""
+        checkpoint.save_packed(path, self.tensors, self.structure)
 
 
 class _Account(NamedTuple):
@@ -63,6 +69,7 @@ class Worker:
     exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
     to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
     learned (`DelayedMean`). lending: how replicas lend one another remembered rows; None: each draws from its own.
+    fragments: in how many parts, each in a round of its own, weights are (`Fragments`).
     """
 
     def __init__(
@@ -75,17 +82,18 @@ class Worker:
         keeps: bool = False,
         overlaps: bool = False,
         lending: Lending | None = None,
+        fragments: int = 1,
     ) -> None:
         self._make, self._make_outer = make, outer
         self._lending = lending
         self.exchange = exchange
-        self._keeps, self._overlaps = keeps, overlaps
+        self._keeps, self._overlaps, self._fragments = keeps, overlaps, fragments
         self._within = Alone() if within is None else within
         self._seconds_exchanging = 0.0
         self._prepare()
 
     def _prepare(self) -> None:
-        self._kept: _Kept | None = None
+        self._kept: Snapshot | None = None
         self.participant = self._make()
         self.participant.keeps_increments = self._keeps
         self.outer = self._make_outer()
@@ -114,29 +122,33 @@ class Worker:
         """Whether strategies change weights when they consolidate, and there are peers to merge them with."""
         return self.participant.learner.remakes and self.exchange.size > 1
 
-    def start(self, path: Path | None, weights: Weights | None, found: bool = True) -> None:
-        """Begin anew, or go on from the state kept at `path` and these weights.
+    def start(self, saved: SavedState | None, weights: Weights | None, found: bool = True) -> None:
+        """Begin anew, or go on from a saved state and these weights.
 
         found: whether to take in files that were found since.
         """
         self._renew()
-        if path is None or weights is None:
+        if saved is None or weights is None:
             return
         self._fresh = False
-        self.participant.learner.adopt(weights)
-        state, _ = self.participant.load(path, found=found)
-        self._take_back(state)
+        learner = self.participant.learner
+        learner.adopt(weights)
+        self._take_back(self.participant.resume(saved.load(learner), found=found))
 
-    def inherit(self, paths: Sequence[Path], weights: Weights, number: int, count: int, found: bool = True) -> None:
-        """Go on as number `number` of `count` from these weights and the states kept at `paths`, of another number of
-        workers. found: as in `start`.
+    def inherit(
+        self, saved: Sequence[SavedState], weights: Weights, number: int, count: int, found: bool = True
+    ) -> None:
+        """Go on as number `number` of `count` from these weights and the saved states of another number of workers.
+
+        found: as in `start`.
         """
         self._renew()
         self._fresh = False
-        self.participant.learner.adopt(weights)
-        states = [checkpoint.load(path)[0] for path in paths]
+        learner = self.participant.learner
+        learner.adopt(weights)
+        states = [one.load(learner) for one in saved]
         exchanged = self.participant.inherit(states, number, count, found=found)
-        if number >= len(paths):
+        if number >= len(saved):
             exchanged = {**exchanged, "left": {}}  # who joins has sent nothing yet that was rounded
         self._take_back(exchanged)
 
@@ -180,9 +192,12 @@ class Worker:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         assert self.participant.increment is not None, "receive an increment before learning it"
+        several = self.exchange.size > 1 and pace.rounds != 1
         with self._borrowed(len(self.participant.increment.labelled) * self.participant.passes()):
-            if self._overlaps and self.exchange.size > 1 and pace.rounds != 1:
+            if several and self._overlaps:
                 self._overlap(pace, taken, done)
+            elif several and self._fragments > 1:
+                self._stagger(pace, taken, done)
             else:
                 while self._goes_on(pace, len(taken)):
                     take_round(self, partial(self._advance, pace, taken), done)
@@ -214,14 +229,28 @@ class Worker:
 
     def save(self, path: Path, version: int | None = None) -> None:
         """Keep the state of the participant and of its exchanges, of that version."""
-        state = self.participant.state_dict(
+        if self._keeps and version is not None:
+            self.snapshot(version).write(path)
+        else:
+            checkpoint.save(path, self._state())
+
+    def snapshot(self, version: int) -> Snapshot:
+        """Keep the state in memory alone, to go back to or to be written while learning goes on.
+
+        It lies where the last one lay, which nobody may be writing any more.
+        """
+        before, self._kept = self._kept, None
+        weights, tensors = ({}, {}) if before is None else (before.weights, before.tensors)
+        for name, value in self._weights().items():
+            weights[name] = weights[name].copy_(value) if name in weights else value.clone()
+        self._kept = Snapshot(version, weights, *pack(self._state(), tensors))
+        self.participant.saved()
+        return self._kept
+
+    def _state(self) -> dict[str, Any]:
+        return self.participant.state_dict(
             {"outer": self.outer.state_dict(), "summed": self._summed, "left": self._left}
         )
-        checkpoint.save(path, state)
-        if self._keeps and version is not None:
-            weights = {name: value.clone() for name, value in self._weights().items()}
-            self._kept = _Kept(version, weights, *pack(state))
-            self.participant.saved()
 
     # -- the cohort ----------------------------------------------------------------------------------------------
 
@@ -310,6 +339,36 @@ class Worker:
         delayed.close()
         done.seconds_hidden = delayed.seconds_hidden
         self._seconds_exchanging += delayed.seconds_waited
+        self._merge_others(anchor, rows)
+
+    def _stagger(self, pace: Pace, taken: list[int], done: Round) -> None:
+        """All rounds of an increment, each with the exchange of one fragment; buffers are merged after the last."""
+        anchor, rows = self.anchor(), 0
+        steered = {name: value for name, value in self._weights().items() if name in self._steered}
+        fragments = Fragments(
+            self._weights,
+            fragments_of({name: value.nbytes for name, value in steered.items()}, self._fragments),
+            self._merge_fragment,
+            lambda base, mean: self.outer.step(base, mean, self.rules),
+        )
+        goes_on = True
+        while goes_on:
+            updates = self._advance(pace, taken)
+            done.add(updates)
+            rows += updates[0].rows
+            goes_on = self._goes_on(pace, len(taken))
+            fragments.learned(updates[0].rows, last=not goes_on)
+        self._merge_others(anchor, rows)
+
+    def _merge_fragment(self, update: Update, base: Weights) -> tuple[Weights, int]:
+        with_peers = time.perf_counter()
+        left = {name: value for name, value in self._left.items() if name in update.weights}
+        merged = self.exchange.mean(update, base, self.rules, left)
+        self._seconds_exchanging += time.perf_counter() - with_peers
+        return merged
+
+    def _merge_others(self, anchor: Weights, rows: int) -> None:
+        """Merge what is not learned, buffers and counts, over the rows of all rounds; then all stand where all do."""
         buffers = {name: value for name, value in self._weights().items() if name not in self._steered}
         if buffers:
             merged, total = self.merge([Update(buffers, rows)], anchor)

@@ -8,18 +8,19 @@ one moment at which a new state takes the place of the old.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from incr_core.storage._atomic import storage, sync_all, write_atomically
 from incr_core.storage._integrity import SCHEMA, checksummed, read_checksummed, read_verified, sha256
 from incr_core.storage.packing import pack, unpack
 
-__all__ = ["load", "save", "tidy", "unsynced"]
+__all__ = ["load", "save", "save_packed", "tidy", "unsynced"]
 
 
 def save(path: str | Path, state: Any, **manifest: Any) -> None:
@@ -34,9 +35,21 @@ def save(path: str | Path, state: Any, **manifest: Any) -> None:
     ...     load(f"{folder}/learner")
     ({'weight': tensor([1., 1.])}, {'version': 3})
     """
+    save_packed(path, *pack(state), **manifest)
+
+
+def save_packed(path: str | Path, tensors: Mapping[str, Tensor], structure: Any, **manifest: Any) -> None:
+    """Save what `pack` has made of a state; otherwise as `save`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_packed(f"{folder}/learner", *pack({"increments": 3}))
+    ...     load(f"{folder}/learner")
+    ({'increments': 3}, {})
+    """
     folder = Path(path)
     replaces = (folder / "state.json").exists()
-    written = _write(folder, state, manifest, durable=replaces)
+    written = _write(folder, tensors, structure, manifest, durable=replaces)
     later = _later.get()
     if later is not None and not replaces:
         later += written
@@ -70,9 +83,10 @@ def unsynced() -> Iterator[list[Path]]:
 _later: ContextVar[list[Path] | None] = ContextVar("later", default=None)
 
 
-def _write(folder: Path, state: Any, manifest: dict[str, Any], *, durable: bool) -> list[Path]:
-    tensors, structure = pack(state)
-    content = safetensors.torch.save(tensors)
+def _write(
+    folder: Path, tensors: Mapping[str, Tensor], structure: Any, manifest: dict[str, Any], *, durable: bool
+) -> list[Path]:
+    content = safetensors.torch.save(dict(tensors))
     digest = sha256(content)
     name = f"tensors-{digest[:16]}.safetensors"
     document = {

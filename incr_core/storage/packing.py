@@ -19,12 +19,15 @@ from incr_core.numerics import stored, unstored
 __all__ = ["pack", "unpack"]
 
 
-def pack(state: Any) -> tuple[dict[str, Tensor], Any]:
+def pack(state: Any, room: Mapping[str, Tensor] = {}) -> tuple[dict[str, Tensor], Any]:
     """Split nested state into flat tensors and JSON; `unpack` is its exact inverse.
 
     Takes dicts with str or int keys, lists, tuples, None, bool, int, float, str, tensors, and numpy arrays
     and scalars of any dtype without objects or fields. Dict subclasses come back as dict, tensors on the CPU.
     Tensors are copied, so the result is a snapshot and memory they share is stored twice.
+
+    room: tensors of an earlier result that nobody needs any more. They are overwritten where they fit: fresh memory
+    takes the system longer to give than to fill.
 
     Raises CheckpointError naming the path of the first leaf it cannot keep.
 
@@ -35,7 +38,8 @@ def pack(state: Any) -> tuple[dict[str, Tensor], Any]:
     ['0:weight']
     """
     tensors: dict[str, Tensor] = {}
-    return tensors, _pack(state, (), tensors)
+    structure = _pack(state, (), tensors)
+    return {key: _copied(value, room.get(key)) for key, value in tensors.items()}, structure
 
 
 def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
@@ -86,7 +90,7 @@ def _pack(node: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
         if node.layout is not torch.strided or node.is_meta or node.dtype not in _STORED:
             raise _cannot_keep(path, f"a {node.layout} tensor of {node.dtype} on {node.device}")
         plain = stored(node.detach().resolve_conj().resolve_neg())
-        key = _store(plain.cpu().clone(memory_format=torch.contiguous_format), path, tensors)
+        key = _store(plain, path, tensors)
         if plain.dtype == node.dtype:
             return {"$tensor": key}
         return {"$tensor": key, "dtype": str(node.dtype).removeprefix("torch.")}
@@ -119,6 +123,12 @@ def _store(tensor: Tensor, path: tuple[str, ...], tensors: dict[str, Tensor]) ->
     key = f"{len(tensors)}:{name}"
     tensors[key] = tensor
     return key
+
+
+def _copied(tensor: Tensor, room: Tensor | None) -> Tensor:
+    if room is not None and (room.shape, room.dtype) == (tensor.shape, tensor.dtype):
+        return room.copy_(tensor)
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _cannot_keep(path: tuple[str, ...], got: str) -> CheckpointError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from incr_core._util import Catalogue
 from incr_core.strategies._ace import ACE
 from incr_core.strategies._agem import AGEM
-from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies._der import DER
 from incr_core.strategies._elastic import ElasticNet
 from incr_core.strategies._ewc import EWC
@@ -52,6 +52,7 @@ __all__ = [
     "LwF",
     "Outliers",
     "PackNet",
+    "PerWeight",
     "Replay",
     "Selective",
     "SmallLoss",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
-from cluster.worker import Setup, ShardWorker
+from cluster.worker import Saved, Setup, ShardWorker
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.models import TableShape
@@ -94,7 +94,7 @@ def learned_in_two_lives(
     committed = [handed.weights if handed else None]
     torch.distributed.broadcast_object_list(committed, src=0)
     increments_of(worker, 1)
-    worker.start(version, [folder / str(place.shard)], committed[0])
+    worker.start(version, Saved([[folder / str(place.shard)]]), committed[0])
     increments_of(worker, 3)
     return weights_of(worker)
 

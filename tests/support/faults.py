@@ -63,7 +63,7 @@ class Befalls(Strategy):
         from cluster.exchange import ReplicaExchange
         from incr_core.learner import Learner
         from incr_core.numerics import FlatTensors
-        from incr_core.rounds import Worker
+        from incr_core.rounds import Snapshot, Worker
         from incr_core.rounds._outer import Nesterov
 
         if ctx.generator.initial_seed() != self.seed:
@@ -76,8 +76,8 @@ class Befalls(Strategy):
             "before the outer step": (Nesterov, "step"),
             "consolidate": (Worker, "consolidate"),
             "hand over": (FlatTensors, "of"),
-            "before it saves": (Worker, "save"),
-            "after it has saved": (Worker, "save"),
+            "before it saves": (Snapshot, "write"),
+            "after it has saved": (Snapshot, "write"),
             "step": (Befalls, "stepped"),
         }
         for stage in self.stages:

@@ -1,0 +1,171 @@
+"""A worker's saved state, and how it is cut anew where a model is held by more or fewer shards than when it was saved.
+
+FSDP gives each of S shards ceil(n / S) of a weight's n rows, the last ones what is left. What a state keeps of a weight
+is cut alike:
+
+    moments of the optimiser     of the shape of the weight's shard
+    strategies                   what they keep in a `PerWeight`, and sums of it as they were merged last
+    exchanges                    the outer step's state, and what rounding has left over, under the weight's name
+
+All else is the same in every shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.errors import CheckpointError
+from incr_core.learner import Learner
+from incr_core.storage import checkpoint
+from incr_core.strategies import PerWeight
+
+__all__ = ["SavedState"]
+
+Key = tuple[Any, ...]
+"""Where in a nested state a tensor is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """Where the state is that a worker goes on from.
+
+    paths: the folder of its own state; or, to be `cut`, those of all shards that there were, in their order.
+    """
+
+    paths: Sequence[Path]
+    cut: bool = False
+
+    def load(self, learner: Learner) -> dict[str, Any]:
+        """The state, as the shard that holds this learner has it; CheckpointError where it cannot be cut.
+
+        One file is in memory at a time.
+        """
+        state: dict[str, Any]
+        if not self.cut:
+            state, _ = checkpoint.load(self.paths[0])
+            return state
+        cutting = _Cutting(learner, len(self.paths))
+        for shard, path in enumerate(self.paths):
+            try:
+                cutting.take(shard, checkpoint.load(path)[0])
+            except _Uneven as error:
+                raise CheckpointError(
+                    f"{path}: {error}; go on with cluster.shards = {len(self.paths)}, as it was saved"
+                ) from None
+        return cutting.state()
+
+
+class _Uneven(Exception):
+    """The shards' states are not those of one learner."""
+
+
+class _Cutting:
+    """Put together one shard's part of what other shards have saved. shards: how many those are."""
+
+    def __init__(self, learner: Learner, shards: int) -> None:
+        self._shards = shards
+        self._mine = learner.shard
+        self._parameters = [weight for group in learner.optimizer.param_groups for weight in group["params"]]
+        self._lengths = {f"model.{name}": weight.shape[0] for name, weight in learner.model.named_parameters()}
+        for place, part in learner.strategies.named_modules():
+            if isinstance(part, PerWeight):
+                for name, weight in zip(learner.context.names, learner.context.parameters, strict=True):
+                    self._lengths[f"{place}.{name.replace('.', '/')}"] = weight.shape[0]
+        self._first: dict[str, Any] = {}
+        self._parts: dict[Key, list[Tensor]] = {}
+        self._common: dict[Key, Tensor] = {}
+
+    def take(self, shard: int, state: dict[str, Any]) -> None:
+        """Take in what a shard has saved: this one's part of its part, and that all else is what the first has."""
+        found = dict(_tensors(state))
+        if shard == 0:
+            self._first = state
+        elif found.keys() != {*self._parts, *self._common}:
+            other = next(iter(found.keys() ^ {*self._parts, *self._common}))
+            raise _Uneven(f"expected the same entries in the states of all shards, got {_told(other)} in some")
+        for key, value in found.items():
+            length = self._length(key, value, shard)
+            if length is not None:
+                first, last = _rows(length, shard, self._shards)
+                begin, end = _rows(length, *self._mine)
+                begin, end = max(begin, first), min(end, last)
+                self._parts.setdefault(key, []).append(value[begin - first : max(begin, end) - first].clone())
+            elif shard == 0:
+                self._common[key] = value
+            elif key[:2] == ("learner", "extra"):
+                continue  # what modules keep besides tensors is each learner's own; a version has the first's, too
+            elif key not in self._common or not _same(self._common[key], value):
+                raise _Uneven(
+                    f"expected the same {_told(key)} in the states of all shards, or a part of it for each weight "
+                    f"(PerWeight), got one of shape {tuple(value.shape)} that differs"
+                )
+
+    def _length(self, key: Key, value: Tensor, shard: int) -> int | None:
+        """How many rows the weight has of which this is a shard's part; None where it is no part of any."""
+        if key[:3] == ("learner", "optimizer", "state"):
+            weight = self._parameters[key[3]]
+            first, last = _rows(weight.shape[0], shard, self._shards)
+            return weight.shape[0] if value.shape == (last - first, *weight.shape[1:]) else None
+        length = self._lengths.get(key[-1])
+        if length is not None:
+            first, last = _rows(length, shard, self._shards)
+            if value.dim() == 0:
+                return None
+            if len(value) != last - first:
+                raise _Uneven(
+                    f"expected {last - first} of the {length} rows of {_told(key)}, got a tensor of shape "
+                    f"{tuple(value.shape)}"
+                )
+        return length
+
+    def state(self) -> dict[str, Any]:
+        """This shard's state: the first's, with this one's part of what is cut."""
+        whole: dict[str, Any] = self._rebuilt(self._first, ())
+        return whole
+
+    def _rebuilt(self, node: Any, key: Key) -> Any:
+        if key in self._parts:
+            return torch.cat(self._parts[key])
+        if isinstance(node, Mapping):
+            return {name: self._rebuilt(value, (*key, name)) for name, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(self._rebuilt(value, (*key, place)) for place, value in enumerate(node))
+        return node
+
+
+def _rows(length: int, shard: int, shards: int) -> tuple[int, int]:
+    """Which rows of a weight a shard has: from the first up to the last.
+
+    >>> [_rows(5, shard, 4) for shard in range(4)]
+    [(0, 2), (2, 4), (4, 5), (5, 5)]
+    """
+    most = -(-length // shards)
+    return min(length, shard * most), min(length, (shard + 1) * most)
+
+
+def _tensors(node: Any, key: Key = ()) -> Iterator[tuple[Key, Tensor]]:
+    if isinstance(node, Tensor):
+        yield key, node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _tensors(value, (*key, name))
+    elif isinstance(node, list | tuple):
+        for place, value in enumerate(node):
+            yield from _tensors(value, (*key, place))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits, as predictions that are NaN may."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (one, other)))
+
+
+def _told(key: Key) -> str:
+    return "/".join(map(str, key))
