@@ -16,7 +16,7 @@ from federated.client_file import ClientFile
 from incr_core.errors import IncrError, JobError
 from incr_core.job import Job
 
-__all__ = ["SECTIONS", "agreed", "offered"]
+__all__ = ["SECTIONS", "Declined", "agreed", "offered"]
 
 SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift", "review")
 """What of its job a server tells its clients."""
@@ -34,6 +34,10 @@ MODULE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 """The name of a function or class of a module."""
 
 
+class Declined(JobError):
+    """A job that an owner does not agree to, in words that tell nothing but what the server has asked for."""
+
+
 def offered(job: Job) -> str:
     """What a server tells of its job: neither paths nor engines."""
     document = job.document()
@@ -43,14 +47,14 @@ def offered(job: Job) -> str:
 
 
 def agreed(file: ClientFile, told: str) -> Job:
-    """The job of a client with this file. Raises JobError naming everything that it does not agree to.
+    """The job of a client with this file. Raises Declined, naming everything that it does not agree to.
 
     >>> file = ClientFile.from_document({"name": "north", "data": {"path": "a.csv"}, "columns": ["age"]}, ".")
     >>> job = {"stream": {}, "features": {"label": "ill", "numeric": ["age"]}, "learner": {"objective": "own:Loss"}}
     >>> agreed(file, json.dumps(job))
     Traceback (most recent call last):
     ...
-    incr_core.errors.JobError: client north: expected a job that its file allows, got one that asks for the column ill;
+    federated.consent.Declined: client north: expected a job that its file allows, got one that asks for the column ill;
     the code own:Loss (allow.modules); change the job, or ask the owner
     """
     try:
@@ -60,9 +64,9 @@ def agreed(file: ClientFile, told: str) -> Job:
         asked = [f"the column {name}" for name in sorted(set(_columns(document)) - file.columns.keys())]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise JobError(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
+        raise Declined(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
     if asked:
-        raise JobError(
+        raise Declined(
             f"client {file.name}: expected a job that its file allows, got one that asks for {'; '.join(asked)}; "
             "change the job, or ask the owner"
         )
@@ -72,7 +76,7 @@ def agreed(file: ClientFile, told: str) -> Job:
     try:
         return Job.from_document(document).where_called(file.columns)
     except IncrError as error:
-        raise JobError(f"client {file.name}: {error}") from error
+        raise Declined(f"client {file.name}: {error}") from error
 
 
 def _columns(document: Mapping[str, Any]) -> Iterator[str]:

@@ -66,7 +66,7 @@ class FleetNode:
             joined = self._client.ActivateNode(wire.ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT))
         except httpx.HTTPError as error:
             self._client.close()
-            raise self._fault(error) from error
+            raise self._fault(error, joins=True) from error
         self.node = wire.Node(node_id=joined.node_id)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
@@ -138,13 +138,14 @@ class FleetNode:
             except (httpx.HTTPError, RuntimeError):  # what asks for messages meets it too, and tells
                 continue
 
-    def _fault(self, error: httpx.HTTPError) -> EngineError:
+    def _fault(self, error: httpx.HTTPError, *, joins: bool = False) -> EngineError:
+        """What is wrong. joins: else a node that is not known any more may join again: the SuperLink was restarted."""
         place = f"--superlink {self._address}"
         if not isinstance(error, httpx.HTTPStatusError):
             return EngineError(f"{place}: expected a SuperLink, got {type(error).__name__}: {error}")
         told = wire.FlowerError.from_json(error.response.text)
         what = f"status {error.response.status_code} ({told.message if told else error.response.text[:200]})"
-        if error.response.status_code in (401, 403):
+        if joins and error.response.status_code in (401, 403):
             return TurnedAway(
                 f"{place}: expected to be let in, got {what}; register the node's public key there "
                 "(flwr supernode register), and join with the private one (--key)"

@@ -42,6 +42,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
@@ -60,6 +61,7 @@ __all__ = [
     "HeartbeatSender",
     "Node",
     "NodeAuthHttpInterceptor",
+    "ProtobufClientInterceptor",
     "PullMessagesRequest",
     "PullTaskInputRequest",
     "PushMessagesRequest",

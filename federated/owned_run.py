@@ -36,17 +36,21 @@ MARKS = 2
 
 
 class OwnedRun:
-    """The run in `folder`, by the client's file; say: called with what the owner may like to know."""
+    """The run in `folder`, by the client's file; say: called with what the owner may like to know.
+
+    is_timed: whether increments are ticks of a clock.
+    """
 
     def __init__(self, file: ClientFile, folder: Path, say: Callable[[str], None]) -> None:
         self.file, self.folder, self._say = file, folder, say
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
+        self.is_timed = False
         self._participant: Participant | None = None
 
     @classmethod
     def begun(cls, file: ClientFile, folder: Path, say: Callable[[str], None], told: str, index: int) -> OwnedRun:
-        """A run that begins here, with the job that the server has told; JobError where the owner does not agree."""
+        """A run that begins here, with the job that the server has told; Declined where the owner does not agree."""
         agreed(file, told)
         remove(folder)
         with storage(folder):
@@ -150,6 +154,7 @@ class OwnedRun:
     def _made(self) -> Participant:
         told = json.loads((self.folder / "job.json").read_text())
         job = agreed(self.file, told["job"])
+        self.is_timed = isinstance(job.stream.every, str) and job.stream.every != "file"
         settle_arithmetic(job.learner.threads)
         return job.participant(self.file.name, int(told["index"]))
 

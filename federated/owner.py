@@ -16,12 +16,13 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from federated.client_file import ClientFile
+from federated.consent import Declined
 from federated.failures import failure
 from federated.home import KEPT, Home
 from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
 from incr_core.data import OFFSET_BITS
-from incr_core.errors import CheckpointError, EngineError, JobError, RunDirectoryError
+from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
 from incr_core.rounds import Arrival, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
@@ -113,7 +114,8 @@ class Owner(Home):
         self._run.refused(arrival)
         tick = arrival.tick
         return {
-            "tick": {"number": tick.number, "name": tick.name, "warm": tick.warm, "time": tick.time},
+            # Of files, an increment has a file's name.
+            "tick": {"name": tick.name if self._run.is_timed else "", "warm": tick.warm, "time": tick.time},
             "labelled": arrival.labelled,
             "duplicates": len(arrival.duplicates),
             "bad": len(arrival.bad),
@@ -161,7 +163,7 @@ class Owner(Home):
         if self._run is not None:
             self._run.let_go()
         self.say(f"{type(error).__name__}: {error}")
-        if isinstance(error, JobError | CheckpointError | EngineError):
+        if isinstance(error, Declined):
             return failure(self.name, error)
         return failure(self.name, EngineError(f"client {self.name}: {type(error).__name__} {KEPT}; ask the owner"))
 

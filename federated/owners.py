@@ -51,6 +51,8 @@ class Owners(Roster):
     answer within `federated.round_timeout`, is left out; what the server has not had of it stays with it.
     """
 
+    alike = False
+
     def __init__(self, job: Job, grid: Grid | None = None) -> None:
         super().__init__()
         self._job, self._wanted = job, job.federated
@@ -165,8 +167,9 @@ class Owners(Roster):
             said = list(grid.pull_messages(self._greeted)) if self._greeted else []
         for reply in said:
             node = self._greeted.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None and (member := self._member(node, reply)) is not None:
-                self._come = [other for other in self._come if other is not member] + [member]
+            come = None if node is None else self._member(node, reply)
+            if come is not None:
+                self._come = [*(other for other in self._come if other is not come), come]
 
     def _member(self, node: int, reply: Message) -> Member | None:
         """Who a node says that it is; None where it takes no part."""
@@ -342,9 +345,7 @@ class Owners(Roster):
         assert node is not None
         return node
 
-    def _order(self, client: int | None, order: Mapping[str, Any]) -> ConfigRecord | None:
-        if client is None:
-            return None
+    def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
         return ConfigRecord({**order, "run": self._run, "generation": self.members[client].generation})
 
     def _exchange(self, messages: list[Message]) -> list[Message]:

@@ -61,8 +61,8 @@ def _check(action: str, content: RecordDict, anchor: Mapping[str, Tensor] | None
     float(str(work["seconds"])), int(str(work["process"]))
     if action == "query.open":
         return
-    if int(str(work["generation"])) not in (generation, generation + 1):
-        raise Refused(f"a state after message {work['generation']}, where {generation + 1} was expected")
+    if (now := int(str(work["generation"]))) not in (generation, generation + 1):
+        raise Refused(f"a state after message {now}, where {generation + 1} was expected")
     if action == "evaluate.receive":
         _check_arrival(told(content)["arrival"], anchor or {})
     elif action in ("train.learn", "train.review"):

@@ -26,8 +26,11 @@ class Roster(ABC):
     """Who the clients are, in the order of their shares in every sum, and how each is asked.
 
     names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
+    alike: whether an order that is given to all is the same for each.
     bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
     """
+
+    alike = True
 
     def __init__(self) -> None:
         self.bytes, self.seconds = 0, 0.0
@@ -87,13 +90,15 @@ class Roster(ABC):
         common = {ANCHOR: pack(anchor)} if anchor is not None else {}
         if shared:
             common[SHARED] = pack(shared)
-        every = None if orders is not None else self._order(None, order or {})
+        every = ConfigRecord(dict(order or {})) if orders is None and self.alike else None
         contents = [
             RecordDict(
                 {
                     **common,
                     **({} if records is None else records[place]),
-                    ORDER: every or self._order(client, orders[place] if orders is not None else order or {}),
+                    ORDER: self._order(client, (order or {}) if orders is None else orders[place])
+                    if every is None
+                    else every,
                 }
             )
             for place, client in enumerate(clients)
@@ -117,8 +122,8 @@ class Roster(ABC):
     def _node(self, client: int) -> int:
         """The node of a client."""
 
-    def _order(self, client: int | None, order: Mapping[str, Any]) -> ConfigRecord | None:
-        """An order as a client gets it. client: None for what all get alike; None is returned where nobody does."""
+    def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
+        """An order as a client gets it."""
         return ConfigRecord(dict(order))
 
     def _exchange(self, messages: list[Message]) -> list[Message]:

@@ -125,7 +125,10 @@ def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)
         fab, _ = wire.build_fab_from_files({"pyproject.toml": APP.format(version=version("incr")).encode()})
     names = wire.fab_to_proto(wire.Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
-    known = [wire.RuntimeVersionHttpInterceptor(component_name="flwr CLI"), wire.CliClientHttpInterceptor()]
+    known: list[wire.ProtobufClientInterceptor] = [
+        wire.RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+        wire.CliClientHttpInterceptor(),
+    ]
     control = wire.ControlHttpClient.from_server_address(address, insecure, trusted, known)
     executor = [wire.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
     runtime = wire.RuntimeHttpClient.from_server_address(address, insecure, trusted, executor)

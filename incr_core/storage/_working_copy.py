@@ -15,8 +15,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -30,6 +28,7 @@ from incr_core.storage._atomic import remove, storage
 from incr_core.storage._lock import Lock
 from incr_core.storage._object_store import ObjectStore
 from incr_core.storage._placeholders import COPIES
+from incr_core.storage._scratch_folder import ScratchFolder
 from incr_core.storage._snapshots import Snapshot, Snapshots
 from incr_core.storage._writer import Writer
 
@@ -71,8 +70,8 @@ class WorkingCopy:
         self.snapshot = Snapshot()
         self.token = uuid4().hex[:12]
         self._snapshots = Snapshots(self.store)
-        self._above = Path(tempfile.mkdtemp(prefix="incr-"))
-        self.folder = self._above.resolve() / (self.address.rpartition("/")[2] or "run")
+        self._above = ScratchFolder()
+        self.folder = self._above.path.resolve() / (self.address.rpartition("/")[2] or "run")
         self.folder.mkdir()
         self.writer, self.pulled = Writer(self), -math.inf
         self._lock = threading.RLock()
@@ -87,7 +86,7 @@ class WorkingCopy:
     def close(self) -> None:
         """Take the folder away."""
         COPIES.pop(self.folder, None)
-        shutil.rmtree(self._above, ignore_errors=True)
+        self._above.close()
 
     def path(self, name: str) -> Path:
         """Where a file of the run is."""

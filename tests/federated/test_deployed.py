@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from federated.engine import FederatedEngine
+from tests.support.certificates import write_certificates, write_node_key
 from tests.support.deployment import LONG, Deployment, wait_until
 from tests.support.federated_runs import Result, finish
 from tests.support.federations import OWNERS, federation, ledgers, simulated
@@ -77,3 +78,24 @@ def test_whoever_is_killed_no_row_is_lost_or_learned_twice(deployment: Deploymen
         owner: len(rows) for owner, rows in ledgers(tmp_path).items()
     }
     assert summary["prequential"]["auc"] > in_simulation(tmp_path).score - 0.05
+
+
+@pytest.mark.chaos
+def test_over_tls_with_registered_nodes_and_a_stranger_turned_away(tmp_path: Path) -> None:
+    federation(tmp_path)
+    write_certificates(tmp_path / "tls")
+    found = Deployment(tmp_path, secure=True)
+    try:
+        found.superlink()
+        for owner in OWNERS[:2]:
+            found.registers(owner)
+            found.client(owner, "--certificates", "tls/ca.crt", "--key", f"{owner}.key")
+        write_node_key(tmp_path / "red.key")
+        found.client("red", "--certificates", "tls/ca.crt", "--key", "red.key")
+        assert found.processes["red"].wait(LONG) == 1
+        assert "expected to be let in, got status 40" in found.log("red")
+        trusted = "federated.certificates=tls/ca.crt"
+        assert found.server(trusted, "federated.min_clients=2").wait(LONG) == 0, found.log("server")
+        assert ledgers(tmp_path).keys() == {"blue", "green"}
+    finally:
+        found.close()

@@ -243,7 +243,8 @@ def test_who_lacks_a_column_is_told_which_and_the_others_go_on(
     assert any(kind == "client refused" and what.startswith(wanted) for kind, what in events(tmp_path / "run"))
 
 
-def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", ["4h", "file"])
+def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Path, every: str) -> None:
     heard: list[str] = []
 
     def listens(reply: Message, name: str) -> None:
@@ -251,7 +252,7 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
             heard.extend(bytes(array.data).decode("latin1") for array in record.values())
         heard.extend(str(value) for record in reply.content.config_records.values() for value in record.values())
 
-    finish(deployed(), tmp_path / "run", on(grid(spoils=listens)))
+    finish(deployed(f"stream.every={every}"), tmp_path / "run", on(grid(spoils=listens)))
     text = "".join(heard)
     assert "labelled" in text
     for secret in (str(tmp_path), ".parquet", "their_", "inputs", "targets"):

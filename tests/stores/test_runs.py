@@ -86,7 +86,7 @@ def assert_goes_on(job: Job, place: str, undisturbed: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "step"), zip(["before", "after"], random.Random(9).sample(range(2, 18), 2), strict=True)
+    ("how", "step"), [*zip(["before", "after"], random.Random(9).sample(range(2, 18), 2), strict=True)]
 )
 def test_a_run_killed_at_a_write_goes_on(
     place: str, small_job: Callable[..., Job], undisturbed: Run, how: str, step: int

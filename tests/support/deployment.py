@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from tests.support.certificates import write_node_key
 from tests.support.federations import document
 from tests.support.repository import ROOT
 
@@ -73,6 +74,18 @@ class Deployment:
                 return probe.connect_ex((host, int(port))) == 0
 
         wait_until(listens, "the SuperLink listens")
+
+    def registers(self, owner: str) -> None:
+        """Make an owner a key, and register it with the SuperLink, as its operator does."""
+        write_node_key(self.folder / f"{owner}.key")
+        (self.folder / "flwr").mkdir(exist_ok=True)
+        (self.folder / "flwr" / "config.toml").write_text(
+            f'[superlink]\ndefault = "ours"\n\n[superlink.ours]\naddress = "{self.address}"\n'
+            f'root-certificates = "{self.folder}/tls/ca.crt"\n'
+        )
+        command = [str(BIN / "flwr"), "supernode", "register", f"{owner}.key.pub", "ours"]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def client(self, owner: str, *more: str) -> None:
         """Start an owner's client."""
