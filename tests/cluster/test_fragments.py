@@ -104,8 +104,8 @@ def take_rounds(both: list[Participant], count: int, step: Callable[..., Weights
             ]
             base |= step(base, mean(exchanged, base, rules), rules)
             take(live, {name: base[name] for name in groups[turn]})
-            for rows in since:
-                rows[turn] = 0
+            for own_rows in since:
+                own_rows[turn] = 0
     others = [
         Update({name: own[name] for name in own if name not in steered}, len(one.increment.labelled))
         for own, one in zip(live, both, strict=True)
