@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.client_app import ORDER, WORK
+from federated.cohort import updates_of
 from federated.consent import offered
 from federated.failures import REMEDY
 from federated.home import KEPT
@@ -27,7 +28,7 @@ from incr_core.data.timeline import Tick
 from incr_core.engines import Commit
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
-from incr_core.rounds import Arrival
+from incr_core.rounds import Arrival, outsized
 from incr_core.update import Weights
 
 __all__ = ["Owners"]
@@ -358,15 +359,19 @@ class Owners(Roster):
             member = self.members[client]
             most = self._passes * member.offered if action == "train.learn" else MOST
             try:
-                content = checked(action, answer, self._anchor, most, member.generation)
+                found[client] = checked(action, answer, self._anchor, most, member.generation)
             except Refused as why:
                 self._failed(member, action, why)
-                continue
+        if action == "train.learn" and self._wanted.checks and self._anchor is not None:
+            learners = [*found]
+            for place, why_not in outsized(updates_of(found), self._anchor, self._described["rules"]).items():
+                del found[learners[place]]
+                self._failed(self.members[learners[place]], action, Refused(why_not))
+        for client, content in found.items():
             work = content.config_records[WORK]
             if action != "query.open":
-                member.generation = int(str(work["generation"]))
-            member.ledger = str(work["ledger"])
-            found[client] = content
+                self.members[client].generation = int(str(work["generation"]))
+            self.members[client].ledger = str(work["ledger"])
         return found
 
     def _failed(self, member: Member, action: str, why: Refused) -> None:

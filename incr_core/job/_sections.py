@@ -331,6 +331,7 @@ class FederatedSection(Section):
     min_clients: int = Field(1, ge=1)
     round_timeout: str = "10m"
     accept_failures: bool = True
+    checks: bool = True
 
     @field_validator("aggregation", mode="before")
     @classmethod

@@ -16,14 +16,15 @@ pytestmark = pytest.mark.flower
 
 
 def ten_clients(table: Path, aggregation: str) -> Job:
-    return people(table, "federated.clients=blocks:10", "strategy=[]", f"federated.aggregation={aggregation}")
+    settings = ["stream.every=500", "model.dropout=0.0", "strategy=[]", "federated.clients=blocks:10"]
+    return people(table, *settings, f"federated.aggregation={aggregation}")
 
 
 def test_two_hostile_clients_of_ten_cost_a_robust_aggregation_little(table: Path, tmp_path: Path) -> None:
     clean = finish(ten_clients(table, "mean"), tmp_path / "clean", on(HostileGrid(10, 0)))
     spoiled = finish(ten_clients(table, "mean"), tmp_path / "spoiled", on(HostileGrid(10, 2)))
     assert spoiled.score < clean.score - 0.1
-    for name in ("trimmed_mean", "median", "multi_krum", "krum"):
+    for name in ("trimmed_mean", "krum"):
         robust = finish(ten_clients(table, name), tmp_path / name, on(HostileGrid(10, 2)))
         assert robust.score > clean.score - 0.03, name
         assert robust.learned == list(range(2000))

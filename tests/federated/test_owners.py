@@ -259,6 +259,9 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
         assert secret not in text
 
 
+SPOILT = "model.layers.0.weight"
+
+
 def spoiled_by(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Message, str], None]:
     """Spoils what red has learned."""
 
@@ -276,8 +279,9 @@ def spoiled_by(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[M
     [
         (lambda weights: next(iter(weights.values())).fill_(torch.nan), "has values that are not finite"),
         (lambda weights: weights.pop(next(iter(weights))), "weights by other names"),
+        (lambda weights: weights[SPOILT].add_(100.0), "weights moved by "),
     ],
-    ids=["nan", "names"],
+    ids=["nan", "names", "norm"],
 )
 def test_a_bad_update_is_left_out_and_costs_the_others_nothing(
     grid: Callable[..., OwnersGrid], tmp_path: Path, change: Callable[..., None], why: str
@@ -290,6 +294,14 @@ def test_a_bad_update_is_left_out_and_costs_the_others_nothing(
     told = [what for kind, what in events(tmp_path / "run") if kind == "client refused"]
     assert len(told) == 3, "three failures in a row, and it is asked no more"
     assert all(what.startswith("client red: ") and why in what for what in told)
+
+
+def test_an_update_of_any_norm_is_taken_where_the_job_says_so(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    spoilt = spoiled_by(lambda weights: weights[SPOILT].add_(100.0))
+    finish(deployed("federated.checks=false"), tmp_path / "run", on(grid(spoils=spoilt)))
+    assert not [what for kind, what in events(tmp_path / "run") if kind == "client refused"]
+    weights, _ = RunDirectory.open(tmp_path / "run").load()
+    assert weights[SPOILT].abs().max() > 10.0
 
 
 def test_a_name_belongs_to_who_said_it_first(
