@@ -141,14 +141,19 @@ class Pulse:
         """The workers that have been silent or stuck for too long; `receiving`: those too that receive for so long."""
         self._look()
         now, found = self._clock(), []
+        # Who seems stuck may wait for one whose beats are missing; it is judged once it was silent for long.
+        missing = any(
+            beat is not None and now - heard > self.timeout / 2
+            for beat, heard in zip(self._beats, self._heard, strict=True)
+        )
         for place, beat in enumerate(self._beats):
             patience = self.start if beat is None else self.timeout
             silence, rest = now - self._heard[place], now - self._moved[place]
             if silence > patience * STARVED or (silence > patience and not self._starved(place)):
                 found.append(Silent(place, f"gave no sign of life for {patience:g} s"))
-            elif silence > patience / 2:
-                pass  # its beats are missing: that is for the line above to judge, once it has lasted
-            elif beat is not None and rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
+            elif missing or beat is None:
+                continue
+            elif rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
                 found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in something that does not return"))
         return found
 

@@ -115,7 +115,7 @@ def test_whatever_befalls_a_worker_the_run_comes_to_the_same_bits(
     assert counted == known  # the running moments in the model have counted each row once
     told = lost_in(tmp_path / "run")
     assert len(told) == len(stages)
-    assert all("replica" in one and SAID[how] in one for one in told)
+    assert all("replica" in one and SAID[how] in one for one in told), told
 
 
 def test_a_spare_takes_the_place_and_is_made_anew_at_a_commit(small_job: Callable[..., Job], tmp_path: Path) -> None:
