@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ __all__ = ["answer_all", "described", "serve"]
 AGAIN = 3.0
 """Seconds before a SuperLink that does not answer is tried again."""
 
+HELD = 30.0
+"""Seconds for which a SuperLink may hold a node's place that has died: until then it lets none in with the same key."""
+
 
 def serve(file: str, address: str, certificates: str | None = None, key: str | None = None) -> None:
     """Serve the owner that the client's file tells of, on the SuperLink at `address`, until asked to stop.
@@ -37,17 +41,20 @@ def serve(file: str, address: str, certificates: str | None = None, key: str | N
     trusted = certificate(certificates, "--certificates")
     keys = None if key is None else node_key(key)
     owner, stop, away = Owner.of(place), threading.Event(), ""
+    turned: float | None = None  # since when it is turned away
     try:
         with _stopped_by_signals(stop):
             while not stop.is_set():
                 try:
                     with FleetNode(address, trusted, keys) as node:
                         owner.say(f"client {owner.name} has joined {address}")
-                        away = ""
+                        away, turned = "", None
                         answer_all(node, place, stop)
-                except TurnedAway:
-                    raise
                 except EngineError as error:
+                    if isinstance(error, TurnedAway):
+                        turned = time.monotonic() if turned is None else turned
+                        if time.monotonic() - turned > HELD:
+                            raise
                     if str(error) != away:
                         print(f"incr client: {shown(str(error))}; trying again", file=sys.stderr, flush=True)
                     away = str(error)

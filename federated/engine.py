@@ -60,7 +60,7 @@ class FederatedEngine(Engine):
             )
         owned = job.federated.superlink is not None
         self._roster: Roster = Owners(job, grid) if owned else Nodes(job, directory, grid)
-        if owned:
+        if owned and job.federated.accept_failures:
             self.max_failures = MAX_FAILURES
         self._renew()
 

@@ -145,10 +145,10 @@ class FleetNode:
             return EngineError(f"{place}: expected a SuperLink, got {type(error).__name__}: {error}")
         told = wire.FlowerError.from_json(error.response.text)
         what = f"status {error.response.status_code} ({told.message if told else error.response.text[:200]})"
-        if joins and error.response.status_code in (401, 403):
+        if joins and error.response.status_code in (401, 403, 412):
             return TurnedAway(
                 f"{place}: expected to be let in, got {what}; register the node's public key there "
-                "(flwr supernode register), and join with the private one (--key)"
+                "(flwr supernode register), join with the private one (--key), and in one process alone"
             )
         return EngineError(f"{place}: expected to be let in, got {what}")
 

@@ -52,6 +52,7 @@ class OwnerLedger:
     Traceback (most recent call last):
     ...
     incr_core.errors.CheckpointError: ...ledger.jsonl: row 5 of a.csv is in it already; ...
+    >>> folder.cleanup()
     """
 
     def __init__(self, path: Path) -> None:

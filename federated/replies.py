@@ -14,7 +14,7 @@ from federated.records import told, unpack
 from incr_core.numerics import all_finite
 from incr_core.storage import packing
 
-__all__ = ["Refused", "checked"]
+__all__ = ["MOST", "Refused", "checked"]
 
 COUNTS = ("labelled", "duplicates", "bad", "arriving", "predicted", "scored")
 MOST = 1 << 31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,6 +38,6 @@ def test_the_settings_are_those_of_the_section(tmp_path: Path) -> None:
     wanted = {"clients": "colour", "rounds": 2, "fraction": 0.5, "backend": "flower", "workers": 1}
     found = changed.federated.model_dump()
     assert found == {**job.federated.model_dump(), **wanted}
-    assert found.keys() == Federated.__dataclass_fields__.keys()
+    assert found.keys() == {field.name: field for field in fields(Federated)}.keys()
     with pytest.raises(JobError, match=r"federated\.fraction: expected at most 1"):
         engine_chosen(job, Federated(fraction=2.0))

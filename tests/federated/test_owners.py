@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.owners.PATIENCE", 0.5)
+    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
     monkeypatch.setattr("federated.owners.GRACE", 0.0)
 
 
@@ -93,6 +93,7 @@ def test_owners_learn_the_model_of_the_simulation_bit_for_bit(grid: Callable[...
     assert_each_row_once(tmp_path, tmp_path / "run")
 
 
+@pytest.mark.chaos
 def test_every_message_may_meet_another_process(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     found = finish(deployed("federated.rounds=2"), tmp_path / "run", on(grid(forgetful=True)))
     assert found.sha256 == in_simulation(tmp_path, "federated.rounds=2").sha256
@@ -106,7 +107,7 @@ def events(run: Path) -> list[tuple[str, str]]:
 # -- lost, late, back again ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", [BEFORE, AFTER])
+@pytest.mark.parametrize("when", [pytest.param(BEFORE, marks=pytest.mark.chaos), AFTER])
 @pytest.mark.parametrize("action", ["evaluate.receive", "train.learn"])
 def test_what_a_lost_answer_was_about_is_done_again(
     grid: Callable[..., OwnersGrid], tmp_path: Path, action: str, when: str

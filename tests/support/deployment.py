@@ -130,5 +130,6 @@ class Deployment:
 def wait_until(there: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LONG
     while not there():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited in vain until {what}")
         time.sleep(0.05)

@@ -1,0 +1,274 @@
+"""Who of the owners is there, and how each is asked: they come, leave, come back, and need not be believed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from federated.client_app import ORDER, WORK
+from federated.cohort import updates_of
+from federated.consent import offered
+from federated.failures import REMEDY
+from federated.members import FAILURES, Member
+from federated.records import told
+from federated.replies import MOST, Refused, checked
+from federated.roster import Roster, failures_of
+from incr_core.data.sources import seconds
+from incr_core.errors import WorkerLost
+from incr_core.job import Job
+from incr_core.rounds import outsized
+from incr_core.update import Weights
+
+__all__ = ["Attendance"]
+
+PATIENCE = 180.0
+"""Seconds to wait for `federated.min_clients`, before the loop is told."""
+
+GRACE = 3.0
+"""Seconds to wait, at a start, for others that have not said yet who they are."""
+
+
+class Attendance(Roster):
+    """The members of a run, by their names, on whatever nodes they are; `Owners` says whose turn it is.
+
+    A node that is new is asked who it is, without waiting for it. Who has said its name takes part from the next
+    increment on: those known as they were, others anew. A member that does not answer is away until a node says its
+    name again; one that answers what cannot be is left out of that question.
+    """
+
+    alike = False
+
+    def __init__(self, job: Job, grid: Grid | None = None) -> None:
+        super().__init__()
+        self._job, self._wanted = job, job.federated
+        self._grid = grid
+        self._timeout = seconds(job.federated.round_timeout)
+        self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
+        self._begin_anew("", [])
+
+    def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
+        """Go on with these members of this run, none of whom is there yet."""
+        self._run, self.members = run, list(members)
+        self.fragments = self.names
+        self._greeted: dict[str, int] = {}  # message -> node that has not said yet who it is
+        self._strangers = set[int]()  # nodes that take no part
+        self._come: list[Member] = []  # who has said its name, and is not open yet
+        self._described: Mapping[str, Any] = {}
+        self._anchor: Mapping[str, Tensor] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The owners' names."""
+        return [member.name for member in self.members]
+
+    @property
+    def there(self) -> list[int]:
+        """Those that can be asked now."""
+        return [member.index for member in self.members if member.there]
+
+    # -- who is there ------------------------------------------------------------------------------------------------
+
+    def _gather(self, grace: float = 0.0) -> None:
+        """Take in who has come, or come back; wait where they are too few. WorkerLost where they stay too few."""
+        begun, said = time.monotonic(), 0.0
+        while True:
+            self._take_in()
+            there, now = len(self.there), time.monotonic()
+            if there + len(self._come) >= self._wanted.min_clients and (not self._greeted or now - begun > grace):
+                self._open()
+                there = len(self.there)
+                if there >= self._wanted.min_clients:
+                    return
+            if now - begun > PATIENCE:
+                raise WorkerLost(
+                    f"federated.min_clients: expected {self._wanted.min_clients} clients, got {there} after "
+                    f"{PATIENCE:.0f} s{self._absent()}; start them (incr client), or lower it; {REMEDY}"
+                )
+            if there < self._wanted.min_clients and now - said > 30.0:
+                said = now
+                wanted = f"{there} of {self._wanted.min_clients} clients are there"
+                print(f"incr: waiting: {wanted}{self._absent()}", file=sys.stderr, flush=True)
+            time.sleep(0.1)
+
+    def _absent(self) -> str:
+        away = [member.name for member in self.members if not member.there]
+        return f" (not {', '.join(away)})" if away else ""
+
+    def _take_in(self) -> None:
+        """Ask nodes that are not known who they are, and take note of those that have said so."""
+        grid = self._reached
+        with failures_of(grid, "finding the clients"):
+            online = set(grid.get_node_ids())
+            for member in self.members:
+                if member.node is not None and member.node not in online:
+                    self._lost(member, "its node is gone")
+            self._come = [member for member in self._come if member.node in online]
+            known = {member.node for member in (*self.members, *self._come)}
+            known |= {*self._greeted.values()} | self._strangers
+            if new := sorted(online - known):
+                hello = [Message(RecordDict({ORDER: ConfigRecord({})}), node, "query.hello") for node in new]
+                self._greeted |= zip(grid.push_messages(hello), new, strict=True)
+            self._greeted = {sent: node for sent, node in self._greeted.items() if node in online}
+            said = list(grid.pull_messages(self._greeted)) if self._greeted else []
+        for reply in said:
+            node = self._greeted.pop(reply.metadata.reply_to_message_id, None)
+            come = None if node is None else self._member(node, reply)
+            if come is not None:
+                self._come = [*(other for other in self._come if other is not come), come]
+
+    def _member(self, node: int, reply: Message) -> Member | None:
+        """Who a node says that it is; None where it takes no part."""
+        who: Mapping[str, Any] = reply.content.config_records.get(ORDER, {}) if reply.has_content() else {}
+        name, identity = str(who.get("name", ""))[:100], str(who.get("identity", ""))
+        if not name or not identity:
+            self._refuse(
+                node, f"node {node}", "no client's file: give its node one (node-config client='/path/x.toml')"
+            )
+            return None
+        member = next((member for member in (*self.members, *self._come) if member.name == name), None)
+        if member is None:
+            member = Member(name, -1, identity)
+        elif member.identity != identity:
+            self._refuse(node, f"node {node}", f"the name {name} of another client: call yours otherwise")
+            return None
+        member.node = node
+        return member
+
+    def _open(self) -> None:
+        """Let those take part that have come: who is known as it was, others anew, behind them, by their names."""
+        come, self._come = self._come, []
+        for member in sorted(come, key=lambda member: (member.index < 0, member.index, member.name)):
+            if member.opened:
+                self.news.append(("client returned", f"client {member.name}", "it goes on where it was"))
+                continue
+            new = member.index < 0
+            if new:
+                member.index = len(self.members)
+                self.members.append(member)
+            member.opened = True
+            order = {
+                "job": offered(self._job),
+                "index": member.index,
+                "describe": not self._described,
+            }
+            answer = self.ask("query.open", [member.index], order).get(member.index)
+            if answer is None and new:
+                self._strangers.add(self.members.pop().node or 0)  # it does not fit, and has said why
+            elif answer is None:
+                member.opened = False
+            else:
+                self._opened(member, answer)
+        self.fragments = self.names
+
+    def _opened(self, member: Member, answer: RecordDict) -> None:
+        document = told(answer)
+        self._described = self._described or document
+        member.generation = int(str(answer.config_records[WORK]["generation"]))
+        self._coming(member, document)
+        self.news.append(("client joined", f"client {member.name}", f"takes part, as number {member.index}"))
+
+    def _coming(self, member: Member, document: Mapping[str, Any]) -> None:
+        coming = document["coming"]
+        member.coming = None if coming is None else int(coming["time"]) if self._timed else 0
+
+    @property
+    def _timed(self) -> bool:
+        """Whether an increment is a tick of a clock."""
+        every = self._job.stream.every
+        return isinstance(every, str) and every != "file"
+
+    # -- a question --------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        action: str,
+        clients: Sequence[int],
+        order: Mapping[str, Any] | None = None,
+        *,
+        orders: Sequence[Mapping[str, Any]] | None = None,
+        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
+        anchor: Weights | None = None,
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> dict[int, RecordDict]:
+        """As `Roster.ask`, those that are there; the answers of those that have answered as they should."""
+        places = [place for place, client in enumerate(clients) if self.members[client].there]
+        self._anchor = anchor
+        return super().ask(
+            action,
+            [clients[place] for place in places],
+            order,
+            orders=None if orders is None else [orders[place] for place in places],
+            records=None if records is None else [records[place] for place in places],
+            anchor=anchor,
+            shared=shared,
+        )
+
+    @property
+    def _reached(self) -> Grid:
+        assert self._grid is not None, "start before asking"
+        return self._grid
+
+    def _node(self, client: int) -> int:
+        node = self.members[client].node
+        assert node is not None
+        return node
+
+    def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
+        return ConfigRecord({**order, "run": self._run, "generation": self.members[client].generation})
+
+    def _exchange(self, messages: list[Message]) -> list[Message]:
+        return list(self._reached.send_and_receive(messages, timeout=self._timeout))
+
+    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
+        """The answers that are as they should be; whoever has given another is left out, and its rows stay with it."""
+        found: dict[int, RecordDict] = {}
+        for client, answer in zip(clients, answers, strict=True):
+            member = self.members[client]
+            most = self._passes * member.offered if action == "train.learn" else MOST
+            try:
+                found[client] = checked(action, answer, self._anchor, most, member.generation)
+            except Refused as why:
+                self._failed(member, action, why)
+        if action == "train.learn" and self._wanted.checks and self._anchor is not None:
+            learners = [*found]
+            for place, why_not in outsized(updates_of(found), self._anchor, self._described["rules"]).items():
+                del found[learners[place]]
+                self._failed(self.members[learners[place]], action, Refused(why_not))
+        for client, content in found.items():
+            work = content.config_records[WORK]
+            if action != "query.open":
+                self.members[client].generation = int(str(work["generation"]))
+            self.members[client].ledger = str(work["ledger"])
+        return found
+
+    def _failed(self, member: Member, action: str, why: Refused) -> None:
+        if not self._wanted.accept_failures:
+            raise WorkerLost(f"client {member.name}: {why}; {REMEDY}")
+        if why.silent:
+            self._lost(member, str(why))
+            return
+        member.failures += 1
+        done = "its answer was left out"
+        if action == "query.open":
+            done = "it takes no part"
+        elif member.failures >= FAILURES:
+            done = f"left out until the run is started again: {FAILURES} failures in a row"
+        self.news.append(("client refused", f"client {member.name}: {why}", done))
+        print(f"incr: client {member.name}: {why}; {done}", file=sys.stderr, flush=True)
+
+    def _lost(self, member: Member, why: str) -> None:
+        """It is away, until its node, or another one, says its name again."""
+        if member.node is not None:
+            self.news.append(("client lost", f"client {member.name}: {why}", "its rows wait until it comes back"))
+        member.node = None
+
+    def _refuse(self, node: int, who: str, why: str) -> None:
+        self._strangers.add(node)
+        self.news.append(("client refused", f"{who}: expected a client of this run, got {why}", "it takes no part"))
+        print(f"incr: {who}: expected a client of this run, got {why}", file=sys.stderr, flush=True)
