@@ -28,6 +28,7 @@ class Cluster:
     wire: Literal["float32", "float16", "int8"] | None = None
     overlap: bool | None = None
     memory_scope: Literal["own", "all"] | None = None
+    scale_lr: Literal["none", "sqrt", "linear"] | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None
