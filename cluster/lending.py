@@ -6,6 +6,7 @@ those, nobody can make them anew: where they do not come, the peer is lost, and 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,9 @@ from incr_core.numerics import FlatLayout, FlatTensors
 from incr_core.update import Weights
 
 __all__ = ["PeerLending"]
+
+ATTEMPTS = 10
+"""How often to ask one who does not answer in time: its host may have no time for it."""
 
 
 class PeerLending:
@@ -49,7 +53,7 @@ class PeerLending:
         for one in self._fetching:
             one.cancel()
         if self._generation != self._peers.generation:
-            self._thread.shutdown(wait=False)  # it may still ask who is lost
+            self.close()  # it may still ask who is lost
             self._begin_generation()
         self._begun += 1
         self._turns.begin()
@@ -68,26 +72,41 @@ class PeerLending:
         own = self._place.replica
         items = [self._item(piece, own) for piece in range(len(pieces))]
         self._fetching = [
-            self._thread.submit(self._fetch, item, givers) for item, givers in zip(items, pieces, strict=True)
+            self._thread.submit(self._fetch, item, givers, self._over)
+            for item, givers in zip(items, pieces, strict=True)
         ]
         return [partial(self._come, one) for one in self._fetching]
 
     def _begin_generation(self) -> None:
         self._generation, self._begun = self._peers.generation, 0
+        self._over = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="borrowing")
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        self._over.set()
+        self._thread.shutdown(wait=False)
 
     def _item(self, piece: int, taker: int) -> Item:
         return self._generation, self._begun, piece, taker
 
-    def _fetch(self, item: Item, givers: Sequence[int]) -> list[Weights]:
+    def _fetch(self, item: Item, givers: Sequence[int], over: threading.Event) -> list[Weights]:
         found = []
         for giver in givers:
-            handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)
-            if handed is None:
-                raise EngineError(f"what replica {giver} remembers does not come")
+            handed = self._asked(item, giver, over)
             flat = FlatTensors(FlatLayout.from_document(handed.told["layout"]), handed.arrays["rows"])
             found.append(flat.tensors(copy=False))
         return found
+
+    def _asked(self, item: Item, giver: int, over: threading.Event) -> Handed:
+        """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""
+        for _ in range(ATTEMPTS):
+            handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)
+            if handed is not None:
+                return handed
+            if over.wait(1.0):
+                break
+        raise EngineError(f"what replica {giver} remembers does not come")
 
     def _come(self, fetching: Future[list[Weights]]) -> list[Weights]:
         begun = time.perf_counter()

@@ -29,6 +29,7 @@ class Cluster:
     overlap: bool | None = None
     memory_scope: Literal["own", "all"] | None = None
     fragments: int | None = None
+    scale_lr: Literal["none", "sqrt", "linear"] | None = None
     partition: str | None = None
     address: str | None = None
     timeout: float | None = None

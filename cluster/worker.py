@@ -176,7 +176,7 @@ class ShardWorker:
         place, job = self.place, self._job
 
         def participant() -> Participant:
-            return job.participant(
+            made = job.participant(
                 place.participant,
                 self._seed,
                 partition_of(job, place),
@@ -184,6 +184,8 @@ class ShardWorker:
                 (place.shard, place.shards),
                 turns=self._turns,
             )
+            made.learner.descent.scaled = job.cluster.rate_of(place.replicas)
+            return made
 
         between: Exchange = Alone()
         if place.replicas > 1:

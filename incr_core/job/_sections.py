@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -243,6 +244,7 @@ class ClusterSection(Section):
     overlap: bool = False
     memory_scope: Literal["own", "all"] = "own"
     fragments: int = Field(1, ge=1)
+    scale_lr: Literal["none", "sqrt", "linear"] = "none"
     partition: str = "blocks"
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
@@ -268,6 +270,10 @@ class ClusterSection(Section):
     def members(self) -> Replicas:
         """How many replicas there are, or may be."""
         return Replicas.of(self.replicas)
+
+    def rate_of(self, replicas: int) -> float:
+        """What the learning rate of each of so many replicas is multiplied by."""
+        return {"none": 1.0, "sqrt": math.sqrt(replicas), "linear": float(replicas)}[self.scale_lr]
 
     @property
     def interval(self) -> Interval:

@@ -211,7 +211,7 @@ class Learner(Mergeable, Predicting, Resuming):
         """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
         self.forwards.set_mode(training=True)
         self._step.losses = {}
-        self.context.raised = self.descent.rate
+        self.context.raised = self.descent.factor
         rows = 0
         with self.forwards.learning:
             try:

@@ -24,7 +24,9 @@ class Descent:
     schedule: changes the learning rate; None: it stays.
     scale: for float16. It scales a loss up before the backward and the gradients down after it.
     sparse: whether some gradients are.
-    rate: an attribute, by which the optimiser's own learning rate is multiplied.
+    rate, scaled: attributes, by both of which the optimiser's own learning rate is multiplied; `factor` is their
+    product. A drift's action changes `rate`, which is part of the state; `scaled` says how many learn together, and is
+    not: who goes on from the state may be one of more or fewer.
 
     >>> import torch
     >>> weight = Parameter(torch.tensor([3.0, 4.0]))
@@ -52,6 +54,7 @@ class Descent:
         self.schedule = schedule
         self.scale = scale
         self.rate = 1.0
+        self.scaled = 1.0
         self._clip = _clip_sparse if sparse else nn.utils.clip_grad_norm_
         if schedule is not None:
             schedule.start(optimizer)
@@ -63,11 +66,16 @@ class Descent:
         loss.backward()  # type: ignore[no-untyped-call]
         return True
 
+    @property
+    def factor(self) -> float:
+        """By how much the optimiser's own learning rate is multiplied."""
+        return self.rate * self.scaled
+
     def step(self) -> None:
         """Move, and let go of the gradients."""
         if self.clip is not None:
             self._clip(self.parameters, self.clip)
-        if self.rate == 1.0:
+        if self.factor == 1.0:
             unobserved_step(self.optimizer)()
         else:
             with self._at_rate():
@@ -88,7 +96,7 @@ class Descent:
         groups = self.optimizer.param_groups
         before = [group["lr"] for group in groups]
         for group in groups:
-            group["lr"] = group["lr"] * self.rate
+            group["lr"] = group["lr"] * self.factor
         try:
             yield
         finally:

@@ -26,7 +26,7 @@ class Context:
     new: the rows of the current batch as they came, before strategies append, weigh or set aside any.
     increment: the number of the increment being learned, from 0.
     step: optimiser steps taken since the learner was made.
-    raised: the factor by which a drift's action has raised the optimiser's learning rate.
+    raised: the factor by which a drift's action, or the number of replicas, raises the optimiser's learning rate.
     generator: the seeded source of every random choice; part of the learner's state.
     names, parameters: the trainable weights of the model, in its own order.
     """

@@ -66,6 +66,7 @@ def lending_of(
     try:
         yield lending
     finally:
+        lending.close()
         turns.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,16 @@ def test_a_layer_that_is_not_called_is_told(people: Path, two_shards: TwoShards)
         JobError, match=r"reads the weights of a layer of 1.layers without calling it, .* call the layer, "
     ):
         two_shards.run(one_learned, job.model_dump(), group=False)
+
+
+@pytest.mark.parametrize(("told", "factor"), [("none", 1.0), ("sqrt", 2.0), ("linear", 4.0)])
+def test_the_rate_follows_the_number_of_replicas(told: str, factor: float, people: Path) -> None:
+    job = numbers_job(people, "cluster.replicas=4", "cluster.shards=1", f"cluster.scale_lr={told}")
+    meeting, _store = Rendezvous.open("127.0.0.1", timedelta(seconds=20))
+    worker = ShardWorker()
+    with tempfile.TemporaryDirectory() as folder:
+        place, shared = Place(1, 4, 0, 1), SharedFolder.mark(Path(folder))
+        worker.build(place, "alive", 1, Setup(job.model_dump(), {}, meeting, shared))
+        learner = worker.worker.participant.learner
+    learner.load_state_dict({**learner.state_dict(), "rate": 3.0})
+    assert learner.descent.factor == 3.0 * factor, "beside what a drift has raised"

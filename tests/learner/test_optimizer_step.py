@@ -115,7 +115,8 @@ def test_an_anchor_holds_as_hard_at_a_raised_rate() -> None:
     learner = Learner(
         torch.nn.Linear(2, 1), Binary(), lambda weights: torch.optim.SGD(weights, lr=0.1), [Spring()], batch_size=4
     )
-    learner.descent.rate = 3.0
+    learner.descent.rate, learner.descent.scaled = 1.5, 2.0
     learner.learn(Batch(torch.ones(4, 2), torch.ones(4)))
+    assert learner.context.rates() == pytest.approx(0.3)
     for weight in learner.model.parameters():
         assert torch.allclose(weight, torch.zeros(1), atol=1e-6)
