@@ -241,12 +241,12 @@ class ShardWorker:
             return
         self._turns.begin()
         self._fragments_told = 0
-        if version is None or saved is None or weights is None:
+        if saved is None or weights is None:
             self.worker.start(None, None)
             return
         whole = weights.tensors(copy=False)
         with saved.here() as states:
-            if saved.inherits:
+            if saved.inherits and version is not None:
                 self._inherit(version, states, whole, found=found)
             else:
                 self.worker.start(states[0], whole, found=found)
