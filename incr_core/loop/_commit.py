@@ -33,7 +33,7 @@ def publish(
         extra={} if history is None else {"history": history},
         extra_state=engine.extra_state(),
         state=kept,
-        participants=engine.participants,
+        participants=engine.swept,
         retired=engine.retired,
         unsynced=unsynced,
     )

@@ -12,7 +12,7 @@ from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._review import Review
-from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
+from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._worker import Worker
 
@@ -42,5 +42,6 @@ __all__ = [
     "consolidate",
     "interleaved",
     "take_round",
+    "together",
     "total_observed",
 ]
