@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from cluster.place import Place
 from incr_core.errors import JobError
-from incr_core.storage import storage
+from incr_core.storage import remove, storage
 
 __all__ = ["SharedFolder", "require_lasting"]
 
@@ -58,6 +60,17 @@ class SharedFolder:
             path.mkdir(parents=True, exist_ok=True)
             (path / MARK).write_text(shared.token)
         return shared
+
+    def state(self, place: Place, version: int) -> Path:
+        """Where a worker keeps its state of a version."""
+        return place.state(self.path, version)
+
+    def let_go(self, place: Place, version: int) -> None:
+        """Remove a worker's state of a version, and the version's folder with its replica's last one."""
+        folder = self.state(place, version)
+        remove(folder)
+        with suppress(OSError):  # others of the replica are there still
+            folder.parent.rmdir()
 
     def unmark(self) -> None:
         """Take the file away."""
