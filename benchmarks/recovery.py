@@ -44,7 +44,7 @@ def job(folder: Path, spares: int) -> Job:
         draw = np.random.default_rng(0)
         columns = {f"x{column}": draw.normal(size=ROWS) for column in range(8)}
         label = (columns["x0"] + columns["x1"] > 0).astype(np.int64)
-        pq.write_table(pa.table({**columns, "y": label}), path)
+        pq.write_table(pa.table({**columns, "y": label}), path, row_group_size=20_000)
     return Job.from_document(
         {
             "name": "recovery",

@@ -6,7 +6,9 @@
     save       all workers keep their state
 
 So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are
-then handed over with what was learned; a rarer one costs two. The driver does no arithmetic on weights.
+then handed over with what was learned; a rarer one costs one call to the first replica besides. With the call to save
+goes the one to receive, so that workers take the next increment while the version is written. The driver does no
+arithmetic on weights.
 """
 
 from __future__ import annotations
