@@ -3,8 +3,9 @@
     python -m benchmarks.recovery
 
 Two replicas of one thread each learn increments of 500 rows. Every few increments one replica's process is killed, in
-the middle of whatever it is at. The seconds are counted here, from the kill to the end of the next increment that is
-learned. At the end each row must be in exactly one version, and the model the same as that of a run without kills.
+the middle of whatever it is at; where there is a spare, once that has started. The seconds are counted here, from the
+kill to the end of the next increment that is learned. At the end each row must be in exactly one version, and the model
+the same as that of a run without kills.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
-ROWS, EVERY = 100_000, 500
+ROWS, EVERY = 800_000, 500
 APART = 20
 """Increments between one kill and the next."""
 
@@ -43,7 +44,7 @@ def job(folder: Path, spares: int) -> Job:
         draw = np.random.default_rng(0)
         columns = {f"x{column}": draw.normal(size=ROWS) for column in range(8)}
         label = (columns["x0"] + columns["x1"] > 0).astype(np.int64)
-        pq.write_table(pa.table({**columns, "y": label}), path)
+        pq.write_table(pa.table({**columns, "y": label}), path, row_group_size=20_000)
     return Job.from_document(
         {
             "name": "recovery",
@@ -61,7 +62,7 @@ class Killer:
     """Kill one replica after the other, a moment after an increment, and take the time until the next is learned."""
 
     def __init__(self, engine: ClusterEngine, kills: int) -> None:
-        self.engine, self.left = engine, kills
+        self.engine, self.left, self.spares = engine, kills, engine.job.cluster.spares
         self.seconds: list[float] = []
         self._killed: float | None = None
         self._increments = 0
@@ -72,7 +73,7 @@ class Killer:
         if self._killed is not None:
             self.seconds.append(time.perf_counter() - self._killed)
             self._killed = None
-        elif self.left and self._increments % APART == 0:
+        elif self.left and self._increments % APART == 0 and self.engine.spares == self.spares:
             self.left -= 1
             victim = self.engine.processes[self.left % 2]
             threading.Timer(0.002 * self.left, self._kill, [victim]).start()

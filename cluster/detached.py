@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.session import Session
-from cluster.worker_pool import never_made
+from cluster.worker_calls import never_made
 from incr_core.errors import EngineError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.registry import Detached, withdraw_detached

@@ -6,46 +6,44 @@
     save       all workers keep their state
 
 So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are
-then handed over with what was learned; a rarer one costs two. The driver does no arithmetic on weights.
+then handed over with what was learned; a rarer one costs one call to the first replica besides. With the call to save
+goes the one to receive, so that workers take the next increment while the version is written. The driver does no
+arithmetic on weights.
 """
 
 from __future__ import annotations
 
-import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from cluster.exported import Exported
+from cluster.actors import Actors, on_ray
+from cluster.kept_states import KeptStates
 from cluster.leaving import Leaving
 from cluster.membership import Membership
 from cluster.place import Place
 from cluster.recruiting import Recruiter
 from cluster.rendezvous import Rendezvous
-from cluster.session import Session, require_ray
-from cluster.shared_folder import SharedFolder, require_lasting
-from cluster.shared_store import SharedStore, StoredState
-from cluster.worker import Handover, Received, Saved, Setup
+from cluster.shared_folder import require_lasting
+from cluster.worker import Handover, Received, SavedAt, Setup
 from cluster.worker_pool import WorkerPool
 from cluster.writing import await_all, take_parts
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, total_observed
-from incr_core.storage import copy_of
+from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, together, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
-    from incr_core.job import ClusterSection, Job
+    from incr_core.job import Job
 
 __all__ = ["ClusterEngine"]
 
@@ -54,37 +52,36 @@ class ClusterEngine(Engine):
     """Participants are replicas, on a Ray of our own or on the one at `cluster.address`.
 
     With one replica there is nobody to average with: it takes one outer step an increment, as the local engine does.
+
+    actors: makes the place where workers live.
     """
 
     name = "cluster"
 
-    def __init__(self, job: Job, directory: Path) -> None:
+    def __init__(self, job: Job, directory: Path, actors: Callable[[Job], Actors] = on_ray) -> None:
         super().__init__(job, Path(directory).absolute())
         require_lasting(self.directory)
-        self._copy = copy_of(self.directory)
         settings = job.cluster
         if settings.memory_scope == "all":
             check_borrowing(job.strategies())
         self.max_failures = settings.max_failures
         self._members = Membership(settings.members, settings.shards)
+        self._states = KeptStates(self.directory)
         self._fragments: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
-        self._leaving = Leaving()
-        self._session = Session(settings.address, slots_of(settings))
-        self._exported = Exported(str(self.directory))
+        self._ended = False
+        self._actors = actors(job)
         try:
-            self._shared: SharedFolder | SharedStore = (
-                SharedFolder.mark(self.directory)
-                if self._copy is None
-                else SharedStore(self._copy.address, self._copy.token)
-            )
-            meeting, self._store = self._meeting(timedelta(seconds=settings.timeout))
+            self._leaving = Leaving(self._actors.draining)
+            self._exports = self._actors.exports(str(self.directory))
+            self._shared = self._states.shared()
+            meeting, self._store = Rendezvous.open(self._actors.host, timedelta(seconds=settings.timeout))
             self._pool = WorkerPool(
+                self._actors,
                 self._store,
                 settings.timeout,
-                gpu=job.learner.device.startswith("cuda"),
                 spares=settings.spares,
                 setup=Setup(
                     job.model_dump(),
@@ -96,7 +93,7 @@ class ClusterEngine(Engine):
             )
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
             # A store in which objects are made one after the other is not written from two threads.
-            self.saves_meanwhile = settings.shards > 1 and self._copy is None
+            self.saves_meanwhile = settings.shards > 1 and self._states.are_files
             self._told = meeting.join()
             self._saving: list[str] = []
         except BaseException:
@@ -111,17 +108,6 @@ class ClusterEngine(Engine):
         require_lasting(directory)
         start(job, directory, token)
 
-    def _meeting(self, timeout: timedelta) -> tuple[Rendezvous, Any]:
-        """Open the workers' meeting place on this host."""
-        host = self._session.host
-        try:
-            return Rendezvous.open(host, timeout)
-        except (OSError, RuntimeError) as error:
-            raise EngineError(
-                f"cluster: expected to open a port on {host}, where Ray says this host is, got {error}; "
-                "start Ray with the address of one of its interfaces (ray start --node-ip-address)"
-            ) from error
-
     @property
     def places(self) -> list[Place]:
         """The workers' places, as of the last `start`."""
@@ -133,6 +119,11 @@ class ClusterEngine(Engine):
         return [place.participant for place in self.places if place.shard == 0]
 
     @property
+    def swept(self) -> list[str]:
+        """The replicas, where their states are objects; else each of them removes its own."""
+        return [] if self._states.are_files else self.participants
+
+    @property
     def fragments(self) -> Sequence[str]:
         """Paths of the stream's fragments by number, as far as the first replica has come."""
         return self._fragments
@@ -142,13 +133,18 @@ class ClusterEngine(Engine):
         """The process ids of the workers, by place."""
         return self._pool.processes
 
+    @property
+    def spares(self) -> int:
+        """How many workers have started that wait for a place."""
+        return self._pool.ready
+
     def start(self, commit: Commit | None) -> None:
         """Begin anew, or go on from a commit; who was lost is replaced.
 
         Who is left, and took part in the commit, goes on from its own memory.
         """
         self._version = None if commit is None else commit.version
-        self._exported.committed(self._version or 0)
+        self._exports.committed(self._version or 0)
         self._handover = None
         with self._lost("starting"):
             self._members.begin(None if commit is None else commit.engine)
@@ -159,23 +155,27 @@ class ClusterEngine(Engine):
                 self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
-            sent = ray.put(FlatTensors.of(commit.weights))
-            saved = [self._saved_at(place, commit.version) for place in self.places]
-            self._pool.call_each("start", [(commit.version, one, sent, anew) for one in saved])
+            sent = self._actors.shared(FlatTensors.of(commit.weights))
+            self._pool.call_each("start", [(commit.version, at, sent, anew) for at in self._saved_at(commit.version)])
 
-    def _saved_at(self, place: Place, version: int) -> Saved:
-        """Where what a worker goes on from is kept: its own state, or those of all before of which it takes some."""
+    def _saved_at(self, version: int) -> list[Any]:
+        """Where what workers go on from is kept: each one's own state, or those that it takes part of."""
+        members, states = self._members, self._states
+        if not members.inherits and not members.cuts:
+            return [SavedAt([[states.of(place, version)]]) for place in self.places]
+        found: dict[tuple[int | None, int | None], Any] = {}
+        return [self._taken_from(place, version, found) for place in self.places]
+
+    def _taken_from(self, place: Place, version: int, found: dict[tuple[int | None, int | None], Any]) -> Any:
+        """The states of which a worker takes its part; found: by which replica and shard each needs them, told once."""
         members = self._members
-        replicas = range(members.before or 0) if members.inherits else (place.replica,)
-        shards = range(members.shards_before) if members.cuts else (place.shard,)
-        return Saved(
-            [
-                [self._kept_at(self._path(replace(place, replica=replica, shard=shard), version)) for shard in shards]
-                for replica in replicas
-            ],
-            inherits=members.inherits,
-            cuts=members.cuts,
-        )
+        key = None if members.inherits else place.replica, None if members.cuts else place.shard
+        if key not in found:
+            replicas = range(members.before or 0) if members.inherits else (place.replica,)
+            shards = range(members.shards_before) if members.cuts else (place.shard,)
+            kept = self._states.of_all(place, replicas, shards, version)
+            found[key] = self._actors.shared(SavedAt(kept, inherits=members.inherits, cuts=members.cuts))
+        return found[key]
 
     def regroups(self) -> bool:
         """Whether there are to be more or fewer replicas from now on."""
@@ -209,7 +209,7 @@ class ClusterEngine(Engine):
                 f"stream: expected the same increment in every replica, got {found}; "
                 "did files appear while the replicas began to read? run the same command again"
             )
-        self._steps = [found.steps for found in received if found is not None]
+        self._steps, self._ended = [found.steps for found in received if found is not None], not arrivals
         if arrivals:
             self._members.received(arrivals[0].tick.number)
         if received[0] is not None:
@@ -228,7 +228,7 @@ class ClusterEngine(Engine):
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
             done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
-        return combined(done)
+        return together(done)
 
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
@@ -236,11 +236,13 @@ class ClusterEngine(Engine):
         self._handover = None
         commits = self.job.publish.every == 1 and not self.saves_meanwhile
         with self._lost(f"learning {arrivals[0].tick.name}"):
-            done = self._pool.call("learn", total_observed(arrivals), self._pace(), hands_over=commits)
+            # Packed here, once, and not for each of them.
+            told = pickle.dumps((FlatTensors.of(total_observed(arrivals)), self._pace()))
+            done = self._pool.call("learn", told, hands_over=commits)
         self._handover = done[0][1]
-        learned = combined([learned for learned, _ in done])
+        learned = together([learned for learned, _ in done])
         rows = sum(arrival.labelled for arrival in arrivals)
-        self._exported.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
+        self._exports.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
         return learned
 
     def _pace(self) -> Pace:
@@ -252,23 +254,21 @@ class ClusterEngine(Engine):
         """Let all workers do it."""
         self._handover = None
         with self._lost("following orders"):
-            sent = None if weights is None else ray.put(FlatTensors.of(weights))
+            sent = None if weights is None else self._actors.shared(FlatTensors.of(weights))
             self._pool.call("order", orders, sent)
 
     def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""
-        paths = [self._path(place, version) for place in self.places]
         with self._lost(f"saving version {version}"):
             if self.saves_meanwhile:
                 token = uuid4().hex[:8]
                 self._saving = [f"written/{token}/{place.number}" for place in self.places]
-                calls = [(version, path, key) for path, key in zip(paths, self._saving, strict=True)]
-                self._pool.call_each("save_meanwhile", calls)
+                self._pool.call_each("save_meanwhile", [(version, key) for key in self._saving])
                 return self._members.saved()
-            made = self._pool.call_each("save", [(version, self._kept_at(path)) for path in paths])
-        if self._copy is not None:
-            for path, objects in zip(paths, made, strict=True):
-                self._copy.stored(path, objects)
+            # Who is to have no others beside it next goes on at once, while the version is written.
+            goes_on = self._members.wanted.fixed and not self._ended
+            saved = self._pool.call("save", version, then="receive" if goes_on else "")
+        self._states.kept(self.places, version, saved)
         return self._members.saved()
 
     def written(self, version: int, given_up: Callable[[], bool]) -> Weights:
@@ -276,8 +276,8 @@ class ClusterEngine(Engine):
         if not self.saves_meanwhile:
             return self.weights()
         told = await_all(self._told, self._saving, given_up)
-        first = Place(0, 1, 0, self.job.cluster.shards).of_replica()
-        return take_parts([self._path(place, version) for place in first], told[0])
+        first = [place for place in self.places if place.replica == 0]
+        return take_parts([place.state(self.directory, version) for place in first], told[0])
 
     def settle(self) -> None:
         """Wait until no worker is writing any more."""
@@ -287,7 +287,7 @@ class ClusterEngine(Engine):
     def committed(self, version: int) -> None:
         """Spares that were used may be made anew."""
         self._version = version
-        self._exported.committed(version)
+        self._exports.committed(version)
         with self._lost(f"going on after version {version}"):
             self._pool.committed()
 
@@ -301,11 +301,13 @@ class ClusterEngine(Engine):
 
     def leaving(self) -> str:
         """The workers on nodes that are being drained, and whether the node of this process is one of them."""
-        nodes = self._pool.nodes
         with self._lost("looking for nodes that leave"):
-            here = ray.get_runtime_context().get_node_id()
-            found = self._leaving.noticed({**nodes, here: ", ".join(filter(None, [nodes.get(here), "the loop"]))})
+            found = self._leaving.noticed(self._nodes)
         return f"cluster: the node of {', '.join(found)} is being drained" if found else ""
+
+    def _nodes(self) -> dict[str, str]:
+        nodes, here = self._pool.nodes(), self._actors.node
+        return {**nodes, here: ", ".join(filter(None, [nodes.get(here), "the loop"]))}
 
     def weights(self) -> Weights:
         """The whole weights."""
@@ -323,7 +325,7 @@ class ClusterEngine(Engine):
         """What the first replica hands over, with the weights or without; asked for once until something changes."""
         if self._handover is None or (gathers and not self._handover.weights.layout.places):
             with self._lost("gathering the weights"):
-                self._handover = self._pool.call("hand_over", gathers=gathers)[0]
+                self._handover = self._pool.call_first("hand_over", gathers=gathers)
         assert self._handover is not None
         return self._handover
 
@@ -333,24 +335,13 @@ class ClusterEngine(Engine):
             self._pool.close()
         if hasattr(self, "_shared"):
             self._shared.unmark()
-        self._session.close()
-
-    def _path(self, place: Place, version: int) -> Path:
-        return self.state_path(place.participant, version) / f"shard-{place.shard}"
-
-    def _kept_at(self, path: Path) -> Path | StoredState:
-        """Where a worker keeps the state that is at this path in the run: there, or in the run's store."""
-        copy = self._copy
-        if copy is None:
-            return path
-        prefix = f"objects/{copy.token}/{uuid4().hex[:8]}/{path.relative_to(copy.folder).as_posix()}"
-        return StoredState(copy.address, prefix, copy.objects(path))
+        self._actors.close()
 
     @contextmanager
     def _lost(self, doing: str) -> Iterator[None]:
         """Say what the loss of a worker, or of Ray itself, means for the run."""
         try:
-            require_ray()
+            self._actors.require()
             yield
         except RayTaskError:  # what a worker's own code, or the user's, has raised
             raise
@@ -362,38 +353,6 @@ class ClusterEngine(Engine):
             )
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
             if kind is WorkerLost:
-                self._exported.lost()
+                self._exports.lost()
             reason = " ".join(str(lost).split())
             raise kind(f"cluster: {reason} while {doing}; {stands}") from lost
-
-
-def slots_of(settings: ClusterSection) -> int:
-    """How many CPUs a Ray of our own says it has: as many as there are to be workers, in a range as there are cores."""
-    members = settings.members
-    most = members.most
-    if not members.fixed and not members.log:
-        most = min(most, max(members.least, (os.cpu_count() or 1) // settings.shards))
-    return most * settings.shards + settings.spares
-
-
-def combined(rounds: Sequence[Round]) -> Round:
-    """What all workers did at the same time, as one: sums, and the longest of their times.
-
-    >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
-    >>> both = combined([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
-    >>> both.losses, both.passes_rows, both.seconds_learning
-    ({'loss': 4.0}, 4, 0.5)
-    """
-    losses: dict[str, float] = {}
-    for done in rounds:
-        for name, value in done.losses.items():
-            losses[name] = losses.get(name, 0.0) + value
-    return Round(
-        losses,
-        sum(done.passes_rows for done in rounds),
-        sum(done.bytes_exchanged for done in rounds),
-        max(done.seconds_learning for done in rounds),
-        max(done.seconds_exchanging for done in rounds),
-        max(done.seconds_hidden for done in rounds),
-        [steps for done in rounds for steps in done.steps],
-    )

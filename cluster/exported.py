@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ray.util.metrics import Counter, Gauge
 
 from incr_core.rounds import Round
 
-__all__ = ["Exported"]
+__all__ = ["Exported", "Exports"]
+
+
+class Exports(Protocol):
+    """What is told of a run to who watches the cluster."""
+
+    def learned(self, rows: int, seconds_predicting: float, done: Round) -> None:
+        """An increment was learned."""
+
+    def committed(self, version: int) -> None:
+        """The run stands at a version."""
+
+    def lost(self) -> None:
+        """A worker was lost."""
 
 
 class Exported:

@@ -159,10 +159,14 @@ class Pulse:
 
     def _look(self) -> None:
         now = self._clock()
-        for place, key in enumerate(self.keys):
-            beat = Beat.of(self._store.get(key)) if self._store.check([key]) else None
+        # Those that were heard before are asked for together; of the others one does not know whether they are there.
+        there = [
+            place for place, beat in enumerate(self._beats) if beat is not None or self._store.check([self.keys[place]])
+        ]
+        told = self._store.multi_get([self.keys[place] for place in there]) if there else []
+        for place, beat in zip(there, map(Beat.of, told), strict=True):
             before = self._beats[place]
-            if beat is None or beat == before:
+            if beat == before:
                 continue
             self._heard[place] = now
             # A beat itself costs its own thread a little, and the one that works nothing.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from cluster.ray_privates import draining_nodes
-
 __all__ = ["Leaving"]
 
 LOOK = 1.0
@@ -18,28 +16,26 @@ class Leaving:
 
     draining: the ids of all nodes that are. clock: seconds.
 
-    >>> gone, now = {"n1"}, [0.0]
+    >>> gone, now, nodes = {"n1"}, [0.0], lambda: {"n1": "replica 0", "n2": "replica 1"}
     >>> leaving = Leaving(draining=lambda: gone, clock=lambda: now[0])
-    >>> leaving.noticed({"n1": "replica 0", "n2": "replica 1"})
+    >>> leaving.noticed(nodes)
     ['replica 0']
-    >>> gone.add("n2"); now[0] = 0.5; leaving.noticed({"n1": "replica 0", "n2": "replica 1"})
+    >>> gone.add("n2"); now[0] = 0.5; leaving.noticed(nodes)
     []
-    >>> now[0] = 2.0; leaving.noticed({"n1": "replica 0", "n2": "replica 1"})
+    >>> now[0] = 2.0; leaving.noticed(nodes)
     ['replica 1']
     """
 
-    def __init__(
-        self, draining: Callable[[], set[str]] = draining_nodes, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, draining: Callable[[], set[str]], clock: Callable[[], float] = time.monotonic) -> None:
         self._draining, self._clock = draining, clock
         self._next = 0.0
         self._known = set[str]()
 
-    def noticed(self, nodes: Mapping[str, str]) -> list[str]:
-        """Who is on nodes that have begun to leave since the last look. nodes: id -> who is on it."""
+    def noticed(self, nodes: Callable[[], Mapping[str, str]]) -> list[str]:
+        """Who is on nodes that have begun to leave since the last look. nodes: gives id -> who is on it."""
         if self._clock() < self._next:
             return []
         self._next = self._clock() + LOOK
         new = self._draining() - self._known
         self._known |= new
-        return [who for node, who in nodes.items() if node in new]
+        return [who for node, who in nodes().items() if node in new] if new else []

@@ -6,12 +6,11 @@ whoever waits for the lost one gives up.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster.heartbeat import WAITING, Heartbeat
@@ -21,7 +20,7 @@ __all__ = ["Peers", "ended_key"]
 
 T = TypeVar("T")
 
-LOOK = timedelta(seconds=1)
+LOOK = timedelta(seconds=0.2)
 """How long to wait for a peer before asking whether the generation has ended."""
 
 
@@ -38,22 +37,29 @@ class Peers:
 
     >>> from torch.distributed import HashStore
     >>> peers = Peers(HashStore(), Heartbeat(HashStore(), "alive/0", every=60.0))
-    >>> peers.meet("replica 0", ["replica 0"])
+    >>> peers.meet("to join", 1)
     """
 
     def __init__(self, store: Store, heartbeat: Heartbeat, generation: int = 0) -> None:
         self.store, self.generation = store, generation
         self._heartbeat = heartbeat
 
-    def meet(self, mine: str, all_of_us: Sequence[str]) -> None:
-        """Wait until everybody has come to this point. EngineError where the generation ends before."""
-        place = f"met/{self.generation}/"
-        self.store.set(place + mine, "")
-        missing = [place + name for name in all_of_us]
+    def meet(self, what: str, count: int) -> None:
+        """Wait until `count` workers have come to this point, each once. EngineError where the generation ends before.
+
+        Each tells the store once that it is there, and the last one that all are: with more workers it costs each the
+        same, and the store as much more as there are more of them.
+        """
+        place = f"met/{self.generation}/{what}"
+        if self.store.add(place, 1) == count:
+            self.store.set(f"{place}/all", "")
         with self._heartbeat.doing(WAITING):
-            while missing := [key for key in missing if not self.store.check([key])]:
-                self._go_on()
-                time.sleep(0.01)
+            while True:
+                try:
+                    self.store.wait([f"{place}/all"], LOOK)
+                    return
+                except dist.DistStoreError:  # not yet
+                    self._go_on()
 
     def wait(self, work: Any) -> None:
         """Wait for an exchange, torch's `Work`. EngineError where a peer is gone, or the generation ends before."""

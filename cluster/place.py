@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+
+from incr_core.registry import state_folder
 
 __all__ = ["Place"]
 
@@ -48,13 +51,13 @@ class Place:
         """
         return f"replica {self.replica} shard {self.shard}" if self.shards > 1 else f"replica {self.replica}"
 
-    def of_replica(self) -> list[Place]:
-        """All shards of its replica."""
-        return [replace(self, shard=shard) for shard in range(self.shards)]
+    def state(self, directory: str | Path, version: int) -> Path:
+        """Where the worker's state of a version is in a run directory.
 
-    def of_shard(self) -> list[Place]:
-        """The same shard of all replicas."""
-        return [replace(self, replica=replica) for replica in range(self.replicas)]
+        >>> str(Place(1, 2, 0, 1).state("runs/flights", 3))
+        'runs/flights/state/replica-1/3/shard-0'
+        """
+        return state_folder(directory, self.participant, version) / f"shard-{self.shard}"
 
     def __str__(self) -> str:
         return f"shard {self.shard} of replica {self.replica}" if self.shards > 1 else f"replica {self.replica}"

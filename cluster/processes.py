@@ -15,12 +15,15 @@ __all__ = ["Process"]
 class Process:
     """A process by its id, and the namespace of processes that this is an id in: the host's, or a container's.
 
+    node: the id of the cluster's node that it is on, where somebody has told.
+
     >>> Process.own().may_run()
     True
     """
 
     pid: int
     namespace: str
+    node: str = ""
 
     @classmethod
     def own(cls) -> Process:

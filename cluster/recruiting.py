@@ -6,7 +6,8 @@ import time
 
 from cluster.membership import Membership
 from cluster.place import Place
-from cluster.worker_pool import NoRoom, WorkerPool
+from cluster.worker_calls import NoRoom
+from cluster.worker_pool import WorkerPool
 
 __all__ = ["Recruiter"]
 

@@ -11,6 +11,8 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
+from incr_core.errors import EngineError
+
 __all__ = ["Rendezvous", "own_address", "use_interface_to"]
 
 
@@ -26,22 +28,30 @@ class Rendezvous:
     def open(cls, host: str, timeout: timedelta) -> tuple[Rendezvous, TCPStore]:
         """Open the meeting place in this process, on one address only; it lasts as long as the store returned.
 
+        EngineError where this host has no such address.
+
         >>> meeting, store = Rendezvous.open("127.0.0.1", timedelta(seconds=5))
         >>> store.set("greeting", "hello")
         >>> meeting.join().get("greeting")
         b'hello'
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, 0), family=family)
-        port = listener.getsockname()[1]
-        store = TCPStore(
-            host,
-            port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timeout,
-            master_listen_fd=listener.detach(),
-        )
+        try:
+            listener = socket.create_server((host, 0), family=family)
+            port = listener.getsockname()[1]
+            store = TCPStore(
+                host,
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=timeout,
+                master_listen_fd=listener.detach(),
+            )
+        except (OSError, RuntimeError) as error:
+            raise EngineError(
+                f"cluster: expected to open a port on {host}, where Ray says this host is, got {error}; "
+                "start Ray with the address of one of its interfaces (ray start --node-ip-address)"
+            ) from error
         return cls(host, port, timeout), store
 
     def join(self) -> TCPStore:

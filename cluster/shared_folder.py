@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from cluster.place import Place
 from incr_core.errors import JobError
-from incr_core.storage import storage
+from incr_core.storage import remove, storage
 
 __all__ = ["SharedFolder", "require_lasting"]
 
@@ -58,6 +59,15 @@ class SharedFolder:
             path.mkdir(parents=True, exist_ok=True)
             (path / MARK).write_text(shared.token)
         return shared
+
+    def state(self, place: Place, version: int) -> Path:
+        """Where a worker keeps its state of a version."""
+        return place.state(self.path, version)
+
+    def let_go(self, place: Place, version: int) -> None:
+        """Remove a replica's states of a version, if the worker is the first of its shards."""
+        if place.shard == 0:
+            remove(self.state(place, version).parent)
 
     def unmark(self) -> None:
         """Take the file away."""

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
+from cluster.place import Place
 from incr_core.errors import IncrError, JobError
 from incr_core.storage import ObjectStore
 
@@ -48,6 +50,13 @@ class SharedStore:
                 "give all nodes the same credentials and endpoint (docs/cluster.md)"
             )
 
+    def state(self, place: Place, version: int) -> StoredState:
+        """Where a worker is to keep its state of a version: as objects with names that nobody has had."""
+        return StoredState(self.address, place.state(f"objects/{self.token}/{uuid4().hex[:8]}", version).as_posix())
+
+    def let_go(self, place: Place, version: int) -> None:
+        """Whoever writes the manifest does that."""
+
     def unmark(self) -> None:
         """Nothing was left there."""
 
@@ -61,13 +70,13 @@ class StoredState:
     ...     _ = (folder / "state.json").write_text("{}")
     >>> state.made
     {'state.json': ('objects/f00d/replica-0/state.json', 2)}
-    >>> with StoredState("memory://doc/states", "", {"state.json": state.made["state.json"][0]}).kept() as folder:
+    >>> with StoredState("memory://doc/states", objects={"state.json": state.made["state.json"][0]}).kept() as folder:
     ...     (folder / "state.json").read_text()
     '{}'
     """
 
     address: str
-    prefix: str
+    prefix: str = ""
     objects: Mapping[str, str] = field(default_factory=dict)
     made: dict[str, tuple[str, int]] = field(default_factory=dict)
 

@@ -5,6 +5,7 @@ It knows nothing of Ray; the pool makes an actor of it.
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,10 +35,12 @@ from incr_core.data.timeline import Blocks, ByHash, Partition
 from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
-from incr_core.rounds import Alone, Arrival, Exchange, Orders, Pace, Participant, Round, SavedState, Worker
+from incr_core.registry import STAY
+from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Round, SavedState, Worker
+from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
-__all__ = ["Handover", "Received", "Saved", "Setup", "ShardWorker", "partition_of"]
+__all__ = ["Handover", "Received", "Saved", "SavedAt", "Setup", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
@@ -50,8 +53,8 @@ PATIENCE = 10
 class Received:
     """What a replica tells about the increment it took.
 
-    steps: optimiser steps it will take. fragments: paths of the fragments of the stream, but for the `known` first
-    ones, which it has told before.
+    steps: optimiser steps it will take. fragments: of the first replica, paths of the fragments of the stream, but for
+    the `known` first ones, which it has told before; the others know the same.
     """
 
     arrival: Arrival
@@ -71,8 +74,19 @@ class Handover:
     history: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Saved:
+    """What came of a state that a worker has saved.
+
+    objects: that it has made in a store, by file. unsynced: files and folders that the driver has to see to the disk.
+    """
+
+    objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    unsynced: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAt:
     """Where the state is kept that a worker goes on from: its own.
 
     places: of replicas, and of shards of each. inherits: there were more or fewer replicas: those of all are there.
@@ -101,7 +115,8 @@ class Setup:
     """What all workers of a run are built from.
 
     document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
-    reads_files: whether the driver sees the stream's files. versions: what it runs on, and all workers must.
+    reads_files: whether the driver sees the stream's files. versions: what it runs on, and all workers must. loop: its
+    process.
     """
 
     document: Mapping[str, Any]
@@ -110,6 +125,7 @@ class Setup:
     directory: SharedFolder | SharedStore
     reads_files: bool = False
     versions: Mapping[str, str] = field(default_factory=versions_here)
+    loop: Process = field(default_factory=Process.own)
 
 
 class ShardWorker:
@@ -145,7 +161,7 @@ class ShardWorker:
             self._peers = Peers(meeting.join(), self._heartbeat, generation)
             within: Exchange = Alone()
             if place.shards > 1:
-                self._peers.meet(f"build {place}", [f"build {one}" for one in place.of_replica()])
+                self._peers.meet(f"build replica {place.replica}", place.shards)
                 groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
                 within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
             self._turns = self._handing(meeting, job, "rows read")
@@ -161,6 +177,7 @@ class ShardWorker:
 
         self._job, self._within, self._seed = job, within, place.replica
         self._writer = StateWriter(meeting.join())
+        self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.worker = self._made()
         self._fragments_told = 0
         return Process.own()
@@ -217,7 +234,7 @@ class ShardWorker:
             self.worker = self._made()
         place = self.place
         if isinstance(self.worker.exchange, ReplicaExchange):
-            peers.meet(f"join {place}", [f"join {one}" for one in place.of_shard()])
+            peers.meet(f"join shard {place.shard}", place.replicas)
             try:
                 self.worker.exchange.group = groups.between_replicas(
                     place, peers.store, generation, self._job.learner.device, self._wait
@@ -228,7 +245,7 @@ class ShardWorker:
     def start(
         self,
         version: int | None,
-        saved: Saved | None,
+        saved: SavedAt | None,
         weights: FlatTensors | None,
         found: bool = True,
     ) -> None:
@@ -269,17 +286,19 @@ class ShardWorker:
         participant = self.worker.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
         known = self._fragments_told
-        fragments = list(participant.stream.fragments[known:])
+        fragments = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(self, observed: Weights, pace: Pace, *, hands_over: bool) -> tuple[Round, Handover | None]:
-        """Learn the increment at hand, in the rounds of that pace.
+    def learn(self, told: bytes, *, hands_over: bool) -> tuple[Round, Handover | None]:
+        """Learn the increment at hand, in the rounds of a pace.
 
-        hands_over: whether a commit follows: one call fewer.
+        told: what all replicas observed of it, summed, and the pace, packed. hands_over: whether a commit follows: one
+        call fewer.
         """
+        observed, pace = pickle.loads(told)
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            done = self.worker.learn(observed, pace)
+            done = self.worker.learn(observed.tensors(copy=False), pace)
             return done, self.hand_over() if hands_over else None
 
     def review(self, rows: Tensor) -> Round:
@@ -296,7 +315,7 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING):
             self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
 
-    def save_meanwhile(self, version: int, path: Path, key: str) -> None:
+    def save_meanwhile(self, version: int, key: str) -> None:
         """Keep this worker's state for a version in memory, and let it be written while it learns on.
 
         The store has the key once it is on the disk.
@@ -305,11 +324,14 @@ class ShardWorker:
             self._writer.settle()
             snapshot, hands_over = self.worker.snapshot(version), self.place.replica == 0
             live = self.worker.participant.learner.weights()
+            path = self._directory.state(self.place, version)
+            assert isinstance(path, Path), "in an object store workers save before they go on"
             cut = [name for name, value in live.items() if local(value) is not value]
 
         def write() -> dict[str, Any]:
             told = write_parts(path, snapshot.weights, cut) if hands_over else {}
             snapshot.write(path)
+            self._directory.let_go(self.place, version - STAY)
             return told
 
         self._writer.begin(write, key)
@@ -324,15 +346,22 @@ class ShardWorker:
         weights = self.worker.participant.learner.weights()
         return next((name for name, value in weights.items() if not all_finite(local(value))), None)
 
-    def save(self, version: int, path: Path | StoredState) -> dict[str, tuple[str, int]]:
-        """Keep this worker's state for a version, on disk or in a store, and in memory; returns the objects it made."""
-        if isinstance(path, StoredState):
-            with self._heartbeat.doing(WAITING), path.keeping() as folder, self._heartbeat.doing(WORKING):
+    def save(self, version: int) -> Saved:
+        """Keep this worker's state for a version, on disk or in a store, and in memory.
+
+        On the loop's own host it does not wait for the disk: the loop does, for all at once.
+        """
+        state = self._directory.state(self.place, version)
+        if isinstance(state, StoredState):
+            with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
                 self.worker.save(folder, version)
-            return path.made
-        with self._heartbeat.doing(WORKING):
-            self.worker.save(path, version)
-        return {}
+            return Saved(state.made)
+        with self._heartbeat.doing(WORKING), ExitStack() as stack:
+            unsynced = stack.enter_context(checkpoint.unsynced()) if self._beside_loop else []
+            self.worker.save(state, version)
+            # The version before is committed, or this one would not be saved.
+            self._directory.let_go(self.place, version - STAY)
+            return Saved(unsynced=unsynced)
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.

@@ -1,112 +1,64 @@
-"""The workers as one: call all of them, notice who is lost, and take others in their place."""
+"""The workers of a run: who is in which place, and who takes the place of one that is lost."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError
 
+from cluster.actors import Actors
 from cluster.heartbeat import Pulse
-from cluster.peers import ended_key
 from cluster.place import Place
-from cluster.processes import Process
-from cluster.worker import Setup, ShardWorker
-from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
+from cluster.worker import Setup
+from cluster.worker_calls import Member, NoRoom, WorkerCalls
+from incr_core.errors import WorkerLost
 
-__all__ = ["NoRoom", "WorkerPool", "never_made"]
-
-LOOK = 1.0
-"""Seconds between looks at who is alive, while a call takes long."""
+__all__ = ["WorkerPool"]
 
 START = 120.0
 """Seconds that a worker has to be placed on a node and to start, if the timeout is not more."""
 
-SLOW_START = 10.0
-"""Seconds of waiting for workers to start after which somebody is told what is waited for."""
-
 log = logging.getLogger("incr.cluster")
 
 
-class NoRoom(JobError):
-    """Ray has no room for as many workers as there are to be."""
+class WorkerPool(WorkerCalls):
+    """A worker for every place, spares beside them, and calls to all of them at once.
 
+    `form` fills the empty places, with spares as far as there are any, and lets all meet anew: the next generation.
 
-@dataclass(slots=True)
-class _Member:
-    """A worker in its place: the actor, its key in the store, and its process and node, once they are known."""
-
-    actor: Any
-    key: str
-    process: Process | None = None
-    node: str = ""
-
-
-class ShardWorkerActor(ShardWorker):
-    """A worker as Ray keeps it."""
-
-    def node(self) -> str:
-        """The id of the node that it is on."""
-        found: str = ray.get_runtime_context().get_node_id()
-        return found
-
-
-class WorkerPool:
-    """One Ray actor for every place, spares beside them, and calls to all of them at once.
-
-    Where one worker is lost, its replica is: the shards of a replica cannot go on without one another. A call then
-    raises WorkerLost, and everybody else has ended what it was at. `form` fills the empty places, with spares as far
-    as there are any, and lets all meet anew: the next generation.
-
-    store: through which they meet. timeout: seconds of silence after which a worker is lost. gpu: whether each worker
-    needs a GPU, rather than a CPU. spares: how many workers wait to take a place. setup: what they are built from.
+    actors, store, timeout: as of `WorkerCalls`. spares: how many workers wait to take a place. setup: what they are
+    built from.
     """
 
-    def __init__(self, store: Any, timeout: float, *, gpu: bool, spares: int, setup: Setup) -> None:
-        self.places: list[Place] = []
-        self.generation = 0
-        self._store, self._timeout, self._setup = store, timeout, setup
-        self._need = "GPU" if gpu else "CPU"
+    def __init__(self, actors: Actors, store: Any, timeout: float, *, spares: int, setup: Setup) -> None:
+        super().__init__(actors, store, timeout)
+        self._setup, self._packed = setup, actors.shared(setup)
         self._patient = True
-        # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
-        self._kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(ShardWorkerActor)
-        # A namespace of its own: those of an earlier process of this run may not have ended yet.
-        self._namespace, self._made = f"incr {uuid4().hex[:8]}", Counter[str]()
-        self._members: dict[int, _Member] = {}
-        self._pulse = self._pulse_of(())
+        self._made = Counter[str]()
         self._spares: list[tuple[Any, Any]] = []  # and the call that returns once one is there
         self._wanted_spares = spares
         self._room = True
-        self._raised: dict[int, str] = {}  # what workers raised when they were lost, since the last commit
 
     @property
     def processes(self) -> list[int]:
         """The process ids of the workers, by place."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
 
-    @property
     def nodes(self) -> dict[str, str]:
         """The ids of the nodes that workers are on, and who is on each."""
         found = dict[str, list[int]]()
         for number, member in sorted(self._members.items()):
-            found.setdefault(member.node, []).append(number)
+            found.setdefault(member.process.node if member.process else "", []).append(number)
         return {node: self._named(numbers) for node, numbers in found.items()}
 
-    def _pulse_of(self, places: Sequence[Place]) -> Pulse:
-        keys = [
-            self._members[number].key if number in self._members else place.key for number, place in enumerate(places)
-        ]
-        start = max(START, self._timeout) if self._patient else self._timeout
-        return Pulse(self._store, keys, self._timeout, start, starved=self._has_room)
-
-    # -- who is there --------------------------------------------------------------------------------------------
+    @property
+    def on_this_host(self) -> list[bool]:
+        """Of each worker, by place, whether it is a process of this host."""
+        return [member.process is not None and member.process.is_here for _, member in sorted(self._members.items())]
 
     def form(self, places: Sequence[Place], *, patient: bool = True) -> list[Place]:
         """Let there be a worker in each of these places, and nobody else, and let all meet; returns the places that
@@ -117,7 +69,7 @@ class WorkerPool:
         Raises NoRoom where there is none for a worker, WorkerLost where one is lost again, and what it raised.
         """
         others = len(places) != len(self.places)
-        self._patient = patient
+        self._patient, self._ahead = patient, ("", {})
         if others:
             self._dismiss(range(len(places), len(self.places)), lost=False)
             self.places = list(places)
@@ -129,19 +81,27 @@ class WorkerPool:
         self._look_for_room(len(empty) - len(self._spares))
         for number in empty:
             self._fill(number)
-        build = [(self.places[number], self._members[number].key, self.generation, self._setup) for number in empty]
+        build = {
+            number: (self.places[number], self._members[number].key, self.generation, self._packed) for number in empty
+        }
         try:
-            processes = self._call(empty, "build", build)
+            processes = self._results(self._begun("build", build), "build")
         except (WorkerLost, NoRoom):
             self._dismiss(empty)  # who of them is left need not be whole
             raise
-        nodes = self._call(empty, "node", [()] * len(empty))
-        for number, process, node in zip(empty, processes, nodes, strict=True):
-            self._members[number].process, self._members[number].node = process, node
+        for number, process in zip(empty, processes, strict=True):
+            self._members[number].process = process
         self.call("join", self.generation, self.places[0].replicas)
         if self.generation == 1:
             self._make_spares()
         return [self.places[number] for number in empty]
+
+    def _pulse_of(self, places: Sequence[Place]) -> Pulse:
+        keys = [
+            self._members[number].key if number in self._members else place.key for number, place in enumerate(places)
+        ]
+        start = max(START, self._timeout) if self._patient else self._timeout
+        return Pulse(self._store, keys, self._timeout, start, starved=self._has_room)
 
     def committed(self) -> None:
         """A commit was reached: what was raised before may be raised again, and spares that were used are made anew.
@@ -162,22 +122,26 @@ class WorkerPool:
 
     def room(self) -> int:
         """How many more workers there could be now, those who wait included."""
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        return int(free.get(self._need, 0.0)) + len(self._spares)
+        return int(self._actors.free()) + len(self._spares)
 
     def invite(self, workers: int) -> None:
         """Let so many more wait than those who wait anyway, as far as there is room."""
         more = min(self._wanted_spares + workers, self.room()) - len(self._spares)
         self._spares += [self._actor("newcomer") for _ in range(more)]
 
-    def waiting(self) -> int:
-        """How many wait for a place, and have started, beside those who are to wait."""
+    @property
+    def ready(self) -> int:
+        """How many wait for a place, and have started."""
         ready = 0
         for _, warm in self._spares:
             with suppress(GetTimeoutError, RayActorError):
-                ray.get(warm, timeout=0)
+                self._actors.results([warm], timeout=0)
                 ready += 1
-        return ready - self._wanted_spares
+        return ready
+
+    def waiting(self) -> int:
+        """How many of them beside those who are to wait."""
+        return self.ready - self._wanted_spares
 
     def _fill(self, number: int) -> None:
         """Put somebody in an empty place: a spare that is still alive, else somebody new."""
@@ -187,41 +151,34 @@ class WorkerPool:
         while self._spares:
             spare, warm = self._spares.pop(0)
             try:
-                ray.get(warm, timeout=0)
+                self._actors.results([warm], timeout=0)
             except GetTimeoutError:
                 pass  # it is starting, and so nearer to it than another
             except RayActorError:
                 continue
-            self._members[number] = _Member(spare, key)
+            self._members[number] = Member(spare, key)
             return
-        self._members[number] = _Member(self._actor(place.described)[0], key)
+        self._members[number] = Member(self._actor(place.described)[0], key)
 
     def _actor(self, name: str) -> tuple[Any, Any]:
         """Somebody new, and the call that returns once it is there."""
         self._made[name] += 1
         again = f", number {self._made[name]}" if self._made[name] > 1 else ""
-        named = f"{self._setup.document['name']} {name} (run {self._setup.directory.path}{again})"
-        actor: Any = self._kind.options(name=named, namespace=self._namespace).remote()
-        return actor, actor.warm.remote()
+        actor = self._actors.make(f"{self._setup.document['name']} {name} (run {self._setup.directory.path}{again})")
+        return actor, self._actors.call(actor, "warm", (), {})
 
     def _look_for_room(self, workers: int) -> None:
-        """Say at once where Ray has no room for so many more workers: they start once it has.
-
-        EngineError where it has no node any more.
-        """
-        if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
-            raise EngineError("Ray has no node any more: the raylet of this host is gone")
+        """Say at once where there is no room for so many more workers: they start once there is."""
         # What a lost worker held is given back after a moment: then only what there is at all counts.
-        ask = ray.available_resources if self.generation == 1 else ray.cluster_resources
-        found = ask().get(self._need, 0.0)  # type: ignore[no-untyped-call]
-        wanted = workers if self.generation == 1 else len(self.places)
+        total = self._actors.total()
+        found, wanted = (self._actors.free(), workers) if self.generation == 1 else (total, len(self.places))
         self._room = found >= wanted
         if not self._room:
             log.warning(
                 "cluster: waiting for room: %d workers need a %s each, Ray has %g; add nodes, or lower "
                 "cluster.replicas or cluster.shards",
                 wanted,
-                self._need,
+                self._actors.need,
                 found,
             )
 
@@ -232,167 +189,8 @@ class WorkerPool:
             return self._room and self._patient
         return member.process.may_run()
 
-    def _dismiss(self, numbers: Iterable[int], *, lost: bool = True) -> None:
-        """End the replicas of workers, lost ones or those of whom there are to be fewer."""
-        replicas = {self.places[number].replica for number in numbers}
-        for number, place in enumerate(self.places):
-            if place.replica in replicas and number in self._members:
-                member = self._members.pop(number)
-                if lost and member.process is not None:
-                    member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
-                if ray.is_initialized():
-                    ray.kill(member.actor, no_restart=True)
-
     def close(self) -> None:
         """End all workers; where Ray has stopped, they have ended with it."""
-        actors = [*(member.actor for member in self._members.values()), *(spare for spare, _ in self._spares)]
-        for actor in actors if ray.is_initialized() else ():
-            ray.kill(actor, no_restart=True)
+        for actor in [*(member.actor for member in self._members.values()), *(spare for spare, _ in self._spares)]:
+            self._actors.end(actor)
         self._members, self._spares = {}, []
-
-    # -- calls ---------------------------------------------------------------------------------------------------
-
-    def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Call a method of all workers with the same arguments; their results, by place."""
-        return self._call(range(len(self.places)), method, [arguments] * len(self.places), options)
-
-    def call_each(self, method: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
-        """Call a method of all workers, each with its own arguments; their results, by place.
-
-        Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
-        """
-        return self._call(range(len(self.places)), method, arguments)
-
-    def _call(
-        self,
-        numbers: Sequence[int],
-        method: str,
-        arguments: Sequence[Sequence[Any]],
-        options: Mapping[str, Any] | None = None,
-    ) -> list[Any]:
-        if missing := [number for number in numbers if number not in self._members]:
-            raise WorkerLost(f"{self._named(missing)} is lost")
-        calls = {
-            number: getattr(self._members[number].actor, method).remote(*own, **(options or {}))
-            for number, own in zip(numbers, arguments, strict=True)
-        }
-        self._pulse.listen()
-        begun, told = time.monotonic(), False
-        while True:
-            try:
-                results: list[Any] = ray.get(list(calls.values()), timeout=LOOK)
-                return results
-            except GetTimeoutError:
-                lost = self._looked_at(calls)
-                if not told and method == "build" and time.monotonic() - begun > SLOW_START:
-                    told = self._tell_of_slow_start()
-            except (RayActorError, RayTaskError) as error:
-                lost = self._explained(calls, error)
-            if lost:
-                self._end(calls, lost)
-                raise WorkerLost("; ".join(f"{self.places[number]} {reason}" for number, reason in lost.items()))
-
-    def _looked_at(self, calls: Mapping[int, Any]) -> dict[int, str]:
-        """A call is slow: who is lost, by place, and why; check for calls that have failed, and for silent workers."""
-        ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=0)
-        for call in ready:
-            try:
-                ray.get(call)
-            except (RayActorError, RayTaskError) as error:
-                return self._explained(calls, error)
-        silent = [one for one in self._pulse.lost(receiving=bool(ready)) if one.place in calls]
-        never = [number for number in self._pulse.never_heard() if number in calls]
-        if silent and never:
-            raise self._cannot_start(never)
-        return {one.place: one.told for one in silent}
-
-    def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
-        """A call has failed: who is lost, by place, and why. Raises what is the job's own fault.
-
-        When a worker dies, its peers' exchanges may fail a moment before its death is known.
-        """
-        lost, raised = dict[int, str](), dict[int, BaseException]()
-        waiting, until = dict(calls), time.monotonic() + self._timeout
-        self._pulse.listen()
-        while waiting and not lost and time.monotonic() < until:
-            ready, _ = ray.wait(list(waiting.values()), timeout=LOOK)
-            for number in [number for number, call in waiting.items() if call in ready]:
-                try:
-                    ray.get(waiting.pop(number))
-                except RayActorError as death:
-                    reason = never_made(death)
-                    if reason and self.generation == 1:
-                        raise JobError(
-                            f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
-                            "what this host has, or send it along (ray job submit --working-dir)"
-                        ) from death
-                    lost[number] = f"died, before it was made: {reason}," if reason else "died"
-                except RayTaskError as failure:
-                    raised[number] = failure.cause
-            own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
-            if own:
-                self._judge(own, calls, error)
-                lost |= {number: f"raised {type(cause).__name__}: {cause}" for number, cause in own.items()}
-            # Who lost the connection to a peer knows not which; a node's end is known after a while.
-            lost |= {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
-        begins = self.generation == 1 and not any(self._members[number].process for number in calls)
-        if begins and raised and not lost:  # they have not met yet: others would not meet either
-            raise EngineError(str(next(iter(raised.values())))) from error
-        return lost or dict.fromkeys(waiting or raised, "lost the connection to its peers")
-
-    def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:
-        """Raise what a worker raised, where another worker in its place would raise it again.
-
-        That is what all raise at once, or one after it was replaced, and each error of ours but those of engines.
-        """
-        for cause in raised.values():
-            if isinstance(cause, IncrError):
-                raise cause
-        told = {number: f"{type(cause).__name__}: {cause}" for number, cause in raised.items()}
-        everybody = len(calls) > 1 and len(told) == len(calls) and len(set(told.values())) == 1
-        if everybody or any(self._raised.get(number) == text for number, text in told.items()):
-            raise error
-        self._raised = told
-
-    def _end(self, calls: Mapping[int, Any], lost: Mapping[int, str]) -> None:
-        """End the generation: dismiss who is lost, and let the others end what they are at."""
-        self._dismiss(lost)
-        self._store.set(ended_key(self.generation), "")
-        others = {number: call for number, call in calls.items() if number in self._members}
-        if not others:
-            return
-        ready, late = ray.wait(list(others.values()), num_returns=len(others), timeout=self._timeout)
-        dead = [number for number, call in others.items() if call in late]
-        for number, call in others.items():
-            if call in ready:
-                try:
-                    ray.get(call)
-                except RayActorError:
-                    dead.append(number)
-                except RayTaskError:
-                    pass  # it has noticed that its generation has ended
-        self._dismiss(dead)
-
-    def _named(self, numbers: Sequence[int]) -> str:
-        return ", ".join(str(self.places[number]) for number in numbers)
-
-    def _tell_of_slow_start(self) -> bool:
-        never = self._pulse.never_heard()
-        if never:
-            log.warning("cluster: waiting for %s to start", self._named(never))
-        return True
-
-    def _cannot_start(self, never: Sequence[int]) -> NoRoom:
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        return NoRoom(
-            f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
-            f"{len(self.places)} workers with a {self._need} each, and Ray has {free.get(self._need, 0.0):g} more; "
-            "lower cluster.replicas or cluster.shards, or add nodes"
-        )
-
-
-def never_made(death: RayActorError) -> str:
-    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
-    if "creation task" not in str(death):
-        return ""
-    return str(death).strip().splitlines()[-1].strip()

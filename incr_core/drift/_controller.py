@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from incr_core import metrics
 from incr_core.drift._detector import Detector
-from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
 from incr_core.rounds import PROBED, Arrival, Orders, interleaved
 
@@ -125,9 +124,7 @@ class Controller:
 
     def _metric(self, name: str, arrivals: Sequence[Arrival]) -> tuple[npt.NDArray[np.float64], int]:
         """An increment's value of a metric, as one sum, and the rows scored; no sum where none was."""
-        statistics: Statistics = {}
-        for arrival in arrivals:
-            statistics = metrics.add(statistics, arrival.statistics)
+        statistics = metrics.total(arrival.statistics for arrival in arrivals)
         value = self.objective.metrics(statistics).get(name, np.nan) if statistics else np.nan
         scored = sum(arrival.scored for arrival in arrivals)
         known = [[[value], [1.0]]] if np.isfinite(value) else np.zeros((0, 2, 1))

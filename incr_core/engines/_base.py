@@ -88,6 +88,11 @@ class Engine:
         raise NotImplementedError
 
     @property
+    def swept(self) -> list[str]:
+        """Those participants whose old states a commit removes; the others remove their own."""
+        return self.participants
+
+    @property
     def fragments(self) -> Sequence[str]:
         """Paths of the stream's fragments by number, as far as they are known."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ def prepared(
         kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
     increment, name = (-1, "") if last is None else (last.number, last.name)
     tables = pending.tables(version, engine.fragments, increment)
-    participants, retired = list(engine.participants), list(engine.retired)
+    swept, retired = list(engine.swept), list(engine.retired)
 
     def finish(given_up: Callable[[], bool]) -> None:
         directory.commit(
@@ -41,7 +41,7 @@ def prepared(
             extra={} if history is None else {"history": history},
             extra_state=extra_state,
             state=kept,
-            participants=participants,
+            participants=swept,
             retired=retired,
             unsynced=unsynced,
         )

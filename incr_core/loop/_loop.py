@@ -25,7 +25,6 @@ from incr_core.loop._pending_commit import PendingCommit, metrics_row
 from incr_core.loop._review_round import review_history
 from incr_core.loop._stop_request import stopped_by_request
 from incr_core.loop._totals import Progress, Totals
-from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
 from incr_core.registry import STOP, RunDirectory, asked, loop_state
 from incr_core.rounds import Arrival, Orders, Round
@@ -188,9 +187,7 @@ class Loop:
         if skipped is not None:
             pending.diverged += [whole_table(arrival.rows, self.engine.fragments, skipped) for arrival in arrivals]
             self._happened(tick, "diverged", skipped, "its rows are in quarantine", labelled)
-        statistics: Statistics = {}
-        for arrival in arrivals:
-            statistics = metrics.add(statistics, arrival.statistics)
+        statistics = metrics.total(arrival.statistics for arrival in arrivals)
         totals.seconds = self._seconds()
         totals.add(arrivals, learned, statistics, diverged=skipped is not None)
         so_far = self.objective.metrics(totals.statistics) if totals.statistics else {}

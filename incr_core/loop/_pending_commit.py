@@ -13,7 +13,7 @@ from torch import Tensor
 from incr_core.data.encoding import BadFile, BadRow, files_table, quarantine_table
 from incr_core.data.timeline import Tick
 from incr_core.loop._events import Event, events_table
-from incr_core.registry.ledger import SCHEMA, entry_table
+from incr_core.registry.ledger import entries_table
 from incr_core.rounds import Arrival, Round
 
 __all__ = ["PendingCommit", "metrics_row", "metrics_table"]
@@ -47,7 +47,7 @@ class PendingCommit:
         for name, arrival in zip(participants, arrivals, strict=True):
             if arrival.labelled and learned:
                 self.rows.setdefault(name, []).append(arrival.rows)
-            if len(arrival.duplicates):
+            if arrival.duplicates.numel():
                 self.duplicates.setdefault(name, []).append(arrival.duplicates)
             self.bad += arrival.bad
         # All who read the files report the same bad ones.
@@ -65,10 +65,8 @@ class PendingCommit:
         """
 
         def entries(rows: dict[str, list[Tensor]]) -> pa.Table:
-            parts = [
-                entry_table(version, name, torch.cat(ids), fragments, increment=increment) for name, ids in rows.items()
-            ]
-            return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+            learned = {name: torch.cat(ids) for name, ids in rows.items()}
+            return entries_table(version, learned, fragments, increment=increment)
 
         return {
             "metrics": metrics_table(self.metrics),
@@ -105,7 +103,7 @@ def metrics_row(
         "rows_arriving": sum(arrival.arriving for arrival in arrivals),
         "rows_labelled": rows,
         "rows_scored": sum(arrival.scored for arrival in arrivals),
-        "rows_duplicate": sum(len(arrival.duplicates) for arrival in arrivals),
+        "rows_duplicate": sum(arrival.duplicates.numel() for arrival in arrivals),
         **{f"metric.{name}": value for name, value in now.items()},
         **{f"total.{name}": value for name, value in so_far.items()},
         **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},

@@ -59,7 +59,7 @@ class Totals:
         for arrival in arrivals:
             self.rows_predicted += arrival.predicted
             self.rows_quarantined += len(arrival.bad)
-            self.rows_duplicate += len(arrival.duplicates)
+            self.rows_duplicate += arrival.duplicates.numel()
 
     @property
     def rows_per_second(self) -> float:

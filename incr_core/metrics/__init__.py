@@ -18,12 +18,15 @@ from incr_core.metrics._binary import binary_metrics, binary_statistics
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
+from incr_core.metrics._packed import Packed, Raw, packed, raw, total
 from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
 from incr_core.metrics._regression import regression_metrics, regression_statistics
 from incr_core.metrics._sums import Statistics, add
 from incr_core.metrics._temporal import last_labels
 
 __all__ = [
+    "Packed",
+    "Raw",
     "Statistics",
     "add",
     "binary_metrics",
@@ -35,10 +38,13 @@ __all__ = [
     "multiclass_statistics",
     "multilabel_metrics",
     "multilabel_statistics",
+    "packed",
     "ranking_metrics",
     "ranking_statistics",
+    "raw",
     "regression_metrics",
     "regression_statistics",
+    "total",
 ]
 
 _MAIN = {

@@ -19,6 +19,7 @@ __all__ = [
     "floats",
     "mean",
     "on_grid",
+    "padded_sum",
     "per_class",
     "ratio",
     "unless_broken",
@@ -43,11 +44,16 @@ def add(a: Statistics, b: Statistics) -> Statistics:
     >>> multiclass_metrics(add(add({}, one), two))["accuracy"]
     0.5
     """
-    both = {name: _padded_sum(a[name], b[name]) for name in a.keys() & b.keys()}
+    both = {name: padded_sum(a[name], b[name]) for name in a.keys() & b.keys()}
     return {name: both.get(name, array) for name, array in {**a, **b}.items()}
 
 
-def _padded_sum(a: Array, b: Array) -> Array:
+def padded_sum(a: Array, b: Array) -> Array:
+    """The sum of two arrays, each padded with zeros where the other is longer.
+
+    >>> padded_sum(np.ones(2), np.ones(3))
+    array([2., 2., 1.])
+    """
     if a.shape == b.shape:
         return a + b
     total = np.zeros(np.maximum(a.shape, b.shape))

@@ -125,6 +125,10 @@ class FlatTensors:
     layout: FlatLayout
     buffer: np.ndarray[Any, np.dtype[np.uint8]]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By the layout's document: types and shapes of torch take several times as long to pickle.
+        return _unpickled, (self.layout.document(), self.buffer)
+
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FlatTensors:
         """Copies of tensors, on the CPU."""
@@ -149,3 +153,7 @@ class FlatTensors:
             # Torch has no read-only tensors and says so; who asks for no copy has promised to read only.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return self.layout.views(torch.from_numpy(self.buffer))
+
+
+def _unpickled(document: Sequence[Sequence[Any]], buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> FlatTensors:
+    return FlatTensors(FlatLayout.from_document(document), buffer)

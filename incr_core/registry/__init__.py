@@ -7,7 +7,7 @@ from incr_core.registry._committed import Committed
 from incr_core.registry._detached import Detached, read_progress, withdraw_detached, write_progress
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
 from incr_core.registry._job_claim import begun, engine_of, is_run, refuse_another, require_run
-from incr_core.registry._participant_states import state_folder, states_of
+from incr_core.registry._participant_states import STAY, state_folder, states_of
 from incr_core.registry._requests import STOP, answer, ask, asked
 from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory
@@ -17,6 +17,7 @@ from incr_core.registry._violation import Violation
 
 __all__ = [
     "SCHEMA",
+    "STAY",
     "STOP",
     "Committed",
     "Detached",

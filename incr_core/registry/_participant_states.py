@@ -80,5 +80,5 @@ class States:
         """Remove all states of participants who will not learn again."""
         for participant in participants:
             folder = state_folder(self._directory, participant, 0).parent
-            if self._saved.pop(folder.name, None) is not None:
-                remove(folder)
+            self._saved.pop(folder.name, None)
+            remove(folder)

@@ -21,7 +21,7 @@ from torch import Tensor
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import CheckpointError
 
-__all__ = ["SCHEMA", "Coverage", "Intervals", "check", "count", "entry_table", "flat", "rows_of"]
+__all__ = ["SCHEMA", "Coverage", "Intervals", "check", "count", "entries_table", "entry_table", "flat", "rows_of"]
 
 SCHEMA = pa.schema(
     [
@@ -54,27 +54,52 @@ def entry_table(
     >>> table["fragment"][0].as_py(), table["ranges"][0].as_py(), count(table)
     ('2013-01-01.parquet', [{'start': 10, 'stop': 15}], 5)
     """
-    rows = np.sort(ids.numpy())
-    step = np.diff(rows)
-    if len(repeated := rows[1:][step == 0]):
-        row = int(repeated[0])
+    return entries_table(version, {participant: ids}, fragments, increment=increment)
+
+
+def entries_table(
+    version: int,
+    learned: Mapping[str, Tensor],
+    fragments: Mapping[int, str] | Sequence[str],
+    *,
+    increment: int,
+) -> pa.Table:
+    """`entry_table` of several participants, one behind the other: of a thousand it takes little longer than of ten.
+
+    learned: participant -> ids of its rows (n,).
+
+    >>> from incr_core.data import row_ids
+    >>> learned = {"one": row_ids(0, 0, 4), "other": row_ids(0, 4, 6)}
+    >>> table = entries_table(3, learned, ["a.parquet"], increment=7)
+    >>> list(zip(table["participant"].to_pylist(), table["rows"].to_pylist()))
+    [('one', 4), ('other', 2)]
+    """
+    names = list(learned)
+    parts = [np.sort(ids.numpy()) for ids in learned.values()]
+    rows = np.concatenate([np.empty(0, np.int64), *parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    step, same = np.diff(rows), np.diff(owner) == 0
+    if len(repeated := np.flatnonzero((step == 0) & same)):
+        row, name = int(rows[repeated[0]]), names[owner[repeated[0]]]
         raise CheckpointError(
-            f"ledger: row {row & _MASK} of {fragments[row >> OFFSET_BITS]} comes twice from {participant} for version "
+            f"ledger: row {row & _MASK} of {fragments[row >> OFFSET_BITS]} comes twice from {name} for version "
             f"{version}; give every row to a learner once"
         )
     number = rows >> OFFSET_BITS
-    first = np.ones(len(rows), bool)
-    first[1:] = (step != 1) | (np.diff(number) != 0)
-    last = np.roll(first, -1)
-    numbers, lengths = np.unique(number[first], return_counts=True)
+    elsewhere = np.ones(len(rows), bool)  # another participant, or another fragment, than that of the row before
+    elsewhere[1:] = ~same | (np.diff(number) != 0)
+    first = elsewhere.copy()
+    first[1:] |= step != 1
+    last, starts = np.roll(first, -1), np.flatnonzero(elsewhere)
+    lengths: Ints = np.diff(np.append(np.flatnonzero(elsewhere[first]), np.count_nonzero(first))).astype(np.int64)
     return pa.table(
         {
-            "version": np.full(len(numbers), version, np.int64),
-            "increment": np.full(len(numbers), increment, np.int64),
-            "participant": pa.array([participant] * len(numbers), pa.string()),
-            "fragment": pa.array([fragments[number] for number in numbers.tolist()], pa.string()),
+            "version": np.full(len(starts), version, np.int64),
+            "increment": np.full(len(starts), increment, np.int64),
+            "participant": pa.array([names[code] for code in owner[starts].tolist()], pa.string()),
+            "fragment": pa.array([fragments[code] for code in number[starts].tolist()], pa.string()),
             "ranges": _lists(lengths, rows[first] & _MASK, (rows[last] & _MASK) + 1),
-            "rows": np.unique(number, return_counts=True)[1],
+            "rows": np.diff(np.append(starts, len(rows))),
         },
         schema=SCHEMA,
     )

@@ -16,7 +16,7 @@ from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
-from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round
+from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._worker import Snapshot, Worker
 
@@ -53,5 +53,6 @@ __all__ = [
     "interleaved",
     "outsized",
     "take_round",
+    "together",
     "total_observed",
 ]

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from incr_core import metrics
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
-from incr_core.metrics import Statistics
+from incr_core.metrics import Packed
 from incr_core.update import Weights
 
 __all__ = ["Arrival", "total_observed"]
@@ -39,7 +39,7 @@ class Arrival:
     arriving: int = 0
     predicted: int = 0
     scored: int = 0
-    statistics: Statistics = field(default_factory=dict)
+    statistics: Packed = field(default_factory=dict)
     observed: Weights = field(default_factory=dict)
     probed: list[Tensor] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
@@ -51,23 +51,47 @@ class Arrival:
     @property
     def labelled(self) -> int:
         """How many rows there are to learn."""
-        return len(self.rows)
+        return self.rows.numel()
 
     def __reduce__(self) -> tuple[Callable[..., Arrival], tuple[Any, ...]]:
-        """With numpy's arrays for row ids: torch takes a hundred times as long to pickle a small tensor.
+        """In few bytes, and with nothing to look up: torch takes a hundred times as long to pickle a small tensor.
 
         >>> import pickle
         >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
         tensor([0, 1, 2])
         """
-        values = [getattr(self, name.name) for name in fields(self)]
-        return _unpickled, tuple(value.numpy() if isinstance(value, Tensor) else value for value in values)
+        told = {
+            "rows": _array(self.rows),
+            "duplicates": _array(self.duplicates),
+            "statistics": metrics.packed(self.statistics),
+            "observed": {name: _array(value) for name, value in self.observed.items()},
+            "probed": [_array(value) for value in self.probed],
+        }
+        return _unpickled, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
+
+
+FIELDS = tuple(field.name for field in fields(Arrival))
 
 
 def _unpickled(*values: Any) -> Arrival:
-    # Copied, since what a message holds may be read-only, which tensors cannot be.
-    told: list[Any] = [torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for value in values]
-    return Arrival(*told)
+    arrival = Arrival(*values)
+    arrival.rows, arrival.duplicates = _tensor(arrival.rows), _tensor(arrival.duplicates)
+    arrival.observed = {name: _tensor(value) for name, value in arrival.observed.items()}
+    arrival.probed = [_tensor(value) for value in arrival.probed]
+    return arrival
+
+
+def _array(tensor: Tensor) -> Any:
+    """As bytes, their type and shape; a type that numpy does not know stays torch's."""
+    try:
+        return metrics.raw(tensor.detach().cpu().numpy())
+    except TypeError:
+        return tensor
+
+
+def _tensor(told: Any) -> Tensor:
+    # Copied, since what a message holds is read-only, which tensors cannot be.
+    return told if isinstance(told, Tensor) else torch.from_numpy(told.array().copy())
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:

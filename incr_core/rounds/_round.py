@@ -15,7 +15,7 @@ from torch import Tensor
 from incr_core.rounds._outer import Outer
 from incr_core.update import Update, Weights
 
-__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "take_round"]
+__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "take_round", "together"]
 
 
 @dataclass(slots=True)
@@ -42,6 +42,29 @@ class Round:
             self.passes_rows += update.rows
             for name, value in update.losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + value
+
+
+def together(rounds: Sequence[Round]) -> Round:
+    """What several workers did at the same time, as one: sums, and the longest of their times.
+
+    >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
+    >>> both = together([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
+    >>> both.losses, both.passes_rows, both.seconds_learning
+    ({'loss': 4.0}, 4, 0.5)
+    """
+    losses: dict[str, float] = {}
+    for done in rounds:
+        for name, value in done.losses.items():
+            losses[name] = losses.get(name, 0.0) + value
+    return Round(
+        losses,
+        sum(done.passes_rows for done in rounds),
+        sum(done.bytes_exchanged for done in rounds),
+        max(done.seconds_learning for done in rounds),
+        max(done.seconds_exchanging for done in rounds),
+        max(done.seconds_hidden for done in rounds),
+        [steps for done in rounds for steps in done.steps],
+    )
 
 
 @dataclass(frozen=True, slots=True)

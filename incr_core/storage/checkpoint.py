@@ -8,7 +8,7 @@ one moment at which a new state takes the place of the old.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from incr_core.storage._atomic import storage, sync_all, write_atomically
+from incr_core.storage._atomic import storage, sync, sync_all, write_atomically
 from incr_core.storage._integrity import SCHEMA, checksummed, read_checksummed, read_verified, sha256
 from incr_core.storage.packing import pack, unpack
 
-__all__ = ["load", "save", "save_packed", "tidy", "unsynced"]
+__all__ = ["load", "save", "save_packed", "settle", "tidy", "unsynced"]
 
 
 def save(path: str | Path, state: Any, **manifest: Any) -> None:
@@ -50,13 +50,26 @@ def save_packed(path: str | Path, tensors: Mapping[str, Tensor], structure: Any,
     folder = Path(path)
     replaces = (folder / "state.json").exists()
     written = _write(folder, tensors, structure, manifest, durable=replaces)
-    later = _later.get()
-    if later is not None and not replaces:
-        later += written
-        return
-    with storage(folder):
+    if replaces:
+        with storage(folder):
+            sync(folder.parent)
+    else:
         # Where there was no state, none is lost by a new one that a loss of power cuts: all may go to the disk at once.
-        sync_all([folder.parent] if replaces else written)
+        settle(written)
+
+
+def settle(paths: Sequence[Path]) -> None:
+    """Wait until files and folders are on the disk; inside `unsynced`, leave them to who syncs afterwards.
+
+    >>> settle([Path(".")])
+    """
+    later = _later.get()
+    if later is not None:
+        later += paths
+        return
+    for path in paths[:1]:
+        with storage(path):
+            sync_all(paths)
 
 
 @contextlib.contextmanager
@@ -64,7 +77,7 @@ def unsynced() -> Iterator[list[Path]]:
     """Inside, new states are saved without waiting for the disk; gives the files and folders to sync afterwards.
 
     For states that nothing refers to before something else is on the disk too, with which they go there at once. Of
-    this thread only: whoever saves in another process waits there.
+    this thread only; whoever saves in another process of this host may leave what it has written to it (`settle`).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, unsynced() as later:

@@ -53,7 +53,7 @@ def test_a_node_that_cannot_make_a_worker_is_refused_at_the_start(
         def __init__(self) -> None:
             raise ModuleNotFoundError("No module named 'torch'")
 
-    monkeypatch.setattr(engine._pool, "_kind", ray.remote(Broken))
+    monkeypatch.setattr(engine._actors, "kind", ray.remote(Broken))
     try:
         with pytest.raises(
             JobError, match=r"expected replica 0 to start, got .*No module named 'torch'; install on ever"
@@ -87,10 +87,10 @@ def test_workers_that_cannot_reach_the_meeting_place_say_which_ports_to_open(
 ) -> None:
     [closed] = free_ports(1)
 
-    def meeting(engine: ClusterEngine, timeout: timedelta) -> tuple[Rendezvous, HashStore]:
+    def meeting(host: str, timeout: timedelta) -> tuple[Rendezvous, HashStore]:
         return Rendezvous("127.0.0.1", closed, timedelta(seconds=1)), HashStore()
 
-    monkeypatch.setattr(ClusterEngine, "_meeting", meeting)
+    monkeypatch.setattr(Rendezvous, "open", meeting)
     engine = ClusterEngine(small_job(), tmp_path)
     try:
         said = rf"expected the driver at 127.0.0.1:{closed} and all workers there, got .*reach one another on all ports"

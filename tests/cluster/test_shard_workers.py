@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import pickle
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
-from cluster.worker import Saved, Setup, ShardWorker
+from cluster.worker import SavedAt, Setup, ShardWorker
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.models import TableShape
+from incr_core.numerics import FlatTensors
 from incr_core.rounds import EverySteps, total_observed
 from tests.support.cluster_runs import learned_locally
 from tests.support.repository import ROOT
@@ -56,13 +57,14 @@ def numbers_job(people: Path, *settings: str) -> Job:
     return Job.from_document(document, settings).resolved()
 
 
-def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> ShardWorker:
+def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path | None = None) -> ShardWorker:
+    """folder: where it keeps its states; None: nowhere."""
     torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
-    folder = Path(tempfile.mkdtemp())
-    worker = ShardWorker()
-    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, SharedFolder.mark(folder)))
-    worker.join(1, place.replicas)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as nowhere:
+        worker = ShardWorker()
+        shared = SharedFolder.mark(Path(nowhere) if folder is None else folder)
+        worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, shared))
+        worker.join(1, place.replicas)
     return worker
 
 
@@ -71,7 +73,8 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         received = [worker.receive()]  # the first shard alone tells
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
-        worker.learn(total_observed([received[0].arrival]), EverySteps(), hands_over=False)
+        observed = FlatTensors.of(total_observed([received[0].arrival]))
+        worker.learn(pickle.dumps((observed, EverySteps())), hands_over=False)
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
@@ -88,14 +91,14 @@ def learned_in_two_lives(
     place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path, version: int | None
 ) -> dict[str, Tensor]:
     """Two increments, a commit of version 2, one more that is lost, and on from the commit of that version."""
-    worker = worker_of(place, meeting, job)
+    worker = worker_of(place, meeting, job, folder := folder / str(place.shard))
     increments_of(worker, 2)
-    worker.save(2, folder / str(place.shard))
+    worker.save(2)
     handed = worker.hand_over()
     committed = [handed.weights if handed else None]
     torch.distributed.broadcast_object_list(committed, src=0)
     increments_of(worker, 1)
-    worker.start(version, Saved([[folder / str(place.shard)]]), committed[0])
+    worker.start(version, SavedAt([[place.state(folder, 2)]]), committed[0])
     increments_of(worker, 3)
     return weights_of(worker)
 

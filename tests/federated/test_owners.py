@@ -263,7 +263,7 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
 SPOILT = "model.layers.0.weight"
 
 
-def spoiled_by(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Message, str], None]:
+def spoiled_by(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Message, str], None]:
     """Spoils what red has learned."""
 
     def spoil(reply: Message, name: str) -> None:

@@ -45,13 +45,9 @@ def test_each_prediction_is_scored_once_also_where_another_replica_learns_the_ro
 
 def test_statistics_of_parts_add_up_to_the_base_rate_of_all_rows(flights_job: Callable[..., Job]) -> None:
     job = flights_job()
-    total: metrics.Statistics = {}
-    for index in range(2):
-        for arrival in arrivals(job.participant("part", 0, Blocks(index, 2, 64))):
-            total = metrics.add(total, arrival.statistics)
-    whole: metrics.Statistics = {}
-    for arrival in arrivals(job.participant()):
-        whole = metrics.add(whole, arrival.statistics)
+    parts = [arrivals(job.participant("part", 0, Blocks(index, 2, 64))) for index in range(2)]
+    total = metrics.total(arrival.statistics for part in parts for arrival in part)
+    whole = metrics.total(arrival.statistics for arrival in arrivals(job.participant()))
     measure = job.objective().metrics
     assert measure(total)["base_rate"] == measure(whole)["base_rate"]
 
