@@ -32,7 +32,7 @@ from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
-ROWS, EVERY = 800_000, 500
+ROWS, EVERY = 500_000, 500
 APART = 20
 """Increments between one kill and the next."""
 
