@@ -46,6 +46,11 @@ def test_other_wishes_for_clients_are_refused(table: Path, tmp_path: Path, clien
         FederatedEngine(people(table, f'federated.clients="{clients}"'), tmp_path)
 
 
+def test_rows_that_are_remembered_stay_with_their_client(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r'cluster.memory_scope: expected "own" with --on federated, whose clients keep'):
+        FederatedEngine(people(table, "cluster.memory_scope=all"), tmp_path)
+
+
 @pytest.mark.parametrize(("fraction", "rounds"), [(0.3, 1), (0.6, 2)])
 def test_with_a_fraction_of_clients_every_row_is_learned_once(
     table: Path, tmp_path: Path, fraction: float, rounds: int
