@@ -116,7 +116,7 @@ def test_what_all_remember_is_drawn_again_once_all_of_it_was() -> None:
 
 def test_most_of_it_comes_while_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_borrowing, "FIRST", 10)
-    store, drew = HashStore(), [threading.Event(), threading.Event()]
+    store, drew, late = HashStore(), [threading.Event(), threading.Event()], list[int]()
 
     class Late(PeerLending):
         """What is not needed at first is not there before the first draw."""
@@ -124,6 +124,7 @@ def test_most_of_it_comes_while_steps_are_taken(monkeypatch: pytest.MonkeyPatch)
         def lend(self, taker: int, piece: int, rows: Weights) -> None:
             def later() -> None:
                 if drew[taker].wait(5):
+                    late.append(taker)
                     PeerLending.lend(self, taker, piece, rows)
 
             threading.Thread(target=later).start() if piece else super().lend(taker, piece, rows)
@@ -140,6 +141,7 @@ def test_most_of_it_comes_while_steps_are_taken(monkeypatch: pytest.MonkeyPatch)
         return found
 
     assert in_each(2, one) == [[10, 70]] * 2
+    assert sorted(late) == [0, 1]
 
 
 def test_what_does_not_come_is_the_loss_of_a_peer() -> None:
