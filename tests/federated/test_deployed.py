@@ -93,7 +93,7 @@ def test_over_tls_with_registered_nodes_and_a_stranger_turned_away(tmp_path: Pat
         write_node_key(tmp_path / "red.key")
         found.client("red", "--certificates", "tls/ca.crt", "--key", "red.key")
         assert found.processes["red"].wait(LONG) == 1
-        assert "expected to be let in, got status 40" in found.log("red")
+        assert "expected to be let in, got status 412" in found.log("red")
         trusted = "federated.certificates=tls/ca.crt"
         assert found.server(trusted, "federated.min_clients=2").wait(LONG) == 0, found.log("server")
         assert ledgers(tmp_path).keys() == {"blue", "green"}
