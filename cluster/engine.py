@@ -94,7 +94,7 @@ class ClusterEngine(Engine):
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
             # A store in which objects are made one after the other is not written from two threads.
             self.saves_meanwhile = settings.shards > 1 and self._states.are_files
-            self._told = meeting.join()
+            self._told = meeting.join() if self.saves_meanwhile else self._store
             self._saving: list[str] = []
         except BaseException:
             self.close()

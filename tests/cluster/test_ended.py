@@ -100,7 +100,7 @@ def test_a_killed_worker_and_a_request_to_stop_leave_nothing_on_stdout_but_the_s
 ) -> None:
     run = start(long_job)
     wait_for_version(tmp_path / "run", 3)
-    workers = [pid for pid, command in descendants(run.pid).items() if "ShardWorker" in command]
+    workers = [pid for pid, command in descendants(run.pid).items() if "RayWorker" in command]
     os.kill(workers[-1], signal.SIGKILL)
     version = RunDirectory.open(tmp_path / "run").latest() or 0
     wait_for_version(tmp_path / "run", version + 3)
