@@ -84,8 +84,7 @@ def learn(job: Job, replicas: int) -> float:
         one.learner.descent.scaled = job.cluster.rate_of(replicas)
     while None not in (arrivals := [one.receive() for one in all_of_us]):
         found = [arrival for arrival in arrivals if arrival is not None]
-        for arrival in found:
-            statistics = metrics.add(statistics, arrival.statistics)
+        statistics = metrics.add(statistics, metrics.total(arrival.statistics for arrival in found))
         if not sum(arrival.labelled for arrival in found):
             continue
         observed = total_observed(found)
