@@ -8,10 +8,14 @@ PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-full test chaos s3 quick lint types laws gpu unit install lock latest dist clean
+.PHONY: demo demo-federated demo-full test chaos s3 quick lint types laws gpu unit install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
+
+# Three owners with files of their own, over a SuperLink; two minutes.
+demo-federated: install
+	@$(BIN)/python -m examples.owners.demo
 
 demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full

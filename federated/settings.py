@@ -26,11 +26,13 @@ class Federated:
     fraction: float | None = None
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
+    aggregation: str | Mapping[str, Any] | None = None
     superlink: str | None = None
     certificates: str | None = None
     min_clients: int | None = None
     round_timeout: str | None = None
     accept_failures: bool | None = None
+    checks: bool | None = None
 
     def settings(self) -> Mapping[str, Any]:
         """The keys of [federated] that are set."""

@@ -95,6 +95,7 @@ def test_a_raylet_that_is_killed_ends_the_run_in_plain_words(start: Start, long_
     assert "go on from it" in told or "goes on from it" in told
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_and_a_request_to_stop_leave_nothing_on_stdout_but_the_summary(
     start: Start, long_job: Job, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_column_can_say_which_replica_owns_a_row(small_job: Callable[..., Job]
     assert all(one != two for one, two in sizes), "three colours cannot be halved"
 
 
+@pytest.mark.chaos
 def test_a_resumed_run_of_shards_equals_an_uninterrupted_one(small_job: Callable[..., Job], tmp_path: Path) -> None:
     adam = "learner.optimizer={name='adam', lr=0.01}"
     job = small_job("cluster.replicas=1", "cluster.shards=2", adam, "model.dropout=0.1", strategy=[REPLAY])

@@ -73,7 +73,7 @@ def test_the_driver_keeps_nothing_of_increments_that_are_folded() -> None:
             gc.collect()
             kept.append(len(gc.get_objects()))
 
-    run(StandIns(129, packs=False), 8, observe)
+    run(StandIns(129, packs=False), 4, observe)
     assert abs(kept[-1] - kept[-3]) < 50
 
 

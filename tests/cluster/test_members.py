@@ -99,6 +99,7 @@ def test_who_joins_and_who_leaves_pass_on_every_row(small_job: Callable[..., Job
         engine.close()
 
 
+@pytest.mark.chaos
 def test_a_run_goes_on_with_another_number_of_replicas(small_job: Callable[..., Job], tmp_path: Path) -> None:
     run(job_of(small_job, 1), tmp_path / "run", increments=4)
     sha256 = run(job_of(small_job, 2), tmp_path / "run")

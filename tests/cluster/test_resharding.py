@@ -162,6 +162,7 @@ def farthest(out: Path, other: Mapping[str, Tensor]) -> float:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.chaos
 def test_a_run_goes_on_with_another_number_of_shards(small_job: Callable[..., Job], tmp_path: Path) -> None:
     run(job_of(small_job, 1, 2), tmp_path / "run", increments=2)
     run(job_of(small_job, 1, 3), tmp_path / "run")

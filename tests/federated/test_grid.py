@@ -80,6 +80,7 @@ def test_a_dead_worker_answers_with_errors_ever_after(grid: RayGrid) -> None:
         assert "its worker is gone" in str(replies[1].error.reason)
 
 
+@pytest.mark.chaos
 def test_a_dead_worker_stops_the_run_and_it_goes_on_to_the_same_weights(table: Path, tmp_path: Path) -> None:
     job = people(table, "stream.every=500")
     whole = finish(job, tmp_path / "whole", on(InProcessGrid(3)))

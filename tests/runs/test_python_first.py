@@ -18,7 +18,6 @@ import incr_core
 from cluster import Cluster
 from incr_core import Job, Run, run
 from incr_core.errors import JobError
-from incr_core.job import FederatedSection
 from incr_core.job._sections import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
@@ -66,7 +65,6 @@ def test_an_engine_brings_its_settings_and_leaves_the_others(job: Job) -> None:
     assert (kind.__name__, changed.cluster.replicas, changed.cluster.shards) == ("ClusterEngine", 1, 3)
     assert changed.changed({"cluster": job.document()["cluster"]}) == job
     assert {field.name for field in fields(Cluster)} == ClusterSection.model_fields.keys()
-    assert FederatedSection.model_fields.keys() == {"clients", "rounds", "fraction", "backend", "workers"}
     with pytest.raises(JobError, match=r"cluster\.replicas: expected a number, a range .*, got 0"):
         engine_chosen(job, Cluster(replicas=0))
     with pytest.raises(JobError, match=r"on: expected the name of an engine or its settings, such as .*, got int"):
