@@ -143,7 +143,7 @@ class StandIn:
         done = Round({"loss": 20.0}, BATCH, 8192, 0.01, 0.001)
         return done, self.hand_over() if hands_over else None
 
-    def hand_over(self) -> Handover | None:
+    def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """The weights."""
         return Handover(FlatTensors.of(WEIGHTS), {}, None) if self.place.replica == 0 else None
 

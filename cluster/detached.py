@@ -112,8 +112,9 @@ def start(job: Job, directory: Path, token: str) -> None:
 
 def _make_way(name: str, directory: Path) -> None:
     """Let the actor of a loop that has ended be gone. RunDirectoryError where one goes on."""
+    until = time.monotonic() + STARTS
     with suppress(ValueError):  # Ray's word for: no such actor
-        while True:
+        while time.monotonic() < until:
             actor = ray.get_actor(name, NAMESPACE)
             found = Detached.read(directory)
             if found is None or found.goes_on:
@@ -123,6 +124,9 @@ def _make_way(name: str, directory: Path) -> None:
                 )
             ray.kill(actor)  # it has told how it ended, and is about to
             time.sleep(LOOK)
+        raise EngineError(
+            f"--detach: expected the actor {name!r}, whose run has ended, to end too, got none of that yet"
+        )
 
 
 def _await_begun(actor: Any) -> None:

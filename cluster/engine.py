@@ -94,7 +94,7 @@ class ClusterEngine(Engine):
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
             # A store in which objects are made one after the other is not written from two threads.
             self.saves_meanwhile = settings.shards > 1 and self._states.are_files
-            self._told = meeting.join() if self.saves_meanwhile else self._store
+            self._written_store = meeting.join() if self.saves_meanwhile else self._store
             self._saving: list[str] = []
         except BaseException:
             self.close()
@@ -275,7 +275,7 @@ class ClusterEngine(Engine):
         """Wait for all workers, and put the weights together that the first replica's have written."""
         if not self.saves_meanwhile:
             return self.weights()
-        told = await_all(self._told, self._saving, given_up)
+        told = await_all(self._written_store, self._saving, given_up)
         first = [place for place in self.places if place.replica == 0]
         return take_parts([place.state(self.directory, version) for place in first], told[0])
 

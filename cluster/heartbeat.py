@@ -151,7 +151,7 @@ class Pulse:
             silence, rest = now - self._heard[place], now - self._moved[place]
             if silence > patience * STARVED or (silence > patience and not self._starved(place)):
                 found.append(Silent(place, f"gave no sign of life for {patience:g} s"))
-            elif missing or beat is None:
+            elif beat is None or (missing and rest <= patience * STARVED):
                 continue
             elif rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
                 found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in something that does not return"))

@@ -104,7 +104,7 @@ class PeerLending:
             handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)
             if handed is not None:
                 return handed
-            if over.wait(1.0):
+            if over.wait(1.0) or item[:2] != (self._generation, self._begun):
                 break
         raise EngineError(f"what replica {giver} remembers does not come")
 

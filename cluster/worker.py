@@ -87,13 +87,13 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class SavedAt:
-    """Where the state is kept that a worker goes on from: its own.
+    """Where the states are kept that a worker goes on from.
 
-    places: of replicas, and of shards of each. inherits: there were more or fewer replicas: those of all are there.
+    states: of replicas, and of shards of each. inherits: there were more or fewer replicas: those of all are there.
     cuts: there were more or fewer shards: those of all shards are there.
     """
 
-    places: Sequence[Sequence[Path | StoredState]]
+    states: Sequence[Sequence[Path | StoredState]]
     inherits: bool = False
     cuts: bool = False
 
@@ -106,7 +106,7 @@ class SavedAt:
                     [place if isinstance(place, Path) else stack.enter_context(place.kept()) for place in shards],
                     self.cuts,
                 )
-                for shards in self.places
+                for shards in self.states
             ]
 
 
@@ -176,7 +176,7 @@ class ShardWorker:
             ) from error
 
         self._job, self._within, self._seed = job, within, place.replica
-        self._writer = StateWriter(meeting.join())
+        self._writer = StateWriter(meeting.join(), PATIENCE * job.cluster.timeout)
         self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.worker = self._made()
         self._fragments_told = 0
@@ -254,10 +254,10 @@ class ShardWorker:
 
         found: whether to take in files that were found since. Who joins others that have begun must not.
         """
+        self._fragments_told = 0  # what it has told since the commit may never have arrived
         if self.worker.go_back(version):
             return
         self._turns.begin()
-        self._fragments_told = 0
         if saved is None or weights is None:
             self.worker.start(None, None)
             return

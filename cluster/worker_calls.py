@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,14 +107,25 @@ class WorkerCalls:
             try:
                 return self._actors.results(list(calls.values()), timeout=LOOK)
             except GetTimeoutError:
-                lost = self._looked_at(calls)
+                with self._ended_by_errors():
+                    lost = self._looked_at(calls)
                 if not told and method == "build" and time.monotonic() - begun > SLOW_START:
                     told = self._tell_of_slow_start()
             except (RayActorError, RayTaskError) as error:
-                lost = self._explained(calls, error)
+                with self._ended_by_errors():
+                    lost = self._explained(calls, error)
             if lost:
                 self._end(calls, lost)
                 raise WorkerLost("; ".join(f"{self.places[number]} {reason}" for number, reason in lost.items()))
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """What is raised here is the job's own: nobody is replaced, and nobody may wait for who has raised it."""
+        try:
+            yield
+        except BaseException:
+            self._store.set(ended_key(self.generation), "")
+            raise
 
     # -- who is lost ---------------------------------------------------------------------------------------------
 

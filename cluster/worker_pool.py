@@ -55,11 +55,6 @@ class WorkerPool(WorkerCalls):
             found.setdefault(member.process.node if member.process else "", []).append(number)
         return {node: self._named(numbers) for node, numbers in found.items()}
 
-    @property
-    def on_this_host(self) -> list[bool]:
-        """Of each worker, by place, whether it is a process of this host."""
-        return [member.process is not None and member.process.is_here for _, member in sorted(self._members.items())]
-
     def form(self, places: Sequence[Place], *, patient: bool = True) -> list[Place]:
         """Let there be a worker in each of these places, and nobody else, and let all meet; returns the places that
         were filled.

@@ -23,7 +23,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # public, but
 
 from incr_core.errors import EngineError
 from incr_core.numerics import stored, unstored
-from incr_core.storage import remove, write_atomically
+from incr_core.storage import remove, storage, write_atomically
 from incr_core.update import Weights
 
 __all__ = ["StateWriter", "await_all", "take_parts", "write_parts"]
@@ -37,38 +37,39 @@ PARTS = "weights.safetensors"
 class StateWriter:
     """A thread that writes, one state at a time.
 
-    store: a connection of its own.
+    store: a connection of its own. patience: seconds that a disk may take without the thread doing anything.
 
     >>> from torch.distributed import HashStore
-    >>> writer = StateWriter(store := HashStore())
+    >>> writer = StateWriter(store := HashStore(), 60.0)
     >>> writer.begin(lambda: {"cut": ["w"]}, "written/1"); writer.settle()
     >>> await_all(store, ["written/1"], lambda: False)
     [{'cut': ['w']}]
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, patience: float) -> None:
+        self._store, self._patience = store, patience
         self._thread: threading.Thread | None = None
         self._clock: int | None = None
         self._failed: Exception | None = None
 
     def begin(self, write: Callable[[], Mapping[str, Any]], key: str) -> None:
         """Write, and tell under that key of the store what `write` returns; what was begun before must be over."""
-        self.settle()
         self._thread = threading.Thread(target=self._write, args=(write, key), name="incr-writer", daemon=True)
         self._thread.start()
 
     def settle(self) -> None:
         """Wait until nothing is being written; raises what went wrong.
 
-        While something is, this thread shows that it is alive. It does not where nothing moves any more: who listens
-        to its heart decides how long that may last.
+        While something is, this thread shows that it is alive. It does not where nothing has moved for long: then who
+        listens to its heart counts it as stuck.
         """
         thread, self._thread = self._thread, None
+        moved, spent = time.monotonic(), self._spent()
         while thread is not None and thread.is_alive():
-            before = self._spent()
             thread.join(1.0)
-            if thread.is_alive() and self._spent() == before:
+            if (now := self._spent()) != spent:
+                moved, spent = time.monotonic(), now
+            elif time.monotonic() - moved > self._patience:
                 thread.join()
         failed, self._failed = self._failed, None
         if failed is not None:
@@ -110,7 +111,8 @@ def write_parts(folder: Path, weights: Weights, cut: Collection[str]) -> dict[st
 
     cut: names of those of which it has a part of the rows; of all others it has the whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     parts = {name: stored(value).cpu().contiguous() for name, value in weights.items()}
     write_atomically(folder / PARTS, safetensors.torch.save(parts), durable=False)  # nobody reads it after the commit
     types = {name: str(value.dtype).removeprefix("torch.") for name, value in weights.items()}

@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from federated.client_app import ORDER, WORK
 from federated.cohort import updates_of
@@ -17,12 +16,14 @@ from federated.consent import offered
 from federated.failures import REMEDY
 from federated.members import FAILURES, Member
 from federated.records import told
-from federated.replies import MOST, Refused, checked
+from federated.replies import Asked, Refused, checked
 from federated.roster import Roster, failures_of
+from incr_core._util import waiting
 from incr_core.data.sources import seconds
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
 from incr_core.rounds import outsized
+from incr_core.shown import shown
 from incr_core.update import Weights
 
 __all__ = ["Attendance"]
@@ -60,7 +61,6 @@ class Attendance(Roster):
         self._strangers = set[int]()  # nodes that take no part
         self._come: list[Member] = []  # who has said its name, and is not open yet
         self._described: Mapping[str, Any] = {}
-        self._anchor: Mapping[str, Tensor] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -94,10 +94,11 @@ class Attendance(Roster):
                 said = now
                 wanted = f"{there} of {self._wanted.min_clients} clients are there"
                 print(f"incr: waiting: {wanted}{self._absent()}", file=sys.stderr, flush=True)
-            time.sleep(0.1)
+            with waiting():  # Ctrl-C and `incr stop` need not wait for clients
+                time.sleep(0.1)
 
     def _absent(self) -> str:
-        away = [member.name for member in self.members if not member.there]
+        away = [shown(member.name) for member in self.members if not member.there]
         return f" (not {', '.join(away)})" if away else ""
 
     def _take_in(self) -> None:
@@ -109,6 +110,7 @@ class Attendance(Roster):
                 if member.node is not None and member.node not in online:
                     self._lost(member, "its node is gone")
             self._come = [member for member in self._come if member.node in online]
+            self._strangers &= online  # a node that comes back is asked again
             known = {member.node for member in (*self.members, *self._come)}
             known |= {*self._greeted.values()} | self._strangers
             if new := sorted(online - known):
@@ -146,6 +148,7 @@ class Attendance(Roster):
         for member in sorted(come, key=lambda member: (member.index < 0, member.index, member.name)):
             if member.opened:
                 self.news.append(("client returned", f"client {member.name}", "it goes on where it was"))
+                self._keeps(member)
                 continue
             new = member.index < 0
             if new:
@@ -158,12 +161,17 @@ class Attendance(Roster):
                 "describe": not self._described,
             }
             answer = self.ask("query.open", [member.index], order).get(member.index)
+            if answer is not None and order["describe"] and not told(answer)["weights"]:
+                self._failed(member, "query.open", Refused("a model without weights"))
+                answer = None
             if answer is None and new:
                 self._strangers.add(self.members.pop().node or 0)  # it does not fit, and has said why
             elif answer is None:
                 member.opened = False
             else:
                 self._opened(member, answer)
+                if not new:
+                    self._keeps(member)
         self.fragments = self.names
 
     def _opened(self, member: Member, answer: RecordDict) -> None:
@@ -173,41 +181,18 @@ class Attendance(Roster):
         self._coming(member, document)
         self.news.append(("client joined", f"client {member.name}", f"takes part, as number {member.index}"))
 
+    def _keeps(self, member: Member) -> None:
+        """Let it keep the state at which the last commit has it: it may have been away when that was made."""
+        self.ask("query.save", [member.index], {})
+
     def _coming(self, member: Member, document: Mapping[str, Any]) -> None:
         coming = document["coming"]
-        member.coming = None if coming is None else int(coming["time"]) if self._timed else 0
-
-    @property
-    def _timed(self) -> bool:
-        """Whether an increment is a tick of a clock."""
-        every = self._job.stream.every
-        return isinstance(every, str) and every != "file"
+        member.coming = None if coming is None else int(coming["time"]) if self._job.stream.timed else 0
 
     # -- a question --------------------------------------------------------------------------------------------------
 
-    def ask(
-        self,
-        action: str,
-        clients: Sequence[int],
-        order: Mapping[str, Any] | None = None,
-        *,
-        orders: Sequence[Mapping[str, Any]] | None = None,
-        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
-        anchor: Weights | None = None,
-        shared: Mapping[str, Tensor] | None = None,
-    ) -> dict[int, RecordDict]:
-        """As `Roster.ask`, those that are there; the answers of those that have answered as they should."""
-        places = [place for place, client in enumerate(clients) if self.members[client].there]
-        self._anchor = anchor
-        return super().ask(
-            action,
-            [clients[place] for place in places],
-            order,
-            orders=None if orders is None else [orders[place] for place in places],
-            records=None if records is None else [records[place] for place in places],
-            anchor=anchor,
-            shared=shared,
-        )
+    def _may_ask(self, client: int) -> bool:
+        return self.members[client].there
 
     @property
     def _reached(self) -> Grid:
@@ -225,19 +210,22 @@ class Attendance(Roster):
     def _exchange(self, messages: list[Message]) -> list[Message]:
         return list(self._reached.send_and_receive(messages, timeout=self._timeout))
 
-    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
+    def _accepted(
+        self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
+    ) -> dict[int, RecordDict]:
         """The answers that are as they should be; whoever has given another is left out, and its rows stay with it."""
         found: dict[int, RecordDict] = {}
+        shared = self._described.get("shared", {})
         for client, answer in zip(clients, answers, strict=True):
             member = self.members[client]
-            most = self._passes * member.offered if action == "train.learn" else MOST
+            most = self._passes * (member.offered if action == "train.learn" else member.learned)
             try:
-                found[client] = checked(action, answer, self._anchor, most, member.generation)
+                found[client] = checked(Asked(action, anchor or {}, shared, most, member.generation), answer)
             except Refused as why:
                 self._failed(member, action, why)
-        if action == "train.learn" and self._wanted.checks and self._anchor is not None:
+        if action in ("train.learn", "train.review") and self._wanted.checks and anchor is not None:
             learners = [*found]
-            for place, why_not in outsized(updates_of(found), self._anchor, self._described["rules"]).items():
+            for place, why_not in outsized(updates_of(found), anchor, self._described["rules"]).items():
                 del found[learners[place]]
                 self._failed(self.members[learners[place]], action, Refused(why_not))
         for client, content in found.items():
@@ -250,25 +238,29 @@ class Attendance(Roster):
     def _failed(self, member: Member, action: str, why: Refused) -> None:
         if not self._wanted.accept_failures:
             raise WorkerLost(f"client {member.name}: {why}; {REMEDY}")
-        if why.silent:
-            self._lost(member, str(why))
-            return
         member.failures += 1
+        left = f"left out until the run is started again: {FAILURES} failures in a row"
+        if why.silent:
+            self._lost(member, str(why), left if member.failures >= FAILURES else "its rows wait until it comes back")
+            return
         done = "its answer was left out"
         if action == "query.open":
             done = "it takes no part"
         elif member.failures >= FAILURES:
-            done = f"left out until the run is started again: {FAILURES} failures in a row"
-        self.news.append(("client refused", f"client {member.name}: {why}", done))
-        print(f"incr: client {member.name}: {why}; {done}", file=sys.stderr, flush=True)
+            done = left
+        self._tell("client refused", f"client {member.name}: {str(why).removeprefix(f'client {member.name}: ')}", done)
 
-    def _lost(self, member: Member, why: str) -> None:
+    def _lost(self, member: Member, why: str, done: str = "its rows wait until it comes back") -> None:
         """It is away, until its node, or another one, says its name again."""
         if member.node is not None:
-            self.news.append(("client lost", f"client {member.name}: {why}", "its rows wait until it comes back"))
+            self.news.append(("client lost", shown(f"client {member.name}: {why}"), done))
         member.node = None
 
     def _refuse(self, node: int, who: str, why: str) -> None:
         self._strangers.add(node)
-        self.news.append(("client refused", f"{who}: expected a client of this run, got {why}", "it takes no part"))
-        print(f"incr: {who}: expected a client of this run, got {why}", file=sys.stderr, flush=True)
+        self._tell("client refused", f"{who}: expected a client of this run, got {why}", "it takes no part")
+
+    def _tell(self, kind: str, what: str, done: str) -> None:
+        """Tell a person, now and in the events. What a client says may be anything."""
+        self.news.append((kind, shown(what), done))
+        print(f"incr: {shown(what)}; {done}", file=sys.stderr, flush=True)

@@ -20,7 +20,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -63,11 +62,6 @@ def open_client(message: Message, context: Context) -> Message:
     order, home = message.content.config_records[ORDER], home_of(context)
 
     def describe(participant: Participant) -> RecordDict:
-        if "version" in order:
-            participant.load(Path(str(order["folder"]), str(order["version"])))
-        elif "cursor" in order:
-            # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
-            participant.begin_at(json.loads(str(order["cursor"])))
         learner = participant.learner
         if learner.extra:
             raise JobError(
@@ -85,7 +79,7 @@ def open_client(message: Message, context: Context) -> Message:
                 "spans": participant.spans,
                 "shares": bool(shared),
                 "remakes": learner.remakes,
-                "cursor": json.dumps(participant.cursor) if order["describe"] else "",
+                "cursor": home.cursor(participant) if order["describe"] else "",
                 "coming": home.coming(participant),
             }
         )
@@ -105,9 +99,7 @@ def receive(message: Message, context: Context) -> Message:
         return tell(
             {
                 "arrival": None if arrival is None else home.arrived(arrival, participant),
-                "fragments": list(participant.stream.fragments[int(str(order["fragments"])) :])
-                if "fragments" in order
-                else [],
+                "fragments": home.fragments(order, participant),
                 "coming": home.coming(participant),
             }
         )

@@ -13,7 +13,7 @@ from federated.client_app import SHARED
 from federated.records import told, unpack
 from federated.roster import Roster
 from incr_core.rounds import Aggregation, Consolidated, Outer
-from incr_core.update import Update, Weights, merge_shared
+from incr_core.update import Update, Weights
 
 __all__ = ["ClientCohort", "Terms", "updates_of"]
 
@@ -105,7 +105,8 @@ class ClientCohort:
     def merge_shared(self, made: Consolidated) -> None:
         """Merge what their strategies share; they are told with their next message."""
         if self.terms.shares and made.states:
-            self.shared = merge_shared(made.states, made.rows, self.terms.shared_rules, self.shared)
+            rules = self.terms.shared_rules
+            self.shared = self.aggregation.merge_shared(made.states, made.rows, rules, self.shared)
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:

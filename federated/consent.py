@@ -7,12 +7,12 @@ what it does not say is refused, by name.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
 from federated.client_file import ClientFile
+from incr_core._util import names_code
 from incr_core.errors import IncrError, JobError
 from incr_core.job import Job
 
@@ -29,9 +29,6 @@ GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "sche
 
 OURS = ("incr_core", "cluster", "federated")
 """Packages whose plugins are what incr brings along."""
-
-MODULE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
-"""The name of a function or class of a module."""
 
 
 class Declined(JobError):
@@ -94,18 +91,17 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _code(document: Mapping[str, Any]) -> Iterator[str]:
     """What a job names that incr does not bring along: "module:name", whatever key says so, and plugins."""
-    plugins = {
-        entry.name: entry.value
-        for group in GROUPS
-        for entry in entry_points(group=f"incr.{group}")
-        if entry.value.partition(".")[0] not in OURS
-    }
+    plugins: dict[str, list[str]] = {}
+    for group in GROUPS:
+        for entry in entry_points(group=f"incr.{group}"):
+            if entry.value.partition(".")[0] not in OURS:
+                plugins.setdefault(entry.name, []).append(entry.value)
     for section in ("model", "learner", "strategy", "drift", "review"):
         for text in _texts(document.get(section)):
-            if MODULE.fullmatch(text):
+            if names_code(text):
                 yield text
-            elif text in plugins:
-                yield plugins[text]
+            for name in {text, text.lower(), text.lower().removesuffix("lr")}:  # as optimisers and schedules are found
+                yield from plugins.get(name, ())
 
 
 def _texts(value: Any) -> Iterator[str]:

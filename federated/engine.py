@@ -58,7 +58,7 @@ class FederatedEngine(Engine):
                 'cluster.memory_scope: expected "own" with --on federated, whose clients keep their rows to '
                 'themselves, got "all"; leave it out (--set cluster.memory_scope=own)'
             )
-        owned = job.federated.superlink is not None
+        owned = job.federated.owned
         self._roster: Roster = Owners(job, grid) if owned else Nodes(job, directory, grid)
         if owned and job.federated.accept_failures:
             self.max_failures = MAX_FAILURES
@@ -142,7 +142,7 @@ class FederatedEngine(Engine):
         else:
             skipped = roster.ask("train.skip", self._choose(arrivals)[1])
             _hold_back(arrivals, skipped)
-            roster.settle(arrivals)
+            roster.settle(arrivals, learned=False)
         done.seconds_learning = roster.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, roster.bytes = roster.bytes, 0

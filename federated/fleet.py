@@ -103,7 +103,7 @@ class FleetNode:
                 received,
                 return_type=Message,
             )
-        except httpx.HTTPError as error:
+        except Exception as error:  # what Flower raises where a message is not whole, too
             raise self._fault(error) from error
         return wire.named(message, metadata.message_id)
 
@@ -125,7 +125,7 @@ class FleetNode:
                     self._client.PushObject, self.node, reply.metadata.run_id, sent.session_id
                 )
                 wire.push_objects(objects, push, object_ids_to_push=set(sent.objects_to_push))
-        except httpx.HTTPError as error:
+        except Exception as error:
             raise self._fault(error) from error
 
     def _beat(self) -> None:
@@ -138,7 +138,7 @@ class FleetNode:
             except (httpx.HTTPError, RuntimeError):  # what asks for messages meets it too, and tells
                 continue
 
-    def _fault(self, error: httpx.HTTPError, *, joins: bool = False) -> EngineError:
+    def _fault(self, error: Exception, *, joins: bool = False) -> EngineError:
         """What is wrong. joins: else a node that is not known any more may join again: the SuperLink was restarted."""
         place = f"--superlink {self._address}"
         if not isinstance(error, httpx.HTTPStatusError):
@@ -163,7 +163,7 @@ def node_key(path: str | Path) -> Keys:
         key = load_ssh_private_key(Path(path).expanduser().read_bytes(), None)
     except OSError as error:
         raise JobError(f"--key {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: it has a passphrase
         raise JobError(f"--key {path}: expected a private key in OpenSSH's format, got otherwise ({error})") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise JobError(f"--key {path}: expected an elliptic curve key (P-384), got {type(key).__name__}")

@@ -5,6 +5,7 @@ A home has the client's participant, keeps its state from message to message, an
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -66,6 +67,14 @@ class Home(ABC):
         """The ids of rows of the history that the server asks for."""
         return told
 
+    def cursor(self, participant: Participant) -> str:
+        """The client's place in its stream, where all have one place: as JSON."""
+        return ""
+
+    def fragments(self, order: ConfigRecord, participant: Participant) -> list[str]:
+        """The fragments of its stream that the server has not heard of, where all have one stream."""
+        return []
+
     def coming(self, participant: Participant) -> dict[str, Any] | None:
         """When the client's next increment ends, where it has a clock of its own; None where all have one."""
         return None
@@ -91,9 +100,15 @@ class Guest(Home):
         return {"partition-id": int(str(self._context.node_config.get("partition-id", -1)))}
 
     def open(self, order: ConfigRecord) -> Participant:
-        """The participant, made anew."""
+        """The participant, made anew, as it was at a version, or at a place in the stream."""
         job, client, folder = (str(order[key]) for key in ("job", "client", "folder"))
-        return residents.make_resident(self._context, job, client, folder, bool(order["travels"]))
+        participant = residents.make_resident(self._context, job, client, folder, bool(order["travels"]))
+        if "version" in order:
+            participant.load(residents.state_place(order))
+        elif "cursor" in order:
+            # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
+            participant.begin_at(json.loads(str(order["cursor"])))
+        return participant
 
     def participant(self, order: ConfigRecord) -> Participant:
         """The resident."""
@@ -109,6 +124,14 @@ class Guest(Home):
             # What a fault quotes of the data stands in brackets.
             "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
         }
+
+    def cursor(self, participant: Participant) -> str:
+        """Where new clients are to begin."""
+        return json.dumps(participant.cursor)
+
+    def fragments(self, order: ConfigRecord, participant: Participant) -> list[str]:
+        """Those behind the ones that are known."""
+        return list(participant.stream.fragments[int(str(order["fragments"])) :])
 
     def save(self, order: ConfigRecord, participant: Participant) -> None:
         """In the folder that is ordered."""

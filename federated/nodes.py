@@ -181,7 +181,9 @@ class Nodes(Roster):
     def _node(self, client: int) -> int:
         return self._nodes[client]
 
-    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
+    def _accepted(
+        self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
+    ) -> dict[int, RecordDict]:
         """All answers, or the first failure among them, raised."""
         raise_failures([self.clients[client].name for client in clients], answers)
         found = zip(clients, answers, strict=True)

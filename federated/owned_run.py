@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from federated.client_file import ClientFile
-from federated.consent import agreed
+from federated.consent import Declined, agreed
 from federated.owner_ledger import OwnerLedger
 from incr_core.errors import CheckpointError, StorageError
 from incr_core.numerics import settle_arithmetic
@@ -52,6 +52,11 @@ class OwnedRun:
     def begun(cls, file: ClientFile, folder: Path, say: Callable[[str], None], told: str, index: int) -> OwnedRun:
         """A run that begins here, with the job that the server has told; Declined where the owner does not agree."""
         agreed(file, told)
+        if len(cls(file, folder, say)._marks()) == MARKS:
+            raise Declined(
+                f"client {file.name}: expected to go on with run {folder.name}, got the order to begin it anew; its "
+                "server has committed it, so begin another run"
+            )
         remove(folder)
         with storage(folder):
             folder.mkdir(parents=True)
@@ -88,6 +93,9 @@ class OwnedRun:
             for later in numbers_in(self.folder / "generations"):
                 if later > generation:
                     remove(self._place(later))
+            marks = self._marks()
+            if any(mark > generation for mark in marks):  # of commits that the server never made
+                write_atomically(self._marked, json.dumps([mark for mark in marks if mark <= generation]).encode())
             self.generation = generation
         return self._participant
 
@@ -110,7 +118,7 @@ class OwnedRun:
     def mark(self) -> None:
         """The server is about to commit: keep this generation until two commits later."""
         marks = [*(mark for mark in self._marks() if mark < self.generation), self.generation][-MARKS:]
-        write_atomically(self.folder / "marks.json", json.dumps(marks).encode())
+        write_atomically(self._marked, json.dumps(marks).encode())
 
     # -- its rows ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +162,7 @@ class OwnedRun:
     def _made(self) -> Participant:
         told = json.loads((self.folder / "job.json").read_text())
         job = agreed(self.file, told["job"])
-        self.is_timed = isinstance(job.stream.every, str) and job.stream.every != "file"
+        self.is_timed = job.stream.timed
         settle_arithmetic(job.learner.threads)
         return job.participant(self.file.name, int(told["index"]))
 
@@ -173,8 +181,11 @@ class OwnedRun:
         return self.folder / "generations" / str(generation)
 
     def _marks(self) -> list[int]:
-        path = self.folder / "marks.json"
-        return [int(mark) for mark in json.loads(path.read_text())] if path.exists() else []
+        return [int(mark) for mark in json.loads(self._marked.read_text())] if self._marked.exists() else []
+
+    @property
+    def _marked(self) -> Path:
+        return self.folder / "marks.json"
 
 
 def _files(folder: Path) -> list[os.DirEntry[str]]:

@@ -21,7 +21,7 @@ from federated.failures import failure
 from federated.home import KEPT, Home
 from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
-from incr_core.data import OFFSET_BITS
+from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
 from incr_core.rounds import Arrival, Participant
 from incr_core.shown import shown
@@ -96,6 +96,8 @@ class Owner(Home):
         self._remove_abandoned(run)
         if generation < 0:
             place = self._place(run)
+            if (known := self._runs.pop(run, None)) is not None:
+                known.let_go()
             self._runs[run] = OwnedRun.begun(self.file, place, self.say, str(order["job"]), int(str(order["index"])))
             generation = 0
             self.say(f"takes part in run {run}")
@@ -138,7 +140,7 @@ class Owner(Home):
     def rows(self, told: Tensor) -> Tensor:
         """By the numbers that the ledger has given them."""
         assert self._run is not None
-        return self._run.row_ids(told & ((1 << OFFSET_BITS) - 1))
+        return self._run.row_ids(offset_of(told))
 
     def coming(self, participant: Participant) -> dict[str, Any] | None:
         """By its own clock."""
@@ -196,10 +198,12 @@ class Owner(Home):
         """Remove runs that have never been committed, and not been touched for a day."""
         folder = self.file.folder / "runs"
         for place in folder.iterdir() if folder.exists() else ():
-            old = time.time() - place.stat().st_mtime > ABANDONED
+            states = place / "generations"  # a message that changes the client changes this folder
+            old = time.time() - (states if states.exists() else place).stat().st_mtime > ABANDONED
             if place.name != run and old and not (place / "marks.json").exists():
+                if (known := self._runs.pop(place.name, None)) is not None:
+                    known.let_go()
                 shutil.rmtree(place, ignore_errors=True)
-                self._runs.pop(place.name, None)
 
 
 def describe(file: ClientFile) -> list[dict[str, Any]]:

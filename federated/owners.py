@@ -14,18 +14,16 @@ from federated.attendance import GRACE, Attendance
 from federated.home import KEPT
 from federated.members import Member
 from federated.records import told
-from incr_core.data import OFFSET_BITS, row_ids
+from incr_core.data import offset_of, row_ids
 from incr_core.data.encoding import BadRow
 from incr_core.data.timeline import Tick
 from incr_core.engines import Commit
 from incr_core.job import Job
 from incr_core.rounds import Arrival
+from incr_core.shown import shown
 from incr_core.update import Weights
 
 __all__ = ["Owners"]
-
-MASK = (1 << OFFSET_BITS) - 1
-"""What of a row's id is its number at its owner."""
 
 
 class Owners(Attendance):
@@ -67,15 +65,20 @@ class Owners(Attendance):
 
     def save(self, version: int) -> dict[str, Any]:
         """Let those that are there keep their state; returns what is known of all."""
+        self.news = []  # what was known before is in this commit; what is found now, in the next
         self.ask("query.save", self.there, {"version": version})
-        self.news = []
         members = [member.document() for member in self.members]
         return {"owners": {"run": self._run, "number": self._number, "members": members}}
 
     def told(self) -> dict[str, Any]:
-        """Of each owner: the rows learned, and the hash of its own ledger."""
+        """Of each owner: the rows learned, the hash of its own ledger, and whether it was away with rows in the end."""
         clients = {
-            member.name: {"rows_learned": member.learned, "rows": member.told, "ledger_sha256": member.ledger}
+            member.name: {
+                "rows_learned": member.learned,
+                "rows": member.told,
+                "ledger_sha256": member.ledger,
+                "rows_pending": self._waits_for(member),
+            }
             for member in self.members
         }
         return {"clients": clients}
@@ -100,7 +103,8 @@ class Owners(Attendance):
             documents = {client: told(answer) for client, answer in answers.items()}
             for client, document in documents.items():
                 self._coming(self.members[client], document)
-                self.members[client].held &= document["arrival"] is not None
+                if document["arrival"] is None:
+                    self.members[client].coming, self.members[client].held = None, False
             documents = {client: found for client, found in documents.items() if found["arrival"] is not None}
             if documents:
                 return self._arrivals({client: document["arrival"] for client, document in documents.items()})
@@ -115,7 +119,7 @@ class Owners(Attendance):
 
     def _arrivals(self, told_of: Mapping[int, Mapping[str, Any]]) -> list[Arrival]:
         leader = told_of[min(told_of)]["tick"]
-        name = leader["name"] if self._timed else f"increment {self._number}"
+        name = leader["name"] if self._job.stream.timed else f"increment {self._number}"
         warm = any(document["tick"]["warm"] for document in told_of.values())
         tick = Tick(self._number, str(name)[:100], warm, max(int(one["tick"]["time"]) for one in told_of.values()))
         self._number += 1
@@ -129,16 +133,17 @@ class Owners(Attendance):
     def _arrival(self, member: Member, tick: Tick, document: Mapping[str, Any]) -> Arrival:
         """What one has told, with the next numbers for its rows; those to learn come last, and may come again."""
         duplicates = self._numbered(member, document["duplicates"])
+        member.told += len(duplicates)
         bad = self._numbered(member, document["bad"])
-        member.told += len(duplicates) + len(bad)
+        member.told += len(bad)
         member.offered = document["labelled"]
         return Arrival(
             tick,
             self._numbered(member, member.offered),
             duplicates=duplicates,
             bad=[
-                BadRow(row, member.name, row & MASK, KEPT, "a row that can be used", "none", KEPT)
-                for row in bad.tolist()
+                BadRow(row, member.name, number, KEPT, "a row that can be used", "none", KEPT)
+                for row, number in zip(bad.tolist(), offset_of(bad).tolist(), strict=True)
             ],
             **{key: document[key] for key in ("arriving", "predicted", "scored", "seconds")},
             **{key: document[key] for key in ("statistics", "observed", "probed", "tasks")},
@@ -147,19 +152,21 @@ class Owners(Attendance):
     def _numbered(self, member: Member, count: int) -> Tensor:
         return row_ids(member.index, member.told, member.told + count)
 
-    def settle(self, arrivals: Sequence[Arrival]) -> None:
+    def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:
         """Rows that are in the model, or let go, have their numbers for good; the others are held by their owner."""
         for member, arrival in zip(self.members, arrivals, strict=True):
             if arrival.labelled:
                 member.told += arrival.labelled
-                member.learned += arrival.labelled
+                member.learned += arrival.labelled if learned else 0
                 member.failures = 0
             if member.offered:
                 member.held = not arrival.labelled
 
     def _tell_pending(self) -> None:
         """Say who may have rows that nobody has learned, now that the others have none left."""
-        for member in self.members:
-            if not member.there and (member.coming is not None or member.held or not member.opened):
-                self.news.append(("rows pending", f"client {member.name} is away", "learned when it comes back"))
-                print(f"incr: client {member.name} is away; its rows wait until it is back", file=sys.stderr)
+        for member in filter(self._waits_for, self.members):
+            print(f"incr: client {shown(member.name)} is away; its rows wait until it is back", file=sys.stderr)
+
+    @staticmethod
+    def _waits_for(member: Member) -> bool:
+        return not member.there and (member.coming is not None or member.held or not member.opened)

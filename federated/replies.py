@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from flwr.app import Message, RecordDict
 from torch import Tensor
 
 from federated.client_app import SHARED, WORK
+from federated.cohort import Terms
 from federated.failures import FAILURE
 from federated.records import told, unpack
 from incr_core.numerics import all_finite
-from incr_core.storage import packing
 
-__all__ = ["MOST", "Refused", "checked"]
+__all__ = ["MOST", "Asked", "Refused", "checked"]
 
 COUNTS = ("labelled", "duplicates", "bad", "arriving", "predicted", "scored")
-MOST = 1 << 31
+RULES = ("mean", "average", "sum", "max")
+"""By which weights and shared state merge (`update.merge`)."""
+
+MOST = 1 << 24
 """Rows that a client may tell of in an increment."""
+
+LATEST = 1 << 62
+"""No time is later, in microseconds."""
 
 
 class Refused(Exception):
@@ -32,23 +41,32 @@ class Refused(Exception):
         self.silent = silent
 
 
-def checked(
-    action: str, answer: Message | None, anchor: Mapping[str, Tensor] | None, most: int, generation: int
-) -> RecordDict:
-    """The content of an answer to a question.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked of a client, as far as its answer must fit it.
 
-    anchor: the weights that were sent. most: how many rows it may stand for. generation: at which the client was.
-    Raises Refused where it is none, or not what it should be.
+    anchor: the weights that were sent. shared: the strategy state as the first client has told it. most: how many rows
+    the answer may stand for. generation: at which the client was.
     """
+
+    action: str
+    anchor: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+    most: int
+    generation: int
+
+
+def checked(asked: Asked, answer: Message | None) -> RecordDict:
+    """The content of an answer to a question. Raises Refused where it is none, or not what it should be."""
     if answer is None:
         raise Refused("no answer in time", silent=True)
     if answer.has_error():
         raise Refused(answer.error.reason or "no reason given", silent=True)
     content = answer.content
-    if FAILURE in content:
-        raise Refused(str(content.config_records[FAILURE].get("message", "it does not say why"))[:1000])
     try:
-        _check(action, content, anchor, most, generation)
+        if FAILURE in content:
+            raise Refused(str(content.config_records[FAILURE].get("message", "it does not say why"))[:1000])
+        _check(asked, content)
     except Refused:
         raise
     except Exception as error:  # whatever it may be that a client sends
@@ -56,25 +74,53 @@ def checked(
     return content
 
 
-def _check(action: str, content: RecordDict, anchor: Mapping[str, Tensor] | None, most: int, generation: int) -> None:
+def _check(asked: Asked, content: RecordDict) -> None:
     work = content.config_records[WORK]
-    float(str(work["seconds"])), int(str(work["process"]))
-    if action == "query.open":
+    float(str(work["seconds"])), int(str(work["process"])), str(work["ledger"])
+    now = int(str(work["generation"]))
+    if asked.action == "query.open":
+        _check_opened(told(content))
         return
-    if (now := int(str(work["generation"]))) not in (generation, generation + 1):
-        raise Refused(f"a state after message {now}, where {generation + 1} was expected")
-    if action == "evaluate.receive":
-        _check_arrival(told(content)["arrival"], anchor or {})
-    elif action in ("train.learn", "train.review"):
+    if now not in (asked.generation, asked.generation + 1):
+        raise Refused(f"a state after message {now}, where {asked.generation + 1} was expected")
+    if asked.action == "evaluate.receive":
+        document = told(content)
+        _check_coming(document["coming"])
+        _check_arrival(document["arrival"], asked.anchor)
+    elif asked.action in ("train.learn", "train.review"):
         document = told(content)
         rows = document["rows"]
-        if not isinstance(rows, int) or not 0 <= rows <= most:
-            raise Refused(f"an update of {rows} rows, where at most {most} can be")
-        _check_weights(unpack(content.array_records["weights"], copy=False), anchor or {})
-    elif action == "train.consolidate":
-        _check_finite(unpack(content.array_records[SHARED], copy=False))
+        if not isinstance(rows, int) or not 0 <= rows <= asked.most:
+            raise Refused(f"an update of {rows} rows, where at most {asked.most} can be")
+        if not all(math.isfinite(float(loss)) for loss in document["losses"].values()):
+            raise Refused("a loss that is not finite")
+        _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+    elif asked.action == "train.consolidate":
+        _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
-            _check_weights(unpack(content.array_records["weights"], copy=False), anchor or {})
+            _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _check_opened(document: Mapping[str, Any]) -> None:
+    """What a client tells of the model, which for the first one becomes everybody's."""
+    Terms.of(document)
+    for key in ("rules", "shared_rules"):
+        if not all(rule in RULES for rule in document[key].values()):
+            raise Refused(f"{key} by other names than {', '.join(RULES)}")
+    for key, rules in (("weights", "rules"), ("shared", "shared_rules")):
+        if document[key] and document[key].keys() != document[rules].keys():
+            raise Refused(f"{key} by other names than those that have rules")
+        _check_finite(document[key])
+    _check_coming(document["coming"])
+
+
+def _check_coming(coming: Any) -> None:
+    if coming is not None and not _is_time(coming["time"]):
+        raise Refused(f"coming = {coming['time']!r}, where a time was expected")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < LATEST
 
 
 def _check_weights(weights: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
@@ -103,8 +149,14 @@ def _check_arrival(arrival: Any, anchor: Mapping[str, Tensor]) -> None:
     for key in COUNTS:
         if not isinstance(arrival[key], int) or not 0 <= arrival[key] < MOST:
             raise Refused(f"{key} = {arrival[key]!r}, where a number of rows was expected")
+    tick = arrival["tick"]
+    if not (_is_time(tick["time"]) and isinstance(tick["warm"], bool) and isinstance(tick["name"], str)):
+        raise Refused("an increment without a name and a time")
+    if not math.isfinite(float(arrival["seconds"])):
+        raise Refused("seconds that are not finite")
     for name, value in arrival["observed"].items():
-        if name not in anchor or value.shape != anchor[name].shape:
+        if name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {name}, which has none of that shape")
     _check_finite(arrival["observed"])
-    _check_finite(packing.pack(arrival["statistics"])[0])
+    if not all(np.isfinite(sums).all() for sums in arrival["statistics"].values()):
+        raise Refused("sums for metrics that are not finite")

@@ -55,8 +55,8 @@ class Roster(ABC):
     def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
         """Let clients take their next increment: an arrival for each client, none where all streams have ended."""
 
-    def settle(self, arrivals: Sequence[Arrival]) -> None:  # noqa: B027
-        """An increment is over: of these arrivals, the rows still told are in the model, or let go."""
+    def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:  # noqa: B027
+        """An increment is over: the rows still told of are in the model or, if not `learned`, were let go."""
 
     @abstractmethod
     def save(self, version: int) -> dict[str, Any]:
@@ -83,10 +83,13 @@ class Roster(ABC):
         anchor: Weights | None = None,
         shared: Mapping[str, Tensor] | None = None,
     ) -> dict[int, RecordDict]:
-        """Send a message to each of these clients and return their answers, by client, in the same order.
+        """Send a message to each of these clients that can be asked; returns the answers that are accepted, by client,
+        in the same order.
 
         Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
         """
+        places = [place for place, client in enumerate(clients) if self._may_ask(client)]
+        clients = [clients[place] for place in places]
         common = {ANCHOR: pack(anchor)} if anchor is not None else {}
         if shared:
             common[SHARED] = pack(shared)
@@ -101,14 +104,14 @@ class Roster(ABC):
                     else every,
                 }
             )
-            for place, client in enumerate(clients)
+            for place, client in zip(places, clients, strict=True)
         ]
         nodes = [self._node(client) for client in clients]
         # A list: Flower's grid over HTTP goes through the messages twice.
         sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
         with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
             replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
-        found = self._accepted(action, clients, [replies.get(node) for node in nodes])
+        found = self._accepted(action, clients, [replies.get(node) for node in nodes], anchor)
         self.bytes += sum(map(payload, contents)) + sum(map(payload, found.values()))
         self.seconds += _busiest(list(found.values()))
         return found
@@ -122,6 +125,10 @@ class Roster(ABC):
     def _node(self, client: int) -> int:
         """The node of a client."""
 
+    def _may_ask(self, client: int) -> bool:
+        """Whether a client is there to be asked."""
+        return True
+
     def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
         """An order as a client gets it."""
         return ConfigRecord(dict(order))
@@ -130,8 +137,10 @@ class Roster(ABC):
         return list(self._reached.send_and_receive(messages))
 
     @abstractmethod
-    def _accepted(self, action: str, clients: Sequence[int], answers: list[Message | None]) -> dict[int, RecordDict]:
-        """What is to be made of their answers, None where one has not come."""
+    def _accepted(
+        self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
+    ) -> dict[int, RecordDict]:
+        """What is to be made of their answers to a question with this anchor; None where one has not come."""
 
 
 @contextmanager

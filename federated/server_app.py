@@ -34,5 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     out = located(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
     job = job.resolved(out)
     settle_arithmetic(job.learner.threads)
-    with RunDirectory.create(out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep) as directory:
+    with RunDirectory.create(
+        out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep, as_now=Job.as_now
+    ) as directory:
         Loop(job, FederatedEngine(job, out, grid), directory).run_to_summary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from incr_core._util._building import build, refusal
 from incr_core._util._checks import at_least_one, byte_count, fraction, not_negative, one_of, positive
 from incr_core._util._made_with import MadeWith, made_with
-from incr_core._util._plugins import Catalogue, file_of, unknown
+from incr_core._util._plugins import Catalogue, file_of, names_code, unknown
 from incr_core._util._prefetch import prefetch
 from incr_core._util._signals import Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
@@ -21,6 +21,7 @@ __all__ = [
     "fraction",
     "json_text",
     "made_with",
+    "names_code",
     "not_negative",
     "one_of",
     "positive",

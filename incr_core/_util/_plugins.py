@@ -77,6 +77,8 @@ class Catalogue(Mapping[str, T]):
         if name in self._ours:
             return self._ours[name]
         if ":" in name:
+            if not names_code(name):
+                raise self._error(f'{place}: expected "module:name", got {name!r}')
             return _imported(name, place, root, self._error)
         if fault := self.fault(name):
             raise self._error(f"{place}: {fault}")
@@ -107,6 +109,16 @@ class Catalogue(Mapping[str, T]):
                 f"{place}: expected {entry.value} to be imported, got {type(error).__name__}: {error}; "
                 "mend its installation or its settings in the environment"
             ) from error
+
+
+def names_code(name: str) -> bool:
+    """Whether a name is "module:attribute": it, and nothing else, is imported because a job says so.
+
+    >>> names_code("losses.own:Huber"), names_code("replay"), names_code("cuda:0"), names_code("a:b:c")
+    (True, False, False, False)
+    """
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), attribute))
 
 
 def unknown(what: str, name: str, known: Iterable[Any]) -> str:

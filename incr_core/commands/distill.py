@@ -61,7 +61,9 @@ def distill(
     if out.resolve() == run.path.resolve():
         raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
-    with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep) as student:
+    with RunDirectory.create(
+        out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep, as_now=Student.as_now
+    ) as student:
         teacher = Version.load(directory, _begun_with(out))
         [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
         record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}

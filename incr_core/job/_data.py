@@ -27,7 +27,7 @@ TASKED = ("task_heads", "experts")
 def source_of(job: JobFile) -> str | Callable[..., Any]:
     """Where the rows come from: a path, absolute or as written, an address, or a function that yields them."""
     path = job.stream.path
-    if job.federated.superlink is not None:
+    if job.federated.owned:
         raise StreamError(
             "stream.path: expected rows here, got a job whose rows lie with their owners (federated.superlink)"
         )
@@ -49,7 +49,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     it may have no end to look for.
     """
     document = job.document()
-    if job.federated.superlink is not None:
+    if job.federated.owned:
         return _told(job, document)
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
@@ -215,7 +215,7 @@ def _source(job: JobFile) -> Source:
 
 def rows_in_files(job: JobFile) -> int | None:
     """How many rows the stream's files hold, where their format tells without reading them."""
-    if job.federated.superlink is not None or not isinstance(path := source_of(job), str):
+    if job.federated.owned or not isinstance(path := source_of(job), str):
         return None
     source = open_source(path, job.stream.format)
     paths = list(getattr(source, "paths", {}).values())

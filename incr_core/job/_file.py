@@ -134,7 +134,7 @@ class JobFile(Section):
 
     @model_validator(mode="after")
     def _rows_lie_somewhere(self) -> Self:
-        if not self.stream.path and self.federated.superlink is None:
+        if not self.stream.path and not self.federated.owned:
             raise ValueError(
                 "stream.path: expected where the rows are, got nothing; only where their owners have them "
                 "(federated.superlink) it may be left out"
@@ -247,6 +247,19 @@ class JobFile(Section):
         """The job as a job file."""
         text: str = tomli_w.dumps(self.document())
         return text
+
+    @classmethod
+    def as_now(cls, document: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """A job that an earlier incr wrote, with the keys that are new since at their defaults, and its fingerprint.
+
+        So the default of a new key must be what was done without it. The fingerprint is empty where it is no job any
+        more.
+        """
+        try:
+            job = cls.from_document(document)
+        except JobError:
+            return dict(document), ""
+        return job.document(), job.fingerprint()
 
     def fingerprint(self) -> str:
         """Equal for jobs that are the same run.

@@ -150,5 +150,10 @@ def aggregation_of(job: JobFile) -> Aggregation:
     """What makes one set of weights of the updates of federated clients."""
     wanted = job.federated.aggregation
     kind = job.named(wanted.name, "federated.aggregation.name", AGGREGATIONS)
-    found: Aggregation = build(kind, wanted.arguments, "federated.aggregation")
+    found = build(kind, wanted.arguments, "federated.aggregation")
+    if not isinstance(found, Aggregation):
+        raise JobError(
+            f"federated.aggregation: expected {wanted.name} to make an Aggregation, got {type(found).__name__}; name a "
+            "class that inherits from incr_core.rounds.Aggregation"
+        )
     return found

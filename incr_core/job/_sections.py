@@ -71,6 +71,11 @@ class StreamSection(Section):
     key_window: str | Annotated[int, Field(strict=True)] | None = None
 
     @property
+    def timed(self) -> bool:
+        """Whether an increment is a tick of a clock."""
+        return isinstance(self.every, str) and self.every != "file"
+
+    @property
     def keys(self) -> list[str]:
         """The columns by which a row is known again."""
         return [self.key] if isinstance(self.key, str) else self.key or []
@@ -338,6 +343,11 @@ class FederatedSection(Section):
     round_timeout: str = "10m"
     accept_failures: bool = True
     checks: bool = True
+
+    @property
+    def owned(self) -> bool:
+        """Whether the rows are with owners, on a SuperLink; else clients are simulated on one table."""
+        return self.superlink is not None
 
     @field_validator("aggregation", mode="before")
     @classmethod

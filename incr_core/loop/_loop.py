@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -81,15 +82,23 @@ class Loop:
                     if not self._losses.heals(lost, self.engine.max_failures):
                         raise
                     self._pending = PendingCommit()
-                except BaseException:
-                    with suppress(IncrError):
-                        self._land()  # what has gone wrong is not the commit's fault
+                except KeyboardInterrupt:
                     self._give_up()
+                    raise
+                except BaseException:
+                    try:
+                        with suppress(IncrError):
+                            self._land()  # what has gone wrong is not the commit's fault
+                    finally:
+                        self._give_up()
                     raise
 
     def _learn_on(self) -> None:
         """Go on from the last commit."""
-        self._resume()
+        try:
+            self._resume()
+        except Stopped:  # nothing has begun that could be ended with a commit
+            raise KeyboardInterrupt from None
         if self._begun is None:
             self._begun = time.perf_counter() - self.totals.seconds
         while not self._stop.is_set():
@@ -136,7 +145,6 @@ class Loop:
             if leaving:
                 self._land()
             if self.engine.regroups():
-                self._land()
                 self._resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
@@ -232,7 +240,6 @@ class Loop:
 
     def _go_back(self, number: int, fault: str) -> None:
         """Return to the last commit, to learn on from there without the increment that diverged, once it is known."""
-        self._land()
         if self._divergence.found(number, fault):
             before = self.totals.diverged_in_a_row
             if before + 1 >= self.job.learner.give_up_after:
@@ -246,7 +253,8 @@ class Loop:
         return DivergedError(f"learner: {what}; lower learner.optimizer.lr or set learner.clip; {stands}")
 
     def _resume(self) -> None:
-        """Return to the last commit."""
+        """Return to the last commit, once it is there."""
+        self._land()
         if self.version is None:
             self.totals = Totals()
             self._controller, self._review = self.job.controller(), self.job.reviews()
@@ -276,6 +284,8 @@ class Loop:
             "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
         }
+        if self.engine.saves_meanwhile:
+            state = copy.deepcopy(state)  # written while all of it changes
         version = self._next_version
         finish = prepared(self.directory, self.engine, version, self._pending, state, self._shape_of_rows())
         self._pending = PendingCommit()
@@ -307,6 +317,7 @@ class Loop:
             with suppress(IncrError):
                 flight.result()
                 self._committed(flight.version)
+            self.version = self.directory.latest()  # where it failed after all was there, too
 
     def _committed(self, version: int) -> None:
         self.version = version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from incr_core.errors import RunDirectoryError
 from incr_core.storage import SCHEMA, located, numbers_in, write_atomically
 
 __all__ = [
+    "AsNow",
+    "as_written",
     "begun",
     "engine_of",
     "is_run",
@@ -106,10 +108,20 @@ def refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True) -> None:
+AsNow = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], str]]
+"""From a job as it was written to the same job as it would be written now, and its fingerprint (`Job.as_now`)."""
+
+
+def as_written(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """No job is read otherwise than it was written."""
+    return document, ""
+
+
+def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True, as_now: AsNow = as_written) -> None:
     """Write job.toml, unless the folder holds the run of a job with another fingerprint.
 
     fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
+    as_now: how a job is read that an earlier incr has written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -124,15 +136,19 @@ def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True)
     found = file.read_text() if is_run(folder) else None
     if begun and found is not None and (other := found.splitlines()[0].removeprefix(_HEADER).strip()) != fingerprint:
         engine, here = other.rpartition(":")[0], fingerprint.rpartition(":")[0]
-        differences = [f"engine: {engine} there, {here} here"] if engine != here else []
-        differences += _differences(tomllib.loads(found), tomllib.loads(job_toml))
-        raise _of_another(folder, differences or [f"fingerprint: {other} there, {fingerprint} here"])
+        there, again = as_now(tomllib.loads(found))
+        if engine != here or again != fingerprint.rpartition(":")[2]:
+            differences = [f"engine: {engine} there, {here} here"] if engine != here else []
+            differences += _differences(there, tomllib.loads(job_toml))
+            raise _of_another(folder, differences or [f"fingerprint: {other} there, {fingerprint} here"])
     # Keys that make no other run of it, such as publish.keep, may have changed.
     if found != text:
         write_atomically(file, text.encode())
 
 
-def refuse_another(place: str | Path, job_toml: str, apart_from: Collection[str] = ()) -> None:
+def refuse_another(
+    place: str | Path, job_toml: str, apart_from: Collection[str] = (), as_now: AsNow = as_written
+) -> None:
     """Raise RunDirectoryError if the folder holds the run of another job, on any engine.
 
     apart_from: sections that may differ, such as those of engines.
@@ -150,7 +166,7 @@ def refuse_another(place: str | Path, job_toml: str, apart_from: Collection[str]
     folder = located(place)
     if not is_run(folder) or not numbers_in(folder / "versions"):
         return
-    there, here = tomllib.loads((folder / "job.toml").read_text()), tomllib.loads(job_toml)
+    there, here = dict(as_now(tomllib.loads((folder / "job.toml").read_text()))[0]), tomllib.loads(job_toml)
     for section in apart_from:
         there.pop(section, None)
         here.pop(section, None)

@@ -32,7 +32,7 @@ from incr_core.registry._champion import champion_of, make_champion, withdraw
 from incr_core.registry._detached import withdraw_detached
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
-from incr_core.registry._job_claim import refuse_foreign_files, require_run, write_job
+from incr_core.registry._job_claim import AsNow, as_written, refuse_foreign_files, require_run, write_job
 from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import States
 from incr_core.registry._requests import STOP, answer
@@ -90,17 +90,26 @@ class RunDirectory:
     # Taking a run directory
 
     @classmethod
-    def create(cls, path: str | Path, job_toml: str, fingerprint: str, *, keep: int | None = None) -> Self:
+    def create(
+        cls,
+        path: str | Path,
+        job_toml: str,
+        fingerprint: str,
+        *,
+        keep: int | None = None,
+        as_now: AsNow = as_written,
+    ) -> Self:
         """Start the run of this job here, or resume it; refuse any other folder.
 
-        Jobs with equal fingerprints are the same run. keep: how many of the newest versions keep their weights (None:
-        all). The champion always does; of others the manifest and the tables stay.
+        Jobs with equal fingerprints are the same run; as_now: how a job is read that an earlier incr has written.
+        keep: how many of the newest versions keep their weights (None: all). The champion always does; of others the
+        manifest and the tables stay.
 
         Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
         writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
         """
         run = cls(located(path), keep)
-        run._take(job_toml, fingerprint)
+        run._take(job_toml, fingerprint, as_now)
         return run
 
     @classmethod
@@ -123,7 +132,7 @@ class RunDirectory:
         run._survey()
         return run
 
-    def _take(self, job_toml: str, fingerprint: str) -> None:
+    def _take(self, job_toml: str, fingerprint: str, as_now: AsNow) -> None:
         with storage(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunDirectoryError(f"{self.path}: expected a folder, found a file; choose another --out")
@@ -138,7 +147,7 @@ class RunDirectory:
             refuse_unfinished(self.path)
             if not begun:
                 remove(self.path / "state")
-            write_job(self.path, job_toml, fingerprint, begun=begun)
+            write_job(self.path, job_toml, fingerprint, begun=begun, as_now=as_now)
             with storage(self.path):
                 (self.path / "versions").mkdir(exist_ok=True)
                 (self.path / "state").mkdir(exist_ok=True)

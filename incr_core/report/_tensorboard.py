@@ -44,7 +44,7 @@ class TensorBoard:
         """Write what was committed since the last time."""
         latest = self._directory.latest() or 0
         if latest > self._version:
-            for row in self._directory.table("metrics", first=self._version + 1).to_pylist():
+            for row in self._directory.table("metrics", self._version + 1, latest).to_pylist():
                 step = row.pop("increment")
                 self._write(step=step, summary={"value": list(_scalars(row))})
             self._version = latest

@@ -15,7 +15,7 @@ from torch import Tensor
 from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.numerics import as_reals, narrowed, widened
-from incr_core.update import BLOCK, Update, Weights, mean, merge
+from incr_core.update import BLOCK, Update, Weights, mean, merge, merge_shared
 
 __all__ = ["AGGREGATIONS", "Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "WeightedMean", "distances"]
 
@@ -30,6 +30,18 @@ class Aggregation:
         """The weights that stand for all updates, each entry by its merge rule."""
         raise NotImplementedError
 
+    def merge_shared(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        rows: Sequence[int],
+        rules: Mapping[str, str],
+        anchor: Mapping[str, Tensor],
+    ) -> Weights:
+        """The strategy state that stands for all that clients share; where nobody learned a row, all count alike."""
+        counts = rows if any(rows) else [1] * len(rows)
+        updates = [Update(dict(state), count) for state, count in zip(states, counts, strict=True)]
+        return {name: value.clone() for name, value in self.merge(updates, anchor, rules).items()}
+
 
 class WeightedMean(Aggregation):
     """The mean, weighted by rows: FedAvg (McMahan et al. 2017). One hostile update moves it as far as it likes.
@@ -42,6 +54,16 @@ class WeightedMean(Aggregation):
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """`update.mean` of them."""
         return mean(updates, anchor, rules)
+
+    def merge_shared(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        rows: Sequence[int],
+        rules: Mapping[str, str],
+        anchor: Mapping[str, Tensor],
+    ) -> Weights:
+        """`update.merge_shared` of them."""
+        return merge_shared(states, rows, rules, anchor)
 
 
 class TrimmedMean(Aggregation):
@@ -65,7 +87,7 @@ class TrimmedMean(Aggregation):
         """The trimmed mean of each entry."""
 
         def trimmed(values: Tensor) -> Tensor:
-            trim = min(math.ceil(self.share * len(values)), (len(values) - 1) // 2)
+            trim = _hostile(self.share, len(values))
             kept = values.sort(0).values[trim : len(values) - trim]
             return kept[0] + (kept - kept[0]).mean(0)  # what is equal everywhere stays as it is
 
@@ -96,11 +118,13 @@ class Median(Aggregation):
 class Krum(Aggregation):
     """The mean of the `keep` updates that have the nearest neighbours (Blanchard et al. 2017, Krum and Multi-Krum).
 
-        score_i = sum of the squared distances from w_i to the n - f - 2 nearest others,    f = floor(share n)
+        score_i = sum of the squared distances from w_i to the n - f - 2 nearest others,
+        f = min(ceil(share n), (n - 1) // 2)
 
-    The updates with the smallest scores are kept, and weighted by rows. keep: how many, 1 is Krum; None: all but f,
-    which is Multi-Krum. Fewer than three updates have no neighbours to compare: then it is the mean of all. The paper
-    needs n >= 2 f + 3.
+    Distances are those of weights that merge by "mean". The updates with the smallest scores are kept, and weighted by
+    rows; what merges by other rules is merged as by `Median`, since a client that is near by its weights may lie there.
+    keep: how many, 1 is Krum; None: all but f, which is Multi-Krum. Fewer than three updates have no neighbours to
+    compare: then it is the mean of all. The paper needs n >= 2 f + 3.
 
     >>> three = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, -90.0)]
     >>> Krum(0.34).merge(three, {}, {"w": "mean"})
@@ -116,15 +140,16 @@ class Krum(Aggregation):
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The mean of those that are kept."""
         counted = [update for update in updates if update.rows > 0]
-        kept = self.kept(counted, rules)
-        return mean([counted[place] for place in kept], anchor, rules)
+        merged = mean([counted[place] for place in self.kept(counted, rules)], anchor, rules)
+        others = Median().merge(counted, anchor, rules)
+        return {name: value if rules.get(name, "mean") == "mean" else others[name] for name, value in merged.items()}
 
     def kept(self, updates: Sequence[Update], rules: Mapping[str, str]) -> list[int]:
         """The places of the updates that are kept, in their order."""
         count = len(updates)
         if count < 3:
             return list(range(count))
-        hostile = math.floor(self.share * count)
+        hostile = _hostile(self.share, count)
         nearest = max(1, count - hostile - 2)
         apart = distances(updates, rules).square()
         apart.fill_diagonal_(torch.inf)
@@ -204,6 +229,15 @@ def _as(reals: Tensor, like: Tensor) -> Tensor:
     if like.is_complex():
         return torch.view_as_complex(reals.to(as_reals(like).dtype))
     return reals.to(like.dtype) if like.is_floating_point() else reals.round().to(like.dtype)
+
+
+def _hostile(share: float, count: int) -> int:
+    """How many of so many clients may be hostile, at most.
+
+    >>> _hostile(0.2, 4), _hostile(0.28, 25), _hostile(0.4, 3)
+    (1, 7, 1)
+    """
+    return min(math.ceil(share * count - 1e-9), (count - 1) // 2)  # 0.28 * 25 is a little more than 7
 
 
 def _check_share(share: float) -> None:

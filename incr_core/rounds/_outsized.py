@@ -11,7 +11,7 @@ from torch import Tensor
 from incr_core.numerics import as_reals, widened
 from incr_core.update import Update
 
-__all__ = ["LARGEST", "outsized"]
+__all__ = ["outsized"]
 
 LARGEST = 5.0
 """How many times as far as the others an update may move the weights."""
@@ -33,8 +33,9 @@ def outsized(
 
         |w_i - a|  <=  largest * median_j |w_j - a| * max(1, rows_i / median_j rows_j)
 
-    for weights and running statistics each. Who learns more rows takes more steps, and moves farther by as much at
-    most. Of fewer than three updates none is too large: nobody can tell.
+    for weights and running statistics each; the median is that of the updates that have moved at all. Who learns more
+    rows takes more steps, and moves farther by as much at most. Of fewer than three updates none is too large: nobody
+    can tell. It finds faults rather than malice: many updates just below the bound still move the mean.
 
     >>> moved = [Update({"w": torch.tensor([value])}, rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
     >>> outsized(moved, {"w": torch.zeros(1)}, {"w": "mean"})
@@ -47,7 +48,7 @@ def outsized(
     usual_rows = median(updates[place].rows for place in counted)
     for rule, kind in _KINDS.items():
         moved = {place: _distance(updates[place], anchor, rules, rule) for place in counted}
-        usual = median(moved.values())
+        usual = median([distance for distance in moved.values() if distance] or [0.0])
         for place, distance in moved.items():
             rows = updates[place].rows
             most = largest * usual * max(1.0, rows / usual_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from incr_core.registry import RunDirectory
+from incr_core.storage import lock_of
 
 __all__ = ["baseline_runs", "going_on"]
 
@@ -14,10 +14,9 @@ def baseline_runs(directory: Path) -> list[Path]:
     return [file.parent for file in sorted(directory.glob("baselines/*/job.toml"))]
 
 
-def going_on(directory: RunDirectory) -> tuple[RunDirectory, str] | None:
+def going_on(directory: Path) -> tuple[Path, str] | None:
     """Of a run and its baselines, the one that a process learns, and that process; None where none does."""
-    for path in (directory.path, *baseline_runs(directory.path)):
-        found = directory if path == directory.path else RunDirectory.open(path)
-        if (holder := found.holder()) is not None:
-            return found, holder if found is directory else f"{holder}, at the baseline {path.name}"
+    for path in (directory, *baseline_runs(directory)):
+        if (holder := lock_of(path).holder()) is not None:
+            return path, holder if path == directory else f"{holder}, at the baseline {path.name}"
     return None

@@ -99,7 +99,7 @@ def open_run(
         document["objects"] = given.words
     job = Job.from_document(document, place="open_run", objects=given.makers).resolved()
     # How it is spread over an engine is said when it runs.
-    refuse_another(out, job.toml(), apart_from=("cluster", "federated"))
+    refuse_another(out, job.toml(), apart_from=("cluster", "federated"), as_now=Job.as_now)
     return Run(out, job)
 
 

@@ -13,7 +13,7 @@ from incr_core.engines import Engine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
-from incr_core.registry import RunDirectory
+from incr_core.registry import STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
 
@@ -35,7 +35,7 @@ def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None
     finished = _learn_one(job, out, kind, observe, job.name, lost)
     local, _ = engine_chosen(job, "local")
     for name, baseline in baselines.items() if finished else ():
-        if not _learn_one(baseline, out / "baselines" / name, local, observe, name):
+        if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, observe, name):
             break
     write_report(RunDirectory.open(out))
     return job
@@ -57,7 +57,7 @@ def _baselines(job: Job) -> dict[str, Job]:
 def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str, lost: str = "") -> bool:
     """Learn to the end of the stream; False where a signal asked to stop."""
     fingerprint = f"{kind.name}:{job.fingerprint()}"
-    with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep) as directory:
+    with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
         tracker = TensorBoard(directory) if job.track.tensorboard else None
 
         def seen(done: Progress) -> None:

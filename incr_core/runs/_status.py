@@ -56,7 +56,7 @@ class Status:
         return cls(
             name=str(directory.job().get("name", "")),
             engine=engine_of(directory.path),
-            running=None if (found := going_on(directory)) is None else found[1],
+            running=None if (found := going_on(directory.path)) is None else found[1],
             version=version,
             champion=directory.champion(),
             increment=so_far.get("increment"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from incr_core.errors import RunDirectoryError
 from incr_core.registry import STOP, Detached, RunDirectory, answer, ask
 from incr_core.runs._baseline_runs import going_on
+from incr_core.storage import lock_of
 
 __all__ = ["stop"]
 
@@ -26,20 +27,20 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
     then the request stands.
     """
     directory = RunDirectory.open(path)
-    found = going_on(directory)
+    found = going_on(directory.path)
     holder = found[1] if found is not None else _kept(directory.path)
     if holder is None:
         raise RunDirectoryError(f"{path}: expected a run that is going on, got none; there is nothing to stop")
-    learned = directory if found is None else found[0]
-    asked_in = {directory.path, learned.path}
+    learned = directory.path if found is None else found[0]
+    asked_in = {directory.path, learned}
     for folder in asked_in:
         ask(folder, STOP)
-    pid = learned.holder_here()
+    pid = lock_of(learned).holder_here()
     if pid is not None:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout
-    while (_kept(directory.path) or going_on(directory)) is not None:
+    while (_kept(directory.path) or going_on(directory.path)) is not None:
         if time.monotonic() > until:
             raise RunDirectoryError(
                 f"{path}: expected the run ({holder}) to end within {timeout:g} s, got none of that yet; it ends after "
