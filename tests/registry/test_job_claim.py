@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,26 @@ def test_a_job_that_has_committed_nothing_may_be_mended(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path, JOB.replace("seed = 1", "seed = 2"), "beef") as mended:
         assert mended.job()["learner"]["seed"] == 2
         assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_job_is_compared_as_it_would_be_written_now(tmp_path: Path) -> None:
+    """An earlier incr wrote fewer keys: what it did without them is what they do at their defaults."""
+
+    def as_now(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        now = {**document, "pace": "rows"}
+        return now, f"{now['learner']['seed']}-{now['pace']}"
+
+    with RunDirectory.create(tmp_path, JOB, "local:f00d") as run:
+        commit(run)
+    now = f'pace = "rows"\n{JOB}'
+    with RunDirectory.create(tmp_path, now, "local:1-rows", as_now=as_now) as again:
+        assert again.job()["pace"] == "rows"
+        assert again.latest() == 1
+    (tmp_path / "job.toml").write_text((tmp_path / "job.toml").read_text().replace('pace = "rows"\n', ""))
+    with pytest.raises(RunDirectoryError, match=r"of another job: learner\.seed: 1 there, 2 here; choose"):
+        RunDirectory.create(tmp_path, now.replace("seed = 1", "seed = 2"), "local:2-rows", as_now=as_now)
+    with pytest.raises(RunDirectoryError, match=r"of another job: engine: local there, cluster here; choose"):
+        RunDirectory.create(tmp_path, now, "cluster:1-rows", as_now=as_now)
 
 
 def test_a_key_that_makes_no_other_run_may_change(run: RunDirectory) -> None:

@@ -17,7 +17,7 @@ import pytest
 import incr_core
 from cluster import Cluster
 from incr_core import Job, Run, run
-from incr_core.errors import JobError
+from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job._sections import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
@@ -93,3 +93,21 @@ def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) ->
     assert {**found.summary.document(), "prequential": None} == {**told, "prequential": None}
     assert found.summary.prequential["auc"] == told["prequential"]["auc"]
     assert found.table("metrics")["rows_labelled"].to_pylist() == [50] * 4
+
+
+def test_a_run_whose_job_an_earlier_incr_wrote_goes_on(job: Job, tmp_path: Path) -> None:
+    """It knew fewer keys, so its job.toml has a fingerprint of its own."""
+    out = tmp_path / "run"
+    job = job.changed({"baselines": {}})
+    done = run(job, out).summary.model_sha256
+    head, *lines = (out / "job.toml").read_text().splitlines(keepends=True)
+    fewer = [line for line in lines if not line.startswith(("aggregation", "memory_scope", "scale_lr"))]
+    assert len(fewer) < len(lines)
+    older = head.replace(job.fingerprint(), "0" * len(job.fingerprint())) + "".join(fewer)
+    assert older.splitlines()[0] != head.strip()
+    (out / "job.toml").write_text(older)
+    with pytest.raises(RunDirectoryError, match=r"of another job: learner\.seed: 0 there, 5 here; choose"):
+        run(job.with_settings(["learner.seed=5"]), out)
+    assert (out / "job.toml").read_text() == older
+    assert run(job, out).summary.model_sha256 == done
+    assert (out / "job.toml").read_text().splitlines()[0] == head.strip()
