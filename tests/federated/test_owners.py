@@ -240,7 +240,7 @@ def test_who_lacks_a_column_is_told_which_and_the_others_go_on(
     files[2].write_text(files[2].read_text().replace('weight = "weight"\n', ""))
     finish(deployed("federated.min_clients=2"), tmp_path / "run", on(grid()))
     assert ledgers(tmp_path).keys() == {"blue", "green"}
-    wanted = "client red: client red: expected a job that its file allows, got one that asks for the column weight; "
+    wanted = "client red: expected a job that its file allows, got one that asks for the column weight; "
     assert any(kind == "client refused" and what.startswith(wanted) for kind, what in events(tmp_path / "run"))
 
 

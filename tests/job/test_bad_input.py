@@ -349,7 +349,7 @@ def test_ctrl_c_stops_at_the_next_commit_and_the_run_resumes(run: Run) -> None:
         time.sleep(0.05)  # the child has to commit something first
     os.kill(child.pid, signal.SIGINT)
     _, said = child.communicate(timeout=600)
-    assert child.returncode == 130
+    assert child.returncode == 130, said
     assert "stopped at version" in said
     with RunDirectory.open(run.folder / "out") as directory:
         assert 0 < (directory.latest() or 0) < 590
