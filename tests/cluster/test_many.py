@@ -18,7 +18,8 @@ import pytest
 from ray.exceptions import RayActorError
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from benchmarks.replicas import BATCH, StandIns, run
+from benchmarks.replicas import run
+from benchmarks.stand_ins import BATCH, StandIns
 from cluster.heartbeat import Heartbeat
 from cluster.peers import Peers
 from incr_core.registry.ledger import count
