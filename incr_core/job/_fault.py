@@ -113,7 +113,7 @@ def _remedy(faults: Sequence[ErrorDetails], place: str, kind: Any, default: Any)
         return "; write it as { key = value }, or as a section"
     if default is None:
         return "; change it, or leave it out"
-    return "; change it" if default is PydanticUndefined else f"; leave it out for the default, {_shown(default)}"
+    return "; change it" if default in (PydanticUndefined, "") else f"; leave it out for the default, {_shown(default)}"
 
 
 def _shown(value: Any) -> str:

@@ -131,7 +131,7 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
             ["stream.every=1.5"],
             'stream.every: expected text or a whole number, got 1.5; .*in quotes: "1.5"',
         ),
-        (["stream.path=''"], 'stream.path: expected some text, got ""; leave it out'),
+        (["stream.path=''"], 'stream.path: expected some text, got ""; change it'),
         (["review={every=0}"], "review.every: expected at least 1, got 0; change it"),
         (["learner.clip=0"], "learner.clip: expected more than 0, got 0; change it, or leave it out"),
         (["learner.consolidate=never"], 'learner.consolidate: expected "increment", .* or a whole number, got "never"'),
