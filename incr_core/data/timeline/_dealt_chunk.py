@@ -22,6 +22,7 @@ class DealtChunk:
     order, starts: the places of rows sorted by owner, and where each owner's begin. owners: what an owner is known by
     (`ByColumn.mark`) -> its numbers among the starts.
 
+    >>> from incr_core.batch import Batch
     >>> from incr_core.data.rates import Questions
     >>> import pyarrow as pa
     >>> import torch
