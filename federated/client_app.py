@@ -19,17 +19,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from federated.home import Guest, Home
 from federated.owner import Owner
 from federated.records import pack, tell, unpack
+from federated.together import TogetherApp
 from incr_core.errors import JobError
-from incr_core.rounds import Orders, Participant
+from incr_core.rounds import Orders, Participant, learn_side_by_side
+from incr_core.storage import checkpoint
 from incr_core.update import Update
 
 __all__ = ["app"]
@@ -38,10 +39,13 @@ ANCHOR, SHARED, ROWS, ORDER, WORK = "anchor", "shared", "rows", "order", "work"
 """Records of a message: weights to start from, merged strategy state, rows to review, what to do; and of an answer:
 what it took."""
 
+ALONE = "alone"
+"""The key of what an answer took that says why clients who were to be learned as one batch were not."""
+
 CLIENT = "client"
 """The key of a node's configuration that names its owner's file."""
 
-app = ClientApp()
+app = TogetherApp()
 
 
 def home_of(context: Context) -> Home:
@@ -122,6 +126,28 @@ def learn(message: Message, context: Context) -> Message:
     return _answer(message, home, work)
 
 
+@app.together("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
+def learn_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+    """Learn the increments at hand of several clients as one batch (`federated.batch_clients`)."""
+    begun, homes = time.perf_counter(), [home_of(context) for context in contexts]
+    orders = [message.content.config_records[ORDER] for message in messages]
+    try:
+        participants = [home.participant(order) for home, order in zip(homes, orders, strict=True)]
+        anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
+        updates, why = learn_side_by_side(participants, anchor, [bool(order["first"]) for order in orders])
+        contents = []
+        for home, order, participant, update in zip(homes, orders, participants, updates, strict=True):
+            if order["first"]:
+                home.learned(participant)
+            contents.append((_contribution(update), home.answered(participant, changed=True)))
+    except Exception as error:  # of one of them, which the others cannot go on without
+        return [Message(home.failure(error), reply_to=message) for home, message in zip(homes, messages, strict=True)]
+    seconds = (time.perf_counter() - begun) / len(messages)
+    for content, told in contents:
+        content[WORK] = ConfigRecord({"seconds": seconds, "process": os.getpid(), ALONE: why, **told})
+    return [Message(content, reply_to=message) for (content, _), message in zip(contents, messages, strict=True)]
+
+
 @app.train("review")
 def review(message: Message, context: Context) -> Message:
     """Learn rows of the history once more, from the anchor."""
@@ -186,6 +212,15 @@ def save(message: Message, context: Context) -> Message:
         return RecordDict()
 
     return _answer(message, home, work, changed=False)
+
+
+@app.together("query.save", lambda message: "all")
+def save_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+    """Keep the states of all clients here, and wait for the disk once."""
+    with checkpoint.unsynced() as written:
+        replies = [save(message, context) for message, context in zip(messages, contexts, strict=True)]
+    checkpoint.settle(list(dict.fromkeys(written)))
+    return replies
 
 
 def _answer(

@@ -169,6 +169,7 @@ class FederatedEngine(Engine):
             consolidate(cohort)
 
     def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]], begun: set[int]) -> list[Update]:
+        orders = self._roster.batched(drawn, orders)
         answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights)
         begun.update(answers)
         return updates_of(answers)

@@ -12,10 +12,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.client_app import ORDER, app
+from federated.batches import batches_of, homes_of
+from federated.client_app import ALONE, ORDER, WORK, app
 from federated.clients import Client, clients_of, joined
 from federated.failures import raise_failures
-from federated.grid import RayGrid, spread
+from federated.grid import RayGrid
 from federated.records import told
 from federated.roster import Roster, failures_of
 from federated.simulation import FlowerSimulation
@@ -49,6 +50,7 @@ class Nodes(Roster):
         self._lent = grid is not None
         self._simulation: FlowerSimulation | None = None
         self._nodes: list[int] = []
+        self._told_alone = False
         self.clients = clients_of(job)
 
     @property
@@ -102,7 +104,7 @@ class Nodes(Roster):
         wanted = self._job.federated
         workers = min(wanted.workers, len(self.clients))
         if wanted.backend == "grid":
-            return RayGrid(app, spread([client.rows for client in self.clients], workers))
+            return RayGrid(app, homes_of(self.clients, wanted, workers))
         self._simulation = FlowerSimulation(app, len(self.clients), workers)
         return self._simulation.grid
 
@@ -132,7 +134,16 @@ class Nodes(Roster):
         """Let every client keep its state; returns the clients and the fragments known."""
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self.ask("query.save", self.there, orders=orders)
+        self.news = []
         return {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
+
+    def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
+        wanted = self._job.federated
+        if not wanted.batch_clients:
+            return orders
+        batches = batches_of(clients, wanted.batch_clients, wanted.block)
+        return [{**order, "batch": batch} for order, batch in zip(orders, batches, strict=True)]
 
     def close(self) -> None:
         """Stop the simulated clients; nodes of a grid that was lent stay."""
@@ -187,7 +198,18 @@ class Nodes(Roster):
         """All answers, or the first failure among them, raised."""
         raise_failures([self.clients[client].name for client in clients], answers)
         found = zip(clients, answers, strict=True)
-        return {client: answer.content for client, answer in found if answer is not None}
+        contents = {client: answer.content for client, answer in found if answer is not None}
+        if action == "train.learn" and self._job.federated.batch_clients:
+            self._notice(contents)
+        return contents
+
+    def _notice(self, contents: Mapping[int, RecordDict]) -> None:
+        """Tell once why clients are learned one by one that were to be learned as one batch."""
+        reasons = [str(content.config_records[WORK].get(ALONE, "")) for content in contents.values()]
+        why = next((reason for reason in reasons if reason), None)
+        if why is not None and not self._told_alone:
+            self._told_alone = True
+            self.news.append(("one by one", f"federated.batch_clients: {why}", "clients are learned one by one"))
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:

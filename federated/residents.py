@@ -45,6 +45,10 @@ _reads: dict[tuple[int, str], SharedReads] = {}
 """What the residents of a run have decoded of their common stream, by the run and its job."""
 
 
+_jobs: dict[str, Job] = {}
+"""The jobs of the residents, by their JSON: a thousand clients need not read it a thousand times."""
+
+
 def make_resident(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
     """Make the client's participant, fresh, and note in the context who it is from now on.
 
@@ -109,14 +113,17 @@ def close_all() -> None:
     while _residents:
         _residents.popitem()[1].participant.close()
     _reads.clear()
+    _jobs.clear()
 
 
 def _make(context: Context) -> Participant:
     record = context.state.config_records[CLIENT]
-    job = Job.model_validate_json(str(record["job"]))
+    told = str(record["job"])
+    if (job := _jobs.get(told)) is None:
+        job = _jobs[told] = Job.model_validate_json(told)
     client = Client.from_document(json.loads(str(record["client"])))
     settle_arithmetic(job.learner.threads)
-    reads = _reads.setdefault((context.run_id, str(record["job"])), SharedReads())
+    reads = _reads.setdefault((context.run_id, told), SharedReads())
     return job.participant(client.name, client.index, client.partition, reads=reads)
 
 

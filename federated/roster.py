@@ -70,6 +70,10 @@ class Roster(ABC):
     def close(self) -> None:
         """Leave them, and stop what was started here. May be called twice."""
 
+    def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
+        return orders
+
     # -- a question --------------------------------------------------------------------------------------------------
 
     def ask(

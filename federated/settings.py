@@ -26,6 +26,7 @@ class Federated:
     fraction: float | None = None
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
+    batch_clients: int | None = None
     aggregation: str | Mapping[str, Any] | None = None
     superlink: str | None = None
     certificates: str | None = None

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from federated.envelope import Envelope, unwrap
 from federated.flower_privates import ErrorCode
+from federated.together import Answers, TogetherApp
 
 __all__ = ["Worker"]
 
@@ -25,7 +26,7 @@ class Worker:
     def __init__(self, app: ClientApp, run: int, nodes: list[int], config: dict[str, Any]) -> None:
         self._app = app
         self._run = run
-        self._nodes = nodes
+        self._places = {node: place for place, node in enumerate(nodes)}
         self._config = config
         self._contexts: dict[int, Context] = {}
 
@@ -35,19 +36,38 @@ class Worker:
 
     def answer(self, envelopes: list[Envelope], shared: dict[int, Any]) -> list[Message]:
         """One reply for each message; an exception becomes an error reply, as everywhere in Flower."""
-        return [self._answer(unwrap(envelope, shared)) for envelope in envelopes]
+        messages = [unwrap(envelope, shared) for envelope in envelopes]
+        if not isinstance(self._app, TogetherApp):
+            return [self._answer(message) for message in messages]
+        replies: list[Message] = []
+        for answers, group in self._app.grouped(messages):
+            if answers is None:
+                replies += [self._answer(message) for message in group]
+            else:
+                replies += self._answer_together(answers, group)
+        return replies
 
     def _answer(self, message: Message) -> Message:
         context = self._context(message.metadata.dst_node_id)
         try:
             return self._app(message, context)
         except Exception as error:
-            reason = "".join(traceback.format_exception_only(error)).strip()
-            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-            return Message(Error(code=code, reason=reason), reply_to=message)
+            return _failed(message, error)
+
+    def _answer_together(self, answers: Answers, messages: list[Message]) -> list[Message]:
+        contexts = [self._context(message.metadata.dst_node_id) for message in messages]
+        try:
+            return answers(messages, contexts)
+        except Exception as error:
+            return [_failed(message, error) for message in messages]
 
     def _context(self, node: int) -> Context:
         if node not in self._contexts:
-            place: dict[str, Any] = {"partition-id": self._nodes.index(node), "num-partitions": len(self._nodes)}
+            place: dict[str, Any] = {"partition-id": self._places[node], "num-partitions": len(self._places)}
             self._contexts[node] = Context(self._run, node, place, RecordDict(), dict(self._config))
         return self._contexts[node]
+
+
+def _failed(message: Message, error: Exception) -> Message:
+    reason = "".join(traceback.format_exception_only(error)).strip()
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

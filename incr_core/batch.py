@@ -229,18 +229,35 @@ class Steps:
             if enough is not None and enough():
                 return
 
+    def places(self, rows: int, passes: int) -> list[Tensor]:
+        """Take all steps of an increment that has begun and of which none is taken, as the places (rows,) in it of the
+        rows of each pass; whoever asks cuts them into batches.
+
+        >>> steps = Steps(batch_size=2, shuffle=False)
+        >>> steps.begin(Batch(torch.arange(3.0), torch.arange(3.0)), passes=2)
+        >>> steps.places(3, passes=2), steps.left
+        ([tensor([0, 1, 2]), tensor([0, 1, 2])], 0)
+        """
+        found = [self._order(rows) for _ in range(passes)]
+        self._taken, self.left, self._steps = self._taken + self.left, 0, iter(())
+        return [torch.arange(rows) if order is None else order for order in found]
+
+    def _order(self, rows: int) -> Tensor | None:
+        """The order of the rows in a pass; None: as they lie."""
+        if not self.shuffle or rows <= self.batch_size:  # within a batch, order is no matter
+            return None
+        self._begun = self._generator.get_state() if self._begun is None else self._begun
+        return torch.randperm(rows, generator=self._generator)
+
     def close(self) -> None:
         """The increment is over, with all its steps taken or without."""
         self._steps, self.left, self._loaded = iter(()), 0, False
 
     def _lay_out(self, labelled: Batch, passes: int) -> Iterator[list[Batch]]:
         for _ in range(passes):
-            ordered = labelled
-            if self.shuffle and len(labelled) > self.batch_size:  # within a batch, order is no matter
-                self._begun = self._generator.get_state() if self._begun is None else self._begun
-                # Permuting a pass once and cutting views is cheaper than gathering each batch.
-                permutation = torch.randperm(len(labelled), generator=self._generator)
-                ordered = labelled.take(permutation.to(labelled.targets.device))
+            order = self._order(len(labelled))
+            # Permuting a pass once and cutting views is cheaper than gathering each batch.
+            ordered = labelled if order is None else labelled.take(order.to(labelled.targets.device))
             batches = ordered.split(self.batch_size)
             if len(batches) > 1 and len(batches[-1]) < self.smallest:
                 start = len(ordered) - len(batches[-1]) - self.batch_size

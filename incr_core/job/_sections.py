@@ -336,6 +336,7 @@ class FederatedSection(Section):
     fraction: float = Field(1.0, gt=0.0, le=1.0)
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
+    batch_clients: int = Field(0, ge=0)
     aggregation: Named = Named(name="mean")
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
     certificates: str | None = None
@@ -348,6 +349,21 @@ class FederatedSection(Section):
     def owned(self) -> bool:
         """Whether the rows are with owners, on a SuperLink; else clients are simulated on one table."""
         return self.superlink is not None
+
+    @property
+    def block(self) -> int:
+        """How many consecutive clients live in one process, so that about `batch_clients` of them take part."""
+        return math.ceil(self.batch_clients / self.fraction)
+
+    @model_validator(mode="after")
+    def _batches_are_simulated(self) -> Self:
+        if self.batch_clients and (self.owned or self.backend != "grid"):
+            elsewhere = "clients are with their owners" if self.owned else 'backend = "flower" is'
+            raise ValueError(
+                f"federated.batch_clients: expected 0 where {elsewhere}, got {self.batch_clients}; leave it out: "
+                'clients can be learned as one batch in the processes of backend = "grid"'
+            )
+        return self
 
     @field_validator("aggregation", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from incr_core.learner._early_stopping import EarlyStopping
 from incr_core.learner._learner import Learner
 from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable, optimizer_named
 from incr_core.learner._schedule import SCHEDULES, Schedule
+from incr_core.learner._stacked import learn_stacked, why_alone
 
 __all__ = [
     "OPTIMIZERS",
@@ -15,5 +16,7 @@ __all__ = [
     "OptimizerFactory",
     "Schedule",
     "fusable",
+    "learn_stacked",
     "optimizer_named",
+    "why_alone",
 ]

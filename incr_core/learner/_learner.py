@@ -159,6 +159,8 @@ class Learner(Mergeable, Predicting, Resuming):
             pairs_rows=pairs_rows,
             strategies=bool(strategies),
         )
+        self.alone: str | None = None  # why it cannot be learned together with others (`why_alone`), once that is asked
+        self.stacks = False  # whether that was tried out
         self._untried = True  # no forward has been seen, which could make tensors of its own
         stepped = schedule is not None and schedule.each == "increment"
         self.consolidates = bool(self.hooks.end) or any(one.traits.shared for one in strategies) or stepped

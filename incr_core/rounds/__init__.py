@@ -17,6 +17,7 @@ from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
+from incr_core.rounds._side_by_side import learn_side_by_side
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._worker import Snapshot, Worker
 
@@ -51,6 +52,7 @@ __all__ = [
     "check_borrowing",
     "consolidate",
     "interleaved",
+    "learn_side_by_side",
     "outsized",
     "take_round",
     "together",

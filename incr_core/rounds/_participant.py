@@ -229,11 +229,15 @@ class Participant:
     def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
         """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
         self.learner.adopt(anchor)
+        self.prepare(first)
+        return self.advance()
+
+    def prepare(self, first: bool) -> None:
+        """Lay out a round over the increment at hand, the first or another."""
         if first:
             self.begin()
         else:
             self.learner.again(*self._prepared(self.passes()))
-        return self.advance()
 
     def review(self, rows: Tensor) -> Update:
         """Learn rows of its history once more, by their ids (n,); none where their files are gone."""

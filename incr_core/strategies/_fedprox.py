@@ -7,6 +7,7 @@ import torch
 from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["FedProx"]
 
@@ -25,6 +26,8 @@ class FedProx(Strategy):
     >>> FedProx(strength=0.01).extra_repr()
     'strength=0.01'
     """
+
+    traits = Traits(stacks=True)
 
     def __init__(self, strength: float = 0.01) -> None:
         super().__init__()

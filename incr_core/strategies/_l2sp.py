@@ -7,6 +7,7 @@ import torch
 from incr_core.numerics import as_reals, local
 from incr_core.strategies._arguments import not_negative
 from incr_core.strategies._base import Context, PerWeight, Strategy
+from incr_core.strategies._traits import Traits
 
 __all__ = ["L2SP"]
 
@@ -24,6 +25,8 @@ class L2SP(Strategy):
     >>> L2SP(strength=0.1).extra_repr()
     'strength=0.1'
     """
+
+    traits = Traits(stacks=True)
 
     def __init__(self, strength: float = 0.01) -> None:
         super().__init__()

@@ -63,6 +63,11 @@ class Traits:
     """Whether `end` changes the model, its weights or buffers. What each worker made of it is then merged once more, by
     the rules of a round but without the outer step; a change that is not declared would be lost."""
 
+    stacks: bool = False
+    """Whether many learners that start from one anchor may be learned as one batch: it overrides no hooks but `begin`,
+    `adopted` and `after_backward`; its state is the same for all of them; and `after_backward` may be given weights and
+    gradients of many, (K, ...) each, treats each number alone and draws nothing."""
+
     alone: str = ""
     """Why it cannot be combined with any other strategy, if so: the reason that the learner gives when it refuses."""
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from itertools import count
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from federated import residents
+from federated.batches import homes_of
 from federated.client_app import app as incr_app
+from federated.clients import clients_of
 from federated.engine import FederatedEngine
-from federated.envelope import unwrap, wrap
+from federated.envelope import Envelope, unwrap, wrap
 from federated.flower_privates import Run, be_server_of, run_numbered
 from federated.worker import Worker
+from incr_core.job import Job
 from tests.support.federated_runs import MakeEngine
 
 _runs = count(1_000_000)
@@ -23,7 +27,8 @@ _runs = count(1_000_000)
 
 class InProcessGrid(Grid):
     """clients: how many. shuffle: a seed for answering in a random order. forgetful: every message meets a process in
-    which no client is at home. lose: messages that get no reply.
+    which no client is at home. lose: messages that get no reply. workers: how many share the clients, as the job's
+    batches of clients allow; of several, each is asked in a call of its own.
     """
 
     def __init__(
@@ -34,11 +39,14 @@ class InProcessGrid(Grid):
         shuffle: int | None = None,
         forgetful: bool = False,
         lose: Callable[[Message], bool] = lambda message: False,
+        workers: int = 1,
     ) -> None:
         self._nodes = list(range(11, 11 + clients))
         self._run = run_numbered(next(_runs))
         be_server_of(self._run)
         self._worker = Worker(app, self._run.run_id, self._nodes, {})
+        self.workers = workers
+        self.homes: list[int] = [0] * clients
         self._order = None if shuffle is None else random.Random(shuffle)
         self._forgetful = forgetful
         self._lose = lose
@@ -73,17 +81,25 @@ class InProcessGrid(Grid):
         if self._order is not None:
             self._order.shuffle(asked)
         envelopes, shared = wrap(asked)
-        replies = []
-        for envelope in envelopes:
-            if self._forgetful:
-                residents.close_all()
+        replies, calls = [], dict[int, list[Envelope]]()
+        for place, envelope in enumerate(envelopes):
             message = unwrap(envelope, shared)
             self.sent.append((message.metadata.message_type, message.metadata.dst_node_id))
             if not self._lose(message):
-                replies += self._worker.answer([envelope], shared)
+                home = self.homes[self._nodes.index(message.metadata.dst_node_id)]
+                calls.setdefault(place if self._forgetful else home, []).append(envelope)
+        for call in calls.values():
+            if self._forgetful:
+                residents.close_all()
+            replies += self._worker.answer(call, shared)
         return replies
 
 
 def on(grid: InProcessGrid) -> MakeEngine:
     """Makes engines whose clients are on this grid."""
-    return lambda job, folder: FederatedEngine(job, folder, grid)
+
+    def make(job: Job, folder: Path) -> FederatedEngine:
+        grid.homes = homes_of(clients_of(job), job.federated, grid.workers)
+        return FederatedEngine(job, folder, grid)
+
+    return make

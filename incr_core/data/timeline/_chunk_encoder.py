@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
@@ -18,11 +18,12 @@ from incr_core.data.sources import Fragment, SharedReads
 from incr_core.data.timeline._alike import Alike, kind_of
 from incr_core.data.timeline._bad_files import check_encodes
 from incr_core.data.timeline._chunk import Chunk, Mask
+from incr_core.data.timeline._dealt_chunk import DealtChunk
 from incr_core.data.timeline._keys import keys_of
 from incr_core.data.timeline._partition import ByColumn, ByHash
 from incr_core.data.timeline._row_times import RowTimes
 from incr_core.data.times import NEVER
-from incr_core.errors import StreamError
+from incr_core.errors import ArgumentError, StreamError
 
 __all__ = ["ChunkEncoder"]
 
@@ -69,7 +70,27 @@ class ChunkEncoder:
 
     def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
         """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
-        return self.accept(fragment, self.made(fragment, table, start))
+        dealt = self._dealt(fragment, table, start)
+        made = self.made(fragment, table, start) if dealt is None or self.owner is None else dealt.part(self.owner.mark)
+        return self.accept(fragment, made)
+
+    def _dealt(self, fragment: Fragment, table: pa.Table, start: int) -> DealtChunk | None:
+        """The chunk of all owners that share what they read; None where each must make its own: rows are bad, or there
+        is something wrong with the file, of which everybody is told by itself."""
+        owner = self.owner
+        if owner is None or self.reads is None or fragment.fingerprint is None:
+            return None
+
+        def make() -> DealtChunk | None:
+            try:
+                chunk = replace(self, owner=None).made(fragment, table, start)
+            except (StreamError, ArgumentError):
+                return None
+            return None if chunk.bad else DealtChunk.of(chunk, *owner.marks(table))
+
+        place = ("chunk", fragment.number, fragment.fingerprint(), start, len(table), self._floor(fragment))
+        dealt: DealtChunk | None = self.reads.once(place, make, lambda made: 0 if made is None else made.nbytes)
+        return dealt
 
     def accept(self, fragment: Fragment, chunk: Chunk) -> Chunk:
         """Remember what a chunk holds, made here or elsewhere. StreamError where it is not like those before."""
@@ -185,5 +206,8 @@ class ChunkEncoder:
         return [rate.known_at for rate in self.rates if rate.known_at]
 
     def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
-        floor = max(self.floors.get(fragment.number, fragment.first), fragment.first)
+        floor = self._floor(fragment)
         return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, self._known_at, floor, self.leap)
+
+    def _floor(self, fragment: Fragment) -> int:
+        return max(self.floors.get(fragment.number, fragment.first), fragment.first)

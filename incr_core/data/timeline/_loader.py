@@ -79,7 +79,9 @@ class Loader:
     def _one_by_one(self, fragment: Fragment) -> Generator[tuple[Block, bool]]:
         given = 0
         reader = reader_of(self.chunks, self.sharing)
-        with closing(prefetch(reader.pieces(fragment))) as pieces:
+        found = reader.pieces(fragment)
+        # Of many readers in a process, one thread each would be many; what the first reads is there for the others.
+        with closing(prefetch(found) if self.chunks.reads is None else (piece for piece in found)) as pieces:
             try:
                 piece: Piece | None = next(pieces)
                 while piece is not None:

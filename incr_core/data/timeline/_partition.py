@@ -38,6 +38,11 @@ class ByColumn:
     column: str
     value: str | None
 
+    @property
+    def mark(self) -> str | None:
+        """What the owner is known by among the marks, as text."""
+        return text(self.value)
+
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
         return self.marked(*self.marks(table))
@@ -69,6 +74,11 @@ class ByHash:
     def __post_init__(self) -> None:
         # Salted, or a model's own hash of this column would see only some of its buckets.
         object.__setattr__(self, "_hash", ColumnHash(f"owner of {self.column}"))
+
+    @property
+    def mark(self) -> str | None:
+        """What the owner is known by among the marks, as text."""
+        return str(self.index)
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""

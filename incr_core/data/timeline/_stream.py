@@ -76,7 +76,8 @@ class Stream:
         turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
             decoded and encoded by one of them, and handed to the others.
         called: column -> what it is called in the files, where that is not its name.
-        prefetch: how many increments a thread prepares ahead.
+        prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
+            a process there would be as many threads, and what one reads is there for the others already.
 
     >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
     >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
@@ -113,7 +114,7 @@ class Stream:
         self.every, self.order, self.on_bad_row = every, order, on_bad_row
         self.on_bad_file = on_bad_file or on_bad_row
         self.predict_at, self.label_at, self.time_zone = predict_at, label_at, time_zone
-        self.rates, self.partition, self.prefetch = tuple(rates), partition, prefetch
+        self.rates, self.partition, self.prefetch = tuple(rates), partition, 0 if reads is not None else prefetch
         self.key = [key] if isinstance(key, str) else list(key)
         self._no_keys = no_keys(key_window, predict_at) if self.key else None
         check_options(predict_at, label_at, order, self.rates, encoder)
@@ -163,7 +164,7 @@ class Stream:
                 cursor=cursor,
             )
 
-        ahead = prefetch(timeline(), self.prefetch)
+        ahead = prefetch(timeline(), self.prefetch) if self.prefetch else timeline()
         try:
             while True:
                 with waiting():

@@ -1,0 +1,235 @@
+"""Many small learners learned as one batch: their weights stacked, one forward and one backward for all of them.
+
+    W (K, ...) = the anchor, K times
+    at step t:    l_k = loss(model(W_k, x_kt), y_kt)    W -= optimiser(d sum_k l_k / dW)
+
+The loss of a learner depends on no weights but its own, so the gradient of the sum is each one's gradient. Learners
+with more steps come first, so that those who have steps left are the first A of K; batches with fewer rows than others
+are filled up with rows of weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from incr_core.batch import Batch, Inputs, cat, map_inputs
+from incr_core.learner._learner import Learner
+from incr_core.learner._optimizers import sparse_weights
+from incr_core.learner._stacked_optimizer import StackedOptimizer, settings_of, why_not_stacked
+from incr_core.numerics import writes
+from incr_core.strategies import Strategy
+from incr_core.update import Update, Weights
+
+__all__ = ["learn_stacked", "why_alone"]
+
+
+def why_alone(learner: Learner, rows: Batch | None = None) -> str:
+    """Why a learner cannot be learned together with others of its kind; empty where it can.
+
+    rows: on which to try out its model. What is found is remembered.
+
+    >>> from torch import nn
+    >>> from incr_core.objectives import Regression
+    >>> why_alone(Learner(nn.Sequential(nn.Linear(1, 1), nn.Dropout()), Regression(), torch.optim.SGD))
+    'the model draws random numbers while it learns (Dropout)'
+    """
+    if learner.alone is None:
+        learner.alone = _declared(learner)
+    if not learner.alone and rows is not None and not learner.stacks:
+        learner.alone = _tried(learner, rows.to(learner.device))
+        learner.stacks = not learner.alone
+    return learner.alone
+
+
+def _declared(learner: Learner) -> str:
+    """What its parts say."""
+    if learner.forwards.chance:
+        return "the model draws random numbers while it learns (Dropout)"
+    if learner.steps.smallest > 1:
+        return "the model looks at several rows together (BatchNorm)"
+    if not learner.objective.rowwise:
+        return f"learner.objective: {type(learner.objective).__name__} looks at several rows together"
+    if learner.shard[1] > 1 or learner.precision.name != "float32":
+        return "learner.precision: it is float32 that can be"
+    if learner.steps.accumulate > 1:
+        return "learner.accumulate"
+    if sparse_weights(learner.model):
+        return "the model has sparse gradients"
+    for strategy in learner.strategies:
+        assert isinstance(strategy, Strategy)
+        if not (strategy.traits.stacks or strategy.off):
+            return f"strategy {type(strategy).__name__} keeps what differs between clients, or looks at single rows"
+    return why_not_stacked(learner.descent)
+
+
+def _tried(learner: Learner, rows: Batch) -> str:
+    """Whether the model gives for two copies of some rows, and of the weights, what it gives for them alone."""
+    rows = rows.slice(0, min(2, len(rows)))
+    twice = rows.map(lambda value: torch.stack([value, value]))
+    weights = [torch.stack([weight.detach()] * 2) for weight in learner.context.parameters]
+    ones = torch.ones(2, len(rows), device=learner.device)
+    buffers = [buffer for part in (learner.model, learner.objective) for buffer in part.buffers()]
+    before = [(buffer.clone(), writes(buffer)) for buffer in buffers]
+    learner.forwards.set_mode(training=True)
+    try:
+        with torch.no_grad():
+            alone = learner.objective(learner.model(rows.inputs), rows.targets, ones[0])
+            together = _losses(learner, weights, twice.inputs, twice.targets, ones)
+    except Exception as error:  # whatever a model of somebody's own does inside of vmap
+        return f"torch.func.vmap does not take the model ({str(error).strip().splitlines()[0][:100]})"
+    changed = [buffer for buffer, (_, count) in zip(buffers, before, strict=True) if writes(buffer) != count]
+    if changed:
+        for buffer, (value, _) in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        return "the model changes buffers while it learns"
+    if not torch.allclose(together, alone.expand(2), rtol=1e-4, atol=1e-6, equal_nan=True):
+        return "the model answers otherwise inside of torch.func.vmap"
+    return ""
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The batches of K learners, most steps first.
+
+    places (K, T * B): of each learner's rows among those of all, filled up with its first; real: which are no filling.
+    counts (K,): steps of each. size: B.
+    """
+
+    places: Tensor
+    real: Tensor
+    counts: list[int]
+    size: int
+
+    def active(self, step: int) -> int:
+        """How many learners take this step: the first so many."""
+        return sum(count > step for count in self.counts)
+
+
+def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: int, anchor: Weights) -> list[Update]:
+    """Learn an increment that all of these have begun, from the anchor on, as each would alone, to rounding.
+
+    Learners are of one kind, with `why_alone` empty, and have adopted the anchor; rows: of each, at least one. Their
+    models keep the weights that they have: whoever goes on adopts an anchor before. Their optimisers go on as if each
+    had taken its steps.
+    """
+    first = learners[0]
+    settings = [(settings_of(learner.optimizer), learner.descent.factor) for learner in learners]
+    assert all(found == settings[0] for found in settings), "learners of one kind, following the same orders"
+    order = sorted(range(len(learners)), key=lambda k: -learners[k].steps.left)
+    ranked, theirs = [learners[k] for k in order], [rows[k] for k in order]
+    steps = _laid_out(ranked, theirs, passes)
+    together = cat(theirs).to(first.device)
+    parameters = first.context.parameters
+    stacked = [weight.detach().expand(len(ranked), *weight.shape).clone() for weight in parameters]
+    optimizer = StackedOptimizer([learner.descent for learner in ranked])
+    losses = torch.zeros(len(ranked), dtype=torch.float64, device=first.device)
+    first.forwards.set_mode(training=True)
+    context, active, weights = first.context, 0, list[Tensor]()
+    for step in range(max(steps.counts)):
+        if (now := steps.active(step)) != active:
+            active = now
+            weights = [value[:active].detach().requires_grad_() for value in stacked]
+            context = replace(first.context, parameters=weights)  # type: ignore[arg-type]
+        inputs, targets, weight, taken = _batches(together, steps, step, active)
+        found = _losses(first, weights, inputs, targets, weight)
+        found.sum().backward()  # type: ignore[no-untyped-call]
+        losses[:active] += found.detach() * taken
+        for hook in first.hooks.after_backward:
+            hook(context)
+        if first.descent.clip is not None:
+            _clip(weights, first.descent.clip)
+        optimizer.step(weights)
+    optimizer.close()
+    return _updates(learners, rows, passes, order, stacked, losses.tolist(), anchor)
+
+
+def _updates(
+    learners: Sequence[Learner],
+    rows: Sequence[Batch],
+    passes: int,
+    order: Sequence[int],
+    stacked: Sequence[Tensor],
+    losses: Sequence[float],
+    anchor: Weights,
+) -> list[Update]:
+    """What each has learned, in the order in which they were given."""
+    learned = {f"model.{name}": place for place, name in enumerate(learners[0].context.names)}
+    assert learned.keys() <= anchor.keys(), "an anchor has every weight, under its first name"
+    parts = [value.unbind(0) for value in stacked]
+    updates: list[Update | None] = [None] * len(learners)
+    for rank, place in enumerate(order):
+        learner, count = learners[place], len(rows[place]) * passes
+        learner.context.raised = learner.descent.factor
+        learner.context.step += learner.steps_in(len(rows[place]), passes)
+        weights = {name: parts[learned[name]][rank] if name in learned else value for name, value in anchor.items()}
+        updates[place] = Update(weights, count, {"loss": losses[rank]})
+    return [update for update in updates if update is not None]
+
+
+def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int) -> _Steps:
+    """The steps of each learner, in the order that it would take them in alone."""
+    size, counts = learners[0].steps.batch_size, [learner.steps.left for learner in learners]
+    size = min(size, max(map(len, rows)))
+    sizes = torch.tensor([len(batch) for batch in rows])
+    offsets = sizes.cumsum(0) - sizes
+    per_pass = [count // passes for count in counts]
+    places = offsets.unsqueeze(1).expand(len(rows), max(counts) * size).clone()
+    real = torch.zeros_like(places, dtype=torch.bool)
+    who = torch.arange(len(rows)).repeat_interleave(sizes)
+    at = torch.arange(int(sizes.sum())) - offsets.repeat_interleave(sizes)
+    orders = [learner.steps.places(len(batch), passes) for learner, batch in zip(learners, rows, strict=True)]
+    begins = torch.tensor(per_pass).repeat_interleave(sizes) * size
+    for number in range(passes):
+        order = torch.cat([found[number] for found in orders]) + offsets.repeat_interleave(sizes)
+        places[who, number * begins + at] = order
+        real[who, number * begins + at] = True
+    return _Steps(places, real, counts, size)
+
+
+def _batches(rows: Batch, steps: _Steps, step: int, active: int) -> tuple[Inputs, Tensor, Tensor | None, Tensor]:
+    """The batches of the first learners at a step: inputs and targets (A, B, ...), weights (A, B) or None, and how many
+    rows each has."""
+    cut = slice(step * steps.size, (step + 1) * steps.size)
+    real = steps.real[:active, cut]
+    taken = real.sum(1)
+    width = int(taken.max())
+    places, real = steps.places[:active, cut][:, :width], real[:, :width].to(rows.targets.device)
+    index = places.reshape(-1).to(rows.targets.device)
+
+    def picked(values: Tensor) -> Tensor:
+        return values.index_select(0, index).view(active, width, *values.shape[1:])
+
+    weight = None if rows.weights is None else picked(rows.weights)
+    if int(taken.min()) < width:
+        weight = real.float() if weight is None else weight * real
+    return map_inputs(picked, rows.inputs), picked(rows.targets), weight, taken.to(rows.targets.device)
+
+
+def _losses(
+    learner: Learner, weights: Sequence[Tensor], inputs: Inputs, targets: Tensor, weight: Tensor | None
+) -> Tensor:
+    """The mean loss of each of A learners, (A,), of the kind of `learner`, with weights (A, ...)."""
+    model, objective = learner.model, learner.objective
+
+    def loss(own: dict[str, Tensor], inputs: Inputs, targets: Tensor, weight: Tensor | None) -> Tensor:
+        found: Tensor = objective(functional_call(model, own, (inputs,)), targets, weight)
+        return found
+
+    named = dict(zip(learner.context.names, weights, strict=True))
+    result: Tensor = vmap(loss, in_dims=(0, 0, 0, None if weight is None else 0))(named, inputs, targets, weight)
+    return result
+
+
+@torch.no_grad()
+def _clip(weights: Sequence[Tensor], largest: float) -> None:
+    """What `clip_grad_norm_` does to the gradient of each learner."""
+    gradients = [weight.grad.flatten(1) for weight in weights if weight.grad is not None]
+    norm = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.unsqueeze(1))

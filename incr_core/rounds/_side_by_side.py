@@ -1,0 +1,59 @@
+"""A round of many participants in one process, learned as one batch where their learners allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from incr_core.batch import Batch
+from incr_core.learner import learn_stacked, why_alone
+from incr_core.rounds._participant import Participant
+from incr_core.update import Update, Weights
+
+__all__ = ["learn_side_by_side"]
+
+
+def learn_side_by_side(
+    participants: Sequence[Participant], anchor: Weights, first: Sequence[bool]
+) -> tuple[list[Update], str]:
+    """One round of each over the increment at hand, from one anchor; and, where they had to be learned one by one, why.
+
+    first: for each, whether it is its first round over the increment. Learned as one batch, a participant contributes
+    what it would alone, to rounding (law 12), and its model keeps the weights that it has until it adopts an anchor.
+    """
+    why = _why_alone(participants)
+    if why:
+        return [participant.learn(anchor, begins) for participant, begins in zip(participants, first, strict=True)], why
+    participants[0].learner.adopt(anchor)
+    for participant, begins in zip(participants, first, strict=True):
+        participant.prepare(begins)
+    updates: list[Update] = [Update(dict(anchor), 0) for _ in participants]
+    learning = [place for place, participant in enumerate(participants) if len(_rows(participant))]
+    if learning:
+        found = learn_stacked(
+            [participants[place].learner for place in learning],
+            [_rows(participants[place]) for place in learning],
+            participants[0].passes(),
+            anchor,
+        )
+        for place, update in zip(learning, found, strict=True):
+            updates[place] = update
+    return updates, ""
+
+
+def _rows(participant: Participant) -> Batch:
+    assert participant.increment is not None, "receive an increment before learning it"
+    return participant.increment.labelled
+
+
+def _why_alone(participants: Sequence[Participant]) -> str:
+    if any(participant.stopping is not None for participant in participants):
+        return "learner.validation: each stops after passes of its own"
+    if len({participant.passes() for participant in participants}) > 1:
+        return "they pass over their rows a different number of times"
+    found = (why_alone(participant.learner) for participant in participants)
+    why = next((reason for reason in found if reason), "")
+    if not why:
+        template = participants[0]
+        tried = next((_rows(each) for each in participants if len(_rows(each))), None)
+        why = why_alone(template.learner, tried)
+    return why
