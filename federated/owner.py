@@ -210,7 +210,7 @@ def describe(file: ClientFile) -> list[dict[str, Any]]:
     """The runs that an owner has taken part in: how many rows each has had, and the hash of its ledger."""
     found = []
     for place in sorted((file.folder / "runs").glob("*/job.json")):
-        ledger = OwnerLedger(place.parent / "ledger.jsonl")
+        ledger = OwnerLedger(place.parent / "ledger.jsonl", mend=False)  # a client may be writing it
         job = json.loads(json.loads(place.read_text())["job"]).get("name", "")
         counts = {state: ledger.count(state) for state in STATES}
         found.append({"run": place.parent.name, "job": str(job), **counts, "sha256": ledger.sha256})
