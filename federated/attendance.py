@@ -51,7 +51,8 @@ class Attendance(Roster):
         self._grid = grid
         self._timeout = seconds(job.federated.round_timeout)
         self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
-        self._known = Known(sums_of(job.objective()), [max(1, len(probe.columns)) for probe in job.probes()])
+        probes = [max(1, len(probe.columns)) for probe in job.probes()]
+        self._known = Known(sums_of(job.objective()), probes, job.stream.timed)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
-from incr_core.rounds import Arrival, Participant
+from incr_core.rounds import Arrival, Orders, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
 
@@ -31,6 +32,9 @@ __all__ = ["Owner", "describe"]
 
 RUN = re.compile(r"[0-9a-f]{16}")
 """The name of a run: what a server says never becomes a path otherwise."""
+
+LARGER = 100.0
+"""How many times as large a memory may be made at once."""
 
 ABANDONED = 86_400.0
 """Seconds after which a run that nobody has committed is removed."""
@@ -141,6 +145,16 @@ class Owner(Home):
         """By the numbers that the ledger has given them."""
         assert self._run is not None
         return self._run.row_ids(offset_of(told))
+
+    def agrees(self, orders: Orders) -> Orders:
+        """Numbers that a job may have; EngineError otherwise."""
+        rate, enlarge = orders.rate, orders.enlarge
+        is_rate = rate is None or (isinstance(rate, (int, float)) and 0 <= rate < math.inf)
+        if not is_rate or not isinstance(enlarge, (int, float)) or not 1 <= enlarge <= LARGER:
+            raise EngineError(
+                f"client {self.name}: expected a rate and a size that can be, got {rate!r} and {enlarge!r}"
+            )
+        return orders
 
     def coming(self, participant: Participant) -> dict[str, Any] | None:
         """By its own clock."""

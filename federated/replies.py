@@ -65,11 +65,12 @@ class Known:
     """What a server knows of every client's answers before it has any, from its own job.
 
     sums: the dimensions of each sum for metrics, by its name; empty where only its objective's rows would tell.
-    probes: how many numbers each probe reports.
+    probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
     probes: Sequence[int] = ()
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,10 @@ def _check(asked: Asked, content: RecordDict) -> None:
         document = told(content)
         _check_coming(document["coming"])
         _check_arrival(document["arrival"], asked)
+        if asked.known.timed and document["arrival"] is not None and document["coming"] is not None:
+            now_at, next_at = document["arrival"]["tick"]["time"], document["coming"]["time"]
+            if next_at <= now_at:  # the others would wait for it for ever
+                raise Refused("a next increment that is not later than this one")
     elif asked.action in ("train.learn", "train.review"):
         document = told(content)
         rows = document["rows"]

@@ -34,7 +34,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
     asked: dict[str, RecordDict] = {}
     found: dict[str, tuple[Asked, Message]] = {}
     job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
-    known = Known(sums_of(job.objective()), [])
+    known = Known(sums_of(job.objective()), [], timed=True)
 
     def hears(message: Message, name: str) -> None:
         asked[message.metadata.message_type] = message.content

@@ -111,6 +111,7 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "count that is a fraction": (RECEIVE, tells("arrival", "bad", value=1.5), "bad = 1.5"),
     "absurd time": (RECEIVE, tells("arrival", "tick", "time", value=1 << 70), "without a name and a time"),
     "time to come": (RECEIVE, tells("coming", value={"time": "soon", "warm": False}), "coming = 'soon'"),
+    "time that stands still": (RECEIVE, tells("coming", "time", value=0), "not later than this one"),
     "warm of another type": (RECEIVE, tells("arrival", "tick", "warm", value="no"), "without a name and a time"),
     "unfinite sums": (RECEIVE, tells("arrival", "statistics", value=unfinite), "sums for metrics"),
     "sums of another kind": (RECEIVE, tells("arrival", "statistics", value=[MARKUP]), "cannot be read"),
