@@ -16,7 +16,7 @@ from federated.consent import offered
 from federated.failures import REMEDY
 from federated.members import FAILURES, Member
 from federated.records import told
-from federated.replies import Asked, Refused, checked
+from federated.replies import Asked, Known, Refused, checked, named, sums_of, unusual
 from federated.roster import Roster, failures_of
 from incr_core._util import waiting
 from incr_core.data.sources import seconds
@@ -51,6 +51,8 @@ class Attendance(Roster):
         self._grid = grid
         self._timeout = seconds(job.federated.round_timeout)
         self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
+        probes = [max(1, len(probe.columns)) for probe in job.probes()]
+        self._known = Known(sums_of(job.objective()), probes, job.stream.timed)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
@@ -126,12 +128,10 @@ class Attendance(Roster):
 
     def _member(self, node: int, reply: Message) -> Member | None:
         """Who a node says that it is; None where it takes no part."""
-        who: Mapping[str, Any] = reply.content.config_records.get(ORDER, {}) if reply.has_content() else {}
-        name, identity = str(who.get("name", ""))[:100], str(who.get("identity", ""))
-        if not name or not identity:
-            self._refuse(
-                node, f"node {node}", "no client's file: give its node one (node-config client='/path/x.toml')"
-            )
+        try:
+            name, identity = named(reply.content.config_records.get(ORDER, {}) if reply.has_content() else {})
+        except Refused as why:
+            self._refuse(node, f"node {node}", str(why))
             return None
         member = next((member for member in (*self.members, *self._come) if member.name == name), None)
         if member is None:
@@ -220,20 +220,32 @@ class Attendance(Roster):
             member = self.members[client]
             most = self._passes * (member.offered if action == "train.learn" else member.learned)
             try:
-                found[client] = checked(Asked(action, anchor or {}, shared, most, member.generation), answer)
+                found[client] = checked(
+                    Asked(action, anchor or {}, shared, most, member.generation, self._known), answer
+                )
             except Refused as why:
                 self._failed(member, action, why)
-        if action in ("train.learn", "train.review") and self._wanted.checks and anchor is not None:
-            learners = [*found]
-            for place, why_not in outsized(updates_of(found), anchor, self._described["rules"]).items():
-                del found[learners[place]]
-                self._failed(self.members[learners[place]], action, Refused(why_not))
+        for client, why_not in self._too_large(action, found, anchor or {}).items() if self._wanted.checks else ():
+            del found[client]
+            self._failed(self.members[client], action, Refused(why_not))
         for client, content in found.items():
             work = content.config_records[WORK]
             if action != "query.open":
                 self.members[client].generation = int(str(work["generation"]))
             self.members[client].ledger = str(work["ledger"])
         return found
+
+    def _too_large(self, action: str, found: Mapping[int, RecordDict], anchor: Weights) -> dict[int, str]:
+        """Whose answers are out of all proportion to the others', and why."""
+        if action in ("train.learn", "train.review"):
+            learners, rules = [*found], self._described["rules"]
+            return {learners[place]: why for place, why in outsized(updates_of(found), anchor, rules).items()}
+        if action == "evaluate.receive":
+            told_of = {client: told(content)["arrival"] for client, content in found.items()}
+            come = {client: arrival for client, arrival in told_of.items() if arrival is not None}
+            rows = {client: arrival["labelled"] for client, arrival in come.items()}
+            return unusual({client: arrival["observed"] for client, arrival in come.items()}, rows)
+        return {}
 
     def _failed(self, member: Member, action: str, why: Refused) -> None:
         if not self._wanted.accept_failures:

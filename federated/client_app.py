@@ -18,18 +18,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
-from federated.home import Guest, Home
+from federated.home import KEPT, Guest, Home
 from federated.owner import Owner
 from federated.records import pack, tell, unpack
 from federated.together import TogetherApp
-from incr_core.errors import JobError
+from incr_core.errors import EngineError, JobError
 from incr_core.rounds import Orders, Participant, learn_side_by_side
+from incr_core.shown import shown
 from incr_core.storage import checkpoint
 from incr_core.update import Update
 
@@ -49,9 +51,17 @@ app = TogetherApp()
 
 
 def home_of(context: Context) -> Home:
-    """Where the client of a node is at home."""
+    """Where the client of a node is at home. EngineError where its file is none: Flower tells the server of it."""
     file = context.node_config.get(CLIENT)
-    return Guest(context) if file is None else Owner.of(str(file))
+    if file is None:
+        return Guest(context)
+    try:
+        return Owner.of(str(file))
+    except Exception as error:
+        print(f"incr client: {shown(str(error))}", file=sys.stderr, flush=True)
+        raise EngineError(
+            f"a client whose file cannot be served: {type(error).__name__} {KEPT}; ask the owner"
+        ) from None
 
 
 @app.query("hello")
@@ -178,14 +188,16 @@ def skip(message: Message, context: Context) -> Message:
 @app.train("follow")
 def follow(message: Message, context: Context) -> Message:
     """Do what is ordered, with the strategy state that was merged last."""
+    home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
         if SHARED in message.content:
             participant.learner.adopt_shared(unpack(message.content.array_records[SHARED], copy=False))
-        participant.follow(Orders(**json.loads(str(message.content.config_records[ORDER]["orders"]))))
+        orders = Orders(**json.loads(str(message.content.config_records[ORDER]["orders"])))
+        participant.follow(home.agrees(orders))
         return RecordDict()
 
-    return _answer(message, home_of(context), work)
+    return _answer(message, home, work)
 
 
 @app.train("consolidate")

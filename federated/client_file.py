@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from federated.members import NAMED, is_name
 from incr_core.errors import JobError
 from incr_core.job import first_fault
 
@@ -57,13 +58,20 @@ class ClientFile(_Section):
     ('/srv/north/visits.csv', '/srv/north/north-state', 'patient_age')
     """
 
-    name: str = Field(pattern=r"^[^\x00-\x1f/]{1,100}$")
+    name: str
     state: str | None = None
     data: _Data
     columns: dict[str, str] = Field(min_length=1)
     allow: _Allow = _Allow()
 
     _root: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_said(cls, value: str) -> str:
+        if not is_name(value):
+            raise ValueError(f"expected {NAMED}, got {value[:100]!r}")
+        return value
 
     @field_validator("columns", mode="before")
     @classmethod

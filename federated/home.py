@@ -17,7 +17,7 @@ from torch import Tensor
 
 from federated import residents
 from federated.failures import failure
-from incr_core.rounds import Arrival, Participant
+from incr_core.rounds import Arrival, Orders, Participant
 
 __all__ = ["KEPT", "Guest", "Home"]
 
@@ -74,6 +74,10 @@ class Home(ABC):
     def fragments(self, order: ConfigRecord, participant: Participant) -> list[str]:
         """The fragments of its stream that the server has not heard of, where all have one stream."""
         return []
+
+    def agrees(self, orders: Orders) -> Orders:
+        """Orders that a client here follows."""
+        return orders
 
     def coming(self, participant: Participant) -> dict[str, Any] | None:
         """When the client's next increment ends, where it has a clock of its own; None where all have one."""

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["FAILURES", "Member"]
+from incr_core.shown import shown
+
+__all__ = ["FAILURES", "NAMED", "Member", "is_name"]
 
 FAILURES = 3
 """Failures in a row after which a client is asked no more; the same command, given again, asks it once more."""
 
 PASSING = ("node", "opened", "coming", "offered", "failures")
 """What is found out anew whenever a run starts."""
+
+
+NAMED = "up to 100 characters that can be printed, without / and \\"
+"""What a client may be called."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a client may be called so.
+
+    >>> is_name("Klinik Süd 2"), is_name("../north"), is_name(" "), is_name("red\x1b[2J")
+    (True, False, False, False)
+    """
+    return re.fullmatch(r"(?!\s)[^/\\]{1,100}(?<!\s)", text) is not None and shown(text) == text
 
 
 @dataclass(slots=True)

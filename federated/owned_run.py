@@ -47,6 +47,7 @@ class OwnedRun:
         self.generation = -1
         self.is_timed = False
         self._participant: Participant | None = None
+        self._used = 0  # bytes of all that is kept here besides the states since the last commit
 
     @classmethod
     def begun(cls, file: ClientFile, folder: Path, say: Callable[[str], None], told: str, index: int) -> OwnedRun:
@@ -112,13 +113,14 @@ class OwnedRun:
         """Forget the client as it stands, at whatever stage: the next message begins with what is on the disk."""
         if self._participant is not None:
             self._participant.close()
-        self._participant = None
+        self._participant, self._used = None, 0
         self.ledger = OwnerLedger(self.ledger.path)
 
     def mark(self) -> None:
         """The server is about to commit: keep this generation until two commits later."""
         marks = [*(mark for mark in self._marks() if mark < self.generation), self.generation][-MARKS:]
         write_atomically(self._marked, json.dumps(marks).encode())
+        self._used = 0
 
     # -- its rows ----------------------------------------------------------------------------------------------------
 
@@ -168,10 +170,13 @@ class OwnedRun:
 
     def _save(self) -> None:
         assert self._participant is not None
-        self._participant.save(self._place(self.generation), whole=True, generation=self.generation)
-        used = sum(entry.stat().st_size for entry in _files(self.folder.parent))
+        place = self._place(self.generation)
+        self._participant.save(place, whole=True, generation=self.generation)
+        if not self._used:  # counted anew at each commit: nothing else grows by much in between
+            self._used = _bytes(self.folder.parent) - _bytes(place)
+        used = self._used + _bytes(place)
         if used > self.file.disk:
-            remove(self._place(self.generation))
+            remove(place)
             raise StorageError(
                 f"client {self.file.name}: expected its state within allow.disk = {self.file.allow.disk:g} GB, got "
                 f"{used:,} bytes in {self.folder.parent}; allow more, or remove runs that are over"
@@ -188,9 +193,9 @@ class OwnedRun:
         return self.folder / "marks.json"
 
 
-def _files(folder: Path) -> list[os.DirEntry[str]]:
-    """All files below a folder."""
-    found = []
-    for entry in os.scandir(folder):
-        found += _files(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else [entry]
-    return found
+def _bytes(folder: Path) -> int:
+    """Of all files below a folder."""
+    return sum(
+        _bytes(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
+        for entry in os.scandir(folder)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
-from incr_core.rounds import Arrival, Participant
+from incr_core.rounds import Arrival, Orders, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
 
@@ -31,6 +32,9 @@ __all__ = ["Owner", "describe"]
 
 RUN = re.compile(r"[0-9a-f]{16}")
 """The name of a run: what a server says never becomes a path otherwise."""
+
+LARGER = 100.0
+"""How many times as large a memory may be made at once."""
 
 ABANDONED = 86_400.0
 """Seconds after which a run that nobody has committed is removed."""
@@ -142,6 +146,16 @@ class Owner(Home):
         assert self._run is not None
         return self._run.row_ids(offset_of(told))
 
+    def agrees(self, orders: Orders) -> Orders:
+        """Numbers that a job may have; EngineError otherwise."""
+        rate, enlarge = orders.rate, orders.enlarge
+        is_rate = rate is None or (isinstance(rate, (int, float)) and 0 <= rate < math.inf)
+        if not is_rate or not isinstance(enlarge, (int, float)) or not 1 <= enlarge <= LARGER:
+            raise EngineError(
+                f"client {self.name}: expected a rate and a size that can be, got {rate!r} and {enlarge!r}"
+            )
+        return orders
+
     def coming(self, participant: Participant) -> dict[str, Any] | None:
         """By its own clock."""
         tick = participant.coming
@@ -210,7 +224,7 @@ def describe(file: ClientFile) -> list[dict[str, Any]]:
     """The runs that an owner has taken part in: how many rows each has had, and the hash of its ledger."""
     found = []
     for place in sorted((file.folder / "runs").glob("*/job.json")):
-        ledger = OwnerLedger(place.parent / "ledger.jsonl")
+        ledger = OwnerLedger(place.parent / "ledger.jsonl", mend=False)  # a client may be writing it
         job = json.loads(json.loads(place.read_text())["job"]).get("name", "")
         counts = {state: ledger.count(state) for state in STATES}
         found.append({"run": place.parent.name, "job": str(job), **counts, "sha256": ledger.sha256})

@@ -36,7 +36,8 @@ STATES = ("learned", "duplicate", "quarantined")
 class OwnerLedger:
     """The ledger of one run at one owner, in the file `path`.
 
-    rows: how many rows it has. sha256: the hash of all of it.
+    rows: how many rows it has. sha256: the hash of all of it. mend: whether a line that a kill has cut off is taken off
+    the file; only the process that writes it may.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -55,8 +56,8 @@ class OwnerLedger:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, mend: bool = True) -> None:
+        self.path, self._mend = path, mend
         self._lines: list[dict[str, Any]] = []
         self._taken: dict[str, list[tuple[int, int]]] = {}
         self._read()
@@ -135,7 +136,8 @@ class OwnerLedger:
             whole = self.path.read_bytes()
         for number, text in enumerate(whole.splitlines(keepends=True), 1):
             if not text.endswith(b"\n"):  # a kill has cut it off: nobody has heard of it
-                write_atomically(self.path, whole[: -len(text)])
+                if self._mend:
+                    write_atomically(self.path, whole[: -len(text)])
                 break
             try:
                 line = json.loads(text)

@@ -67,15 +67,15 @@ def federation(homes: Path) -> Iterator[str]:
         name: [*INCR, "client", str(homes / name / f"{name}.toml"), "--superlink", address] for name in AIRPORTS
     }
     quiet = {"FLWR_HOME": str(homes / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    processes = []
-    for name, command in commands.items():
-        with open(homes / f"{name}.log", "wb") as log:
-            processes.append(subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log))
-        while name == "superlink" and not listens(host, int(port)):
-            if processes[0].poll() is not None:
-                raise SystemExit(f"the SuperLink has ended: see {homes / 'superlink.log'}")
-            time.sleep(0.1)
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        for name, command in commands.items():
+            with open(homes / f"{name}.log", "wb") as log:
+                processes.append(subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log))
+            while name == "superlink" and not listens(host, int(port)):
+                if processes[0].poll() is not None:
+                    raise SystemExit(f"the SuperLink has ended: see {homes / 'superlink.log'}")
+                time.sleep(0.1)
         yield address
     finally:
         for process in processes:

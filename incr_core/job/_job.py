@@ -35,7 +35,7 @@ from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
-from incr_core.rounds import Aggregation, Outer, Participant, Review
+from incr_core.rounds import Aggregation, Outer, Participant, Probe, Review
 from incr_core.strategies import Strategy
 
 __all__ = ["Job"]
@@ -164,6 +164,11 @@ class Job(JobFile):
         return controller_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
 
     @as_job_error()
+    def probes(self) -> list[Probe]:
+        """What participants report of an increment before they learn it, so that drift can be noticed."""
+        return probes_of(self.drift, self.encoder)
+
+    @as_job_error()
     def learner_for(
         self,
         numeric: int,
@@ -217,7 +222,7 @@ class Job(JobFile):
             self.learner_for(stream.numeric_width, index, wrap, shard),
             warm_passes=self.learner.warm_epochs,
             frozen=self.learner.frozen,
-            probes=probes_of(self.drift, self.encoder),
+            probes=self.probes(),
             keeps=rows_kept(self),
             reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),

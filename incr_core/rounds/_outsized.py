@@ -19,7 +19,7 @@ LARGEST = 5.0
 _LEAST = 3
 """How few updates cannot tell which of them is too large."""
 
-_KINDS = {"mean": "weights", "average": "running statistics"}
+_KINDS = {"mean": "weights", "average": "running statistics", "sum": "running sums"}
 """Merge rule -> what merges by it, in words."""
 
 
@@ -33,9 +33,10 @@ def outsized(
 
         |w_i - a|  <=  largest * median_j |w_j - a| * max(1, rows_i / median_j rows_j)
 
-    for weights and running statistics each; the median is that of the updates that have moved at all. Who learns more
-    rows takes more steps, and moves farther by as much at most. Of fewer than three updates none is too large: nobody
-    can tell. It finds faults rather than malice: many updates just below the bound still move the mean.
+    for weights, running statistics and running sums each; of the first two, the median is that of the updates that have
+    moved at all. Who learns more rows takes more steps, and moves farther by as much at most. Of fewer than three
+    updates none is too large: nobody can tell. It finds faults rather than malice: many updates just below the bound
+    still move the mean.
 
     >>> moved = [Update({"w": torch.tensor([value])}, rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
     >>> outsized(moved, {"w": torch.zeros(1)}, {"w": "mean"})
@@ -48,7 +49,8 @@ def outsized(
     usual_rows = median(updates[place].rows for place in counted)
     for rule, kind in _KINDS.items():
         moved = {place: _distance(updates[place], anchor, rules, rule) for place in counted}
-        usual = median([distance for distance in moved.values() if distance] or [0.0])
+        # Who adds to a sum to which the others add nothing is not believed at all.
+        usual = median([distance for distance in moved.values() if distance or rule == "sum"] or [0.0])
         for place, distance in moved.items():
             rows = updates[place].rows
             most = largest * usual * max(1.0, rows / usual_rows)

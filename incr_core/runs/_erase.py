@@ -148,7 +148,7 @@ def _check(run: RunDirectory, memories: Memories) -> None:
             _rows_in(folder, state, memories)
     for _ in run.stored("quarantine"):
         pass
-    _clients(run)
+    _participants(run)
 
 
 def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
@@ -158,22 +158,10 @@ def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
         yield file.parent, *checkpoint.load(file.parent)
 
 
-def _clients(run: RunDirectory) -> list[str]:
-    """The clients of a federated run, those too that have learned nothing yet."""
+def _participants(run: RunDirectory) -> set[str]:
+    """Those who learn now, with rows learned or without; replicas that have left a cluster keep nothing."""
     latest = run.latest()
-    return (
-        []
-        if latest is None
-        else [client["name"] for client in loop_state(run.path, latest)["engine"].get("clients", ())]
-    )
-
-
-def _retired(run: RunDirectory) -> set[str]:
-    """Replicas of a run on a cluster that have left it, with nothing kept of theirs."""
-    latest = run.latest()
-    state = {} if latest is None else loop_state(run.path, latest)
-    most = max((count for _, count in state.get("engine", {}).get("log", ())), default=0)
-    return {f"replica-{replica}" for replica in range(most)} - {*state.get("participants", ())}
+    return set() if latest is None else {*loop_state(run.path, latest)["participants"]}
 
 
 def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
@@ -189,8 +177,6 @@ def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dic
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
     known = _fragments(ledger) | _fragments(quarantine)
-    participants = set(_clients(run)) | ({*ledger["participant"].to_pylist()} if ledger.num_rows else set[str]())
-    participants -= _retired(run)
     for folder, state, manifest in _states(run):
         if is_participants(state):
             known.update(_met(state))
@@ -212,7 +198,7 @@ def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dic
         "quarantined": sum(_among(quarantine, asked)) if quarantine.num_rows else 0,
         "unknown": asked.num_rows - len(ids_of(asked, sorted(known))),
         "states": _verify(run, memories, addresses),
-        "elsewhere": sum(not state_folder(run.path, name, 0).parent.exists() for name in participants),
+        "elsewhere": sum(not state_folder(run.path, name, 0).parent.exists() for name in _participants(run)),
         "outcomes": [version["version"] for version in whole if "history.arrow" in version["files"]],
     }
 

@@ -67,8 +67,10 @@ def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
             found = tensors[content]
             return unstored(found, getattr(torch, structure["dtype"])) if "dtype" in structure else found
         case "$array" | "$scalar":
-            shape = structure.get("shape", ())
-            array = np.ndarray(shape, np.dtype(structure["dtype"]), bytearray(tensors[content].numpy().tobytes()))
+            shape, dtype = structure.get("shape", ()), np.dtype(structure["dtype"])
+            if dtype.hasobject:  # numpy would take the bytes for addresses
+                raise CheckpointError(f"state: expected an array of plain values, got one of type {dtype}")
+            array = np.ndarray(shape, dtype, bytearray(tensors[content].numpy().tobytes()))
             return array if tag == "$array" else array[()]
     raise CheckpointError(f"state: unknown tag {tag!r}; it was saved by a newer incr")
 

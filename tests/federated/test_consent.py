@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def test_paths_are_the_owners(tmp_path: Path) -> None:
         ({"learner__objective": "subprocess:run"}, "the code subprocess:run"),
         ({"strategy": [{"name": "replay", "memory": "shutil:rmtree"}]}, "the code shutil:rmtree"),
         ({"learner__optimizer": {"name": "theirs.optim:Sgd"}}, "the code theirs.optim:Sgd"),
+        ({"learner__schedule": {"name": "os.path:join"}}, r"the code os\.path:join"),
+        (
+            {"strategy": [{"name": ["subprocess:run", "os:system"]}]},
+            "the code os:system .allow.modules.; the code subprocess:run",
+        ),
+        ({"model": {"groups": {"deep": [{"name": "os:system"}]}}}, "the code os:system"),
+        ({"review": {"rows": "os:system"}}, "the code os:system"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -67,6 +75,21 @@ def test_code_of_allowed_packages_may_be_named() -> None:
     assert agreed(own_file(modules=["torch.optim"]), told).learner.optimizer.name == "torch.optim:SGD"
     with pytest.raises(JobError, match=r"the code torch\.optim:SGD"):
         agreed(own_file(modules=["torch.opt"]), told)
+
+
+@pytest.mark.parametrize("name", ["os:path:join", " os:system", "os:system ", "os..path:join", ":system", "os:"])
+def test_what_is_nearly_a_name_of_code_is_never_imported(name: str) -> None:
+    with pytest.raises(JobError, match=r'expected "module:name", got'):
+        agreed(own_file(), asked(strategy=[{"name": name}])).strategies()
+
+
+@pytest.mark.parametrize("asked_for", ["theirs", "THEIRS", "Theirs", "TheirsLR"])
+def test_a_plugin_is_what_it_names(monkeypatch: pytest.MonkeyPatch, asked_for: str) -> None:
+    """However it is spelled: schedules and optimisers are found in any case."""
+    plugin = EntryPoint("theirs", "their_package:Part", "incr.schedules")
+    monkeypatch.setattr("federated.consent.entry_points", lambda group: [plugin] if group == "incr.schedules" else [])
+    with pytest.raises(JobError, match="the code their_package:Part"):
+        agreed(own_file(), asked(learner__schedule={"name": asked_for}))
 
 
 @pytest.mark.parametrize("told", ["", "[]", "{}", '{"stream": 3, "features": {}, "learner": {}}', "nothing at all"])

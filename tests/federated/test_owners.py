@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
 from federated.client_file import ClientFile
-from federated.consent import offered
+from federated.consent import Declined, offered
 from federated.engine import FederatedEngine
 from federated.owner import Owner, describe
 from federated.records import pack, unpack
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
 from tests.support.federated_runs import MakeEngine, Result, failing, finish
-from tests.support.federations import OWNERS, deployed, federation, ledgers, simulated
+from tests.support.federations import all_rows, deployed, each_row_once, federation, ledgers, simulated
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.owners_grid import AFTER, BEFORE, OwnersGrid
 
@@ -58,46 +60,20 @@ def in_simulation(tmp_path: Path, *settings: str) -> Result:
     return finish(job, tmp_path / "simulated", lambda job, folder: FederatedEngine(job, folder, InProcessGrid(3)))
 
 
-def all_rows(tmp_path: Path) -> dict[str, list[tuple[str, int]]]:
-    """Every row of every owner."""
-    return {
-        owner: sorted(
-            (path.name, row)
-            for path in (tmp_path / owner / "rows").iterdir()
-            for row in range(pq.read_metadata(path).num_rows)
-        )
-        for owner in OWNERS
-    }
-
-
-def assert_each_row_once(tmp_path: Path, run: Path) -> None:
-    """In the owners' own ledgers, and as many in the server's, with the owners' hashes."""
-    learned = {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()}
-    assert learned == all_rows(tmp_path)
-    counted: dict[str, list[int]] = {}
-    for entry in pq.read_table(run / "ledger").to_pylist():
-        assert entry["participant"] == entry["fragment"]
-        for part in entry["ranges"]:
-            counted.setdefault(entry["fragment"], []).extend(range(part["start"], part["stop"]))
-    assert {owner: sorted(rows) for owner, rows in counted.items()} == {
-        owner: list(range(len(rows))) for owner, rows in learned.items()
-    }
-
-
 def test_owners_learn_the_model_of_the_simulation_bit_for_bit(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     found = finish(deployed(), tmp_path / "run", on(grid()))
     wanted = in_simulation(tmp_path)
     assert found.sha256 == wanted.sha256
     assert found.score == wanted.score
     assert found.increments == wanted.increments
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 @pytest.mark.chaos
 def test_every_message_may_meet_another_process(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     found = finish(deployed("federated.rounds=2"), tmp_path / "run", on(grid(forgetful=True)))
     assert found.sha256 == in_simulation(tmp_path, "federated.rounds=2").sha256
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 def events(run: Path) -> list[tuple[str, str]]:
@@ -121,7 +97,7 @@ def test_what_a_lost_answer_was_about_is_done_again(
         return when if asked == 2 and message.metadata.message_type == action and name == "red" else None
 
     found = finish(deployed(), tmp_path / "run", on(grid(lost=lost)))
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
     told = events(tmp_path / "run")
     assert ("client lost", "client red: no answer in time") in told
     assert ("client returned", "client red") in told
@@ -149,7 +125,7 @@ def test_a_client_that_dies_comes_back_elsewhere_and_goes_on(
 
     lent = grid(lost=lost)
     finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 def test_who_comes_late_begins_at_its_own_beginning(
@@ -163,7 +139,7 @@ def test_who_comes_late_begins_at_its_own_beginning(
     lent = grid(lost=lost)
     lent.dies("blue")
     finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 def test_one_that_never_comes_holds_nobody_up(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
@@ -216,7 +192,7 @@ def test_a_server_that_is_killed_goes_on_from_its_last_commit(grid: Callable[...
         finish(job, tmp_path / "run", on(lent))
     found = finish(job, tmp_path / "run", on(lent))
     assert found.sha256 == in_simulation(tmp_path, "publish.every=2").sha256
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 def test_more_rows_are_learned_by_the_same_command(
@@ -228,7 +204,7 @@ def test_more_rows_are_learned_by_the_same_command(
     later = table.set_column(0, "at", [[at.as_py().replace(year=2021) for at in table["at"]]])
     pq.write_table(later.slice(0, 50).cast(table.schema), tmp_path / "red" / "rows" / "2.parquet")
     finish(job, tmp_path / "run", on(lent))
-    assert_each_row_once(tmp_path, tmp_path / "run")
+    each_row_once(tmp_path, tmp_path / "run")
 
 
 # -- nobody has to be believed ---------------------------------------------------------------------------------------
@@ -316,6 +292,57 @@ def test_a_name_belongs_to_who_said_it_first(
     assert len({name for _, name in lent.sent if name in ("red", "thief")}) == 2
     assert sum(what == "query.open" for what, name in lent.sent if name in ("red", "thief")) == 1
     assert "the name red of another client" in str(events(tmp_path / "run"))
+
+
+def test_bad_rows_and_duplicates_have_numbers_of_their_own(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    """Each number once in the server's tables, and the owner's ledger says which row of which file it is."""
+    for file in files:
+        file.write_text(file.read_text() + 'id = "id"\n')
+    for path in (tmp_path / "red" / "rows", tmp_path / "blue" / "rows", tmp_path / "green" / "rows"):
+        for part in path.iterdir():
+            table = pq.read_table(part)
+            rows = range(len(table))
+            height = "their_height" if path.parent.name == "green" else "height"
+            heights = [
+                math.nan if row % 9 == 4 else value for row, value in zip(rows, table[height].to_pylist(), strict=True)
+            ]
+            table = table.set_column(table.column_names.index(height), height, pa.array(heights))
+            pq.write_table(table.append_column("id", pa.array([f"{part.stem}-{row // 5}" for row in rows])), part)
+    job = deployed("stream.key='id'", "features.on_bad_row='quarantine'")
+    finish(job, tmp_path / "run", on(grid()))
+    numbers: dict[str, list[int]] = {}
+    for name in ("ledger", "duplicates"):
+        for entry in pq.read_table(tmp_path / "run" / name).to_pylist():
+            for part in entry["ranges"]:
+                numbers.setdefault(entry["fragment"], []).extend(range(part["start"], part["stop"]))
+    for entry in pq.read_table(tmp_path / "run" / "quarantine").to_pylist():
+        numbers.setdefault(entry["fragment"], []).append(entry["offset"])
+    for owner, rows in all_rows(tmp_path).items():
+        assert sorted(numbers[owner]) == list(range(len(rows)))
+        (found,) = describe(ClientFile.read(tmp_path / owner / f"{owner}.toml"))
+        assert found["learned"] + found["duplicate"] + found["quarantined"] == len(rows)
+        assert min(found["learned"], found["duplicate"], found["quarantined"]) > 0
+
+
+def test_a_run_that_was_committed_twice_is_not_begun_anew(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    """A server that orders it would have the rows learned twice, and the owner's ledger gone."""
+    lent = grid()
+    finish(deployed(), tmp_path / "run", on(lent))
+    lent.close()
+    owner = Owner(ClientFile.read(files[0]), lambda what: None)
+    (place,) = (owner.file.folder / "runs").iterdir()
+    kept = (place / "ledger.jsonl").read_bytes()
+    order = ConfigRecord({"run": place.name, "generation": -1, "job": offered(deployed()), "index": 0})
+    try:
+        with pytest.raises(Declined, match=f"expected to go on with run {place.name}, got the order to begin it anew"):
+            owner.open(order)
+    finally:
+        owner.close()
+    assert (place / "ledger.jsonl").read_bytes() == kept
 
 
 def test_a_client_that_may_keep_too_little_says_so(files: list[Path]) -> None:

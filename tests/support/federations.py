@@ -91,3 +91,29 @@ def ledgers(folder: Path) -> dict[str, list[tuple[str, int]]]:
                     rows = found.setdefault(owner, [])
                     rows += [(line["fragment"], row) for start, stop in line["ranges"] for row in range(start, stop)]
     return found
+
+
+def all_rows(folder: Path) -> dict[str, list[tuple[str, int]]]:
+    """Every row of every owner."""
+    return {
+        owner: sorted(
+            (path.name, row)
+            for path in (folder / owner / "rows").iterdir()
+            for row in range(pq.read_metadata(path).num_rows)
+        )
+        for owner in OWNERS
+    }
+
+
+def each_row_once(folder: Path, run: Path) -> None:
+    """Assert it, in the owners' own ledgers, and as many in the server's, with the owners' hashes."""
+    learned = {owner: sorted(rows) for owner, rows in ledgers(folder).items()}
+    assert learned == all_rows(folder)
+    counted: dict[str, list[int]] = {}
+    for entry in pq.read_table(run / "ledger").to_pylist():
+        assert entry["participant"] == entry["fragment"]
+        for part in entry["ranges"]:
+            counted.setdefault(entry["fragment"], []).extend(range(part["start"], part["stop"]))
+    assert {owner: sorted(rows) for owner, rows in counted.items()} == {
+        owner: list(range(len(rows))) for owner, rows in learned.items()
+    }

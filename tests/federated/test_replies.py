@@ -1,0 +1,149 @@
+"""What is wrong with an answer is found before anything is made of it: each kind alone, and all of them in one run."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from flwr.app import Error, Message, RecordDict
+
+from federated.client_app import ANCHOR
+from federated.engine import FederatedEngine
+from federated.records import told, unpack
+from federated.replies import Asked, Known, Refused, checked, sums_of
+from incr_core.errors import CheckpointError
+from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
+from incr_core.storage import packing
+from tests.support.federated_runs import finish
+from tests.support.federations import deployed, each_row_once, federation
+from tests.support.hostile_client import HOSTILE
+from tests.support.owners_grid import OwnersGrid
+
+pytestmark = pytest.mark.flower
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Asked, Message]]]:
+    """A question of each kind, and what an honest client has answered."""
+    folder = tmp_path_factory.mktemp("honest")
+    asked: dict[str, RecordDict] = {}
+    found: dict[str, tuple[Asked, Message]] = {}
+    job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
+    known = Known(sums_of(job.objective()), [], timed=True)
+
+    def hears(message: Message, name: str) -> None:
+        asked[message.metadata.message_type] = message.content
+
+    def listens(reply: Message, name: str) -> None:
+        action = reply.metadata.message_type
+        if action in found or action == "query.hello" or (action, name) == ("evaluate.receive", "green"):
+            return
+        if action == "evaluate.receive" and not told(reply.content)["arrival"]["scored"]:
+            return
+        records = asked[action].array_records
+        anchor = unpack(records[ANCHOR], copy=True) if ANCHOR in records else {}
+        shared = told(found["query.open"][1].content)["shared"] if "query.open" in found else {}
+        work = reply.content.config_records["work"]
+        found[action] = Asked(action, anchor, shared, 1000, int(str(work["generation"])) - 1, known), reply
+
+    lent = OwnersGrid(federation(folder)[:1], lost=hears, spoils=listens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("federated.owners.GRACE", 0.0)
+        finish(job, folder / "run", lambda job, folder: FederatedEngine(job, folder, lent))
+    yield found
+    lent.close()
+
+
+def test_what_honest_clients_answer_is_accepted(honest: dict[str, tuple[Asked, Message]]) -> None:
+    assert {"query.open", "evaluate.receive", "train.learn", "train.consolidate", "query.save"} <= honest.keys()
+    for asked, answer in honest.values():
+        assert checked(asked, answer) is answer.content
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_no_honest_client_answers_is_refused(honest: dict[str, tuple[Asked, Message]], kind: str) -> None:
+    action, spoil, why = HOSTILE[kind]
+    if kind == "weights far away":
+        pytest.skip("told by the other clients' weights alone")
+    asked, answer = honest[action]
+    content = RecordDict(dict(answer.content))
+    spoil(content)
+    with pytest.raises(Refused) as refused:
+        checked(asked, with_content(answer, content))
+    assert why in str(refused.value)
+    assert not refused.value.silent
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Binary(), Multiclass(4), Regression(), Multilabel(3), Ranking(2), NextToken(5)],
+    ids=lambda it: type(it).__name__,
+)
+def test_every_objectives_sums_are_known_beforehand(objective: Objective) -> None:
+    assert sums_of(objective)
+
+
+def with_content(answer: Message, content: RecordDict) -> Message:
+    other = copy.copy(answer)
+    other.content = content
+    return other
+
+
+def test_no_answer_and_an_error_are_silence(honest: dict[str, tuple[Asked, Message]]) -> None:
+    asked, answer = honest["train.learn"]
+    for nothing in (None, Message(Error(2, "x" * 10_000), reply_to=answer)):
+        with pytest.raises(Refused) as refused:
+            checked(asked, nothing)
+        assert refused.value.silent
+        assert len(str(refused.value)) <= 1000
+
+
+def test_bytes_are_never_taken_for_addresses() -> None:
+    """numpy makes objects of bytes, if told that they are: whatever lies there would be called."""
+    bomb = {"$array": "0:x", "dtype": "O", "shape": [2]}
+    with pytest.raises(CheckpointError, match="expected an array of plain values, got one of type object"):
+        packing.unpack({"0:x": torch.full((16,), 65, dtype=torch.uint8)}, bomb)
+
+
+@pytest.mark.chaos
+def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second answer of red's is one of them: left out with a reason, and its rows come with the next one."""
+    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    turns = {
+        action: deque(kind for kind, (its, _, _) in HOSTILE.items() if its == action)
+        for action in ("evaluate.receive", "train.learn")
+    }
+    done, good = list[str](), False
+
+    def spoils(reply: Message, name: str) -> None:
+        nonlocal good
+        action = reply.metadata.message_type
+        if name != "red" or action not in turns:
+            return
+        if good and turns[action]:
+            done.append(turns[action].popleft())
+            HOSTILE[done[-1]][1](reply.content)
+            good = False
+        elif action == "train.learn":
+            good = True
+
+    files = federation(tmp_path, rows=1500)
+    lent = OwnersGrid(files, spoils=spoils)
+    job = deployed("stream.every='30m'", "federated.min_clients=1")
+    try:
+        finish(job, tmp_path / "run", lambda job, folder: FederatedEngine(job, folder, lent))
+    finally:
+        lent.close()
+    events = [row["what"] for row in pq.read_table(tmp_path / "run" / "events").to_pylist()]
+    refused = [what for what in events if what.startswith("client red: ")]
+    assert len(done) > 25
+    for kind, what in zip(done, refused, strict=True):
+        assert HOSTILE[kind][2] in what
+    each_row_once(tmp_path, tmp_path / "run")
