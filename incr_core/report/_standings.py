@@ -16,8 +16,8 @@ __all__ = ["Standing", "standings"]
 _ERRORS = ("loss", "log_loss", "mae", "perplexity", "rmse")
 """Metrics of which less is better."""
 
-WINDOW = 40
-"""A recent value is that over a so-manieth of the run's increments, as in the plots of the report."""
+WINDOW = 10
+"""A recent value is that over a so-manieth of the client's increments: over fewer, one of few rows is mostly noise."""
 
 
 @dataclass
@@ -68,7 +68,6 @@ def standings(table: pa.Table) -> list[Standing]:
     frame = {name: floats(table, name) for name in table.column_names if name not in ("client", "name", "failure")}
     names = np.array(table["client"].to_pylist(), dtype=object)
     failures = np.array(table["failure"].to_pylist(), dtype=object)
-    last = len(np.unique(frame["increment"]))
     rounds = _rounds(frame["increment"], frame["of_rounds"])
     order = np.argsort(names, kind="stable")
     starts = np.flatnonzero(np.r_[True, names[order][1:] != names[order][:-1]])
@@ -76,7 +75,7 @@ def standings(table: pa.Table) -> list[Standing]:
     for mine in np.split(order, starts[1:]):
         of = {name: values[mine] for name, values in frame.items()}
         totals = of[f"total.{metric}"][np.isfinite(of[f"total.{metric}"])]
-        recent = rolling(of[f"metric.{metric}"], of["rows_scored"], max(1, round(last / WINDOW)))
+        recent = rolling(of[f"metric.{metric}"], of["rows_scored"], max(1, round(len(mine) / WINDOW)))
         offered = of["offered"] > 0
         told = [why for why in failures[mine] if why]
         found.append(
