@@ -110,6 +110,7 @@ class Attendance(Roster):
             online = set(grid.get_node_ids())
             for member in self.members:
                 if member.node is not None and member.node not in online:
+                    self.failed.append((member.index, "its node is gone"))
                     self._lost(member, "its node is gone")
             self._come = [member for member in self._come if member.node in online]
             self._strangers &= online  # a node that comes back is asked again
@@ -251,6 +252,8 @@ class Attendance(Roster):
         if not self._wanted.accept_failures:
             raise WorkerLost(f"client {member.name}: {why}; {REMEDY}")
         member.failures += 1
+        if action != "query.open":
+            self.failed.append((member.index, shown(str(why))))
         left = f"left out until the run is started again: {FAILURES} failures in a row"
         if why.silent:
             self._lost(member, str(why), left if member.failures >= FAILURES else "its rows wait until it comes back")

@@ -12,7 +12,7 @@ from torch import Tensor
 from federated.client_app import SHARED
 from federated.records import told, unpack
 from federated.roster import Roster
-from incr_core.rounds import Aggregation, Consolidated, Outer
+from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer
 from incr_core.update import Update, Weights
 
 __all__ = ["ClientCohort", "Terms", "updates_of"]
@@ -45,6 +45,7 @@ class ClientCohort:
     of weights of their updates.
     weights: the anchor, what all stand at. shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
+    contributions: what each client has contributed to the increment at hand. learners: who has in the round at hand.
     """
 
     def __init__(self, roster: Roster, outer: Outer, aggregation: Aggregation) -> None:
@@ -55,6 +56,7 @@ class ClientCohort:
         self.weights: Weights = {}
         self.shared: dict[str, Tensor] = {}
         self.unconsolidated: dict[int, int] = {}
+        self.contributions, self.learners = Contributions(), list[int]()
 
     @property
     def rules(self) -> Mapping[str, str]:
@@ -82,7 +84,11 @@ class ClientCohort:
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The aggregate of all clients' updates, and their rows."""
-        return self.aggregation.merge(updates, anchor, self.rules), sum(update.rows for update in updates)
+        merged = self.aggregation.merge(updates, anchor, self.rules)
+        if not exactly:
+            shares = self.aggregation.shares(updates)
+            self.contributions.add(self.learners, updates, anchor, merged, self.rules, shares)
+        return merged, sum(update.rows for update in updates)
 
     def adopt(self, weights: Weights) -> None:
         """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from federated.roster import Roster
 from incr_core.engines import Commit, Engine
 from incr_core.errors import JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.rounds import Arrival, Orders, Round, consolidate, take_round, total_observed
+from incr_core.rounds import Arrival, Contributions, Orders, Round, consolidate, take_round, total_observed
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -134,6 +135,10 @@ class FederatedEngine(Engine):
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
         roster = self._roster
         done, begun, worked = Round(), time.perf_counter(), roster.seconds
+        done.contributions = self.cohort.contributions = Contributions()
+        for client, arrival in enumerate(arrivals):
+            if arrival.labelled:
+                done.contributions.one(client).offered = arrival.labelled
         if rows is None:
             self._learn(arrivals, done)
             roster.settle(arrivals)
@@ -146,6 +151,9 @@ class FederatedEngine(Engine):
         done.seconds_learning = roster.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, roster.bytes = roster.bytes, 0
+        for client, why in roster.failed:
+            done.contributions.failed(client, why)
+        roster.failed = []
         return done
 
     def _learn(self, arrivals: Sequence[Arrival], done: Round) -> None:
@@ -172,16 +180,20 @@ class FederatedEngine(Engine):
         orders = self._roster.batched(drawn, orders)
         answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights)
         begun.update(answers)
-        return updates_of(answers)
+        return self._updates(answers)
 
     def _review(self, rows: Mapping[str, Tensor]) -> list[Update]:
         names = self._roster.names
         drawn = [client for client in self._roster.there if len(rows.get(names[client], ()))]
         ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
         cohort = self.cohort
-        return updates_of(
+        return self._updates(
             self._roster.ask("train.review", drawn, anchor=cohort.weights, shared=cohort.shared, records=ids)
         )
+
+    def _updates(self, answers: Mapping[int, RecordDict]) -> list[Update]:
+        self.cohort.learners = list(answers)
+        return updates_of(answers)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""

@@ -27,6 +27,7 @@ class Roster(ABC):
 
     names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
     alike: whether an order that is given to all is the same for each.
+    failed: clients whose answers did not come, or were left out, and why; since the last increment.
     bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
     """
 
@@ -36,6 +37,7 @@ class Roster(ABC):
         self.bytes, self.seconds = 0, 0.0
         self.fragments: list[str] = []
         self.news: list[tuple[str, str, str]] = []
+        self.failed: list[tuple[int, str]] = []
 
     @property
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from incr_core.runs import Status
 from incr_core.shown import shown
 
@@ -40,9 +42,39 @@ def described(status: Status) -> str:
     )
     rate = "" if status.rows_per_second is None else f"; {status.rows_per_second:,.0f} rows/s in that version"
     by = f" by {shown(', '.join(status.participants))}" if status.participants else ""
+    if len(status.participants) > SHOWN:
+        by = f" by {len(status.participants):,} {'clients' if status.clients else 'participants'}"
     lines.append(f"  {status.rows_learned:,} rows learned{by}{rate}")
     if status.metrics:
         lines.append("  " + "  ".join(f"{shown(name)} {value:.4f}" for name, value in status.metrics.items()))
+    lines += _clients(status.clients)
     if status.events:
         lines.append("  events: " + ", ".join(f"{kind} {count:,}" for kind, count in status.events.items()))
     return "\n".join(lines)
+
+
+SHOWN = 5
+"""So many clients are told of, and so many participants by their names."""
+
+
+def _clients(clients: list[dict[str, Any]]) -> list[str]:
+    """A line for each of the worst, and one on those that fail.
+
+    >>> told = {"metric": "auc", "rows_learned": 900, "weight": 0.25, "participation": 1.0, "failure": "no answer"}
+    >>> print("\\n".join(_clients([{"client": "north", "value": 0.61, "forgetting": 0.02, "failures": 2, **told}])))
+      clients, the worst first (1 in all):
+        north: auc 0.6100, forgetting 0.0200; 900 rows learned, weight 25%, learned in 100% of its increments;
+          2 failures, the last: no answer
+    """
+    lines = [f"  clients, the worst first ({len(clients):,} in all):"] if clients else []
+    for one in clients[:SHOWN]:
+        value = "no value yet" if one["value"] is None else f"{one['metric']} {one['value']:.4f}"
+        past = "" if one["forgetting"] is None else f", forgetting {one['forgetting']:.4f}"
+        weight = "" if one["weight"] is None else f", weight {100 * one['weight']:.3g}%"
+        part = one["participation"]
+        often = "" if part is None else f", learned in {100 * part:.3g}% of its increments"
+        failed = f"; {one['failures']:,} failures, the last: {shown(one['failure'])}" if one["failures"] else ""
+        rows = f"{one['rows_learned']:,} rows learned"
+        lines.append(f"    {shown(one['client'])}: {value}{past}; {rows}{weight}{often}{failed}")
+    failing = sum(1 for one in clients[SHOWN:] if one["failures"])
+    return lines + ([f"    {failing:,} of the others have failures"] if failing else [])

@@ -17,6 +17,7 @@ from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, IncrError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
+from incr_core.loop._client_rows import ClientSums, client_rows
 from incr_core.loop._commit import prepared
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
@@ -57,7 +58,7 @@ class Loop:
         self.directory = directory
         self.observe = observe
         self.objective: Objective = job.objective()
-        self.totals = Totals()
+        self.totals, self._clients = Totals(), ClientSums()
         self.version = directory.latest()
         self._pending = PendingCommit()
         self._divergence, self._losses = Divergence(), Losses()
@@ -202,6 +203,9 @@ class Loop:
         now = self.objective.metrics(statistics) if statistics else {}
         rows, version = labelled if skipped is None else 0, self._next_version
         pending.metrics.append(metrics_row(arrivals, learned, rows, now, so_far, version))
+        if (told := learned.contributions) is not None:
+            of = self.engine.participants, arrivals, told, self._clients, self.objective, version
+            pending.clients += client_rows(*of, learned=skipped is None)
         if self.observe is not None:
             main = self.objective.main_metric
             value = so_far.get(main, math.nan)
@@ -256,13 +260,14 @@ class Loop:
         """Return to the last commit, once it is there."""
         self._land()
         if self.version is None:
-            self.totals = Totals()
+            self.totals, self._clients = Totals(), ClientSums()
             self._controller, self._review = self.job.controller(), self.job.reviews()
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
         state = loop_state(self.directory.path, self.version)
-        self.totals = Totals(**state["totals"])
+        self.totals, self._clients = Totals(**state["totals"]), ClientSums()
+        self._clients.load_state_dict(state.get("clients", {"clients": [], "sums": {}}))
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         if self._review is not None:
@@ -283,6 +288,7 @@ class Loop:
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
+            "clients": self._clients.state_dict(),
         }
         if self.engine.saves_meanwhile:
             state = copy.deepcopy(state)  # written while all of it changes

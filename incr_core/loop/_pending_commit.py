@@ -26,7 +26,7 @@ class PendingCommit:
     last: the last increment's tick; None if there is nothing to commit. metrics: a row per increment.
     rows: participant -> ids of the rows it learned. duplicates: participant -> ids of rows that were learned before.
     bad, bad_files: rows and files that cannot be used. diverged: the rows of diverged increments, as tables.
-    events: what happened besides.
+    events: what happened besides. clients: a row per client and increment, where an engine tells of each.
     """
 
     last: Tick | None = None
@@ -37,6 +37,7 @@ class PendingCommit:
     bad_files: list[BadFile] = field(default_factory=list)
     diverged: list[pa.Table] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    clients: list[dict[str, Any]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return self.last is not None
@@ -56,12 +57,12 @@ class PendingCommit:
         return files
 
     def tables(self, version: int, fragments: Sequence[str], increment: int) -> dict[str, pa.Table]:
-        """What a commit takes of it: metrics, ledger, duplicates, quarantine and events.
+        """What a commit takes of it: metrics, ledger, duplicates, quarantine, events and clients.
 
         fragments: paths by number; increment: the last one.
 
         >>> {name: len(table) for name, table in PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7).items()}
-        {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0}
+        {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0, 'clients': 0}
         """
 
         def entries(rows: dict[str, list[Tensor]]) -> pa.Table:
@@ -74,6 +75,7 @@ class PendingCommit:
             "duplicates": entries(self.duplicates),
             "quarantine": pa.concat_tables([quarantine_table(self.bad), files_table(self.bad_files), *self.diverged]),
             "events": events_table(self.events),
+            "clients": metrics_table(self.clients),
         }
 
 
@@ -113,6 +115,7 @@ def metrics_row(
         "bytes_exchanged": learned.bytes_exchanged,
         **({"seconds_hidden": learned.seconds_hidden} if learned.seconds_hidden else {}),
         **({"steps": learned.steps} if learned.steps else {}),
+        **({"norm": learned.contributions.norm} if learned.contributions is not None else {}),
         "version": version,
     }
 

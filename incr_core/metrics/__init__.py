@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from incr_core.errors import ArgumentError
 from incr_core.metrics._binary import binary_metrics, binary_statistics
+from incr_core.metrics._coarse import coarse
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
@@ -31,6 +32,7 @@ __all__ = [
     "add",
     "binary_metrics",
     "binary_statistics",
+    "coarse",
     "forgetting",
     "last_labels",
     "main_metric",

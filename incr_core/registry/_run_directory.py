@@ -4,7 +4,7 @@
     DIR/versions/N/              a version: model.safetensors, and commit.zip with its manifest and tables (`_version`)
     DIR/champion                 the number of the published version
     DIR/segments.json            which segments there are (`_segments`)
-    DIR/metrics/*.parquet        segments of a table: metrics, ledger, duplicates, quarantine, events, manifests
+    DIR/metrics/*.parquet        segments of a table; also ledger, duplicates, quarantine, events, clients, manifests
     DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
     DIR/erased/*.parquet         addresses of rows that were erased
     DIR/detached.json            who holds a detached run, and how it ended (`_detached`)
@@ -183,6 +183,7 @@ class RunDirectory:
         duplicates: pa.Table | None = None,
         quarantine: pa.Table | None = None,
         events: pa.Table | None = None,
+        clients: pa.Table | None = None,
         extra: Mapping[str, pa.Table] | None = None,
         extra_state: Mapping[str, Any] | None = None,
         state: Mapping[str, Any] | None = None,
@@ -207,7 +208,8 @@ class RunDirectory:
         version = self.next_version()
         learned = self._learned.with_rows(ledger)
         tables = {"metrics": metrics, "ledger": ledger}
-        for name, table in (("duplicates", duplicates), ("quarantine", quarantine), ("events", events)):
+        others = {"duplicates": duplicates, "quarantine": quarantine, "events": events, "clients": clients}
+        for name, table in others.items():
             if table is not None and table.num_rows:
                 tables[name] = table
         own = {
@@ -295,7 +297,7 @@ class RunDirectory:
         return read_extra_table(self._versions.folder(version), name)
 
     def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
-        """The rows of "metrics", "ledger", "duplicates", "quarantine" or "events", of all versions or of some."""
+        """The rows of one of the run's tables (see above), of all versions or of some."""
         with self._turn:
             return self._versions.history.table(name, first, last)
 

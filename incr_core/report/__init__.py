@@ -5,6 +5,7 @@ from __future__ import annotations
 from incr_core.report._caution import caution
 from incr_core.report._course import read_summary
 from incr_core.report._page import write_report
+from incr_core.report._standings import Standing, standings
 from incr_core.report._tensorboard import TensorBoard
 
-__all__ = ["TensorBoard", "caution", "read_summary", "write_report"]
+__all__ = ["Standing", "TensorBoard", "caution", "read_summary", "standings", "write_report"]

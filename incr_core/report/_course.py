@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["Course", "Floats", "days", "read_summary", "rolling", "window_sum"]
+__all__ = ["Course", "Floats", "days", "floats", "read_summary", "rolling", "window_sum"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,34 +48,34 @@ class Course:
         metrics = [column.removeprefix("metric.") for column in names if column.startswith("metric.")]
         metric = summary.get("main_metric") or (metrics[0] if metrics else "")
         dates = days(table["name"].to_pylist()) if "name" in names else None
-        totals = _floats(table, f"total.{metric}")
+        totals = floats(table, f"total.{metric}")
         known = totals[np.isfinite(totals)]
-        x = _floats(table, "increment") if dates is None else dates
+        x = floats(table, "increment") if dates is None else dates
         final = (summary.get("prequential") or {}).get(metric, known[-1] if len(known) else np.nan)
         return cls(
             name=name,
             metric=metric,
             x=x,
             dated=dates is not None,
-            values=_floats(table, f"metric.{metric}"),
+            values=floats(table, f"metric.{metric}"),
             totals=totals,
-            rows=np.nan_to_num(_floats(table, "rows_labelled")),
-            scored=np.nan_to_num(_floats(table, "rows_scored")),
+            rows=np.nan_to_num(floats(table, "rows_labelled")),
+            scored=np.nan_to_num(floats(table, "rows_scored")),
             seconds={
-                kind: np.nan_to_num(_floats(table, f"seconds_{kind}"))
+                kind: np.nan_to_num(floats(table, f"seconds_{kind}"))
                 for kind in ("predicting", "learning", "exchanging")
             },
             losses={
-                column.removeprefix("loss."): _floats(table, column)
+                column.removeprefix("loss."): floats(table, column)
                 for column in names
-                if column.startswith("loss.") and np.isfinite(_floats(table, column)).any()
+                if column.startswith("loss.") and np.isfinite(floats(table, column)).any()
             },
-            versions=_floats(table, "version"),
+            versions=floats(table, "version"),
             final=np.nan if final is None else float(final),  # null in JSON
             # A fortieth of the run is smooth enough to read and short enough to show drift.
             window=max(1, round(table.num_rows / 40)),
             label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
-            events={} if events is None else _places(events, x, _floats(table, "increment")),
+            events={} if events is None else _places(events, x, floats(table, "increment")),
         )
 
     @property
@@ -89,11 +89,11 @@ def _places(events: pa.Table, x: Floats, increments: Floats) -> dict[str, Floats
     if not events.num_rows or not len(x):
         return {}
     kinds = np.array(events["kind"].to_pylist())
-    at = np.searchsorted(increments, _floats(events, "increment")).clip(max=len(x) - 1)
+    at = np.searchsorted(increments, floats(events, "increment")).clip(max=len(x) - 1)
     return {kind: x[np.unique(at[kinds == kind])] for kind in dict.fromkeys(kinds.tolist())}
 
 
-def _floats(table: pa.Table, column: str) -> Floats:
+def floats(table: pa.Table, column: str) -> Floats:
     if column not in table.column_names:
         return np.full(table.num_rows, np.nan)
     return np.asarray(table[column].cast(pa.float64()).to_numpy(), np.float64)

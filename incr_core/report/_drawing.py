@@ -20,7 +20,7 @@ from incr_core.report._style import DASHES, EVENTS, GRID, OTHERS, OURS, QUIET
 from incr_core.report._words import short
 from incr_core.shown import shown
 
-__all__ = ["draw", "label_ends", "leave_room", "line_style", "mark_events", "new_figure", "svg", "x_axis"]
+__all__ = ["draw", "label_ends", "leave_room", "line_style", "literal", "mark_events", "new_figure", "svg", "x_axis"]
 
 _MOST_POINTS = 1200
 _MOST_MARKS = 200
@@ -87,7 +87,7 @@ def label_ends(axes: Axes, ends: Iterable[tuple[float, str, str, bool]]) -> None
         heights[i] = min(heights[i], ceiling)
     for height, (_, text, color, bold) in zip(heights, placed, strict=True):
         note = axes.annotate(
-            _literal(short(text)),
+            literal(short(text)),
             xy=(1, height),
             xycoords="axes fraction",
             xytext=(8, 0),
@@ -115,11 +115,11 @@ def x_axis(axes: Axes, course: Course) -> None:
         axes.set_xlabel("increment", color=QUIET, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
     if len(course.x) == 1:
-        axes.set_xticks(course.x.tolist(), [_literal(course.label)])
+        axes.set_xticks(course.x.tolist(), [literal(course.label)])
     axes.xaxis.get_offset_text().set_color(QUIET)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A name as matplotlib prints it letter by letter, and reads no formula in it."""
     return shown(text).replace("$", r"\$")
 

@@ -1,8 +1,8 @@
 """The run as one page: `report.html`, self-contained, no scripts, nothing to fetch.
 
 Top to bottom: the headline numbers, the prequential metric against the baselines, the loss terms, where the
-time went, what happened, the versions and the rows that could not be used. It reads only what any tool can
-read in the run directory.
+time went, the clients of a federated run, what happened, the versions and the rows that could not be used. It
+reads only what any tool can read in the run directory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from incr_core.registry import RunDirectory
 from incr_core.report._caution import caution
-from incr_core.report._course import Course, read_summary
+from incr_core.report._clients import clients
+from incr_core.report._course import Course, floats, read_summary
 from incr_core.report._plots import loss_plot, metric_plot, speed_plot
 from incr_core.report._sections import events, headline, quarantine, section, time_bar, versions
 from incr_core.report._style import STYLE
@@ -34,8 +35,8 @@ def write_report(run: RunDirectory) -> Path:
     >>> folder.cleanup()
     """
     summary = read_summary(run.path)
-    happened = run.table("events")
-    course = Course.of("ours", run.table("metrics"), summary, happened)
+    happened, learned = run.table("events"), run.table("metrics")
+    course = Course.of("ours", learned, summary, happened)
     baselines = [
         Course.of(file.parent.name, RunDirectory.open(file.parent).table("metrics"), read_summary(file.parent))
         for file in sorted((run.path / "baselines").glob("*/job.toml"))
@@ -56,6 +57,7 @@ def write_report(run: RunDirectory) -> Path:
         section("Speed", "Rows learned per second of work.", speed_plot(course) + time_bar(course))
         if course.rows.any()
         else "",
+        clients(run.table("clients"), course, floats(learned, "increment")),
         events(happened),
         versions(run, course),
         quarantine(run.table("quarantine")),

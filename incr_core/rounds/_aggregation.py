@@ -15,7 +15,7 @@ from torch import Tensor
 from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.numerics import as_reals, narrowed, widened
-from incr_core.update import BLOCK, Update, Weights, mean, merge, merge_shared
+from incr_core.update import BLOCK, Update, Weights, mean, merge, merge_shared, shares
 
 __all__ = ["AGGREGATIONS", "Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "WeightedMean", "distances"]
 
@@ -29,6 +29,10 @@ class Aggregation:
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The weights that stand for all updates, each entry by its merge rule."""
         raise NotImplementedError
+
+    def shares(self, updates: Sequence[Update]) -> list[float] | None:
+        """What each update weighs in that, where it is a mean of them; None where it is none."""
+        return None
 
     def merge_shared(
         self,
@@ -54,6 +58,11 @@ class WeightedMean(Aggregation):
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """`update.mean` of them."""
         return mean(updates, anchor, rules)
+
+    def shares(self, updates: Sequence[Update]) -> list[float]:
+        """By rows."""
+        rows = [update.rows for update in updates]
+        return shares(rows) if any(rows) else [0.0] * len(rows)
 
     def merge_shared(
         self,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from incr_core.rounds._contributions import Contributions
 from incr_core.rounds._outer import Outer
 from incr_core.update import Update, Weights
 
@@ -26,6 +27,7 @@ class Round:
     passes_rows: rows learned, counting a row once per pass.
     seconds_hidden: of exchanges, while learning went on.
     steps: optimiser steps taken, of each participant in each round, where only the clock told how many (`ByTime`).
+    contributions: what each participant contributed, where a server sees it; None elsewhere.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Round:
     seconds_exchanging: float = 0.0
     seconds_hidden: float = 0.0
     steps: list[list[int]] = field(default_factory=list)
+    contributions: Contributions | None = None
 
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""

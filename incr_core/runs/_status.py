@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, read_progress
+from incr_core.report import standings
 from incr_core.runs._baseline_runs import going_on
 
 __all__ = ["Status"]
@@ -20,7 +21,7 @@ class Status:
     running: the process that holds it or one of its baselines, as "pid 123 on HOST"; None where no run is going.
     increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
     prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
-    the run is asked to stop.
+    the run is asked to stop. clients: of a federated run, how each stands (`report.Standing`), the worst first.
     detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
 
@@ -38,6 +39,7 @@ class Status:
     events: dict[str, int]
     committed: str | None
     stop_asked: bool
+    clients: list[dict[str, Any]] = field(default_factory=list)
     detached: dict[str, Any] | None = None
     learning: dict[str, Any] | None = None
 
@@ -72,6 +74,7 @@ class Status:
             events=dict(Counter(events["kind"].to_pylist())) if events.num_rows else {},
             committed=last.get("created"),
             stop_asked=asked(directory.path, STOP),
+            clients=[one.document() for one in standings(directory.table("clients"))],
             **_kept(directory),
         )
 

@@ -16,13 +16,13 @@ from federated.client_file import ClientFile
 from federated.consent import Declined, offered
 from federated.engine import FederatedEngine
 from federated.owner import Owner, describe
-from federated.records import pack, unpack
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
 from tests.support.federated_runs import MakeEngine, Result, failing, finish
 from tests.support.federations import all_rows, deployed, each_row_once, federation, ledgers, simulated
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.owners_grid import AFTER, BEFORE, OwnersGrid
+from tests.support.spoiling import SPOILT, spoiled_by
 
 pytestmark = pytest.mark.flower
 
@@ -234,21 +234,6 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
     assert "labelled" in text
     for secret in (str(tmp_path), ".parquet", "their_", "inputs", "targets"):
         assert secret not in text
-
-
-SPOILT = "model.layers.0.weight"
-
-
-def spoiled_by(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Message, str], None]:
-    """Spoils what red has learned."""
-
-    def spoil(reply: Message, name: str) -> None:
-        if name == "red" and "weights" in reply.content:
-            weights = unpack(reply.content.array_records["weights"], copy=True)
-            change(weights)
-            reply.content["weights"] = pack(weights)
-
-    return spoil
 
 
 @pytest.mark.parametrize(

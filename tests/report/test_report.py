@@ -169,3 +169,42 @@ def test_the_recent_metric_is_the_mean_over_the_windows_rows() -> None:
 )
 def test_times_are_told_from_other_names(names: list[Any], dated: bool) -> None:
     assert (days(names) is not None) == dated
+
+
+def of_clients(increments: int, clients: int) -> pa.Table:
+    """Client k does k thousandths better than the worst."""
+    number, client = np.divmod(np.arange(increments * clients), clients)
+    value = 0.6 + client / 1000
+    return pa.table(
+        {
+            "increment": number,
+            "client": [f"<client> {one}" for one in client],
+            "rows_labelled": np.full(len(number), 5),
+            "rows_scored": np.full(len(number), 5),
+            "metric.auc": value,
+            "total.auc": value,
+            "offered": np.full(len(number), 5),
+            "rounds": np.ones(len(number)),
+            "of_rounds": np.ones(len(number)),
+            "weight": np.full(len(number), 1 / clients),
+            "norm": value,
+            "drift": value / 2,
+            "failures": (client == 2).astype(np.int64),
+            "failure": ["no <answer>" if one == 2 else "" for one in client],
+        }
+    )
+
+
+@pytest.mark.parametrize(("count", "plots"), [(1, 1), (16, 12), (1000, 12)])
+def test_clients_have_plots_of_their_own_the_worst_first(tmp_path: Path, count: int, plots: int) -> None:
+    page = report(tmp_path, metrics(30), SUMMARY, clients=of_clients(30, count))
+    assert f"<h2>{count:,} client" in page
+    multiples = next(one for one in drawings(page) if "of each client" in one)
+    xml.dom.minidom.parseString(multiples)
+    titles = re.findall(r"&lt;client&gt; (\d+)  0\.6", multiples)
+    assert titles == [str(place) for place in range(plots)]
+    rows = re.findall(r"<tr><td>&lt;client&gt; (\d+)</td>", page)
+    assert rows == [str(place) for place in range(min(count, 30))]
+    if count > 2:
+        assert ">30 <small>no &lt;answer&gt;</small>" in page
+    assert len(page) < 500_000
