@@ -2,19 +2,22 @@
 
 Hooks: a step or a forward that nobody watches may go a shorter way, so we must see whether somebody does. Buffers that
 are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves. How often
-a tensor was written to: what was made of it may be out of date. Parts of layers and losses of torch.
+a tensor was written to: what was made of it may be out of date. Parts of layers and losses of torch. That optimisers
+import torch's compiler, which nobody needs who compiles nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from operator import attrgetter
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.autograd import profiler
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -146,6 +149,47 @@ def without_forward_hooks(parts: Sequence[nn.Module], owner: str) -> Iterator[No
             part._forward_pre_hooks, part._forward_hooks = before, after
 
 
+def _spare_compiler() -> None:
+    """Let optimisers do without torch's compiler as long as nobody in the process has imported it.
+
+    torch keeps the compiler out of some of their methods, and imports it for that when the first is called: over a
+    second of every process that learns, so of every worker on Ray and of every message that a Flower client answers.
+    What nobody has imported compiles nothing; once somebody has, all is as torch has it. Where a torch does this in
+    another way, its methods are left alone.
+    """
+    keeps_out = torch._disable_dynamo(lambda: None).__code__
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        method = vars(Optimizer)[name]
+        if method.__code__ is keeps_out:
+            setattr(Optimizer, name, _spared(method, method.__wrapped__))
+    steps = torch_optimizer._use_grad_for_differentiable(lambda: None).__code__
+    for kind in vars(optim).values():
+        step = vars(kind).get("step") if isinstance(kind, type) and issubclass(kind, Optimizer) else None
+        if step is not None and step.__code__ is steps:
+            kind.step = _spared(step, _without_gradient(step.__wrapped__))
+
+
+def _spared(method: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The method; in its place what it does besides, as long as the compiler is not there."""
+
+    @wraps(plain)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return (method if "torch._dynamo" in sys.modules else plain)(*arguments, **named)
+
+    return call
+
+
+def _without_gradient(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of an optimiser through which no gradient flows, unless it is a differentiable one."""
+
+    @wraps(step)
+    def call(optimizer: Optimizer, *arguments: Any, **named: Any) -> Any:
+        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+            return step(optimizer, *arguments, **named)
+
+    return call
+
+
 def _check() -> None:
     """IncrError where this torch keeps something elsewhere."""
     layer = nn.BatchNorm1d(1)
@@ -168,9 +212,10 @@ def _check() -> None:
         (profiler, "_is_profiler_enabled"),
         (torch_optimizer, "_global_optimizer_pre_hooks"),
         (torch_optimizer, "_global_optimizer_post_hooks"),
+        (torch_optimizer, "_use_grad_for_differentiable"),
+        (torch, "_disable_dynamo"),
     ]
     missing = [name for holder, name in needed if not hasattr(holder, name)]
-    # An optimiser is not made for this: the first one imports torch's compiler, which who only predicts never needs.
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
     missing += [name for name in hooks if name not in Optimizer.__annotations__]
     if missing:
@@ -181,3 +226,4 @@ def _check() -> None:
 
 
 _check()
+_spare_compiler()
