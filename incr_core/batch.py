@@ -101,6 +101,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`."""
+        if self.targets.device == torch.device(device):  # and with it all of the batch
+            return self
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def split(self, size: int) -> list[Batch]:
@@ -229,18 +231,18 @@ class Steps:
             if enough is not None and enough():
                 return
 
-    def places(self, rows: int, passes: int) -> list[Tensor]:
+    def places(self, rows: int, passes: int) -> list[Tensor | None]:
         """Take all steps of an increment that has begun and of which none is taken, as the places (rows,) in it of the
-        rows of each pass; whoever asks cuts them into batches.
+        rows of each pass, None where they come as they lie; whoever asks cuts them into batches.
 
         >>> steps = Steps(batch_size=2, shuffle=False)
         >>> steps.begin(Batch(torch.arange(3.0), torch.arange(3.0)), passes=2)
         >>> steps.places(3, passes=2), steps.left
-        ([tensor([0, 1, 2]), tensor([0, 1, 2])], 0)
+        ([None, None], 0)
         """
         found = [self._order(rows) for _ in range(passes)]
         self._taken, self.left, self._steps = self._taken + self.left, 0, iter(())
-        return [torch.arange(rows) if order is None else order for order in found]
+        return found
 
     def _order(self, rows: int) -> Tensor | None:
         """The order of the rows in a pass; None: as they lie."""

@@ -10,12 +10,15 @@ are filled up with rows of weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from incr_core.batch import Batch, Inputs, cat, map_inputs
 from incr_core.learner._learner import Learner
@@ -184,8 +187,10 @@ def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int) -
     at = torch.arange(int(sizes.sum())) - offsets.repeat_interleave(sizes)
     orders = [learner.steps.places(len(batch), passes) for learner, batch in zip(learners, rows, strict=True)]
     begins = torch.tensor(per_pass).repeat_interleave(sizes) * size
+    lying = list(at.split([len(batch) for batch in rows]))
     for number in range(passes):
-        order = torch.cat([found[number] for found in orders]) + offsets.repeat_interleave(sizes)
+        found = [lie if order[number] is None else order[number] for lie, order in zip(lying, orders, strict=True)]
+        order = torch.cat(found) + offsets.repeat_interleave(sizes)
         places[who, number * begins + at] = order
         real[who, number * begins + at] = True
     return _Steps(places, real, counts, size)
@@ -221,8 +226,32 @@ def _losses(
         return found
 
     named = dict(zip(learner.context.names, weights, strict=True))
+    with _WeightsFirst():
+        return _of_each(loss, named, inputs, targets, weight)
+
+
+def _of_each(
+    loss: Callable[..., Tensor], named: dict[str, Tensor], inputs: Inputs, targets: Tensor, weight: Tensor | None
+) -> Tensor:
     result: Tensor = vmap(loss, in_dims=(0, 0, 0, None if weight is None else 0))(named, inputs, targets, weight)
     return result
+
+
+class _WeightsFirst(TorchFunctionMode):
+    """Compute linear layers as (W x^T)^T + b: the gradient of W then comes as W lies.
+
+    That of x W^T comes transposed, and is copied into place: a quarter of a step's time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Whatever a model calls of torch."""
+        if func is F.linear and not kwargs and len(args) == 3 and args[0].dim() == 2:
+            x, weight, bias = args
+            product = (weight @ x.mT).mT
+            return product if bias is None else product + bias
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
