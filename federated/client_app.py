@@ -115,6 +115,7 @@ def receive(message: Message, context: Context) -> Message:
                 "arrival": None if arrival is None else home.arrived(arrival, participant),
                 "fragments": home.fragments(order, participant),
                 "coming": home.coming(participant),
+                "holds": home.holds(participant),
             }
         )
 
@@ -127,6 +128,7 @@ def learn(message: Message, context: Context) -> Message:
     order, home = message.content.config_records[ORDER], home_of(context)
 
     def work(participant: Participant) -> RecordDict:
+        home.check_learns(participant)
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
         update = participant.learn(anchor, bool(order["first"]))
         if order["first"]:
@@ -177,6 +179,7 @@ def skip(message: Message, context: Context) -> Message:
     home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
+        home.check_learns(participant)
         if participant.increment is not None and participant.increment.labelled.rows is not None:
             home.skipped(participant.increment.labelled.rows)
         participant.skip()
@@ -203,15 +206,21 @@ def follow(message: Message, context: Context) -> Message:
 @app.train("consolidate")
 def consolidate(message: Message, context: Context) -> Message:
     """Let the strategies keep what was learned, at the weights that all agreed on."""
+    home = home_of(context)
 
     def work(participant: Participant) -> RecordDict:
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        content = RecordDict({SHARED: pack(participant.consolidate(anchor))})
+        if home.consolidates(participant):
+            shared = participant.consolidate(anchor)
+        else:
+            participant.learner.adopt(anchor)
+            shared, _ = participant.learner.shared_state()
+        content = RecordDict({SHARED: pack(shared)})
         if participant.learner.remakes:
             content["weights"] = pack(participant.learner.weights())
         return content
 
-    return _answer(message, home_of(context), work)
+    return _answer(message, home, work)
 
 
 @app.query("save")

@@ -44,6 +44,12 @@ class _Allow(_Section):
     disk: float = Field(10.0, gt=0)
 
 
+class _Privacy(_Section):
+    """What a server may hear; min_rows: nothing that is over fewer rows."""
+
+    min_rows: int = Field(10, ge=1)
+
+
 class ClientFile(_Section):
     """A client's file, as its owner has written it.
 
@@ -63,6 +69,7 @@ class ClientFile(_Section):
     data: _Data
     columns: dict[str, str] = Field(min_length=1)
     allow: _Allow = _Allow()
+    privacy: _Privacy = _Privacy()
 
     _root: Path = PrivateAttr(default_factory=Path.cwd)
 

@@ -63,6 +63,17 @@ class Home(ABC):
     def skipped(self, rows: Tensor) -> None:  # noqa: B027
         """Rows of the increment at hand were let go, unlearned."""
 
+    def holds(self, participant: Participant) -> bool:
+        """Whether there is what it has not told, and will not before there is more."""
+        return False
+
+    def check_learns(self, participant: Participant) -> None:  # noqa: B027
+        """An error where the rows at hand may not be learned, or let go."""
+
+    def consolidates(self, participant: Participant) -> bool:
+        """Whether strategies may consolidate now."""
+        return True
+
     def rows(self, told: Tensor) -> Tensor:
         """The ids of rows of the history that the server asks for."""
         return told

@@ -38,7 +38,8 @@ class Member:
     name, index, identity: who it is, its place in every sum, and the secret by which it is known again.
     generation: after how many messages that changed it the server believes it to be.
     told: how many rows it has told of, which have numbers since. learned: how many of them are in the model.
-    ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain.
+    ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain. holds: whether it
+    has rows, or what is to be told of them, that are too few to be told of (its owner's `privacy.min_rows`).
     node: where it is, None while it is away. opened: whether it knows of this start of the run.
     coming: when its next increment ends, by its clock; None where there is none.
     offered: the rows that it has offered for the increment at hand. failures: how many since
@@ -57,6 +58,7 @@ class Member:
     learned: int = 0
     ledger: str = ""
     held: bool = False
+    holds: bool = False
     node: int | None = None
     opened: bool = False
     coming: int | None = None

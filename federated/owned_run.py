@@ -18,12 +18,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from federated.client_file import ClientFile
 from federated.consent import Declined, agreed
 from federated.owner_ledger import OwnerLedger
+from federated.withheld import Withheld
 from incr_core.errors import CheckpointError, StorageError
 from incr_core.numerics import settle_arithmetic
 from incr_core.rounds import Arrival, Participant
@@ -46,6 +46,7 @@ class OwnedRun:
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
         self.is_timed = False
+        self.withheld = Withheld(file.privacy.min_rows)
         self._participant: Participant | None = None
         self._used = 0  # bytes of all that is kept here besides the states since the last commit
 
@@ -89,7 +90,8 @@ class OwnedRun:
                 )
             if self._participant is None:
                 self._participant = self._made()
-            self._participant.load(place)
+            beside, _ = self._participant.load(place)
+            self.withheld.load_state_dict(beside.get("withheld"))
             self.ledger.go_back(generation)
             for later in numbers_in(self.folder / "generations"):
                 if later > generation:
@@ -139,10 +141,14 @@ class OwnedRun:
         if state == "learned" and len(rows):
             self._say(f"increment {tick.number} ({tick.name}): {len(rows):,} rows learned")
 
-    def refused(self, arrival: Arrival) -> None:
-        """Write down rows and files that cannot be used: in full here, as numbers in the ledger."""
-        self.account("duplicate", arrival.duplicates)
-        self.account("quarantined", torch.tensor([bad.row for bad in arrival.bad], dtype=torch.int64))
+    def refused(self, arrival: Arrival) -> tuple[int, int]:
+        """Write down rows and files that cannot be used: in full here; as numbers in the ledger, once they may be told.
+
+        Returns how many duplicates and bad rows may be told now.
+        """
+        duplicates, bad = self.withheld.unusable(arrival)
+        self.account("duplicate", duplicates)
+        self.account("quarantined", bad)
         told = [
             {"fragment": bad.fragment, "offset": bad.offset, "column": bad.column, "why": bad.reason, "got": bad.value}
             for bad in arrival.bad
@@ -153,11 +159,13 @@ class OwnedRun:
             with storage(path), open(path, "a") as file:
                 file.writelines(json.dumps(one) + "\n" for one in told)
             self._say(f"{len(told):,} rows or files cannot be used: {path}")
+        return len(duplicates), len(bad)
 
     def row_ids(self, numbers: Tensor) -> Tensor:
-        """The ids of rows that the server knows by their numbers (n,)."""
+        """The ids of learned rows that the server knows by their numbers (n,); none where they are too few."""
         assert self._participant is not None
-        return self.ledger.ids(numbers, self._participant.stream.fragments)
+        found = self.ledger.ids(numbers, self._participant.stream.fragments)
+        return found if self.withheld.may_tell(len(found.unique())) else found[:0]
 
     # -- its disk ----------------------------------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class OwnedRun:
     def _save(self) -> None:
         assert self._participant is not None
         place = self._place(self.generation)
-        self._participant.save(place, whole=True, generation=self.generation)
+        self._participant.save(place, {"withheld": self.withheld.state_dict()}, whole=True, generation=self.generation)
         if not self._used:  # counted anew at each commit: nothing else grows by much in between
             self._used = _bytes(self.folder.parent) - _bytes(place)
         used = self._used + _bytes(place)

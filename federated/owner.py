@@ -117,17 +117,40 @@ class Owner(Home):
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
         """Counts and sums; which rows they are stays here."""
         assert self._run is not None
-        self._run.refused(arrival)
+        duplicates, bad = self._run.refused(arrival)
         tick = arrival.tick
         return {
             # Of files, an increment has a file's name.
             "tick": {"name": tick.name if self._run.is_timed else "", "warm": tick.warm, "time": tick.time},
-            "labelled": arrival.labelled,
-            "duplicates": len(arrival.duplicates),
-            "bad": len(arrival.bad),
-            **{key: getattr(arrival, key) for key in ("arriving", "predicted", "scored", "seconds")},
-            **{key: getattr(arrival, key) for key in ("statistics", "observed", "probed", "tasks")},
+            "duplicates": duplicates,
+            "bad": bad,
+            "seconds": arrival.seconds,
+            **self._run.withheld.told(arrival),
         }
+
+    def holds(self, participant: Participant) -> bool:
+        """Rows, or what is to be told of them, that are too few."""
+        assert self._run is not None
+        at_hand = participant.increment
+        few = at_hand is not None and at_hand.waiting and not self._run.withheld.may_tell(len(at_hand.labelled))
+        return few or bool(self._run.withheld)
+
+    def check_learns(self, participant: Participant) -> None:
+        """Declined where the rows at hand are too few: the server has not been told of them."""
+        assert self._run is not None
+        rows = 0 if participant.increment is None else len(participant.increment.labelled)
+        if not self._run.withheld.may_tell(rows):
+            raise Declined(
+                f"client {self.name}: expected an order about {self._run.withheld.least} rows or more, got one about "
+                "fewer (privacy.min_rows); order nothing about rows that were not told of"
+            )
+
+    def consolidates(self, participant: Participant) -> bool:
+        """Where the rows since the last time are enough."""
+        assert self._run is not None
+        at_hand = participant.increment
+        fresh = participant.spans or (at_hand is not None and not at_hand.waiting)
+        return fresh and self._run.withheld.may_tell(participant.unconsolidated)
 
     def learned(self, participant: Participant) -> None:
         """Write them into the ledger."""
@@ -172,7 +195,7 @@ class Owner(Home):
         assert run is not None
         if changed:
             run.answered()
-        return {"generation": run.generation, "ledger": run.ledger.sha256, "told": run.ledger.rows}
+        return {"generation": run.generation, "ledger": run.ledger.sha256}
 
     def failure(self, error: Exception) -> RecordDict:
         """To the owner all of it; to the server what it has asked for in vain, and no more than its kind otherwise."""

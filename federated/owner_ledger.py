@@ -108,14 +108,15 @@ class OwnerLedger:
         self._read()
 
     def addresses(self, numbers: Sequence[int]) -> list[tuple[str, int]]:
-        """Files and offsets of rows, by their numbers."""
+        """Files and offsets of rows that are learned, by their numbers; none of others."""
         firsts = [line["first"] for line in self._lines]
         found = []
         for number in numbers:
-            place = int(np.searchsorted(firsts, number, side="right")) - 1
-            line = self._lines[place]
+            if not 0 <= number < self.rows:
+                raise CheckpointError(f"{self.path}: expected a row below {self.rows:,}, got number {number:,}")
+            line = self._lines[int(np.searchsorted(firsts, number, side="right")) - 1]
             left = number - line["first"]
-            for start, stop in line["ranges"]:
+            for start, stop in line["ranges"] if line["state"] == "learned" else ():
                 if left < stop - start:
                     found.append((line["fragment"], start + left))
                     break
@@ -123,7 +124,7 @@ class OwnerLedger:
         return found
 
     def ids(self, numbers: Tensor, fragments: Sequence[str]) -> Tensor:
-        """Row ids by the numbers of rows (n,), for a stream with these fragments."""
+        """Row ids of rows that are learned by the numbers of rows (n,), for a stream with these fragments."""
         places = {name: number for number, name in enumerate(fragments)}
         found = self.addresses(numbers.tolist())
         return torch.cat([row_ids(places[name], offset, offset + 1) for name, offset in found] or [numbers[:0]])

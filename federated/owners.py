@@ -71,13 +71,13 @@ class Owners(Attendance):
         return {"owners": {"run": self._run, "number": self._number, "members": members}}
 
     def told(self) -> dict[str, Any]:
-        """Of each owner: the rows learned, the hash of its own ledger, and whether it was away with rows in the end."""
+        """Of each owner: the rows learned, the hash of its own ledger, and whether it has rows left in the end."""
         clients = {
             member.name: {
                 "rows_learned": member.learned,
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
-                "rows_pending": self._waits_for(member),
+                "rows_pending": self._waits_for(member) or member.holds,
             }
             for member in self.members
         }
@@ -103,6 +103,7 @@ class Owners(Attendance):
             documents = {client: told(answer) for client, answer in answers.items()}
             for client, document in documents.items():
                 self._coming(self.members[client], document)
+                self.members[client].holds = document["holds"]
                 if document["arrival"] is None:
                     self.members[client].coming, self.members[client].held = None, False
             documents = {client: found for client, found in documents.items() if found["arrival"] is not None}
@@ -137,6 +138,7 @@ class Owners(Attendance):
         bad = self._numbered(member, document["bad"])
         member.told += len(bad)
         member.offered = document["labelled"]
+        member.held &= member.offered > 0
         return Arrival(
             tick,
             self._numbered(member, member.offered),

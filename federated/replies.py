@@ -187,6 +187,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         document = told(content)
         _check_coming(document["coming"])
         _check_arrival(document["arrival"], asked)
+        if not isinstance(document["holds"], bool):
+            raise Refused("holds, which is neither true nor false")
         if asked.known.timed and document["arrival"] is not None and document["coming"] is not None:
             now_at, next_at = document["arrival"]["tick"]["time"], document["coming"]["time"]
             if next_at <= now_at:  # the others would wait for it for ever

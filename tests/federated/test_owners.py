@@ -284,7 +284,7 @@ def test_bad_rows_and_duplicates_have_numbers_of_their_own(
 ) -> None:
     """Each number once in the server's tables, and the owner's ledger says which row of which file it is."""
     for file in files:
-        file.write_text(file.read_text() + 'id = "id"\n')
+        file.write_text(file.read_text() + 'id = "id"\n\n[privacy]\nmin_rows = 1\n')
     for path in (tmp_path / "red" / "rows", tmp_path / "blue" / "rows", tmp_path / "green" / "rows"):
         for part in path.iterdir():
             table = pq.read_table(part)

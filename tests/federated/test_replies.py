@@ -135,6 +135,8 @@ def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path, monkeypat
             good = True
 
     files = federation(tmp_path, rows=1500)
+    for file in files:
+        file.write_text(file.read_text() + "\n[privacy]\nmin_rows = 1\n")
     lent = OwnersGrid(files, spoils=spoils)
     job = deployed("stream.every='30m'", "federated.min_clients=1")
     try:

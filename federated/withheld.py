@@ -1,0 +1,138 @@
+"""What an owner's client has not told yet, because it is over too few rows: it is told once there are more.
+
+Counts, sums for metrics, probes, and rows that cannot be used are added up from increment to increment until they are
+over `least` rows. Rows to learn need nothing here: those that a server has not heard of wait with the client, and come
+first among the next increment's (`Participant.receive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core import metrics
+from incr_core.metrics import Statistics
+from incr_core.rounds import Arrival
+
+__all__ = ["Withheld"]
+
+MOST_BAD = 100_000
+"""Bad rows that are told of at once; the others are, with the next increments."""
+
+
+class Withheld:
+    """What one client holds back; least: over how many rows it tells.
+
+    duplicates, bad: ids of rows that cannot be used, and have not been told.
+
+    >>> from incr_core.data.timeline import Tick
+    >>> held = Withheld(least=10)
+    >>> few = Arrival(Tick(0, "first"), torch.arange(4), arriving=6, predicted=6)
+    >>> held.told(few)["arriving"], held.told(few)["arriving"], bool(held)
+    (0, 12, False)
+    """
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self._begin()
+
+    def _begin(self) -> None:
+        self._counts = dict.fromkeys(("arriving", "predicted", "scored"), 0)
+        self._statistics: Statistics = {}
+        self._probed: list[Tensor] = []
+        self.duplicates = self.bad = torch.zeros(0, dtype=torch.int64)
+
+    def __bool__(self) -> bool:
+        return any(self._counts.values()) or bool(len(self.duplicates) or len(self.bad))
+
+    def may_tell(self, rows: int) -> bool:
+        """Whether so many rows are enough to tell of."""
+        return rows >= self.least
+
+    def told(self, arrival: Arrival) -> dict[str, Any]:
+        """What may be told of an increment and of those before: counts, sums for metrics, and probes; the rest stays.
+
+        Of the rows to learn, nothing where they are too few.
+        """
+        for key in self._counts:
+            self._counts[key] += getattr(arrival, key)
+        self._statistics = metrics.total([self._statistics, arrival.statistics])
+        told: dict[str, Any] = {"arriving": self._count("arriving"), "predicted": self._count("predicted")}
+        told["scored"] = self._count("scored")
+        told["statistics"] = self._statistics if told["scored"] else {}
+        if told["scored"]:
+            self._statistics = {}
+        learns = self.may_tell(arrival.labelled)
+        return {
+            **told,
+            "probed": self._blocks(arrival.probed),
+            "labelled": arrival.labelled if learns else 0,
+            "observed": arrival.observed if learns else {},
+            "tasks": arrival.tasks if learns else [],
+        }
+
+    def unusable(self, arrival: Arrival) -> tuple[Tensor, Tensor]:
+        """Ids of duplicates and of bad rows, of this increment and of those before, that may be told now."""
+        bad = torch.tensor([row.row for row in arrival.bad], dtype=torch.int64)
+        duplicates, bad = torch.cat([self.duplicates, arrival.duplicates]), torch.cat([self.bad, bad])
+        none = duplicates[:0]
+        doubles = duplicates if self.may_tell(len(duplicates)) else none
+        useless = bad[:MOST_BAD] if self.may_tell(len(bad)) else none
+        self.duplicates, self.bad = duplicates[len(doubles) :], bad[len(useless) :]
+        return doubles, useless
+
+    def _count(self, key: str) -> int:
+        count = self._counts[key]
+        if not self.may_tell(count):
+            return 0
+        self._counts[key] = 0
+        return count
+
+    def _blocks(self, probed: list[Tensor]) -> list[Tensor]:
+        """Sums over enough rows each, (m, 2, F), of probes that may be over fewer; what is left over is held."""
+        if not probed:
+            return []
+        held = self._probed or [blocks[:0] for blocks in probed]
+        told = [_merged(torch.cat([old, new]), self.least) for old, new in zip(held, probed, strict=True)]
+        self._probed = [rest for _, rest in told]
+        return [blocks for blocks, _ in told]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is held back."""
+        return {
+            "counts": dict(self._counts),
+            "statistics": dict(self._statistics),
+            "probed": list(self._probed),
+            "duplicates": self.duplicates,
+            "bad": self.bad,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Hold back what was; nothing where there is none."""
+        self._begin()
+        if state:
+            self._counts, self._statistics = dict(state["counts"]), dict(state["statistics"])
+            self._probed = list(state["probed"])
+            self.duplicates, self.bad = state["duplicates"], state["bad"]
+
+
+def _merged(blocks: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Sums and counts (m, 2, F), added up until each is over `least` rows; and those that are not, in one.
+
+    A column with fewer finite values in such a sum tells nothing there.
+
+    >>> ones = torch.ones(5, 2, 1)
+    >>> told, rest = _merged(ones, 2)
+    >>> told.flatten().tolist(), rest.flatten().tolist()
+    ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0])
+    """
+    told, sums = [blocks[:0]], torch.zeros_like(blocks[:1].sum(0))
+    for block in blocks:
+        sums = sums + block
+        if sums[1].max() >= least:
+            told.append(torch.where(sums[1] >= least, sums, 0.0)[None])
+            sums = torch.zeros_like(block)
+    return torch.cat(told), sums[None] if sums[1].any() else blocks[:0]

@@ -1,0 +1,199 @@
+"""Nothing that is over fewer than `privacy.min_rows` rows is told, and no row is lost by that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from flwr.app import Message
+
+from federated.client_app import ANCHOR, ORDER, WORK
+from federated.engine import FederatedEngine
+from federated.failures import FAILURE
+from federated.records import told, unpack
+from federated.withheld import Withheld
+from incr_core.data.timeline import Tick
+from incr_core.registry import RunDirectory
+from incr_core.rounds import Arrival
+from tests.support.federated_runs import finish
+from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers
+from tests.support.hostile_server import asks, orders, reviews
+from tests.support.owners_grid import OwnersGrid
+
+pytestmark = pytest.mark.flower
+
+SECRET = 431.4159
+"""A height that only one person has."""
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+
+
+def learned(folder: Path, files: list[Path], *settings: str, **habits: Any) -> dict[str, Any]:
+    """Run it; returns what the summary tells of the clients."""
+    grid = OwnersGrid(files, **habits)
+    engines: list[FederatedEngine] = []
+
+    def make(job: Any, place: Path) -> FederatedEngine:
+        engines.append(FederatedEngine(job, place, grid))
+        return engines[-1]
+
+    try:
+        finish(deployed(*settings), folder / "run", make)
+    finally:
+        grid.close()
+    clients: dict[str, Any] = engines[0].told()["clients"]
+    return clients
+
+
+def windows_of_ten(folder: Path) -> list[Path]:
+    """Three owners whose windows of half an hour have some ten rows each; one cell of red's is a secret, one is bad."""
+    files = federation(folder, rows=400)
+    place = folder / "red" / "rows" / "1.parquet"
+    table = pq.read_table(place)
+    heights = table["height"].to_pylist()
+    heights[40], heights[50] = SECRET, float("nan")
+    pq.write_table(table.set_column(table.column_names.index("height"), "height", pa.array(heights)), place)
+    return files
+
+
+SETTINGS = ("stream.every='30m'", "features.on_bad_row='quarantine'")
+
+
+def test_what_is_told_is_over_enough_rows_and_every_row_is_told_of_in_the_end(tmp_path: Path) -> None:
+    files = windows_of_ten(tmp_path)
+    counts = dict.fromkeys(("labelled", "scored", "arriving", "predicted", "bad"), 0)
+    heard: list[bytes] = []
+
+    def listens(reply: Message, name: str) -> None:
+        heard.extend(bytes(array.data) for record in reply.content.array_records.values() for array in record.values())
+        heard.extend(str(dict(record)).encode() for record in reply.content.config_records.values())
+        if reply.metadata.message_type == "evaluate.receive" and (arrival := told(reply.content)["arrival"]):
+            for key in counts:
+                assert arrival[key] == 0 or arrival[key] >= 10
+                counts[key] += arrival[key]
+            assert bool(arrival["statistics"]) == (arrival["scored"] > 0)
+            assert bool(arrival["observed"]) == (arrival["labelled"] > 0)
+
+    clients = learned(tmp_path, files, *SETTINGS, spoils=listens)
+    text = b"".join(heard)
+    for secret in (np.float32(SECRET).tobytes(), np.float64(SECRET).tobytes(), b"431.4", b".parquet", b"nan"):
+        assert secret not in text
+    rows = {owner: len(found) for owner, found in all_rows(tmp_path).items()}
+    held = {owner: rows[owner] - len(found) for owner, found in ledgers(tmp_path).items()}
+    assert all(0 <= count < 10 + 1 for count in held.values()), "the last ones, and one that is bad"
+    assert any(held.values())
+    assert counts["bad"] == 0
+    assert counts["labelled"] == sum(client["rows_learned"] for client in clients.values())
+    assert {owner: client["rows_pending"] for owner, client in clients.items()} == {
+        owner: count > 0 for owner, count in held.items()
+    }
+
+    for owner in OWNERS:  # more come, and with them those that were held
+        place = next((tmp_path / owner / "rows").iterdir())
+        table = pq.read_table(place)
+        at = "their_at" if owner == "green" else "at"
+        later = [when.replace(year=2021) for when in table[at].to_pylist()]
+        place_of_at = table.column_names.index(at)
+        more = table.set_column(place_of_at, at, pa.array(later, table.schema.field(at).type)).slice(0, 30)
+        pq.write_table(more, place.with_name("9.parquet"))
+    learned(tmp_path, files, *SETTINGS, "stream.every='30m'")
+    for owner, found in ledgers(tmp_path).items():
+        assert len(found) == len(set(found))
+        assert len(all_rows(tmp_path)[owner]) - len(found) <= 10
+        assert set(found) >= {row for row in all_rows(tmp_path)[owner] if row[0] != "9.parquet"} - {("1.parquet", 50)}
+
+
+def test_one_row_is_told_of_where_the_owner_says_so(tmp_path: Path) -> None:
+    files = federation(tmp_path, rows=200)
+    for file in files:
+        file.write_text(file.read_text() + "\n[privacy]\nmin_rows = 1\n")
+    clients = learned(tmp_path, files, "stream.every='10m'")
+    assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == all_rows(tmp_path)
+    assert not any(client["rows_pending"] for client in clients.values())
+
+
+@pytest.mark.chaos
+def test_what_is_held_back_survives_the_process(tmp_path: Path) -> None:
+    """Where every message meets another one: to the same bits."""
+    found = []
+    for forgetful in (False, True):
+        folder = tmp_path / str(forgetful)
+        folder.mkdir()
+        learned(folder, windows_of_ten(folder), *SETTINGS, forgetful=forgetful)
+        found.append(RunDirectory.open(folder / "run").load()[0])
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+
+
+def test_a_server_that_asks_about_fewer_rows_hears_nothing(tmp_path: Path) -> None:
+    """Learning, reviewing, skipping and consolidating rows that are too few."""
+    files = windows_of_ten(tmp_path)
+    asked: dict[str, Any] = {}
+    updates: list[int] = []
+
+    def hears(message: Message, name: str) -> None:
+        asked[name] = message.content
+
+    def listens(reply: Message, name: str) -> None:
+        if reply.metadata.message_type != "evaluate.receive" or name != "red" or told(reply.content)["arrival"] is None:
+            return
+        if told(reply.content)["arrival"]["labelled"] or not told(reply.content)["holds"]:
+            return
+        order = dict(asked[name].config_records[ORDER])
+        order["generation"] = reply.content.config_records[WORK]["generation"]
+        anchor = unpack(asked[name].array_records[ANCHOR], copy=True)
+        for action in ("train.learn", "train.skip"):
+            answer = asks(files[2], orders(action), order, anchor)
+            assert answer is not None
+            assert "privacy.min_rows" in str(answer.content.config_records[FAILURE]["message"])
+        answer = asks(files[2], reviews([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]), order, anchor)
+        assert answer is not None
+        updates.append(told(answer.content)["rows"])
+        learned_nothing = unpack(answer.content.array_records["weights"])
+        assert all(torch.equal(learned_nothing[name], value) for name, value in anchor.items())
+
+    learned(tmp_path, files, *SETTINGS, lost=hears, spoils=listens)
+    assert updates
+    assert not any(updates)
+
+
+def test_probes_are_over_enough_rows() -> None:
+    """Of a probe over single rows, each sum is over ten; of a column with few finite values, none."""
+    held, tick = Withheld(10), Tick(0, "first")
+    rows = torch.stack([torch.tensor([[float(n), 1.0], [1.0, 1.0 if n == 3 else 0.0]]) for n in range(7)])
+    assert held.told(Arrival(tick, probed=[rows]))["probed"][0].shape == (0, 2, 2)
+    (blocks,) = held.told(Arrival(tick, probed=[rows]))["probed"]
+    assert blocks.tolist() == [[[21.0 + 3.0, 0.0], [10.0, 0.0]]]
+    (blocks,) = held.told(Arrival(tick, probed=[rows]))["probed"]
+    assert blocks[0, 1, 0] == 10.0
+
+
+def test_what_is_told_in_parts_adds_up_to_all(tmp_path: Path) -> None:
+    draw, held = np.random.default_rng(0), Withheld(10)
+    all_of: dict[str, float] = dict.fromkeys(("arriving", "scored", "sums"), 0.0)
+    heard = dict(all_of)
+    for number in range(200):
+        count = int(draw.integers(0, 6))
+        arrival = Arrival(Tick(number, ""), arriving=count, scored=count, statistics={"sums": np.ones(2) * count})
+        if number == 100:  # another process
+            other = Withheld(10)
+            other.load_state_dict(held.state_dict())
+            held = other
+        found = held.told(arrival)
+        for key in ("arriving", "scored"):
+            all_of[key] += count
+            heard[key] += found[key]
+        all_of["sums"] += count
+        heard["sums"] += float(found["statistics"]["sums"][0]) if found["statistics"] else 0.0
+    assert {key: all_of[key] - value for key, value in heard.items()} == dict.fromkeys(
+        heard, all_of["scored"] - heard["scored"]
+    )
+    assert all_of["scored"] - heard["scored"] < 10
