@@ -212,7 +212,7 @@ def _answer(
 
 
 def _contribution(update: Update) -> RecordDict:
-    content = tell({"rows": update.rows, "losses": update.losses})
+    content = tell({"rows": update.rows, "losses": update.losses, "steps": update.steps})
     content["weights"] = pack(update.weights)
     return content
 

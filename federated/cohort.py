@@ -110,15 +110,21 @@ class ClientCohort:
 
     def merge_shared(self, made: Consolidated) -> None:
         """Merge what their strategies share; they are told with their next message."""
-        if self.terms.shares and made.states:
-            rules = self.terms.shared_rules
+        if not (self.terms.shares and made.states):
+            return
+        rules = self.terms.shared_rules
+        if len(self.roster.names) == 1:  # a + (v - a) would often be the number beside v
+            self.shared = {name: value.clone() for name, value in made.states[0].items()}
+        else:
             self.shared = self.aggregation.merge_shared(made.states, made.rows, rules, self.shared)
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:
     """The updates that clients answered."""
-    told_of = [(answer, told(answer)) for answer in answers.values()]
-    return [
-        Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
-        for answer, document in told_of
-    ]
+    updates = []
+    for answer in answers.values():
+        document = told(answer)
+        update = Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
+        update.steps = document["steps"]
+        updates.append(update)
+    return updates

@@ -92,6 +92,9 @@ def _check(asked: Asked, content: RecordDict) -> None:
         rows = document["rows"]
         if not isinstance(rows, int) or not 0 <= rows <= asked.most:
             raise Refused(f"an update of {rows} rows, where at most {asked.most} can be")
+        steps = document["steps"]
+        if not isinstance(steps, int) or not 0 <= steps <= asked.most:
+            raise Refused(f"an update of {steps!r} steps, where {rows} rows were learned")
         if not all(math.isfinite(float(loss)) for loss in document["losses"].values()):
             raise Refused("a loss that is not finite")
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)

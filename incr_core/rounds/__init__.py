@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from incr_core.rounds._aggregation import AGGREGATIONS, Aggregation
+from incr_core.rounds._aggregation import Aggregation
+from incr_core.rounds._aggregations import AGGREGATIONS
 from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._contributions import Contribution, Contributions

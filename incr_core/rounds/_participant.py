@@ -220,6 +220,12 @@ class Participant:
 
     def advance(self, steps: Limit = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""
+        before = self.learner.context.step
+        update = self._advanced(steps)
+        update.steps = self.learner.context.step - before
+        return update
+
+    def _advanced(self, steps: Limit) -> Update:
         if self._passes is not None and self.stopping is not None:
             assert steps is None, "an increment that may be stopped is learned in one go"
             passes, self._passes = self._passes, None
