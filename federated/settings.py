@@ -27,6 +27,7 @@ class Federated:
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
     aggregation: str | Mapping[str, Any] | None = None
+    personal: list[str] | None = None
     superlink: str | None = None
     certificates: str | None = None
     min_clients: int | None = None

@@ -337,6 +337,7 @@ class FederatedSection(Section):
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
     aggregation: Named = Named(name="mean")
+    personal: list[str] = []
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
     certificates: str | None = None
     min_clients: int = Field(1, ge=1)

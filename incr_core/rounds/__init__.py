@@ -15,6 +15,7 @@ from incr_core.rounds._outsized import outsized
 from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
+from incr_core.rounds._personal import personal_names
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
@@ -56,6 +57,7 @@ __all__ = [
     "consolidate",
     "interleaved",
     "outsized",
+    "personal_names",
     "take_round",
     "together",
     "total_observed",
