@@ -133,7 +133,7 @@ def learn(message: Message, context: Context) -> Message:
         update = participant.learn(anchor, bool(order["first"]))
         if order["first"]:
             home.learned(participant)
-        return _contribution(update)
+        return _contribution(participant, update)
 
     return _answer(message, home, work)
 
@@ -168,7 +168,7 @@ def review(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
-        return _contribution(participant.review(home.rows(rows)))
+        return _contribution(participant, participant.review(home.rows(rows)))
 
     return _answer(message, home, work)
 
@@ -217,7 +217,7 @@ def consolidate(message: Message, context: Context) -> Message:
             shared, _ = participant.learner.shared_state()
         content = RecordDict({SHARED: pack(shared)})
         if participant.learner.remakes:
-            content["weights"] = pack(participant.learner.weights())
+            content["weights"] = pack(participant.told(participant.learner.weights()))
         return content
 
     return _answer(message, home, work)
@@ -267,14 +267,14 @@ def _answer(
     return Message(content, reply_to=message)
 
 
-def _contribution(update: Update) -> RecordDict:
-    content = tell({"rows": update.rows, "losses": update.losses})
-    content["weights"] = pack(update.weights)
+def _contribution(participant: Participant, update: Update) -> RecordDict:
+    content = tell({"rows": update.rows, "losses": update.losses, "steps": update.steps})
+    content["weights"] = pack(participant.told(update.weights))
     return content
 
 
 def _adopt(participant: Participant, content: RecordDict) -> None:
-    participant.learner.adopt(unpack(content.array_records[ANCHOR], copy=False))
+    participant.adopt(unpack(content.array_records[ANCHOR], copy=False))
     if SHARED in content:
         merged: Mapping[str, Tensor] = unpack(content.array_records[SHARED], copy=False)
         participant.learner.adopt_shared(merged)

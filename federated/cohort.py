@@ -43,7 +43,8 @@ class ClientCohort:
 
     roster: who the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
     of weights of their updates.
-    weights: the anchor, what all stand at. shared: the strategy state that was merged last.
+    weights: the anchor, what all stand at; and, as they were at first, those that are each client's own (personal).
+    shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
     contributions: what each client has contributed to the increment at hand. learners: who has in the round at hand.
     """
@@ -54,6 +55,7 @@ class ClientCohort:
         self.aggregation = aggregation
         self.terms = Terms({}, {}, consolidates=False, spans=False, shares=False, remakes=False)
         self.weights: Weights = {}
+        self.personal: frozenset[str] = frozenset()
         self.shared: dict[str, Tensor] = {}
         self.unconsolidated: dict[int, int] = {}
         self.contributions, self.learners = Contributions(), list[int]()
@@ -80,7 +82,7 @@ class ClientCohort:
 
     def anchor(self) -> Weights:
         """The weights all stand at; clients learn on copies of their own."""
-        return self.weights
+        return {name: value for name, value in self.weights.items() if name not in self.personal}
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The aggregate of all clients' updates, and their rows."""
@@ -92,12 +94,14 @@ class ClientCohort:
 
     def adopt(self, weights: Weights) -> None:
         """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""
-        self.weights = {name: value.clone() for name, value in weights.items()}
+        self.weights = {
+            name: weights[name].clone() if name in weights else value for name, value in self.weights.items()
+        }
 
     def consolidate(self) -> Consolidated:
         """Let the clients that have learned since they consolidated do so again."""
         learned, self.unconsolidated = self.unconsolidated, {}
-        answers = self.roster.ask("train.consolidate", sorted(learned), anchor=self.weights)
+        answers = self.roster.ask("train.consolidate", sorted(learned), anchor=self.anchor())
         rows = [learned.pop(client) for client in answers]
         self.unconsolidated = learned  # of those who were lost
         states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers.values()]
@@ -110,15 +114,21 @@ class ClientCohort:
 
     def merge_shared(self, made: Consolidated) -> None:
         """Merge what their strategies share; they are told with their next message."""
-        if self.terms.shares and made.states:
-            rules = self.terms.shared_rules
+        if not (self.terms.shares and made.states):
+            return
+        rules = self.terms.shared_rules
+        if len(self.roster.names) == 1:  # a + (v - a) would often be the number beside v
+            self.shared = {name: value.clone() for name, value in made.states[0].items()}
+        else:
             self.shared = self.aggregation.merge_shared(made.states, made.rows, rules, self.shared)
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:
     """The updates that clients answered."""
-    told_of = [(answer, told(answer)) for answer in answers.values()]
-    return [
-        Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
-        for answer, document in told_of
-    ]
+    updates = []
+    for answer in answers.values():
+        document = told(answer)
+        update = Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
+        update.steps = document["steps"]
+        updates.append(update)
+    return updates

@@ -40,6 +40,7 @@ def offered(job: Job) -> str:
     document = job.document()
     told = {name: document[name] for name in SECTIONS if name in document}
     told["stream"] = {key: value for key, value in document["stream"].items() if key in STREAM}
+    told["federated"] = {"personal": job.federated.personal}
     return json.dumps(told)
 
 
@@ -56,7 +57,9 @@ def agreed(file: ClientFile, told: str) -> Job:
     """
     try:
         document = json.loads(told)
+        personal = document.get("federated", {}).get("personal", [])
         document = {name: document[name] for name in SECTIONS if name in document}
+        document["federated"] = {"personal": personal}
         stream = {key: value for key, value in document["stream"].items() if key in STREAM}
         asked = [f"the column {name}" for name in sorted(set(_columns(document)) - file.columns.keys())]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]

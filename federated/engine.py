@@ -24,9 +24,18 @@ from federated.owners import Owners
 from federated.records import pack
 from federated.roster import Roster
 from incr_core.engines import Commit, Engine
-from incr_core.errors import JobError, RunDirectoryError
+from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.rounds import Arrival, Contributions, Orders, Round, consolidate, take_round, total_observed
+from incr_core.rounds import (
+    Arrival,
+    Contributions,
+    Orders,
+    Round,
+    consolidate,
+    personal_names,
+    take_round,
+    total_observed,
+)
 from incr_core.update import Update, Weights
 
 __all__ = ["FederatedEngine"]
@@ -93,6 +102,15 @@ class FederatedEngine(Engine):
         """What befell the clients since the last commit."""
         return self._roster.news
 
+    @property
+    def personal(self) -> Sequence[str]:
+        """Weights that are each client's own."""
+        patterns = self.job.federated.personal
+        try:
+            return personal_names(self.cohort.terms.rules, patterns) if patterns else ()
+        except ArgumentError as error:
+            raise JobError(f"federated.{error}") from error
+
     def told(self) -> dict[str, Any]:
         """What is known of the clients."""
         return self._roster.told()
@@ -116,6 +134,7 @@ class FederatedEngine(Engine):
         described = self._roster.start(commit)
         cohort.terms = Terms.of(described)
         cohort.weights = described["weights"] if commit is None else commit.weights
+        cohort.personal = frozenset(self.personal)
         if commit is None and "sum" in cohort.terms.shared_rules.values():
             cohort.shared = described["shared"]  # what additions are counted from
 
@@ -129,7 +148,7 @@ class FederatedEngine(Engine):
         """Let the clients take their next increment."""
         # Over several increments, what clients share goes its own way until they consolidate on order.
         cohort = self.cohort
-        return self._roster.receive(cohort.weights, None if cohort.terms.spans else cohort.shared)
+        return self._roster.receive(cohort.anchor(), None if cohort.terms.spans else cohort.shared)
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
@@ -178,7 +197,7 @@ class FederatedEngine(Engine):
 
     def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]], begun: set[int]) -> list[Update]:
         orders = self._roster.batched(drawn, orders)
-        answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.weights)
+        answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.anchor())
         begun.update(answers)
         return self._updates(answers)
 
@@ -188,7 +207,7 @@ class FederatedEngine(Engine):
         ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
         cohort = self.cohort
         return self._updates(
-            self._roster.ask("train.review", drawn, anchor=cohort.weights, shared=cohort.shared, records=ids)
+            self._roster.ask("train.review", drawn, anchor=cohort.anchor(), shared=cohort.shared, records=ids)
         )
 
     def _updates(self, answers: Mapping[int, RecordDict]) -> list[Update]:

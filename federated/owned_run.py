@@ -174,7 +174,7 @@ class OwnedRun:
         job = agreed(self.file, told["job"])
         self.is_timed = job.stream.timed
         settle_arithmetic(job.learner.threads)
-        return job.participant(self.file.name, int(told["index"]))
+        return job.participant(self.file.name, int(told["index"]), personal=job.federated.personal)
 
     def _save(self) -> None:
         assert self._participant is not None

@@ -198,6 +198,9 @@ def _check(asked: Asked, content: RecordDict) -> None:
         rows = document["rows"]
         if type(rows) is not int or not 0 <= rows <= asked.most:
             raise Refused(f"an update of {shown(rows, 40)} rows, where at most {asked.most} can be")
+        steps = document["steps"]
+        if type(steps) is not int or not 0 <= steps <= asked.most:
+            raise Refused(f"an update of {shown(steps, 40)} steps, where {rows} rows were learned")
         _check_losses(document["losses"])
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "train.consolidate":

@@ -124,7 +124,7 @@ def _make(context: Context) -> Participant:
     client = Client.from_document(json.loads(str(record["client"])))
     settle_arithmetic(job.learner.threads)
     reads = _reads.setdefault((context.run_id, told), SharedReads())
-    return job.participant(client.name, client.index, client.partition, reads=reads)
+    return job.participant(client.name, client.index, client.partition, reads=reads, personal=job.federated.personal)
 
 
 def _key(context: Context) -> tuple[int, str, str]:

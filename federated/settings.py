@@ -28,6 +28,7 @@ class Federated:
     workers: int | None = None
     batch_clients: int | None = None
     aggregation: str | Mapping[str, Any] | None = None
+    personal: list[str] | None = None
     superlink: str | None = None
     certificates: str | None = None
     min_clients: int | None = None

@@ -24,10 +24,11 @@ class Update:
     weights: its parameters and buffers by name, after learning; they may be views of the live model. Or what gives
         them: then they are gathered once somebody asks, which in online learning nobody may.
     rows: how many rows it learned; its share in the mean.
-    losses: name -> (sum over rows of the loss term), for the log.
+    losses: name -> (sum over rows of the loss term), for the log. steps: how many optimiser steps it took, where that
+        is told.
     """
 
-    __slots__ = ("_weights", "losses", "rows")
+    __slots__ = ("_weights", "losses", "rows", "steps")
 
     def __init__(
         self, weights: Weights | Callable[[], Weights], rows: int, losses: Mapping[str, float] | None = None
@@ -35,6 +36,7 @@ class Update:
         self._weights = weights
         self.rows = rows
         self.losses = dict(losses or {})
+        self.steps = 0
 
     @property
     def weights(self) -> Weights:

@@ -80,12 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    predict.add_argument("--client", metavar="NAME", help="with the weights that a client has for itself")
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 
     evaluate = command("evaluate", _evaluate, "measure a run's champion on labelled rows of a file")
     evaluate.add_argument("directory", metavar="DIR")
     evaluate.add_argument("rows", metavar="ROWS.parquet")
     evaluate.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    evaluate.add_argument("--client", metavar="NAME", help="with the weights that a client has for itself")
     evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
     distill = command(
@@ -190,7 +192,7 @@ def _predict(options: argparse.Namespace) -> int:
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         got = "a folder" if output.is_dir() else f"no folder {output.parent}"
         raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
-    table, bad = Version.load(options.directory, options.version).answer(options.rows)
+    table, bad = Version.load(options.directory, options.version, client=options.client).answer(options.rows)
     if output is None:
         csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:
@@ -227,7 +229,7 @@ def _for_a_terminal(table: Any) -> Any:
 def _evaluate(options: argparse.Namespace) -> int:
     from incr_core.runs import Version
 
-    found = Version.load(options.directory, options.version).evaluate(options.rows)
+    found = Version.load(options.directory, options.version, client=options.client).evaluate(options.rows)
     if options.json:
         print(json_text(found))
     else:

@@ -130,6 +130,11 @@ class Engine:
         """Names of those who took part, and will not again: a commit removes what they had saved."""
         return ()
 
+    @property
+    def personal(self) -> Sequence[str]:
+        """Weights that participants do not have in common, so that a version cannot have them."""
+        return ()
+
     def told(self) -> dict[str, Any]:
         """More to tell in the summary of a run."""
         return {}

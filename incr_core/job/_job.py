@@ -209,11 +209,13 @@ class Job(JobFile):
         shard: tuple[int, int] = (0, 1),
         reads: SharedReads | None = None,
         turns: Turns | None = None,
+        personal: Sequence[str] = (),
     ) -> Participant:
         """Participant number `index`: its part of the stream and its learner.
 
         wrap: applied to the model before the optimiser is made, to shard it; shard: (rank, size) of the shard.
         reads, turns: shared with participants in this process, or in others, that own other parts of the stream.
+        personal: weights that stay with it, by name pattern.
         """
         stream = self.data(partition, reads, turns)
         return Participant(
@@ -226,4 +228,5 @@ class Job(JobFile):
             keeps=rows_kept(self),
             reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
+            personal=personal,
         )

@@ -150,7 +150,10 @@ def aggregation_of(job: JobFile) -> Aggregation:
     """What makes one set of weights of the updates of federated clients."""
     wanted = job.federated.aggregation
     kind = job.named(wanted.name, "federated.aggregation.name", AGGREGATIONS)
-    found = build(kind, wanted.arguments, "federated.aggregation")
+    # What clients' optimiser has anyhow is said once.
+    theirs = job.learner.optimizer.arguments
+    known = {name: theirs[name] for name in getattr(kind, "of_clients", ()) if name in theirs}
+    found = build(kind, known | wanted.arguments, "federated.aggregation")
     if not isinstance(found, Aggregation):
         raise JobError(
             f"federated.aggregation: expected {wanted.name} to make an Aggregation, got {type(found).__name__}; name a "

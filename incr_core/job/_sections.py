@@ -338,6 +338,7 @@ class FederatedSection(Section):
     workers: int = Field(2, ge=1)
     batch_clients: int = Field(0, ge=0)
     aggregation: Named = Named(name="mean")
+    personal: list[str] = []
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
     certificates: str | None = None
     min_clients: int = Field(1, ge=1)

@@ -31,6 +31,8 @@ def prepared(
         kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
     increment, name = (-1, "") if last is None else (last.number, last.name)
     tables = pending.tables(version, engine.fragments, increment)
+    if personal := list(engine.personal):
+        shape = {**shape, "personal": personal}
     swept, retired = list(engine.swept), list(engine.retired)
 
     def finish(given_up: Callable[[], bool]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from incr_core.rounds._aggregation import AGGREGATIONS, Aggregation
+from incr_core.rounds._aggregation import Aggregation
+from incr_core.rounds._aggregations import AGGREGATIONS
 from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._contributions import Contribution, Contributions
@@ -14,6 +15,7 @@ from incr_core.rounds._outsized import outsized
 from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
+from incr_core.rounds._personal import personal_names
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
@@ -57,6 +59,7 @@ __all__ = [
     "interleaved",
     "learn_side_by_side",
     "outsized",
+    "personal_names",
     "take_round",
     "together",
     "total_observed",

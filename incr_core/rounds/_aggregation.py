@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from incr_core._util import Catalogue
 from incr_core.errors import ArgumentError
 from incr_core.numerics import as_reals, narrowed, widened
 from incr_core.update import BLOCK, Update, Weights, mean, merge, merge_shared, shares
 
-__all__ = ["AGGREGATIONS", "Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "WeightedMean", "distances"]
+__all__ = ["Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "WeightedMean", "distances"]
 
 
 class Aggregation:
     """From the updates of a round to the weights that the outer step is given.
 
     Updates without rows are left out. The weights of none are the anchor.
+
+    of_clients: arguments that are those of the clients' optimiser, where a job does not say others.
     """
+
+    of_clients: ClassVar[tuple[str, ...]] = ()
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The weights that stand for all updates, each entry by its merge rule."""
@@ -255,11 +259,3 @@ def _check_share(share: float) -> None:
             f"aggregation.share: expected a number from 0 to below 0.5, got {share!r}; where half of the clients are "
             "hostile no aggregation helps"
         )
-
-
-AGGREGATIONS: Catalogue[type[Aggregation]] = Catalogue(
-    "an aggregation",
-    {"mean": WeightedMean, "trimmed_mean": TrimmedMean, "median": Median, "krum": Krum, "multi_krum": MultiKrum},
-    "incr.aggregations",
-)
-"""The aggregations by the names that job files use."""

@@ -15,7 +15,7 @@ from incr_core.errors import ArgumentError
 from incr_core.numerics import narrowed, widened
 from incr_core.update import Weights
 
-__all__ = ["Mean", "Nesterov", "Outer"]
+__all__ = ["Mean", "Momentum", "Nesterov", "Outer"]
 
 
 class Outer:
@@ -49,20 +49,15 @@ class Mean(Outer):
         return mean
 
 
-class Nesterov(Outer):
-    """Treat the difference between anchor and mean as a gradient, and step along it with Nesterov momentum.
+class _Velocity(Outer):
+    """Treat the difference between anchor and mean as a gradient, and gather it in a velocity.
 
-        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (d + momentum * v)
+        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (as the subclass says)
 
-    Only what merges by "mean" is moved; counters and statistics are taken as merged. With momentum 0 and lr 1 this is
-    `Mean`, to rounding. Douillard et al. 2023, section 3, use lr 0.7 and momentum 0.9.
-
-    >>> outer = Nesterov(lr=1.0, momentum=0.5)
-    >>> outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
-    {'w': tensor([-0.5000])}
+    Only what merges by "mean" is moved; counters and statistics are taken as merged.
     """
 
-    def __init__(self, lr: float = 0.7, momentum: float = 0.9) -> None:
+    def __init__(self, lr: float, momentum: float) -> None:
         for name, value in (("lr", lr), ("momentum", momentum)):
             if not isinstance(value, int | float) or value < 0:
                 raise ArgumentError(f"outer.{name}: expected a number of at least 0, got {value!r}")
@@ -71,6 +66,10 @@ class Nesterov(Outer):
         self.lr = lr
         self.momentum = momentum
         self.velocity: dict[str, Tensor] = {}
+
+    def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
+        """What is stepped along."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
@@ -85,7 +84,7 @@ class Nesterov(Outer):
             velocity = self.velocity.get(name)
             velocity = direction if velocity is None else self.momentum * velocity + direction
             self.velocity[name] = velocity
-            following[name] = narrowed(start - self.lr * (direction + self.momentum * velocity), value.dtype)
+            following[name] = narrowed(start - self.lr * self.step_of(direction, velocity), value.dtype)
         return following
 
     def state_dict(self) -> dict[str, object]:
@@ -97,3 +96,45 @@ class Nesterov(Outer):
         velocity = state["velocity"]
         assert isinstance(velocity, dict)
         self.velocity = dict(velocity)
+
+
+class Nesterov(_Velocity):
+    """Treat the difference between anchor and mean as a gradient, and step along it with Nesterov momentum.
+
+        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (d + momentum * v)
+
+    With momentum 0 and lr 1 this is
+    `Mean`, to rounding. Douillard et al. 2023, section 3, use lr 0.7 and momentum 0.9.
+
+    >>> outer = Nesterov(lr=1.0, momentum=0.5)
+    >>> outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
+    {'w': tensor([-0.5000])}
+    """
+
+    def __init__(self, lr: float = 0.7, momentum: float = 0.9) -> None:
+        super().__init__(lr, momentum)
+
+    def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
+        """Where the velocity will be."""
+        return direction + self.momentum * velocity
+
+
+class Momentum(_Velocity):
+    """Treat the difference between anchor and mean as a gradient, and step along it with heavy-ball momentum.
+
+        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * v
+
+    Hsu et al. 2019, arXiv:1909.06335, section 4: FedAvgM.
+
+    >>> outer = Momentum(lr=1.0, momentum=0.5)
+    >>> first = outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
+    >>> outer.step(first, first, {"w": "mean"})
+    {'w': tensor([-0.5000])}
+    """
+
+    def __init__(self, lr: float = 1.0, momentum: float = 0.9) -> None:
+        super().__init__(lr, momentum)
+
+    def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
+        """The velocity."""
+        return velocity

@@ -30,11 +30,12 @@ from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._inheritance import inherited
 from incr_core.rounds._orders import Orders
+from incr_core.rounds._personal import personal_names
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.storage import checkpoint
-from incr_core.update import Update
+from incr_core.update import Update, Weights
 
 __all__ = ["Participant"]
 
@@ -68,6 +69,7 @@ class Participant:
     reports_tasks: whether to report which tasks the rows to learn are of.
     keeps: None where strategies consolidate after every increment. Else they do when ordered to, on the rows learned
         since the last time, of which at least the last `keeps` are kept.
+    personal: by name pattern, weights that stay here: no anchor changes them, and no update tells them.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Participant:
         keeps: int | None = None,
         reports_tasks: bool = False,
         stopping: EarlyStopping | None = None,
+        personal: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.stream = stream
@@ -90,6 +93,7 @@ class Participant:
         self.frozen = frozen
         self.reports_tasks = reports_tasks
         self.stopping = stopping
+        self.personal = frozenset(personal_names(learner.rules(), personal))
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
         self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None
@@ -220,15 +224,32 @@ class Participant:
 
     def advance(self, steps: Limit = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""
+        before = self.learner.context.step
+        update = self._advanced(steps)
+        update.steps = self.learner.context.step - before
+        return update
+
+    def _advanced(self, steps: Limit) -> Update:
         if self._passes is not None and self.stopping is not None:
             assert steps is None, "an increment that may be stopped is learned in one go"
             passes, self._passes = self._passes, None
             return self.stopping.learn(self.learner, *passes)
         return self.learner.advance(steps)
 
+    def adopt(self, anchor: Mapping[str, Tensor]) -> None:
+        """Start from these weights, but for those that are its own."""
+        self.learner.adopt({**anchor, **self._own()} if self.personal else anchor)
+
+    def told(self, weights: Weights) -> Weights:
+        """Of its weights, those that others may have."""
+        return {name: value for name, value in weights.items() if name not in self.personal}
+
+    def _own(self) -> Weights:
+        return {name: value for name, value in self.learner.weights().items() if name in self.personal}
+
     def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
         """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
-        self.learner.adopt(anchor)
+        self.adopt(anchor)
         self.prepare(first)
         return self.advance()
 
@@ -254,7 +275,7 @@ class Participant:
     def consolidate(self, anchor: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Let the strategies consolidate at the round's result; returns what they share."""
         if anchor is not None:
-            self.learner.adopt(anchor)
+            self.adopt(anchor)
         assert self.increment is not None
         if self._unconsolidated is None:
             self.learner.end(self.increment.labelled)
@@ -306,6 +327,7 @@ class Participant:
             "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
             "unconsolidated": None if rows is None else rows.state_dict(),
             "exchanged": dict(exchanged or {}),
+            **({"personal": self._own()} if self.personal else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -360,6 +382,8 @@ class Participant:
         self._cursor, self._keys, self._learned = state["cursor"], state["keys"], None
         if self._unconsolidated is not None:
             self._unconsolidated.load_state_dict(state["unconsolidated"])
+        if self.personal:
+            self.learner.adopt({**self.learner.weights(), **state["personal"]})
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:

@@ -28,6 +28,7 @@ def learn_side_by_side(
         participant.prepare(begins)
     updates: list[Update] = [Update(dict(anchor), 0) for _ in participants]
     learning = [place for place, participant in enumerate(participants) if len(_rows(participant))]
+    before = [participant.learner.context.step for participant in participants]
     if learning:
         found = learn_stacked(
             [participants[place].learner for place in learning],
@@ -36,6 +37,7 @@ def learn_side_by_side(
             anchor,
         )
         for place, update in zip(learning, found, strict=True):
+            update.steps = participants[place].learner.context.step - before[place]
             updates[place] = update
     return updates, ""
 
@@ -46,6 +48,8 @@ def _rows(participant: Participant) -> Batch:
 
 
 def _why_alone(participants: Sequence[Participant]) -> str:
+    if participants[0].personal:
+        return "federated.personal: each has weights of its own"
     if any(participant.stopping is not None for participant in participants):
         return "learner.validation: each stops after passes of its own"
     if len({participant.passes() for participant in participants}) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +14,13 @@ import torch
 from incr_core.data.encoding import BadRow
 from incr_core.data.sources import as_table
 from incr_core.data.timeline import EncodedRows, encode_file, encode_table
-from incr_core.errors import StreamError
+from incr_core.errors import StreamError, VersionError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.numerics import settle_arithmetic
-from incr_core.registry import RunDirectory
+from incr_core.registry import RunDirectory, states_of
+from incr_core.shown import shown
+from incr_core.storage import checkpoint
 
 __all__ = ["Version"]
 
@@ -38,16 +41,21 @@ class Version:
     manifest: dict[str, Any]
 
     @classmethod
-    def load(cls, directory: str | Path, number: int | None = None, job: Job | None = None) -> Self:
+    def load(
+        cls, directory: str | Path, number: int | None = None, job: Job | None = None, client: str | None = None
+    ) -> Self:
         """A version of a run, the champion if none is named; every byte verified.
 
         job: the run's own; None: the one that its directory holds. The rows it learned from may be gone; only where
         neither job nor manifest tells how long lists are, as old ones do not, are they looked at.
+        client: whose own weights to take, where a federated run leaves some of them with each client.
 
         Raises RunDirectoryError, VersionError or CheckpointError.
         """
         run = RunDirectory.open(directory)
         weights, manifest = run.load(number)
+        if "personal" in manifest or client is not None:
+            weights |= _own(run.path, int(manifest["version"]), manifest.get("personal", ()), client)
         document = run.job() if job is None else job.document()
         if "widths" in manifest:
             document["features"].setdefault("widths", manifest["widths"])
@@ -95,6 +103,20 @@ class Version:
         if isinstance(rows, str | Path):
             return encode_file(rows, job.encoder, job.rates(), self.history, format=stream.format, **wanted)
         return encode_table(as_table(rows, name), name, job.encoder, job.rates(), self.history, **wanted)
+
+
+def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -> dict[str, torch.Tensor]:
+    """The weights of a version that a client keeps to itself."""
+    there = dict(states_of(run, version))
+    if client is None or client not in there or not personal:
+        some = f"{personal[0]} and {len(personal) - 1} others stay" if personal else "none stay"
+        known = f"of {', '.join(shown(name) for name in sorted(there)[:5])}" if there else "and none is kept here"
+        raise VersionError(
+            f"{run}: version {version}: expected a client with weights of its own to predict with, got {client!r}, "
+            f"where {some} with each client; " + (f"name one ({known})" if personal else "name none")
+        )
+    found: dict[str, torch.Tensor] = checkpoint.load(there[client])[0]["personal"]
+    return found
 
 
 def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:

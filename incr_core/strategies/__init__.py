@@ -22,6 +22,7 @@ from incr_core.strategies._mir import MIR
 from incr_core.strategies._outliers import Outliers
 from incr_core.strategies._packnet import PackNet
 from incr_core.strategies._replay import Replay
+from incr_core.strategies._scaffold import Scaffold
 from incr_core.strategies._selective import Selective
 from incr_core.strategies._si import SI
 from incr_core.strategies._slda import SLDA
@@ -54,6 +55,7 @@ __all__ = [
     "PackNet",
     "PerWeight",
     "Replay",
+    "Scaffold",
     "Selective",
     "SmallLoss",
     "Strategy",
@@ -82,6 +84,7 @@ STRATEGIES: Catalogue[type[Strategy]] = Catalogue(
         "packnet": PackNet,
         "slda": SLDA,
         "outliers": Outliers,
+        "scaffold": Scaffold,
         "selective": Selective,
         "small_loss": SmallLoss,
     },

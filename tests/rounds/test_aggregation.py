@@ -19,7 +19,8 @@ RULES = {"w": "mean", "running": "average", "seen": "sum", "flags": "max", "phas
 
 
 def aggregation(name: str, **arguments: Any) -> Aggregation:
-    return AGGREGATIONS[name](**arguments)
+    needed = {"lr": 0.1} if name == "qfedavg" else {}
+    return AGGREGATIONS[name](**needed, **arguments)
 
 
 def random_updates(count: int, seed: int = 0) -> tuple[list[Update], dict[str, Tensor]]:
@@ -73,7 +74,8 @@ def test_what_adds_up_moves_by_as_many_times_the_centre_as_there_are_clients(nam
     assert merged["seen"] == 100 + 7 * median(10 * (number + 1) for number in range(7))
 
 
-@pytest.mark.parametrize("name", AGGREGATIONS)
+# q-FedAvg's step depends on the losses, of one client alone too.
+@pytest.mark.parametrize("name", sorted({*AGGREGATIONS} - {"qfedavg"}))
 def test_equal_updates_stay_what_they_are(name: str) -> None:
     [update], anchor = random_updates(1)
     same = [Update(dict(update.weights), rows) for rows in (3, 1, 2, 9, 4)]
@@ -83,7 +85,7 @@ def test_equal_updates_stay_what_they_are(name: str) -> None:
     assert all(torch.equal(merged[entry], update.weights[entry]) for entry in anchor)
 
 
-@pytest.mark.parametrize("name", AGGREGATIONS)
+@pytest.mark.parametrize("name", sorted({*AGGREGATIONS} - {"qfedavg"}))
 def test_nobody_and_one_alone(name: str) -> None:
     updates, anchor = random_updates(2)
     rule = aggregation(name)

@@ -10,10 +10,10 @@ from torch import nn
 
 from incr_core.models._entries import merge_rules
 from incr_core.rounds._adaptive_outer import Adagrad, Adam, Yogi
-from incr_core.rounds._outer import Mean, Nesterov, Outer
+from incr_core.rounds._outer import Mean, Momentum, Nesterov, Outer
 from incr_core.storage.packing import pack, unpack
 
-KINDS = [Nesterov, Adagrad, Adam, Yogi]
+KINDS = [Momentum, Nesterov, Adagrad, Adam, Yogi]
 
 
 def walk(outer: Outer, means: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -25,11 +25,12 @@ def walk(outer: Outer, means: list[torch.Tensor]) -> list[torch.Tensor]:
     return anchors
 
 
-def test_nesterov_is_torchs_on_the_pseudo_gradient() -> None:
+@pytest.mark.parametrize("kind", [Momentum, Nesterov])
+def test_momentum_is_torchs_on_the_pseudo_gradient(kind: type[Momentum | Nesterov]) -> None:
     means = list(torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
-    torchs = torch.optim.SGD([weight], lr=0.7, momentum=0.9, nesterov=True)
-    for found, mean in zip(walk(Nesterov(lr=0.7, momentum=0.9), means), means, strict=True):
+    torchs = torch.optim.SGD([weight], lr=0.7, momentum=0.9, nesterov=kind is Nesterov)
+    for found, mean in zip(walk(kind(lr=0.7, momentum=0.9), means), means, strict=True):
         weight.grad = weight.detach() - mean
         torchs.step()
         torch.testing.assert_close(found, weight.detach(), rtol=1e-14, atol=1e-14)
@@ -93,7 +94,7 @@ def test_without_momentum_and_with_lr_1_it_is_the_mean() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_weights_are_moved(kind: type[Outer]) -> None:
     """Momentum would carry a running variance that falls below zero."""
-    layer, outer = nn.BatchNorm1d(2), kind()
+    layer, outer = nn.BatchNorm1d(2), kind(lr=0.5)  # type: ignore[call-arg]
     anchor, rules = {name: value.clone() for name, value in layer.state_dict().items()}, merge_rules(layer)
     for scale in (0.5, 0.2, 0.1):
         mean = {name: value * scale if value.is_floating_point() else value + 1 for name, value in anchor.items()}

@@ -1,0 +1,23 @@
+"""The aggregations by the names that job files use."""
+
+from __future__ import annotations
+
+from incr_core._util import Catalogue
+from incr_core.rounds._aggregation import Aggregation, Krum, Median, MultiKrum, TrimmedMean, WeightedMean
+from incr_core.rounds._weighted_steps import FedNova, QFedAvg
+
+__all__ = ["AGGREGATIONS"]
+
+AGGREGATIONS: Catalogue[type[Aggregation]] = Catalogue(
+    "an aggregation",
+    {
+        "mean": WeightedMean,
+        "fednova": FedNova,
+        "qfedavg": QFedAvg,
+        "trimmed_mean": TrimmedMean,
+        "median": Median,
+        "krum": Krum,
+        "multi_krum": MultiKrum,
+    },
+    "incr.aggregations",
+)

@@ -1,0 +1,39 @@
+"""Weights that stay with their participant: a head of its own, norms of its own (FedBN, Li et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from incr_core.errors import ArgumentError
+from incr_core.models import matches
+
+__all__ = ["personal_names"]
+
+RULES = ("mean", "average")
+"""How weights merge that may be a participant's own; counts and sums are everybody's."""
+
+
+def personal_names(rules: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
+    """The weights that patterns mean, by their names in a learner; a pattern that names a module means all in it.
+
+    rules: name -> how a weight merges. Raises ArgumentError for a pattern that means none, or what must be common.
+
+    >>> rules = {"model.body.weight": "mean", "model.norm.running_mean": "average", "model.norm.seen": "sum"}
+    >>> personal_names(rules, ["norm.running*"])
+    ['model.norm.running_mean']
+    >>> personal_names(rules, ["hed"])
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.ArgumentError: personal: expected patterns that mean weights of the model, got 'hed', which means
+    none; there are body.weight, norm.running_mean
+    """
+    own = {name.removeprefix("model."): name for name in rules if name.startswith("model.")}
+    may_be = {short: name for short, name in own.items() if rules[name] in RULES}
+    for pattern in patterns:
+        if not any(matches(short, [pattern, f"{pattern}.*"]) for short in may_be):
+            raise ArgumentError(
+                f"personal: expected patterns that mean weights of the model, got {pattern!r}, which means none; there "
+                f"are {', '.join(may_be)}"
+            )
+    meant = [pattern for one in patterns for pattern in (one, f"{one}.*")]
+    return [name for short, name in may_be.items() if matches(short, meant)]

@@ -1,0 +1,137 @@
+"""Aggregations that step from the anchor by a weighted sum of what each client moved: FedNova and q-FedAvg.
+
+    w = a + sum_i c_i (w_i - a)         for what merges by "mean"; all else merges as in the mean by rows
+
+With c_i = rows_i / rows this would be the mean. Both say another c_i, by what clients tell of how they learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from incr_core.errors import ArgumentError
+from incr_core.numerics import as_reals, narrowed, widened
+from incr_core.rounds._aggregation import Aggregation, WeightedMean
+from incr_core.update import Update, Weights, mean, shares
+
+__all__ = ["FedNova", "QFedAvg"]
+
+
+class FedNova(WeightedMean):
+    """Let clients that take more steps pull no harder: each moves as far as its mean step (Wang et al. 2020,
+    arXiv:2007.07481, equations 6 and 10).
+
+        c_i = p_i t / t_i        t = sum_i p_i t_i,        p_i = rows_i / rows
+
+    t_i are the optimiser steps that client i took. With heavy-ball momentum rho its last steps count for less:
+    t_i = (s - rho (1 - rho^s) / (1 - rho)) / (1 - rho) of s steps, if momentum begins at zero. Where all took as many
+    steps it is the mean by rows, to the bit.
+
+    momentum: that of the clients' optimiser; in a job, the one that `learner.optimizer` says.
+
+    >>> two = [Update({"w": torch.tensor([4.0])}, rows=1), Update({"w": torch.tensor([2.0])}, rows=1)]
+    >>> two[0].steps, two[1].steps = 4, 1
+    >>> FedNova().merge(two, {"w": torch.zeros(1)}, {"w": "mean"})  # 2.5 / 2 * (4 / 4 + 2 / 1)
+    {'w': tensor([3.7500])}
+    """
+
+    of_clients = ("momentum",)
+
+    def __init__(self, momentum: float = 0.0) -> None:
+        if not 0 <= momentum < 1:
+            raise ArgumentError(f"aggregation.momentum: expected a number from 0 to below 1, got {momentum!r}")
+        self.momentum = momentum
+
+    def length(self, steps: int) -> float:
+        """What so many steps come to, in plain ones.
+
+        >>> FedNova(momentum=0.5).length(2)  # the first counts 1 + 0.5, the second 1
+        2.5
+        """
+        rho = self.momentum
+        return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The step; the mean by rows where somebody does not tell its steps, as after a review."""
+        counted = [update for update in updates if update.rows > 0]
+        if len({update.steps for update in counted}) < 2 or not all(update.steps for update in counted):
+            return mean(counted, anchor, rules)
+        lengths = [self.length(update.steps) for update in counted]
+        p = shares([update.rows for update in counted])
+        common = sum(share * length for share, length in zip(p, lengths, strict=True))
+        factors = [share * common / length for share, length in zip(p, lengths, strict=True)]
+        return _stepped(counted, factors, anchor, rules)
+
+
+class QFedAvg(Aggregation):
+    """Clients with a larger loss count for more, so that all come to do about as well (Li et al. 2020,
+    arXiv:1905.10497, algorithm 2).
+
+        c_i = L F_i^q / sum_j h_j        h_j = q F_j^(q - 1) |L (a - w_j)|^2 + L F_j^q        L = 1 / lr
+
+    F_i is the mean loss of client i over the rows it learned, while it learned them. With q = 0 it is the mean in which
+    every client counts alike.
+
+    lr: the clients' learning rate; in a job, the one that `learner.optimizer` says.
+
+    >>> two = [Update({"w": torch.tensor([value])}, 1, {"loss": loss}) for value, loss in ((1.0, 1.0), (-1.0, 3.0))]
+    >>> round(float(QFedAvg(q=1.0, lr=1.0).merge(two, {"w": torch.zeros(1)}, {})["w"]), 4)  # (1 - 3) / (2 + 4)
+    -0.3333
+    """
+
+    of_clients = ("lr",)
+
+    def __init__(self, q: float = 0.1, lr: float | None = None) -> None:
+        if q < 0:
+            raise ArgumentError(f"aggregation.q: expected a number of at least 0, got {q!r}")
+        if lr is None or not lr > 0:
+            raise ArgumentError(f"aggregation.lr: expected the clients' learning rate, above 0, got {lr!r}; say it")
+        self.q, self.lr = q, lr
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """The step."""
+        counted = [update for update in updates if update.rows > 0]
+        if not counted:
+            return dict(anchor)
+        factors, total = [], 0.0
+        for update in counted:
+            loss = max(update.losses.get("loss", 0.0) / update.rows, 0.0) + 1e-10
+            factors.append(loss**self.q / self.lr)
+            total += self.q * loss ** (self.q - 1) * _square(update, anchor, rules) / self.lr**2 + factors[-1]
+        if not math.isfinite(total):
+            return dict(anchor)
+        return _stepped(counted, [factor / total for factor in factors], anchor, rules)
+
+
+@torch.no_grad()
+def _stepped(
+    updates: Sequence[Update], factors: Sequence[float], anchor: Mapping[str, Tensor], rules: Mapping[str, str]
+) -> Weights:
+    """a + sum_i c_i (w_i - a), added one after the other."""
+    moved = [name for name in updates[0].weights if rules.get(name, "mean") == "mean"]
+    others = [
+        Update({name: value for name, value in update.weights.items() if name not in moved}, update.rows)
+        for update in updates
+    ]
+    merged = mean(others, anchor, rules)
+    for name in moved:
+        start = widened(anchor[name])
+        total = start
+        for update, factor in zip(updates, factors, strict=True):
+            total = total + factor * (widened(update.weights[name]) - start)
+        merged[name] = narrowed(total, updates[0].weights[name].dtype)
+    return {name: merged[name] for name in updates[0].weights}
+
+
+def _square(update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> float:
+    """|a - w_i|^2 over what merges by "mean"."""
+    apart = [
+        as_reals(widened(value)).double() - as_reals(widened(anchor[name])).double()
+        for name, value in update.weights.items()
+        if rules.get(name, "mean") == "mean"
+    ]
+    return sum(float(difference.square().sum()) for difference in apart)
