@@ -35,7 +35,7 @@ from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
-from incr_core.rounds import Aggregation, Outer, Participant, Review
+from incr_core.rounds import Aggregation, Outer, Participant, Probe, Reference, Review
 from incr_core.strategies import Strategy
 
 __all__ = ["Job"]
@@ -217,8 +217,10 @@ class Job(JobFile):
             self.learner_for(stream.numeric_width, index, wrap, shard),
             warm_passes=self.learner.warm_epochs,
             frozen=self.learner.frozen,
-            probes=probes_of(self.drift, self.encoder),
+            # Whoever else reads the reports reads them from the first on.
+            probes=probes_of(self.drift, self.encoder) + ([Probe("loss")] if self.publish.gate else []),
             keeps=rows_kept(self),
             reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
+            reference=Reference(self.publish.reference) if self.publish.gate else None,
         )

@@ -14,6 +14,7 @@ from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pac
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
+from incr_core.rounds._reference import Reference
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
@@ -42,6 +43,7 @@ __all__ = [
     "Participant",
     "PendingPredictions",
     "Probe",
+    "Reference",
     "Review",
     "Round",
     "SavedState",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, read_progress
 from incr_core.runs._baseline_runs import going_on
 
-__all__ = ["Status"]
+__all__ = ["Status", "held_back"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Status:
     increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
     prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
     the run is asked to stop.
+    held: why the gate holds the latest version back; "" where it does not. held_in_a_row: how many, with it.
     detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
 
@@ -38,6 +40,8 @@ class Status:
     events: dict[str, int]
     committed: str | None
     stop_asked: bool
+    held: str = ""
+    held_in_a_row: int = 0
     detached: dict[str, Any] | None = None
     learning: dict[str, Any] | None = None
 
@@ -72,12 +76,24 @@ class Status:
             events=dict(Counter(events["kind"].to_pylist())) if events.num_rows else {},
             committed=last.get("created"),
             stop_asked=asked(directory.path, STOP),
+            held=held_back(last),
+            held_in_a_row=last.get("gate", {}).get("held", 0),
             **_kept(directory),
         )
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def held_back(manifest: Mapping[str, Any]) -> str:
+    """Why the gate has held a version back, from its manifest; "" where it has not.
+
+    >>> held_back({"gate": {"promoted": False, "why": "loss 0.8"}}), held_back({})
+    ('loss 0.8', '')
+    """
+    gate = manifest.get("gate", {})
+    return "" if gate.get("promoted", True) else str(gate["why"])
 
 
 def _kept(directory: RunDirectory) -> dict[str, Any]:
