@@ -252,10 +252,17 @@ class ClusterEngine(Engine):
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
-        self._handover = None
+        if weights is not None or orders != Orders(verdict=orders.verdict):
+            self._handover = None
         with self._lost("following orders"):
             sent = None if weights is None else self._actors.shared(FlatTensors.of(weights))
             self._pool.call("order", orders, sent)
+
+    def judge(self) -> list[Tensor]:
+        """Let all workers judge the weights."""
+        with self._lost("judging the weights"):
+            judged: list[Tensor] = self._pool.call("judge")
+        return judged
 
     def save(self, version: int) -> dict[str, Any]:
         """Let all workers keep their state for this version."""

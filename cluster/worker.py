@@ -306,6 +306,11 @@ class ShardWorker:
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
             return self.worker.review(rows)
 
+    def judge(self) -> Tensor:
+        """Compare the weights with the champion's."""
+        with self._heartbeat.doing(WORKING):
+            return self.worker.judge()
+
     def skip(self) -> None:
         """Let the rows of the increment at hand go."""
         self.worker.skip()

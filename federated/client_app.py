@@ -8,6 +8,7 @@
     train.skip           let it go, unlearned
     train.follow         do what is ordered besides
     train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
+    evaluate.judge       compare this anchor with the champion, on rows of your past -> sums
     query.save           keep your state for a version
 
 It runs unchanged on our `RayGrid`, in Flower's simulation, on a SuperNode and in `incr client`. A node whose
@@ -219,6 +220,18 @@ def consolidate(message: Message, context: Context) -> Message:
         if participant.learner.remakes:
             content["weights"] = pack(participant.told(participant.learner.weights()))
         return content
+
+    return _answer(message, home, work)
+
+
+@app.evaluate("judge")
+def judge(message: Message, context: Context) -> Message:
+    """Compare the anchor with the champion, on rows of the past: sums alone leave the client."""
+    home = home_of(context)
+
+    def work(participant: Participant) -> RecordDict:
+        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        return tell({"judged": home.judged(participant.judge(anchor))})
 
     return _answer(message, home, work)
 

@@ -21,7 +21,7 @@ from federated.client_node import described, serve
 from federated.cohort import ClientCohort, Terms, updates_of
 from federated.nodes import Nodes
 from federated.owners import Owners
-from federated.records import pack
+from federated.records import pack, told
 from federated.roster import Roster
 from incr_core.engines import Commit, Engine
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
@@ -243,6 +243,11 @@ class FederatedEngine(Engine):
         size = math.ceil(wanted.fraction * count)
         draws = [torch.randperm(count, generator=self._generator)[:size].sort().values for _ in range(wanted.rounds)]
         return [[candidates[place] for place in draw.tolist()] for draw in draws]
+
+    def judge(self) -> list[Tensor]:
+        """Let all clients that are there judge the anchor."""
+        answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
+        return [told(answer)["judged"] for answer in answers.values()]
 
     def save(self, version: int) -> dict[str, Any]:
         """Let every client keep its state for this version, on its own disk.

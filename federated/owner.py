@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
-from incr_core.rounds import Arrival, Orders, Participant
+from incr_core.rounds import VERDICTS, Arrival, Orders, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
 
@@ -164,6 +165,11 @@ class Owner(Home):
         assert self._run is not None
         self._run.account("quarantined", rows)
 
+    def judged(self, sums: Tensor) -> Tensor:
+        """Nothing where they are over too few rows."""
+        assert self._run is not None
+        return sums if self._run.withheld.may_tell(int(sums[0])) else torch.zeros_like(sums)
+
     def rows(self, told: Tensor) -> Tensor:
         """By the numbers that the ledger has given them."""
         assert self._run is not None
@@ -176,6 +182,10 @@ class Owner(Home):
         if not is_rate or not isinstance(enlarge, (int, float)) or not 1 <= enlarge <= LARGER:
             raise EngineError(
                 f"client {self.name}: expected a rate and a size that can be, got {rate!r} and {enlarge!r}"
+            )
+        if orders.verdict not in (None, *VERDICTS):
+            raise EngineError(
+                f"client {self.name}: expected a verdict ({', '.join(VERDICTS)}), got {shown(orders.verdict, 40)}"
             )
         return orders
 

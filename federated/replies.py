@@ -203,10 +203,19 @@ def _check(asked: Asked, content: RecordDict) -> None:
             raise Refused(f"an update of {shown(steps, 40)} steps, where {rows} rows were learned")
         _check_losses(document["losses"])
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+    elif asked.action == "evaluate.judge":
+        _check_judged(told(content)["judged"])
     elif asked.action == "train.consolidate":
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
             _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _check_judged(sums: Tensor) -> None:
+    """A number of rows, and sums over them."""
+    if sums.shape != (5,) or not sums.is_floating_point() or not 0 <= float(sums[0]) <= MOST:
+        raise Refused("sums over rows of the past that are none")
+    _check_finite({"sums over rows of the past": sums})
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:

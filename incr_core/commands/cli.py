@@ -296,6 +296,7 @@ def _versions(options: argparse.Namespace) -> int:
     for version in found:
         marks = " champion" if version.champion else ""
         marks += "" if version.has_weights else " (weights pruned)"
+        marks += f" held: {shown(version.held)}" if version.held else ""
         print(
             f"{version.number:>8}  {version.created[:19]:20} {shown(version.after):20} {version.rows:>9,}  "
             f"{version.model_sha256[:12]}{marks}"
@@ -328,8 +329,8 @@ def _forget(options: argparse.Namespace) -> int:
     print(
         f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
         f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet; "
-        "their values from the quarantine\n"
+        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet, "
+        f"{found['compared']:,} to compare versions on; their values from the quarantine\n"
         f"  read back: {found['states']:,} saved states, none of which holds any of them"
     )
     if found["versions"]:

@@ -40,6 +40,8 @@ def described(status: Status) -> str:
         f"  version {status.version}, committed {committed} UTC after {shown(status.after)} "
         f"(increment {status.increment}){champion}"
     )
+    if status.held:
+        lines.append(f"  held, {status.held_in_a_row} in a row: {shown(status.held)}")
     rate = "" if status.rows_per_second is None else f"; {status.rows_per_second:,.0f} rows/s in that version"
     by = f" by {shown(', '.join(status.participants))}" if status.participants else ""
     if len(status.participants) > SHOWN:

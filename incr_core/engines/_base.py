@@ -5,6 +5,7 @@ The loop drives every engine the same way for each increment:
     arrivals = engine.receive()        every participant predicts what arrives and reports what it has to learn
     round = engine.learn(arrivals)     rounds of: adopt, learn, exchange, outer step
     engine.order(orders)               before or after: what else participants are to do; usually nothing
+    engine.judge()                     before a commit, where the job has a gate
     engine.save(version)               at a commit, participants save their state under that version
 
 Engines are found by name, most among the entry points of the group `incr.engines` (`engine_named`).
@@ -142,6 +143,13 @@ class Engine:
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all participants follow orders, then adopt these weights, before an increment is learned or after."""
         raise NotImplementedError
+
+    def judge(self) -> list[Tensor]:
+        """Let participants compare the weights with the champion on rows of the past: sums of each (`Reference.judge`).
+
+        Asked before a commit, where the job has a gate; the verdict comes with the next orders.
+        """
+        raise JobError(f"publish.gate: expected an engine that judges versions, got {self.name}; leave it out")
 
     def save(self, version: int) -> dict[str, Any]:
         """Let participants save their state for this version; returns the state of the engine itself."""

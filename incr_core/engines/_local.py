@@ -68,6 +68,10 @@ class LocalEngine(Engine):
         """Follow orders, then adopt the weights."""
         self.worker.order(orders, weights)
 
+    def judge(self) -> list[Tensor]:
+        """Judge the weights."""
+        return [self.worker.judge()]
+
     def save(self, version: int) -> dict[str, Any]:
         """Save the worker's state."""
         self.worker.save(self.state_path(self.participant.name, version))

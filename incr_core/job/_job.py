@@ -35,7 +35,7 @@ from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
-from incr_core.rounds import Aggregation, Outer, Participant, Probe, Review
+from incr_core.rounds import Aggregation, Outer, Participant, Probe, Reference, Review
 from incr_core.strategies import Strategy
 
 __all__ = ["Job"]
@@ -166,7 +166,8 @@ class Job(JobFile):
     @as_job_error()
     def probes(self) -> list[Probe]:
         """What participants report of an increment before they learn it, so that drift can be noticed."""
-        return probes_of(self.drift, self.encoder)
+        # The gate's is the last: whoever else reads the reports reads them from the first on.
+        return probes_of(self.drift, self.encoder) + ([Probe("loss")] if self.publish.gate else [])
 
     @as_job_error()
     def learner_for(
@@ -229,4 +230,5 @@ class Job(JobFile):
             reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
             personal=personal,
+            reference=Reference(self.publish.reference) if self.publish.gate else None,
         )

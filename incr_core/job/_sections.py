@@ -379,10 +379,14 @@ class FederatedSection(Section):
 
 
 class PublishSection(Section):
-    """When versions are committed, and how many are kept."""
+    """When versions are committed, how many are kept, and whether each is judged before it is served."""
 
     every: int = Field(1, ge=1)
     keep: int | None = Field(None, ge=1)
+    gate: bool = False
+    margin: float = Field(0.01, ge=0)
+    patience: int = Field(14, ge=1)
+    reference: int = Field(128, ge=1)
 
 
 class TrackSection(Section):

@@ -22,6 +22,7 @@ from incr_core.loop._commit import prepared
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
 from incr_core.loop._flight import Flight
+from incr_core.loop._gate import Gate, Verdict, total
 from incr_core.loop._losses import Losses
 from incr_core.loop._pending_commit import PendingCommit, metrics_row
 from incr_core.loop._review_round import review_history
@@ -64,7 +65,7 @@ class Loop:
         self._divergence, self._losses = Divergence(), Losses()
         if lost:
             self._losses.noticed(lost)
-        self._controller, self._review = job.controller(), job.reviews()
+        self._controller, self._review, self._gate = job.controller(), job.reviews(), self._new_gate()
         self._flight: Flight | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -126,6 +127,8 @@ class Loop:
         tick = arrivals[0].tick
         skipped = self._divergence.skipped.get(tick.number)
         self._before(arrivals)
+        if self._gate is not None:
+            self._gate.arrived(arrivals)
         learned = self.engine.learn(arrivals, None if skipped is None else {})
         self._losses.gone_on()
         if skipped is None:
@@ -261,7 +264,7 @@ class Loop:
         self._land()
         if self.version is None:
             self.totals, self._clients = Totals(), ClientSums()
-            self._controller, self._review = self.job.controller(), self.job.reviews()
+            self._controller, self._review, self._gate = self.job.controller(), self.job.reviews(), self._new_gate()
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
@@ -272,6 +275,9 @@ class Loop:
             self._controller.load_state_dict(state["controller"])
         if self._review is not None:
             self._review.load_state_dict(state["review"])
+        self._gate = self._new_gate()
+        if self._gate is not None and state.get("gate") is not None:  # none where the job had no gate then
+            self._gate.load_state_dict(state["gate"])
         self.engine.start(Commit(self.version, weights, state["engine"]))
 
     # -- what a run leaves ---------------------------------------------------------------------------------------
@@ -284,16 +290,19 @@ class Loop:
             healed = [("worker lost", *told) for told in self._losses.tell()]
             for kind, what, action in (*healed, *self.engine.news):
                 self._happened(self._pending.last, kind, what, action, 0)
+        verdict = self._judged()
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
             "clients": self._clients.state_dict(),
+            "gate": None if self._gate is None else self._gate.state_dict(),
         }
         if self.engine.saves_meanwhile:
             state = copy.deepcopy(state)  # written while all of it changes
         version = self._next_version
-        finish = prepared(self.directory, self.engine, version, self._pending, state, self._shape_of_rows())
+        shape = self._shape_of_rows()
+        finish = prepared(self.directory, self.engine, version, self._pending, state, shape, verdict)
         self._pending = PendingCommit()
         self._divergence.committed()
         if self.engine.saves_meanwhile:
@@ -301,6 +310,24 @@ class Loop:
         else:
             finish(lambda: False)
             self._committed(version)
+
+    def _new_gate(self) -> Gate | None:
+        publish = self.job.publish
+        return Gate(publish.margin, publish.patience) if publish.gate else None
+
+    def _judged(self) -> Verdict | None:
+        """Judge the version that is about to be committed, where the job has a gate, and let participants know."""
+        if self._gate is None:
+            return None
+        held = self._gate.held
+        verdict = self._gate.verdict(total(self.engine.judge()))
+        self._order(Orders(verdict=verdict.follow))
+        if self._pending.last is not None and (held or not verdict.promoted):
+            action = f"version {self._next_version} is the champion"
+            if not verdict.promoted:
+                action = f"version {self._next_version} is held, {self.directory.champion()} goes on serving"
+            self._happened(self._pending.last, "promoted" if verdict.promoted else "held", verdict.why, action, 0)
+        return verdict
 
     @property
     def _next_version(self) -> int:

@@ -199,7 +199,7 @@ class RunDirectory:
         these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
         `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
         of the loop's, the last two stay, and none of those who have `retired`; what of them is `unsynced` is synced
-        with the version. `publish` makes the version the champion.
+        with the version. `publish` makes the version the champion; else that stays which is.
 
         Raises CheckpointError when a row was learned before.
         """
@@ -217,6 +217,7 @@ class RunDirectory:
             "parent": self.latest(),
             "rows": ledgers.count(ledger),
             "published": publish,
+            "serving": version if publish else self.champion(),
         }
         committed = write_version(
             self._versions.folder(version),

@@ -68,19 +68,16 @@ class Versions:
         self.fold()
         if not self.latest:
             remove(self.directory / CHAMPION)
-        elif self._is_published(self.latest):
-            if champion_of(self.directory) != self.latest:
-                make_champion(self.directory, self.latest, durable=True)
-        elif champion_of(self.directory) is None and not is_withdrawn(self.folder(self.latest)):
-            # Lost with the power, and the latest is not to be it: a rollback would have been on the disk.
-            for version in filter(self._is_published, reversed(self._with_weights)):
-                make_champion(self.directory, version, durable=True)
-                break
+        elif (serving := self._serving()) is not None and champion_of(self.directory) != serving:
+            make_champion(self.directory, serving, durable=True)
 
-    def _is_published(self, version: int) -> bool:
-        """Whether a version was to be the champion, and nobody has set that back."""
-        folder = self.folder(version)
-        return bool(read_commit(folder)[0]["published"]) and not is_withdrawn(folder)
+    def _serving(self) -> int | None:
+        """The champion as the last commit left it; None where somebody has chosen another since, or it is lost."""
+        if is_withdrawn(self.folder(self.latest)):
+            return None
+        # Of a version from before its manifest told of the champion, none was held.
+        serving: int | None = read_commit(self.folder(self.latest))[0].get("serving", self.latest)
+        return serving if serving in self._with_weights else None
 
     def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
         """The next version is committed."""

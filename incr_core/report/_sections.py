@@ -71,12 +71,14 @@ def versions(run: RunDirectory, course: Course) -> str:
         return ""
     shown = [m for i, m in enumerate(manifests) if i < _MOST_VERSIONS or m["champion"]]
     totals = dict(zip(course.versions, course.totals, strict=True))
+    judged = any("gate" in m for m in shown)
     rows = [
         [
-            f"<b>{m['version']}</b>" + (' <em class="champion">champion</em>' if m["champion"] else ""),
+            f"<b>{m['version']}</b>" + _marks(m),
             escaped(m.get("name", m.get("increment", ""))),
             count(m["rows"]),
             number(totals.get(float(m["version"]), np.nan)),
+            *([_against_champion(m)] if judged else []),
             escaped(m["created"][:19].replace("T", " ")),
             f"<code>{escaped(m['model_sha256'][:12])}</code>" + ("" if m["has_weights"] else " <small>pruned</small>"),
         ]
@@ -86,8 +88,20 @@ def versions(run: RunDirectory, course: Course) -> str:
     note = (
         f"{count(hidden)} earlier {'ones are' if hidden > 1 else 'one is'} in the folder manifests." if hidden else ""
     )
-    head = ["version", "up to", "rows", f"{words(course.metric)} so far", "committed (UTC)", "model sha256"]
-    return section("Versions", note, html_table(head, rows, numeric=(2, 3)))
+    head = ["version", "up to", "rows", f"{words(course.metric)} so far"]
+    head += [*(["loss on the past, champion's"] if judged else []), "committed (UTC)", "model sha256"]
+    return section("Versions", note, html_table(head, rows, numeric=(2, 3, 4) if judged else (2, 3)))
+
+
+def _marks(manifest: Mapping[str, Any]) -> str:
+    """Whether a version is the champion, or held back by the gate."""
+    mark = ' <em class="champion">champion</em>' if manifest["champion"] else ""
+    return mark if manifest.get("gate", {}).get("promoted", True) else f"{mark} <small>held</small>"
+
+
+def _against_champion(manifest: Mapping[str, Any]) -> str:
+    gate = manifest.get("gate", {})
+    return f"{number(gate['challenger'])}, {number(gate['champion'])}" if "challenger" in gate else ""
 
 
 def events(table: pa.Table) -> str:

@@ -12,6 +12,7 @@ OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B")
 DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), (0, (8, 3)), "-")
 QUIET, GRID = "#6b7785", "#e6eaee"
 EVENTS = {"diverged": "#D55E00", "drift": "#CC79A7", "task": "#009E73", "review": "#c5ccd3"}
+EVENTS |= {"held": "#E69F00", "promoted": OURS}
 
 STYLE = """
 :root { color-scheme: light; }

@@ -17,6 +17,7 @@ from incr_core.rounds._participant import Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._personal import personal_names
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
+from incr_core.rounds._reference import VERDICTS, Reference
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
@@ -29,6 +30,7 @@ __all__ = [
     "OUTERS",
     "PROBED",
     "PROBE_ROWS",
+    "VERDICTS",
     "Aggregation",
     "Alone",
     "Arrival",
@@ -48,6 +50,7 @@ __all__ = [
     "Participant",
     "PendingPredictions",
     "Probe",
+    "Reference",
     "Review",
     "Round",
     "SavedState",

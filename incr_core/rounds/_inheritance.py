@@ -43,6 +43,7 @@ def inherited(learner: Learner, states: Sequence[State], number: int, count: int
     if joins:
         state["learner"] = {**state["learner"], **_draws(learner)}
         state["pending"] = PendingPredictions().state_dict()
+        state["reference"] = None  # what the first one keeps of its rows counts once
     state["unconsolidated"] = _unconsolidated(state, leaving[number::count], keeps, joins=joins)
     pieces = _pieces(learner, states if joins else leaving, number, count)
 

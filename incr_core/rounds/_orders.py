@@ -14,7 +14,7 @@ class Orders:
     consolidate: let the strategies consolidate what was learned since they last did.
     rate: from now on the learning rate is this many times its configured value; None: leave it.
     flush: empty the memories. enlarge: let memories hold this many times as many rows. restart: the learning rate's
-    schedule begins again (a warm restart).
+    schedule begins again (a warm restart). verdict: on the version that was judged last (`Reference.follow`).
 
     >>> bool(Orders()), bool(Orders(rate=3.0))
     (False, True)
@@ -25,6 +25,7 @@ class Orders:
     flush: bool = False
     enlarge: float = 1.0
     restart: bool = False
+    verdict: str | None = None
 
     def __bool__(self) -> bool:
         return self != Orders()
@@ -37,4 +38,5 @@ class Orders:
             self.flush or other.flush,
             self.enlarge if other.enlarge == 1.0 else other.enlarge,
             self.restart or other.restart,
+            self.verdict if other.verdict is None else other.verdict,
         )

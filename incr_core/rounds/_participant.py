@@ -7,6 +7,7 @@ Every engine makes the same few calls on its participants, in the same order, fo
     advance      take optimiser steps; the engine exchanges weights between calls
     consolidate  let the strategies keep what was learned
     review       learn rows of the history once more
+    judge        before a commit, compare the new version with the champion on rows of the past
     save         at a commit, keep everything that learning on depends on
 
 An increment that must not be learned is skipped instead of begun.
@@ -33,6 +34,7 @@ from incr_core.rounds._orders import Orders
 from incr_core.rounds._personal import personal_names
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
+from incr_core.rounds._reference import Reference
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.storage import checkpoint
 from incr_core.update import Update, Weights
@@ -70,6 +72,7 @@ class Participant:
     keeps: None where strategies consolidate after every increment. Else they do when ordered to, on the rows learned
         since the last time, of which at least the last `keeps` are kept.
     personal: by name pattern, weights that stay here: no anchor changes them, and no update tells them.
+    reference: rows of the past on which versions are judged; None where they are not.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Participant:
         reports_tasks: bool = False,
         stopping: EarlyStopping | None = None,
         personal: Sequence[str] = (),
+        reference: Reference | None = None,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -94,6 +98,7 @@ class Participant:
         self.reports_tasks = reports_tasks
         self.stopping = stopping
         self.personal = frozenset(personal_names(learner.rules(), personal))
+        self.reference = reference
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
         self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None
@@ -198,6 +203,8 @@ class Participant:
         """Prepare the rows of the increment at hand for `passes` passes."""
         assert self.increment is not None, "receive an increment before learning it"
         again, self.increment.begun = self.increment.begun, True
+        if self.reference is not None and not again:
+            self.reference.add(self.increment.labelled)
         labelled, passes = self._prepared(self.passes() if passes is None else passes)
         since = self._unconsolidated
         if since is None:
@@ -283,6 +290,13 @@ class Participant:
             self.learner.end(rows)
         return self.learner.shared_state()[0]
 
+    def judge(self, anchor: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Compare these weights with the champion: sums over rows of the past (`Reference.judge`)."""
+        assert self.reference is not None, "the job has a gate"
+        if anchor is not None:
+            self.adopt(anchor)
+        return self.reference.judge(self.learner)
+
     @property
     def spans(self) -> bool:
         """Whether strategies consolidate when ordered to, over several increments, and not after each."""
@@ -305,6 +319,8 @@ class Participant:
                 memory.clear()
             if orders.enlarge != 1.0:
                 memory.enlarge(orders.enlarge)
+        if orders.verdict is not None and self.reference is not None:
+            self.reference.follow(orders.verdict)
 
     def save(
         self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
@@ -326,6 +342,7 @@ class Participant:
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
             "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
             "unconsolidated": None if rows is None else rows.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
             **({"personal": self._own()} if self.personal else {}),
         }
@@ -384,6 +401,8 @@ class Participant:
             self._unconsolidated.load_state_dict(state["unconsolidated"])
         if self.personal:
             self.learner.adopt({**self.learner.weights(), **state["personal"]})
+        if self.reference is not None and (reference := state.get("reference")) is not None:
+            self.reference.load_state_dict(reference)  # none is there where the job had no gate then
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:

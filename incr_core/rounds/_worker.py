@@ -214,6 +214,11 @@ class Worker:
             take_round(self, lambda: [self._local(self.participant.review(rows))], done)
         return self._accounted(done, begun)
 
+    def judge(self) -> Tensor:
+        """Compare the weights with the champion's; the shards of a replica know the same rows, and the first counts."""
+        judged = self.participant.judge()
+        return judged if self.participant.learner.shard[0] == 0 else torch.zeros_like(judged)
+
     def skip(self) -> None:
         """Drop the rows of the increment at hand."""
         self.participant.skip()

@@ -43,10 +43,10 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     run's own, where it was made of objects; None: the one that its directory holds.
 
     Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
-    consolidate on, or waiting to be learned; predictions waiting for their labels; the values in the quarantine. It is
-    done in the states of all participants, and in the run's baselines. Reviews leave the rows out from now on. What
-    was worked out of rows stays as it is: weights, class means, sums, rates and metrics. A run goes on as one whose
-    memories never drew the rows.
+    consolidate on, to compare versions on, or waiting to be learned; predictions waiting for their labels; the values
+    in the quarantine. It is done in the states of all participants, and in the run's baselines. Reviews leave the rows
+    out from now on. What was worked out of rows stays as it is: weights, class means, sums, rates and metrics. A run
+    goes on as one whose memories never drew the rows.
 
     Before anything is changed, every state and quarantine is read; a damaged one, a run or a baseline that is being
     written, and a memory of prototypes in any of them, from which no row can be taken out, end it there. At the end
@@ -55,7 +55,7 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     itself. Rows erased before and learned since, when their labels came, are deleted again.
 
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
-    consolidate on, `waiting` to be learned and `predicted` without a label yet, in the newest states; `quarantined`;
+    consolidate on, `waiting` to be learned, `predicted` without a label yet and `compared` on, in the newest states; `quarantined`;
     `unknown`, in no file that the run has met; `states` of participants, those of the baselines too, which were read
     back and hold none of them. And `elsewhere`, participants that keep their states on disks of their own, where
     nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow: time, hashed

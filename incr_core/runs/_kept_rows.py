@@ -12,12 +12,13 @@ from incr_core.batch import Batch
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.memories import Memory
-from incr_core.rounds import PendingPredictions, UnconsolidatedRows
+from incr_core.rounds import PendingPredictions, Reference, UnconsolidatedRows
 
 __all__ = ["KEPT", "delete_rows", "is_participants", "memories_of", "rows_kept"]
 
-KEPT = ("remembered", "kept", "waiting", "predicted")
-"""Where a state keeps rows: in memories, to consolidate on, waiting to be learned, predicted without a label yet."""
+KEPT = ("remembered", "kept", "waiting", "predicted", "compared")
+"""Where a state keeps rows: in memories, to consolidate on, waiting to be learned, predicted without a label yet, to
+compare versions on."""
 
 Memories = Mapping[str, Memory]
 """The memories of a job's strategies, by their names in a learner's state."""
@@ -52,6 +53,7 @@ def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]
         "kept": none if learned is None or learned["kept"] is None else learned["kept"]["rows"],
         "waiting": none if at_hand is None else at_hand["labelled"]["rows"],
         "predicted": state["pending"]["rows"],
+        "compared": none if (reference := _reference(state)) is None else reference.rows_held(),
     }
 
 
@@ -71,9 +73,20 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
     pending.load_state_dict(state["pending"])
     pending.take(ids)
     state["pending"] = pending.state_dict()
+    if (reference := _reference(state)) is not None:
+        reference.erase(ids)
+        state["reference"] = reference.state_dict()
     if (at_hand := state["increment"]) is not None:
         left = Batch(**at_hand["labelled"]).without(ids)
         at_hand["labelled"] = {name: getattr(left, name) for name in at_hand["labelled"]}
+
+
+def _reference(state: Mapping[str, Any]) -> Reference | None:
+    if state.get("reference") is None:  # of a job without a gate
+        return None
+    reference = Reference(1)  # nothing is added to it
+    reference.load_state_dict(state["reference"])
+    return reference
 
 
 def _load(memory: Memory, name: str, state: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from incr_core.report import write_report
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_where
 from incr_core.runs._learn import Observe, learn
-from incr_core.runs._status import Status
+from incr_core.runs._status import Status, held_back
 from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
@@ -31,6 +31,7 @@ class VersionRecord:
 
     after: the name of the increment that it was committed after, the run's number `increment`. rows: learned since the
     version before. metrics: the prequential metrics up to it. has_weights: False once pruned (`publish.keep`).
+    held: why the gate has not let it become the champion; "" where it has, or the job has no gate.
     """
 
     number: int
@@ -42,6 +43,7 @@ class VersionRecord:
     champion: bool
     has_weights: bool
     metrics: dict[str, float]
+    held: str = ""
 
 
 class Run:
@@ -132,6 +134,7 @@ class Run:
                     for key, value in told.get(found["version"], {}).items()
                     if key.startswith("total.") and value is not None
                 },
+                held=held_back(found),
             )
             for found in directory.versions()
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, r
 from incr_core.report import standings
 from incr_core.runs._baseline_runs import going_on
 
-__all__ = ["Status"]
+__all__ = ["Status", "held_back"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Status:
     increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
     prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
     the run is asked to stop. clients: of a federated run, how each stands (`report.Standing`), the worst first.
+    held: why the gate holds the latest version back; "" where it does not. held_in_a_row: how many, with it.
     detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
 
@@ -39,6 +41,8 @@ class Status:
     events: dict[str, int]
     committed: str | None
     stop_asked: bool
+    held: str = ""
+    held_in_a_row: int = 0
     clients: list[dict[str, Any]] = field(default_factory=list)
     detached: dict[str, Any] | None = None
     learning: dict[str, Any] | None = None
@@ -75,12 +79,24 @@ class Status:
             committed=last.get("created"),
             stop_asked=asked(directory.path, STOP),
             clients=[one.document() for one in standings(directory.table("clients"))],
+            held=held_back(last),
+            held_in_a_row=last.get("gate", {}).get("held", 0),
             **_kept(directory),
         )
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def held_back(manifest: Mapping[str, Any]) -> str:
+    """Why the gate has held a version back, from its manifest; "" where it has not.
+
+    >>> held_back({"gate": {"promoted": False, "why": "loss 0.8"}}), held_back({})
+    ('loss 0.8', '')
+    """
+    gate = manifest.get("gate", {})
+    return "" if gate.get("promoted", True) else str(gate["why"])
 
 
 def _kept(directory: RunDirectory) -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""The gate: whether a new version becomes the champion.
+
+What arrives cannot tell alone: flipped labels praise a model that has learned them. Nor can the past: a healthy step
+answers it now and then a little worse. So both are asked. Rows that the champion answers unusually badly as they come
+make the version that has learned them suspect, and it is held if it answers the past worse too. Until so many versions
+in a row are held that the world may have changed: then what arrives counts, against the champion's record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.rounds import Arrival
+
+__all__ = ["Gate", "Verdict"]
+
+SURE = 3.0
+"""Standard errors by which the past must be answered worse: chance does not hold a version back."""
+
+SUSPECT, ANY = (1.0, 3.0), (15.0, 10.0)
+"""How much worse the past may be answered, in margins and in what champions' losses there have usually risen by: by a
+version that has learned what the champion answered badly, and by any other."""
+
+ODD, LEAST_ODD = 4.0, 0.1
+"""How many times as much worse than usual what arrives must be answered to be suspect, and by which share at least."""
+
+MEMORY = 0.1
+"""Weight of a commit in these records, exponential means."""
+
+TINY = 1e-12
+
+KNOWN = 5
+"""Versions to be promoted before there is a record to judge by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a version, and the numbers that say so; `follow` is what participants are to do.
+
+    rows: of the past, on which champion and challenger have these mean losses; error: the standard error of their
+    difference. usual: by which share a champion's loss there has usually risen. newest: mean loss of the predictions
+    made of rows before they were learned, since the last commit; record: that of champions; suspect: whether it is
+    unusually bad. held: versions held in a row, with this one. why: in words.
+    """
+
+    follow: str
+    rows: int
+    champion: float
+    challenger: float
+    error: float
+    usual: float
+    newest: float
+    record: float
+    suspect: bool
+    held: int
+    why: str
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version becomes the champion."""
+        return self.follow != "hold"
+
+    def document(self) -> dict[str, Any]:
+        """For a manifest; what is not known is left out."""
+        told = {name: value for name, value in asdict(self).items() if not isinstance(value, float) or value == value}
+        return {"promoted": self.promoted, **{name: value for name, value in told.items() if name != "follow"}}
+
+
+class Gate:
+    """Judge each new version against the champion.
+
+    margin: the share of the champion's loss by which it may be worse, beside what is usual: a stream that drifts is
+    judged by its own pace. patience: versions held in a row, after which what arrives counts too.
+
+    >>> gate = Gate(margin=0.01, patience=2)
+    >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
+    >>> def commit(loss, sums):
+    ...     gate.seen(10, 10 * loss)
+    ...     return gate.verdict(sums).follow
+    >>> [commit(0.5, good) for _ in range(5)]
+    ['promote', 'promote', 'promote', 'promote', 'promote']
+    >>> commit(0.9, good), commit(0.9, bad), commit(0.9, good), commit(0.9, bad)
+    ('promote', 'hold', 'recover', 'hold')
+    >>> gate.verdict(bad).why
+    'loss 0.8 on 100 rows of the past, where the champion has 0.5'
+    >>> commit(0.8, bad)  # what arrives is answered better than the champion did
+    'restart'
+    """
+
+    def __init__(self, margin: float, patience: int) -> None:
+        self.margin, self.patience = margin, patience
+        self.held = 0
+        self._usual, self._odd = _Rise(), _Rise()  # of champions' losses on the past, and of those of what arrives
+        self._record: float | None = None  # mean loss of the champion's predictions as they came
+        self._first: float | None = None  # the same of the rows that came when the first of those held did
+        self._newest = [0.0, 0.0]  # rows scored since the last commit, and the sum of their losses
+
+    def arrived(self, arrivals: Sequence[Arrival]) -> None:
+        """Take note of what was scored of an increment, before it is learned: the last of the probes is the gate's."""
+        for arrival in arrivals:
+            if arrival.probed:
+                loss, rows = arrival.probed[-1].sum(0)[:, 0].tolist()
+                self.seen(rows, loss)
+
+    def seen(self, rows: float, loss: float) -> None:
+        """So many predictions were scored, with this sum of losses."""
+        self._newest = [self._newest[0] + rows, self._newest[1] + loss]
+
+    def verdict(self, judged: Tensor, *, wanted: bool = False) -> Verdict:
+        """Judge the version that is about to be committed.
+
+        judged: the sums of all participants (`Reference.judge`). wanted: whether a person has said that it is good.
+        """
+        rows, champion, challenger, change, squared = judged.tolist()
+        if not rows:
+            champion = challenger = change = squared = math.nan
+        count = max(rows, 1.0)
+        champion, challenger, change, squared = champion / count, challenger / count, change / count, squared / count
+        error = math.sqrt(max(squared - change**2, 0.0) / count)
+        newest = self._newest[1] / self._newest[0] if self._newest[0] else math.nan
+        record, usual = math.nan if self._record is None else self._record, self._usual.size
+        odd = newest / max(record, TINY) - 1.0
+        suspect = odd > max(LEAST_ODD, ODD * self._odd.size)
+        margins, rises = SUSPECT if suspect or self.held else ANY
+        bound = max((margins * self.margin + rises * usual) * abs(champion), SURE * error)
+        worse = self._usual.known >= KNOWN and change > bound
+        told = f"loss {challenger:.4g} on {int(rows):,} rows of the past, where the champion has {champion:.4g}"
+        follow, why = "recover" if self.held else "promote", told if rows else "no past yet"
+        if worse and wanted:
+            follow, why = "restart", f"promoted by hand: {told}"
+        elif worse:
+            follow, why = self._doubted(newest, told)
+        if follow == "promote":
+            self._usual.add(change / max(abs(champion), TINY))
+            self._odd.add(odd)
+        self._took(follow, newest)
+        return Verdict(
+            follow, int(rows), champion, challenger, error, usual, newest, record, suspect, self.held, why
+        )  # fmt: skip
+
+    def _doubted(self, newest: float, told: str) -> tuple[str, str]:
+        """What becomes of a version that answers the past worse."""
+        if self.held < self.patience:
+            return "hold", told
+        # The champion made the predictions that were scored when its successor was held first.
+        before = max(value for value in (self._first, self._record, -math.inf) if value is not None)
+        if newest < before:
+            return "restart", (
+                f"a drift: {told}, after {self.held} versions held; but what arrives is answered with loss "
+                f"{newest:.4g}, where the champion had {before:.4g}"
+            )
+        return "hold", f"{told}; held {self.held} times before, and what arrives is answered no better"
+
+    def _took(self, follow: str, newest: float) -> None:
+        if follow == "hold":
+            if not self.held:
+                self._first = newest if newest == newest else None
+            self.held += 1
+        else:
+            if newest == newest and follow == "promote":
+                record = newest if self._record is None else self._record
+                self._record = record + MEMORY * (newest - record)
+            elif follow == "restart":
+                self._record = newest if newest == newest else self._record
+            self.held = 0
+        self._newest = [0.0, 0.0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next verdict depends on."""
+        return {
+            "held": self.held,
+            "usual": [self._usual.known, self._usual.squares],
+            "odd": [self._odd.known, self._odd.squares],
+            "record": self._record,
+            "first": self._first,
+            "newest": list(self._newest),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it."""
+        self.held, self._record = state["held"], state["record"]
+        self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
+        self._first, self._newest = state["first"], list(state["newest"])
+
+
+@dataclass(slots=True)
+class _Rise:
+    """How much something usually rises: the root of the mean square, falls counting as none.
+
+    >>> rise = _Rise()
+    >>> for change in (0.3, -5.0, math.nan):
+    ...     rise.add(change)
+    >>> rise.known, round(rise.size, 3)
+    (2, 0.212)
+    """
+
+    known: int = 0
+    squares: float = 0.0
+
+    def add(self, change: float) -> None:
+        """One more; NaN where it is not known."""
+        if change == change:
+            self.known += 1
+            self.squares += max(1 / self.known, MEMORY) * (max(change, 0.0) ** 2 - self.squares)
+
+    @property
+    def size(self) -> float:
+        """How much."""
+        return math.sqrt(self.squares)
+
+
+def total(judged: Sequence[Tensor]) -> Tensor:
+    """The sums of all participants, in their order.
+
+    >>> total([torch.ones(5), torch.ones(5)])[0]
+    tensor(2., dtype=torch.float64)
+    """
+    return sum((one.double() for one in judged), torch.zeros(5, dtype=torch.float64))

@@ -1,0 +1,159 @@
+"""Reference rows: a bounded sample of the past that a participant keeps to compare a new version with the champion on.
+
+Only losses are compared, and the champion's are kept beside the rows: they were worked out when it was the new one. So
+nobody keeps a second set of weights, and a commit costs one forward pass over the rows kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch, cat
+from incr_core.learner import Learner
+
+__all__ = ["VERDICTS", "Reference"]
+
+VERDICTS = ("hold", "promote", "recover", "restart")
+"""What may be said of a version (`Reference.follow`)."""
+
+ALIKE = 2
+"""Slices of equally long periods; of one more the two oldest become one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows of a period, which is 2^level commits long, and the champion's loss of each (B,) float64."""
+
+    level: int
+    rows: Batch
+    losses: Tensor
+
+
+class Reference:
+    """Rows of the past, by periods that double in length going back, and the rows learned since the last verdict.
+
+    size: rows kept of a period, those whose ids have the smallest hashes: a uniform sample that needs no state. So of
+    n commits there are at most 2 size log2(n) rows, half of them from the latest sqrt(n).
+
+    >>> from incr_core.objectives import Binary
+    >>> learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD)
+    >>> reference = Reference(size=2)
+    >>> for day in range(3):
+    ...     rows = torch.arange(4) + 4 * day
+    ...     reference.add(Batch(torch.ones(4, 1), torch.ones(4), rows=rows))
+    ...     judged = reference.judge(learner)
+    ...     reference.follow("promote")
+    >>> judged[0], judged[1] == judged[2], len(reference.rows_held())
+    (tensor(4., dtype=torch.float64), tensor(True), 4)
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._past: list[Slice] = []  # oldest first
+        self._since: Batch | None = None  # learned since a version was last promoted
+        self._judged: Tensor | None = None  # the losses of the version judged last, of all of these rows in order
+
+    def add(self, labelled: Batch) -> None:
+        """Sample the rows of an increment that is about to be learned."""
+        if len(labelled):
+            rows = labelled if self._since is None else cat([self._since, labelled])
+            self._since = rows.take(_smallest(rows, self.size))
+
+    def judge(self, learner: Learner) -> Tensor:
+        """Sums (5,) float64 over the rows of the past: how many, the champion's losses, the learner's, their difference
+        and its square. Rows of which the champion's loss is not known do not count.
+        """
+        kept = [one.rows for one in self._past] + ([] if self._since is None else [self._since])
+        self._judged = _losses(learner, cat(kept)) if kept else torch.empty(0, dtype=torch.float64)
+        champion = torch.cat([torch.empty(0, dtype=torch.float64), *(one.losses for one in self._past)])
+        known = champion.isfinite()
+        champion, now = champion[known], self._judged[: len(known)][known]
+        change = now - champion
+        return torch.stack([known.sum().double(), champion.sum(), now.sum(), change.sum(), (change**2).sum()])
+
+    def follow(self, verdict: str) -> None:
+        """Do what a verdict on the version that was judged last means.
+
+        "hold": its rows are no past yet. "promote": it is the champion now, and its rows belong to the past. "recover":
+        the same after versions were held, whose rows are let go. "restart": those rows are all the past there is.
+        """
+        judged, self._judged = self._judged, None
+        if verdict == "hold" or judged is None:
+            return
+        losses = judged.split([*(len(one.rows) for one in self._past), 0 if self._since is None else len(self._since)])
+        past = [] if verdict == "restart" else zip(self._past, losses, strict=False)
+        self._past = [Slice(one.level, one.rows, now) for one, now in past]
+        since, self._since = self._since, None
+        if since is not None and verdict != "recover":
+            self._past.append(Slice(0, since, losses[-1]))
+            self._thin()
+
+    def _thin(self) -> None:
+        """Join slices where there are too many of one length."""
+        level = 0
+        while sum(one.level == level for one in self._past) > ALIKE:
+            place = next(place for place, one in enumerate(self._past) if one.level == level)
+            older, newer = self._past[place : place + 2]
+            rows, losses = cat([older.rows, newer.rows]), torch.cat([older.losses, newer.losses])
+            kept = _smallest(rows, self.size)
+            self._past[place : place + 2] = [Slice(level + 1, rows.take(kept), losses[kept])]
+            level += 1
+
+    def rows_held(self) -> Tensor:
+        """The ids (n,) of all rows that are kept here."""
+        held = [one.rows for one in self._past] + ([] if self._since is None else [self._since])
+        return torch.cat([torch.empty(0, dtype=torch.int64), *(rows.rows for rows in held if rows.rows is not None)])
+
+    def erase(self, ids: Tensor) -> None:
+        """Delete rows by their ids (n,)."""
+        for place, one in enumerate(self._past):
+            assert one.rows.rows is not None, "rows of a stream have ids"
+            left = ~torch.isin(one.rows.rows, ids)
+            self._past[place] = Slice(one.level, one.rows.take(left.nonzero().flatten()), one.losses[left])
+        self._since = None if self._since is None else self._since.without(ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, and the champion's losses; between a verdict and the next, which is when a state is saved."""
+        return {
+            "past": [{"level": one.level, "rows": asdict(one.rows), "losses": one.losses} for one in self._past],
+            "since": None if self._since is None else asdict(self._since),
+            "judged": self._judged,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore them."""
+        self._past = [Slice(one["level"], Batch(**one["rows"]), one["losses"]) for one in state["past"]]
+        self._since = None if state["since"] is None else Batch(**state["since"])
+        self._judged = state["judged"]
+
+
+WORST = 1e6
+"""The loss of a prediction that is not a number."""
+
+FIBONACCI = 0x9E3779B97F4A7C15 - (1 << 64)
+"""2^64 over the golden ratio, as an int64 (Knuth 1973, 6.4)."""
+
+
+def _losses(learner: Learner, rows: Batch) -> Tensor:
+    """The learner's loss of each row, (B,) float64; NaN where it tells nothing."""
+    if not learner.objective.ready:
+        return torch.full((len(rows),), torch.nan, dtype=torch.float64)
+    predictions = learner.predict(rows.inputs)
+    sound = predictions.isfinite().reshape(len(rows), -1).all(1)
+    losses = learner.objective.prediction_losses(predictions.nan_to_num(0.0), rows.targets).double()
+    return torch.where(sound, losses, WORST).clamp(max=WORST)
+
+
+def _smallest(rows: Batch, count: int) -> Tensor:
+    """The places of the `count` rows whose ids have the smallest hashes, in their order."""
+    assert rows.rows is not None, "rows of a stream have ids"
+    if len(rows) <= count:
+        return torch.arange(len(rows))
+    hashes = rows.rows * FIBONACCI  # int64 wraps
+    hashes = (hashes ^ (hashes >> 29)) * FIBONACCI
+    return hashes.argsort(stable=True)[:count].sort().values

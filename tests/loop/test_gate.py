@@ -1,0 +1,121 @@
+"""The gate: a poisoned week is held back while the champion serves, a healthy stream never, and no bit changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import torch
+
+from incr_core.data import OFFSET_BITS
+from incr_core.registry import RunDirectory, loop_state
+from incr_core.runs import Run, Status, open_run
+from incr_core.storage import checkpoint
+
+DAY, POISONED = 300, 20
+"""Rows of a day, and the first one that is poisoned."""
+
+Table = dict[str, npt.NDArray[Any]]
+
+
+def flipped(day: Table) -> None:
+    day["late"][:] = 1 - day["late"]
+
+
+def in_another_unit(day: Table) -> None:
+    day["x3"][:] *= 1000
+
+
+def frozen(day: Table) -> None:
+    day["x0"][:] = 2.0
+
+
+def stream(poison: Callable[[Table], None], last: int, count: int) -> list[Table]:
+    """So many days with one concept, of which those from POISONED up to `last` are poisoned."""
+    draw, days = np.random.default_rng(0), list[Table]()
+    for day in range(count):
+        x = draw.normal(size=(DAY, 4))
+        late = x @ np.array([1.0, -1.0, 0.5, 1.0]) + 0.6 * draw.logistic(size=DAY) > 0
+        days.append({**{f"x{column}": x[:, column] for column in range(4)}, "late": late.astype(np.int64)})
+        if POISONED <= day < last:
+            poison(days[-1])
+    return days
+
+
+def learned(out: Path, days: list[Table], **publish: Any) -> Run:
+    return open_run(out, stream=days, label="late", classes=[0, 1], publish={"gate": True, **publish}).run()
+
+
+def held(run: Run) -> list[int]:
+    return [version.number for version in run.versions if version.held]
+
+
+@pytest.fixture(scope="module")
+def flipped_for_two_days(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return learned(tmp_path_factory.mktemp("gate") / "run", stream(flipped, 22, 30))
+
+
+@pytest.mark.parametrize("poison", [flipped, in_another_unit, frozen])
+def test_a_poisoned_week_is_held_back_from_its_first_day(poison: Callable[[Table], None], tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", stream(poison, 22, 22))
+    assert held(run) == [21, 22]
+    assert run.champion.number == 20
+    told = Status.of(run.path)
+    assert (told.version, told.champion, told.held_in_a_row, told.events) == (22, 20, 2, {"held": 2})
+    assert "rows of the past, where the champion has" in told.held
+    event = run.table("events").to_pylist()[0]
+    assert (event["kind"], event["action"]) == ("held", "version 21 is held, 20 goes on serving")
+    assert "<small>held</small>" in run.report.read_text()
+
+
+def test_what_recovers_is_promoted_and_the_poisoned_rows_are_no_past(flipped_for_two_days: Run) -> None:
+    run = flipped_for_two_days
+    last = held(run)[-1]
+    assert held(run) == [*range(21, last + 1)]
+    assert last < 30
+    assert run.champion.number == 30
+    gates = [manifest["gate"] for manifest in RunDirectory.open(run.path).versions()]
+    assert max(gate["rows"] for gate in gates) <= 2 * 128 * np.log2(30)
+    state, _ = checkpoint.load(run.path / "state" / "all" / "30")
+    days = torch.cat([one["rows"]["rows"] for one in state["reference"]["past"]]) >> OFFSET_BITS
+    assert {20, 21} & {*days.tolist()} == set()
+    assert run.table("events")["kind"].to_pylist() == ["held"] * len(held(run)) + ["promoted"]
+
+
+def test_what_is_held_too_often_is_a_drift(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", stream(flipped, 24, 24), patience=3)
+    assert held(run) == [21, 22, 23]
+    event = run.table("events").to_pylist()[-1]
+    assert event["kind"] == "promoted"
+    assert event["what"].startswith("a drift: loss ")
+    assert run.champion.number == 24
+
+
+def test_no_bit_depends_on_the_gate_and_none_on_where_a_run_was_resumed(
+    flipped_for_two_days: Run, tmp_path: Path
+) -> None:
+    whole, days = flipped_for_two_days, stream(flipped, 22, 30)
+    resumed = learned(tmp_path / "resumed", days[:21])
+    assert resumed.champion.number == 20
+    resumed = learned(tmp_path / "resumed", days)
+    for one, other in zip(whole.versions, resumed.versions, strict=True):
+        assert (one.model_sha256, one.held, one.champion) == (other.model_sha256, other.held, other.champion)
+    gates = [loop_state(run.path, 30)["gate"] for run in (whole, resumed)]
+    assert gates[0] == gates[1]
+    without = learned(tmp_path / "without", days[:23], gate=False)
+    assert [one.model_sha256 for one in whole.versions][:23] == [one.model_sha256 for one in without.versions]
+
+
+def test_rows_to_compare_on_are_erased_with_all_others(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", stream(flipped, 0, 3))
+    state, _ = checkpoint.load(run.path / "state" / "all" / "3")
+    row = int(state["reference"]["past"][0]["rows"]["rows"][0])
+    found = run.erase(pa.table({"fragment": ["part 0"], "offset": [row]}))
+    assert (found["learned"], found["compared"]) == (1, 1)
+    state, _ = checkpoint.load(run.path / "state" / "all" / "3")
+    assert not any((one["rows"]["rows"] == row).any() for one in state["reference"]["past"])
