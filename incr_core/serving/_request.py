@@ -109,7 +109,7 @@ def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
     >>> rows_in(b'{"rows": [{"height": NaN}]}', most=10)
     Traceback (most recent call last):
     ...
-    incr_core.commands._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
+    incr_core.serving._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
     """
     if not body.strip():
         raise RequestError(400, 'body: expected {"rows": [{...}, ...]} as JSON, got nothing')
