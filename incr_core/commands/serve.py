@@ -2,41 +2,126 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
+import sys
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from uvicorn import Config, Server
 
 from incr_core.errors import JobError
-from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion
+from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion, Feedback, Guard, Journal
 from incr_core.shown import shown
 
-__all__ = ["serve"]
+__all__ = ["Serving", "serve"]
+
+TOKEN = "INCR_TOKEN"
+"""The environment variable of the token that requests must bring along, where no file says it."""
 
 
-def serve(
-    directory: str | Path,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
-    max_bytes: int = MAX_BYTES,
-    max_rows: int = MAX_ROWS,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a champion is served; each as the option of `incr serve` of its name.
+
+    journal: the folder in which predictions are kept; None: they are not. labelled: where rows are written to whose
+    labels have come; None: `labelled` in the journal's folder.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_bytes: int = MAX_BYTES
+    max_rows: int = MAX_ROWS
+    rate: float | None = None
+    concurrency: int = 1024
+    token_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    journal: str | None = None
+    labelled: str | None = None
+    join_every: float = 60.0
+    keep: int = 1_000_000
+
+    def check(self) -> None:
+        """Raise JobError where a limit is below what it may be, or options do not go together."""
+        least = {"max_bytes": 1, "max_rows": 1, "concurrency": 1, "keep": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise JobError(f"--{name.replace('_', '-')}: expected at least {value}, got {getattr(self, name)}")
+        for name in ("rate", "join_every"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise JobError(f"--{name.replace('_', '-')}: expected more than 0, got {getattr(self, name):g}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise JobError("--tls-cert, --tls-key: expected both files or neither, got one; name the other too")
+        if self.labelled is not None and self.journal is None:
+            raise JobError("--labelled: expected a --journal too, without which no label is known; name its folder")
+
+    def token(self) -> str | None:
+        """The token that requests must bring along; None where there is none."""
+        if self.token_file is None:
+            return os.environ.get(TOKEN) or None
+        try:
+            token = Path(self.token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise JobError(f"--token-file {self.token_file}: cannot be read: {error}; name a text file") from None
+        if not token or not token.isascii():
+            raise JobError(f"--token-file {self.token_file}: expected a token in ASCII, got none; write one into it")
+        return token
+
+    def feedback(self, champion: Champion) -> Feedback | None:
+        """What keeps predictions and takes labels."""
+        if self.journal is None:
+            return None
+        folder = Path(self.journal)
+        journal = Journal(folder, most=self.keep)
+        labelled = folder / "labelled" if self.labelled is None else Path(self.labelled)
+        return Feedback(journal, champion.current.version.job, labelled, self.join_every)
+
+
+def serve(directory: str | Path, options: Serving | None = None) -> None:
     """Answer until told to stop. Port 0 takes any that is free; the address is printed once it is open."""
-    for name, value in (("--max-bytes", max_bytes), ("--max-rows", max_rows)):
-        if value < 1:
-            raise JobError(f"{name}: expected at least 1, got {value}")
+    options = options or Serving()
+    options.check()
+    token = options.token()
     champion = Champion(directory)
-    app = App(champion, max_bytes=max_bytes, max_rows=max_rows)
+    feedback = options.feedback(champion)
+    guard = Guard(token, options.rate, options.concurrency)
+    app = App(champion, max_bytes=options.max_bytes, max_rows=options.max_rows, feedback=feedback, guard=guard)
+    host, port = options.host, options.port
+    config = Config(
+        app,
+        log_level="warning",
+        http=BoundedHttp,
+        ws="none",
+        lifespan="on",
+        server_header=False,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
     try:
-        listening = socket.create_server((host, port))
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise JobError(
+            f"--tls-cert {options.tls_cert}: cannot be used: {error}; name a certificate and its key"
+        ) from None
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise JobError(f"--port {port}: cannot be opened on {host}: {error.strerror}; choose another") from error
     with listening:
         bound = listening.getsockname()[1]
-        where = shown(directory)
         champion.follow()
-        print(f"serving {where}, version {champion.look().number}, on http://{host}:{bound}", flush=True)
-        Server(Config(app, log_level="warning", http=BoundedHttp, ws="none", lifespan="off")).run(sockets=[listening])
-    champion.close()
-    app.close()
+        if feedback is not None:
+            feedback.start()
+        if token is None and not _is_loopback(listening.getsockname()[0]):
+            print(f"incr: whoever reaches {host} may ask; --token-file says who may", file=sys.stderr)
+        scheme = "http" if options.tls_cert is None else "https"
+        number = champion.look().number
+        print(f"serving {shown(directory)}, version {number}, on {scheme}://{host}:{bound}", flush=True)
+        Server(config).run(sockets=[listening])
+
+
+def _is_loopback(address: str) -> bool:
+    return ip_address(address.partition("%")[0]).is_loopback

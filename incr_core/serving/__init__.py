@@ -5,7 +5,10 @@ from __future__ import annotations
 from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
 from incr_core.serving._asked import Asked, Question, ask
 from incr_core.serving._champion import Champion
+from incr_core.serving._feedback import Feedback
+from incr_core.serving._guard import Guard
 from incr_core.serving._http import BoundedHttp
+from incr_core.serving._journal import Journal, JournalledRow, Kept
 from incr_core.serving._request import Column, RequestError, table_of
 
 __all__ = [
@@ -16,6 +19,11 @@ __all__ = [
     "BoundedHttp",
     "Champion",
     "Column",
+    "Feedback",
+    "Guard",
+    "Journal",
+    "JournalledRow",
+    "Kept",
     "Question",
     "RequestError",
     "ask",

@@ -31,21 +31,22 @@ class Question:
     """
 
     asked: Asked
+    given: Sequence[Mapping[str, Any]]
     inputs: Inputs
-    rows: int
     usable: list[int] | None
     refused: dict[int, tuple[str | None, str]]
 
     @property
     def count(self) -> int:
         """How many rows the model is asked of."""
-        return self.rows if self.usable is None else len(self.usable)
+        return len(self.given if self.usable is None else self.usable)
 
     def answer(self, told: Sequence[Answer]) -> dict[str, Any]:
         """The answer to the request, of the answers for its usable rows."""
         refused = self.refused
-        predictions: list[Answer | None] = [None] * self.rows
-        for row, answer in zip(self.usable if self.usable is not None else range(self.rows), told, strict=True):
+        rows = len(self.given)
+        predictions: list[Answer | None] = [None] * rows
+        for row, answer in zip(self.usable if self.usable is not None else range(rows), told, strict=True):
             if _is_finite(answer):
                 predictions[row] = answer
             else:
@@ -75,11 +76,11 @@ class Asked:
         """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""
         inputs = self._plain.inputs(rows)
         if inputs is not None:
-            return Question(self, inputs, len(rows), None, {})
+            return Question(self, rows, inputs, None, {})
         encoded = self.version.encoded(table_of(rows, self.columns), "the request")
         refused: dict[int, tuple[str | None, str]] = {row.offset: (row.column, row.reason) for row in encoded.bad}
         usable = encoded.offsets.tolist()
-        return Question(self, encoded.batch.inputs, len(rows), usable, refused)
+        return Question(self, rows, encoded.batch.inputs, usable, refused)
 
     def predict(self, inputs: Inputs, rows: int) -> list[Answer]:
         """What the model says of so many rows."""

@@ -43,8 +43,8 @@ REFUSALS = {
 DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 
 
-def documented(champion: Champion, max_rows: int) -> dict[str, Any]:
-    """The OpenAPI document of a server that this champion answers for."""
+def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels."""
     predict = {
         "summary": "Predict rows",
         "requestBody": _json(body_schema(champion.current.columns, champion.required, max_rows)) | {"required": True},
@@ -59,9 +59,24 @@ def documented(champion: Champion, max_rows: int) -> dict[str, Any]:
         },
         "paths": {
             "/predict": {"post": predict},
+            **({"/feedback": {"post": _feedback()}} if feedback else {}),
             "/version": {"get": _told("Which version answers")},
             "/health": {"get": _told("Whether the version that answers is the champion")},
+            "/ready": {"get": _told("Whether labelled rows can be written")},
         },
+    }
+
+
+def _feedback() -> dict[str, Any]:
+    one = {"type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string"}, "label": {}}}
+    told = {"type": "object", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": one}}}
+    more = {"404": "No id of this server.", "409": "It has its label.", "410": "It is too old."}
+    return {
+        "summary": "Tell what was right",
+        "requestBody": _json({"anyOf": [told, one]}) | {"required": True},
+        "responses": {"200": {"description": "How many labels are kept"} | _json({"type": "object"})}
+        | _refusals()
+        | {status: {"description": text} | _json(DETAIL) for status, text in more.items()},
     }
 
 

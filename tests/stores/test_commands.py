@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.commands.cli import main
-from incr_core.serving import Champion
 from incr_core.job import Job
 from incr_core.runs import Run, run
+from incr_core.serving import Champion
 from incr_core.storage import ObjectStore
 from tests.support.made_up import made_up
 
