@@ -103,13 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
     serve = command(
-        "serve", _serve, "answer questions over HTTP with a run's champion: POST /predict, GET /version, /health"
+        "serve", _serve, "answer questions over HTTP with a run's champion, and hear what was right: docs/serving.md"
     )
     serve.add_argument("directory", metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
     serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
+    serve.add_argument("--rate", type=float, metavar="N", help="requests a second, of all together (default: any)")
+    serve.add_argument("--concurrency", type=int, default=1024, metavar="N", help="requests at a time (default: 1024)")
+    serve.add_argument("--token-file", metavar="FILE", help="the token that requests must bring (default: $INCR_TOKEN)")
+    serve.add_argument("--tls-cert", metavar="FILE", help="the server's certificate, for https")
+    serve.add_argument("--tls-key", metavar="FILE", help="the key of the certificate")
+    serve.add_argument("--journal", metavar="FOLDER", help="keep predictions here, and take labels for them: /feedback")
+    serve.add_argument("--labelled", metavar="FOLDER", help="rows whose labels came, for a stream (default: in there)")
+    serve.add_argument("--join-every", type=float, default=60.0, metavar="SECONDS", help="between these (default: 60)")
+    serve.add_argument("--keep", type=int, default=1_000_000, metavar="N", help="predictions kept (default: 1000000)")
 
     attach = command("attach", _attach, "follow a detached run to its end; Ctrl-C leaves it alone")
     attach.add_argument("directory", metavar="DIR")
@@ -254,13 +263,16 @@ def _distill(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    import dataclasses
+
     from incr_core.errors import JobError
 
     try:
-        from incr_core.commands.serve import serve
+        from incr_core.commands.serve import Serving, serve
     except ModuleNotFoundError as missing:
         raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
-    serve(options.directory, options.host, options.port, max_bytes=options.max_bytes, max_rows=options.max_rows)
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Serving)}
+    serve(options.directory, Serving(**chosen))
     return 0
 
 

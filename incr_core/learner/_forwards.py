@@ -22,7 +22,8 @@ class Forwards:
     random_state: a context in which torch's global generators are the learner's own. strategies: whether there are any.
     pairs_rows: whether the model looks at several rows together, as BatchNorm does.
 
-    learning, predicting: contexts for forwards of either kind. chance: whether a forward may draw random numbers.
+    learning, predicting: contexts for forwards of either kind. chance: whether a forward may draw random numbers;
+    draws_when_asked: even one that predicts.
 
     >>> from incr_core.objectives import Regression
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
@@ -45,7 +46,8 @@ class Forwards:
         self._strategies = strategies
         self.chance = not draws_nothing(model, objective)
         self.learning: AbstractContextManager[Any] = random_state if self.chance or strategies else nullcontext()
-        self.predicting: AbstractContextManager[Any] = random_state if self.chance else nullcontext()
+        self.draws_when_asked = self.chance and not draws_nothing(model, objective, training=False)
+        self.predicting: AbstractContextManager[Any] = random_state if self.draws_when_asked else nullcontext()
         # A model that certainly draws nothing certainly maps a tensor to a tensor, too.
         self._calls = None if draws_nothing(model) else Calls(model)
         self._has_modes = pairs_rows or self.chance
@@ -56,3 +58,8 @@ class Forwards:
             self._calls = None
         if self._has_modes:
             self._model.train(training)
+
+    def stay(self, training: bool) -> None:
+        """Put the model in a mode for good: from now on `set_mode` has nothing to do."""
+        self._model.train(training)
+        self._has_modes = False

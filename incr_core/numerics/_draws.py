@@ -30,6 +30,9 @@ CERTAIN = frozenset([
 # fmt: on
 """Layers of `torch.nn` that give equal outputs for equal inputs, in training too."""
 
+DROPOUT = frozenset([nn.AlphaDropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout])
+"""Layers that draw in training mode alone."""
+
 _DATA = (type(None), bool, int, float, complex, str, bytes, Tensor, np.ndarray, np.generic)
 _KNOWN = frozenset(
     [
@@ -42,19 +45,23 @@ _KNOWN = frozenset(
 _RUNS_ANYTHING = frozenset(["__import__", "compile", "eval", "exec", "getattr", "globals", "open", "vars"])
 
 
-def draws_nothing(*modules: nn.Module) -> bool:
+def draws_nothing(*modules: nn.Module, training: bool = True) -> bool:
     """Whether it is certain that a forward of these takes no random number: only layers of known kinds, as torch made
     them: without hooks, or a forward of their own. A class of which that is known says so: `draws_nothing = True`; its
     subclasses each say so for themselves.
 
+    training: whether the modules are in training mode; if not, Dropout draws nothing either.
+
     >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     True
-    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-    False
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    >>> draws_nothing(model), draws_nothing(model, training=False)
+    (False, True)
     """
+    kinds = CERTAIN if training else CERTAIN | DROPOUT
 
     def certain(layer: nn.Module) -> bool:
-        known = type(layer) in CERTAIN or vars(type(layer)).get("draws_nothing", False)
+        known = type(layer) in kinds or vars(type(layer)).get("draws_nothing", False)
         return bool(known and not forward_is_hooked(layer))
 
     return all(certain(layer) for module in modules for layer in module.modules())

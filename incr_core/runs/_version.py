@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,19 +14,20 @@ import torch
 
 from incr_core.data.encoding import BadRow
 from incr_core.data.sources import as_table
-from incr_core.data.timeline import EncodedRows, encode_file, encode_table
+from incr_core.data.timeline import EncodedRows, PlainAsked, encode_file, encode_table
 from incr_core.errors import StreamError, VersionError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory, states_of
+from incr_core.runs._answer_columns import AnswerColumn, AnswerColumns
 from incr_core.shown import shown
 from incr_core.storage import checkpoint
 
 __all__ = ["Version"]
 
 
-@dataclass(slots=True)
+@dataclass
 class Version:
     """A version of a run, ready to predict: `Run.champion`, `Run.version(3)`.
 
@@ -80,11 +82,22 @@ class Version:
 
     def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
         """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""
-        return _answered(self, self._encoded(rows, name, labelled=False))
+        return _answered(self, self.encoded(rows, name))
+
+    @cached_property
+    def answers(self) -> AnswerColumns:
+        """What its predictions are told as."""
+        return AnswerColumns(self.job, self.learner.objective)
+
+    def plain(self) -> PlainAsked:
+        """What encodes rows that are dicts of plain values, without a table."""
+        stream = self.job.stream
+        times = {"predict_at": stream.predict_at, "time_zone": stream.time_zone}
+        return PlainAsked(self.job.encoder, self.job.rates(), self.history, **times)
 
     def evaluate(self, rows: str | Path | Any) -> dict[str, Any]:
         """Rows, rows that cannot be used, and the objective's metrics on labelled rows."""
-        encoded = self._encoded(rows, "the table", labelled=True)
+        encoded = self.encoded(rows, "the table", labelled=True)
         if len(encoded.batch) == 0:
             place = rows if isinstance(rows, str | Path) else "the table"
             raise StreamError(f"{place}: expected labelled rows to evaluate, found none that can be used")
@@ -93,7 +106,8 @@ class Version:
         measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
 
-    def _encoded(self, rows: str | Path | Any, name: str, *, labelled: bool) -> EncodedRows:
+    def encoded(self, rows: str | Path | Any, name: str, *, labelled: bool = False) -> EncodedRows:
+        """Rows as tensors, and those that cannot be used; `name` is of a table, for errors."""
         job, stream = self.job, self.job.stream
         wanted: dict[str, Any] = {
             "predict_at": stream.predict_at,
@@ -120,36 +134,16 @@ def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -
 
 
 def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:
-    job = version.job
     found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
     offsets = encoded.offsets.numpy()
     missing = np.ones(encoded.total, dtype=bool)
     missing[offsets] = False
 
-    def column(values: np.ndarray[Any, Any]) -> pa.Array:
-        whole = np.zeros(encoded.total, dtype=values.dtype)
-        whole[offsets] = values
-        return pa.array(whole, mask=missing)
+    def column(answer: AnswerColumn) -> pa.Array:
+        whole = np.zeros(encoded.total, dtype=answer.values.dtype)
+        whole[offsets] = answer.values
+        made = pa.array(whole, mask=missing)
+        return made if answer.names is None else pa.array(answer.names, pa.string()).take(made)
 
-    columns: dict[str, Any] = {"row": np.arange(encoded.total)}
-    objective = job.learner.objective
-    if objective in ("multiclass", "multilabel"):
-        classes = [str(name) for name in job.features.classes or range(version.learner.objective.outputs)]
-        found = found.reshape(-1, version.learner.objective.outputs)
-    if objective == "multiclass":
-        columns["class"] = pa.array(classes, pa.string()).take(column(found.argmax(1).numpy()))
-        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
-    elif objective == "multilabel":
-        columns |= {f"probability.{name}": column(found[:, index].numpy()) for index, name in enumerate(classes)}
-    elif objective == "next_token":
-        best = found.reshape(-1, version.learner.objective.outputs).max(1)
-        columns |= {"token": column(best.indices.numpy()), "probability": column(best.values.numpy())}
-    elif objective == "ranking":
-        columns["score"] = column(found.reshape(len(offsets), -1)[:, 0].numpy() if len(offsets) else found.numpy())
-    elif objective == "binary" and job.features.classes not in (None, [0, 1]):
-        classes = [str(name) for name in job.features.classes or []]
-        columns["class"] = pa.array(classes, pa.string()).take(column((found.numpy() >= 0.5).astype(np.int64)))
-        columns["probability"] = column(found.numpy())
-    else:
-        columns["probability" if objective == "binary" else "value"] = column(found.numpy())
-    return pa.table(columns), encoded.bad
+    columns = {name: column(answer) for name, answer in version.answers.columns(found, len(offsets)).items()}
+    return pa.table({"row": np.arange(encoded.total), **columns}), encoded.bad

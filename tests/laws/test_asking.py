@@ -87,16 +87,16 @@ def test_commands_that_ask_leave_the_run_as_it_is(
 
 
 def test_requests_leave_the_run_as_it_is(run: Path) -> None:
-    pytest.importorskip("fastapi")
-    from incr_core.commands.serve import Champion
+    pytest.importorskip("httptools")
+    from incr_core.serving import Champion
 
     champion, disk = Champion(run), hashes(run)
-    answer, before = champion.predict([ROW]), state(champion.version())
+    answer, before = champion.predict([ROW]), state(champion.current.version)
     for column, value in (("image", [1, 2, 3, 4, 5]), ("image", 7), ("height", [1, 2]), ("colour", {}), ("at", True)):
         with pytest.raises(StreamError, match=rf"^rows\[0\]\.{column}: expected "):
             champion.predict([{**ROW, column: value}])
         assert champion.predict([ROW]) == answer
     champion.predict([dict.fromkeys(ROW) | {"at": ROW["at"]}])
     champion.describe()
-    assert state(champion.version()) == before
+    assert state(champion.current.version) == before
     assert hashes(run) == disk

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.commands.cli import main
-from incr_core.commands.serve import Champion
 from incr_core.job import Job
 from incr_core.runs import Run, run
+from incr_core.serving import Champion
 from incr_core.storage import ObjectStore
 from tests.support.made_up import made_up
 
@@ -65,6 +65,7 @@ def test_a_server_answers_with_the_champion_in_the_store(place: str, small_job: 
     rows = [{"height": 180.0, "weight": 70.0, "colour": "red"}]
     assert champion.predict(rows)["version"] == 5
     there.rollback(3)
+    champion.look()
     assert champion.predict(rows)["version"] == 3
 
 

@@ -82,24 +82,29 @@ class Asking:
         self._made = made
         self._loop = asyncio.Runner()
 
-    def post(self, body: bytes | list[bytes], **headers: str) -> tuple[int, bytes]:
-        """The answer to POST /predict with a body, or one in pieces."""
-        return self._loop.run(self._post([body] if isinstance(body, bytes) else body, headers))
+    def post(self, body: bytes | list[bytes], path: str = "/predict", **headers: str) -> tuple[int, bytes]:
+        """The answer to POST with a body, or one in pieces."""
+        told = {"content_type": "application/json"} | headers
+        return self._loop.run(self._asked("POST", path, [body] if isinstance(body, bytes) else body, told))
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        """The answer to GET."""
+        return self._loop.run(self._asked("GET", path, [], headers))
 
     def rows(self, *asked: Any) -> tuple[int, Any]:
         """The status, and the answer read, for rows."""
         status, body = self.post(json.dumps({"rows": asked}).encode())
         return status, json.loads(body)
 
-    async def _post(self, pieces: list[bytes], headers: dict[str, str]) -> tuple[int, bytes]:
-        told = {"content-type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
+    async def _asked(self, method: str, path: str, pieces: list[bytes], headers: dict[str, str]) -> tuple[int, bytes]:
+        told = {name.replace("_", "-"): text for name, text in headers.items()}
         scope = {
             "type": "http",
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
-            "path": "/predict",
-            "raw_path": b"/predict",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
             "headers": [(name.encode(), text.encode()) for name, text in told.items()],

@@ -62,6 +62,9 @@ class Encoder:
         widths: how long the lists (pixels, an embedding) of numeric columns are; columns that it does not name hold one
             number a row. None: a `Stream` finds out from its data.
 
+    Attributes:
+        hashes: what hashes the categories of each column.
+
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
     >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
     >>> batch = encoder.encode(table, torch.arange(2), "day.csv").batch
@@ -105,7 +108,7 @@ class Encoder:
         self._labels = Labels(self.labels, objective, classes, capacity)
         self.widths = {} if widths is None else {name: widths[name] for name in self.listed if name in widths}
         self.is_measured = widths is not None
-        self._hashes = {name: ColumnHash(name) for name in self.categorical}
+        self.hashes = {name: ColumnHash(name) for name in self.categorical}
 
     @property
     def classes(self) -> list[Any] | None:
@@ -226,7 +229,7 @@ class Encoder:
         numeric = torch.from_numpy(found)
         inputs: Inputs = numeric
         if self.categorical:
-            pairs = hash_pairs(table, self._hashes, self.buckets, place)
+            pairs = hash_pairs(table, self.hashes, self.buckets, place)
             inputs = {"numeric": numeric, "categorical": torch.from_numpy(pairs)}
         weight: Tensor | None = None
         task: Tensor | None = None

@@ -122,11 +122,12 @@ class ColumnHash:
         """The hashes of the distinct values (D,), and for each row which of them is its own (B,)."""
         values, codes = indexed(column, f"stream.features.{self._name}" + (f" in {place}" if place else ""))
         if self._latest is None or self._latest[0] != column.type or self._latest[1] != values:
-            hashes = np.fromiter((self._hash(text(value)) for value in values), np.uint64, len(values))
+            hashes = np.fromiter((self.of(text(value)) for value in values), np.uint64, len(values))
             self._latest = column.type, values, hashes
         return self._latest[2], codes
 
-    def _hash(self, value: str | None) -> int:
+    def of(self, value: str | None) -> int:
+        """The hash of one value, as `text` writes it."""
         known = self._seen.get(value)
         if known is None:
             if len(self._seen) >= self.LIMIT:

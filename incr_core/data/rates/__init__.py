@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from incr_core.data.rates._history import History, with_features
+from incr_core.data.rates._history import History, widened, with_features
+from incr_core.data.rates._lookup import Lookup
 from incr_core.data.rates._rates import Questions, Rate
 
-__all__ = ["History", "Questions", "Rate", "with_features"]
+__all__ = ["History", "Lookup", "Questions", "Rate", "widened", "with_features"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from incr_core.batch import Batch
+from incr_core.batch import Batch, Inputs
+from incr_core.data.rates._lookup import Lookup
 from incr_core.data.rates._outcomes import FIELDS, Outcomes
 from incr_core.data.rates._rates import Questions, Rate, series
 
-__all__ = ["History", "with_features"]
+__all__ = ["History", "widened", "with_features"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -66,28 +66,13 @@ class History:
         """The history with only what was known before `time`."""
         return History(self.rates, [past.where(past.known < time) for past in self._outcomes])
 
+    def lookup(self) -> Lookup:
+        """These outcomes in order, for whoever asks them several times."""
+        return Lookup(self.rates, self._outcomes)
+
     def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
-        features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
-        for members, keys, past in zip(self._series, rows.keys, self._outcomes, strict=True):
-            index = past.index()
-            places, present = index.places(keys)
-            stops = index.before(places, times)
-            overall = None
-            for member in members:
-                rate = self.rates[member]
-                starts = None if rate.window_us is None else times - rate.window_us
-                total, count = index.sums(index.before(places, starts), stops, present)
-                prior: Any = rate.prior
-                if prior is None:
-                    overall = overall or replace(past, key=np.zeros_like(past.key)).index()
-                    nowhere = np.zeros_like(times)
-                    edges = overall.before(nowhere, starts), overall.before(nowhere, times)
-                    all_total, all_count = overall.sums(*edges, True)
-                    prior = all_total / np.maximum(all_count, 1)
-                features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
-                features[:, 2 * member + 1] = np.log1p(count)
-        return features
+        return self.lookup().features(rows, times)
 
     def table(self) -> pa.Table:
         """The history as a table, to be saved with a version: a row for each known outcome that a window still holds.
@@ -123,10 +108,16 @@ def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]])
     tensor([[0., 1.],
             [0., 1.]])
     """
-    more = torch.from_numpy(features)
-    inputs = batch.inputs
+    inputs = widened(batch.inputs, torch.from_numpy(features))
+    return Batch(inputs, batch.targets, batch.weights, batch.task, batch.rows)
+
+
+def widened(inputs: Inputs, more: Tensor) -> Inputs:
+    """Inputs with more numbers (B, F), after those they have.
+
+    >>> widened(torch.zeros(1, 1), torch.ones(1, 2))
+    tensor([[0., 1., 1.]])
+    """
     if isinstance(inputs, dict):
-        wider: dict[str, Tensor] | Tensor = inputs | {"numeric": torch.cat([inputs["numeric"], more], dim=1)}
-    else:
-        wider = torch.cat([inputs, more], dim=1)
-    return Batch(wider, batch.targets, batch.weights, batch.task, batch.rows)
+        return inputs | {"numeric": torch.cat([inputs["numeric"], more], dim=1)}
+    return torch.cat([inputs, more], dim=1)

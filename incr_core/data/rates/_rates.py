@@ -11,7 +11,7 @@ is known hours before its delay at arrival.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from incr_core.data.encoding import ColumnHash
 from incr_core.data.times import NEVER, SECOND, duration, instants
 from incr_core.errors import ArgumentError
 
-__all__ = ["Questions", "Rate", "series"]
+__all__ = ["Questions", "Rate", "combined", "series"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -86,11 +86,21 @@ class Rate:
 
     def keys(self, table: pa.Table, count: int) -> Ints:
         """One number for each of the table's `count` rows, equal where the key columns are, (B,) int64."""
-        keys = np.zeros(count, dtype=np.uint64)
-        for name, hashes in zip(self.by, self._hashes, strict=True):
-            # Multiply by an odd constant before adding, or (a, b) and (b, a) would be one key.
-            keys = keys * np.uint64(0x9E3779B97F4A7C15) + hashes(table[name])
-        return keys.view(np.int64)
+        columns = (hashes(table[name]) for name, hashes in zip(self.by, self._hashes, strict=True))
+        return combined(columns, count).view(np.int64)
+
+
+def combined(columns: Iterable[Any], count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """One number for each of `count` rows from the hashes (B,) of their key columns, in order.
+
+    >>> combined([np.array([1], dtype=np.uint64)], 1)
+    array([1], dtype=uint64)
+    """
+    keys = np.zeros(count, dtype=np.uint64)
+    for hashes in columns:
+        # Multiply by an odd constant before adding, or (a, b) and (b, a) would be one key.
+        keys = keys * np.uint64(0x9E3779B97F4A7C15) + hashes
+    return keys
 
 
 def series(rates: Sequence[Rate]) -> list[list[int]]:

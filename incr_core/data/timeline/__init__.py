@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from incr_core.data.timeline._keys import Learned
 from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
+from incr_core.data.timeline._plain_asked import PlainAsked
 from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
 from incr_core.data.timeline._timeline import Tick
 from incr_core.data.timeline._turns import Handed, Item, Turns
-from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table
+from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table, moments
 
 __all__ = [
     "KEY_WINDOW",
@@ -36,6 +37,7 @@ __all__ = [
     "Item",
     "Learned",
     "Partition",
+    "PlainAsked",
     "Standing",
     "Stream",
     "Tick",
@@ -43,5 +45,6 @@ __all__ = [
     "columns_asked",
     "encode_file",
     "encode_table",
+    "moments",
     "owners",
 ]

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
-from incr_core.data._local_time import LocalTime
+from incr_core.data._local_time import LocalTime, in_zone
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
 from incr_core.data.sources import RemoteFile, format_of, read_table
-from incr_core.data.times import instants
+from incr_core.data.times import Instants, instants
 from incr_core.errors import StreamError
 from incr_core.storage import address_in, is_address
 
-__all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table"]
+__all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table", "moments"]
 
 
 @dataclass(slots=True)
@@ -134,3 +134,14 @@ def encode_table(
         batch = with_features(batch, past.features(Questions.of(rates, table), times))
     assert batch.rows is not None
     return EncodedRows(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)
+
+
+def moments(column: pa.ChunkedArray, place: str, time_zone: str | None = None, *, late: bool = False) -> Instants:
+    """A column of times as a stream reads it; `place` names it in errors.
+
+    time_zone, late: what times without a zone mean, and of an hour that comes twice, the second (`LocalTime`).
+
+    >>> moments(pa.chunked_array([["1970-01-01 01:00"]]), "at", "Europe/Berlin").values
+    array([0])
+    """
+    return instants(column if time_zone is None else in_zone(column, time_zone, late=late), place)

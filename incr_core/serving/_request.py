@@ -20,7 +20,7 @@ from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.shown import shown
 
-__all__ = ["Column", "RequestError", "body_schema", "columns_of", "rows_in", "table_of"]
+__all__ = ["Column", "RequestError", "body_schema", "columns_of", "document_in", "rows_in", "table_of"]
 
 INT64 = np.iinfo(np.int64)
 
@@ -109,12 +109,27 @@ def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
     >>> rows_in(b'{"rows": [{"height": NaN}]}', most=10)
     Traceback (most recent call last):
     ...
-    incr_core.commands._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
+    incr_core.serving._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
+    """
+    document = document_in(body)
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise RequestError(422, 'body: expected {"rows": [{...}, ...]} with one row at least, got something else')
+    if len(rows) > most:
+        raise RequestError(413, f"rows: expected at most {most:,}, got {len(rows):,}; ask in several requests")
+    return rows
+
+
+def document_in(body: bytes) -> Any:
+    """The JSON document in a body; RequestError where it is none.
+
+    >>> document_in(b'{"id": 7}')
+    {'id': 7}
     """
     if not body.strip():
         raise RequestError(400, 'body: expected {"rows": [{...}, ...]} as JSON, got nothing')
     try:
-        document = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
     except UnicodeDecodeError as error:
         raise RequestError(400, f"body: expected JSON in UTF-8, got another byte at {error.start}") from None
     except json.JSONDecodeError as error:
@@ -123,12 +138,6 @@ def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
         raise RequestError(400, "body: expected rows of plain values, got them nested too deep") from None
     except ValueError:  # of Python, whose whole numbers have at most 4,300 digits
         raise RequestError(400, "body: expected numbers of at most 4,300 digits, got a longer one") from None
-    rows = document.get("rows") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise RequestError(422, 'body: expected {"rows": [{...}, ...]} with one row at least, got something else')
-    if len(rows) > most:
-        raise RequestError(413, f"rows: expected at most {most:,}, got {len(rows):,}; ask in several requests")
-    return rows
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import hypothesis
 import pytest
 import torch
 
-pytest.importorskip("fastapi")
+pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
-from incr_core.commands.serve import Champion, app
+from incr_core.serving import App, Champion
 from tests.support.asked import ROW, Asking, learned, state
 
 VALID = json.dumps({"rows": [ROW, {**ROW, "height": None}, {**ROW, "height": 3.5, "colour": 7}]}).encode()
@@ -31,12 +31,12 @@ def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
 @pytest.fixture
 def asking(champion: Champion) -> Iterator[Asking]:
     """Asks the champion; afterwards a valid request is answered as before, from what it was answered from before."""
-    made = Asking(app(champion))
-    answer, before = made.post(VALID), state(champion.version())
+    made = Asking(App(champion))
+    answer, before = made.post(VALID), state(champion.current.version)
     assert answer[0] == 200, answer
     yield made
     assert made.post(VALID) == answer
-    assert state(champion.version()) == before
+    assert state(champion.current.version) == before
     made.close()
 
 
@@ -149,8 +149,8 @@ def test_nothing_but_nulls_is_answered_and_a_row_may_leave_out_what_another_has(
 def test_an_answer_that_is_no_number_is_null_and_told(tmp_path: Path) -> None:
     champion = Champion(learned(tmp_path))
     with torch.no_grad():
-        list(champion.version().learner.model.parameters())[-1].fill_(math.nan)
-    asking = Asking(app(champion))
+        list(champion.current.version.learner.model.parameters())[-1].fill_(math.nan)
+    asking = Asking(App(champion))
     status, answer = asking.rows(ROW)
     assert (status, answer["predictions"]) == (200, [None])
     reason = "expected a finite answer, got another of the model; its numbers may be too large"
@@ -183,7 +183,7 @@ def test_headers_decide_before_a_body_is_read(asking: Asking, headers: dict[str,
 
 
 def test_limits_may_be_set_and_hold_for_a_body_in_pieces(champion: Champion) -> None:
-    asking = Asking(app(champion, max_bytes=1000, max_rows=2))
+    asking = Asking(App(champion, max_bytes=1000, max_rows=2))
     assert asking.rows(ROW, ROW)[0] == 200
     assert asking.rows(ROW, ROW, ROW)[0] == 413
     assert asking.post([b" " * 100] * 10)[0] == 400
@@ -246,7 +246,7 @@ def test_thousands_of_strange_bodies_are_answered_or_refused(asking: Asking) -> 
 @pytest.mark.slow
 def test_bodies_that_our_own_schema_calls_valid_are_answered(champion: Champion, asking: Asking, kind: str) -> None:
     schemathesis = pytest.importorskip("schemathesis")
-    told = app(champion).openapi()
+    told = App(champion).openapi()
     operation = schemathesis.openapi.from_dict(told)["/predict"]["POST"]
     bodies: list[Any] = []
 
@@ -272,7 +272,7 @@ def test_bodies_that_our_own_schema_calls_valid_are_answered(champion: Champion,
 
 
 def test_the_schema_tells_the_columns_their_types_and_the_limits(champion: Champion) -> None:
-    told = app(champion, max_rows=7).openapi()["paths"]["/predict"]["post"]
+    told = App(champion, max_rows=7).openapi()["paths"]["/predict"]["post"]
     body = told["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["rows"]["maxItems"] == 7
     row = body["properties"]["rows"]["items"]

@@ -1,0 +1,159 @@
+"""Rows of plain values, as a request has them, to tensors without a table in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from incr_core.batch import Inputs
+from incr_core.data.encoding._encoder import Encoder
+from incr_core.data.encoding._hashing import text
+
+__all__ = ["PlainRows", "plain_category", "plain_number"]
+
+Row = Mapping[str, Any]
+
+MOST = float(np.finfo(np.float32).max)
+"""The largest float32."""
+
+EXACT = 2**53
+"""Up to here a whole number is the same as a float, so that the other rows of its column do not matter."""
+
+_NUMBERS = frozenset([int, float, bool])
+
+
+class PlainRows:
+    """Encodes rows that are dicts to what an `Encoder` makes of a table of them, to the bit, at a tenth of the cost.
+
+    It knows the ordinary values only: finite numbers, text, true and false, null, lists of the right length. For all
+    else, where a table says what is wrong and which row is left out, the answer is None.
+
+    >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
+    >>> plain = PlainRows(encoder)
+    >>> plain.inputs([{"distance": 170, "carrier": "AA"}])["numeric"]
+    tensor([[170.]])
+    >>> plain.inputs([{"distance": "far", "carrier": "AA"}]) is None
+    True
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._numbers = [(name, encoder.widths.get(name)) for name in encoder.numeric]
+        self._lists = any(width is not None for _, width in self._numbers)
+        self._width = encoder.width if not encoder.of_tokens else 0
+        self._hashes = encoder.hashes
+        self._tasks = int(np.iinfo(np.int64).max) if encoder.tasks is None else encoder.tasks
+        self._never = encoder.of_tokens or encoder.weight is not None or encoder.task in encoder.inputs
+
+    def inputs(self, rows: Sequence[Row]) -> Inputs | None:
+        """The inputs of a model for some rows, at least one; None where a value needs a closer look."""
+        if self._never:
+            return None
+        try:
+            numeric, pairs, task = self._numeric(rows), self._pairs(rows), self._task(rows)
+        except (KeyError, OverflowError):  # a column that is not there; a whole number that no float holds
+            return None
+        if numeric is None or pairs is None or task is None:
+            return None
+        if not len(pairs) and not len(task):
+            return torch.from_numpy(numeric)
+        found = {"numeric": torch.from_numpy(numeric)}
+        if len(pairs):
+            found["categorical"] = torch.from_numpy(pairs)
+        if len(task):
+            found["task"] = torch.from_numpy(task)
+        return found
+
+    def _numeric(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+        flat: list[float] = []
+        for row in rows:
+            for name, width in self._numbers:
+                value = row[name]
+                if width is None:
+                    number = plain_number(value)
+                    if number is None:
+                        return None
+                    flat.append(number)
+                elif value is None:
+                    flat += [math.nan] * width
+                elif type(value) is list and len(value) == width and _NUMBERS.issuperset(map(type, value)):
+                    flat += value
+                else:
+                    return None
+        whole = np.array(flat, dtype=np.float64).reshape(len(rows), self._width)
+        if not self._lists:
+            return whole.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            found = whole.astype(np.float32)
+        if np.isinf(found).any() or any(
+            _holds_nan(row[name]) for row in rows for name, width in self._numbers if width
+        ):
+            return None
+        return found
+
+    def _pairs(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        buckets = self._encoder.buckets
+        flat: list[int] = []
+        for row in rows:
+            for name, hashed in self._hashes.items():
+                value = row[name]
+                if not plain_category(value):
+                    return None
+                both = hashed.of(text(value))
+                flat += ((both & 0xFFFFFFFF) % buckets, (both >> 32) % buckets)
+        if not self._hashes:
+            return _NOTHING
+        return np.array(flat, dtype=np.int64).reshape(len(rows), len(self._hashes), 2)
+
+    def _task(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """The task of each row; nothing where the model does not get it."""
+        encoder = self._encoder
+        if encoder.task is None or not (encoder.asks_task or any(encoder.task in row for row in rows)):
+            return _NOTHING
+        told = [row[encoder.task] for row in rows]
+        if not all(type(task) is int and 0 <= task < self._tasks for task in told):
+            return None
+        return _NOTHING if encoder.tasks is None else np.array(told, dtype=np.int64)
+
+
+_NOTHING: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(0, dtype=np.int64)
+
+
+def plain_number(value: object) -> float | None:
+    """A number as a float, NaN for null; None where it needs a closer look.
+
+    >>> plain_number(True), plain_number(None), plain_number(1e39), plain_number("1")
+    (1.0, nan, None, None)
+    """
+    if type(value) is float:
+        return value if -MOST <= value <= MOST else None
+    if value is None:
+        return math.nan
+    return float(value) if (type(value) is int or type(value) is bool) and -EXACT <= value <= EXACT else None
+
+
+def plain_category(value: object) -> bool:
+    """Whether a value is a category without a closer look; text with half of a surrogate pair is none.
+
+    >>> plain_category("AA"), plain_category(None), plain_category([1]), plain_category(chr(0xD800))
+    (True, True, False, False)
+    """
+    if type(value) is str:
+        return value.isascii() or _is_unicode(value)
+    return value is None or type(value) in _NUMBERS
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _holds_nan(values: Sequence[float] | None) -> bool:
+    return values is not None and any(value != value for value in values)

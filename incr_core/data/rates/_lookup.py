@@ -1,0 +1,70 @@
+"""Rates read off known outcomes, which are put in order once however often they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from incr_core.data.rates._outcomes import Index, Outcomes
+from incr_core.data.rates._rates import Questions, Rate, combined, series
+
+__all__ = ["Lookup"]
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Lookup:
+    """The features that rates make of known outcomes, those of one history.
+
+    rates, outcomes: as a `History` has them, which makes this.
+    """
+
+    def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes]) -> None:
+        self.rates = tuple(rates)
+        self._series = [_Series(past) for past in outcomes]
+        self._members = series(rates)
+
+    def keys(self, hashed: Mapping[str, np.ndarray[Any, np.dtype[np.uint64]]], count: int) -> Ints:
+        """The keys (S, B) of `Questions` for B rows, of which the hashes (B,) of each key column are known."""
+        found = [combined((hashed[name] for name in self.rates[one[0]].by), count) for one in self._members]
+        return np.array(found, dtype=np.uint64).reshape(len(found), count).view(np.int64)
+
+    def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
+        features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
+        for members, keys, past in zip(self._members, rows.keys, self._series, strict=True):
+            index = past.index
+            places, present = index.places(keys)
+            stops = index.before(places, times)
+            for member in members:
+                rate = self.rates[member]
+                starts = None if rate.window_us is None else times - rate.window_us
+                total, count = index.sums(index.before(places, starts), stops, present)
+                prior: Any = rate.prior
+                if prior is None:
+                    nowhere = np.zeros_like(times)
+                    edges = past.overall.before(nowhere, starts), past.overall.before(nowhere, times)
+                    all_total, all_count = past.overall.sums(*edges, True)
+                    prior = all_total / np.maximum(all_count, 1)
+                features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
+                features[:, 2 * member + 1] = np.log1p(count)
+        return features
+
+
+class _Series:
+    """The outcomes of one series of rates, in order: by key, and all together where a prior is theirs."""
+
+    def __init__(self, past: Outcomes) -> None:
+        self._past = past
+
+    @cached_property
+    def index(self) -> Index:
+        return self._past.index()
+
+    @cached_property
+    def overall(self) -> Index:
+        return replace(self._past, key=np.zeros_like(self._past.key)).index()

@@ -1,0 +1,31 @@
+"""Answer questions over HTTP with a run's champion, whichever that is by now."""
+
+from __future__ import annotations
+
+from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
+from incr_core.serving._asked import Asked, Question, ask
+from incr_core.serving._champion import Champion
+from incr_core.serving._feedback import Feedback
+from incr_core.serving._guard import Guard
+from incr_core.serving._http import BoundedHttp
+from incr_core.serving._journal import Journal, JournalledRow, Kept
+from incr_core.serving._request import Column, RequestError, table_of
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_ROWS",
+    "App",
+    "Asked",
+    "BoundedHttp",
+    "Champion",
+    "Column",
+    "Feedback",
+    "Guard",
+    "Journal",
+    "JournalledRow",
+    "Kept",
+    "Question",
+    "RequestError",
+    "ask",
+    "table_of",
+]

@@ -1,0 +1,193 @@
+"""The questions that a server answers, as an ASGI application.
+
+Every request ends in an answer or in a short refusal, which never repeats what was sent; none changes what is answered
+later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds what requests take of
+memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from incr_core.errors import StorageError, StreamError
+from incr_core.numerics import settle_arithmetic
+from incr_core.serving._asked import Question, ask
+from incr_core.serving._batches import Batches
+from incr_core.serving._champion import Champion
+from incr_core.serving._documented import documented
+from incr_core.serving._feedback import Feedback
+from incr_core.serving._guard import Guard
+from incr_core.serving._http import Receive, Reply, Scope, Send, body_of, header, refusal, said
+from incr_core.serving._metrics import Metrics
+from incr_core.serving._page import PAGE, PAGE_HEADERS
+from incr_core.serving._request import RequestError, rows_in
+from incr_core.serving._standing import exposition, standing
+
+__all__ = ["MAX_BYTES", "MAX_ROWS", "App"]
+
+MAX_BYTES = 8_000_000
+"""Of a request's body."""
+
+MAX_ROWS = 10_000
+"""Of a request."""
+
+SMALL = 65_536
+"""Bytes of a body that the event loop itself reads; larger ones are read by a thread, one at a time."""
+
+Handler = Callable[[Scope, Receive], Awaitable[Reply]]
+
+
+class App:
+    """POST /predict with {"rows": [{...}, ...]} and /feedback; GET /version, /health, /ready, /metrics, /openapi.json.
+
+    Args:
+        champion: who answers.
+        max_bytes, max_rows: of one request. What it may hold is told at /openapi.json, by the job's columns.
+        feedback: keeps predictions, and takes labels; None: neither is done.
+        guard: who may ask, and how much.
+    """
+
+    def __init__(
+        self,
+        champion: Champion,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_rows: int = MAX_ROWS,
+        feedback: Feedback | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self.champion, self.feedback = champion, feedback
+        self.max_bytes, self.max_rows = max_bytes, max_rows
+        self.guard = guard or Guard()
+        self.metrics = Metrics()
+        threads = champion.current.version.job.learner.threads
+        self._pool = ThreadPoolExecutor(1, "asked", initializer=settle_arithmetic, initargs=(threads,))
+        self._joiner = ThreadPoolExecutor(1, "feedback")
+        self.batches = Batches(self._pool, self._keep)
+        self._paths: dict[str, dict[str, Handler]] = {
+            "/": {"GET": self._page},
+            "/predict": {"POST": self._predict},
+            "/version": {"GET": self._version},
+            "/health": {"GET": self._health},
+            "/ready": {"GET": self._ready},
+            "/metrics": {"GET": self._metrics},
+            "/standing": {"GET": self._standing},
+            "/openapi.json": {"GET": self._openapi},
+        }
+        if feedback is not None:
+            self._paths["/feedback"] = {"POST": self._feedback}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        path = scope["path"]
+        reply = self.guard.enter(scope)
+        if reply is None:
+            try:
+                reply = await self._answer(path, scope, receive)
+            finally:
+                self.guard.leave()
+        self.metrics.answered(path if path in self._paths else "other", reply.status, time.perf_counter() - began)
+        await reply.sent(send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Begin and end with the server, while nobody asks."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await asyncio.get_running_loop().run_in_executor(None, self.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive) -> Reply:
+        methods = self._paths.get(path)
+        if methods is None:
+            return refusal(404, "Not Found")
+        handler = methods.get(scope["method"])
+        if handler is None:
+            reply = refusal(405, "Method Not Allowed")
+            reply.headers += ((b"allow", ", ".join(methods).encode()),)
+            return reply
+        try:
+            return await handler(scope, receive)
+        except StreamError as error:
+            return refusal(error.status if isinstance(error, RequestError) else 422, str(error))
+        except StorageError as error:
+            return refusal(503, str(error))
+
+    def openapi(self) -> dict[str, Any]:
+        """What may be asked, as OpenAPI tells it."""
+        return documented(self.champion, self.max_rows, feedback=self.feedback is not None)
+
+    def close(self) -> None:
+        """End its threads, and what it keeps."""
+        self.champion.close()
+        self._pool.shutdown()
+        self._joiner.shutdown()
+        if self.feedback is not None:
+            self.feedback.close()
+
+    def _keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
+        if self.feedback is not None:
+            self.feedback.keep(questions, answers)
+        for answer in answers:
+            self.metrics.predicted(answer)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        kind = header(scope, b"content-type").partition(";")[0].strip().lower()
+        if kind != "application/json" or header(scope, b"content-encoding") not in ("", "identity"):
+            expected = "content-type: expected application/json, not compressed, got another; send it as JSON"
+            raise RequestError(415, expected)
+        return await body_of(scope, receive, self.max_bytes)
+
+    async def _predict(self, scope: Scope, receive: Receive) -> Reply:
+        body = await self._body(scope, receive)
+        if len(body) > SMALL:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._answered, body)
+        return said(await self.batches.ask(self.champion.current.question(rows_in(body, self.max_rows))))
+
+    def _answered(self, body: bytes) -> Reply:
+        questions = [self.champion.current.question(rows_in(body, self.max_rows))]
+        answers = ask(questions)
+        self._keep(questions, answers)
+        return said(answers[0])
+
+    async def _feedback(self, scope: Scope, receive: Receive) -> Reply:
+        body = await self._body(scope, receive)
+        assert self.feedback is not None
+        take = self.feedback.take
+        return said(await asyncio.get_running_loop().run_in_executor(self._joiner, take, body, self.max_rows))
+
+    async def _version(self, scope: Scope, receive: Receive) -> Reply:
+        return said(self.champion.describe())
+
+    async def _health(self, scope: Scope, receive: Receive) -> Reply:
+        champion = self.champion
+        number, fault = champion.current.version.number, champion.fault
+        return said({"status": "ok" if fault is None else "stale", "version": number, "fault": fault})
+
+    async def _ready(self, scope: Scope, receive: Receive) -> Reply:
+        fault = None if self.feedback is None else self.feedback.fault
+        return said({"ready": fault is None, "fault": fault}, 200 if fault is None else 503)
+
+    async def _metrics(self, scope: Scope, receive: Receive) -> Reply:
+        told = await asyncio.get_running_loop().run_in_executor(self._joiner, exposition, self)
+        return Reply(200, told, b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _standing(self, scope: Scope, receive: Receive) -> Reply:
+        return said(await asyncio.get_running_loop().run_in_executor(self._joiner, standing, self))
+
+    async def _page(self, scope: Scope, receive: Receive) -> Reply:
+        return Reply(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
+
+    async def _openapi(self, scope: Scope, receive: Receive) -> Reply:
+        return said(self.openapi())

@@ -1,0 +1,119 @@
+"""A version of a run that is asked: rows of a request to tensors, and what the model says of them to answers."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from incr_core.batch import Inputs
+from incr_core.runs import Version
+from incr_core.serving._request import columns_of, table_of
+
+__all__ = ["Asked", "Question", "ask"]
+
+Answer = dict[str, Any]
+
+INFINITE = "expected a finite answer, got another of the model; its numbers may be too large"
+
+
+@dataclass(slots=True)
+class Question:
+    """The rows of one request, encoded by the version that will answer all of them.
+
+    usable: the places of the rows that can be used, None where all can. refused: of the others, the column and the
+    reason.
+    """
+
+    asked: Asked
+    given: Sequence[Mapping[str, Any]]
+    inputs: Inputs
+    usable: list[int] | None
+    refused: dict[int, tuple[str | None, str]]
+
+    @property
+    def count(self) -> int:
+        """How many rows the model is asked of."""
+        return len(self.given if self.usable is None else self.usable)
+
+    def answer(self, told: Sequence[Answer]) -> dict[str, Any]:
+        """The answer to the request, of the answers for its usable rows."""
+        refused = self.refused
+        rows = len(self.given)
+        predictions: list[Answer | None] = [None] * rows
+        for row, answer in zip(self.usable if self.usable is not None else range(rows), told, strict=True):
+            if _is_finite(answer):
+                predictions[row] = answer
+            else:
+                refused[row] = None, INFINITE
+        return {
+            "version": self.asked.version.number,
+            "predictions": predictions,
+            "refused": [{"row": row, "column": name, "reason": why} for row, (name, why) in sorted(refused.items())],
+        }
+
+
+class Asked:
+    """A version that is made to be asked, and never learns again."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+        self.columns = columns_of(version.job)
+        self._plain = version.plain()
+        self._names = version.answers
+        self._learner = version.learner
+        forwards = version.learner.forwards
+        forwards.stay(training=False)
+        # Torch's random state is one for all: a model that draws when it is asked is asked by one at a time.
+        self._alone: AbstractContextManager[Any] = threading.Lock() if forwards.draws_when_asked else nullcontext()
+
+    def question(self, rows: Sequence[Mapping[str, Any]]) -> Question:
+        """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""
+        inputs = self._plain.inputs(rows)
+        if inputs is not None:
+            return Question(self, rows, inputs, None, {})
+        encoded = self.version.encoded(table_of(rows, self.columns), "the request")
+        refused: dict[int, tuple[str | None, str]] = {row.offset: (row.column, row.reason) for row in encoded.bad}
+        usable = encoded.offsets.tolist()
+        return Question(self, rows, encoded.batch.inputs, usable, refused)
+
+    def predict(self, inputs: Inputs, rows: int) -> list[Answer]:
+        """What the model says of so many rows."""
+        with self._alone:
+            found = self._learner.predict(inputs)
+        columns = self._names.columns(found, rows)
+        listed = [one.listed() for one in columns.values()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
+
+
+def ask(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """The answers to questions of one version, in one forward.
+
+    Rows that are asked together may differ from rows asked alone in the last bits: sums are rounded in another order.
+    """
+    there = [question for question in questions if question.count]
+    told: list[Answer] = []
+    if there:
+        inputs = there[0].inputs if len(there) == 1 else _joined([question.inputs for question in there])
+        told = there[0].asked.predict(inputs, sum(question.count for question in there))
+    answers, start = [], 0
+    for question in questions:
+        answers.append(question.answer(told[start : start + question.count]))
+        start += question.count
+    return answers
+
+
+def _joined(inputs: Sequence[Inputs]) -> Inputs:
+    first = inputs[0]
+    if isinstance(first, dict):
+        return {name: torch.cat([one[name] for one in inputs]) for name in first}
+    return torch.cat(list(inputs))
+
+
+def _is_finite(answer: Mapping[str, Any]) -> bool:
+    return all(math.isfinite(value) for value in answer.values() if isinstance(value, float))

@@ -1,0 +1,92 @@
+"""What a server may be asked, as an OpenAPI document made of the job's columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from incr_core.serving._champion import Champion
+from incr_core.serving._request import body_schema
+from incr_core.shown import shown
+
+__all__ = ["documented"]
+
+ANSWER = {
+    "type": "object",
+    "required": ["version", "predictions", "refused"],
+    "properties": {
+        "version": {"type": "integer"},
+        "predictions": {"type": "array", "items": {"type": ["object", "null"]}},
+        "refused": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["row", "column", "reason"],
+                "properties": {
+                    "row": {"type": "integer"},
+                    "column": {"type": ["string", "null"]},
+                    "reason": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+"""What is answered to /predict."""
+
+REFUSALS = {
+    400: "The body is no JSON.",
+    408: "The body did not come in time.",
+    413: "The body has too many bytes or rows.",
+    415: "The body is not said to be JSON.",
+    422: "The rows are not as the model's columns want them.",
+}
+
+DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
+
+
+def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels."""
+    predict = {
+        "summary": "Predict rows",
+        "requestBody": _json(body_schema(champion.current.columns, champion.required, max_rows)) | {"required": True},
+        "responses": {"200": {"description": "An answer for each row"} | _json(ANSWER)} | _refusals(),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "incr",
+            "version": "1",
+            "description": f"Predictions of the champion of {shown(champion.directory)}",
+        },
+        "paths": {
+            "/predict": {"post": predict},
+            **({"/feedback": {"post": _feedback()}} if feedback else {}),
+            "/version": {"get": _told("Which version answers")},
+            "/health": {"get": _told("Whether the version that answers is the champion")},
+            "/ready": {"get": _told("Whether labelled rows can be written")},
+        },
+    }
+
+
+def _feedback() -> dict[str, Any]:
+    one = {"type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string"}, "label": {}}}
+    told = {"type": "object", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": one}}}
+    more = {"404": "No id of this server.", "409": "It has its label.", "410": "It is too old."}
+    return {
+        "summary": "Tell what was right",
+        "requestBody": _json({"anyOf": [told, one]}) | {"required": True},
+        "responses": {"200": {"description": "How many labels are kept"} | _json({"type": "object"})}
+        | _refusals()
+        | {status: {"description": text} | _json(DETAIL) for status, text in more.items()},
+    }
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _told(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": {"description": summary} | _json({"type": "object"})}}
+
+
+def _refusals() -> dict[str, Any]:
+    return {str(status): {"description": text} | _json(DETAIL) for status, text in REFUSALS.items()}

@@ -1,0 +1,155 @@
+"""Predictions into the journal, labels behind them, and both together into files that a stream reads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from incr_core.errors import IncrError
+from incr_core.job import Job
+from incr_core.serving._asked import Question
+from incr_core.serving._journal import Journal
+from incr_core.serving._labelled_rows import LabelledRows
+from incr_core.serving._request import RequestError, document_in
+from incr_core.storage import parquet_bytes, write_atomically
+
+__all__ = ["Feedback"]
+
+
+class Feedback:
+    """What a server keeps of its predictions, and what it hears of them.
+
+    Args:
+        journal: where predictions and labels are kept.
+        job: the run's.
+        folder: where labelled rows are written to, as Parquet files.
+        every: seconds between two of them.
+    """
+
+    def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
+        self.journal, self.folder, self.every = journal, folder, every
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows = LabelledRows(job, zoned=job.stream.time_zone is not None or _zoned(folder, job))
+        self.counts: Counter[str] = Counter(accepted=0, unknown=0, gone=0, repeated=0, wrong=0)
+        """What became of the labels that were told, since this server began."""
+        self.fault: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._join, name="labelled", daemon=True)
+
+    def keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
+        """Keep the rows that were answered, and put their ids beside the answers."""
+        kept = [
+            (self._rows.kept(row), prediction)
+            for question, answer in zip(questions, answers, strict=True)
+            for row, prediction in zip(question.given, answer["predictions"], strict=True)
+            if prediction is not None
+        ]
+        ids = iter(self.journal.record(kept, questions[0].asked.version.number) if kept else ())
+        for answer in answers:
+            answer["ids"] = [None if prediction is None else next(ids) for prediction in answer["predictions"]]
+
+    def take(self, body: bytes, most: int) -> dict[str, Any]:
+        """The labels in a body, {"feedback": [{"id": ..., "label": ...}, ...]}; what was accepted is on the disk.
+
+        Raises RequestError where none of them is of use.
+        """
+        told = _told_in(body, most)
+        good: list[tuple[int, str, dict[str, Any]]] = []
+        refused: dict[int, RequestError] = {}
+        for place, one in enumerate(told):
+            try:
+                label = self._checked(one)
+                good.append((place, one["id"], label))
+            except RequestError as error:
+                refused[place] = error
+        new = self.journal.label([(name, label) for _, name, label in good]) if good else []
+        for (place, _, _), is_new in zip(good, new, strict=True):
+            if is_new:
+                self.counts["accepted"] += 1
+            else:
+                self.counts["repeated"] += 1
+                refused[place] = RequestError(409, "id: expected one without a label, got one that has its label")
+        if len(refused) == len(told):
+            raise refused[0]
+        return {
+            "accepted": sum(new),
+            "refused": [
+                {"feedback": at, "status": one.status, "reason": str(one)} for at, one in sorted(refused.items())
+            ],
+        }
+
+    def _checked(self, one: Mapping[str, Any]) -> dict[str, Any]:
+        name = one.get("id")
+        number = self.journal.number(name) if isinstance(name, str) else None
+        if number is None:
+            self.counts["unknown"] += 1
+            raise RequestError(404, "id: expected one that this server has given, got another")
+        row = self.journal.row(str(name))
+        if row is None:
+            self.counts["gone"] += 1
+            raise RequestError(410, "id: expected one of a prediction that is kept, got an older one")
+        try:
+            return self._rows.checked(one, row)
+        except IncrError as error:
+            self.counts["wrong"] += 1
+            raise error if isinstance(error, RequestError) else RequestError(422, str(error)) from None
+
+    def start(self) -> None:
+        """Write what a killed server has left to be written, and go on doing so beside whoever answers."""
+        self.write()
+        self._thread.start()
+
+    def write(self) -> None:
+        """Write the labelled rows that are in no file yet."""
+        for number, rows in self.journal.due():
+            path = self.folder / f"feedback-{self.journal.mark}-{number:06d}.parquet"
+            if not path.exists():  # a run may have read it already; then it must stay as it is
+                write_atomically(path, parquet_bytes(self._rows.table(rows)))
+            self.journal.written(number)
+        self.journal.tidy()
+
+    def close(self) -> None:
+        """Write what is left, and close the journal."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._try()
+        self.journal.close()
+
+    def _join(self) -> None:
+        while not self._ended.wait(self.every):
+            self._try()
+
+    def _try(self) -> None:
+        try:
+            self.write()
+            self.fault = None
+        except (IncrError, OSError) as error:  # what is in the journal is not lost: it is tried again
+            if self.fault is None:
+                print(f"incr: {error}", file=sys.stderr, flush=True)
+            self.fault = str(error)
+
+
+def _told_in(body: bytes, most: int) -> list[dict[str, Any]]:
+    document = document_in(body)
+    told = document.get("feedback", [document]) if isinstance(document, dict) else None
+    if not isinstance(told, list) or not told or not all(isinstance(one, dict) for one in told):
+        raise RequestError(422, 'body: expected {"feedback": [{"id": ..., "label": ...}, ...]}, got something else')
+    if len(told) > most:
+        raise RequestError(413, f"feedback: expected at most {most:,}, got {len(told):,}; tell it in several requests")
+    return told
+
+
+def _zoned(folder: Path, job: Job) -> bool:
+    """Whether the times in the files that are there already have a zone; ours must be like them."""
+    for path in sorted(folder.glob("*.parquet")):
+        schema = pq.read_schema(path)
+        if job.stream.predict_at in schema.names:
+            return getattr(schema.field(job.stream.predict_at).type, "tz", None) is not None
+    return False

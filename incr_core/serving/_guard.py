@@ -1,0 +1,82 @@
+"""Who may ask, and how much at a time."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+
+from incr_core.serving._http import Reply, Scope, header, refusal
+
+__all__ = ["OPEN", "Guard"]
+
+OPEN = ("/", "/health", "/ready")
+"""What is told without a token: to probes, and the page, which asks for one itself."""
+
+
+class Guard:
+    """Lets requests through, or says why not.
+
+    Args:
+        token: what a request must bring along as `Authorization: Bearer TOKEN`; None: nothing.
+        rate: how many requests a second may be made, by all together; a second's worth may come at once. None: any.
+        concurrency: how many may be under way at a time.
+        clock: seconds.
+
+    >>> guard = Guard(token="secret", concurrency=1)
+    >>> ask = {"path": "/predict", "headers": [(b"authorization", b"Bearer secret")]}
+    >>> guard.enter({"path": "/predict", "headers": []}).status
+    401
+    >>> guard.enter(ask), guard.enter(ask).status
+    (None, 503)
+    >>> guard.leave()
+    >>> guard.enter(ask)
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        rate: float | None = None,
+        concurrency: int = 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._rate, self._clock = rate, clock
+        self._left, self._at = max(rate or 0.0, 1.0), clock()
+        self.concurrency = concurrency
+        self.inside = 0
+        """How many requests are under way."""
+
+    def enter(self, scope: Scope) -> Reply | None:
+        """None for a request that is let through, which must `leave` when it is answered; or its refusal."""
+        if self._token is not None and scope["path"] not in OPEN:
+            told = header(scope, b"authorization").encode("latin-1")
+            if not hmac.compare_digest(told, self._token):
+                reply = refusal(401, "authorization: expected Bearer and this server's token, got another or none")
+                reply.headers += ((b"www-authenticate", b"Bearer"), (b"connection", b"close"))
+                return reply
+        if self.inside >= self.concurrency:
+            return _later(503, f"expected at most {self.concurrency:,} requests at a time, got more; ask again")
+        if self._rate is not None and scope["path"] not in OPEN and not self._spend(self._rate):
+            return _later(429, f"expected at most {self._rate:g} requests a second, got more; ask again")
+        self.inside += 1
+        return None
+
+    def leave(self) -> None:
+        """A request that was let through is answered."""
+        self.inside -= 1
+
+    def _spend(self, rate: float) -> bool:
+        now = self._clock()
+        self._left = min(self._left + (now - self._at) * rate, max(rate, 1.0))
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+def _later(status: int, message: str) -> Reply:
+    reply = refusal(status, message)
+    reply.headers += ((b"retry-after", b"1"), (b"connection", b"close"))
+    return reply

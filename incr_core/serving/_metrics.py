@@ -1,0 +1,92 @@
+"""What a server counts of its work, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["Metrics", "exposed"]
+
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Seconds, the upper bounds of the buckets of latencies."""
+
+RECENT = 2000
+"""How many latencies are kept to tell quantiles of."""
+
+SHOWN = 12
+"""How many answers the page shows."""
+
+
+class Metrics:
+    """Requests by path and status, latencies of predictions, and rows.
+
+    >>> metrics = Metrics()
+    >>> metrics.answered("/predict", 200, 0.002)
+    >>> metrics.requests["/predict", 200], metrics.buckets[:4], metrics.quantile(0.5)
+    (1, [0, 0, 1, 0], 0.002)
+    """
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.seconds = 0.0
+        self.rows, self.refused = 0, 0
+        self.shown: deque[dict[str, Any]] = deque(maxlen=SHOWN)
+        """The latest answers, of requests of one row or the first of several."""
+        self._recent: deque[float] = deque(maxlen=RECENT)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """A request to a path was answered."""
+        self.requests[path, status] += 1
+        if path == "/predict":
+            self.buckets[bisect_left(BOUNDS, seconds)] += 1
+            self.seconds += seconds
+            self._recent.append(seconds)
+
+    def predicted(self, answer: Mapping[str, Any]) -> None:
+        """Rows were predicted, and some of them refused."""
+        self.rows += len(answer["predictions"])
+        self.refused += len(answer["refused"])
+        self.shown.appendleft({"at": time.time(), "version": answer["version"], "answer": answer["predictions"][0]})
+
+    def quantile(self, share: float) -> float | None:
+        """The latency under which a share of the recent predictions was; None before the first."""
+        ordered = sorted(self._recent)
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+
+    def told(self) -> Iterable[tuple[str, str, str, list[tuple[Mapping[str, object], float]]]]:
+        """Name, kind, meaning and values of each metric."""
+        requests = [
+            ({"path": path, "status": status}, count) for (path, status), count in sorted(self.requests.items())
+        ]
+        yield "incr_requests_total", "counter", "Requests answered.", requests
+        yield "incr_rows_total", "counter", "Rows asked to be predicted.", [({}, self.rows)]
+        yield "incr_rows_refused_total", "counter", "Rows of these without an answer.", [({}, self.refused)]
+        yield "incr_uptime_seconds", "gauge", "Since the server began.", [({}, time.time() - self.began)]
+
+    def histogram(self) -> list[str]:
+        """The lines of the latencies of predictions."""
+        name, below, lines = "incr_predict_seconds", 0, ["# TYPE incr_predict_seconds histogram"]
+        for bound, count in zip((*BOUNDS, "+Inf"), self.buckets, strict=True):
+            below += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {below}')
+        return [*lines, f"{name}_sum {self.seconds!r}", f"{name}_count {below}"]
+
+
+def exposed(metrics: Iterable[tuple[str, str, str, list[tuple[Mapping[str, object], float]]]]) -> list[str]:
+    """Metrics as lines of Prometheus's text format.
+
+    >>> exposed([("rows_total", "counter", "Rows.", [({"of": "x"}, 3)])])
+    ['# HELP rows_total Rows.', '# TYPE rows_total counter', 'rows_total{of="x"} 3']
+    """
+    lines = []
+    for name, kind, meaning, values in metrics:
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        for labels, value in values:
+            inside = ",".join(f'{label}="{told}"' for label, told in labels.items())
+            lines.append(f"{name}{{{inside}}} {value!r}" if inside else f"{name} {value!r}")
+    return lines

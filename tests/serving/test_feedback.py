@@ -1,0 +1,182 @@
+"""Predictions get ids, labels find them, and both become rows that a stream reads: each once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("httptools")
+
+from incr_core.data.times import SECOND
+from incr_core.job import Job
+from incr_core.runs import Run, run
+from incr_core.serving import App, Champion, Feedback, Journal
+from tests.support.asked import ROW, Asking, learned
+
+
+class Served:
+    """A server of a run with a journal, asked in this process."""
+
+    def __init__(self, directory: Path, folder: Path, **limits: Any) -> None:
+        champion = Champion(directory)
+        job = champion.current.version.job
+        self.labelled = folder / "labelled"
+        self.feedback = Feedback(Journal(folder / "journal", **limits), job, self.labelled)
+        self.app = App(champion, feedback=self.feedback)
+        self.asking = Asking(self.app)
+
+    def predict(self, *rows: Any) -> Any:
+        status, answer = self.asking.rows(*rows)
+        assert status == 200, answer
+        return answer
+
+    def tell(self, document: Any) -> tuple[int, Any]:
+        status, body = self.asking.post(json.dumps(document).encode(), path="/feedback")
+        return status, json.loads(body)
+
+    def metrics(self) -> dict[str, float]:
+        status, body = self.asking.get("/metrics")
+        assert status == 200
+        lines = [line.rpartition(" ") for line in body.decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    def files(self) -> pa.Table:
+        self.feedback.write()
+        return pa.concat_tables([pq.read_table(path) for path in sorted(self.labelled.glob("*.parquet"))])
+
+    def close(self) -> None:
+        self.asking.close()
+        self.app.close()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learned(tmp_path_factory.mktemp("asked"))
+
+
+@pytest.fixture
+def served(directory: Path, tmp_path: Path) -> Iterator[Served]:
+    made = Served(directory, tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_label_joins_its_row_with_both_times(served: Served) -> None:
+    answer = served.predict(ROW, {**ROW, "at": "soon"}, {**ROW, "height": None, "colour": 7})
+    assert [name is None for name in answer["ids"]] == [False, True, False]
+    one, _, other = answer["ids"]
+    assert served.tell({"id": other, "label": 1}) == (200, {"accepted": 1, "refused": []})
+    late = {"id": one, "label": 0, "label_at": "2020-01-01T05:00:00"}
+    assert served.tell({"feedback": [late]}) == (200, {"accepted": 1, "refused": []})
+    table = served.files()
+    assert table.schema.names == ["height", "image", "colour", "at", "y", "label_at"]
+    assert table["height"].to_pylist() == [None, 170.5]
+    assert table["image"].to_pylist() == [ROW["image"]] * 2
+    assert table["colour"].to_pylist() == ["7", "red"]
+    assert table["y"].to_pylist() == [1, 0]
+    assert [str(time) for time in table["at"].to_pylist()] == ["2020-01-01 03:00:00"] * 2
+    known = table["label_at"].cast(pa.int64()).to_pylist()
+    assert known[0] > 1_700_000_000 * SECOND
+    assert known[1] == 1577854800 * SECOND
+    # Nothing is written twice.
+    assert len(served.files()) == 2
+
+
+def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> None:
+    [one, other] = served.predict(ROW, ROW)["ids"]
+    assert served.tell({"id": one, "label": 1})[0] == 200
+    unknown = 404, {"detail": "id: expected one that this server has given, got another"}
+    refused: list[tuple[Any, int]] = [
+        ({"id": one, "label": 0}, 409),
+        ({"id": "x", "label": 0}, 404),
+        ({"id": 7, "label": 0}, 404),
+        ({"label": 0}, 404),
+        ({"id": other, "label": "yes"}, 422),
+        ({"id": other, "label": 2}, 422),
+        ({"id": other, "label": None}, 422),
+        ({"id": other}, 422),
+        ({"id": other, "label": [1]}, 422),
+        ({"id": other, "label": {"a": 1}}, 422),
+        ({"id": other, "label": 10**400}, 422),
+        ({"id": other, "label": "\ud800"}, 422),
+        ({"id": other, "label": 1, "height": 3}, 422),
+        ({"id": other, "label": 1, "label_at": "2019-12-31"}, 422),
+        ({"id": other, "label": 1, "label_at": "soon"}, 422),
+        ({"feedback": []}, 422),
+        ({"feedback": [7]}, 422),
+        ([], 422),
+    ]
+    for document, status in refused:
+        found = served.tell(document)
+        assert found[0] == status, (document, found)
+        assert len(found[1]["detail"]) < 300
+    assert served.tell({"id": "x", "label": 0}) == unknown
+    assert served.tell(
+        {"feedback": [{"id": one, "label": 1}, {"id": other, "label": 0}, {"id": other, "label": 0}]}
+    ) == (
+        200,
+        {
+            "accepted": 1,
+            "refused": [
+                {
+                    "feedback": 0,
+                    "status": 409,
+                    "reason": "id: expected one without a label, got one that has its label",
+                },
+                {
+                    "feedback": 2,
+                    "status": 409,
+                    "reason": "id: expected one without a label, got one that has its label",
+                },
+            ],
+        },
+    )
+    assert len(served.files()) == 2
+    metrics = served.metrics()
+    outcomes = {name: metrics[f'incr_feedback_total{{outcome="{name}"}}'] for name in served.feedback.counts}
+    assert outcomes == {"accepted": 2, "unknown": 4, "gone": 0, "repeated": 3, "wrong": 11}
+    assert metrics["incr_journal_predictions_total"] == 2
+    assert metrics["incr_rows_total"] == 2
+    assert metrics['incr_requests_total{path="/feedback",status="409"}'] == 1
+
+
+def test_predictions_that_are_too_old_are_gone_and_counted(directory: Path, tmp_path: Path) -> None:
+    served = Served(directory, tmp_path, most=5)
+    [first] = served.predict(ROW)["ids"]
+    served.predict(*[ROW] * 9)
+    served.feedback.write()
+    assert served.tell({"id": first, "label": 1})[0] == 410
+    assert served.metrics()["incr_journal_dropped_total"] == 5
+    served.close()
+
+
+def test_a_run_learns_the_rows_that_were_predicted(tmp_path: Path) -> None:
+    out = learned(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "rows.parquet").rename(data / "a.parquet")
+    document = json.loads(json.dumps(Run(out).job.document()))
+    document["stream"] |= {"path": str(data), "label_at": "label_at"}
+    table = pq.read_table(data / "a.parquet")
+    pq.write_table(table.append_column("label_at", table["at"]), data / "a.parquet")
+    run(Job.from_document(document).resolved(), tmp_path / "followed")
+    served = Served(tmp_path / "followed", tmp_path)
+    served.feedback.folder = data
+    rows = [{**ROW, "at": f"2020-01-03T{hour:02}:00:00", "height": 160 + hour} for hour in range(20)]
+    ids = served.predict(*rows)["ids"]
+    told = [{"id": name, "label": place % 2, "label_at": "2020-01-03T21:00:00"} for place, name in enumerate(ids)]
+    assert served.tell({"feedback": told})[1]["accepted"] == 20
+    served.feedback.write()
+    before = len(pq.read_table(data / "a.parquet"))
+    summary = run(Job.from_document(document).resolved(), tmp_path / "followed").summary
+    assert summary.rows_learned == before + 20
+    assert len(Run(tmp_path / "followed").table("quarantine")) == 0
+    served.app.champion.look()
+    assert served.predict(ROW)["version"] > 1
+    served.close()
