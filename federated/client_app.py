@@ -152,7 +152,7 @@ def learn_together(messages: Sequence[Message], contexts: Sequence[Context]) -> 
         for home, order, participant, update in zip(homes, orders, participants, updates, strict=True):
             if order["first"]:
                 home.learned(participant)
-            contents.append((_contribution(update), home.answered(participant, changed=True)))
+            contents.append((_contribution(participant, update), home.answered(participant, changed=True)))
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(home.failure(error), reply_to=message) for home, message in zip(homes, messages, strict=True)]
     seconds = (time.perf_counter() - begun) / len(messages)
