@@ -14,7 +14,6 @@ from typing import Any
 from incr_core.registry import RunDirectory
 from incr_core.report._caution import caution
 from incr_core.report._course import Course, read_summary
-from incr_core.report._plots import loss_plot, metric_plot, speed_plot
 from incr_core.report._sections import events, headline, quarantine, section, time_bar, versions
 from incr_core.report._style import STYLE
 from incr_core.report._words import escaped, increments, words
@@ -33,6 +32,8 @@ def write_report(run: RunDirectory) -> Path:
     'report.html'
     >>> folder.cleanup()
     """
+    from incr_core.report._plots import loss_plot, metric_plot, speed_plot  # matplotlib takes half a second to import
+
     summary = read_summary(run.path)
     happened = run.table("events")
     course = Course.of("ours", run.table("metrics"), summary, happened)
