@@ -20,11 +20,13 @@ demo-federated: install
 demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full
 
-test: lint types unit
+# Types are checked beside the tests: mypy has but one core to itself, and tests on Ray wait for each other.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 # While you change something: what needs no Ray, no Flower and no patience.
 quick: install
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not flower"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not flower and not chaos"
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,8 +18,8 @@ from federated.members import FAILURES, Member
 from federated.records import told
 from federated.replies import Asked, Known, Refused, checked, named, sums_of, unusual
 from federated.roster import Roster, failures_of
-from incr_core._util import waiting
 from incr_core.data.sources import seconds
+from incr_core.engines import waiting
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
 from incr_core.rounds import outsized

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
 
-from examples.flights.prepare import main as prepare
-from incr_core.job import Job
-from tests.support.made_up import made_up
+from tests.support.file_marks import leaves_out, marks_of_file
 from tests.support.repository import ROOT
 
+# torch and what is made of it is imported by who needs it: the process that deals tests out does not.
+if TYPE_CHECKING:
+    from incr_core.job import Job
+
 WEEK = "2013-01-08"
-
-
-# How long an example takes says how busy the machine is.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
 
 running: list[pytest.Item] = []
 """The test that runs, if one does."""
@@ -49,33 +44,60 @@ def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(refuse_other_rays)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a file of which no test is wanted: those on Ray and Flower take seconds."""
+    named = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if named and leaves_out(config.option.markexpr, collection_path.read_text()) else None
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Give the examples that hypothesis draws any time: how long one takes says how busy the machine is."""
+    if isinstance(collector, pytest.Session):
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("any machine")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put last what ends the session's Ray."""
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    """Put first what takes longest, so that no process of tests is alone with it in the end, and last what ends the
+    session's Ray.
+    """
+    places = [process_for(item.nodeid.partition("::")[0]) for item in items]
+    seconds: Counter[str] = Counter()
+    for item, place in zip(items, places, strict=True):
+        slow = any(item.get_closest_marker(name) for name in ("slow", "ray"))
+        seconds[place] += 20 if slow else 1  # of another unit: only their order counts
+    order = {item.nodeid: (-seconds[place], place) for item, place in zip(items, places, strict=True)}
+    items.sort(key=lambda item: (item.get_closest_marker("last") is not None, *order[item.nodeid]))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests on Ray wait for longer than they compute."""
-    return (os.cpu_count() or 1) + 1
+    """As many as there are cores; one more for tests on Ray, which wait for longer than they compute."""
+    return (os.cpu_count() or 1) + ("not ray" not in config.option.markexpr)
 
 
 @cache
-def shares_ray(path: str) -> bool:
-    """Whether tests of a file start engines on the session's Ray: two such files at once are slower than one after the
-    other.
+def process_for(path: str) -> str:
+    """What the files of a process of tests share: the session's Ray, on which two engines at once are slower than one
+    after the other, or transformers and peft, which take seconds to import; a file that shares neither, its fixtures.
     """
-    return "ray_session" in (ROOT / path).read_text()
+    file = ROOT / path
+    text = file.read_text() if file.exists() else ""
+    if "ray_session" in text:
+        return "ray"
+    return "text" if "text" in marks_of_file(text) else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep in one process what shares a Ray, and a file with its fixtures in one."""
+    """Keep in one process of tests what shares something, in the order of the tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # a class without types
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "ray" if shares_ray(path) else path
+            return process_for(nodeid.partition("::")[0])
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 
@@ -90,6 +112,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    import torch
+
     torch.set_num_threads(1)
     # Whoever ran an engine, a fixture of the file too, took denormals for zero; hypothesis wants to draw them.
     torch.set_flush_denormal(False)
@@ -100,6 +124,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first week of the real flights, a Parquet file a day."""
+    from examples.flights.prepare import main as prepare
+
     folder = tmp_path_factory.mktemp("flights")
     prepare(["--out", str(folder), "--until", WEEK])
     return folder
@@ -108,6 +134,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def flights_job(flights: Path) -> Callable[..., Job]:
     """Makes a small job on that week: three days of warm start, then ticks of six hours."""
+    from incr_core.job import Job
 
     def make(*settings: str) -> Job:
         document: dict[str, Any] = {
@@ -139,12 +166,21 @@ def flights_job(flights: Path) -> Callable[..., Job]:
     return make
 
 
+def written(rows: int, folder: Path) -> Path:
+    """The made-up table as a file."""
+    import pyarrow.parquet as pq
+
+    from tests.support.made_up import made_up
+
+    path = folder / "people.parquet"
+    pq.write_table(made_up(rows), path)
+    return path
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """The made-up table as one Parquet file of 2,000 rows."""
-    path = tmp_path / "people.parquet"
-    pq.write_table(made_up(2000), path)
-    return path
+    return written(2000, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -163,14 +199,13 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("people") / "people.parquet"
-    pq.write_table(made_up(470), path)
-    return path
+    return written(470, tmp_path_factory.mktemp("people"))
 
 
 @pytest.fixture(scope="session")
 def small_job(people: Path) -> Callable[..., Job]:
     """Makes a job of five increments, the last one short: `small_job("cluster.replicas=3", strategy=[...])`."""
+    from incr_core.job import Job
 
     def make(*settings: str, strategy: Sequence[dict[str, Any]] = ()) -> Job:
         document = {

@@ -33,6 +33,7 @@ def test_a_strategy_of_ones_own_runs_and_keeps_the_laws(tmp_path: Path) -> None:
     check_strategy(own, zero=lambda: own(strength=0.0))
 
 
+@pytest.mark.slow
 def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) -> None:
     summary = run(Job.read(ROOT / "examples/own_objective/job.toml"), tmp_path / "run").summary
     assert summary.main_metric == "pinball"

@@ -48,6 +48,11 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
 def private(name: str) -> bool:
     """Whether a name is: it begins with one underscore."""
     return re.fullmatch(r"_(?!_)\w+", name) is not None and re.fullmatch(DOCUMENTED, name) is None
@@ -64,7 +69,7 @@ TORCHS = {
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """All that is imported anywhere in a module, with its line: modules, and names as `module.name`."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -105,7 +110,7 @@ def imported_privates(tree: ast.Module) -> list[str]:
 def ours_in(tree: ast.Module) -> set[str]:
     """The private names that a module gives to things of its own."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -125,7 +130,7 @@ def used_privates(tree: ast.Module, ours: set[str]) -> list[str]:
     ours: the private names of all our modules.
     """
     found = []
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         name, known = "", ours - TORCHS
         if isinstance(node, ast.Attribute):
             name, known = node.attr, ours if is_self(node.value) else known
@@ -140,9 +145,9 @@ def used_privates(tree: ast.Module, ours: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sources("tests"), ids=named)
-def test_no_test_imports_a_test(path: Path) -> None:
-    assert imported_tests(tree_of(path)) == [], "what tests share stands in tests/support"
+def test_no_test_imports_a_test() -> None:
+    found = {named(path): wrong for path in sources("tests") if (wrong := imported_tests(tree_of(path)))}
+    assert found == {}, "what tests share stands in tests/support"
 
 
 def test_private_modules_are_imported_only_within_their_package() -> None:
@@ -235,7 +240,7 @@ def timed(tree: ast.Module) -> list[str]:
     """The asserts that ask a clock: they fail on a busy machine. What may hang has a limit of minutes instead."""
     return [
         f"{one.lineno}: {ast.unparse(one)}"
-        for one in ast.walk(tree)
+        for one in nodes(tree)
         if isinstance(one, ast.Assert)
         for call in ast.walk(one.test)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CLOCKS

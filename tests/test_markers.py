@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +25,10 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """The modules that importing a file imports, with the packages they are in."""
+    found: set[str] = set()
     for node in tree_of(path).body:
         names = []
         if isinstance(node, ast.Import):
@@ -36,7 +37,8 @@ def imported(path: Path) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             parts = name.split(".")
-            yield from (".".join(parts[: count + 1]) for count in range(len(parts)))
+            found.update(".".join(parts[: count + 1]) for count in range(len(parts)))
+    return frozenset(found)
 
 
 def reached(path: Path) -> set[str]:
@@ -44,17 +46,22 @@ def reached(path: Path) -> set[str]:
     found: set[str] = set()
     todo = [path]
     while todo:
-        new = set(imported(todo.pop())) - found
+        new = imported(todo.pop()) - found
         found |= new
         files = (ROOT / f"{name.replace('.', '/')}.py" for name in new if name.startswith("tests."))
         todo += [file for file in files if file.exists()]
     return found
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree_of(path)))
+
+
 def words(path: Path) -> set[str]:
     """The string literals of a file that are whole words of commands: items of a list, behind a `/`, or `on="..."`."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.keyword) and node.arg == "on" and isinstance(node.value, ast.Constant):
             found |= {"--on", str(node.value.value)}
         items = node.elts if isinstance(node, ast.List) else [node.right] if isinstance(node, ast.BinOp) else []
@@ -66,14 +73,14 @@ def marks(path: Path) -> set[str]:
     """The names of the markers that a file mentions."""
     return {
         node.attr
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "mark"
     }
 
 
 def fixtures(path: Path) -> set[str]:
     """What may be the name of a fixture: arguments, and what stands in a call of its own."""
-    nodes = list(ast.walk(tree_of(path)))
+    nodes = nodes_of(path)
     arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
     calls = (node for node in nodes if isinstance(node, ast.Call))
     return arguments | {str(one.value) for call in calls for one in call.args if isinstance(one, ast.Constant)}
@@ -90,10 +97,9 @@ def needed(path: Path) -> set[str]:
     return by_command | {marker for marker, modules in IMPORTS.items() if modules & names}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "tests")))
-def test_what_needs_ray_or_flower_is_marked(path: Path) -> None:
-    missing = needed(path) - marks(path)
-    assert not missing, f"{path.relative_to(ROOT)}: expected pytestmark = pytest.mark.{'/'.join(missing)}"
+def test_what_needs_ray_or_flower_is_marked() -> None:
+    missing = {str(path.relative_to(ROOT)): wrong for path in MODULES if (wrong := needed(path) - marks(path))}
+    assert missing == {}, "expected pytestmark = pytest.mark.ray, or flower"
 
 
 @pytest.mark.parametrize(
@@ -126,21 +132,14 @@ def test_what_the_check_looks_for_exists() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("marker", "said"),
-    [
-        ("", "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray"),
-        ("@pytest.mark.ray\n", "test_it.py::test_it starts a Ray of its own; let it use the fixture ray_session"),
-    ],
-    ids=["unmarked", "second"],
-)
-def test_a_test_cannot_start_ray_unmarked_or_one_of_its_own(marker: str, said: str, tmp_path: Path) -> None:
+def test_a_test_cannot_start_ray_unmarked_or_one_of_its_own(tmp_path: Path) -> None:
     """However deep in the code it does, under the hooks of `tests/conftest.py`."""
     test = tmp_path / "test_it.py"
     body = "    from cluster.session import Session\n    Session(None, 1).close()\n"
-    test.write_text(f"import pytest\n\n{marker}def test_it():\n{body}")
+    test.write_text(f"import pytest\n\ndef test_it():\n{body}\n@pytest.mark.ray\ndef test_second():\n{body}")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["--rootdir", str(tmp_path), str(test)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert said in done.stdout
+    assert "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray" in done.stdout
+    assert "test_it.py::test_second starts a Ray of its own; let it use the fixture ray_session" in done.stdout

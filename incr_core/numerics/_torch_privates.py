@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, _compile, nn, optim
 from torch.autograd import profiler
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -157,7 +157,7 @@ def _spare_compiler() -> None:
     What nobody has imported compiles nothing; once somebody has, all is as torch has it. Where a torch does this in
     another way, its methods are left alone.
     """
-    keeps_out = torch._disable_dynamo(lambda: None).__code__
+    keeps_out = _compile._disable_dynamo(lambda: None).__code__
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         method = vars(Optimizer)[name]
         if method.__code__ is keeps_out:
@@ -213,7 +213,7 @@ def _check() -> None:
         (torch_optimizer, "_global_optimizer_pre_hooks"),
         (torch_optimizer, "_global_optimizer_post_hooks"),
         (torch_optimizer, "_use_grad_for_differentiable"),
-        (torch, "_disable_dynamo"),
+        (_compile, "_disable_dynamo"),
     ]
     missing = [name for holder, name in needed if not hasattr(holder, name)]
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")

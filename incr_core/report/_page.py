@@ -13,9 +13,7 @@ from typing import Any
 
 from incr_core.registry import RunDirectory
 from incr_core.report._caution import caution
-from incr_core.report._clients import clients
 from incr_core.report._course import Course, floats, read_summary
-from incr_core.report._plots import loss_plot, metric_plot, speed_plot
 from incr_core.report._sections import events, headline, quarantine, section, time_bar, versions
 from incr_core.report._style import STYLE
 from incr_core.report._words import escaped, increments, words
@@ -34,6 +32,10 @@ def write_report(run: RunDirectory) -> Path:
     'report.html'
     >>> folder.cleanup()
     """
+    # Matplotlib takes half a second to import.
+    from incr_core.report._clients import clients
+    from incr_core.report._plots import loss_plot, metric_plot, speed_plot
+
     summary = read_summary(run.path)
     happened, learned = run.table("events"), run.table("metrics")
     course = Course.of("ours", learned, summary, happened)

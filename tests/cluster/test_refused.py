@@ -17,7 +17,7 @@ from cluster.engine import ClusterEngine
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
-from cluster.versions import versions_here
+from cluster.versions import require_same, versions_here
 from cluster.worker import Setup, ShardWorker
 from incr_core.errors import EngineError, JobError, WorkerLost
 from incr_core.job import Job
@@ -26,17 +26,22 @@ from tests.support.raylets import free_ports
 pytestmark = [pytest.mark.ray]
 
 
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("name", ["Python", "torch", "incr"])
-def test_a_worker_with_another_version_is_refused_by_name(
-    name: str, small_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_version_is_refused_by_name(name: str) -> None:
+    with pytest.raises(JobError, match=f"cluster: expected replica 1 on .* to have {name} 0.1 of old, "):
+        require_same(versions_here() | {name: "0.1 of old"}, "replica 1")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_with_another_version_is_refused(
+    small_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(versions_here(), name, "0.1 of old")
+    monkeypatch.setitem(versions_here(), "incr", "0.1 of old")
     engine = ClusterEngine(small_job("cluster.replicas=1"), tmp_path)
     try:
         with pytest.raises(
             JobError,
-            match=rf"cluster: expected replica 0 on \S+ to have {name} 0.1 of old, .* got \d.*; install the same",
+            match=r"cluster: expected replica 0 on \S+ to have incr 0.1 of old, .* got \d.*; install the same",
         ):
             engine.start(None)
     finally:

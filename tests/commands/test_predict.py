@@ -15,7 +15,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
-from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from incr_core.commands.cli import main
 from incr_core.commands.run import print_summary
@@ -41,9 +40,12 @@ def learned(table: Path, label: str, objective: str, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_binary_predictions_are_probabilities_and_evaluate_agrees_with_scikit_learn(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from sklearn.metrics import roc_auc_score
+
     out = learned(table, "tall", "binary", tmp_path / "run")
     assert main(["predict", str(out), str(table), "-o", str(tmp_path / "out.parquet")]) == 0
     found = pq.read_table(tmp_path / "out.parquet")
@@ -103,7 +105,10 @@ def test_metrics_that_say_nothing_of_what_was_learned_come_with_a_word(
     assert told[:20] in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_regression_predicts_in_the_unit_of_its_label(table: Path, tmp_path: Path) -> None:
+    from sklearn.metrics import mean_absolute_error
+
     version = Version.load(learned(table, "score", "regression", tmp_path / "run"))
     values = version.predict(table)["value"].to_numpy()
     truth = pq.read_table(table)["score"].to_numpy()

@@ -151,6 +151,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
     assert main(["serve", str(out), "--max-rows", "0"]) == 2
 
 
+@pytest.mark.slow
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     champion = Champion(out)

@@ -98,6 +98,7 @@ def test_a_category_is_the_same_whatever_type_held_it() -> None:
     assert hashes(pa.chunked_array([["1"]]))[0] != ColumnHash("other")(pa.chunked_array([["1"]]))[0]
 
 
+@pytest.mark.slow
 def test_hashes_are_the_same_in_every_process() -> None:
     code = (
         "import pyarrow as pa; from incr_core.data.encoding import ColumnHash;"

@@ -164,6 +164,7 @@ def test_strategies_consolidate_every_so_many_rows_or_at_a_drift(told: Callable[
     assert at_drift.participant._unconsolidated.number == 3
 
 
+@pytest.mark.slow
 def test_rewarming_returns_to_the_champion(told: Callable[..., Told], tmp_path: Path) -> None:
     drift = [{"watch": "features", "columns": ["z"], "action": "rewarm"}]
     seen: list[int] = []

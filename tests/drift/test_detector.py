@@ -51,6 +51,7 @@ def stationary(rows: int, test: str) -> dict[str, Values]:
     return streams
 
 
+@pytest.mark.slow
 @every_test
 def test_at_most_one_false_alarm_in_100_000_stationary_rows(test: str) -> None:
     for name, values in stationary(100_000, test).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 pytest.importorskip("flwr.app")
-pytest.importorskip("peft")
 
 from federated.engine import FederatedEngine
 from incr_core.engines import LocalEngine
@@ -19,7 +19,11 @@ from incr_core.registry import RunDirectory
 from tests.support.federated_runs import finish
 from tests.support.in_process_grid import InProcessGrid
 
-pytestmark = [pytest.mark.flower, pytest.mark.text]
+pytestmark = [
+    pytest.mark.flower,
+    pytest.mark.text,
+    pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]"),
+]
 
 JOB = """
 [stream]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
-pytest.importorskip("peft")
 
 from incr_core.batch import Batch
 from incr_core.errors import JobError
@@ -20,7 +19,11 @@ from incr_core.objectives import Multiclass
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
 
-pytestmark = [pytest.mark.text, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.text,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]"),
+]
 
 JOB = """
 [stream]

@@ -33,15 +33,15 @@ def test_law_2_two_replicas_averaging_every_step_equal_two_micro_batches(
     assert farthest(cluster, learned_locally(small_job(*plain), tmp_path)) > 1e-3
 
 
-PULLS = [{"name": name} for name in ("si", "mas", "l2sp", "elastic", "fedprox", "features", "lwf")]
+PULLS = [EWC, *({"name": name} for name in ("si", "mas", "l2sp", "elastic", "fedprox", "features", "lwf"))]
 MEMORIES = [{"name": name, "capacity": 60} for name in ("der", "agem", "mir")]
 CHOICES = [{"name": "outliers", "threshold": 0.7, "window": 50}, {"name": "small_loss", "warmup": 4, "history": 20}]
 
 
 @pytest.mark.parametrize(
     "strategy",
-    [[], [REPLAY], [EWC], PULLS, MEMORIES, CHOICES],
-    ids=["plain", "replay", "ewc", "pulls", "memories", "choices"],
+    [[], PULLS, MEMORIES, CHOICES],
+    ids=["plain", "pulls", "memories", "choices"],
 )
 def test_law_4_sharded_equals_unsharded(
     strategy: list[dict[str, object]],

@@ -217,7 +217,13 @@ def several_parts(folder: Path, objective: str) -> Job:
 @on_ray
 @pytest.mark.parametrize(
     ("strategy", "more"),
-    [("ewc", ()), ("gdumb", ()), ("icarl", ()), ("packnet", ()), ("ewc", ("learner.consolidate=600",))],
+    [
+        ("ewc", ()),
+        ("gdumb", ()),
+        pytest.param("icarl", (), marks=pytest.mark.chaos),
+        pytest.param("packnet", (), marks=pytest.mark.chaos),
+        ("ewc", ("learner.consolidate=600",)),
+    ],
     ids=["ewc", "gdumb", "icarl", "packnet", "ewc over several increments"],
 )
 def test_two_clients_equal_two_replicas_on_the_same_partition(

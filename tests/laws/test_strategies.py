@@ -79,6 +79,7 @@ def test_obeys_the_laws(name: str) -> None:
     check_strategy(make, zero=zero, model=MODELS.get(name), increments=INCREMENTS.get(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["reservoir", "balanced", "herding", "window"])
 def test_replay_obeys_the_laws_with_a_full_memory(memory: str) -> None:
     check_strategy(partial(Replay, capacity=20, memory=memory))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,24 +12,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip("peft")
-
-import peft
-import transformers
-
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.models.adapt import ia3, merge_lora, peft_lora, prefix, prompt
 from incr_core.objectives import Multiclass, NextToken
 from incr_core.strategies import DER, EWC, FeatureDistillation, LwF
 
-pytestmark = pytest.mark.text
+pytestmark = [
+    pytest.mark.text,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]"),
+]
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
 def classifier() -> Any:
     torch.manual_seed(0)
+    import transformers
+
     config = transformers.BertConfig(
         vocab_size=50,
         hidden_size=32,
@@ -43,6 +45,8 @@ def classifier() -> Any:
 
 def generative() -> Any:
     torch.manual_seed(0)
+    import transformers
+
     config = transformers.GPT2Config(
         vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=32, num_labels=3, pad_token_id=0
     )
@@ -117,6 +121,8 @@ def test_classifiers_are_adapted_as_they_are(make: Callable[[], Any], adapt: Cal
 
 def test_a_model_that_its_owner_gave_to_peft_is_learned() -> None:
     """PeftModel without a kind of task passes on whatever it is given."""
+    import peft
+
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         model = peft.get_peft_model(classifier(), peft.LoraConfig(target_modules=["query"], r=2))
     learner = Learner(model, Multiclass(3), SGD, batch_size=10, epochs=2)
@@ -128,6 +134,8 @@ def test_a_model_that_its_owner_gave_to_peft_is_learned() -> None:
 def test_a_model_that_has_learned_generates_as_it_did() -> None:
     """`generate` calls the model by the names of its arguments, and reads more of the answer than the logits."""
     torch.manual_seed(0)
+    import transformers
+
     config = transformers.GPT2Config(
         vocab_size=20, n_embd=16, n_layer=1, n_head=2, n_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=1
     )

@@ -195,6 +195,7 @@ def job(table: Path, *settings: str) -> Job:
     return Job.from_document(document, settings)
 
 
+@pytest.mark.slow
 def test_a_job_with_a_schedule_killed_goes_on_to_the_same_bits(table: Path, tmp_path: Path) -> None:
     named = job(table, *JOB)
     whole = run(named, tmp_path / "whole").summary

@@ -13,6 +13,7 @@ from incr_core.registry import RunDirectory
 from incr_core.runs import run
 
 
+@pytest.mark.slow
 def test_a_notice_commits_after_the_increment_at_hand_and_changes_no_bits(
     small_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

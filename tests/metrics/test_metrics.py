@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchmetrics.functional as tm
 from torch import Tensor
 
 from incr_core import metrics as m
@@ -72,7 +72,16 @@ def close(value: float, reference: Tensor | float, tolerance: float = 1e-6) -> N
 # -- against torchmetrics --
 
 
-def test_binary_equals_torchmetrics() -> None:
+@pytest.fixture
+def tm() -> Any:
+    """torchmetrics, which takes seconds to import."""
+    import torchmetrics.functional
+
+    return torchmetrics.functional
+
+
+@pytest.mark.slow
+def test_binary_equals_torchmetrics(tm: Any) -> None:
     p, y = binary_rows(20_000)
     got, label = m.binary_metrics(m.binary_statistics(p, y)), y.long()
     close(got["auc"], tm.classification.binary_auroc(p, label), 3e-5)
@@ -87,7 +96,8 @@ def test_binary_equals_torchmetrics() -> None:
     close(got["base_rate"], y.mean())
 
 
-def test_multiclass_equals_torchmetrics_with_absent_classes() -> None:
+@pytest.mark.slow
+def test_multiclass_equals_torchmetrics_with_absent_classes(tm: Any) -> None:
     p, y = multiclass_rows(5_000)
     got = m.multiclass_metrics(m.multiclass_statistics(p, y))
     close(got["accuracy"], tm.classification.multiclass_accuracy(p, y, 6, average="micro"))
@@ -99,7 +109,8 @@ def test_multiclass_equals_torchmetrics_with_absent_classes() -> None:
     close(got["log_loss"], torch.nn.functional.nll_loss(p.log(), y))
 
 
-def test_regression_equals_torchmetrics() -> None:
+@pytest.mark.slow
+def test_regression_equals_torchmetrics(tm: Any) -> None:
     value, y = regression_rows(5_000)
     got = m.regression_metrics(m.regression_statistics(value, y))
     close(got["mae"], tm.mean_absolute_error(value, y))
@@ -108,7 +119,8 @@ def test_regression_equals_torchmetrics() -> None:
     close(got["bias"], (value.double() - y.double()).mean(), 1e-12)
 
 
-def test_multilabel_equals_torchmetrics_with_an_absent_label() -> None:
+@pytest.mark.slow
+def test_multilabel_equals_torchmetrics_with_an_absent_label(tm: Any) -> None:
     p, y = multilabel_rows(500)
     p[:, 4], y[:, 4] = 0.1, 0
     got = m.multilabel_metrics(m.multilabel_statistics(p, y))
@@ -118,7 +130,8 @@ def test_multilabel_equals_torchmetrics_with_an_absent_label() -> None:
     close(got["log_loss"], torch.nn.functional.binary_cross_entropy(p, y.float()))
 
 
-def test_ranking_equals_torchmetrics() -> None:
+@pytest.mark.slow
+def test_ranking_equals_torchmetrics(tm: Any) -> None:
     scores, grades = ranking_rows(200)
     got = m.ranking_metrics(m.ranking_statistics(scores, grades))
     rows = [(s, g) for s, g in zip(scores, grades, strict=True) if g.any()]
@@ -129,7 +142,8 @@ def test_ranking_equals_torchmetrics() -> None:
         close(got[f"ndcg@{k}"], torch.stack(ndcgs).mean())
 
 
-def test_tied_scores_share_what_their_places_earn() -> None:
+@pytest.mark.slow
+def test_tied_scores_share_what_their_places_earn(tm: Any) -> None:
     scores, relevant = torch.zeros(3, 10), torch.tensor([0, 4, 9])
     got = m.ranking_metrics(m.ranking_statistics(scores, relevant))
     close(got["recall@1"], 0.1)
@@ -143,7 +157,8 @@ def test_tied_scores_share_what_their_places_earn() -> None:
 
 @pytest.mark.parametrize("centre", [-7.0, -1.3, 0.0, 3.0])
 @pytest.mark.parametrize("spread", [0.5, 1.0, 3.0])
-def test_auc_is_within_1e_4_of_exact_when_probabilities_crowd(centre: float, spread: float) -> None:
+@pytest.mark.slow
+def test_auc_is_within_1e_4_of_exact_when_probabilities_crowd(centre: float, spread: float, tm: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     y = torch.randint(0, 2, (20_000,), generator=generator)
     p = torch.sigmoid(spread * (torch.randn(20_000, generator=generator) + y) + centre)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
@@ -231,9 +230,12 @@ def analyst(shrinkage: float = 0.0) -> Learner:
     return Learner(model, Multiclass(4), torch.optim.SGD, [SLDA()], batch_size=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("order", ["mixed", "class by class"])
 def test_streaming_analysis_equals_the_closed_form_in_any_split(workers: int, order: str) -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     rows = clouds()
     if order == "class by class":
         rows = rows.take(rows.targets.argsort())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-pytest.importorskip("peft")
-
 from incr_core.batch import Batch
 from incr_core.errors import ArgumentError
 from incr_core.job import Job
@@ -28,7 +27,11 @@ from incr_core.objectives import Multiclass
 from incr_core.runs import Version, run
 from incr_core.update import Update, mean
 
-pytestmark = pytest.mark.text
+pytestmark = [
+    pytest.mark.text,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]"),
+]
 
 Adapt = Callable[[nn.Module], nn.Module]
 HEAVY = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)

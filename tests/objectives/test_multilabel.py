@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.metrics import f1_score
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
@@ -41,6 +40,8 @@ def test_multilabel_is_the_mean_of_its_labels_and_scores_make_the_hessian() -> N
 
 @pytest.mark.slow
 def test_a_multilabel_job_learns_lists_and_columns_alike(tmp_path: Path) -> None:
+    from sklearn.metrics import f1_score
+
     table = tagged()
     pq.write_table(table.select(["x0", "x1", "x2", "tags"]), tmp_path / "lists.parquet")
     names = ["blue", "green", "red"]  # sorted, as classes found in the data are

@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.metrics import ndcg_score
 
 from incr_core import metrics
 from incr_core.errors import JobError
@@ -37,7 +36,10 @@ def test_ranking_losses_in_closed_form() -> None:
         assert float(bpr[i]) == pytest.approx(relevant * pairs, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_ranking_metrics_are_those_of_the_candidates_and_merge() -> None:
+    from sklearn.metrics import ndcg_score
+
     objective = Ranking(4, candidates=6)
     output, targets = torch.randn(40, 8), (torch.arange(40) % 3 > 0).float()
     predicted = objective.predict(output)

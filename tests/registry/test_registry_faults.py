@@ -116,7 +116,8 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_run_that_readers_underst
         writer = context.Process(target=write_until_killed, args=(folder, kill))
         writer.start()
         until = time.monotonic() + 0.1 + 0.07 * kill
-        while time.monotonic() < until:
+        # The last is killed when it has written something, however long that takes here.
+        while time.monotonic() < until or (kill == 11 and seen <= 12):
             reader = RunDirectory.open(folder)
             told = reader.table("metrics")["version"].to_pylist()
             assert told == list(range(1, len(told) + 1))
@@ -129,7 +130,6 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_run_that_readers_underst
         assert Committed.read(folder).violations == []
         assert count(run.table("ledger")) == 10 * (run.latest() or 0)
         assert not list(folder.rglob(".tmp-*"))
-    assert seen > 12
 
 
 def test_after_a_full_disk_the_same_process_can_go_on(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

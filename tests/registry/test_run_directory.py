@@ -131,6 +131,7 @@ def test_reserved_manifest_names_are_refused(run: RunDirectory) -> None:
         commit(run, manifest={"version": 7, "parent": 1})
 
 
+@pytest.mark.slow
 def test_what_grows_is_in_few_files_however_many_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights of two versions kept, 200 commits leave a segment for every bit of their number, and few folders."""
     monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 4)

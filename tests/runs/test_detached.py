@@ -48,6 +48,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException, times: int = 1,
     monkeypatch.setattr(LocalEngine, "learn", learned)
 
 
+@pytest.mark.slow
 def test_it_learns_and_ends_and_whoever_follows_is_told(
     small_job: Callable[..., Job], out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_it_learns_and_ends_and_whoever_follows_is_told(
     assert told(out).starts == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_is_followed_by_one_that_goes_on(
     small_job: Callable[..., Job], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

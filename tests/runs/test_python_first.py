@@ -73,6 +73,7 @@ def test_an_engine_brings_its_settings_and_leaves_the_others(job: Job) -> None:
         run(job, "nowhere", on="mars")
 
 
+@pytest.mark.slow
 def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) -> None:
     class Stop(Exception):
         pass

@@ -22,6 +22,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_folder_lives_as_long_as_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     command = [sys.executable, "-c", MAKE]

@@ -24,6 +24,7 @@ from incr_core.storage._snapshots import Snapshots
 from incr_core.storage._working_copy import WorkingCopy
 
 
+@pytest.mark.slow
 def test_a_run_has_the_bits_of_one_in_a_folder(tmp_path: Path, place: str, small_job: Callable[..., Job]) -> None:
     here = run(small_job(), tmp_path / "here")
     there = run(small_job(), place)
@@ -150,6 +151,7 @@ def test_a_writer_whose_host_is_gone_is_followed(place: str, monkeypatch: pytest
     copy.writer.release()
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_a_commit_leaves_a_run_that_goes_on(
     place: str, small_job: Callable[..., Job], undisturbed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,7 @@ def test_a_store_that_refuses_a_commit_leaves_a_run_that_goes_on(
     assert_goes_on(small_job(), place, undisturbed)
 
 
+@pytest.mark.slow
 def test_what_one_does_with_a_run(place: str, small_job: Callable[..., Job], people: Path) -> None:
     there = run(small_job("publish.keep=2", "publish.every=1"), place)
     there.rollback(4)
@@ -185,6 +188,7 @@ def test_what_one_does_with_a_run(place: str, small_job: Callable[..., Job], peo
         run(small_job("learner.seed=3"), place)
 
 
+@pytest.mark.slow
 def test_a_reader_whose_file_was_removed_sees_what_is_newest(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("incr_core.storage._working_copy.LINGER", -1.0)
     writer, reader = WorkingCopy(place), WorkingCopy(place)

@@ -56,6 +56,7 @@ def write(folder: Path, kind: str) -> None:
             (folder / name).write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl", "jsonl.gz"])
 def test_objects_are_learned_as_files_are(tmp_path: Path, place: str, kind: str) -> None:
     write(tmp_path / "data", kind)
@@ -87,6 +88,7 @@ def test_an_object_that_was_written_anew_is_noticed(tmp_path: Path, place: str) 
         run(job(place), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_rows_behind_those_of_an_object_are_learned(tmp_path: Path, place: str) -> None:
     write(tmp_path / "data", "csv")
     put(tmp_path / "data", place)
@@ -118,6 +120,7 @@ def test_a_store_that_is_not_there_is_told_of() -> None:
         open_source("s3://bucket/days")
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_puts_no_file_in_quarantine(tmp_path: Path, place: str) -> None:
     write(tmp_path / "data", "parquet")
     put(tmp_path / "data", place)

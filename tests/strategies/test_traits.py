@@ -98,6 +98,7 @@ def test_every_trait_and_phase_is_documented() -> None:
         assert f"| `{phase}` | {words.partition(':')[0]}" in page
 
 
+@pytest.mark.slow
 def test_the_strategy_of_the_documentation_keeps_the_laws() -> None:
     names: dict[str, Any] = {}
     exec(PAGE.read_text().partition("```python\n")[2].partition("```")[0], names)
