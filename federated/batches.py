@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from federated.clients import Client
+from federated.client import Client
 from federated.grid import spread
 from incr_core.job import FederatedSection
 

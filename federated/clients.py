@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
 
-from incr_core.data.timeline import Blocks, ByColumn, ByHash, Partition, owners
+from federated.client import Client
+from federated.partitioners import PARTITIONERS
+from incr_core.data.timeline import Blocks, ByColumn, ByHash, owners
 from incr_core.errors import JobError
 from incr_core.job import Job
 
-__all__ = ["Client", "clients_of", "joined"]
-
-KINDS: dict[str, type[ByColumn | ByHash | Blocks]] = {"column": ByColumn, "hash": ByHash, "blocks": Blocks}
-
-
-@dataclass(frozen=True)
-class Client:
-    """One client: its name in the run, its number, which seeds it, and its part of the stream.
-
-    rows: about how many it has, as far as that is known; only for finding it a worker.
-
-    >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
-    >>> Client.from_document(client.document()) == client
-    True
-    """
-
-    name: str
-    index: int
-    partition: Partition
-    rows: int = field(default=1, compare=False)
-
-    def document(self) -> dict[str, Any]:
-        """The client as JSON-able dictionaries."""
-        kind = next(name for name, kind in KINDS.items() if isinstance(self.partition, kind))
-        arguments = {key: value for key, value in asdict(self.partition).items() if not key.startswith("_")}
-        return {"name": self.name, "index": self.index, "kind": kind, "partition": arguments}
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Client:
-        """The client that `document` describes."""
-        return cls(document["name"], document["index"], KINDS[document["kind"]](**document["partition"]))
+__all__ = ["clients_of", "joined"]
 
 
 def clients_of(job: Job) -> list[Client]:
     """The clients that `federated.clients` asks for, in the order of their shares in every sum.
 
     "COLUMN": one client for each of its values. "hash:COLUMN:N": N clients, each with the values that hash to it.
-    "blocks:N": N clients that are dealt equal shares of a common stream, in blocks of at most batch_size rows.
+    "blocks:N": N clients that are dealt equal shares of a common stream, in blocks of at most batch_size rows. And
+    those whose rows are drawn (`PARTITIONERS`): "dirichlet:N:ALPHA".
 
     Raises JobError where it asks for something else, or for no client at all.
     """
@@ -58,6 +31,9 @@ def clients_of(job: Job) -> list[Client]:
             return [Client(f"block-{i}", i, Blocks(i, int(count), size)) for i in range(int(count))]
         case "hash", [column, count] if count.isdigit() and int(count):
             return [Client(f"{column}-{i}", i, ByHash(column, i, int(count))) for i in range(int(count))]
+        case drawn, [count, *argument] if drawn in PARTITIONERS and count.isdigit() and int(count):
+            with suppress(ValueError):
+                return PARTITIONERS[drawn](job, int(count), ":".join(argument))
         case column, [] if column:
             found = owners(job.source(), column, format=job.stream.format, tolerant=job.features.tolerates_bad_files)
             if not found:
@@ -67,7 +43,8 @@ def clients_of(job: Job) -> list[Client]:
                 for i, (value, rows) in enumerate(found.items())
             ]
     raise JobError(
-        f'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, '
+        'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, or one of "iid:N", '
+        '"dirichlet:N:ALPHA", "labels:N:K", "shards:N:S", "quantity:N:ALPHA" and "time:N:DURATION", '
         f"got {job.federated.clients!r}"
     )
 

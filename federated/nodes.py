@@ -13,8 +13,9 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.batches import batches_of, homes_of
+from federated.client import Client
 from federated.client_app import ALONE, ORDER, WORK, app
-from federated.clients import Client, clients_of, joined
+from federated.clients import clients_of, joined
 from federated.failures import raise_failures
 from federated.grid import RayGrid
 from federated.records import told

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context
 
-from federated.clients import Client
+from federated.client import Client
 from incr_core.data.sources import SharedReads
 from incr_core.errors import CheckpointError
 from incr_core.job import Job

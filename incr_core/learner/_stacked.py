@@ -187,9 +187,10 @@ def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int) -
     at = torch.arange(int(sizes.sum())) - offsets.repeat_interleave(sizes)
     orders = [learner.steps.places(len(batch), passes) for learner, batch in zip(learners, rows, strict=True)]
     begins = torch.tensor(per_pass).repeat_interleave(sizes) * size
-    lying = list(at.split([len(batch) for batch in rows]))
+    lying = torch.split(at, [len(batch) for batch in rows])
     for number in range(passes):
-        found = [lie if order[number] is None else order[number] for lie, order in zip(lying, orders, strict=True)]
+        given = [each[number] for each in orders]
+        found = [lie if order is None else order for lie, order in zip(lying, given, strict=True)]
         order = torch.cat(found) + offsets.repeat_interleave(sizes)
         places[who, number * begins + at] = order
         real[who, number * begins + at] = True

@@ -185,7 +185,7 @@ def seeded(seed: int) -> Iterator[None]:
         if torch.accelerator.is_available():
             torch.manual_seed(seed)
         else:  # manual_seed notes a stack trace for each kind of device that is not there: 3 ms
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
         others.swap()
         try:
             yield

@@ -17,7 +17,7 @@ where to resume, `Standing` how far a cursor has come with every row.
 from __future__ import annotations
 
 from incr_core.data.timeline._keys import Learned
-from incr_core.data.timeline._partition import Blocks, ByColumn, ByHash, Partition, owners
+from incr_core.data.timeline._partition import Blocks, ByColumn, ByDraw, ByHash, ByTime, Partition, owners
 from incr_core.data.timeline._plain_asked import PlainAsked
 from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
@@ -30,7 +30,9 @@ __all__ = [
     "MAX_LEAP",
     "Blocks",
     "ByColumn",
+    "ByDraw",
     "ByHash",
+    "ByTime",
     "EncodedRows",
     "Handed",
     "Increment",

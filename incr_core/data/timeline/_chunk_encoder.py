@@ -17,10 +17,10 @@ from incr_core.data.rates import Questions, Rate
 from incr_core.data.sources import Fragment, SharedReads
 from incr_core.data.timeline._alike import Alike, kind_of
 from incr_core.data.timeline._bad_files import check_encodes
-from incr_core.data.timeline._chunk import Chunk, Mask
+from incr_core.data.timeline._chunk import Chunk, Ints, Mask
 from incr_core.data.timeline._dealt_chunk import DealtChunk
 from incr_core.data.timeline._keys import keys_of
-from incr_core.data.timeline._partition import ByColumn, ByHash
+from incr_core.data.timeline._partition import ByRow
 from incr_core.data.timeline._row_times import RowTimes
 from incr_core.data.times import NEVER
 from incr_core.errors import ArgumentError, StreamError
@@ -50,7 +50,7 @@ class ChunkEncoder:
     encoder: Encoder
     predict_at: str | None
     label_at: str | None
-    owner: ByColumn | ByHash | None
+    owner: ByRow | None
     strict: bool
     tolerant: bool
     rates: Sequence[Rate] = ()
@@ -64,7 +64,7 @@ class ChunkEncoder:
     def columns(self) -> list[str]:
         """Every column that is read."""
         times = [name for name in (self.predict_at, self.label_at) if name]
-        owner = [self.owner.column] if self.owner else []
+        owner = self.owner.columns if self.owner else []
         rates = [name for rate in self.rates for name in rate.columns]
         return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key]))
 
@@ -86,7 +86,7 @@ class ChunkEncoder:
                 chunk = replace(self, owner=None).made(fragment, table, start)
             except (StreamError, ArgumentError):
                 return None
-            return None if chunk.bad else DealtChunk.of(chunk, *owner.marks(table))
+            return None if chunk.bad else DealtChunk.of(chunk, *owner.marks(table, chunk.row_ids, chunk.times))
 
         place = ("chunk", fragment.number, fragment.fingerprint(), start, len(table), self._floor(fragment))
         dealt: DealtChunk | None = self.reads.once(place, make, lambda made: 0 if made is None else made.nbytes)
@@ -104,9 +104,9 @@ class ChunkEncoder:
         self.encoder.check(table, fragment.name)
         held = self._held(table)
         every = ids = row_ids(fragment.file, start, start + len(table))
-        owned = self._owned(table, fragment, start)
         read = self._times(table, fragment) if read is None else read
         times, known = read.arrive, read.known
+        owned = self._owned(table, fragment, start, ids, times)
         unusable = np.zeros(len(table), dtype=bool)
         bad: list[BadRow] = []
         for wrong in read.wrong:
@@ -173,15 +173,15 @@ class ChunkEncoder:
             ]
             return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
 
-    def _owned(self, table: pa.Table, fragment: Fragment, start: int) -> Mask:
+    def _owned(self, table: pa.Table, fragment: Fragment, start: int, ids: Tensor, times: Ints) -> Mask:
         """Which rows are this owner's; who owns which is found once for all owners that share what they read."""
         owner = self.owner
         if owner is None:
             return np.ones(len(table), dtype=bool)
         if self.reads is None or fragment.fingerprint is None:
-            return owner.mask(table)
+            return owner.marked(*owner.marks(table, ids, times))
         place = (fragment.number, fragment.fingerprint(), start, len(table))
-        marks = self.reads.once(place, lambda: owner.marks(table), lambda found: int(found[1].nbytes))
+        marks = self.reads.once(place, lambda: owner.marks(table, ids, times), lambda found: int(found[1].nbytes))
         return owner.marked(*marks)
 
     def _held(self, table: pa.Table) -> dict[str, str | None]:

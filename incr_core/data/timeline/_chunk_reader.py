@@ -185,7 +185,7 @@ class TurnReader(ChunkReader):
         chunk = maker.made(fragment, table, start, times)
         handed = pack_chunk(chunk)
         if owner is not None:
-            values, handed.arrays["owners"] = owner.marks(table)
+            values, handed.arrays["owners"] = owner.marks(table, chunk.row_ids, chunk.times)
             handed.told["owners"] = [text(value) for value in values]
         return chunk, handed
 

@@ -1,7 +1,7 @@
 """Partitions: which rows of a stream one owner holds.
 
-`ByColumn` and `ByHash` partition the data: rows are chosen before rates and increments are made, so an owner's features
-depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
+`ByColumn`, `ByHash`, `ByDraw` and `ByTime` partition the data: rows are chosen before rates and increments are made, so
+an owner's features depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.data.encoding import ColumnHash, indexed, text
 from incr_core.data.sources import open_source
+from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks
 from incr_core.errors import StreamError
 
-__all__ = ["Blocks", "ByColumn", "ByHash", "Partition", "owners"]
-
-Marks = tuple[Sequence[object], np.ndarray[Any, Any]]
-"""Those whom rows may belong to, and for each row which of them it does (B,)."""
+__all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByRow", "ByTime", "Partition", "owners"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,21 @@ class ByColumn:
     value: str | None
 
     @property
+    def columns(self) -> list[str]:
+        """What must be read to tell the owner of a row."""
+        return [self.column]
+
+    @property
     def mark(self) -> str | None:
         """What the owner is known by among the marks, as text."""
         return text(self.value)
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
-        return self.marked(*self.marks(table))
+        nothing = np.zeros(0, dtype=np.int64)
+        return self.marked(*self.marks(table, nothing, nothing))
 
-    def marks(self, table: pa.Table) -> Marks:
+    def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
         """What tells the owners of the table's rows, the same for each of them."""
         return indexed(table[self.column])
 
@@ -76,15 +81,21 @@ class ByHash:
         object.__setattr__(self, "_hash", ColumnHash(f"owner of {self.column}"))
 
     @property
+    def columns(self) -> list[str]:
+        """What must be read to tell the owner of a row."""
+        return [self.column]
+
+    @property
     def mark(self) -> str | None:
         """What the owner is known by among the marks, as text."""
         return str(self.index)
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
-        return self.marked(*self.marks(table))
+        nothing = np.zeros(0, dtype=np.int64)
+        return self.marked(*self.marks(table, nothing, nothing))
 
-    def marks(self, table: pa.Table) -> Marks:
+    def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
         """What tells the owners of the table's rows, the same for each of them."""
         return range(self.count), self._hash(table[self.column]) % np.uint64(self.count)
 
@@ -129,7 +140,10 @@ class Blocks:
         return batch.take(torch.cat([full, torch.arange(start, start + length + (turn < longer))]))
 
 
-Partition = ByColumn | ByHash | Blocks
+ByRow = ByColumn | ByHash | ByDraw | ByTime
+"""Partitions of the data: what a row holds, when it arrives, and which it is, tells its owner."""
+
+Partition = ByRow | Blocks
 
 
 def owners(
