@@ -18,8 +18,8 @@ from federated.members import FAILURES, Member
 from federated.records import told
 from federated.replies import Asked, Known, Refused, checked, named, sums_of, unusual
 from federated.roster import Roster, failures_of
-from incr_core._util import waiting
 from incr_core.data.sources import seconds
+from incr_core.engines import waiting
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
 from incr_core.rounds import outsized
@@ -233,7 +233,15 @@ class Attendance(Roster):
             if action != "query.open":
                 self.members[client].generation = int(str(work["generation"]))
             self.members[client].ledger = str(work["ledger"])
+            self._erased(self.members[client], int(str(work.get("erased", 0))))
         return found
+
+    def _erased(self, member: Member, count: int) -> None:
+        """Its owner has erased rows."""
+        if count > member.erased:
+            done = "deleted from its memories; the weights keep what they have learned"
+            self.news.append(("rows erased", f"client {member.name}: {count - member.erased:,} rows", done))
+            member.erased = count
 
     def _too_large(self, action: str, found: Mapping[int, RecordDict], anchor: Weights) -> dict[int, str]:
         """Whose answers are out of all proportion to the others', and why."""

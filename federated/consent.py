@@ -12,9 +12,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from federated.client_file import ClientFile
-from incr_core._util import names_code
 from incr_core.errors import IncrError, JobError
-from incr_core.job import Job
+from incr_core.job import Job, names_code
 
 __all__ = ["SECTIONS", "Declined", "agreed", "offered"]
 

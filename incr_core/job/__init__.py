@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from incr_core._util import names_code
 from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
@@ -30,4 +31,5 @@ __all__ = [
     "Replicas",
     "StreamSection",
     "first_fault",
+    "names_code",
 ]
