@@ -234,7 +234,15 @@ class Attendance(Roster):
             if action != "query.open":
                 self.members[client].generation = int(str(work["generation"]))
             self.members[client].ledger = str(work["ledger"])
+            self._erased(self.members[client], int(str(work.get("erased", 0))))
         return found
+
+    def _erased(self, member: Member, count: int) -> None:
+        """Its owner has erased rows."""
+        if count > member.erased:
+            done = "deleted from its memories; the weights keep what they have learned"
+            self.news.append(("rows erased", f"client {member.name}: {count - member.erased:,} rows", done))
+            member.erased = count
 
     def _too_large(self, action: str, found: Mapping[int, RecordDict], anchor: Weights) -> dict[int, str]:
         """Whose answers are out of all proportion to the others', and why."""

@@ -16,6 +16,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federated import kept_at_owner
 from federated.client_app import ROWS
 from federated.client_node import described, serve
 from federated.cohort import ClientCohort, Terms, updates_of
@@ -23,9 +24,11 @@ from federated.nodes import Nodes
 from federated.owners import Owners
 from federated.records import pack, told
 from federated.roster import Roster
+from incr_core.data.timeline import Standing
 from incr_core.engines import Commit, Engine
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
+from incr_core.registry import RowStates
 from incr_core.rounds import (
     Arrival,
     Contributions,
@@ -81,6 +84,16 @@ class FederatedEngine(Engine):
             return described(file)
         serve(file, superlink, certificates, key)
         return ""
+
+    @classmethod
+    def erase_at_owner(cls, file: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
+        """Delete rows from what an owner's client keeps of them."""
+        return kept_at_owner.erase(file, where, rows)
+
+    @classmethod
+    def rows_at_owner(cls, file: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
+        """In which state the rows of an owner are, by run."""
+        return kept_at_owner.states(file)
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""

@@ -40,6 +40,7 @@ class Member:
     told: how many rows it has told of, which have numbers since. learned: how many of them are in the model.
     ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain. holds: whether it
     has rows, or what is to be told of them, that are too few to be told of (its owner's `privacy.min_rows`).
+    erased: how many rows its owner has erased since.
     node: where it is, None while it is away. opened: whether it knows of this start of the run.
     coming: when its next increment ends, by its clock; None where there is none.
     offered: the rows that it has offered for the increment at hand. failures: how many since
@@ -59,6 +60,7 @@ class Member:
     ledger: str = ""
     held: bool = False
     holds: bool = False
+    erased: int = 0
     node: int | None = None
     opened: bool = False
     coming: int | None = None

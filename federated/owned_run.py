@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from federated.client_file import ClientFile
@@ -26,6 +27,7 @@ from federated.owner_ledger import OwnerLedger
 from federated.withheld import Withheld
 from incr_core.errors import CheckpointError, StorageError
 from incr_core.numerics import settle_arithmetic
+from incr_core.registry import erased, erasing, ids_of
 from incr_core.rounds import Arrival, Participant
 from incr_core.storage import numbers_in, remove, storage, write_atomically
 
@@ -69,6 +71,12 @@ class OwnedRun:
         return run
 
     @property
+    def erased(self) -> int:
+        """How many rows were erased from it, as far as that may be told."""
+        count = erased(self.folder).num_rows
+        return count if self.withheld.may_tell(count) else 0
+
+    @property
     def is_begun(self) -> bool:
         """Whether it has begun here."""
         return (self.folder / "job.json").exists()
@@ -81,6 +89,11 @@ class OwnedRun:
         Raises CheckpointError where that is not kept any more.
         """
         if self._participant is None or self.generation != generation:
+            if erasing(self.folder).num_rows:
+                raise CheckpointError(
+                    f"client {self.file.name}: an erasure in {self.folder} has begun and is not finished; run the same "
+                    "incr forget again first"
+                )
             place = self._place(generation)
             if not place.exists():
                 kept = numbers_in(self.folder / "generations")
@@ -164,8 +177,10 @@ class OwnedRun:
     def row_ids(self, numbers: Tensor) -> Tensor:
         """The ids of learned rows that the server knows by their numbers (n,); none where they are too few."""
         assert self._participant is not None
-        found = self.ledger.ids(numbers, self._participant.stream.fragments)
-        return found if self.withheld.may_tell(len(found.unique())) else found[:0]
+        fragments = self._participant.stream.fragments
+        found = self.ledger.ids(numbers, fragments)
+        found = found[~torch.isin(found, ids_of(erased(self.folder), fragments))]
+        return found if self.withheld.may_tell(len({*found.tolist()})) else found[:0]
 
     # -- its disk ----------------------------------------------------------------------------------------------------
 

@@ -205,7 +205,7 @@ class Owner(Home):
         assert run is not None
         if changed:
             run.answered()
-        return {"generation": run.generation, "ledger": run.ledger.sha256}
+        return {"generation": run.generation, "ledger": run.ledger.sha256, "erased": run.erased}
 
     def failure(self, error: Exception) -> RecordDict:
         """To the owner all of it; to the server what it has asked for in vain, and no more than its kind otherwise."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,35 @@ class OwnerLedger:
     def sha256(self) -> str:
         """The hash of all of it; "" where there is nothing."""
         return str(self._lines[-1]["sha256"]) if self._lines else ""
+
+    @property
+    def lines(self) -> Sequence[dict[str, Any]]:
+        """Its lines."""
+        return self._lines
+
+    def rows_in(self, state: str, fragments: Sequence[str]) -> Tensor:
+        """Ids of the rows in this state, (n,), where these are the fragments by number."""
+        places = {name: number for number, name in enumerate(fragments)}
+        mine = [line for line in self._lines if line["state"] == state]
+        spans = [row_ids(places[line["fragment"]], *span) for line in mine for span in line["ranges"]]
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *spans])
+
+    def states_of(self, addresses: Iterable[tuple[str, int]]) -> list[str | None]:
+        """The state of each row, by file and offset; None of those that it has not had."""
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for line in self._lines:
+            lines.setdefault(line["fragment"], []).append(line)
+        return [
+            next(
+                (
+                    str(line["state"])
+                    for line in lines.get(name, ())
+                    if any(start <= offset < stop for start, stop in line["ranges"])
+                ),
+                None,
+            )
+            for name, offset in addresses
+        ]
 
     def count(self, state: str) -> int:
         """How many rows are in this state."""

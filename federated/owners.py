@@ -77,6 +77,7 @@ class Owners(Attendance):
                 "rows_learned": member.learned,
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
+                "rows_erased": member.erased,
                 "rows_pending": self._waits_for(member) or member.holds,
             }
             for member in self.members

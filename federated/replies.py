@@ -157,7 +157,7 @@ def checked(asked: Asked, answer: Message | None) -> RecordDict:
     if answer is None:
         raise Refused("no answer in time", silent=True)
     if answer.has_error():
-        raise Refused(answer.error.reason[:1000] or "no reason given", silent=True)
+        raise Refused((answer.error.reason or "no reason given")[:1000], silent=True)
     content = answer.content
     try:
         if FAILURE in content:
@@ -176,6 +176,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         raise Refused("seconds of work that are none")
     if not HASH.fullmatch(str(work["ledger"])):
         raise Refused("a ledger whose hash is none")
+    if not 0 <= int(str(work.get("erased", 0))) < LATEST:
+        raise Refused("a number of erased rows that is none")
     int(str(work["process"]))
     now = int(str(work["generation"]))
     if asked.action == "query.open":

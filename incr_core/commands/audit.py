@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from incr_core.data import RowSet
 from incr_core.data.timeline import Standing
+from incr_core.engines import engine_named
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import Committed, RowStates, Violation, erased, loop_state, require_run, states_of
+from incr_core.registry.ledger import count
 from incr_core.storage import checkpoint, located
 
-__all__ = ["Audit", "audit", "described"]
+__all__ = ["Audit", "audit", "described", "owners_audit"]
 
 TRIES = 5
 """How often a run that is being written meanwhile is looked at anew, where what was read belongs to two moments."""
@@ -83,6 +86,22 @@ def audit(directory: str | Path) -> Audit:
     return found
 
 
+def owners_audit(file: str) -> dict[str, Audit]:
+    """The same of the rows of an owner, whose client's file that is, in each run that it has taken part in."""
+    return {
+        name: Audit(
+            None,
+            states,
+            len(set(standing.names) - set(standing.gone)),
+            standing.gone,
+            len(standing.bad_files),
+            states.violations,
+            unproven,
+        )
+        for name, (standing, states, unproven) in engine_named("federated").rows_at_owner(file).items()
+    }
+
+
 def _settled(folder: Path) -> Audit:
     """The audit of one run; where it went on meanwhile and something seems wrong, of what it is then."""
     require_run(folder)
@@ -110,12 +129,19 @@ def _audit(folder: Path) -> Audit:
     job = Job.from_document(tomllib.loads((folder / "job.toml").read_text()), place=str(folder / "job.toml"))
     states = _States.read(folder, version, violations)
     cursor: dict[str, Any] | None = {} if version is None else states.cursor
-    if states.elsewhere:
+    owned = job.federated.owned
+    if owned:
+        violations += _not_numbered(folder, version, committed)
+        unproven.append(
+            "which rows the numbers are, and that no row of an owner is without one: incr audit CLIENT.toml tells, on "
+            "the owner's machine, and summary.json has the hash of its ledger"
+        )
+    elif states.elsewhere:
         unproven.append(
             f"which rows are held until their turn: {_listed(states.elsewhere)} keeps no state of version {version} "
             "here (a client on a SuperNode elsewhere keeps its own)"
         )
-    standing, has_files = _standing(job, committed, cursor, unproven)
+    standing, has_files = _standing(job, committed, cursor, [] if owned else unproven)
     as_it_passes = job.stream.label_at is None and cursor is not None and not states.elsewhere
     place = int((cursor or {}).get("place", 0)) if as_it_passes else None
     held = {name: RowSet.of_ids(rows) for name, rows in states.held.items()}
@@ -147,6 +173,26 @@ def _audit(folder: Path) -> Audit:
         [*violations, *rows.violations],
         unproven,
     )
+
+
+def _not_numbered(folder: Path, version: int | None, committed: Committed) -> list[Violation]:
+    """Owners of whose rows the tables have fewer, or more, than they have told of."""
+    found = list[Violation]()
+    with contextlib.suppress(CheckpointError):  # which the versions are looked at for
+        members = [] if version is None else loop_state(folder, version)["engine"]["owners"]["members"]
+        for member in members:
+            mine = {
+                name: table.filter(pc.equal(table["fragment"], member["name"]))
+                for name in ("ledger", "duplicates", "quarantine")
+                if (table := committed.tables[name]).num_rows
+            }
+            rows = sum(table.num_rows if name == "quarantine" else count(table) for name, table in mine.items())
+            if rows != member["told"]:
+                remedy = "go back to a copy of the run"
+                found.append(
+                    Violation(f"owner {member['name']}", f"{member['told']:,} rows, as told", f"{rows:,}", remedy)
+                )
+    return found
 
 
 def _standing(
@@ -218,14 +264,17 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def described(found: Audit) -> str:
-    """An audit as text: states and rows, participants, what could not be looked into, and what is wrong."""
-    return "\n".join(_lines(found))
+def described(found: Audit, whose: str = "") -> str:
+    """An audit as text: states and rows, participants, what could not be looked into, and what is wrong.
+
+    whose: of an owner's client, instead of the version.
+    """
+    return "\n".join(_lines(found, whose=whose))
 
 
-def _lines(found: Audit, name: str = "") -> Iterator[str]:
+def _lines(found: Audit, name: str = "", whose: str = "") -> Iterator[str]:
     states, what = found.states, f"baseline {name}: " if name else ""
-    stands = "no version yet" if found.version is None else f"version {found.version}"
+    stands = whose or ("no version yet" if found.version is None else f"version {found.version}")
     wrong = f"{len(found.violations):,} violation{'s' if len(found.violations) > 1 else ''}"
     proven = wrong if found.violations else "every one in exactly one state"
     yield f"{what}{stands}: {states.rows:,} rows in {found.files:,} file{'s' if found.files != 1 else ''}, {proven}"

@@ -141,14 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("version", type=int, metavar="N")
 
     forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
-    forget.add_argument("directory", metavar="DIR")
+    forget.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     which = forget.add_mutually_exclusive_group(required=True)
     which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
     which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
     forget.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     audit = command("audit", _audit, "prove that every row of a run's stream is in exactly one state; changes nothing")
-    audit.add_argument("directory", metavar="DIR")
+    audit.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     audit.add_argument("--json", action="store_true", help="print what was found as JSON")
 
     report = command("report", _report, "write the report of a run anew and print its path")
@@ -330,6 +330,8 @@ def _rollback(options: argparse.Namespace) -> int:
 def _forget(options: argparse.Namespace) -> int:
     from incr_core.runs import erase, rows_in_file, rows_where
 
+    if _is_owners(options.directory):
+        return _forget_at_owner(options)
     if options.rows:
         addresses, gone = rows_in_file(options.rows), list[str]()
     else:
@@ -366,9 +368,44 @@ def _forget(options: argparse.Namespace) -> int:
     return 0
 
 
-def _audit(options: argparse.Namespace) -> int:
-    from incr_core.commands.audit import audit, described
+def _is_owners(path: str) -> bool:
+    """Whether that is an owner's file. JobError where it is the folder of its state."""
+    from incr_core.errors import JobError
 
+    if (Path(path) / "identity").is_file() and (Path(path) / "runs").is_dir():
+        raise JobError(f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file")
+    return Path(path).suffix == ".toml" and Path(path).is_file()
+
+
+def _forget_at_owner(options: argparse.Namespace) -> int:
+    from incr_core.engines import engine_named
+
+    runs = engine_named("federated").erase_at_owner(options.directory, options.where, options.rows)
+    if options.json:
+        print(json_text(runs))
+        return 0
+    for run, found in runs.items():
+        print(
+            f"run {run}: {found['rows']:,} rows, {found['learned']:,} of them learned\n"
+            f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
+            f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet\n"
+            f"  read back: {found['states']:,} saved states, none of which holds any of them"
+        )
+    print("versions that learned them keep their weights, and the server hears how many they are with the next message")
+    if not runs:
+        print("no run has had rows of this client")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from incr_core.commands.audit import audit, described, owners_audit
+
+    if _is_owners(options.directory):
+        runs = owners_audit(options.directory)
+        documents = {name: found.document() for name, found in runs.items()}
+        text = "\n".join(described(found, f"run {name}") for name, found in runs.items())
+        print(json_text(documents) if options.json else text or "no run has had rows of this client")
+        return 0 if all(found.holds for found in runs.values()) else 1
     found = audit(options.directory)
     print(json_text(found.document()) if options.json else described(found))
     return 0 if found.holds else 1

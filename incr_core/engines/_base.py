@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from incr_core._util import Catalogue, file_of
+from incr_core.data.timeline import Standing
 from incr_core.errors import EngineError, JobError
 from incr_core.numerics import all_finite, settle_arithmetic
-from incr_core.registry import state_folder
+from incr_core.registry import RowStates, state_folder
 from incr_core.rounds import Arrival, Orders, Round
 from incr_core.update import Weights
 
@@ -82,6 +83,19 @@ class Engine:
         superlink: its address; None: only tell which runs the owner has taken part in.
         """
         raise JobError(f"client: expected --on federated, whose participants are clients, got --on {cls.name}")
+
+    @classmethod
+    def erase_at_owner(cls, file: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
+        """Delete rows from what an owner's client keeps of them; returns counts, by the runs that it has taken part in.
+
+        where: COLUMN=VALUE, of the owner's files. rows: a file of addresses.
+        """
+        raise JobError(f"{file}: expected --on federated, whose participants are clients, got --on {cls.name}")
+
+    @classmethod
+    def rows_at_owner(cls, file: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
+        """In which state the rows of an owner are, and what is not proven of that, by the runs it has taken part in."""
+        raise JobError(f"{file}: expected --on federated, whose participants are clients, got --on {cls.name}")
 
     @property
     def participants(self) -> list[str]:

@@ -29,7 +29,8 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
     path = job.stream.path
     if job.federated.owned:
         raise StreamError(
-            "stream.path: expected rows here, got a job whose rows lie with their owners (federated.superlink)"
+            "stream.path: expected rows here, got a job whose rows lie with their owners (federated.superlink); for "
+            "rows of this machine, set federated={} and stream.path"
         )
     if path.startswith(OBJECT):
         return job.named(path, "stream.path", SOURCES)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from incr_core.runs._detached import detach, go_on
 from incr_core.runs._engine_choice import EngineSettings
-from incr_core.runs._erase import erase, rows_in_file, rows_where
+from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
 from incr_core.runs._from_objects import open_run
+from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
 from incr_core.runs._run import Run, VersionRecord, run
 from incr_core.runs._status import Status
 from incr_core.runs._stop import stop
@@ -13,17 +14,22 @@ from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
 
 __all__ = [
+    "KEPT",
     "EngineSettings",
     "Run",
     "Status",
     "Summary",
     "Version",
     "VersionRecord",
+    "delete_rows",
     "detach",
     "erase",
     "go_on",
+    "memories_of",
     "open_run",
     "rows_in_file",
+    "rows_in_source",
+    "rows_kept",
     "rows_where",
     "run",
     "stop",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from incr_core.data.sources import RemoteFile, open_source, read_table
+from incr_core.data.sources import RemoteFile, Source, open_source, read_table
 from incr_core.errors import CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import (
@@ -33,7 +33,7 @@ from incr_core.runs._baseline_runs import baseline_runs
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.storage import checkpoint, is_address, located, remove
 
-__all__ = ["erase", "rows_in_file", "rows_where"]
+__all__ = ["erase", "rows_in_file", "rows_in_source", "rows_where"]
 
 
 def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
@@ -71,7 +71,9 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
         for run in runs:
             locks.enter_context(run.alone())
         objects = {} if job is None else job.objects_given
-        memories = [memories_of(_job(run, objects)) for run in runs]
+        jobs = [_job(run, objects) for run in runs]
+        _refuse_owned(jobs[0], str(directory))
+        memories = [memories_of(one) for one in jobs]
         for run, found in zip(runs, memories, strict=True):
             _check(run, found)
         for run in runs:
@@ -89,20 +91,34 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
     values are of a type that cannot be VALUE has no such row. Raises JobError where that is so of all, or the condition
     is none; StreamError where a file lacks the column.
     """
+    run = RunDirectory.open(directory)
+    job = _job(run, {} if job is None else job.objects_given)
+    _refuse_owned(job, f"--where {condition}")
+    learned = _fragments(run.table("ledger"))
+    source, tolerates = open_source(job.source(), job.stream.format), job.features.tolerates_bad_files
+    found, there = rows_in_source(source, condition, learned, tolerates=tolerates)
+    return found, sorted(learned - there)
+
+
+def rows_in_source(
+    source: Source, condition: str, learned: Set[str] = frozenset(), *, tolerates: bool = False
+) -> tuple[pa.Table, set[str]]:
+    """The addresses of the rows of a source of which COLUMN=VALUE holds, and the names of all its files.
+
+    tolerates: whether a file that cannot be read, and of which no row was `learned`, is no fault. Raises JobError and
+    StreamError, as `rows_where` does.
+    """
     column, equals, text = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    run = RunDirectory.open(directory)
-    job = _job(run, {} if job is None else job.objects_given)
-    learned = _fragments(run.table("ledger"))
-    found, others, gone = list[pa.Table](), dict[str, str](), set(learned)
-    for fragment in open_source(job.source(), job.stream.format).fragments():
-        gone.discard(fragment.name)
+    found, others, names = list[pa.Table](), dict[str, str](), set[str]()
+    for fragment in source.fragments():
+        names.add(fragment.name)
         try:
             values = fragment.load([column])[column]
         except StreamError:
             # Of a file in quarantine no row was learned; of one that is none, somebody must look.
-            if not job.features.tolerates_bad_files or fragment.name in learned:
+            if not tolerates or fragment.name in learned:
                 raise
             continue
         try:
@@ -118,7 +134,7 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
             f"--where {condition}: expected a value like those of {column} in {name}, which are of type {kind}, "
             f"got {text!r}"
         )
-    return pa.concat_tables([SCHEMA.empty_table(), *found]), sorted(gone)
+    return pa.concat_tables([SCHEMA.empty_table(), *found]), names
 
 
 def rows_in_file(path: str | Path) -> pa.Table:
@@ -133,6 +149,14 @@ def rows_in_file(path: str | Path) -> pa.Table:
 def _job(run: RunDirectory, objects: Mapping[str, Callable[..., Any]]) -> Job:
     """What the run was made with, and not what its job.toml finds in the data now."""
     return Job.from_document(run.job(), place=str(run.path / "job.toml"), objects=objects)
+
+
+def _refuse_owned(job: Job, place: str) -> None:
+    if job.federated.owned:
+        raise JobError(
+            f"{place}: expected a run that keeps something of rows, got one whose rows are with their owners; let an "
+            "owner erase its own (incr forget CLIENT.toml --where COLUMN=VALUE, on its machine)"
+        )
 
 
 def _once(addresses: pa.Table) -> pa.Table:

@@ -304,10 +304,10 @@ def test_bad_rows_and_duplicates_have_numbers_of_their_own(
                 numbers.setdefault(entry["fragment"], []).extend(range(part["start"], part["stop"]))
     for entry in pq.read_table(tmp_path / "run" / "quarantine").to_pylist():
         numbers.setdefault(entry["fragment"], []).append(entry["offset"])
-    for owner, rows in all_rows(tmp_path).items():
-        assert sorted(numbers[owner]) == list(range(len(rows)))
+    for owner, every in all_rows(tmp_path).items():
+        assert sorted(numbers[owner]) == list(range(len(every)))
         (found,) = describe(ClientFile.read(tmp_path / owner / f"{owner}.toml"))
-        assert found["learned"] + found["duplicate"] + found["quarantined"] == len(rows)
+        assert found["learned"] + found["duplicate"] + found["quarantined"] == len(every)
         assert min(found["learned"], found["duplicate"], found["quarantined"]) > 0
 
 

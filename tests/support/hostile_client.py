@@ -71,7 +71,7 @@ def set_first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[
 
 
 def unfinite(sums: Packed) -> Packed:
-    return {name: np.asarray(value) * np.nan for name, value in sums.items()} or {"auc": np.array([np.nan])}  # type: ignore[dict-item]
+    return {name: np.asarray(value) * np.nan for name, value in sums.items()} or {"auc": np.array([np.nan])}
 
 
 def pickles(content: RecordDict) -> None:

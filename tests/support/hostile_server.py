@@ -36,7 +36,13 @@ def opens(change: Callable[[dict[str, Any]], object] = lambda job: None, **chang
     def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
         document = json.loads(offered(deployed()))
         change(document)
-        new = {"run": "0" * 16, "generation": -1, "index": 0, "describe": True, "job": json.dumps(document)}
+        new: dict[str, Any] = {
+            "run": "0" * 16,
+            "generation": -1,
+            "index": 0,
+            "describe": True,
+            "job": json.dumps(document),
+        }
         return "query.open", RecordDict({ORDER: ConfigRecord({**new, **changes})})
 
     return make
