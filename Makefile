@@ -8,7 +8,7 @@ PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-federated demo-full test chaos s3 quick lint types laws gpu unit install lock latest dist clean
+.PHONY: demo demo-federated demo-full niid test chaos s3 quick lint types laws gpu unit install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
@@ -19,6 +19,10 @@ demo-federated: install
 
 demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full
+
+# NIID-Bench on Fashion-MNIST, one seed: hours; stopped, it goes on where it was.
+niid: install
+	$(BIN)/python -m benchmarks.niid
 
 # Types are checked beside the tests: mypy has but one core to itself, and tests on Ray wait for each other.
 test: lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -34,12 +35,18 @@ def rows(client: int, number: int, count: int) -> Batch:
     return Batch(inputs, (inputs[:, client] > 0.3 * client).float())
 
 
+def added(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(values)).sum(0)
+
+
 def by_hand(counts: list[list[int]]) -> torch.Tensor:
     """Rounds of rows for each client; none: it is not asked. c sums by the rows that each has learned last."""
     model = learner().model
     x = [weight.detach().clone() for weight in model.parameters()]
     zeros = [torch.zeros_like(weight) for weight in x]
-    controls, last, common = {}, {}, zeros
+    controls: dict[int, list[torch.Tensor]] = {}
+    last: dict[int, int] = {}
+    common = zeros
     for number, asked in enumerate(counts):
         found = {}
         for client, count in enumerate(asked):
@@ -63,11 +70,10 @@ def by_hand(counts: list[list[int]]) -> torch.Tensor:
             found[client] = [weight.detach() for weight in y]
             controls[client], last[client] = option_2, count
         total = sum(asked)
-        x = [sum(asked[client] / total * found[client][place] for client in found) for place in range(len(x))]  # type: ignore[misc]
+        x = [added(asked[client] / total * found[client][place] for client in found) for place in range(len(x))]
         whole = sum(last.values())
         common = [
-            sum(last[client] / whole * controls[client][place] for client in controls)  # type: ignore[misc]
-            for place in range(len(x))
+            added(last[client] / whole * controls[client][place] for client in controls) for place in range(len(x))
         ]
     return x[0]
 
