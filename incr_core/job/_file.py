@@ -289,7 +289,7 @@ _OPERATIONAL = [
     ("features", "on_bad_file"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
     *(("federated", key) for key in ("certificates", "min_clients", "round_timeout", "accept_failures")),
-    *(("publish", key) for key in ("keep", "gate", "margin", "patience", "reference")),
+    *(("publish", key) for key in ("keep", "gate", "margin", "patience", "reference", "states")),
     ("track", "tensorboard"),
 ]
 """Keys that may change while a run goes on: what is learned is the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.runs._change import change
 from incr_core.runs._detached import detach, go_on
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_in_file, rows_where
@@ -19,6 +20,7 @@ __all__ = [
     "Summary",
     "Version",
     "VersionRecord",
+    "change",
     "detach",
     "erase",
     "go_on",

@@ -93,7 +93,7 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
         assert told["version"] == 4
         assert told["rows"] == 500
         # Another champion: the next question is answered by it.
-        RunDirectory.open(out).rollback(2)
+        RunDirectory.open(out).promote(2)
         again = ask(f"{url}/predict", {"rows": rows})
         assert again["version"] == 2
         second = Version.load(out, 2).predict(table).drop_columns(["row"]).slice(0, 20).to_pylist()
@@ -162,7 +162,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     champion = Champion(out)
-    RunDirectory.open(out).rollback(1)
+    RunDirectory.open(out).promote(1)
     remove(out / "versions/1/model.safetensors")
     row = {"height": 170, "weight": 70.5, "colour": "red"}
     assert champion.predict([row])["version"] == 4

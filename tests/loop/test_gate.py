@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -16,35 +15,7 @@ from incr_core.data import OFFSET_BITS
 from incr_core.registry import RunDirectory, loop_state
 from incr_core.runs import Run, Status, open_run
 from incr_core.storage import checkpoint
-
-DAY, POISONED = 300, 20
-"""Rows of a day, and the first one that is poisoned."""
-
-Table = dict[str, npt.NDArray[Any]]
-
-
-def flipped(day: Table) -> None:
-    day["late"][:] = 1 - day["late"]
-
-
-def in_another_unit(day: Table) -> None:
-    day["x3"][:] *= 1000
-
-
-def frozen(day: Table) -> None:
-    day["x0"][:] = 2.0
-
-
-def stream(poison: Callable[[Table], None], last: int, count: int) -> list[Table]:
-    """So many days with one concept, of which those from POISONED up to `last` are poisoned."""
-    draw, days = np.random.default_rng(0), list[Table]()
-    for day in range(count):
-        x = draw.normal(size=(DAY, 4))
-        late = x @ np.array([1.0, -1.0, 0.5, 1.0]) + 0.6 * draw.logistic(size=DAY) > 0
-        days.append({**{f"x{column}": x[:, column] for column in range(4)}, "late": late.astype(np.int64)})
-        if POISONED <= day < last:
-            poison(days[-1])
-    return days
+from tests.support.poisoned import Table, flipped, frozen, in_another_unit, stream
 
 
 def learned(out: Path, days: list[Table], **publish: Any) -> Run:
