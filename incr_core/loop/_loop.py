@@ -66,6 +66,7 @@ class Loop:
         if lost:
             self._losses.noticed(lost)
         self._controller, self._review, self._gate = job.controller(), job.reviews(), self._new_gate()
+        self._went_back = False  # since the last commit, from a version that the gate has held
         self._dropped: dict[str, Any] | None = None  # up to which increment rows are set aside, and why
         self._flight: Flight | None = None
         self._stop, self._woken = threading.Event(), threading.Event()
@@ -282,6 +283,8 @@ class Loop:
         self.totals.seconds = self._seconds()
         if self._pending or self.version is None:
             self.commit()
+            if self._went_back:  # there is more to receive: what is set aside
+                return False
         if self.totals.events.get("diverged") and not self.totals.rows_learned:
             raise self._diverged("every increment has diverged")
         return True
@@ -338,6 +341,9 @@ class Loop:
             for kind, what, action in (*healed, *self.engine.news):
                 self._happened(self._pending.last, kind, what, action, 0)
         verdict = self._judged()
+        if verdict is not None and not verdict.promoted and self.job.publish.on_hold == "rollback":
+            self._put_aside(verdict)
+            return
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
@@ -360,7 +366,8 @@ class Loop:
 
     def _new_gate(self) -> Gate | None:
         publish = self.job.publish
-        return Gate(publish.margin, publish.patience) if publish.gate else None
+        goes_back = publish.on_hold == "rollback"
+        return Gate(publish.margin, publish.patience, goes_back=goes_back) if publish.gate else None
 
     def _judged(self) -> Verdict | None:
         """Judge the version that is about to be committed, where the job has a gate, and let participants know."""
@@ -369,6 +376,10 @@ class Loop:
         held = self._gate.held
         wanted = bool(held) and self.directory.promoted_by_hand()
         verdict = self._gate.verdict(total(self.engine.judge()), wanted=wanted)
+        if not verdict.promoted and self._gate.goes_back:
+            return verdict
+        self._gate.aside = self._gate.aside + 1 if self._went_back else 0
+        self._went_back = False
         self._order(Orders(verdict=verdict.follow))
         if self._pending.last is not None and (held or not verdict.promoted):
             action = f"version {self._next_version} is the champion"
@@ -376,6 +387,15 @@ class Loop:
                 action = f"version {self._next_version} is held, {self.directory.champion()} goes on serving"
             self._happened(self._pending.last, "promoted" if verdict.promoted else "held", verdict.why, action, 0)
         return verdict
+
+    def _put_aside(self, verdict: Verdict) -> None:
+        """Go back from a version that is held, before it is committed, and learn on without its rows."""
+        last = self._pending.last
+        assert last is not None, "what has learned nothing answers as the champion does"
+        self._pending, self._went_back = PendingCommit(), True
+        self._resume()
+        self._dropped = {"up_to": last.number, "why": f"set aside by the gate: {verdict.why}"}
+        self._happened(last, "held", verdict.why, f"learning goes on from version {self.version}", 0)
 
     @property
     def _next_version(self) -> int:

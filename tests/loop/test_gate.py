@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from incr_core.commands.audit import audit
 from incr_core.data import OFFSET_BITS
 from incr_core.registry import RunDirectory, loop_state
 from incr_core.runs import Run, Status, open_run
 from incr_core.storage import checkpoint
-from tests.support.poisoned import Table, flipped, frozen, in_another_unit, stream
+from tests.support.poisoned import DAY, Table, flipped, frozen, in_another_unit, stream
 
 
 def learned(out: Path, days: list[Table], **publish: Any) -> Run:
@@ -90,3 +91,22 @@ def test_rows_to_compare_on_are_erased_with_all_others(tmp_path: Path) -> None:
     assert (found["learned"], found["compared"]) == (1, 1)
     state, _ = checkpoint.load(run.path / "state" / "all" / "3")
     assert not any((one["rows"]["rows"] == row).any() for one in state["reference"]["past"])
+
+
+def test_a_run_may_go_back_by_itself_and_goes_on_as_if_the_poisoned_days_had_never_been(tmp_path: Path) -> None:
+    days = stream(flipped, 22, 24)
+    run = learned(tmp_path / "run", days[:22], on_hold="rollback")
+    assert (held(run), run.champion.number) == ([], 22)
+    run = learned(tmp_path / "run", days, on_hold="rollback")
+    twin = learned(tmp_path / "twin", [*days[:20], *days[22:]])
+    assert run.summary.model_sha256 == twin.summary.model_sha256
+    assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
+    assert run.table("quarantine").num_rows == 2 * DAY
+    assert audit(run.path).holds
+
+
+def test_what_is_set_aside_too_often_is_a_drift(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", stream(flipped, 24, 24), on_hold="rollback", patience=2)
+    assert run.table("quarantine").num_rows == 2 * DAY
+    assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
+    assert run.summary.rows_learned == 22 * DAY
