@@ -139,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("directory", metavar="DIR")
         one.set_defaults(action=action)
 
+    diff = command("diff", _diff, "tell what differs between two versions: weights, metrics, rows, verdicts")
+    diff.add_argument("directory", metavar="DIR")
+    diff.add_argument("one", type=int, metavar="N")
+    diff.add_argument("other", type=int, metavar="M")
+    diff.add_argument("--json", action="store_true", help="print it as JSON")
+
     forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
     forget.add_argument("directory", metavar="DIR")
     which = forget.add_mutually_exclusive_group(required=True)
@@ -317,6 +323,15 @@ def _change(options: argparse.Namespace) -> int:
 
     version, drop = getattr(options, "version", None), getattr(options, "drop", False)
     print(change(options.directory, options.action, version, drop=drop))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from incr_core.commands.diff import described
+    from incr_core.runs import difference
+
+    found = difference(options.directory, options.one, options.other)
+    print(json_text(found) if options.json else described(found))
     return 0
 
 

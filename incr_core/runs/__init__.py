@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core.runs._change import change
 from incr_core.runs._detached import detach, go_on
+from incr_core.runs._difference import difference
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_in_file, rows_where
 from incr_core.runs._from_objects import open_run
@@ -22,6 +23,7 @@ __all__ = [
     "VersionRecord",
     "change",
     "detach",
+    "difference",
     "erase",
     "go_on",
     "open_run",

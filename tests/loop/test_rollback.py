@@ -38,7 +38,9 @@ def learned(out: Path, parts: int, **publish: Any) -> Run:
     return open_run(out, stream=people(parts), strategies=[replay], publish={"states": 9, **publish}, **SETTINGS).run()
 
 
-def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_past_it(tmp_path: Path) -> None:
+def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_past_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, other = learned(tmp_path / "run", 6), learned(tmp_path / "other", 8)
     assert run.rollback(3) == (
         "version 7 is version 3 again, and learning goes on from it; 120 rows learned since are pending again"
@@ -52,6 +54,10 @@ def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_
     assert run.table("metrics")["increment"].to_pylist() == [*range(8)]
     assert run.table("events")["what"].to_pylist() == ["from version 6 to 3"]
     assert audit(run.path).holds
+    assert main(["diff", str(run.path), "6", "8"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "version 6 (part 5) -> version 8 (part 3): 40 rows learned between"
+    assert told[1:3] == ["  version 6 goes on from 5, 4, 3, 2, 1", "  version 8 goes on from 7, 3, 2, 1"]
     # There and back again: what was undone counts once more, and what was learned instead does not.
     run.rollback(5)
     assert run.table("ledger")["version"].to_pylist() == [1, 2, 3, 4, 5]
