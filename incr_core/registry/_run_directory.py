@@ -124,10 +124,10 @@ class RunDirectory:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
         run = cls(located(path), None)
         require_run(run.path)
+        run._keep_states()
         if copy_of(run.path) is not None:  # of a commit in a store all is there, or nothing
             run._survey()
             return run
-        run._keep_states()
         # Where nothing can be written there is nothing to repair on disk either.
         with (
             contextlib.suppress(RunDirectoryError, StorageError),
