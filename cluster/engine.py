@@ -120,8 +120,8 @@ class ClusterEngine(Engine):
 
     @property
     def swept(self) -> list[str]:
-        """The replicas, where their states are objects; else each of them removes its own."""
-        return [] if self._states.are_files else self.participants
+        """The replicas, where their states are objects, or some are kept for longer; else each removes its own."""
+        return [] if self._states.are_files and not self.job.publish.keeps_older else self.participants
 
     @property
     def fragments(self) -> Sequence[str]:

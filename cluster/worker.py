@@ -336,7 +336,7 @@ class ShardWorker:
         def write() -> dict[str, Any]:
             told = write_parts(path, snapshot.weights, cut) if hands_over else {}
             snapshot.write(path)
-            self._directory.let_go(self.place, version - STAY)
+            self._let_go(version)
             return told
 
         self._writer.begin(write, key)
@@ -365,8 +365,13 @@ class ShardWorker:
             unsynced = stack.enter_context(checkpoint.unsynced()) if self._beside_loop else []
             self.worker.save(state, version)
             # The version before is committed, or this one would not be saved.
-            self._directory.let_go(self.place, version - STAY)
+            self._let_go(version)
             return Saved(unsynced=unsynced)
+
+    def _let_go(self, version: int) -> None:
+        """Remove the states that are too old beside this version's, unless the loop keeps some of them for longer."""
+        if not self._job.publish.keeps_older:
+            self._directory.let_go(self.place, version - STAY)
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.

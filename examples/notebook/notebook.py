@@ -67,5 +67,5 @@ if __name__ == "__main__":
     learned = run(out, days=5)  # two more have come
     print(learned)
     print(learned.champion.predict(day(5)).slice(0, 3).to_pylist())
-    learned.rollback(2)
+    learned.promote(2)
     print(f"served now: version {learned.champion.number}, of {len(learned.versions)}")

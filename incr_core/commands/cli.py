@@ -136,9 +136,25 @@ def _parser() -> argparse.ArgumentParser:
     versions = command("versions", _versions, "list the versions of a run")
     versions.add_argument("directory", metavar="DIR")
 
-    rollback = command("rollback", _rollback, "make another version the champion")
-    rollback.add_argument("directory", metavar="DIR")
-    rollback.add_argument("version", type=int, metavar="N")
+    rollback = command("rollback", _change, "undo what was learned since a version: learning goes on from it")
+    rollback.add_argument("--drop", action="store_true", help="set the rows since aside, instead of learning them anew")
+    promote = command("promote", _change, "make a version the champion, until the next one is published")
+    pin = command("pin", _change, "let a version stay the champion, whatever is committed")
+    for one, action in ((rollback, "rollback"), (promote, "promote"), (pin, "pin")):
+        one.add_argument("directory", metavar="DIR")
+        one.add_argument("version", type=int, metavar="N")
+        one.set_defaults(action=action)
+    hold = command("hold", _change, "let the champion stay what it is, whatever is committed")
+    unpin = command("unpin", _change, "let the next version that is published become the champion")
+    for one, action in ((hold, "hold"), (unpin, "unpin")):
+        one.add_argument("directory", metavar="DIR")
+        one.set_defaults(action=action)
+
+    diff = command("diff", _diff, "tell what differs between two versions: weights, metrics, rows, verdicts")
+    diff.add_argument("directory", metavar="DIR")
+    diff.add_argument("one", type=int, metavar="N")
+    diff.add_argument("other", type=int, metavar="M")
+    diff.add_argument("--json", action="store_true", help="print it as JSON")
 
     forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
     forget.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
@@ -316,14 +332,20 @@ def _versions(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rollback(options: argparse.Namespace) -> int:
-    from incr_core.registry import champion_of
-    from incr_core.runs import Run
+def _change(options: argparse.Namespace) -> int:
+    from incr_core.runs import change
 
-    run = Run(options.directory)
-    before = champion_of(run.path)
-    run.rollback(options.version)
-    print(f"champion: version {options.version} (was {before or 'none'})")
+    version, drop = getattr(options, "version", None), getattr(options, "drop", False)
+    print(change(options.directory, options.action, version, drop=drop))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from incr_core.commands.diff import described
+    from incr_core.runs import difference
+
+    found = difference(options.directory, options.one, options.other)
+    print(json_text(found) if options.json else described(found))
     return 0
 
 

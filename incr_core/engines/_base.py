@@ -55,6 +55,9 @@ class Engine:
     max_failures = 0
     """How many times in a row, without a commit between, `start` may be called again after WorkerLost."""
 
+    interruptible = False
+    """Whether `start` may be called after `receive` was given up while it waited."""
+
     saves_meanwhile = False
     """Whether participants go on while the state that `save` has begun to keep is written: then `written` waits for it,
     in another thread."""

@@ -22,6 +22,7 @@ class LocalEngine(Engine):
     """One participant, in this process."""
 
     name = "local"
+    interruptible = True
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)

@@ -16,7 +16,7 @@ from incr_core.objectives import Objective
 from incr_core.rounds import PROBE_ROWS, PROBED, Probe
 from incr_core.strategies import Strategy
 
-__all__ = ["controller_of", "probes_of"]
+__all__ = ["check_judged", "controller_of", "probes_of"]
 
 LOWER_IS_BETTER = ("loss", "error", "log_loss", "brier", "calibration_error", "mae", "mse", "rmse")
 
@@ -47,6 +47,15 @@ def controller_of(
         _check_action(section, every, remembers)
     alarms = [_alarm(section) for section in job.drift]
     return Controller(alarms, objective, every if isinstance(every, int) else None, by_task=every == "task")
+
+
+def check_judged(job: JobFile, objective: Objective) -> None:
+    """JobError where the job has a gate, and its objective's predictions no losses to compare."""
+    if job.publish.gate and type(objective).prediction_losses is Objective.prediction_losses:
+        raise JobError(
+            f"publish.gate: expected an objective with prediction_losses, which versions are compared by, got "
+            f"{job.learner.objective}; write them, or leave the gate out"
+        )
 
 
 def probes_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Probe]:

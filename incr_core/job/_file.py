@@ -273,6 +273,9 @@ class JobFile(Section):
         document["features"]["on_bad_row"] = "fail"
         for section, key in _OPERATIONAL:
             document.get(section, {}).pop(key, None)
+        if self.publish.on_hold == "go_on":  # else the gate says what is learned
+            for key in ("gate", "margin", "patience", "reference", "on_hold"):
+                del document["publish"][key]
         document["cluster"]["shards"] = 1
         if self.cluster.partition == "blocks":  # else each replica has a stream of its own
             document["cluster"].pop("replicas", None)
@@ -289,7 +292,8 @@ _OPERATIONAL = [
     ("features", "on_bad_file"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
     *(("federated", key) for key in ("certificates", "min_clients", "round_timeout", "accept_failures")),
-    *(("publish", key) for key in ("keep", "gate", "margin", "patience", "reference")),
+    ("publish", "keep"),
+    ("publish", "states"),
     ("track", "tensorboard"),
 ]
 """Keys that may change while a run goes on: what is learned is the same."""

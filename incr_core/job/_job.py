@@ -16,7 +16,7 @@ from incr_core.data.sources import SharedReads, Source
 from incr_core.data.timeline import Partition, Stream, Turns
 from incr_core.drift import Controller
 from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
-from incr_core.job._drift import controller_of, probes_of
+from incr_core.job._drift import check_judged, controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
@@ -218,6 +218,7 @@ class Job(JobFile):
         reads, turns: shared with participants in this process, or in others, that own other parts of the stream.
         personal: weights that stay with it, by name pattern.
         """
+        check_judged(self, self.objective())
         stream = self.data(partition, reads, turns)
         return Participant(
             name,

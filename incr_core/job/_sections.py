@@ -387,6 +387,19 @@ class PublishSection(Section):
     margin: float = Field(0.01, ge=0)
     patience: int = Field(14, ge=1)
     reference: int = Field(128, ge=1)
+    states: int = Field(2, ge=2)
+    on_hold: Literal["go_on", "rollback"] = "go_on"
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if self.on_hold == "rollback" and not self.gate:
+            raise ValueError('publish.on_hold: expected gate = true with "rollback", got false; set it')
+        return self
+
+    @property
+    def keeps_older(self) -> bool:
+        """Whether states may be kept of others than the last two versions."""
+        return self.gate or self.states > 2
 
 
 class TrackSection(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from incr_core.loop._change import ACTIONS, carry_out
 from incr_core.loop._loop import Loop
 from incr_core.loop._totals import Progress
 
-__all__ = ["Loop", "Progress"]
+__all__ = ["ACTIONS", "Loop", "Progress", "carry_out"]

@@ -76,7 +76,8 @@ class Gate:
     """Judge each new version against the champion.
 
     margin: the share of the champion's loss by which it may be worse, beside what is usual: a stream that drifts is
-    judged by its own pace. patience: versions held in a row, after which what arrives counts too.
+    judged by its own pace. patience: versions held in a row, after which what arrives counts too. goes_back: whether
+    the rows of a version that is held are set aside; then so many in a row are a drift, since nobody has learned it.
 
     >>> gate = Gate(margin=0.01, patience=2)
     >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
@@ -93,9 +94,10 @@ class Gate:
     'restart'
     """
 
-    def __init__(self, margin: float, patience: int) -> None:
-        self.margin, self.patience = margin, patience
+    def __init__(self, margin: float, patience: int, *, goes_back: bool = False) -> None:
+        self.margin, self.patience, self.goes_back = margin, patience, goes_back
         self.held = 0
+        self.aside = 0  # commits in a row whose rows were set aside
         self._usual, self._odd = _Rise(), _Rise()  # of champions' losses on the past, and of those of what arrives
         self._record: float | None = None  # mean loss of the champion's predictions as they came
         self._first: float | None = None  # the same of the rows that came when the first of those held did
@@ -146,8 +148,10 @@ class Gate:
 
     def _doubted(self, newest: float, told: str) -> tuple[str, str]:
         """What becomes of a version that answers the past worse."""
-        if self.held < self.patience:
+        if self.held + self.aside < self.patience:
             return "hold", told
+        if self.goes_back:
+            return "restart", f"a drift: {told}; the rows of {self.aside} commits before were set aside for the same"
         # The champion made the predictions that were scored when its successor was held first.
         before = max(value for value in (self._first, self._record, -math.inf) if value is not None)
         if newest < before:
@@ -175,6 +179,7 @@ class Gate:
         """What the next verdict depends on."""
         return {
             "held": self.held,
+            "aside": self.aside,
             "usual": [self._usual.known, self._usual.squares],
             "odd": [self._odd.known, self._odd.squares],
             "record": self._record,
@@ -184,7 +189,7 @@ class Gate:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it."""
-        self.held, self._record = state["held"], state["record"]
+        self.held, self.aside, self._record = state["held"], state["aside"], state["record"]
         self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
         self._first, self._newest = state["first"], list(state["newest"])
 

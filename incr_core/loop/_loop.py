@@ -17,6 +17,7 @@ from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, IncrError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
+from incr_core.loop._change import carry_out
 from incr_core.loop._client_rows import ClientSums, client_rows
 from incr_core.loop._commit import prepared
 from incr_core.loop._divergence import Divergence, fault_of
@@ -25,11 +26,11 @@ from incr_core.loop._flight import Flight
 from incr_core.loop._gate import Gate, Verdict, total
 from incr_core.loop._losses import Losses
 from incr_core.loop._pending_commit import PendingCommit, metrics_row
+from incr_core.loop._requests import woken_by_requests
 from incr_core.loop._review_round import review_history
-from incr_core.loop._stop_request import stopped_by_request
 from incr_core.loop._totals import Progress, Totals
 from incr_core.objectives import Objective
-from incr_core.registry import STOP, RunDirectory, asked, loop_state
+from incr_core.registry import CHANGE, STOP, RunDirectory, answer, asked, loop_state, request
 from incr_core.rounds import Arrival, Orders, Round
 from incr_core.storage import model_sha256, write_atomically
 from incr_core.update import Weights
@@ -66,14 +67,17 @@ class Loop:
         if lost:
             self._losses.noticed(lost)
         self._controller, self._review, self._gate = job.controller(), job.reviews(), self._new_gate()
+        self._went_back = False  # since the last commit, from a version that the gate has held
+        self._dropped: dict[str, Any] | None = None  # up to which increment rows are set aside, and why
         self._flight: Flight | None = None
-        self._stop = threading.Event()
+        self._stop, self._woken = threading.Event(), threading.Event()
         self._shape: dict[str, Any] | None = None
         self._begun: float | None = None
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
-        with set_by_signals(self._stop), stopped_by_request(self.directory.path, self._stop):
+        looking = woken_by_requests(self.directory.path, self._stop, self._woken, for_changes=self.engine.interruptible)
+        with set_by_signals(self._stop), looking:
             while True:
                 try:
                     self._learn_on()
@@ -99,24 +103,63 @@ class Loop:
         """Go on from the last commit."""
         try:
             self._resume()
-        except Stopped:  # nothing has begun that could be ended with a commit
-            raise KeyboardInterrupt from None
+        except Stopped:
+            if self._stops:  # nothing has begun that could be ended with a commit
+                raise KeyboardInterrupt from None
+            self._resume()
         if self._begun is None:
             self._begun = time.perf_counter() - self.totals.seconds
-        while not self._stop.is_set():
+        while not self._stops:
             try:
                 arrivals = self.engine.receive()
             except Stopped:
-                break
+                if self._stops:
+                    break
+                self._change(waiting=True)
+                continue
             if arrivals:
                 self._increment(arrivals)
             elif self._ended():
                 break
             if asked(self.directory.path, STOP):
                 self._stop.set()
+            elif asked(self.directory.path, CHANGE):
+                self._change()
         self._land()
         if self._stop.is_set() and (self._pending or self.version is None):
             self._stopped()
+
+    @property
+    def _stops(self) -> bool:
+        """Whether it was asked to stop, and not only woken to look at another request."""
+        if self._stop.is_set() and self._woken.is_set() and not asked(self.directory.path, STOP):
+            self._stop.clear()
+            self._woken.clear()
+        return self._stop.is_set()
+
+    def _change(self, *, waiting: bool = False) -> None:
+        """Carry out the change that somebody asks for, if there is one.
+
+        waiting: whether the engine was waiting for data, and so must be started anew.
+        """
+        wanted = request(self.directory.path, CHANGE)
+        back = wanted is not None and wanted.get("action") == "rollback"
+        if waiting and not back and self._pending:
+            self._stopped()
+        if wanted is not None:
+            self._land()
+            outcome = {"token": wanted.get("token")}
+            try:
+                outcome["done"] = carry_out(self.directory, wanted)
+            except IncrError as error:
+                outcome["error"], back = str(error), False
+            answer(self.directory.path, CHANGE, outcome)
+        if back:
+            self._pending, self._divergence = PendingCommit(), Divergence()
+            self.version = self.directory.latest()
+        if back or waiting:
+            self._pending = PendingCommit()
+            self._resume()
 
     # -- one increment -------------------------------------------------------------------------------------------
 
@@ -125,9 +168,9 @@ class Loop:
         if self._flight is not None and self._flight.landed:
             self._land()
         tick = arrivals[0].tick
-        skipped = self._divergence.skipped.get(tick.number)
+        skipped = self._divergence.skipped.get(tick.number) or self._set_aside(tick)
         self._before(arrivals)
-        if self._gate is not None:
+        if self._gate is not None and skipped is None:
             self._gate.arrived(arrivals)
         learned = self.engine.learn(arrivals, None if skipped is None else {})
         self._losses.gone_on()
@@ -198,10 +241,14 @@ class Loop:
         labelled = sum(arrival.labelled for arrival in arrivals)
         if skipped is not None:
             pending.diverged += [whole_table(arrival.rows, self.engine.fragments, skipped) for arrival in arrivals]
-            self._happened(tick, "diverged", skipped, "its rows are in quarantine", labelled)
+            aside = self._set_aside(tick) is not None
+            self._happened(tick, "set aside" if aside else "diverged", skipped, "its rows are in quarantine", labelled)
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
         totals.seconds = self._seconds()
+        in_a_row = totals.diverged_in_a_row
         totals.add(arrivals, learned, statistics, diverged=skipped is not None)
+        if self._set_aside(tick) is not None:
+            totals.diverged_in_a_row = in_a_row
         so_far = self.objective.metrics(totals.statistics) if totals.statistics else {}
         now = self.objective.metrics(statistics) if statistics else {}
         rows, version = labelled if skipped is None else 0, self._next_version
@@ -213,6 +260,11 @@ class Loop:
             main = self.objective.main_metric
             value = so_far.get(main, math.nan)
             self.observe(Progress(tick.name, totals.rows_learned, totals.rows_per_second, main, value))
+
+    def _set_aside(self, tick: Tick) -> str | None:
+        """Why an increment is not learned, where somebody has gone back and set its rows aside."""
+        dropped = self._dropped
+        return None if dropped is None or tick.number > dropped["up_to"] else str(dropped["why"])
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
         self.totals.events[kind] = self.totals.events.get(kind, 0) + 1
@@ -235,6 +287,8 @@ class Loop:
         self.totals.seconds = self._seconds()
         if self._pending or self.version is None:
             self.commit()
+            if self._went_back:  # there is more to receive: what is set aside
+                return False
         if self.totals.events.get("diverged") and not self.totals.rows_learned:
             raise self._diverged("every increment has diverged")
         return True
@@ -265,6 +319,7 @@ class Loop:
         if self.version is None:
             self.totals, self._clients = Totals(), ClientSums()
             self._controller, self._review, self._gate = self.job.controller(), self.job.reviews(), self._new_gate()
+            self._dropped = None
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
@@ -275,7 +330,7 @@ class Loop:
             self._controller.load_state_dict(state["controller"])
         if self._review is not None:
             self._review.load_state_dict(state["review"])
-        self._gate = self._new_gate()
+        self._gate, self._dropped = self._new_gate(), state.get("dropped")
         if self._gate is not None and state.get("gate") is not None:  # none where the job had no gate then
             self._gate.load_state_dict(state["gate"])
         self.engine.start(Commit(self.version, weights, state["engine"]))
@@ -291,12 +346,16 @@ class Loop:
             for kind, what, action in (*healed, *self.engine.news):
                 self._happened(self._pending.last, kind, what, action, 0)
         verdict = self._judged()
+        if verdict is not None and not verdict.promoted and self.job.publish.on_hold == "rollback":
+            self._put_aside(verdict)
+            return
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
             "review": None if self._review is None else self._review.state_dict(),
             "clients": self._clients.state_dict(),
             "gate": None if self._gate is None else self._gate.state_dict(),
+            "dropped": self._dropped,
         }
         if self.engine.saves_meanwhile:
             state = copy.deepcopy(state)  # written while all of it changes
@@ -313,14 +372,20 @@ class Loop:
 
     def _new_gate(self) -> Gate | None:
         publish = self.job.publish
-        return Gate(publish.margin, publish.patience) if publish.gate else None
+        goes_back = publish.on_hold == "rollback"
+        return Gate(publish.margin, publish.patience, goes_back=goes_back) if publish.gate else None
 
     def _judged(self) -> Verdict | None:
         """Judge the version that is about to be committed, where the job has a gate, and let participants know."""
         if self._gate is None:
             return None
         held = self._gate.held
-        verdict = self._gate.verdict(total(self.engine.judge()))
+        wanted = bool(held) and self.directory.promoted_by_hand()
+        verdict = self._gate.verdict(total(self.engine.judge()), wanted=wanted)
+        if not verdict.promoted and self._gate.goes_back:
+            return verdict
+        self._gate.aside = self._gate.aside + 1 if self._went_back else 0
+        self._went_back = False
         self._order(Orders(verdict=verdict.follow))
         if self._pending.last is not None and (held or not verdict.promoted):
             action = f"version {self._next_version} is the champion"
@@ -328,6 +393,15 @@ class Loop:
                 action = f"version {self._next_version} is held, {self.directory.champion()} goes on serving"
             self._happened(self._pending.last, "promoted" if verdict.promoted else "held", verdict.why, action, 0)
         return verdict
+
+    def _put_aside(self, verdict: Verdict) -> None:
+        """Go back from a version that is held, before it is committed, and learn on without its rows."""
+        last = self._pending.last
+        assert last is not None, "what has learned nothing answers as the champion does"
+        self._pending, self._went_back = PendingCommit(), True
+        self._resume()
+        self._dropped = {"up_to": last.number, "why": f"set aside by the gate: {verdict.why}"}
+        self._happened(last, "held", verdict.why, f"learning goes on from version {self.version}", 0)
 
     @property
     def _next_version(self) -> int:

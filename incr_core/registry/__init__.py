@@ -8,7 +8,7 @@ from incr_core.registry._detached import Detached, read_progress, withdraw_detac
 from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
 from incr_core.registry._job_claim import begun, engine_of, is_run, refuse_another, require_run
 from incr_core.registry._participant_states import STAY, state_folder, states_of
-from incr_core.registry._requests import STOP, answer, ask, asked
+from incr_core.registry._requests import CHANGE, STOP, answer, answered, ask, asked, request
 from incr_core.registry._row_states import RowStates
 from incr_core.registry._run_directory import RunDirectory
 from incr_core.registry._segments import Segment, Segments, read_index
@@ -16,6 +16,7 @@ from incr_core.registry._versions import loop_state
 from incr_core.registry._violation import Violation
 
 __all__ = [
+    "CHANGE",
     "SCHEMA",
     "STAY",
     "STOP",
@@ -28,6 +29,7 @@ __all__ = [
     "Violation",
     "add_erased",
     "answer",
+    "answered",
     "ask",
     "asked",
     "begin_erasing",
@@ -43,6 +45,7 @@ __all__ = [
     "read_index",
     "read_progress",
     "refuse_another",
+    "request",
     "require_run",
     "state_folder",
     "states_of",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from incr_core.storage import located, write_atomically
+from incr_core.storage import located, remove, write_atomically
 
-__all__ = ["CHAMPION", "champion_of", "is_withdrawn", "make_champion", "withdraw"]
+__all__ = ["CHAMPION", "champion_of", "is_withdrawn", "make_champion", "pin", "pinned_to", "withdraw"]
 
-CHAMPION = "champion"
+CHAMPION, PINNED = "champion", "pinned"
 
 FRESH = 1.0
 """Seconds within which a run in a store is not looked at again: a server asks with every question that it answers."""
@@ -36,6 +36,31 @@ def make_champion(folder: Path, version: int, *, durable: bool) -> None:
     3
     """
     write_atomically(folder / CHAMPION, f"{version}\n".encode(), durable=durable)
+
+
+def pin(folder: Path, version: int | None) -> None:
+    """Let a version stay the champion, whatever is committed; None: no more.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     pin(Path(name), 3)
+    ...     before = pinned_to(Path(name))
+    ...     pin(Path(name), None)
+    ...     before, pinned_to(Path(name))
+    (3, None)
+    """
+    if version is None:
+        remove(folder / PINNED)
+    else:
+        write_atomically(folder / PINNED, f"{version}\n".encode())
+
+
+def pinned_to(folder: Path) -> int | None:
+    """The version that stays the champion, whatever is committed; None where there is none."""
+    try:
+        return int((folder / PINNED).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def withdraw(version_folder: Path) -> None:

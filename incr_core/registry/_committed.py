@@ -12,7 +12,7 @@ import pyarrow as pa
 from incr_core.errors import CheckpointError
 from incr_core.registry import ledger as ledgers
 from incr_core.registry._difference import difference_of
-from incr_core.registry._history import manifest_table
+from incr_core.registry._history import UNDONE, manifest_table
 from incr_core.registry._segments import INDEX, MANIFESTS, TABLES, Segments, join
 from incr_core.registry._version import COMMIT, MODEL, STATE, has_weights, read_commit, read_version
 from incr_core.registry._violation import Violation
@@ -68,8 +68,17 @@ class Committed:
             by_version.setdefault(number, own or {})
         for number, tables in sorted(by_version.items()):
             found._count(directory / "versions" / str(number), number, tables)
-        everything = [by_version[number] for number in sorted(by_version)]
-        found.tables = {name: join([tables[name] for tables in everything if name in tables]) for name in TABLES}
+        undone = _undone(by_version[found.versions[-1]]) if found.versions else set[int]()
+        found.tables = {
+            name: join(
+                [
+                    tables[name]
+                    for number, tables in sorted(by_version.items())
+                    if name in tables and not (name in UNDONE and number in undone)
+                ]
+            )
+            for name in TABLES
+        }
         return found
 
     def _wrong(self, place: Path, expected: str, got: str, remedy: str) -> None:
@@ -173,6 +182,14 @@ class Committed:
             table, summed = (join([tables.get(name, pa.table({}))]) for tables in (folded, own))
             if (difference := difference_of(table, summed)) is not None:
                 self._wrong(place, f"{len(summed):,} rows of {name}, those of version {number}", difference, remedy)
+
+
+def _undone(newest: Tables) -> set[int]:
+    """The versions that were rolled back, as the newest one tells."""
+    if MANIFESTS not in newest:
+        return set()
+    spans = json.loads(newest[MANIFESTS]["manifest"][0].as_py()).get("undone", [])
+    return {number for first, last in spans for number in range(first, last + 1)}
 
 
 def _what(error: CheckpointError) -> str:

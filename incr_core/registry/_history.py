@@ -14,10 +14,13 @@ from incr_core.registry._segments import MANIFESTS, TABLES, Segments, join, read
 from incr_core.registry._version import COMMIT, read_commit, rewrite_table
 from incr_core.storage import numbers_in
 
-__all__ = ["FOLD", "TRIES", "History", "manifest_table"]
+__all__ = ["FOLD", "TRIES", "UNDONE", "History", "manifest_table"]
 
 FOLD = 32
 """So many versions behind the last segment make another one."""
+
+UNDONE = frozenset({"metrics", "ledger", "duplicates", "quarantine"})
+"""Tables in which versions that were rolled back do not count."""
 
 TRIES = 5
 """How often a run that is being written meanwhile is looked at anew."""
@@ -43,6 +46,7 @@ class History:
         self.directory = directory
         self.segments = Segments(directory)
         self.latest = 0
+        self.undone: list[list[int]] = []  # first and last of versions that were rolled back, in order
         self._behind: dict[int, dict[str, pa.Table]] = {}
 
     def survey(self) -> list[int]:
@@ -51,7 +55,16 @@ class History:
         folders = numbers_in(self.directory / "versions")
         self.latest = max([self.segments.last, *folders[-1:]])
         self._behind = {}
+        self.undone = self._undone()
         return folders
+
+    def _undone(self) -> list[list[int]]:
+        """What the newest version says of it."""
+        if not self.latest:
+            return []
+        rows = self._table(MANIFESTS, self.latest, self.latest)
+        found: list[list[int]] = json.loads(rows["manifest"][0].as_py()).get("undone", []) if len(rows) else []
+        return found
 
     @property
     def behind(self) -> range:
@@ -61,6 +74,7 @@ class History:
     def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
         """The next version is committed."""
         self.latest = manifest["version"]
+        self.undone = manifest.get("undone", [])
         self._behind[self.latest] = {MANIFESTS: manifest_table(manifest), **tables}
 
     def fold(self) -> None:
@@ -73,16 +87,26 @@ class History:
             self._behind = {}
 
     def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
-        """The rows that versions `first` to `last` have added to a table, in their order."""
+        """The rows that versions `first` to `last` have added to a table, in their order, but for what was undone."""
         for _ in range(TRIES):
             try:
-                return self._table(name, first, last)
+                return self._counting(name, first, last)
             except CheckpointError:
                 # Whoever writes the run may have merged segments, or folded versions and removed their folders.
                 if read_index(self.directory) == self.segments.listed:
                     raise
                 self.survey()
-        return self._table(name, first, last)
+        return self._counting(name, first, last)
+
+    def _counting(self, name: str, first: int, last: int | None) -> pa.Table:
+        if name not in UNDONE or not self.undone:
+            return self._table(name, first, last)
+        found, last = list[pa.Table](), last or self.latest
+        for begin, end in [*self.undone, (last + 1, last)]:
+            if first < begin:
+                found.append(self._table(name, first, min(begin - 1, last)))
+            first = max(first, end + 1)
+        return join(found)
 
     def _table(self, name: str, first: int, last: int | None) -> pa.Table:
         behind = [version for version in self.behind if first <= version <= (last or self.latest)]

@@ -1,7 +1,9 @@
-"""The states that participants save to resume from a version; the last two of each participant are kept."""
+"""The states that participants save to go on from a version, of which the newest are kept, and the champion's."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +13,7 @@ from incr_core.storage import numbers_in, remove
 __all__ = ["STAY", "States", "state_folder", "states_of"]
 
 STAY = 2
-"""States kept per participant: one that skipped some versions resumes from its own last state."""
+"""States kept per participant at least: one that skipped some versions resumes from its own last state."""
 
 
 def state_folder(directory: str | Path, participant: str, version: int) -> Path:
@@ -37,6 +39,8 @@ def states_of(directory: str | Path, version: int) -> list[tuple[str, Path]]:
 class States:
     """The saved states of a run's participants, of which old ones are removed.
 
+    stay: how many of the newest of each participant are kept.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as run:
     ...     states = States(Path(run))
@@ -47,8 +51,8 @@ class States:
     [2, 3]
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, stay: int = STAY) -> None:
+        self._directory, self.stay = directory, stay
         self._saved: dict[str, list[int]] = {}
 
     def survey(self, latest: int) -> None:
@@ -57,24 +61,46 @@ class States:
         for participant in folder.iterdir() if folder.exists() else ():
             self._saved[participant.name] = [number for number in numbers_in(participant) if number <= latest]
 
-    def repair(self) -> None:
-        """Remove states that do not count, and all but the last two."""
+    def repair(self, champion: int | None) -> None:
+        """Remove states that do not count, and all but the newest and the champion's."""
         for participant, saved in self._saved.items():
-            kept = {str(version) for version in saved[-STAY:]}
+            kept = self._kept(saved, champion)
             for state in (self._directory / "state" / participant).iterdir():
-                if state.name not in kept:
+                if state.name not in map(str, kept):
                     remove(state)
-            del saved[:-STAY]
+            saved[:] = kept
 
-    def committed(self, version: int, participants: Iterable[str]) -> None:
+    def _kept(self, saved: list[int], champion: int | None) -> list[int]:
+        return [version for version in saved if version in saved[-self.stay :] or version == champion]
+
+    def copy(self, version: int, to: int) -> list[Path]:
+        """Let all states of a version be those of another too, which is about to be committed; returns what is new."""
+        made: list[Path] = []
+        for participant, saved in self._saved.items():
+            folder = self._directory / "state" / participant
+            if version in saved:
+                # States are replaced, never written into, so both names may be one file's.
+                remove(folder / str(to))
+                shutil.copytree(folder / str(version), folder / str(to), copy_function=os.link)
+                made += [folder, folder / str(to), *(folder / str(to)).rglob("*")]
+        return made
+
+    def holders(self, version: int) -> set[str]:
+        """The participants that keep a state of a version here."""
+        return {urllib.parse.unquote(name) for name, saved in self._saved.items() if version in saved}
+
+    def committed(self, version: int, participants: Iterable[str], champion: int | None = None) -> None:
         """Remove old states of those participants that have saved one for this committed version."""
         for participant in participants:
             folder = state_folder(self._directory, participant, version)
             if folder.exists():
                 saved = self._saved.setdefault(folder.parent.name, [])
                 saved.append(version)
-                while len(saved) > STAY:
-                    remove(folder.parent / str(saved.pop(0)))
+                kept = self._kept(saved, champion)
+                for old in saved:
+                    if old not in kept:
+                        remove(folder.parent / str(old))
+                saved[:] = kept
 
     def retire(self, participants: Iterable[str]) -> None:
         """Remove all states of participants who will not learn again."""

@@ -1,23 +1,30 @@
-"""What others ask of a run that goes on: a file each in DIR/requests, which the run looks for after every increment."""
+"""What other processes ask of the one that writes a run: files in DIR/requests, which the run looks for.
+
+stop.json       end with a commit, as after SIGTERM
+change.json     another champion, or a version to go back to: what is to be done, by whom it is asked
+answer.json     what came of the last change
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from incr_core._util import json_text
 from incr_core.storage import expose, storage, withdraw, write_atomically
 
-__all__ = ["STOP", "answer", "ask", "asked"]
+__all__ = ["CHANGE", "STOP", "answer", "answered", "ask", "asked", "request"]
 
-STOP = "stop"
-"""End with a commit, as after SIGTERM."""
+STOP, CHANGE, ANSWER = "stop", "change", "answer"
 
 
-def ask(directory: Path, what: str) -> None:
-    """Leave a request; one that is there already stays.
+def ask(directory: Path, what: str, **told: Any) -> None:
+    """Leave a request, in place of one for the same that is there; told: what else it says.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,12 +34,8 @@ def ask(directory: Path, what: str) -> None:
     ...     before, asked(Path(folder), STOP)
     (True, False)
     """
-    path = _path(directory, what)
-    with storage(directory):
-        path.parent.mkdir(exist_ok=True)
-    told = {"asked": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}
-    write_atomically(path, json_text(told).encode() + b"\n")
-    expose(path)
+    now = {"asked": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}
+    _write(_path(directory, what), now | told)
 
 
 def asked(directory: Path, what: str) -> bool:
@@ -40,11 +43,43 @@ def asked(directory: Path, what: str) -> bool:
     return _path(directory, what).exists()
 
 
-def answer(directory: Path, what: str) -> None:
-    """Take a request away: it was met, or is of a run that has ended."""
+def request(directory: Path, what: str) -> dict[str, Any] | None:
+    """What a request says; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(_path(directory, what).read_text())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def answer(directory: Path, what: str, outcome: Mapping[str, Any] | None = None) -> None:
+    """Take a request away: it was met, or is of a run that has ended. outcome: what came of it, for who has asked."""
+    if outcome is not None:
+        _write(_path(directory, ANSWER), outcome)
     with storage(directory):
         _path(directory, what).unlink(missing_ok=True)
     withdraw(_path(directory, what))
+
+
+def answered(directory: Path, token: str) -> dict[str, Any] | None:
+    """What came of the change with this token; None as long as nobody has answered it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ask(Path(folder), CHANGE, token="f00d", action="unpin")
+    ...     answer(Path(folder), CHANGE, {"token": "f00d", "done": "no version is pinned"})
+    ...     answered(Path(folder), "f00d")["done"], answered(Path(folder), "beef")
+    ('no version is pinned', None)
+    """
+    found = request(directory, ANSWER)
+    return found if found is not None and found.get("token") == token else None
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    with storage(path):
+        path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json_text(document).encode() + b"\n")
+    expose(path)
 
 
 def _path(directory: Path, what: str) -> Path:

@@ -3,6 +3,7 @@
     DIR/job.toml                 the job as resolved; its first line marks the folder as ours
     DIR/versions/N/              a version: model.safetensors, and commit.zip with its manifest and tables (`_version`)
     DIR/champion                 the number of the published version
+    DIR/pinned                   the same, where it is to stay so
     DIR/segments.json            which segments there are (`_segments`)
     DIR/metrics/*.parquet        segments of a table; also ledger, duplicates, quarantine, events, clients, manifests
     DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
@@ -26,17 +27,23 @@ from typing import Any, Self
 import pyarrow as pa
 from torch import Tensor
 
-from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
+from incr_core.errors import ArgumentError, RunDirectoryError, StorageError, VersionError
 from incr_core.registry import ledger as ledgers
-from incr_core.registry._champion import champion_of, make_champion, withdraw
+from incr_core.registry._champion import champion_of, make_champion, pin, pinned_to, withdraw
 from incr_core.registry._detached import withdraw_detached
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
 from incr_core.registry._job_claim import AsNow, as_written, refuse_foreign_files, require_run, write_job
 from incr_core.registry._learned_once import LearnedOnce
-from incr_core.registry._participant_states import States
+from incr_core.registry._participant_states import STAY, States
 from incr_core.registry._requests import STOP, answer
-from incr_core.registry._version import read_extra_state, read_extra_table, write_version
+from incr_core.registry._version import (
+    read_commit,
+    read_extra_state,
+    read_extra_table,
+    read_state,
+    write_version,
+)
 from incr_core.registry._versions import Versions
 from incr_core.storage import copy_of, located, lock_of, numbers_in, remove, storage
 
@@ -62,7 +69,7 @@ class RunDirectory:
     ...             metrics=pa.table({"increment": [0]}),
     ...             ledger=SCHEMA.empty_table(),
     ...         )
-    ...     run.rollback(1)
+    ...     run.promote(1)
     >>> run = RunDirectory.open(folder.name)
     >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
     (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
@@ -117,6 +124,7 @@ class RunDirectory:
         """Look at the run here; repairs what a kill left, unless another process is writing the run."""
         run = cls(located(path), None)
         require_run(run.path)
+        run._keep_states()
         if copy_of(run.path) is not None:  # of a commit in a store all is there, or nothing
             run._survey()
             return run
@@ -151,11 +159,17 @@ class RunDirectory:
             with storage(self.path):
                 (self.path / "versions").mkdir(exist_ok=True)
                 (self.path / "state").mkdir(exist_ok=True)
+            self._keep_states()
             self._survey()
             self._repair()
         except BaseException:
             self._lock.release()
             raise
+
+    def _keep_states(self) -> None:
+        """Keep as many states to go on from as the job says."""
+        wanted = self.job().get("publish", {}).get("states", STAY)
+        self._versions.stay = self._states.stay = max(STAY, wanted)
 
     def close(self) -> None:
         """Fold what is left to fold, and free the lock."""
@@ -198,13 +212,15 @@ class RunDirectory:
         `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
         these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
         `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
-        of the loop's, the last two stay, and none of those who have `retired`; what of them is `unsynced` is synced
-        with the version. `publish` makes the version the champion; else that stays which is.
+        of the loop's, the last two stay (or as many as the job says, and the champion's), and none of those who have
+        `retired`; what of them is `unsynced` is synced with the version. `publish` makes the version the champion,
+        unless another is pinned; else that stays which is.
 
         Raises CheckpointError when a row was learned before.
         """
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
+        publish = publish and self.pinned() is None
         version = self.next_version()
         learned = self._learned.with_rows(ledger)
         tables = {"metrics": metrics, "ledger": ledger}
@@ -218,6 +234,7 @@ class RunDirectory:
             "rows": ledgers.count(ledger),
             "published": publish,
             "serving": version if publish else self.champion(),
+            **({"undone": self._versions.history.undone} if self._versions.history.undone else {}),
         }
         committed = write_version(
             self._versions.folder(version),
@@ -240,19 +257,100 @@ class RunDirectory:
             self._versions.prune(self._keep)
             if participants is None:
                 participants = ledger["participant"].unique().to_pylist()
-            self._states.committed(version, participants)
+            self._states.committed(version, participants, self.champion())
             self._states.retire(retired)
             self._versions.fold(FOLD)
             self._lock.push()
         return version
 
-    def rollback(self, version: int) -> None:
-        """Make another version the champion; none is lost, and the run goes on from `latest`."""
+    def restore(
+        self, version: int, *, state: Callable[[dict[str, Any]], dict[str, Any]], events: pa.Table | None = None
+    ) -> int:
+        """Commit a version once more, as the next one, from which the run goes on; return its number.
+
+        What was committed in between stays there, but counts no more: its rows are in no version, and are pending
+        again. state: from the loop's state at that version to the one to go on from. events: what happened.
+
+        Raises VersionError where the version has no weights, or no state to go on from, any more.
+        """
+        with self._lock.held():
+            self._versions.require(version)
+            there = self._versions.gone_on_from()
+            if version not in there:
+                known = f"versions with states: {', '.join(map(str, there))}"
+                raise VersionError(
+                    f"{self.path}: version {version}: expected the state to go on from, got none, since it is too old; "
+                    f"{known}; publish.states says of how many it is kept"
+                )
+            folder, number = self._versions.folder(version), self.next_version()
+            weights, before = self._versions.load(version)
+            extra = {
+                name.removesuffix(".arrow"): self.extra_table(version, name.removesuffix(".arrow"))
+                for name in before["files"]
+                if name.endswith(".arrow")
+            }
+            following = state(read_state(folder))
+            copied = self._states.copy(version, number)
+            own = {
+                "version": number,
+                "parent": self.latest(),
+                "rows": 0,
+                "published": True,
+                "serving": number if self.pinned() is None else self.champion(),
+                "restores": version,
+                "undone": [*before.get("undone", []), [version + 1, number - 1]],
+            }
+            tables = {} if events is None or not events.num_rows else {"events": events}
+            committed = write_version(
+                self._versions.folder(number),
+                weights,
+                tables,
+                own,
+                {name: value for name, value in before.items() if name not in SET_ANEW},
+                extra=extra,
+                extra_state=self.extra_state(version),
+                state=following,
+                needed=copied,
+            )
+            with self._turn:
+                self._versions.committed(committed, tables)
+                self._learned.survey()
+                if own["serving"] == number:
+                    make_champion(self.path, number, durable=False)
+                self._states.committed(number, self._states.holders(version), self.champion())
+                self._lock.push()
+            return number
+
+    def require(self, version: int) -> None:
+        """VersionError where a version is not there, or has no weights any more."""
+        self._versions.require(version)
+
+    # Choosing
+
+    def promote(self, version: int) -> None:
+        """Make a version the champion, until the next is published; none is lost, and no other is pinned any more."""
         self._versions.require(version)
         with self._lock.held():
+            pin(self.path, None)
             if version != self._versions.latest:
                 withdraw(self._versions.folder(self._versions.latest))
             make_champion(self.path, version, durable=True)
+
+    def promoted_by_hand(self) -> bool:
+        """Whether the champion is a version that was not published when it was committed."""
+        champion = self.champion()
+        return champion is not None and not read_commit(self._versions.folder(champion))[0]["published"]
+
+    def pin(self, version: int | None) -> None:
+        """Let a version stay the champion, whatever is committed; None: no more, so that the next one may be it."""
+        with self._lock.held():
+            if version is not None:
+                self.promote(version)
+            pin(self.path, version)
+
+    def pinned(self) -> int | None:
+        """The version that stays the champion, whatever is committed; None where there is none."""
+        return pinned_to(self.path)
 
     # Reading
 
@@ -338,4 +436,11 @@ class RunDirectory:
     def _repair(self) -> None:
         """Finish or undo what a kill interrupted; the caller holds the lock."""
         self._versions.repair()
-        self._states.repair()
+        self._states.repair(self.champion())
+
+
+SET_ANEW = frozenset(
+    {"schema", "version", "parent", "rows", "published", "serving", "undone", "restores", "created"}
+    | {"model_sha256", "files", "tables", "pairs", "extra_state", "gate"}
+)
+"""Keys of a manifest that are of one commit, and not of what is in it."""

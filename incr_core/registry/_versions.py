@@ -30,17 +30,20 @@ __all__ = ["Versions", "loop_state"]
 class Versions:
     """The versions of the run in `directory`; `survey` looks at what is there.
 
+    stay: of how many of the newest the loop's state is kept; the champion's always is.
+
     >>> found = Versions(Path("/nowhere"))
     >>> found.survey()
     >>> found.latest, found.manifests()
     (0, [])
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, stay: int = STAY) -> None:
+        self.directory, self.stay = directory, stay
         self.history = History(directory)
         self._with_weights: list[int] = []
         self._pruned: list[int] = []  # without weights, and still with a folder
+        self._with_state: list[int] = []
 
     @property
     def latest(self) -> int:
@@ -56,6 +59,7 @@ class Versions:
         folders = self.history.survey()
         self._with_weights = [version for version in folders if has_weights(self.folder(version))]
         self._pruned = sorted({*folders} - {*self._with_weights})
+        self._with_state = [version for version in self._with_weights if (self.folder(version) / STATE).exists()]
 
     def repair(self) -> None:
         """Finish or undo what a kill interrupted; the caller holds the lock."""
@@ -63,13 +67,13 @@ class Versions:
             remove(stale)
         for version in self._pruned:
             drop_weights(self.folder(version))
-        self._drop_state()
         self.history.segments.tidy()
         self.fold()
         if not self.latest:
             remove(self.directory / CHAMPION)
         elif (serving := self._serving()) is not None and champion_of(self.directory) != serving:
             make_champion(self.directory, serving, durable=True)
+        self._drop_states()
 
     def _serving(self) -> int | None:
         """The champion as the last commit left it; None where somebody has chosen another since, or it is lost."""
@@ -83,14 +87,22 @@ class Versions:
         """The next version is committed."""
         self.history.committed(manifest, tables)
         self._with_weights.append(self.latest)
-        self._drop_state()
+        self._with_state.append(self.latest)
 
-    def _drop_state(self) -> None:
-        """Remove the loop's state of the version whose time to be resumed from is over."""
-        remove(self.folder(self.latest - STAY) / STATE)
+    def _drop_states(self) -> None:
+        """Remove the loop's states of versions whose time to be gone on from is over."""
+        champion = champion_of(self.directory)
+        for version in [old for old in self._with_state[: -self.stay] if old != champion]:
+            remove(self.folder(version) / STATE)
+            self._with_state.remove(version)
+
+    def gone_on_from(self) -> list[int]:
+        """The versions that a run can go on from, as far as the loop's state tells."""
+        return [version for version in self._with_state if version in self._with_weights]
 
     def prune(self, keep: int | None) -> None:
-        """Leave weights to the newest `keep` versions, and to the champion."""
+        """Leave weights to the newest `keep` versions, and to the champion; and states to fewer."""
+        self._drop_states()
         if keep is not None:
             kept = {*self._with_weights[-keep:], champion_of(self.directory)}
             for version in [old for old in self._with_weights if old not in kept]:
@@ -137,7 +149,7 @@ class Versions:
         if self.latest:
             raise CheckpointError(
                 f"{self.directory / CHAMPION}: expected the number of a version, found none; name one with "
-                "`incr rollback`"
+                "`incr promote`"
             )
         raise VersionError(f"{self.directory}: no version yet; let the run commit one")
 

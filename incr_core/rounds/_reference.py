@@ -85,7 +85,8 @@ class Reference:
         judged, self._judged = self._judged, None
         if verdict == "hold" or judged is None:
             return
-        losses = judged.split([*(len(one.rows) for one in self._past), 0 if self._since is None else len(self._since)])
+        sizes = [*(len(one.rows) for one in self._past), 0 if self._since is None else len(self._since)]
+        losses = torch.split(judged, sizes)
         past = [] if verdict == "restart" else zip(self._past, losses, strict=False)
         self._past = [Slice(one.level, one.rows, now) for one, now in past]
         since, self._since = self._since, None

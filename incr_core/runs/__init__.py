@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from incr_core.runs._change import change
 from incr_core.runs._detached import detach, go_on
+from incr_core.runs._difference import difference
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
 from incr_core.runs._from_objects import open_run
@@ -21,8 +23,10 @@ __all__ = [
     "Summary",
     "Version",
     "VersionRecord",
+    "change",
     "delete_rows",
     "detach",
+    "difference",
     "erase",
     "go_on",
     "memories_of",

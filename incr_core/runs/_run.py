@@ -13,6 +13,7 @@ from incr_core.errors import RunDirectoryError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory, champion_of
 from incr_core.report import write_report
+from incr_core.runs._change import change
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_where
 from incr_core.runs._learn import Observe, learn
@@ -61,7 +62,8 @@ class Run:
     >>> run = open_run(folder.name, stream=rows, label="y", every=2, hidden=[4]).run()
     >>> run.summary.rows_learned, [version.rows for version in run.versions], run.champion.number
     (4, [2, 2], 2)
-    >>> run.rollback(1)
+    >>> run.promote(1)
+    'champion: version 1 (was 2), until the next one is published'
     >>> run.champion.number, run.champion.predict({"x": [0.5]}).column_names
     (1, ['row', 'probability'])
     >>> folder.cleanup()
@@ -159,9 +161,25 @@ class Run:
         """Let the process that learns, wherever it is, commit and end: see `stop`, whose version it returns."""
         return stop(self.path, timeout)
 
-    def rollback(self, version: int) -> None:
-        """Make another version the champion; none is lost, and the run goes on from the latest."""
-        RunDirectory.open(self.path).rollback(version)
+    def rollback(self, version: int, *, drop: bool = False) -> str:
+        """Undo what was learned since a version: learning goes on from it, under the next number; says what was done.
+
+        The rows are pending again, or set aside with `drop`. This and the changes below are made by the process that
+        learns, where there is one.
+        """
+        return change(self.path, "rollback", version, drop=drop)
+
+    def promote(self, version: int) -> str:
+        """Make a version the champion, until the next one is published."""
+        return change(self.path, "promote", version)
+
+    def pin(self, version: int | None = None) -> str:
+        """Let a version, by default the champion, be the champion until it is unpinned."""
+        return change(self.path, "hold" if version is None else "pin", version)
+
+    def unpin(self) -> str:
+        """Let the next version that is published become the champion."""
+        return change(self.path, "unpin")
 
     def erase(self, rows: pa.Table | str) -> dict[str, Any]:
         """Delete rows from all that the run keeps of rows: see `erase`, whose counts it returns.

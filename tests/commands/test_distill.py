@@ -108,7 +108,7 @@ def test_without_strength_it_is_a_plain_run_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
-    RunDirectory.open(teacher).rollback(1)
+    RunDirectory.open(teacher).promote(1)
     distill(teacher, tmp_path / "student", SMALL)
     assert len(ledger_rows(tmp_path / "student")) == 600  # three increments, of the ten the run has seen
     # The rest of the stream is still to come.
@@ -130,7 +130,7 @@ def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, mo
     monkeypatch.setattr(Loop, "_record", once)
     assert not distill(teacher, tmp_path / "parts", SMALL).finished
     monkeypatch.undo()
-    RunDirectory.open(teacher).rollback(1)  # the champion changes in between
+    RunDirectory.open(teacher).promote(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
     assert again.taught_by is not None
     assert (again.model_sha256, again.taught_by["version"]) == (whole.model_sha256, 4)

@@ -1,4 +1,4 @@
-"""Predict, evaluate, versions and rollback: what one does with a run directory."""
+"""Predict, evaluate, versions and promote: what one does with a run directory."""
 
 from __future__ import annotations
 
@@ -299,12 +299,12 @@ def test_rates_of_new_rows_come_from_the_history_of_the_version(
     assert not np.allclose(with_history[:50], without[:50])
 
 
-def test_rollback_changes_what_is_served_and_the_champion_is_marked(
+def test_a_promotion_changes_what_is_served_and_the_champion_is_marked(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = learned(table, "tall", "binary", tmp_path / "run")
     latest = Version.load(out).predict(table)
-    assert main(["rollback", str(out), "2"]) == 0
+    assert main(["promote", str(out), "2"]) == 0
     assert "champion: version 2 (was 8)" in capsys.readouterr().out
     served = Version.load(out).predict(table)
     assert served == Version.load(out, 2).predict(table)

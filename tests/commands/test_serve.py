@@ -58,7 +58,7 @@ def test_it_answers_as_predict_does_and_follows_the_champion(table: Path, tmp_pa
         assert told["version"] == 4
         assert told["rows"] == 500
         # Another champion: it is read beside the answers of the old one, and then takes its place.
-        RunDirectory.open(out).rollback(2)
+        RunDirectory.open(out).promote(2)
         deadline = time.monotonic() + 60
         while (again := ask(f"{url}/predict", {"rows": rows}))["version"] != 2:
             assert again == answer
@@ -155,7 +155,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
 def test_a_champion_that_cannot_be_read_leaves_the_old_one_answering(table: Path, tmp_path: Path) -> None:
     out = learned(table, tmp_path / "run")
     champion = Champion(out)
-    RunDirectory.open(out).rollback(1)
+    RunDirectory.open(out).promote(1)
     remove(out / "versions/1/model.safetensors")
     champion.look()
     row = {"height": 170, "weight": 70.5, "colour": "red"}

@@ -252,10 +252,10 @@ def test_a_folder_of_something_else_is_refused(run: Run) -> None:
     assert "a.parquet" in printed
 
 
-@pytest.mark.parametrize("command", ["rollback", "predict", "evaluate"])
+@pytest.mark.parametrize("command", ["promote", "predict", "evaluate"])
 def test_a_version_that_does_not_exist_is_named_with_those_that_do(run: Run, command: str) -> None:
     assert run()[0] == 0
-    more = ["99"] if command == "rollback" else [str(run.data / "a.parquet"), "--version", "99"]
+    more = ["99"] if command == "promote" else [str(run.data / "a.parquet"), "--version", "99"]
     code, printed = run(*more, command=command)
     assert code == 2
     assert "no version 99; there are versions 1 to 5" in printed
@@ -263,12 +263,12 @@ def test_a_version_that_does_not_exist_is_named_with_those_that_do(run: Run, com
 
 def test_a_champion_that_is_no_number_is_named_and_can_be_named_anew(run: Run) -> None:
     assert run()[0] == 0
-    assert run("2", command="rollback")[0] == 0
+    assert run("2", command="promote")[0] == 0
     (run.folder / "out" / "champion").write_text("two")
     code, printed = run(str(run.data / "a.parquet"), command="predict")
     assert code == 2
-    assert "champion: expected the number of a version, found none; name one with `incr rollback`" in printed
-    assert run("3", command="rollback")[0] == 0
+    assert "champion: expected the number of a version, found none; name one with `incr promote`" in printed
+    assert run("3", command="promote")[0] == 0
     assert run(str(run.data / "a.parquet"), command="predict")[0] == 0
 
 

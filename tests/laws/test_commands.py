@@ -149,11 +149,11 @@ def test_evaluate_and_predict_are_what_the_champions_weights_come_to(
     np.testing.assert_allclose(told, expected, rtol=1e-5)
 
 
-def test_a_version_that_was_rolled_back_to_answers_and_the_run_goes_on_from_its_latest(
+def test_a_version_that_was_promoted_answers_and_the_run_goes_on_from_its_latest(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert finished.cli("rollback", "1") == 0
-    assert capsys.readouterr().out == "champion: version 1 (was 3)\n"
+    assert finished.cli("promote", "1") == 0
+    assert capsys.readouterr().out == "champion: version 1 (was 3), until the next one is published\n"
     file, table = new_rows(tmp_path)
     assert finished.cli("predict", str(file), "-o", str(tmp_path / "told.parquet")) == 0
     told = pq.read_table(tmp_path / "told.parquet")["probability"].to_numpy()
@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_after_an_erasure_neither_reviews_nor_remembers_the_r
 def test_a_student_is_taught_what_the_champion_learned_and_nothing_erased(finished: Finished, tmp_path: Path) -> None:
     distill(finished.out, tmp_path / "before", ["model.hidden=[3]"])
     assert learned(tmp_path / "before") == learned(finished.out)
-    assert finished.cli("rollback", "2") == 0
+    assert finished.cli("promote", "2") == 0
     assert finished.cli("forget", "--where", f"person={PERSON}") == 0
     summary = distill(finished.out, tmp_path / "after", ["model.hidden=[3]"])
     assert summary.taught_by is not None

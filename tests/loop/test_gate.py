@@ -7,44 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
 
+from incr_core.commands.audit import audit
 from incr_core.data import OFFSET_BITS
 from incr_core.registry import RunDirectory, loop_state
 from incr_core.runs import Run, Status, open_run
 from incr_core.storage import checkpoint
-
-DAY, POISONED = 300, 20
-"""Rows of a day, and the first one that is poisoned."""
-
-Table = dict[str, npt.NDArray[Any]]
-
-
-def flipped(day: Table) -> None:
-    day["late"][:] = 1 - day["late"]
-
-
-def in_another_unit(day: Table) -> None:
-    day["x3"][:] *= 1000
-
-
-def frozen(day: Table) -> None:
-    day["x0"][:] = 2.0
-
-
-def stream(poison: Callable[[Table], None], last: int, count: int) -> list[Table]:
-    """So many days with one concept, of which those from POISONED up to `last` are poisoned."""
-    draw, days = np.random.default_rng(0), list[Table]()
-    for day in range(count):
-        x = draw.normal(size=(DAY, 4))
-        late = x @ np.array([1.0, -1.0, 0.5, 1.0]) + 0.6 * draw.logistic(size=DAY) > 0
-        days.append({**{f"x{column}": x[:, column] for column in range(4)}, "late": late.astype(np.int64)})
-        if POISONED <= day < last:
-            poison(days[-1])
-    return days
+from tests.support.poisoned import DAY, Table, flipped, frozen, in_another_unit, stream
 
 
 def learned(out: Path, days: list[Table], **publish: Any) -> Run:
@@ -119,3 +91,22 @@ def test_rows_to_compare_on_are_erased_with_all_others(tmp_path: Path) -> None:
     assert (found["learned"], found["compared"]) == (1, 1)
     state, _ = checkpoint.load(run.path / "state" / "all" / "3")
     assert not any((one["rows"]["rows"] == row).any() for one in state["reference"]["past"])
+
+
+def test_a_run_may_go_back_by_itself_and_goes_on_as_if_the_poisoned_days_had_never_been(tmp_path: Path) -> None:
+    days = stream(flipped, 22, 24)
+    run = learned(tmp_path / "run", days[:22], on_hold="rollback")
+    assert (held(run), run.champion.number) == ([], 22)
+    run = learned(tmp_path / "run", days, on_hold="rollback")
+    twin = learned(tmp_path / "twin", [*days[:20], *days[22:]])
+    assert run.summary.model_sha256 == twin.summary.model_sha256
+    assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
+    assert run.table("quarantine").num_rows == 2 * DAY
+    assert audit(run.path).holds
+
+
+def test_what_is_set_aside_too_often_is_a_drift(tmp_path: Path) -> None:
+    run = learned(tmp_path / "run", stream(flipped, 24, 24), on_hold="rollback", patience=2)
+    assert run.table("quarantine").num_rows == 2 * DAY
+    assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
+    assert run.summary.rows_learned == 22 * DAY

@@ -108,7 +108,7 @@ def test_a_run_that_cannot_be_written_can_be_read(run: RunDirectory) -> None:
     assert seen.load()[0]["steps"] == 3
     assert count(seen.table("ledger")) == 30
     with pytest.raises(StorageError, match=r"\.lock: cannot be written: Is a directory \(EISDIR\)"):
-        seen.rollback(1)
+        seen.promote(1)
 
 
 def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> No
     reader = RunDirectory.open(run.path)
     assert reader.latest() == 3
     with pytest.raises(RunDirectoryError, match="is writing this run"):
-        reader.rollback(1)
+        reader.promote(1)
     with pytest.raises(RunDirectoryError, match=r"expected to be taken with create\(\) before a commit"):
         commit(reader)
 

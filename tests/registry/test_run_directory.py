@@ -60,8 +60,8 @@ def test_a_row_learned_before_is_refused_and_nothing_is_committed(run: RunDirect
         assert resumed.latest() == 3
 
 
-def test_a_rollback_lasts_until_the_next_publication(run: RunDirectory) -> None:
-    run.rollback(1)
+def test_a_promotion_lasts_until_the_next_publication(run: RunDirectory) -> None:
+    run.promote(1)
     run.close()
     with start(run.path) as again:
         assert (again.champion(), again.latest()) == (1, 3)
@@ -76,30 +76,30 @@ def test_a_rollback_lasts_until_the_next_publication(run: RunDirectory) -> None:
         assert again.champion() == 5
 
 
-def test_a_rollback_to_the_version_before_is_not_taken_for_a_kill(run: RunDirectory) -> None:
-    run.rollback(2)
+def test_a_promotion_of_the_version_before_is_not_taken_for_a_kill(run: RunDirectory) -> None:
+    run.promote(2)
     run.close()
     assert RunDirectory.open(run.path).champion() == 2
-    RunDirectory.open(run.path).rollback(3)
+    RunDirectory.open(run.path).promote(3)
     assert RunDirectory.open(run.path).champion() == 3
 
 
 def test_a_version_that_does_not_exist_is_refused_naming_those_that_do(run: RunDirectory, tmp_path: Path) -> None:
-    for ask in (run.load, run.rollback, lambda version: run.extra_table(version, "history")):
+    for ask in (run.load, run.promote, lambda version: run.extra_table(version, "history")):
         with pytest.raises(VersionError, match=r"run: no version 9; there are versions 1 to 3"):
             ask(9)
     with start(tmp_path / "empty") as empty:
         with pytest.raises(VersionError, match="empty: no version yet; let the run commit one"):
             empty.load()
         with pytest.raises(VersionError, match="empty: no version 1; there is none yet"):
-            empty.rollback(1)
+            empty.promote(1)
 
 
 def test_old_weights_are_pruned_but_never_the_champions(tmp_path: Path) -> None:
     with start(tmp_path, keep=2) as run:
         commit(run)
         commit(run)
-        run.rollback(1)
+        run.promote(1)
         for _ in range(3):
             commit(run, publish=False)
         assert [m["version"] for m in run.versions() if m["has_weights"]] == [1, 4, 5]

@@ -124,7 +124,7 @@ def test_the_champion_is_marked(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path, "", "f00d") as run:
         for n in range(20):
             run.commit({"w": torch.zeros(n)}, manifest={}, metrics=metrics(1), ledger=SCHEMA.empty_table())
-        run.rollback(2)
+        run.promote(2)
         page = write_report(run).read_text()
     assert re.findall(r"<b>(\d+)</b> <em class=\"champion\">", page) == ["2"]
     assert "4 earlier ones are in the folder manifests" in page

@@ -264,7 +264,7 @@ def test_a_class_that_was_changed_under_its_name_is_noticed(tmp_path: Path) -> N
         open_run(tmp_path / "run", stream=[people(), people(100, 1)], model=net(4), **KEYS).run()
 
 
-def test_rollback_and_versions_and_whoever_asks_for_what_is_not_there(tmp_path: Path) -> None:
+def test_promotion_and_versions_and_whoever_asks_for_what_is_not_there(tmp_path: Path) -> None:
     found = open_run(tmp_path / "run", stream=people(), **KEYS, **OWN)
     assert repr(found).endswith("nothing learned yet")
     with pytest.raises(RunDirectoryError, match=r"summary.json: expected the numbers of a run that has ended"):
@@ -275,7 +275,7 @@ def test_rollback_and_versions_and_whoever_asks_for_what_is_not_there(tmp_path: 
     assert versions[-1].metrics == pytest.approx(found.summary.prequential, nan_ok=True)
     latest, second = found.champion.predict(people()), found.version(2).predict(people())
     assert latest != second
-    found.rollback(2)
+    found.promote(2)
     assert [one.number for one in found.versions if one.champion] == [2]
     assert found.champion.predict(people()) == second
     assert open_run(tmp_path / "run", stream=people(), **KEYS, **OWN).champion.number == 2
@@ -305,7 +305,7 @@ def test_the_command_line_says_that_a_run_of_objects_needs_python(
     )
     # What needs no object is done.
     assert main(["versions", str(tmp_path / "run")]) == 0
-    assert main(["rollback", str(tmp_path / "run"), "2"]) == 0
+    assert main(["promote", str(tmp_path / "run"), "2"]) == 0
     assert "champion: version 2 (was 4)" in capsys.readouterr().out
 
 

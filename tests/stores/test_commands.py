@@ -64,7 +64,7 @@ def test_a_server_answers_with_the_champion_in_the_store(place: str, small_job: 
     champion = Champion(place)
     rows = [{"height": 180.0, "weight": 70.0, "colour": "red"}]
     assert champion.predict(rows)["version"] == 5
-    there.rollback(3)
+    there.promote(3)
     champion.look()
     assert champion.predict(rows)["version"] == 3
 
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_is_told_of_and_stopped(
     await_object(ObjectStore(place), "manifest/00000003", process)
     assert main(["status", place, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["running"].startswith(f"pid {process.pid} on ")
-    assert main(["rollback", place, str(Run(place).champion.number)]) == 2
+    assert main(["promote", place, str(Run(place).champion.number)]) == 2
     assert f"another process (pid {process.pid} on" in capsys.readouterr().err
     assert main(["stop", place]) == 0
     assert process.wait() == 130

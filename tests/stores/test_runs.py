@@ -176,7 +176,7 @@ def test_a_store_that_refuses_a_commit_leaves_a_run_that_goes_on(
 @pytest.mark.slow
 def test_what_one_does_with_a_run(place: str, small_job: Callable[..., Job], people: Path) -> None:
     there = run(small_job("publish.keep=2", "publish.every=1"), place)
-    there.rollback(4)
+    there.promote(4)
     assert Run(place).champion.number == 4
     assert [version.has_weights for version in there.versions] == [False, False, False, True, True]
     assert there.erase("colour=red")["learned"] > 0

@@ -1,4 +1,4 @@
-"""A request to stop reaches a run that waits for data, as a signal would: another host can send none."""
+"""Requests reach a run that waits for data, as a signal would: another host can send none."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from incr_core.registry import STOP, asked
+from incr_core.registry import CHANGE, STOP, asked
 
-__all__ = ["stopped_by_request"]
+__all__ = ["woken_by_requests"]
 
 LOOK = 1.0
 """Seconds between looks at what others ask."""
 
 
 @contextmanager
-def stopped_by_request(directory: Path, stop: threading.Event) -> Iterator[None]:
+def woken_by_requests(
+    directory: Path, stop: threading.Event, woken: threading.Event, *, for_changes: bool
+) -> Iterator[None]:
     """Inside, a request to stop in a run directory sets `stop`, also while the run waits.
 
+    A request for a change does too, having set `woken`, where it is to wake the run (`for_changes`).
+
     Within `set_by_signals`: the main thread is woken by a SIGTERM to this process. A run in another thread cannot be
-    woken; it sees `stop` after the increment at hand.
+    woken; it sees `stop`, and changes, after the increment at hand.
     """
     ended, in_main = threading.Event(), threading.current_thread() is threading.main_thread()
 
@@ -34,6 +38,9 @@ def stopped_by_request(directory: Path, stop: threading.Event) -> Iterator[None]
                 else:
                     stop.set()
                 return
+            if for_changes and in_main and asked(directory, CHANGE) and not (stop.is_set() or woken.is_set()):
+                woken.set()
+                os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = threading.Thread(target=look, name="requests", daemon=True)
     watcher.start()

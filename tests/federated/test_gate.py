@@ -1,0 +1,39 @@
+"""The gate over clients: sums leave them, and say what they say of all rows in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from incr_core.engines import LocalEngine
+from incr_core.registry import RunDirectory
+from incr_core.runs import change
+from tests.support.federated_runs import finish
+from tests.support.in_process_grid import InProcessGrid, on
+from tests.support.poisoned import flipped, job, stream
+
+pytestmark = pytest.mark.flower
+
+
+def test_one_client_is_judged_as_all_rows_in_one_process_and_two_hold_the_same_back(tmp_path: Path) -> None:
+    days = stream(flipped, 22, 22)
+    finish(job(tmp_path / "days", days), tmp_path / "local", LocalEngine)
+    one, two = (f'federated.clients="blocks:{clients}"' for clients in (1, 2))
+    finish(job(tmp_path / "days", days, one), tmp_path / "one", on(InProcessGrid(1)))
+    finish(job(tmp_path / "days", days, two), tmp_path / "two", on(InProcessGrid(2)))
+    local, alone, both = (RunDirectory.open(tmp_path / name).versions() for name in ("local", "one", "two"))
+    assert [version["gate"] for version in alone] == [version["gate"] for version in local]
+    assert [version["version"] for version in both if not version["gate"]["promoted"]] == [21, 22]
+    assert both[-1]["gate"]["rows"] > local[-1]["gate"]["rows"]
+
+
+def test_clients_go_back_with_the_server(tmp_path: Path) -> None:
+    days = stream(flipped, 0, 5)
+    settings = ['federated.clients="blocks:2"', "publish.states=4"]
+    out = tmp_path / "run"
+    whole = finish(job(tmp_path / "days", days, *settings), out, on(InProcessGrid(2)))
+    change(out, "rollback", 2)
+    again = finish(job(tmp_path / "days", days, *settings), out, on(InProcessGrid(2)))
+    assert again.sha256 == whole.sha256
+    assert RunDirectory.open(out).table("ledger")["version"].to_pylist()[::2] == [1, 2, 7, 8, 9]
