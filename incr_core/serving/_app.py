@@ -15,6 +15,7 @@ from typing import Any
 
 from incr_core.errors import StorageError, StreamError
 from incr_core.numerics import settle_arithmetic
+from incr_core.serving._arrow import ARROW, BULK, bulk_answer, table_in
 from incr_core.serving._asked import Question, ask
 from incr_core.serving._batches import Batches
 from incr_core.serving._champion import Champion
@@ -142,15 +143,19 @@ class App:
         for answer in answers:
             self.metrics.predicted(answer)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        kind = header(scope, b"content-type").partition(";")[0].strip().lower()
-        if kind != "application/json" or header(scope, b"content-encoding") not in ("", "identity"):
+    async def _body(self, scope: Scope, receive: Receive, *kinds: str) -> bytes:
+        if _kind(scope) not in ("application/json", *kinds) or header(scope, b"content-encoding") not in (
+            "",
+            "identity",
+        ):
             expected = "content-type: expected application/json, not compressed, got another; send it as JSON"
             raise RequestError(415, expected)
         return await body_of(scope, receive, self.max_bytes)
 
     async def _predict(self, scope: Scope, receive: Receive) -> Reply:
-        body = await self._body(scope, receive)
+        body = await self._body(scope, receive, ARROW)
+        if _kind(scope) == ARROW:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._bulk, body)
         if len(body) > SMALL:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._answered, body)
         return said(await self.batches.ask(self.champion.current.question(rows_in(body, self.max_rows))))
@@ -160,6 +165,11 @@ class App:
         answers = ask(questions)
         self._keep(questions, answers)
         return said(answers[0])
+
+    def _bulk(self, body: bytes) -> Reply:
+        table = table_in(body, BULK * self.max_rows)
+        self.metrics.rows += len(table)
+        return Reply(200, bulk_answer(self.champion.current, table), ARROW.encode())
 
     async def _feedback(self, scope: Scope, receive: Receive) -> Reply:
         body = await self._body(scope, receive)
@@ -191,3 +201,7 @@ class App:
 
     async def _openapi(self, scope: Scope, receive: Receive) -> Reply:
         return said(self.openapi())
+
+
+def _kind(scope: Scope) -> str:
+    return header(scope, b"content-type").partition(";")[0].strip().lower()

@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from incr_core.batch import Inputs
+from incr_core.data.encoding import BadRow
 from incr_core.runs import Version
 from incr_core.serving._request import columns_of, table_of
 
-__all__ = ["Asked", "Question", "ask"]
+__all__ = ["INFINITE", "Asked", "Question", "ask"]
 
 Answer = dict[str, Any]
 
@@ -82,6 +84,11 @@ class Asked:
         usable = encoded.offsets.tolist()
         return Question(self, rows, encoded.batch.inputs, usable, refused)
 
+    def table(self, rows: pa.Table) -> tuple[pa.Table, list[BadRow]]:
+        """The predictions for a table of rows, as `Version.answer` tells them."""
+        with self._alone:
+            return self.version.answer(rows, "the request")
+
     def predict(self, inputs: Inputs, rows: int) -> list[Answer]:
         """What the model says of so many rows."""
         with self._alone:
@@ -109,10 +116,10 @@ def ask(questions: Sequence[Question]) -> list[dict[str, Any]]:
 
 
 def _joined(inputs: Sequence[Inputs]) -> Inputs:
-    first = inputs[0]
-    if isinstance(first, dict):
-        return {name: torch.cat([one[name] for one in inputs]) for name in first}
-    return torch.cat(list(inputs))
+    named = [one for one in inputs if isinstance(one, dict)]
+    if named:
+        return {name: torch.cat([one[name] for one in named]) for name in named[0]}
+    return torch.cat([one for one in inputs if isinstance(one, torch.Tensor)])
 
 
 def _is_finite(answer: Mapping[str, Any]) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from incr_core.serving._asked import Question
 from incr_core.serving._journal import Journal
 from incr_core.serving._labelled_rows import LabelledRows
 from incr_core.serving._request import RequestError, document_in
-from incr_core.storage import parquet_bytes, write_atomically
+from incr_core.storage import parquet_bytes, storage, write_atomically
 
 __all__ = ["Feedback"]
+
+TIDY = 1.0
+"""Seconds after which the journal is tidied: its log of writes must not grow until the next file."""
 
 
 class Feedback:
@@ -34,7 +38,8 @@ class Feedback:
 
     def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
         self.journal, self.folder, self.every = journal, folder, every
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._rows = LabelledRows(job, zoned=job.stream.time_zone is not None or _zoned(folder, job))
         self.counts: Counter[str] = Counter(accepted=0, unknown=0, gone=0, repeated=0, wrong=0)
         """What became of the labels that were told, since this server began."""
@@ -112,6 +117,7 @@ class Feedback:
             if not path.exists():  # a run may have read it already; then it must stay as it is
                 write_atomically(path, parquet_bytes(self._rows.table(rows)))
             self.journal.written(number)
+        self.fault = None
         self.journal.tidy()
 
     def close(self) -> None:
@@ -119,17 +125,21 @@ class Feedback:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._try()
+        self._try(self.write)
         self.journal.close()
 
     def _join(self) -> None:
-        while not self._ended.wait(self.every):
-            self._try()
+        written = time.monotonic()
+        while not self._ended.wait(min(self.every, TIDY)):
+            if time.monotonic() - written >= self.every:
+                self._try(self.write)
+                written = time.monotonic()
+            else:
+                self._try(self.journal.tidy)
 
-    def _try(self) -> None:
+    def _try(self, what: Callable[[], None]) -> None:
         try:
-            self.write()
-            self.fault = None
+            what()
         except (IncrError, OSError) as error:  # what is in the journal is not lost: it is tried again
             if self.fault is None:
                 print(f"incr: {error}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from incr_core.errors import StorageError
+from incr_core.errors import RunDirectoryError, StorageError
 from incr_core.storage import Lock
 
 __all__ = ["Journal", "JournalledRow", "Kept"]
@@ -88,7 +88,10 @@ class Journal:
         with self._named():
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(folder / ".lock")
-        self._lock.take()
+        try:
+            self._lock.take()
+        except RunDirectoryError:
+            raise StorageError(f"{folder}: is the journal of another server; end that, or name another") from None
         with self._named():
             # Predictions and labels each have a connection, so that neither waits for the other's disk.
             self._predicting, self._labelling = self._connected(), self._connected()
@@ -122,7 +125,8 @@ class Journal:
             yield
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise StorageError(f"{self._path}: expected a journal to write to, got: {reason}; make room") from error
+            remedy = "make room, or name another --journal"
+            raise StorageError(f"{self._path}: cannot be written or read: {reason}; {remedy}") from error
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Metrics", "exposed"]
+__all__ = ["Metric", "Metrics", "exposed"]
+
+Metric = tuple[str, str, str, Sequence[tuple[Mapping[str, object], float]]]
+"""Name, kind, meaning and values of a metric, each with its labels."""
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Seconds, the upper bounds of the buckets of latencies."""
@@ -58,7 +61,7 @@ class Metrics:
         ordered = sorted(self._recent)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
 
-    def told(self) -> Iterable[tuple[str, str, str, list[tuple[Mapping[str, object], float]]]]:
+    def told(self) -> Iterable[Metric]:
         """Name, kind, meaning and values of each metric."""
         requests = [
             ({"path": path, "status": status}, count) for (path, status), count in sorted(self.requests.items())
@@ -77,7 +80,7 @@ class Metrics:
         return [*lines, f"{name}_sum {self.seconds!r}", f"{name}_count {below}"]
 
 
-def exposed(metrics: Iterable[tuple[str, str, str, list[tuple[Mapping[str, object], float]]]]) -> list[str]:
+def exposed(metrics: Iterable[Metric]) -> list[str]:
     """Metrics as lines of Prometheus's text format.
 
     >>> exposed([("rows_total", "counter", "Rows.", [({"of": "x"}, 3)])])

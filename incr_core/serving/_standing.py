@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from incr_core.serving._metrics import exposed
+from incr_core.serving._metrics import Metric, exposed
 
 if TYPE_CHECKING:
     from incr_core.serving._app import App
 
 __all__ = ["exposition", "standing"]
-
-Told = tuple[str, str, str, list[tuple[Mapping[str, object], float]]]
 
 
 def exposition(app: App) -> bytes:
@@ -44,7 +42,7 @@ def standing(app: App) -> dict[str, Any]:
     }
 
 
-def _of_champion(app: App) -> Iterable[Told]:
+def _of_champion(app: App) -> Iterable[Metric]:
     champion = app.champion
     manifest = champion.current.version.manifest
     age = time.time() - datetime.fromisoformat(manifest["created"]).timestamp()
@@ -61,7 +59,7 @@ def _of_champion(app: App) -> Iterable[Told]:
     yield "incr_requests_under_way", "gauge", "Requests that are not answered yet.", [({}, app.guard.inside)]
 
 
-def _of_feedback(app: App) -> Iterable[Told]:
+def _of_feedback(app: App) -> Iterable[Metric]:
     if app.feedback is None:
         return
     counts = [({"outcome": outcome}, count) for outcome, count in sorted(app.feedback.counts.items())]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 import select
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -103,6 +104,18 @@ def upload(url: str, head: str, pieces: Iterator[bytes], end: str = "\r\n") -> t
         return answer, sent
 
 
+def raw_status(url: str, raw: bytes) -> bytes:
+    """The status of the answer to some bytes and the end of them; none where the connection is closed without one."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=600) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        try:
+            return connection.recv(65_536)[9:12]
+        except ConnectionError:
+            return b""
+
+
 def memory(pid: int) -> int:
     """The bytes of memory that a process has needed at most."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
@@ -130,6 +143,16 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
         for head in ("X-Name: ", "X", "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: "):
             _, sent = upload(url, head, (b"x" * 65_536 for _ in range(1600)), end="")
             assert sent < 32_000_000
+        # What is no HTTP, or nearly, is refused or dropped.
+        draw = random.Random(4)
+        body = json.dumps({"rows": [row]}).encode()
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        for _ in range(300):
+            raw = bytearray(head % len(body) + body)
+            for _ in range(draw.randint(1, 6)):
+                raw[draw.randrange(len(raw))] = draw.randrange(256)
+            status = raw_status(url, draw.randbytes(50) if draw.random() < 0.2 else bytes(raw))
+            assert status in (b"", b"200", b"400", b"404", b"405", b"408", b"413", b"415", b"422"), (status, raw)
         assert memory(pid) - used < 64 << 20
         assert ask(f"{url}/predict", {"rows": [row]}) == before
     (tmp_path / "token").write_text("secret\n")

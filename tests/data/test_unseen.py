@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from incr_core.data import times as clock
-from incr_core.data.timeline import encode_file
+from incr_core.data.encoding import Encoder
+from incr_core.data.rates import Rate
+from incr_core.data.timeline import encode_file, encode_table
 from incr_core.errors import StreamError
 from tests.support.streams import HOUR, RATES, encoder, flights, numeric, stream, write
 
@@ -51,3 +53,10 @@ def test_an_evaluated_file_with_bad_rows_says_which(tmp_path: Path) -> None:
     assert found.offsets.tolist() == [0, 2, 3, 5, 6, 7, 8, 9]
     with pytest.raises(StreamError, match=r"missing\.parquet: expected a file of rows, got nothing there"):
         encode_file(tmp_path / "missing.parquet", encoder())
+
+
+def test_a_time_that_python_cannot_hold_leaves_out_its_row() -> None:
+    encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    at = pa.array([0, 2**62], pa.timestamp("s"))
+    found = encode_table(pa.table({"x": [1.0, 2.0], "at": at}), "here", encoder, [Rate([], "1h")], predict_at="at")
+    assert [(row.offset, row.reason) for row in found.bad] == [(1, "expected a time, got outside the years 1 to 9999")]

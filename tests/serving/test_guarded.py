@@ -119,7 +119,7 @@ def test_requests_of_one_moment_share_a_forward_and_each_is_answered_by_one_vers
         asked = [app.batches.ask(champion.current.question([row, row])) for row in rows[:15]]
         first = [asyncio.ensure_future(one) for one in asked]
         await asyncio.sleep(0)
-        RunDirectory.open(out).rollback(1)
+        RunDirectory.open(out).promote(1)
         champion.look()
         second = [app.batches.ask(champion.current.question([row])) for row in rows[15:]]
         return list(await asyncio.gather(*first, *second))

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("httptools")
 
-from incr_core.errors import RunDirectoryError, StorageError
+from incr_core.errors import StorageError
 from incr_core.serving import Journal
 
 ROWS = [({"height": 170 + place}, {"value": float(place)}) for place in range(10)]
@@ -106,7 +106,7 @@ def test_ids_of_another_journal_and_texts_that_are_none_are_unknown(tmp_path: Pa
     for name in (yours, "", "-", mine[:9], mine[:9] + "0", mine[:9] + "2", mine[:9] + "-1", mine[:9] + "1" * 400, "7"):
         assert one.number(name) is None, name
     assert one.row(mine) is not None
-    with pytest.raises(RunDirectoryError, match="another process"):
+    with pytest.raises(StorageError, match="is the journal of another server"):
         Journal(tmp_path / "one")
     one.close()
     other.close()
@@ -114,7 +114,7 @@ def test_ids_of_another_journal_and_texts_that_are_none_are_unknown(tmp_path: Pa
 
 def test_a_journal_that_cannot_be_written_is_named_and_goes_on_once_it_can(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be written|expected a journal"):
+    with pytest.raises(StorageError, match="cannot be written"):
         Journal(tmp_path / "file" / "journal")
     journal = Journal(tmp_path / "journal")
     [name] = journal.record(ROWS[:1], version=1)

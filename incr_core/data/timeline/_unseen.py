@@ -17,7 +17,7 @@ from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
 from incr_core.data.sources import RemoteFile, format_of, read_table
-from incr_core.data.times import Instants, instants
+from incr_core.data.times import Instants, instants, readable
 from incr_core.errors import StreamError
 from incr_core.storage import address_in, is_address
 
@@ -119,8 +119,9 @@ def encode_table(
         if time_zone is not None:
             table = LocalTime(time_zone, frozenset({predict_at}), frozenset()).in_zone(table)
         read = instants(table[predict_at], f"stream.predict_at.{predict_at} in {name}")
+        told = table if read.known.all() else readable(table.select([predict_at]))
         for offset in np.flatnonzero(~read.known).tolist():
-            value = table[predict_at][offset].as_py()
+            value = told[predict_at][offset].as_py()
             got = read.got if read.wrong[offset] else "null"
             bad.append(BadRow(offset, name, offset, predict_at, "a time", got, str(value)))
         kept = np.flatnonzero(read.known)
