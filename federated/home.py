@@ -17,6 +17,7 @@ from torch import Tensor
 
 from federated import residents
 from federated.failures import failure
+from federated.records import thinned
 from incr_core.rounds import Arrival, Orders, Participant
 
 __all__ = ["KEPT", "Guest", "Home"]
@@ -138,6 +139,7 @@ class Guest(Home):
         document: Mapping[str, Any] = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
         return {
             **document,
+            "statistics": thinned(arrival.statistics),
             "tick": asdict(arrival.tick),
             "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
             # What a fault quotes of the data stands in brackets.

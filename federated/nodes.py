@@ -18,7 +18,7 @@ from federated.client_app import ALONE, ORDER, WORK, app
 from federated.clients import clients_of, joined
 from federated.failures import raise_failures
 from federated.grid import RayGrid
-from federated.records import told
+from federated.records import filled, told
 from federated.roster import Roster, failures_of
 from federated.simulation import FlowerSimulation
 from incr_core.data.encoding import BadFile, BadRow
@@ -216,6 +216,7 @@ class Nodes(Roster):
 def _arrival(document: dict[str, Any]) -> Arrival:
     records = {
         "tick": Tick(**document["tick"]),
+        "statistics": filled(document["statistics"]),
         "bad": [BadRow(**row) for row in document["bad"]],
         "bad_files": [BadFile(**file) for file in document["bad_files"]],
     }

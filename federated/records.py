@@ -18,10 +18,11 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from federated.flower_privates import flat_array
+from incr_core.metrics import Packed, Sparse, packed, raw
 from incr_core.numerics import FlatLayout, FlatTensors
 from incr_core.storage import packing
 
-__all__ = ["pack", "payload", "tell", "told", "unpack"]
+__all__ = ["filled", "pack", "payload", "tell", "thinned", "told", "unpack"]
 
 
 def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -75,3 +76,31 @@ def payload(content: RecordDict) -> int:
     True
     """
     return sum(record.count_bytes() for record in content.array_records.values())
+
+
+def thinned(sums: Packed) -> dict[str, Any]:
+    """Statistics as `tell` takes them, in few bytes (`metrics.packed`): of few rows a histogram is mostly 0.
+
+    >>> told_of = thinned({"scores": np.eye(1, 8192)})
+    >>> len(told_of["scores"]["values"]), filled(told_of)["scores"].array().shape
+    (1, (1, 8192))
+    """
+    return {name: _told_of(value) for name, value in packed(sums).items()}
+
+
+def _told_of(value: Any) -> Any:
+    if isinstance(value, Sparse):
+        at, values = value.places.array().copy(), value.values.array().copy()
+        return {"shape": list(value.shape), "at": at, "values": values}
+    return value.array().copy()
+
+
+def filled(sums: Mapping[str, Any]) -> Packed:
+    """What `thinned` was given, packed as it was sent."""
+
+    def sent(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return Sparse(tuple(value["shape"]), raw(value["at"]), raw(value["values"]))
+
+    return {name: sent(value) for name, value in sums.items()}

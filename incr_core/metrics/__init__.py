@@ -19,7 +19,7 @@ from incr_core.metrics._coarse import coarse
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
-from incr_core.metrics._packed import Packed, Raw, packed, raw, total
+from incr_core.metrics._packed import Packed, Raw, Sparse, packed, raw, total
 from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
 from incr_core.metrics._regression import regression_metrics, regression_statistics
 from incr_core.metrics._sums import Statistics, add
@@ -28,6 +28,7 @@ from incr_core.metrics._temporal import last_labels
 __all__ = [
     "Packed",
     "Raw",
+    "Sparse",
     "Statistics",
     "add",
     "binary_metrics",
