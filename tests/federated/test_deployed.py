@@ -92,7 +92,7 @@ def test_whoever_is_killed_no_row_is_lost_or_learned_twice(deployment: Deploymen
 def test_flowers_own_processes_are_killed_and_come_back(deployment: Deployment, tmp_path: Path) -> None:
     """The SuperLink, with all it knew; then a stock SuperNode, with what it has started, while its client learns."""
     tell_of_single_rows(tmp_path)
-    timeout = "federated.round_timeout='60s'"
+    timeout = "federated.round_timeout='3m'"
     deployment.superlink()
     for owner in OWNERS[:2]:
         deployment.client(owner)
