@@ -3,7 +3,7 @@
     job.json        the job as the server has told it, and the client's number
     generations/    the client's state after each of the last messages that changed it
     marks.json      the generations that the server's last commits stand on
-    ledger.jsonl    which rows the run has had (`OwnerLedger`)
+    ledger.jsonl    which rows the run has had (`OwnerLedger`), and ledger.secret, which its hashes begin with
     refused.jsonl   rows that cannot be used, and why: for the owner's eyes
 
 A state is on the disk before the server hears of it. So the server may be one message behind, never ahead. It says with

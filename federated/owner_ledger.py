@@ -8,6 +8,7 @@ A line of JSON for each kind and file, appended before the server hears of the r
 The rows of a run are numbered in the order in which the server hears of them; `first` is the number of a line's first
 row, in the order of its ranges. So the server counts what it may not see: its ledger has the numbers, the owner's says
 which rows they are. Every hash is taken of the hash before it and of the line, so the last one stands for all of them.
+The first is taken of a secret, in a file beside the ledger: so nobody can try out which files and rows give a hash.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -53,11 +55,16 @@ class OwnerLedger:
     Traceback (most recent call last):
     ...
     incr_core.errors.CheckpointError: ...ledger.jsonl: row 5 of a.csv is in it already; ...
+    >>> other = OwnerLedger(Path(folder.name, "other.jsonl"))
+    >>> other.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
+    >>> other.sha256 == ledger.sha256
+    False
     >>> folder.cleanup()
     """
 
     def __init__(self, path: Path, *, mend: bool = True) -> None:
         self.path, self._mend = path, mend
+        self._secret = path.with_suffix(".secret")
         self._lines: list[dict[str, Any]] = []
         self._taken: dict[str, list[tuple[int, int]]] = {}
         self._read()
@@ -108,6 +115,8 @@ class OwnerLedger:
     def add(self, state: str, ids: Tensor, fragments: Sequence[str], *, increment: int, generation: int) -> None:
         """Add rows (n,), by their ids, durably. CheckpointError where one of them is there already."""
         assert state in STATES, state
+        if len(ids) and not self._lines and not self._secret.exists():
+            write_atomically(self._secret, secrets.token_hex(16).encode())
         text = b""
         for number, pairs in ranges(ids).items():
             line: dict[str, Any] = {
@@ -180,7 +189,8 @@ class OwnerLedger:
 
     def _chained(self, line: dict[str, Any]) -> str:
         content = {key: value for key, value in line.items() if key != "sha256"}
-        return hashlib.sha256((self.sha256 + json.dumps(content, sort_keys=True)).encode()).hexdigest()
+        before = self.sha256 or (self._secret.read_text() if self._secret.exists() else "")
+        return hashlib.sha256((before + json.dumps(content, sort_keys=True)).encode()).hexdigest()
 
     def _take(self, line: dict[str, Any]) -> None:
         """Take a line in, where no row of it is there already."""

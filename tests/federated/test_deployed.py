@@ -89,6 +89,38 @@ def test_whoever_is_killed_no_row_is_lost_or_learned_twice(deployment: Deploymen
 
 
 @pytest.mark.chaos
+def test_flowers_own_processes_are_killed_and_come_back(deployment: Deployment, tmp_path: Path) -> None:
+    """The SuperLink, with all it knew; then a stock SuperNode, with what it has started, while its client learns."""
+    tell_of_single_rows(tmp_path)
+    timeout = "federated.round_timeout='3m'"
+    deployment.superlink()
+    for owner in OWNERS[:2]:
+        deployment.client(owner)
+    deployment.supernode("red")
+    server = deployment.server(timeout)
+    wait_until(lambda: deployment.versions() >= 1 or server.poll() is not None, "the first version")
+    deployment.kills("superlink")
+    assert server.wait(LONG) != 0, deployment.log("server")
+    deployment.kills_all_of("red")
+
+    deployment.superlink()
+    deployment.supernode("red")
+    learned = len(ledgers(tmp_path)["red"])
+    server = deployment.server(timeout)
+    wait_until(lambda: len(ledgers(tmp_path)["red"]) > learned or server.poll() is not None, "red learns on")
+    deployment.kills_all_of("red")
+    deployment.supernode("red")
+    for _ in range(2):  # red may be counted in after the others have come to their ends
+        assert server.wait(LONG) == 0, deployment.log("server")
+        server = deployment.server(timeout)
+    assert server.wait(LONG) == 0, deployment.log("server")
+    assert_each_row_once(tmp_path)
+    assert {name: found["rows_learned"] for name, found in deployment.summary()["clients"].items()} == {
+        owner: len(rows) for owner, rows in ledgers(tmp_path).items()
+    }
+
+
+@pytest.mark.chaos
 def test_over_tls_with_registered_nodes_and_a_stranger_turned_away(tmp_path: Path) -> None:
     federation(tmp_path)
     write_certificates(tmp_path / "tls")

@@ -21,6 +21,9 @@ from tests.support.owners_grid import OwnersGrid
 
 pytestmark = pytest.mark.flower
 
+ROWS = 560
+"""Three increments of them."""
+
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +45,7 @@ def as_without(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Resul
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("federated.owners.GRACE", 0.0)
         three, two = (tmp_path_factory.mktemp(name) for name in ("three", "two"))
-        yield learned(three, OwnersGrid(federation(three))), learned(two, OwnersGrid(federation(two)[:2]))
+        yield learned(three, OwnersGrid(federation(three, ROWS))), learned(two, OwnersGrid(federation(two, ROWS)[:2]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,7 +63,7 @@ def test_a_hostile_server_gets_nothing_and_changes_nothing(
     """All its orders, one after the other before an honest one: the run comes to the same bits."""
     home = tmp_path / "home"
     home.mkdir()
-    files = federation(home)
+    files = federation(home, ROWS)
     (home / "blue" / "planted.py").write_text(f"open({str(home / 'ran')!r}, 'w')\n\nModel = print\n")
     before, left, told = contents(home), list(ORDERS), dict[str, Message | None]()
 
@@ -68,7 +71,7 @@ def test_a_hostile_server_gets_nothing_and_changes_nothing(
         if name == "blue" and message.metadata.message_type == "train.learn":
             order = dict(message.content.config_records[ORDER])
             anchor = unpack(message.content.array_records[ANCHOR], copy=True)
-            for kind in [left.pop() for _ in range(min(12, len(left)))]:
+            for kind in [left.pop() for _ in range(min(20, len(left)))]:
                 told[kind] = asks(files[0], ORDERS[kind], order, anchor)
 
     monkeypatch.chdir(tmp_path)
@@ -98,6 +101,6 @@ def test_a_client_that_is_refused_at_once_is_as_one_that_is_not_there(
         if name == "red" and reply.metadata.message_type == "evaluate.receive":
             ANSWERS[next(kinds)][1](reply.content)
 
-    found = learned(tmp_path, OwnersGrid(federation(tmp_path), spoils=spoils))
+    found = learned(tmp_path, OwnersGrid(federation(tmp_path, ROWS), spoils=spoils))
     assert next(kinds, None) is None, "three, and it is asked no more"
     assert found.sha256 == as_without[1].sha256

@@ -15,7 +15,7 @@ from flwr.app import Error, Message, RecordDict
 from federated.client_app import ANCHOR
 from federated.engine import FederatedEngine
 from federated.records import told, unpack
-from federated.replies import Asked, Known, Refused, checked, sums_of
+from federated.replies import Asked, Known, Refused, checked, named, sums_of
 from incr_core.errors import CheckpointError
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
 from incr_core.storage import packing
@@ -103,6 +103,35 @@ def test_no_answer_and_an_error_are_silence(honest: dict[str, tuple[Asked, Messa
             checked(asked, nothing)
         assert refused.value.silent
         assert len(str(refused.value)) <= 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "../north",
+        "/etc/passwd",
+        "north\n",
+        "\x1b[2Jnorth",
+        "nor\u202eth",
+        "C:\\north",
+        "x" * 1_000_000,
+        7,
+        None,
+    ],
+)
+def test_what_is_no_name_is_refused(name: object) -> None:
+    with pytest.raises(Refused) as refused:
+        named({"name": name, "identity": "0" * 32})
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("identity", ["", "0" * 31, "G" * 32, "0" * 1_000_000, 7, None])
+def test_what_is_no_secret_is_refused(identity: object) -> None:
+    with pytest.raises(Refused, match=r"where 32 hexadecimal digits were expected|no client's file"):
+        named({"name": "north", "identity": identity})
 
 
 def test_bytes_are_never_taken_for_addresses() -> None:

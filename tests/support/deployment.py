@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ class Deployment:
         command = [sys.executable, "-m", "incr_core.commands.cli", "client", f"{owner}/{owner}.toml"]
         self.starts(owner, [*command, "--superlink", self.address, *more])
 
+    def supernode(self, owner: str) -> None:
+        """Start Flower's own SuperNode for an owner: it starts a process for every message."""
+        named = f"--node-config=client='{self.folder / owner / f'{owner}.toml'}'"
+        command = [str(BIN / "flower-supernode"), "--insecure", f"--superlink={self.address}", named]
+        self.starts(owner, [*command, f"--port={free_port()}"])
+
+    def kills_all_of(self, name: str) -> None:
+        """SIGKILL, to a process and to those that it has started."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def server(self, *settings: str, out: str = "run") -> subprocess.Popen[bytes]:
         """Start the server's command."""
         wanted = [f"federated.superlink={self.address}", "federated.min_clients=3", *settings]
@@ -125,6 +138,8 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 found.kill()
                 found.wait()
+            with suppress(ProcessLookupError):  # what it has started, and left
+                os.killpg(found.pid, signal.SIGKILL)
 
 
 def wait_until(there: Callable[[], bool], what: str) -> None:
