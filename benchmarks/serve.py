@@ -158,6 +158,7 @@ def bulk(connection: http.client.HTTPConnection, pid: int, rounds: int, rows: in
         stream.write_table(made)
     body = bytes(sink.getvalue())
     spent = []
+    connection.close()
     for _ in range(rounds + 1):
         before = cpu(pid)
         connection.request("POST", "/predict", body, {"Content-Type": "application/vnd.apache.arrow.stream"})
@@ -179,6 +180,8 @@ def measured(servers: dict[str, tuple[http.client.HTTPConnection, int]], request
     spent: dict[str, list[float]] = {who: [] for who in servers}
     for _ in range(rounds + 1):
         for who, (connection, pid) in servers.items():
+            connection.close()  # servers close what is idle for some seconds
+            ask(connection, body)
             before = cpu(pid)
             for _ in range(requests):
                 ask(connection, body)
