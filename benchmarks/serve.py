@@ -15,8 +15,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,22 +103,34 @@ def by_hand(directory: str, port: int, *, waits: bool) -> None:
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[tuple[http.client.HTTPConnection, int]]:
-    """A connection to a server, and its process's id."""
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+def serving(commands: dict[str, list[str]], port: int) -> Iterator[dict[str, tuple[http.client.HTTPConnection, int]]]:
+    """Servers that are started together, each on its port: a connection to it, and its process's id."""
+    processes = [
+        subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL) for command in commands.values()
+    ]
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while True:
-            try:
-                connection.connect()
-                break
-            except OSError:
-                if process.poll() is not None:
-                    raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}") from None
-        yield connection, process.pid
+        yield {
+            who: (connected(process, port + place), process.pid)
+            for place, (who, process) in enumerate(zip(commands, processes, strict=True))
+        }
     finally:
-        process.terminate()
-        process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def connected(process: subprocess.Popen[bytes], port: int) -> http.client.HTTPConnection:
+    """A connection to a process that is starting."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    while True:
+        try:
+            connection.connect()
+            return connection
+        except OSError:
+            if process.poll() is not None:
+                raise SystemExit(f"{process.args}: ended with {process.returncode}") from None
+            time.sleep(0.1)
 
 
 def cpu(pid: int) -> float:
@@ -145,6 +158,7 @@ def bulk(connection: http.client.HTTPConnection, pid: int, rounds: int, rows: in
         stream.write_table(made)
     body = bytes(sink.getvalue())
     spent = []
+    connection.close()
     for _ in range(rounds + 1):
         before = cpu(pid)
         connection.request("POST", "/predict", body, {"Content-Type": "application/vnd.apache.arrow.stream"})
@@ -154,6 +168,31 @@ def bulk(connection: http.client.HTTPConnection, pid: int, rounds: int, rows: in
         assert pa.ipc.open_stream(read).read_all()["probability"].null_count == 0
         spent.append(cpu(pid) - before)
     return round(rows / median(spent[1:]) / 1000) * 1000
+
+
+def measured(servers: dict[str, tuple[http.client.HTTPConnection, int]], requests: int, rounds: int) -> dict[str, Any]:
+    """What a request costs each of them, and what many rows at once cost ours."""
+    row = {name: place / 3 for place, name in enumerate(NUMBERS)} | {name: f"{name} 3" for name in CATEGORIES}
+    body = json.dumps({"rows": [row]}).encode()
+    answers = {who: ask(connection, body)["predictions"] for who, (connection, _) in servers.items()}
+    first, *others = [answer[0]["probability"] for answer in answers.values()]
+    assert all(abs(first - other) < 1e-6 for other in others), answers
+    spent: dict[str, list[float]] = {who: [] for who in servers}
+    for _ in range(rounds + 1):
+        for who, (connection, pid) in servers.items():
+            connection.close()  # servers close what is idle for some seconds
+            ask(connection, body)
+            before = cpu(pid)
+            for _ in range(requests):
+                ask(connection, body)
+            spent[who].append((cpu(pid) - before) / requests * 1e3)
+    found = {who: round(median(values[1:]), 3) for who, values in spent.items()}  # the first round warms up
+    return {
+        "CPU ms a request of one row": found,
+        "incr costs, times": {who: round(found["incr"] / found[who], 2) for who in found if who.startswith("FastAPI")},
+        "requests": requests,
+        "rows of Arrow for a CPU second": bulk(*servers["incr"], rounds=rounds * 4),
+    }
 
 
 def main() -> None:
@@ -166,7 +205,7 @@ def main() -> None:
     if told.by_hand:
         by_hand(told.by_hand[0], int(told.by_hand[1]), waits=told.by_hand[2] == "def")
         return
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name:
         run, port = str(learned(Path(name))), told.port
         commands = {
             "incr": [*INCR, run, "--port", str(port)],
@@ -174,30 +213,8 @@ def main() -> None:
             "FastAPI, async def": ["benchmarks.serve", "--by-hand", run, str(port + 2), "async"],
             "incr, journal": [*INCR, run, "--port", str(port + 3), "--journal", f"{name}/journal"],
         }
-        servers = {
-            who: stack.enter_context(serving(command, port + place))
-            for place, (who, command) in enumerate(commands.items())
-        }
-        row = {name: place / 3 for place, name in enumerate(NUMBERS)} | {name: f"{name} 3" for name in CATEGORIES}
-        body = json.dumps({"rows": [row]}).encode()
-        answers = {who: ask(connection, body)["predictions"] for who, (connection, _) in servers.items()}
-        first, *others = [answer[0]["probability"] for answer in answers.values()]
-        assert all(abs(first - other) < 1e-6 for other in others), answers
-        spent: dict[str, list[float]] = {who: [] for who in servers}
-        for _ in range(told.rounds + 1):
-            for who, (connection, pid) in servers.items():
-                before = cpu(pid)
-                for _ in range(told.requests):
-                    ask(connection, body)
-                spent[who].append((cpu(pid) - before) / told.requests * 1e3)
-        found = {who: round(median(values[1:]), 3) for who, values in spent.items()}  # the first round warms up
-        ratio = {who: round(found["incr"] / found[who], 2) for who in found if who.startswith("FastAPI")}
-        result = {
-            "CPU ms a request of one row": found,
-            "incr costs, times": ratio,
-            "requests": told.requests,
-            "rows of Arrow for a CPU second": bulk(*servers["incr"], rounds=told.rounds * 4),
-        }
+        with serving(commands, port) as servers:
+            result = measured(servers, told.requests, told.rounds)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(result, indent=1))
 

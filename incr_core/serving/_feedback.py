@@ -140,7 +140,7 @@ class Feedback:
     def _try(self, what: Callable[[], None]) -> None:
         try:
             what()
-        except (IncrError, OSError) as error:  # what is in the journal is not lost: it is tried again
+        except Exception as error:  # what is in the journal is not lost: it is tried again
             if self.fault is None:
                 print(f"incr: {error}", file=sys.stderr, flush=True)
             self.fault = str(error)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from incr_core.data.encoding import Encoder, text
+from incr_core.data.encoding import Encoder, parsed, text
 from incr_core.data.timeline import moments
 from incr_core.errors import IncrError, StreamError
 from incr_core.job import Job
@@ -56,6 +56,7 @@ class LabelledRows:
         if label is None:
             raise RequestError(422, "label: expected one, got null; leave out what is not known yet")
         found = self._label(label)
+        self._predicted(of)
         for name, value in told.items():
             if name in ("id", "label"):
                 continue
@@ -106,17 +107,15 @@ class LabelledRows:
             return {name: self._classes[text(value)] for name, value in columns.items()}
         if self._classes is None and not isinstance(label, list):
             value = target.item()
-            return {self._labels[0]: int(value) if self._job.learner.objective != "regression" else value}
+            return {self._labels[0]: int(value) if self._job.learner.objective in ("binary", "multiclass") else value}
         return columns
 
     def table(self, rows: Sequence[JournalledRow]) -> pa.Table:
         """Rows and labels as a table: every column of a kind that does not depend on which rows these are."""
-        features = table_of([one.row for one in rows], self._columns)
-        columns: dict[str, pa.Array] = {
-            name: _settled(features, name, column, len(rows))
-            for name, column in self._columns.items()
-            if name != self._predict_at
-        }
+        # Times may be text in one request, and epoch seconds in another.
+        kinds = {name: column for name, column in self._columns.items() if name != self._predict_at}
+        features = table_of([one.row for one in rows], kinds)
+        columns = {name: _settled(features, name, column, len(rows)) for name, column in kinds.items()}
         predicted = self._all_predicted(rows)
         columns[self._predict_at] = self._clock(predicted)
         told = [one.told or {} for one in rows]
@@ -171,4 +170,7 @@ def _of_labels(job: Job) -> Encoder:
 def _settled(table: pa.Table, name: str, column: Column, rows: int) -> pa.Array:
     kinds = {"list": pa.list_(pa.float64()), "number": pa.float64(), "task": pa.int64()}
     kind = kinds.get(column.kind, pa.string())
-    return table[name].cast(kind) if name in table.column_names else pa.nulls(rows, kind)
+    if name not in table.column_names:
+        return pa.nulls(rows, kind)
+    values = parsed(table[name], name, "the journal")[0] if column.kind == "number" else table[name]
+    return values.cast(kind)

@@ -146,6 +146,20 @@ def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> N
     assert metrics['incr_requests_total{path="/feedback",status="409"}'] == 1
 
 
+def test_values_that_are_written_in_several_ways_are_one_column(served: Served) -> None:
+    rows = [ROW, {**ROW, "height": "171.5", "at": 1577847600}, {**ROW, "height": "", "at": "2020-01-01T04:00:00Z"}]
+    ids = [served.predict(row)["ids"][0] for row in rows]
+    assert served.tell({"feedback": [{"id": name, "label": "1"} for name in ids]})[1]["accepted"] == 3
+    table = served.files()
+    assert table["height"].to_pylist() == [170.5, 171.5, None]
+    assert [str(time) for time in table["at"].to_pylist()] == [
+        "2020-01-01 03:00:00",
+        "2020-01-01 03:00:00",
+        "2020-01-01 04:00:00",
+    ]
+    assert table["y"].to_pylist() == [1, 1, 1]
+
+
 def test_predictions_that_are_too_old_are_gone_and_counted(directory: Path, tmp_path: Path) -> None:
     served = Served(directory, tmp_path, most=5)
     [first] = served.predict(ROW)["ids"]
