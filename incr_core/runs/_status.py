@@ -55,7 +55,8 @@ class Status:
         mine = [row for row in metrics if row["version"] == version]
         learning = sum(row["seconds_learning"] + row["seconds_exchanging"] + row["seconds_predicting"] for row in mine)
         learned = sum(row["rows_labelled"] for row in mine)
-        so_far: dict[str, Any] = next(reversed(mine or metrics), {})  # a version that restores another has learned nothing itself
+        # A version that restores another has learned nothing itself.
+        so_far: dict[str, Any] = next(reversed(mine or metrics), {})
         ledger, events = directory.table("ledger"), directory.table("events")
         return cls(
             name=str(directory.job().get("name", "")),
