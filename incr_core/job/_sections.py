@@ -384,7 +384,7 @@ class PublishSection(Section):
     every: int = Field(1, ge=1)
     keep: int | None = Field(None, ge=1)
     gate: bool = False
-    margin: float = Field(0.01, ge=0)
+    margin: float = Field(0.03, ge=0)
     patience: int = Field(14, ge=1)
     reference: int = Field(128, ge=1)
     states: int = Field(2, ge=2)

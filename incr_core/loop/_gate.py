@@ -23,7 +23,7 @@ __all__ = ["Gate", "Verdict"]
 SURE = 3.0
 """Standard errors by which the past must be answered worse: chance does not hold a version back."""
 
-SUSPECT, ANY = (1.0, 3.0), (15.0, 10.0)
+SUSPECT, ANY = (1.0, 3.0), (5.0, 10.0)
 """How much worse the past may be answered, in margins and in what champions' losses there have usually risen by: by a
 version that has learned what the champion answered badly, and by any other."""
 
