@@ -144,9 +144,9 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(table: Path, tmp_pa
         # What is no HTTP, or nearly, is refused or dropped.
         draw = random.Random(4)
         body = json.dumps({"rows": [row]}).encode()
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        start = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         for _ in range(300):
-            raw = bytearray(head % len(body) + body)
+            raw = bytearray(start % len(body) + body)
             for _ in range(draw.randint(1, 6)):
                 raw[draw.randrange(len(raw))] = draw.randrange(256)
             status = raw_status(url, draw.randbytes(50) if draw.random() < 0.2 else bytes(raw))
