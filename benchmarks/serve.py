@@ -129,7 +129,7 @@ def connected(process: subprocess.Popen[bytes], port: int) -> http.client.HTTPCo
             return connection
         except OSError:
             if process.poll() is not None:
-                raise SystemExit(f"{process.args}: ended with {process.returncode}") from None
+                raise SystemExit(f"a server on port {port} ended with {process.returncode}") from None
             time.sleep(0.1)
 
 

@@ -128,6 +128,14 @@ def test_an_odd_value_is_left_to_the_table_or_has_its_bits(zone: str | None) -> 
     assert left > 50
 
 
+def test_nobody_asks_for_the_weight_of_a_row_to_predict() -> None:
+    made, row = encoder(weight="w"), {name: values[0] for name, values in USUAL.items()}
+    found, expected = PlainAsked(made).inputs([row]), by_table(made, [row], (), None, None)
+    assert found is not None
+    assert expected is not None
+    assert bits(found) == bits(expected)
+
+
 def test_clocks_that_are_set_forward_or_back_are_read_as_a_table_is() -> None:
     made, past = encoder(), history()
     plain = PlainAsked(made, RATES, past, predict_at="at", time_zone="Europe/Berlin")

@@ -234,7 +234,8 @@ class Encoder:
         weight: Tensor | None = None
         task: Tensor | None = None
         if self.weight is not None:
-            values, wrong = weights(table[self.weight], self.weight, place, known)
+            told = table[self.weight] if known.any() else pa.chunked_array([pa.nulls(len(table))])
+            values, wrong = weights(told, self.weight, place, known)
             weight, faults = torch.from_numpy(values), [*faults, *wrong]
         if self.task is not None:
             numbers, wrong = tasks(table[self.task], self.task, place, self.tasks)

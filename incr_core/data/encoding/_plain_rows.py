@@ -47,7 +47,7 @@ class PlainRows:
         self._width = encoder.width if not encoder.of_tokens else 0
         self._hashes = encoder.hashes
         self._tasks = int(np.iinfo(np.int64).max) if encoder.tasks is None else encoder.tasks
-        self._never = encoder.of_tokens or encoder.weight is not None or encoder.task in encoder.inputs
+        self._never = encoder.of_tokens or encoder.task in encoder.inputs
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
         """The inputs of a model for some rows, at least one; None where a value needs a closer look."""
