@@ -109,7 +109,8 @@ def test_the_process_that_learns_goes_back_while_it_waits_for_data(tmp_path: Pat
         run = Run(out)
         assert main(["hold", str(out)]) == 0
         assert main(["rollback", str(out), "3"]) == 0
-        assert (run.status.version, run.champion.number) == (6, 5)
+        assert run.champion.number == 5
+        assert (run.status.version or 0) >= 6  # it learns on at once, from version 6
         with pytest.raises(VersionError, match="no version 77"):
             run.promote(77)
         gates.open()
