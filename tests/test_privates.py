@@ -47,6 +47,7 @@ def test_a_ray_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         privates._check()
 
 
+@pytest.mark.slow
 def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("river")
     detectors = importlib.import_module("incr_core.drift._river")

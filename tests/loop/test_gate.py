@@ -59,6 +59,7 @@ def test_what_recovers_is_promoted_and_the_poisoned_rows_are_no_past(flipped_for
     assert run.table("events")["kind"].to_pylist() == ["held"] * len(held(run)) + ["promoted"]
 
 
+@pytest.mark.slow
 def test_what_is_held_too_often_is_a_drift(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", stream(flipped, 24, 24), patience=3)
     assert held(run) == [21, 22, 23]
@@ -68,6 +69,7 @@ def test_what_is_held_too_often_is_a_drift(tmp_path: Path) -> None:
     assert run.champion.number == 24
 
 
+@pytest.mark.slow
 def test_no_bit_depends_on_the_gate_and_none_on_where_a_run_was_resumed(
     flipped_for_two_days: Run, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_rows_to_compare_on_are_erased_with_all_others(tmp_path: Path) -> None:
     assert not any((one["rows"]["rows"] == row).any() for one in state["reference"]["past"])
 
 
+@pytest.mark.slow
 def test_a_run_may_go_back_by_itself_and_goes_on_as_if_the_poisoned_days_had_never_been(tmp_path: Path) -> None:
     days = stream(flipped, 22, 24)
     run = learned(tmp_path / "run", days[:22], on_hold="rollback")
@@ -105,6 +108,7 @@ def test_a_run_may_go_back_by_itself_and_goes_on_as_if_the_poisoned_days_had_nev
     assert audit(run.path).holds
 
 
+@pytest.mark.slow
 def test_what_is_set_aside_too_often_is_a_drift(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", stream(flipped, 24, 24), on_hold="rollback", patience=2)
     assert run.table("quarantine").num_rows == 2 * DAY

@@ -38,6 +38,7 @@ def learned(out: Path, parts: int, **publish: Any) -> Run:
     return open_run(out, stream=people(parts), strategies=[replay], publish={"states": 9, **publish}, **SETTINGS).run()
 
 
+@pytest.mark.slow
 def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_past_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_version_without_a_state_is_refused(tmp_path: Path) -> None:
     assert [one.number for one in run.versions] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_pinned_version_stays_the_champion_until_it_is_unpinned(tmp_path: Path) -> None:
     run = learned(tmp_path / "run", 4)
     run.pin(2)
@@ -100,6 +102,7 @@ def test_a_pinned_version_stays_the_champion_until_it_is_unpinned(tmp_path: Path
     assert learned(tmp_path / "run", 7).champion.number == 7
 
 
+@pytest.mark.slow
 def test_the_process_that_learns_goes_back_while_it_waits_for_data(tmp_path: Path) -> None:
     gates, out = Gates(tmp_path, closed=(5, 8)), tmp_path / "run"
     command = ["run", str(fed_job(tmp_path)), "--out", str(out), "--quiet", "--set", "publish.states=9"]

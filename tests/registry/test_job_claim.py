@@ -116,6 +116,7 @@ def test_what_is_no_run_directory_is_not_opened(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_and_a_reader_is_not(run: RunDirectory) -> None:
     with pytest.raises(
         RunDirectoryError, match=rf"another process \(pid {os.getpid()} on .+\) is writing this run; wait"

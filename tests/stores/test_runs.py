@@ -141,6 +141,7 @@ def test_a_second_writer_is_refused_while_the_first_gives_signs_of_life(
     other.writer.release()
 
 
+@pytest.mark.slow
 def test_a_writer_whose_host_is_gone_is_followed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("incr_core.storage._writer.SILENCE", 1.0)
     sign = {"pid": 1, "host": "gone", "boot": "", "started": "", "token": "", "beat": 3, "lasting": True, "at": ""}

@@ -115,6 +115,7 @@ def test_a_store_that_refuses_is_told_of(status: int, code: str) -> None:
         open_source(f"{bucket}/days")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_is_told_of() -> None:
     with endpoint(f"http://127.0.0.1:{free_port()}"), pytest.raises(StoreError, match="does not answer as expected"):
         open_source("s3://bucket/days")
