@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from incr_core.data.encoding import Encoder, parsed, text
+from incr_core.data.encoding import Encoder, parsed
 from incr_core.data.timeline import moments
 from incr_core.errors import IncrError, StreamError
 from incr_core.job import Job
@@ -37,7 +37,7 @@ class LabelledRows:
         self._predict_at, self._label_at = stream.predict_at or PREDICTED_AT, stream.label_at or LABEL_AT
         self._labels = encoder.labels
         self._tokens = encoder.of_tokens
-        self._classes = None if encoder.classes is None else {text(value): value for value in encoder.classes}
+        self._classes = encoder.classes
         rates = [name for rate in job.rates() for name in (rate.outcome, rate.known_at) if name is not None]
         self._times = {self._label_at, *(rate.known_at for rate in job.rates() if rate.known_at is not None)}
         more = [*([encoder.weight] if encoder.weight else []), *rates]
@@ -104,7 +104,7 @@ class LabelledRows:
         if len(self._labels) > 1:
             return {name: int(value) for name, value in zip(self._labels, target[0].tolist(), strict=True)}
         if self._classes is not None and self._job.learner.objective != "multilabel":
-            return {name: self._classes[text(value)] for name, value in columns.items()}
+            return {self._labels[0]: self._classes[int(target.item())]}  # 1, 1.0, "1" and true may be one class
         if self._classes is None and not isinstance(label, list):
             value = target.item()
             return {self._labels[0]: int(value) if self._job.learner.objective in ("binary", "multiclass") else value}

@@ -146,6 +146,15 @@ def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> N
     assert metrics['incr_requests_total{path="/feedback",status="409"}'] == 1
 
 
+def test_a_class_may_be_written_as_the_stream_takes_it_and_what_is_none_is_refused(served: Served) -> None:
+    labels: list[Any] = [1, 1.0, "1", True, False, "true", "1.0", -0.0, 0.5, 1e300, [], {}, [True], " 1"]
+    answers = [served.tell({"id": name, "label": label}) for label in labels for name in served.predict(ROW)["ids"]]
+    accepted = [label for label, (status, _) in zip(labels, answers, strict=True) if status == 200]
+    assert {status for status, _ in answers} == {200, 422}
+    assert accepted[:3] == [1, 1.0, "1"]
+    assert served.files()["y"].to_pylist() == [1 if label == "true" else int(float(label)) for label in accepted]
+
+
 def test_values_that_are_written_in_several_ways_are_one_column(served: Served) -> None:
     rows = [ROW, {**ROW, "height": "171.5", "at": 1577847600}, {**ROW, "height": "", "at": "2020-01-01T04:00:00Z"}]
     ids = [served.predict(row)["ids"][0] for row in rows]
