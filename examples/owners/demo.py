@@ -50,7 +50,7 @@ def make_homes(homes: Path) -> None:
             mine = table.filter(pc.equal(table["origin"], airport))
             pq.write_table(mine, homes / airport / "flights" / path.name)
     for airport in AIRPORTS:
-        # An owner holds back what is over fewer than ten rows; here all is told, so that the two models can be compared.
+        # An owner holds back what is over fewer than ten rows; here all is told, so that the models can be compared.
         told = '[data]\npath = "flights"\nsettle = "0s"\n\n[privacy]\nmin_rows = 1\n\n[columns]\n'
         (homes / airport / f"{airport}.toml").write_text(told + "".join(f'{name} = "{name}"\n' for name in columns))
         (homes / airport).chmod(0o700)
