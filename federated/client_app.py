@@ -214,7 +214,7 @@ def consolidate(message: Message, context: Context) -> Message:
         if home.consolidates(participant):
             shared = participant.consolidate(anchor)
         else:
-            participant.learner.adopt(anchor)
+            participant.adopt(anchor)
             shared, _ = participant.learner.shared_state()
         content = RecordDict({SHARED: pack(shared)})
         if participant.learner.remakes:

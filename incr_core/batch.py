@@ -72,6 +72,17 @@ class Batch:
         """What its rows count for together: their number, or the sum of their weights."""
         return float(len(self)) if self.weights is None else self.weights.sum()
 
+    @property
+    def nbytes(self) -> int:
+        """What its tensors take of memory.
+
+        >>> Batch(torch.zeros(2, 3), torch.zeros(2)).nbytes
+        32
+        """
+        inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
+        others = (self.targets, self.weights, self.task, self.rows)
+        return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with `function` applied to each of its tensors."""
         return Batch(

@@ -133,7 +133,8 @@ def test_what_is_held_back_survives_the_process(tmp_path: Path) -> None:
     assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
 
 
-def test_a_server_that_asks_about_fewer_rows_hears_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [(), ("federated.personal=['layers.3']", "strategy=[{name='ewc'}]")])
+def test_a_server_that_asks_about_fewer_rows_hears_nothing(own: tuple[str, ...], tmp_path: Path) -> None:
     """Learning, reviewing, skipping and consolidating rows that are too few."""
     files = windows_of_ten(tmp_path)
     asked: dict[str, Any] = {}
@@ -159,8 +160,11 @@ def test_a_server_that_asks_about_fewer_rows_hears_nothing(tmp_path: Path) -> No
         updates.append(told(answer.content)["rows"])
         learned_nothing = unpack(answer.content.array_records["weights"])
         assert all(torch.equal(learned_nothing[name], value) for name, value in anchor.items())
+        answer = asks(files[2], orders("train.consolidate"), order, anchor)
+        assert answer is not None
+        assert FAILURE not in answer.content
 
-    learned(tmp_path, files, *SETTINGS, lost=hears, spoils=listens)
+    learned(tmp_path, files, *SETTINGS, *own, lost=hears, spoils=listens)
     assert updates
     assert not any(updates)
 

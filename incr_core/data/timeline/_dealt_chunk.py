@@ -61,6 +61,5 @@ class DealtChunk:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        chunk, sizes = self.chunk, list[int]()
-        chunk.batch.map(lambda tensor: sizes.append(tensor.nbytes) or tensor)  # type: ignore[func-returns-value]
-        return sum(sizes) + chunk.times.nbytes + chunk.known.nbytes + self.order.nbytes
+        chunk = self.chunk
+        return chunk.batch.nbytes + chunk.times.nbytes + chunk.known.nbytes + self.order.nbytes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from incr_core.data.encoding import indexed, text
 
-__all__ = ["ByDraw", "ByTime", "Marks", "shares_of"]
+__all__ = ["ByDraw", "ByTime", "Marks", "Numbered", "shares_of"]
 
 Marks = tuple[Sequence[object], np.ndarray[Any, Any]]
 """Those whom rows may belong to, and for each row which of them it does (B,)."""
@@ -26,8 +26,23 @@ Marks = tuple[Sequence[object], np.ndarray[Any, Any]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
+class Numbered:
+    """A partition whose owners are numbered: the mark of a row is the number of its owner."""
+
+    index: int
+
+    @property
+    def mark(self) -> str | None:
+        """What the owner is known by among the marks, as text."""
+        return str(self.index)
+
+    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of the rows with these marks are owned, (B,) bool."""
+        return np.asarray(codes == self.index)
+
+
 @dataclass(frozen=True)
-class ByDraw:
+class ByDraw(Numbered):
     """The rows that are drawn for owner `index` of `count`, each by the shares that owners have in rows of its label.
 
     Args:
@@ -57,11 +72,6 @@ class ByDraw:
         """What must be read to tell the owner of a row."""
         return [] if self.column is None else [self.column]
 
-    @property
-    def mark(self) -> str | None:
-        """What the owner is known by among the marks, as text."""
-        return str(self.index)
-
     def mask(self, table: pa.Table, ids: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table, with these ids (B,), are owned, (B,) bool."""
         return self.marked(*self.marks(table, np.asarray(ids), np.zeros(0)))
@@ -78,10 +88,6 @@ class ByDraw:
             owner[rows] = self._owner_of(drawn[rows], text(values[code]))
         return range(self.count), owner
 
-    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the rows with these marks are owned, (B,) bool."""
-        return np.asarray(codes == self.index)
-
     def shares(self, label: str | None = None) -> Floats:
         """The share of each owner in rows of a label, (count,)."""
         return shares_of(self.kind, self.count, self.number, self.classes, self.seed, label)
@@ -94,7 +100,7 @@ class ByDraw:
 
 
 @dataclass(frozen=True)
-class ByTime:
+class ByTime(Numbered):
     """The rows of every `count`-th span of time from the `index`-th on; spans begin at multiples of `span` since 1970.
 
     >>> table, times = pa.table({"at": [0, 0, 0]}), np.array([5, 15, 25])
@@ -112,18 +118,9 @@ class ByTime:
         """What must be read to tell the owner of a row."""
         return [self.column]
 
-    @property
-    def mark(self) -> str | None:
-        """What the owner is known by among the marks, as text."""
-        return str(self.index)
-
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
         """What tells the owners of the table's rows, the same for each of them."""
         return range(self.count), times // self.span % self.count
-
-    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the rows with these marks are owned, (B,) bool."""
-        return np.asarray(codes == self.index)
 
 
 @lru_cache(maxsize=4096)

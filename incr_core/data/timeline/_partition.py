@@ -20,7 +20,7 @@ from torch import Tensor
 from incr_core.batch import Batch
 from incr_core.data.encoding import ColumnHash, indexed, text
 from incr_core.data.sources import open_source
-from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks
+from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks, Numbered
 from incr_core.errors import StreamError
 
 __all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByRow", "ByTime", "Partition", "owners"]
@@ -63,7 +63,7 @@ class ByColumn:
 
 
 @dataclass(frozen=True)
-class ByHash:
+class ByHash(Numbered):
     """The rows whose `column` hashes to `index` modulo `count`: the same value always has the same owner.
 
     >>> table = pa.table({"carrier": ["AA", "UA", "DL"]})
@@ -85,11 +85,6 @@ class ByHash:
         """What must be read to tell the owner of a row."""
         return [self.column]
 
-    @property
-    def mark(self) -> str | None:
-        """What the owner is known by among the marks, as text."""
-        return str(self.index)
-
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows of the table are owned, (B,) bool."""
         nothing = np.zeros(0, dtype=np.int64)
@@ -98,10 +93,6 @@ class ByHash:
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
         """What tells the owners of the table's rows, the same for each of them."""
         return range(self.count), self._hash(table[self.column]) % np.uint64(self.count)
-
-    def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the rows with these marks are owned, (B,) bool."""
-        return np.asarray(codes == self.index)
 
 
 @dataclass(frozen=True)
