@@ -57,7 +57,7 @@ class Attendance(Roster):
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
         """Go on with these members of this run, none of whom is there yet."""
-        self._run, self.members = run, list(members)
+        self._run, self.members, self.failed = run, list(members), []
         self.fragments = self.names
         self._greeted: dict[str, int] = {}  # message -> node that has not said yet who it is
         self._strangers = set[int]()  # nodes that take no part

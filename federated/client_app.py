@@ -146,6 +146,8 @@ def learn_together(messages: Sequence[Message], contexts: Sequence[Context]) -> 
     orders = [message.content.config_records[ORDER] for message in messages]
     try:
         participants = [home.participant(order) for home, order in zip(homes, orders, strict=True)]
+        for home, participant in zip(homes, participants, strict=True):
+            home.check_learns(participant)
         anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
         updates, why = learn_side_by_side(participants, anchor, [bool(order["first"]) for order in orders])
         contents = []

@@ -23,6 +23,9 @@ SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift
 STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", "key", "key_window", "time_zone")
 """What of the stream a job decides; the rest is the owner's."""
 
+PUBLISH = ("gate", "reference")
+"""What of publishing is done at a client: it keeps rows to judge versions on."""
+
 GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")
 """Of plugins that a client's job may name."""
 
@@ -40,6 +43,7 @@ def offered(job: Job) -> str:
     told = {name: document[name] for name in SECTIONS if name in document}
     told["stream"] = {key: value for key, value in document["stream"].items() if key in STREAM}
     told["federated"] = {"personal": job.federated.personal}
+    told["publish"] = {key: document["publish"][key] for key in PUBLISH}
     return json.dumps(told)
 
 
@@ -57,8 +61,9 @@ def agreed(file: ClientFile, told: str) -> Job:
     try:
         document = json.loads(told)
         personal = document.get("federated", {}).get("personal", [])
+        publish = {key: value for key, value in document.get("publish", {}).items() if key in PUBLISH}
         document = {name: document[name] for name in SECTIONS if name in document}
-        document["federated"] = {"personal": personal}
+        document |= {"federated": {"personal": personal}, "publish": publish}
         stream = {key: value for key, value in document["stream"].items() if key in STREAM}
         asked = [f"the column {name}" for name in sorted(set(_columns(document)) - file.columns.keys())]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]

@@ -124,7 +124,7 @@ def unusual(observed: Mapping[int, Mapping[str, Tensor]], rows: Mapping[int, int
             for client in tell
             if (sums := observed[client].get(name)) is not None
         }
-        usual = statistics.median(sizes.values())
+        usual = statistics.median([size for size in sizes.values() if size] or [0.0])
         for client, size in sizes.items():
             if size > UNUSUAL * usual:
                 told_of = f"where the median is {usual:.3g}; at most {UNUSUAL * usual:.3g} is believed"

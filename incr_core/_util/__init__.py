@@ -7,10 +7,11 @@ from incr_core._util._checks import at_least_one, byte_count, fraction, not_nega
 from incr_core._util._made_with import MadeWith, made_with
 from incr_core._util._plugins import Catalogue, file_of, names_code, unknown
 from incr_core._util._prefetch import prefetch
-from incr_core._util._signals import Stopped, set_by_signals, waiting
+from incr_core._util._signals import WAKE, Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
 
 __all__ = [
+    "WAKE",
     "Catalogue",
     "MadeWith",
     "Stopped",

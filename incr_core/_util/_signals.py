@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "set_by_signals", "waiting"]
+__all__ = ["WAKE", "Stopped", "set_by_signals", "waiting"]
+
+WAKE = signal.SIGUSR1
+"""The signal that ends what waits, and asks for nothing else."""
 
 
 class Stopped(Exception):
@@ -24,7 +27,8 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM sets `stop`; a Ctrl-C after that raises KeyboardInterrupt at once.
 
     A SIGTERM after that says nothing new: who stops a job, as `ray job stop` does, sends one to each of its processes,
-    which pass them on. Python tells signals to the main thread only: in any other, nothing is set.
+    which pass them on. `WAKE` only ends what waits. Python tells signals to the main thread only: in any other, nothing
+    is set.
 
     >>> with set_by_signals(stop := threading.Event()):
     ...     signal.raise_signal(signal.SIGTERM)
@@ -49,7 +53,14 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
             _waiting = False
             raise Stopped
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    def on_wake(number: int, frame: FrameType | None) -> None:
+        global _waiting
+        if _waiting:
+            _waiting = False
+            raise Stopped
+
+    handlers = {signal.SIGINT: on_signal, signal.SIGTERM: on_signal, WAKE: on_wake}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     outer, _asked = _asked, stop
     try:
         yield

@@ -70,13 +70,13 @@ class Loop:
         self._went_back = False  # since the last commit, from a version that the gate has held
         self._dropped: dict[str, Any] | None = None  # up to which increment rows are set aside, and why
         self._flight: Flight | None = None
-        self._stop, self._woken = threading.Event(), threading.Event()
+        self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
         self._begun: float | None = None
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""
-        looking = woken_by_requests(self.directory.path, self._stop, self._woken, for_changes=self.engine.interruptible)
+        looking = woken_by_requests(self.directory.path, self._stop, for_changes=self.engine.interruptible)
         with set_by_signals(self._stop), looking:
             while True:
                 try:
@@ -104,16 +104,16 @@ class Loop:
         try:
             self._resume()
         except Stopped:
-            if self._stops:  # nothing has begun that could be ended with a commit
+            if self._stop.is_set():  # nothing has begun that could be ended with a commit
                 raise KeyboardInterrupt from None
             self._resume()
         if self._begun is None:
             self._begun = time.perf_counter() - self.totals.seconds
-        while not self._stops:
+        while not self._stop.is_set():
             try:
                 arrivals = self.engine.receive()
             except Stopped:
-                if self._stops:
+                if self._stop.is_set():
                     break
                 self._change(waiting=True)
                 continue
@@ -128,14 +128,6 @@ class Loop:
         self._land()
         if self._stop.is_set() and (self._pending or self.version is None):
             self._stopped()
-
-    @property
-    def _stops(self) -> bool:
-        """Whether it was asked to stop, and not only woken to look at another request."""
-        if self._stop.is_set() and self._woken.is_set() and not asked(self.directory.path, STOP):
-            self._stop.clear()
-            self._woken.clear()
-        return self._stop.is_set()
 
     def _change(self, *, waiting: bool = False) -> None:
         """Carry out the change that somebody asks for, if there is one.
@@ -158,8 +150,12 @@ class Loop:
             self._pending, self._divergence = PendingCommit(), Divergence()
             self.version = self.directory.latest()
         if back or waiting:
+            dropped, went_back = self._dropped, self._went_back and not back
             self._pending = PendingCommit()
             self._resume()
+            if went_back:  # what the gate has set aside since the last commit stays so
+                self._dropped = dropped
+            self._went_back = went_back
 
     # -- one increment -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from incr_core._util import WAKE
 from incr_core.registry import CHANGE, STOP, asked
 
 __all__ = ["woken_by_requests"]
@@ -18,14 +19,12 @@ LOOK = 1.0
 
 
 @contextmanager
-def woken_by_requests(
-    directory: Path, stop: threading.Event, woken: threading.Event, *, for_changes: bool
-) -> Iterator[None]:
+def woken_by_requests(directory: Path, stop: threading.Event, *, for_changes: bool) -> Iterator[None]:
     """Inside, a request to stop in a run directory sets `stop`, also while the run waits.
 
-    A request for a change does too, having set `woken`, where it is to wake the run (`for_changes`).
+    A request for a change only ends the waiting, where it is to (`for_changes`).
 
-    Within `set_by_signals`: the main thread is woken by a SIGTERM to this process. A run in another thread cannot be
+    Within `set_by_signals`: the main thread is woken by a signal to this process. A run in another thread cannot be
     woken; it sees `stop`, and changes, after the increment at hand.
     """
     ended, in_main = threading.Event(), threading.current_thread() is threading.main_thread()
@@ -38,9 +37,8 @@ def woken_by_requests(
                 else:
                     stop.set()
                 return
-            if for_changes and in_main and asked(directory, CHANGE) and not (stop.is_set() or woken.is_set()):
-                woken.set()
-                os.kill(os.getpid(), signal.SIGTERM)
+            if for_changes and in_main and asked(directory, CHANGE):
+                os.kill(os.getpid(), WAKE)
 
     watcher = threading.Thread(target=look, name="requests", daemon=True)
     watcher.start()

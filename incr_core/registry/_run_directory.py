@@ -290,7 +290,8 @@ class RunDirectory:
                 if name.endswith(".arrow")
             }
             following = state(read_state(folder))
-            copied = self._states.copy(version, number)
+            with storage(self.path):
+                copied = self._states.copy(version, number)
             own = {
                 "version": number,
                 "parent": self.latest(),

@@ -63,7 +63,7 @@ class WeightedMean(Aggregation):
         """`update.mean` of them."""
         return mean(updates, anchor, rules)
 
-    def shares(self, updates: Sequence[Update]) -> list[float]:
+    def shares(self, updates: Sequence[Update]) -> list[float] | None:
         """By rows."""
         rows = [update.rows for update in updates]
         return shares(rows) if any(rows) else [0.0] * len(rows)

@@ -31,7 +31,7 @@ from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._inheritance import inherited
 from incr_core.rounds._orders import Orders
-from incr_core.rounds._personal import personal_names
+from incr_core.rounds._personal import check_not_shared, personal_names
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
 from incr_core.rounds._reference import Reference
@@ -98,6 +98,7 @@ class Participant:
         self.reports_tasks = reports_tasks
         self.stopping = stopping
         self.personal = frozenset(personal_names(learner.rules(), personal))
+        check_not_shared(learner.shared_state()[0], self.personal)
         self.reference = reference
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from incr_core.errors import ArgumentError
 from incr_core.models import matches
 
-__all__ = ["personal_names"]
+__all__ = ["check_not_shared", "personal_names"]
 
 RULES = ("mean", "average")
 """How weights merge that may be a participant's own; counts and sums are everybody's."""
@@ -37,3 +37,22 @@ def personal_names(rules: Mapping[str, str], patterns: Sequence[str]) -> list[st
             )
     meant = [pattern for one in patterns for pattern in (one, f"{one}.*")]
     return [name for short, name in may_be.items() if matches(short, meant)]
+
+
+def check_not_shared(shared: Collection[str], personal: Collection[str]) -> None:
+    """Raise ArgumentError where strategies share state of weights that are each participant's own.
+
+    >>> check_not_shared(["0.anchor.head/weight"], ["model.head.weight"])
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.ArgumentError: personal: expected strategies that share nothing of these weights, got one that
+    shares its anchor of head.weight; leave the strategy out, or let the weight be common
+    """
+    own = {name.removeprefix("model.").replace(".", "/"): name.removeprefix("model.") for name in personal}
+    for name in shared:
+        what, _, weight = name.rpartition(".")
+        if weight in own:
+            raise ArgumentError(
+                f"personal: expected strategies that share nothing of these weights, got one that shares its "
+                f"{what.partition('.')[2]} of {own[weight]}; leave the strategy out, or let the weight be common"
+            )

@@ -54,6 +54,8 @@ def _why_alone(participants: Sequence[Participant]) -> str:
         return "learner.validation: each stops after passes of its own"
     if len({participant.passes() for participant in participants}) > 1:
         return "they pass over their rows a different number of times"
+    if len({participant.learner.descent.factor for participant in participants}) > 1:
+        return "they learn at different rates"
     found = (why_alone(participant.learner) for participant in participants)
     why = next((reason for reason in found if reason), "")
     if not why:

@@ -16,7 +16,7 @@ from torch import Tensor
 from incr_core.errors import ArgumentError
 from incr_core.numerics import as_reals, narrowed, widened
 from incr_core.rounds._aggregation import Aggregation, WeightedMean
-from incr_core.update import Update, Weights, mean, shares
+from incr_core.update import Update, Weights, mean, merge_shared, shares
 
 __all__ = ["FedNova", "QFedAvg"]
 
@@ -55,10 +55,14 @@ class FedNova(WeightedMean):
         rho = self.momentum
         return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
 
+    def shares(self, updates: Sequence[Update]) -> list[float] | None:
+        """By rows, where the step is their mean."""
+        return super().shares(updates) if _alike([update for update in updates if update.rows > 0]) else None
+
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The step; the mean by rows where somebody does not tell its steps, as after a review."""
         counted = [update for update in updates if update.rows > 0]
-        if len({update.steps for update in counted}) < 2 or not all(update.steps for update in counted):
+        if _alike(counted):
             return mean(counted, anchor, rules)
         lengths = [self.length(update.steps) for update in counted]
         p = shares([update.rows for update in counted])
@@ -93,10 +97,12 @@ class QFedAvg(Aggregation):
         self.q, self.lr = q, lr
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The step."""
+        """The step; the mean by rows of what strategies make of the model, which has no loss."""
         counted = [update for update in updates if update.rows > 0]
         if not counted:
             return dict(anchor)
+        if not all("loss" in update.losses for update in counted):
+            return mean(counted, anchor, rules)
         factors, total = [], 0.0
         for update in counted:
             loss = max(update.losses.get("loss", 0.0) / update.rows, 0.0) + 1e-10
@@ -105,6 +111,21 @@ class QFedAvg(Aggregation):
         if not math.isfinite(total):
             return dict(anchor)
         return _stepped(counted, [factor / total for factor in factors], anchor, rules)
+
+    def merge_shared(
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        rows: Sequence[int],
+        rules: Mapping[str, str],
+        anchor: Mapping[str, Tensor],
+    ) -> Weights:
+        """`update.merge_shared` of them: what strategies share has no loss."""
+        return merge_shared(states, rows, rules, anchor)
+
+
+def _alike(updates: Sequence[Update]) -> bool:
+    """Whether all took as many steps, or somebody does not tell its steps."""
+    return len({update.steps for update in updates}) < 2 or not all(update.steps for update in updates)
 
 
 @torch.no_grad()

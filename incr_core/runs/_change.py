@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,29 +34,38 @@ def change(
     if copy_of(directory.path) is not None:  # whoever writes it looks at a copy of its own
         with directory.alone():
             return carry_out(directory, {"action": action, "version": version, "drop": drop})
-    token, told = uuid4().hex, {"action": action, "version": version, "drop": drop}
-    until = time.monotonic() + timeout
-    while True:
-        holder = directory.holder()
-        if holder is None:
-            if _mine(directory.path, token):
-                answer(directory.path, CHANGE)
-            with directory.alone():
-                return carry_out(directory, told)
-        if not _mine(directory.path, token):
-            ask(directory.path, CHANGE, token=token, **told)
-        while (outcome := answered(directory.path, token)) is None and directory.holder() == holder:
-            if time.monotonic() > until:
-                answer(directory.path, CHANGE)
-                raise RunDirectoryError(
-                    f"{path}: expected the run ({holder}) to {action} within {timeout:g} s, got no answer; it looks "
-                    "after each increment; the request is taken back"
-                )
-            time.sleep(LOOK)
-        if outcome is not None:
-            if "error" in outcome:
-                raise RunDirectoryError(str(outcome["error"]))
-            return str(outcome["done"])
+    told = {"action": action, "version": version, "drop": drop}
+    token, until = uuid4().hex, time.monotonic() + timeout
+    try:
+        while (holder := directory.holder()) is not None:
+            expected = f"{path}: expected the run ({holder}) to {action} within {timeout:g} s"
+            wait = partial(_wait, directory, holder, until, expected)
+            if not _mine(directory.path, token):
+                wait(lambda: request(directory.path, CHANGE) is None)  # one at a time
+                if request(directory.path, CHANGE) is not None:
+                    continue
+                ask(directory.path, CHANGE, token=token, **told)
+            wait(lambda: answered(directory.path, token) is not None)
+            outcome = answered(directory.path, token)
+            if outcome is not None:
+                if "error" in outcome:
+                    raise RunDirectoryError(str(outcome["error"]))
+                return str(outcome["done"])
+    finally:  # nobody is to do what is not waited for any more
+        if _mine(directory.path, token):
+            answer(directory.path, CHANGE)
+    with directory.alone():
+        return carry_out(directory, told)
+
+
+def _wait(directory: RunDirectory, holder: str, until: float, expected: str, done: Callable[[], bool]) -> None:
+    """Wait until it is done, or another process holds the run, or none does."""
+    while not done() and directory.holder() == holder:
+        if time.monotonic() > until:
+            raise RunDirectoryError(
+                f"{expected}, got no answer; it looks after each increment; the request is taken back"
+            )
+        time.sleep(LOOK)
 
 
 def _mine(directory: Path, token: str) -> bool:

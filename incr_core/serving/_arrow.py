@@ -50,13 +50,14 @@ def table_in(body: bytes, most: int) -> pa.Table:
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
             table = stream.read_all()
         table.validate(full=True)
+        names = table.column_names  # which may be no text
     except (pa.ArrowException, struct.error, OSError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
         raise RequestError(400, "body: expected an Arrow stream, got another or a part of one") from None
     if not len(table):
         raise RequestError(422, "body: expected one row at least, got none")
-    if len(set(table.column_names)) < len(table.column_names):
+    if len(set(names)) < len(names):
         raise RequestError(400, "body: expected each column once, got one twice")
     return table
 

@@ -87,7 +87,10 @@ class Champion:
 
         def look() -> None:
             while not self._ended.wait(PERIOD):
-                self.look()
+                try:
+                    self.look()
+                except Exception as error:  # a store or a disk that is away: it looks again, and says so meanwhile
+                    self.fault = str(error)
 
         thread = threading.Thread(target=look, name="champion", daemon=True)
         thread.start()

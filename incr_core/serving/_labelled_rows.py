@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +65,7 @@ class LabelledRows:
                 raise RequestError(422, f"expected a label and {expected} at most, got another column; leave it out")
             found[name] = self._told(name, value, of)
         weight = self._job.encoder.weight
-        if weight is not None and not found.get(weight, -1) >= 0:
+        if weight is not None and (found.get(weight) is None or found[weight] < 0):
             raise RequestError(422, f"{weight}: expected the weight of the row, at least 0, got another or none")
         return found
 
@@ -79,7 +79,7 @@ class LabelledRows:
                     422, f"{name}: expected a time not before that of the prediction, got an earlier one"
                 )
             return micros
-        if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):  # not NaN either
             return None if value is None else float(value)
         raise RequestError(422, f"{name}: expected a number or null, got another value")
 
@@ -92,6 +92,8 @@ class LabelledRows:
         else:
             columns = {self._labels[0]: label}
         if self._check is None:
+            if not (isinstance(label, list) and label and all(type(token) is int for token in label)):
+                raise RequestError(422, "label: expected a list of tokens, got something else")
             return columns
         try:
             table = pa.table({name: pa.array([value]) for name, value in columns.items()} | {_ROW: [0.0]})

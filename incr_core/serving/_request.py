@@ -188,7 +188,7 @@ def _is_right(value: Any, column: Column) -> bool:
         sized = column.width - column.spare <= len(value) <= column.width
         return sized and all(isinstance(number, int | float) for number in value)
     if column.kind == "task":
-        return not isinstance(value, bool) and value == int(value) and INT64.min <= value <= INT64.max
+        return not isinstance(value, bool) and INT64.min <= value <= INT64.max and value == int(value)
     return column.kind != "time" or not isinstance(value, bool)
 
 

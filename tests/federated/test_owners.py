@@ -349,3 +349,12 @@ def test_an_owner_sees_what_its_runs_have_had(
     (found,) = describe(ClientFile.read(files[0]))
     assert found["job"] == "people"
     assert found["learned"] == len(all_rows(tmp_path)["blue"])
+
+
+def test_owners_judge_versions_and_tell_sums_alone(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    drift = "drift=[{detector='page_hinkley', watch='loss'}]"  # its probes and the gate's are told beside one another
+    finish(deployed("publish.gate=true", drift), tmp_path / "run", on(grid()))
+    found = [version["gate"] for version in RunDirectory.open(tmp_path / "run").versions()]
+    assert found[-1]["rows"] > 100
+    assert all(one["promoted"] for one in found)
+    assert not [what for kind, what in events(tmp_path / "run") if kind in ("client refused", "client lost")]
