@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
-from incr_core.models import Calls
+from incr_core.models import Asking, Calls, ExtraState, keeps_nothing
 from incr_core.numerics import draws_nothing
 from incr_core.objectives import Objective
 
@@ -20,14 +21,16 @@ class Forwards:
     Swapping the random state, or a model's mode, takes as long as the forward of a small model.
 
     random_state: a context in which torch's global generators are the learner's own. strategies: whether there are any.
-    pairs_rows: whether the model looks at several rows together, as BatchNorm does.
+    extra: what its modules keep besides tensors. pairs_rows: whether the model looks at several rows together, as
+    BatchNorm does. sharded: whether it is one of several shards.
 
-    learning, predicting: contexts for forwards of either kind. chance: whether a forward may draw random numbers;
-    draws_when_asked: even one that predicts.
+    learning: a context for forwards that learn. chance: whether a forward may draw random numbers; one_at_a_time:
+    whether forwards that predict may not overlap, since they draw some, or write to the model.
 
     >>> from incr_core.objectives import Regression
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
-    >>> forwards = Forwards(model, Regression(), nullcontext(), strategies=False, pairs_rows=False)
+    >>> flags = {"strategies": False, "pairs_rows": False, "sharded": False}
+    >>> forwards = Forwards(model, Regression(), nullcontext(), ExtraState(model=model), **flags)
     >>> forwards.set_mode(training=False)
     >>> forwards.chance, model.training
     (True, False)
@@ -38,19 +41,29 @@ class Forwards:
         model: nn.Module,
         objective: Objective,
         random_state: AbstractContextManager[Any],
+        extra: ExtraState,
         *,
         strategies: bool,
         pairs_rows: bool,
+        sharded: bool,
     ) -> None:
         self._model = model
         self._strategies = strategies
         self.chance = not draws_nothing(model, objective)
         self.learning: AbstractContextManager[Any] = random_state if self.chance or strategies else nullcontext()
-        self.draws_when_asked = self.chance and not draws_nothing(model, objective, training=False)
-        self.predicting: AbstractContextManager[Any] = random_state if self.draws_when_asked else nullcontext()
+        draws = self.chance and not draws_nothing(model, objective, training=False)
+        self._drawing: AbstractContextManager[Any] = random_state if draws else nullcontext()
+        self._asking = None if keeps_nothing(model) else Asking(model, extra, parameters=not sharded)
+        self.one_at_a_time = draws or self._asking is not None
         # A model that certainly draws nothing certainly maps a tensor to a tensor, too.
         self._calls = None if draws_nothing(model) else Calls(model)
         self._has_modes = pairs_rows or self.chance
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Around forwards that predict, in eval mode."""
+        with self._drawing, self._asking or nullcontext():
+            yield
 
     def set_mode(self, training: bool) -> None:
         """Have the model learn, or predict, where that makes a difference to it."""

@@ -24,7 +24,7 @@ from incr_core.learner._resuming import Resuming
 from incr_core.learner._schedule import Groups, Schedule
 from incr_core.learner._step import Step, explain_batch_norm
 from incr_core.memories import Memory
-from incr_core.models import Entries, ExtraState, keep_frozen_in_eval
+from incr_core.models import Entries, ExtraState, OwnGenerators, keep_frozen_in_eval
 from incr_core.numerics import BatchNorm, Precision, draws_only_from_torch, global_random_state, whole
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
@@ -118,6 +118,7 @@ class Learner(Mergeable, Predicting, Resuming):
             self.optimizer, parameters, clip=clip, schedule=schedule, scale=self.precision.scale, sparse=sparse
         )
         others = not draws_only_from_torch(model, objective, *strategies)
+        self.own_generators = OwnGenerators(seed, model=model, objective=objective)
         self.random_state = global_random_state(seed, self.device, others=others)
         self.context = Context(
             model,
@@ -138,7 +139,13 @@ class Learner(Mergeable, Predicting, Resuming):
         smallest = 2 if pairs_rows else 1
         self.steps = Steps(batch_size, accumulate, shuffle, seed, smallest)
         self.forwards = Forwards(
-            model, objective, self.random_state, strategies=bool(strategies), pairs_rows=pairs_rows
+            model,
+            objective,
+            self.random_state,
+            self.extra,
+            strategies=bool(strategies),
+            pairs_rows=pairs_rows,
+            sharded=shard[1] > 1,
         )
         self.division = Division(
             model,
@@ -225,6 +232,7 @@ class Learner(Mergeable, Predicting, Resuming):
         self.entries.check_constants()
         if self._untried and rows:
             self.entries.check_names()
+            self.extra.check_numbers()
             self._untried = False
         losses = {
             name: float(whole(total) if isinstance(total, Tensor) else total)

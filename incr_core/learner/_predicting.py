@@ -31,7 +31,7 @@ class Predicting:
         """The objective's predictions for inputs (B, ...), on the CPU."""
         self.forwards.set_mode(training=False)
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-        with self.forwards.predicting, self.precision.autocast():
+        with self.forwards.predicting(), self.precision.autocast():
             if rows <= batch_size:
                 return self._predicted(inputs)
             return torch.cat([self._predicted(part) for part in split_inputs(inputs, batch_size)])
@@ -45,7 +45,7 @@ class Predicting:
         """The objective's mean loss on some rows, as the model is when it predicts."""
         self.forwards.set_mode(training=False)
         total = weight = 0.0
-        with self.forwards.predicting, self.precision.autocast():
+        with self.forwards.predicting(), self.precision.autocast():
             for part in rows.to(self.device).split(batch_size):
                 share = float(part.total_weight())
                 total += share * float(self.objective(self.model(part.inputs), part.targets, part.weights))

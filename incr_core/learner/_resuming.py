@@ -13,7 +13,7 @@ from incr_core.errors import CheckpointError
 from incr_core.learner._division import Division
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._signature import check_signature, signature_of
-from incr_core.models import Entries, ExtraState
+from incr_core.models import Entries, ExtraState, OwnGenerators
 from incr_core.numerics import GlobalRandomState
 from incr_core.strategies import Context
 
@@ -23,7 +23,8 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a learner that is saved and loaded.
 
-    strategies, context, descent, steps, division, random_state, entries, extra, device: those of the learner.
+    strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device: those of the
+    learner.
     """
 
     strategies: nn.ModuleList
@@ -32,6 +33,7 @@ class Resuming:
     steps: Steps
     division: Division
     random_state: GlobalRandomState
+    own_generators: OwnGenerators
     entries: Entries
     extra: ExtraState
     device: torch.device
@@ -47,7 +49,7 @@ class Resuming:
             "strategies": self.strategies.state_dict(),
             "generator": self.context.generator.get_state(),
             "steps": self.steps.state_dict(),
-            "random": self.random_state.state_dict(),
+            "random": self.random_state.state_dict() | self._own_generators(),
             "increment": self.context.increment,
             "step": self.context.step,
             "rows_independent": self.division.independent,
@@ -76,10 +78,14 @@ class Resuming:
         self.context.generator.set_state(state["generator"].cpu())
         self.steps.load_state_dict(state["steps"])
         self.random_state.load_state_dict(state["random"])
+        self.own_generators.load_state_dict(state["random"].get("modules", {}))
         self.extra.load_state_dict(state.get("extra", {}))
         self.context.increment = state["increment"]
         self.context.step = state["step"]
         self.division.settle(state.get("rows_independent"))
+
+    def _own_generators(self) -> dict[str, Any]:
+        return {"modules": self.own_generators.state_dict()} if self.own_generators else {}
 
     def _signature(self) -> dict[str, Any]:
         return signature_of(self.strategies, zip(self.context.names, self.context.parameters, strict=True))

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from torch import nn
 
 from incr_core._util import Catalogue
+from incr_core.models._asking import Asking, keeps_nothing
 from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
+from incr_core.models._own_generators import OwnGenerators
 from incr_core.models._patterns import matches
 from incr_core.models._penultimate import Activations, one_way
 from incr_core.models._restored import restored, same_bits
@@ -22,10 +24,12 @@ from incr_core.models._towers import TwoTower
 __all__ = [
     "MODELS",
     "Activations",
+    "Asking",
     "Calls",
     "Entries",
     "ExtraState",
     "Moments",
+    "OwnGenerators",
     "TableMLP",
     "TableShape",
     "TokenCNN",
@@ -34,6 +38,7 @@ __all__ = [
     "arguments_of",
     "ask",
     "keep_frozen_in_eval",
+    "keeps_nothing",
     "matches",
     "merge_rules",
     "one_way",

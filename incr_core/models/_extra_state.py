@@ -31,6 +31,11 @@ class ExtraState:
 
     def __init__(self, **modules: nn.Module) -> None:
         self._modules: dict[str, nn.Module] = {}
+        self._numbers = {
+            (f"{first}.{name}" if name else first, part): _numbers(part)
+            for first, module in modules.items()
+            for name, part in module.named_modules()
+        }
         for first, module in modules.items():
             for name, part in module.named_modules():
                 if type(part).get_extra_state is not nn.Module.get_extra_state:
@@ -53,6 +58,21 @@ class ExtraState:
         """The modules that have any."""
         return list(self._modules)
 
+    def check_numbers(self) -> None:
+        """ArgumentError that names a plain number which learning has changed, and which nobody would save."""
+        for (name, part), before in self._numbers.items():
+            if name in self._modules:
+                continue
+            now = _numbers(part)
+            for attribute, value in before.items():
+                if attribute in now and now[attribute] != value and value == value:  # NaN equals nothing
+                    raise ArgumentError(
+                        f"{name}.{attribute}: expected a number that learning leaves alone, and a forward changed it "
+                        f"from {value} to {now[attribute]}: it is neither saved nor merged, so a run would not go on "
+                        "from its commits as it was; keep it in a buffer, or give it by get_extra_state; or, where no "
+                        f"later forward depends on it, name it in the class: transient = ({attribute!r},)"
+                    )
+
     def state_dict(self) -> dict[str, Any]:
         """The state of each, as it is now."""
         return {name: part.get_extra_state() for name, part in self._modules.items()}
@@ -67,3 +87,9 @@ class ExtraState:
                     "use the same model, or start a new run"
                 )
             self._modules[name].set_extra_state(state[name])
+
+
+def _numbers(part: nn.Module) -> dict[str, int | float]:
+    """A module's plain numbers, but those of which it says that no later forward depends on them."""
+    transient = getattr(type(part), "transient", ())
+    return {name: value for name, value in vars(part).items() if type(value) in (int, float) and name not in transient}

@@ -71,8 +71,8 @@ class Asked:
         self._learner = version.learner
         forwards = version.learner.forwards
         forwards.stay(training=False)
-        # Torch's random state is one for all: a model that draws when it is asked is asked by one at a time.
-        self._alone: AbstractContextManager[Any] = threading.Lock() if forwards.draws_when_asked else nullcontext()
+        # Torch's random state is one for all, and so is what a forward writes to its model.
+        self._alone: AbstractContextManager[Any] = threading.Lock() if forwards.one_at_a_time else nullcontext()
 
     def question(self, rows: Sequence[Mapping[str, Any]]) -> Question:
         """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""

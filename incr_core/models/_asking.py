@@ -1,0 +1,118 @@
+"""Forwards that only answer: what they write to a model is taken back, so that nobody's question changes an answer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.errors import ArgumentError
+from incr_core.models._extra_state import ExtraState
+from incr_core.models._restored import same_bits
+from incr_core.numerics import RunningNorm, draws_nothing, writes
+
+__all__ = ["Asking", "keeps_nothing"]
+
+
+def keeps_nothing(*modules: nn.Module) -> bool:
+    """Whether it is certain that a forward in eval mode leaves no trace: only layers that torch made, or that say so.
+
+    >>> keeps_nothing(nn.Sequential(nn.Embedding(3, 2), nn.BatchNorm1d(2)))
+    True
+    >>> keeps_nothing(nn.Embedding(3, 2, max_norm=1.0))  # it shortens the rows that it looks up
+    False
+    """
+    shortens = any(getattr(part, "max_norm", None) is not None for one in modules for part in one.modules())
+    return not shortens and draws_nothing(*modules, training=False)
+
+
+class Asking:
+    """Inside, a model answers; afterwards its tensors, and the extra state of its modules, are as they were.
+
+    A model may keep something in every forward: a moving average, a count, embeddings of `max_norm`, the statistics of
+    a norm that it puts in training mode itself. What it learns from is then learned in forwards that learn, alone.
+
+    All tensors are copied before the first forward, and later those that one has written to, and statistics of norms,
+    whose writes torch does not count. ArgumentError names a tensor that is written to in a later forward and was not in
+    the first.
+
+    Plain attributes stay as a forward leaves them. Not for two threads at a time.
+
+    parameters: whether to look at them too. False of shards, where a forward writes to copies of them.
+
+    >>> class Counting(nn.Linear):
+    ...     def __init__(self):
+    ...         super().__init__(1, 1); self.register_buffer("calls", torch.zeros(()))
+    ...     def forward(self, x):
+    ...         self.calls += 1
+    ...         return super().forward(x)
+    >>> model = Counting(); asking = Asking(model, ExtraState(model=model))
+    >>> with asking:
+    ...     _ = model(torch.ones(1, 1))
+    >>> model.calls
+    tensor(0.)
+    """
+
+    def __init__(self, model: nn.Module, extra: ExtraState, *, parameters: bool = True) -> None:
+        self._model = model
+        self._extra = extra
+        self._parameters = parameters
+        self._written: set[str] | None = None  # not known before the first forward
+        self._statistics = {
+            f"{name}.{buffer}" if name else buffer
+            for name, part in model.named_modules()
+            if isinstance(part, RunningNorm)
+            for buffer in _buffer_names(part)
+        }
+        self._buffers: list[tuple[nn.Module, str, Tensor | None]] = []
+        self._before: dict[str, tuple[Tensor, int, Tensor | None]] = {}
+        self._state: dict[str, Any] = {}
+
+    def __enter__(self) -> None:
+        self._buffers = [
+            (part, name, getattr(part, name)) for part in self._model.modules() for name in _buffer_names(part)
+        ]
+        named = dict(self._model.named_buffers())
+        if self._parameters:
+            named |= self._model.named_parameters()
+        self._before = {
+            name: (tensor, writes(tensor), tensor.detach().clone() if self._copies(name) else None)
+            for name, tensor in named.items()
+        }
+        self._state = copy.deepcopy(self._extra.state_dict()) if self._extra else {}
+
+    def __exit__(self, *_: object) -> None:
+        for part, name, tensor in self._buffers:
+            if getattr(part, name) is not tensor:  # a forward has put another in its place, and this one is as it was
+                setattr(part, name, tensor)
+        written = {
+            name
+            for name, (tensor, count, value) in self._before.items()
+            if writes(tensor) != count
+            or (name in self._statistics and value is not None and not same_bits(tensor, value))
+        }
+        late = [name for name in written if self._before[name][2] is None]
+        with torch.no_grad():
+            for name in written:
+                tensor, _, value = self._before[name]
+                if value is not None:
+                    tensor.copy_(value)
+        if self._state:
+            self._extra.load_state_dict(self._state)
+        self._written = (self._written or set()) | written
+        self._buffers, self._before, self._state = [], {}, {}
+        if late:
+            raise ArgumentError(
+                f"model.{late[0]}: expected a tensor that the model's forward leaves alone in eval mode, as its first "
+                "one did, and a later one wrote to it: what only answers would change what is answered later; write to "
+                "it only where self.training holds"
+            )
+
+    def _copies(self, name: str) -> bool:
+        return self._written is None or name in self._written or name in self._statistics
+
+
+def _buffer_names(part: nn.Module) -> list[str]:
+    return [name for name, _ in part.named_buffers(recurse=False, remove_duplicate=False)]
