@@ -17,7 +17,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 
 from cluster.place import Place
 from cluster.torch_privates import nccl_group
-from cluster.units import check_shardable, units_of
+from cluster.units import check_shardable, kept_whole, units_of
 
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
@@ -48,11 +48,11 @@ def shard_model(model: nn.Module, place: Place, device: str) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     check_shardable(model)
-    units = units_of(model)
+    units, whole = units_of(model), kept_whole(model)
     for weight in model.parameters():
         weight.data = weight.data.contiguous()  # FSDP takes no others; the numbers are the same
     mesh = init_device_mesh(device.partition(":")[0], (place.shards,))
     for unit in units:
         # Whole weights must not outlive a forward: without a backward they would hide what is adopted afterwards.
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     return model

@@ -13,7 +13,15 @@ from torch.nn.parameter import is_lazy
 
 from incr_core.errors import JobError
 
-__all__ = ["check_shardable", "explaining_uncalled", "units_of"]
+__all__ = ["check_shardable", "explaining_uncalled", "kept_whole", "units_of"]
+
+UNKNOWN = frozenset(
+    [
+        *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+        *(torch.int16, torch.uint16, torch.uint32, torch.uint64),
+    ]
+)
+"""Types of which gloo gathers nothing."""
 
 
 def units_of(model: nn.Module) -> list[nn.Module]:
@@ -75,6 +83,17 @@ def check_shardable(model: nn.Module) -> None:
         raise _refused(
             other, f"in the memory of another, {one}", f"make both one nn.Parameter: module.{other} = module.{one}"
         )
+
+
+def kept_whole(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that each shard keeps whole: frozen ones, of a type that cannot be gathered.
+
+    >>> model = nn.Linear(1, 1)
+    >>> model.scale = nn.Parameter(torch.ones(1).to(torch.float8_e5m2), requires_grad=False)
+    >>> [weight.dtype for weight in kept_whole(model)]
+    [torch.float8_e5m2]
+    """
+    return {weight for weight in model.parameters() if weight.dtype in UNKNOWN and not weight.requires_grad}
 
 
 @contextmanager

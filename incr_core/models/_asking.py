@@ -84,9 +84,9 @@ class Asking:
         self._state = copy.deepcopy(self._extra.state_dict()) if self._extra else {}
 
     def __exit__(self, *_: object) -> None:
-        for part, name, tensor in self._buffers:
-            if getattr(part, name) is not tensor:  # a forward has put another in its place, and this one is as it was
-                setattr(part, name, tensor)
+        for part, name, buffer in self._buffers:
+            if getattr(part, name) is not buffer:  # a forward has put another in its place, and this one is as it was
+                setattr(part, name, buffer)
         written = {
             name
             for name, (tensor, count, value) in self._before.items()
@@ -96,9 +96,9 @@ class Asking:
         late = [name for name in written if self._before[name][2] is None]
         with torch.no_grad():
             for name in written:
-                tensor, _, value = self._before[name]
-                if value is not None:
-                    tensor.copy_(value)
+                changed, before = self._before[name][0], self._before[name][2]
+                if before is not None:
+                    changed.copy_(before)
         if self._state:
             self._extra.load_state_dict(self._state)
         self._written = (self._written or set()) | written

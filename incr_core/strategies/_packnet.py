@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
@@ -80,6 +81,7 @@ class PackNet(Strategy):
                     f"packnet: expected weights that are real numbers, to be given to tasks one by one, got {name} of "
                     f"{str(weight.dtype).removeprefix('torch.')}; keep it as pairs (torch.view_as_real), or freeze it"
                 )
+        _check_prunable(ctx.model)
         self.ownership.allocate(ctx)
         self.fresh.allocate(ctx)
         for name, value in ctx.model.named_buffers():
@@ -162,3 +164,22 @@ class PackNet(Strategy):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Take it back."""
         self.done, self.settled = state["done"], state["settled"]
+
+
+def _check_prunable(model: nn.Module) -> None:
+    """StrategyError names a weight that is divided by its own norm: where that is pruned, it is no number."""
+    for name, part in model.named_modules():
+        named = {key for key, _ in part.named_parameters(recurse=False)}
+        for weight in sorted(key.removesuffix("_v") for key in named if key.endswith("_v")):
+            if f"{weight}_g" in named:
+                raise _not_prunable(f"{name}.{weight}".lstrip("."))
+        if is_parametrized(part):
+            raise _not_prunable(f"{name}.{next(iter(part.parametrizations))}".lstrip("."))
+
+
+def _not_prunable(weight: str) -> StrategyError:
+    return StrategyError(
+        f"packnet: expected weights that may become 0, got {weight}, which is made of others, by a weight_norm say: "
+        "divided by their own norm they would be no number; take the parametrization away "
+        "(torch.nn.utils.parametrize.remove_parametrizations)"
+    )

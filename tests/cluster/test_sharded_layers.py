@@ -13,16 +13,11 @@ from cluster import groups
 from cluster.place import Place
 from cluster.units import units_of
 from incr_core.errors import JobError
+from incr_core.models import same_bits
 from incr_core.objectives import Multiclass
 from incr_core.strategies.mechanisms import fisher_diagonal
-from tests.support.sharded_learners import (
-    Layers,
-    behind,
-    gap,
-    learned_alone,
-    learned_in_shards,
-    rows,
-)
+from tests.support.every_dtype import MERGEABLE
+from tests.support.sharded_learners import Layers, behind, gap, learned_alone, learned_in_shards, rows
 from tests.support.shards import TwoShards
 
 pytestmark = pytest.mark.ray
@@ -48,6 +43,35 @@ def test_a_model_put_together_in_any_way_learns_the_same_in_shards(how: str, two
     assert divides
     assert all(value.equal(second[name]) for name, value in first.items())
     assert gap(first, learned_alone(make)) < 1e-6
+
+
+OF_FROZEN = [kind for kind in MERGEABLE if kind is not torch.complex32]  # torch warns of that one
+
+
+class OfEveryType(nn.Module):
+    """A layer beside frozen numbers of each type, as quantised models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        for kind in OF_FROZEN:
+            frozen = nn.Parameter(torch.ones(3).to(kind), requires_grad=False)
+            self.register_parameter(str(kind).replace("torch.", "of_"), frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear(x)
+        return output
+
+
+def test_frozen_weights_of_every_type_stay_as_they_are(two_shards: TwoShards) -> None:
+    (first, _), (second, _) = two_shards.run(learned_in_shards, OfEveryType, {})
+    alone = learned_alone(OfEveryType)
+    assert len(alone) == 2 + len(OF_FROZEN)
+    for name, value in alone.items():
+        assert first[name].dtype == value.dtype
+        if "linear" not in name:
+            assert same_bits(first[name], value)
+            assert same_bits(second[name], value)
 
 
 def test_layers_are_gathered_one_at_a_time_unless_they_share_a_parameter() -> None:

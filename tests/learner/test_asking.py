@@ -33,6 +33,8 @@ class Keeping(nn.Module):
 class Average(Keeping):
     """A moving average, written in place."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(4))

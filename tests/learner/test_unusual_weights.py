@@ -142,6 +142,15 @@ def test_packnet_names_the_weights_that_it_cannot_own() -> None:
         Learner(Spectral(), Multiclass(2), SGD, [PackNet()])
 
 
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_packnet_prunes_no_weight_that_is_divided_by_its_norm(normed: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(normed(nn.Linear(4, 3)), nn.Linear(3, 2))
+    with pytest.raises(
+        StrategyError, match=r"^packnet: expected weights that may become 0, got 0\.weight, .*remove_para"
+    ):
+        Learner(model, Multiclass(2), SGD, [PackNet()])
+
+
 # -- sparse ------------------------------------------------------------------------------------------------------
 
 

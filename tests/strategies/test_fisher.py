@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,35 @@ def test_a_model_that_knows_no_vmap_has_the_same_information_row_after_row() -> 
         torch.testing.assert_close(fisher_diagonal(choosy, Multiclass(3), rows)[name], expected)
     for name, expected in sensitivity(plain, rows).items():
         torch.testing.assert_close(sensitivity(choosy, rows)[name], expected)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, of which vmap can map none but an LSTM; torch says so in words of its own for each kind."""
+
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(1, 3, batch_first=True)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.head(self.layer(inputs[..., None])[0][:, -1])
+        return output
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_layers_have_the_information_of_their_rows_one_by_one(kind: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(kind).double()
+    inputs = inputs_of(8)
+    expected = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    for place in range(8):
+        odds = model(inputs[place : place + 1]).log_softmax(1)[0]
+        for log_odds in odds:
+            gradients = torch.autograd.grad(log_odds, list(model.parameters()), retain_graph=True)
+            for total, gradient in zip(expected.values(), gradients, strict=True):
+                total += log_odds.detach().exp() * gradient.square() / 8
+    found = fisher_diagonal(model, Multiclass(2), Batch(inputs, torch.zeros(8, dtype=torch.long)))
+    assert all(torch.allclose(found[name], value) for name, value in expected.items())
 
 
 def test_linear_regression() -> None:
