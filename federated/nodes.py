@@ -143,7 +143,7 @@ class Nodes(Roster):
         wanted = self._job.federated
         if not wanted.batch_clients:
             return orders
-        batches = batches_of(clients, wanted.batch_clients, wanted.block)
+        batches = batches_of(clients, wanted.batch_clients, wanted.block(len(self.clients)))
         return [{**order, "batch": batch} for order, batch in zip(orders, batches, strict=True)]
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ class Federated:
     clients: str | None = None
     rounds: int | None = None
     fraction: float | None = None
+    clients_per_round: int | None = None
+    select: Literal["uniform", "rows", "availability"] | None = None
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
     batch_clients: int | None = None

@@ -334,6 +334,8 @@ class FederatedSection(Section):
     clients: str = "blocks:2"
     rounds: int = Field(1, ge=1)
     fraction: float = Field(1.0, gt=0.0, le=1.0)
+    clients_per_round: int | None = Field(None, ge=1)
+    select: Literal["uniform", "rows", "availability"] = "uniform"
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
     batch_clients: int = Field(0, ge=0)
@@ -352,9 +354,28 @@ class FederatedSection(Section):
         return self.superlink is not None
 
     @property
-    def block(self) -> int:
-        """How many consecutive clients live in one process, so that about `batch_clients` of them take part."""
-        return math.ceil(self.batch_clients / self.fraction)
+    def selects(self) -> bool:
+        """Whether not all clients with rows take part in a round."""
+        return self.fraction < 1.0 or self.clients_per_round is not None
+
+    def block(self, clients: int) -> int:
+        """How many consecutive ones, of so many, live in one process, so that about `batch_clients` take part."""
+        share = self.fraction if self.clients_per_round is None else min(1.0, self.clients_per_round / clients)
+        return math.ceil(self.batch_clients / share)
+
+    @model_validator(mode="after")
+    def _selects_one_way(self) -> Self:
+        if self.clients_per_round is not None and self.fraction < 1.0:
+            raise ValueError(
+                f"federated.clients_per_round: expected it or fraction, got {self.clients_per_round} and "
+                f"{self.fraction}; leave out one of the two"
+            )
+        if self.select != "uniform" and not self.selects:
+            raise ValueError(
+                f'federated.select: expected fraction or clients_per_round with "{self.select}", got neither, so that '
+                "all clients with rows take part; say how many are to"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_are_simulated(self) -> Self:
