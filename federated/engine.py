@@ -93,9 +93,16 @@ class FederatedEngine(Engine):
         """In which state the rows of an owner are, by run."""
         return kept_at_owner.states(file)
 
+    @classmethod
+    def weights_at_owner(cls, file: str, run: str | None) -> dict[str, Tensor]:
+        """Weights of an owner's own, to predict its rows with."""
+        return kept_at_owner.own_weights(file, run)
+
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
-        self.cohort = ClientCohort(self._roster, self.job.outer_step(), self.job.aggregation())
+        self.cohort = ClientCohort(
+            self._roster, self.job.outer_step(), self.job.aggregation(), self.job.federated.max_share
+        )
         self._selection = Selection(self.job.federated, self.job.learner.seed)
 
     @property
@@ -192,9 +199,8 @@ class FederatedEngine(Engine):
             return
         cohort, begun = self.cohort, set[int]()
         cohort.absorb(total_observed([arrivals[client] for client in learners]))
-        for drawn in rounds:
-            orders = [{"first": client not in begun} for client in drawn]
-            take_round(cohort, partial(self._advance, drawn, orders, begun), done)
+        for number, drawn in enumerate(rounds):
+            take_round(cohort, partial(self._advance, number, drawn, begun), done)
         # Of who was lost before it learned, the statistics come again, with its rows.
         cohort.retract(total_observed([arrivals[client] for client in learners if client not in begun]))
         _hold_back(arrivals, begun)
@@ -206,9 +212,10 @@ class FederatedEngine(Engine):
         if cohort.terms.consolidates:
             consolidate(cohort)
 
-    def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]], begun: set[int]) -> list[Update]:
-        orders = self._roster.batched(drawn, orders)
-        answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.anchor())
+    def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
+        asked = self._roster.answering(drawn, number)
+        orders = self._roster.batched(asked, [{"first": client not in begun} for client in asked])
+        answers = self._roster.ask("train.learn", asked, orders=orders, anchor=self.cohort.anchor())
         self._selection.answered(drawn, answers)
         begun.update(answers)
         return self._updates(answers)
@@ -240,7 +247,12 @@ class FederatedEngine(Engine):
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
-        rows = {client: arrival.labelled for client, arrival in enumerate(arrivals) if arrival.labelled}
+        held_out = self._roster.held_out
+        rows = {
+            client: arrival.labelled
+            for client, arrival in enumerate(arrivals)
+            if arrival.labelled and client not in held_out and self._roster.may_learn(client)
+        }
         rounds = self._selection.rounds(rows, all_of_them=any(arrival.tick.warm for arrival in arrivals))
         learners = sorted({client for drawn in rounds for client in drawn})
         _hold_back(arrivals, learners)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.flower
 
 def share_of_large(select: str, failing: bool = False) -> float:
     """How often the client with nine times the rows of each other is drawn, of 2,000 rounds; or who never answers."""
-    draw = Selection(FederatedSection(clients_per_round=1, select=select), seed=0)  # type: ignore[arg-type]
+    draw = Selection(FederatedSection(clients_per_round=1, select=select), seed=0)
     drawn: Counter[int] = Counter()
     for _ in range(2000):
         (chosen,) = draw.rounds({0: 1, 1: 9, 2: 1, 3: 1})
@@ -50,7 +50,7 @@ def test_chances_are_equal_or_by_rows_or_by_answers() -> None:
     ],
 )
 def test_as_many_are_drawn_as_the_job_says(settings: dict[str, float], size: int) -> None:
-    draw = Selection(FederatedSection(**settings), seed=0)  # type: ignore[arg-type]
+    draw = Selection(FederatedSection(**settings), seed=0)
     (drawn,) = draw.rounds(dict.fromkeys(range(10, 15), 7))
     assert len(set(drawn)) == size
     assert drawn == sorted(drawn)
