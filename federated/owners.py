@@ -83,7 +83,7 @@ class Owners(Attendance):
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
                 "rows_erased": member.erased,
-                "rows_pending": self._waits_for(member) or member.holds,
+                "rows_pending": self._waits_for(member) or member.holds or member.held,
             }
             for member in self.members
         }

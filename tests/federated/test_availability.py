@@ -15,6 +15,7 @@ from federated.engine import FederatedEngine
 from incr_core.commands.cli import main
 from incr_core.errors import JobError
 from incr_core.job import AvailabilitySection, Job
+from incr_core.runs import Summary
 from tests.support.federated_runs import MakeEngine, finish, people
 from tests.support.federations import federation, simulated
 from tests.support.in_process_grid import InProcessGrid, on
@@ -76,6 +77,8 @@ def test_rows_of_one_that_never_comes_back_stay_pending_and_can_be_audited(
     found = finish(job, tmp_path / "run", counted(on(InProcessGrid(3)), made))
     pending = made[-1].told()["rows_pending"]
     assert pending.keys() == {"colour=green"}
+    numbers: dict[str, Any] = dict.fromkeys(Summary.__dataclass_fields__, 0) | {"prequential": {}}
+    assert Summary.of(numbers | made[-1].told()).rows_pending == pending
     assert len(found.learned) + pending["colour=green"] == 2000
     assert "rows of 1 clients are pending" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "run")]) == 0
