@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,8 @@ class Attendance(Roster):
         self._timeout = seconds(job.federated.round_timeout)
         self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
         probes = [max(1, len(probe.columns)) for probe in job.probes()]
-        self._known = Known(sums_of(job.objective()), probes, job.stream.timed)
+        step = job.learner.batch_size * job.learner.accumulate
+        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
@@ -63,6 +65,11 @@ class Attendance(Roster):
         self._strangers = set[int]()  # nodes that take no part
         self._come: list[Member] = []  # who has said its name, and is not open yet
         self._described: Mapping[str, Any] = {}
+        self._note_held_out()
+
+    def _note_held_out(self) -> None:
+        """By their names, whether they are there or not."""
+        self.held_out = {member.index for member in self.members if member.name in self._wanted.held_out}
 
     @property
     def names(self) -> list[str]:
@@ -155,16 +162,9 @@ class Attendance(Roster):
             if new:
                 member.index = len(self.members)
                 self.members.append(member)
+                self._note_held_out()
             member.opened = True
-            order = {
-                "job": offered(self._job),
-                "index": member.index,
-                "describe": not self._described,
-            }
-            answer = self.ask("query.open", [member.index], order).get(member.index)
-            if answer is not None and order["describe"] and not told(answer)["weights"]:
-                self._failed(member, "query.open", Refused("a model without weights"))
-                answer = None
+            answer = self.ask("query.open", [member.index], self._opening(member)).get(member.index)
             if answer is None and new:
                 self._strangers.add(self.members.pop().node or 0)  # it does not fit, and has said why
             elif answer is None:
@@ -174,10 +174,28 @@ class Attendance(Roster):
                 if not new:
                     self._keeps(member)
         self.fragments = self.names
+        self._describe()
+
+    def _opening(self, member: Member, *, describe: bool = False) -> dict[str, Any]:
+        return {"job": offered(self._job), "index": member.index, "describe": describe}
+
+    def _describe(self) -> None:
+        """Let one of them tell of the model, with the weights that a run begins with: any, so that no client can bring
+        it about that it is the one. All that do as they should tell the same, from the job's seed.
+        """
+        while not self._described and (asked := self.there):
+            member = self.members[secrets.choice(asked)]
+            order = self._opening(member, describe=True)
+            answer = self.ask("query.open", [member.index], order).get(member.index)
+            if answer is not None and told(answer)["weights"]:
+                self._described = told(answer)
+                return
+            if answer is not None:
+                self._failed(member, "query.open", Refused("a model without weights"))
+            member.opened = False
 
     def _opened(self, member: Member, answer: RecordDict) -> None:
         document = told(answer)
-        self._described = self._described or document
         member.generation = int(str(answer.config_records[WORK]["generation"]))
         self._coming(member, document)
         self.news.append(("client joined", f"client {member.name}", f"takes part, as number {member.index}"))

@@ -36,6 +36,7 @@ def homes_of(clients: Sequence[Client], wanted: FederatedSection, workers: int) 
     rows = [client.rows for client in clients]
     if not wanted.batch_clients:
         return spread(rows, workers)
-    blocks = [sum(rows[start : start + wanted.block]) for start in range(0, len(rows), wanted.block)]
+    block = wanted.block(len(rows))
+    blocks = [sum(rows[start : start + block]) for start in range(0, len(rows), block)]
     homes = spread(blocks, min(workers, len(blocks)))
-    return [homes[place // wanted.block] for place in range(len(rows))]
+    return [homes[place // block] for place in range(len(rows))]

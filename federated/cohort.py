@@ -12,7 +12,7 @@ from torch import Tensor
 from federated.client_app import SHARED
 from federated.records import told, unpack
 from federated.roster import Roster
-from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer
+from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer, capped, capped_rows
 from incr_core.update import Update, Weights
 
 __all__ = ["ClientCohort", "Terms", "updates_of"]
@@ -42,14 +42,15 @@ class ClientCohort:
     """The `Cohort` of all clients, seen from the server.
 
     roster: who the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
-    of weights of their updates.
+    of weights of their updates. max_share: what one of them may weigh in that at most, where it is a mean by rows.
     weights: the anchor, what all stand at; and, as they were at first, those that are each client's own (personal).
     shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
     contributions: what each client has contributed to the increment at hand. learners: who has in the round at hand.
     """
 
-    def __init__(self, roster: Roster, outer: Outer, aggregation: Aggregation) -> None:
+    def __init__(self, roster: Roster, outer: Outer, aggregation: Aggregation, max_share: float | None = None) -> None:
+        self.max_share = max_share
         self.roster = roster
         self.outer = outer
         self.aggregation = aggregation
@@ -86,9 +87,10 @@ class ClientCohort:
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The aggregate of all clients' updates, and their rows."""
-        merged = self.aggregation.merge(updates, anchor, self.rules)
+        weighed = updates if self.max_share is None else capped(updates, self.max_share)
+        merged = self.aggregation.merge(weighed, anchor, self.rules)
         if not exactly:
-            shares = self.aggregation.shares(updates)
+            shares = self.aggregation.shares(weighed)
             self.contributions.add(self.learners, updates, anchor, merged, self.rules, shares)
         return merged, sum(update.rows for update in updates)
 
@@ -120,7 +122,8 @@ class ClientCohort:
         if len(self.roster.names) == 1:  # a + (v - a) would often be the number beside v
             self.shared = {name: value.clone() for name, value in made.states[0].items()}
         else:
-            self.shared = self.aggregation.merge_shared(made.states, made.rows, rules, self.shared)
+            rows = made.rows if self.max_share is None else capped_rows(made.rows, self.max_share)
+            self.shared = self.aggregation.merge_shared(made.states, rows, rules, self.shared)
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -24,6 +22,7 @@ from federated.nodes import Nodes
 from federated.owners import Owners
 from federated.records import pack, told
 from federated.roster import Roster
+from federated.selection import Selection
 from incr_core.data.timeline import Standing
 from incr_core.engines import Commit, Engine
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
@@ -50,9 +49,8 @@ class FederatedEngine(Engine):
     grid: where the clients are; by default one is started as `job.federated` says. With `federated.superlink` they own
     their rows (`Owners`), otherwise they are simulated on a table that all read (`Nodes`).
 
-    Of an increment's clients with rows to learn, ceil(fraction * clients) are drawn for each round. One that is drawn
-    in none keeps its rows and offers them again with the next increment. In the warm start all take part: there is no
-    model yet that could do without them.
+    Of an increment's clients with rows to learn, some are drawn for each round (`Selection`). One that is drawn in none
+    keeps its rows and offers them again with the next increment. In the warm start all take part.
     """
 
     name = "federated"
@@ -95,10 +93,17 @@ class FederatedEngine(Engine):
         """In which state the rows of an owner are, by run."""
         return kept_at_owner.states(file)
 
+    @classmethod
+    def weights_at_owner(cls, file: str, run: str | None) -> dict[str, Tensor]:
+        """Weights of an owner's own, to predict its rows with."""
+        return kept_at_owner.own_weights(file, run)
+
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
-        self.cohort = ClientCohort(self._roster, self.job.outer_step(), self.job.aggregation())
-        self._generator = torch.Generator().manual_seed(self.job.learner.seed)
+        self.cohort = ClientCohort(
+            self._roster, self.job.outer_step(), self.job.aggregation(), self.job.federated.max_share
+        )
+        self._selection = Selection(self.job.federated, self.job.learner.seed)
 
     @property
     def participants(self) -> list[str]:
@@ -143,7 +148,7 @@ class FederatedEngine(Engine):
             cohort.outer.load_state_dict(commit.engine["outer"])
             cohort.shared = dict(commit.engine["shared"])
             cohort.unconsolidated = dict(commit.engine["unconsolidated"])
-            self._generator.set_state(commit.engine["generator"])
+            self._selection.load_state_dict(commit.engine["selection"])
         described = self._roster.start(commit)
         cohort.terms = Terms.of(described)
         cohort.weights = described["weights"] if commit is None else commit.weights
@@ -194,9 +199,8 @@ class FederatedEngine(Engine):
             return
         cohort, begun = self.cohort, set[int]()
         cohort.absorb(total_observed([arrivals[client] for client in learners]))
-        for drawn in rounds:
-            orders = [{"first": client not in begun} for client in drawn]
-            take_round(cohort, partial(self._advance, drawn, orders, begun), done)
+        for number, drawn in enumerate(rounds):
+            take_round(cohort, partial(self._advance, number, drawn, begun), done)
         # Of who was lost before it learned, the statistics come again, with its rows.
         cohort.retract(total_observed([arrivals[client] for client in learners if client not in begun]))
         _hold_back(arrivals, begun)
@@ -208,9 +212,11 @@ class FederatedEngine(Engine):
         if cohort.terms.consolidates:
             consolidate(cohort)
 
-    def _advance(self, drawn: Sequence[int], orders: Sequence[Mapping[str, Any]], begun: set[int]) -> list[Update]:
-        orders = self._roster.batched(drawn, orders)
-        answers = self._roster.ask("train.learn", drawn, orders=orders, anchor=self.cohort.anchor())
+    def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
+        asked = self._roster.answering(drawn, number)
+        orders = self._roster.batched(asked, [{"first": client not in begun} for client in asked])
+        answers = self._roster.ask("train.learn", asked, orders=orders, anchor=self.cohort.anchor())
+        self._selection.answered(drawn, answers)
         begun.update(answers)
         return self._updates(answers)
 
@@ -241,21 +247,16 @@ class FederatedEngine(Engine):
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
-        rounds = self._draw_rounds(arrivals)
+        held_out = self._roster.held_out
+        rows = {
+            client: arrival.labelled
+            for client, arrival in enumerate(arrivals)
+            if arrival.labelled and client not in held_out and self._roster.may_learn(client)
+        }
+        rounds = self._selection.rounds(rows, all_of_them=any(arrival.tick.warm for arrival in arrivals))
         learners = sorted({client for drawn in rounds for client in drawn})
         _hold_back(arrivals, learners)
         return rounds, learners
-
-    def _draw_rounds(self, arrivals: Sequence[Arrival]) -> list[list[int]]:
-        candidates = [client for client, arrival in enumerate(arrivals) if arrival.labelled]
-        wanted, count = self.job.federated, len(candidates)
-        if not candidates:
-            return []
-        if wanted.fraction == 1.0 or any(arrival.tick.warm for arrival in arrivals):
-            return [candidates] * wanted.rounds
-        size = math.ceil(wanted.fraction * count)
-        draws = [torch.randperm(count, generator=self._generator)[:size].sort().values for _ in range(wanted.rounds)]
-        return [[candidates[place] for place in draw.tolist()] for draw in draws]
 
     def judge(self) -> list[Tensor]:
         """Let all clients that are there judge the anchor."""
@@ -270,7 +271,7 @@ class FederatedEngine(Engine):
         return {
             **self._roster.save(version),
             "outer": self.cohort.outer.state_dict(),
-            "generator": self._generator.get_state(),
+            "selection": self._selection.state_dict(),
             "shared": self.cohort.shared,
             "unconsolidated": self.cohort.unconsolidated,
         }

@@ -31,7 +31,7 @@ from incr_core.registry.ledger import entries_table
 from incr_core.runs import KEPT, delete_rows, memories_of, rows_in_file, rows_in_source, rows_kept
 from incr_core.storage import Lock, checkpoint, numbers_in, write_atomically
 
-__all__ = ["erase", "states"]
+__all__ = ["erase", "own_weights", "states"]
 
 
 def erase(path: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
@@ -60,6 +60,30 @@ def states(path: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
     """
     file = ClientFile.read(path)
     return {place.name: _Run(file, place).states() for place in _places(file)}
+
+
+def own_weights(path: str, run: str | None) -> dict[str, torch.Tensor]:
+    """The weights that an owner's client has for itself in a run, as its newest state has them.
+
+    run: None: the only one that it has taken part in.
+    """
+    file = ClientFile.read(path)
+    places = [place for place in _places(file) if run in (None, place.name)]
+    if len(places) != 1:
+        wanted = "one run" if run is None else f"run {run}"
+        raise JobError(
+            f"{path}: expected the client to have taken part in {wanted}, got {len(places)} in {file.folder}; name a "
+            "version that the run still has the state of, or the file of a client that took part"
+        )
+    generations = numbers_in(places[0] / "generations")
+    newest = places[0] / "generations" / str(max(generations, default=0))
+    found: dict[str, torch.Tensor] = checkpoint.load(newest)[0].get("personal", {})
+    if not found:
+        raise JobError(
+            f"{path}: expected weights of the client's own (federated.personal, or strategy ditto), got a run in which "
+            "all weights are common; leave --client out"
+        )
+    return found
 
 
 def _places(file: ClientFile) -> list[Path]:

@@ -14,7 +14,7 @@ __all__ = ["FAILURES", "NAMED", "Member", "is_name"]
 FAILURES = 3
 """Failures in a row after which a client is asked no more; the same command, given again, asks it once more."""
 
-PASSING = ("node", "opened", "coming", "offered", "failures")
+PASSING = ("node", "opened", "coming", "offered", "failures", "empty")
 """What is found out anew whenever a run starts."""
 
 
@@ -44,7 +44,7 @@ class Member:
     node: where it is, None while it is away. opened: whether it knows of this start of the run.
     coming: when its next increment ends, by its clock; None where there is none.
     offered: the rows that it has offered for the increment at hand. failures: how many since
-    it learned last.
+    it learned last. empty: increments in a row in which it has told of nothing.
 
     >>> member = Member("north", 0, "5ec3e7", generation=7, told=120, learned=118, node=11)
     >>> Member.from_document(member.document()).node is None
@@ -66,6 +66,7 @@ class Member:
     coming: int | None = None
     offered: int = 0
     failures: int = 0
+    empty: int = 0
 
     @property
     def there(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federated.absences import Absences
 from federated.batches import batches_of, homes_of
 from federated.client import Client
 from federated.client_app import ALONE, ORDER, WORK, app
@@ -24,10 +27,10 @@ from federated.simulation import FlowerSimulation
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
 from incr_core.engines import Commit
-from incr_core.errors import StreamError, WorkerLost
+from incr_core.errors import JobError, StreamError, WorkerLost
 from incr_core.job import Job
 from incr_core.registry import state_folder
-from incr_core.rounds import Arrival
+from incr_core.rounds import WAITING, Arrival
 from incr_core.storage import bring
 from incr_core.update import Weights
 
@@ -53,6 +56,8 @@ class Nodes(Roster):
         self._nodes: list[int] = []
         self._told_alone = False
         self.clients = clients_of(job)
+        self._absences: Absences | None = None
+        self.held_out = _places(job.federated.held_out, self.names)
 
     @property
     def names(self) -> list[str]:
@@ -74,7 +79,11 @@ class Nodes(Roster):
             before = [Client.from_document(document) for document in commit.engine["clients"]]
             known = len(before)
             self.clients = joined(before, self.clients)  # those that are new in the source come last
+            self.held_out = _places(self._job.federated.held_out, self.names)
             self.fragments = list(commit.engine["fragments"])
+        if self._job.federated.availability is not None:
+            self._absences = Absences(self._job, self.names)
+            self._absences.load_state_dict(None if commit is None else commit.engine["absences"])
         if self._grid is None:
             self._grid = self._started()
         self._nodes = self._found(self._grid)
@@ -136,14 +145,21 @@ class Nodes(Roster):
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self.ask("query.save", self.there, orders=orders)
         self.news = []
-        return {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
+        kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
+        return kept | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+
+    def told(self) -> dict[str, Any]:
+        """The rows that wait for clients that were away, or did not answer."""
+        if self._absences is None:
+            return {}
+        return {"rows_pending": {self.clients[one].name: rows for one, rows in self._absences.pending.items()}}
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
         wanted = self._job.federated
         if not wanted.batch_clients:
             return orders
-        batches = batches_of(clients, wanted.batch_clients, wanted.block)
+        batches = batches_of(clients, wanted.batch_clients, wanted.block(len(self.clients)))
         return [{**order, "batch": batch} for order, batch in zip(orders, batches, strict=True)]
 
     def close(self) -> None:
@@ -181,7 +197,43 @@ class Nodes(Roster):
                     f"got {found.number} ({found.name}); the source has changed while the clients were reading it: "
                     "run the same command again"
                 )
-        return [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
+        everyone = [Arrival(tick) if arrival is None else arrival for arrival in arrivals]
+        if self.held_out and tick.name == WAITING:
+            left = [client for client, arrival in enumerate(everyone) if arrival.labelled]
+            if self.held_out.issuperset(left):
+                return []
+        return everyone if self._absences is None or self._absences.begin(everyone) else self._ended(self._absences)
+
+    # -- who is there, where that is simulated -----------------------------------------------------------------------
+
+    def may_learn(self, client: int) -> bool:
+        """Whether it is there."""
+        return self._absences is None or client in self._absences.there
+
+    def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
+        """Those whose answers come in time; of the others, tell that their rows are pending."""
+        if self._absences is None or not (lost := self._absences.lost(drawn, number)):
+            return drawn
+        self.failed += lost.items()
+        whys = Counter(why.partition(":")[0] for why in lost.values())
+        told = ", ".join(f"{count} {why}" for why, count in sorted(whys.items()))
+        what = f"{len(lost)} of {len(drawn)} clients that were to learn: {told}"
+        self.news.append(("clients lost", what, "their rows are pending"))
+        return [client for client in drawn if client not in lost]
+
+    def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:
+        """Note whose rows are pending."""
+        if self._absences is not None:
+            self._absences.settle(arrivals)
+
+    def _ended(self, absences: Absences) -> list[Arrival]:
+        rows = sum(absences.pending.values())
+        print(
+            f"incr: {rows:,} rows of {len(absences.pending):,} clients are pending: they were away, or did not answer, "
+            "to the end (rows_pending in summary.json)",
+            file=sys.stderr,
+        )
+        return []
 
     # -- a question --------------------------------------------------------------------------------------------------
 
@@ -211,6 +263,18 @@ class Nodes(Roster):
         if why is not None and not self._told_alone:
             self._told_alone = True
             self.news.append(("one by one", f"federated.batch_clients: {why}", "clients are learned one by one"))
+
+
+def _places(wanted: Sequence[str], names: Sequence[str]) -> set[int]:
+    """The places of these clients. JobError where one is none of the run's, or all are meant."""
+    known = {name: place for place, name in enumerate(names)}
+    if unknown := [name for name in wanted if name not in known]:
+        raise JobError(
+            f"federated.held_out: expected names of clients of the run, such as {names[0]!r}, got {unknown[0]!r}"
+        )
+    if wanted and len({*wanted}) == len(known):
+        raise JobError("federated.held_out: expected clients that learn, got the names of all; leave one out")
+    return {known[name] for name in wanted}
 
 
 def _arrival(document: dict[str, Any]) -> Arrival:

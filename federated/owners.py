@@ -14,6 +14,7 @@ from federated.attendance import GRACE, Attendance
 from federated.home import KEPT
 from federated.members import Member
 from federated.records import told
+from federated.replies import COUNTS
 from incr_core.data import offset_of, row_ids
 from incr_core.data.encoding import BadRow
 from incr_core.data.timeline import Tick
@@ -24,6 +25,10 @@ from incr_core.shown import shown
 from incr_core.update import Weights
 
 __all__ = ["Owners"]
+
+MOST_EMPTY = 1000
+"""Increments in a row of which a client may tell nothing. Where its `privacy.min_rows` holds rows back, it tells of
+them once they are enough."""
 
 
 class Owners(Attendance):
@@ -78,7 +83,7 @@ class Owners(Attendance):
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
                 "rows_erased": member.erased,
-                "rows_pending": self._waits_for(member) or member.holds,
+                "rows_pending": self._waits_for(member) or member.holds or member.held,
             }
             for member in self.members
         }
@@ -107,16 +112,28 @@ class Owners(Attendance):
                 self.members[client].holds = document["holds"]
                 if document["arrival"] is None:
                     self.members[client].coming, self.members[client].held = None, False
+                else:
+                    self._count_empty(self.members[client], document["arrival"])
             documents = {client: found for client, found in documents.items() if found["arrival"] is not None}
             if documents:
                 return self._arrivals({client: document["arrival"] for client, document in documents.items()})
 
+    def _count_empty(self, member: Member, arrival: Mapping[str, Any]) -> None:
+        """Wait no more for one that has come with nothing for so long: it would keep a run going for ever."""
+        member.empty = 0 if any(arrival[key] for key in COUNTS) else member.empty + 1
+        if member.empty >= MOST_EMPTY:
+            member.coming = None
+            what = f"{MOST_EMPTY:,} increments in a row of which it told nothing"
+            self._tell("client refused", f"client {member.name}: {what}", "it is not waited for until it comes again")
+
     def _due(self) -> list[int]:
         """Whose turn it is."""
-        there = [member for member in self.members if member.there]
+        there, held_out = [member for member in self.members if member.there], self.held_out
         window = min((member.coming for member in there if member.coming is not None), default=None)
         return [
-            member.index for member in there if (member.coming == window if member.coming is not None else member.held)
+            member.index
+            for member in there
+            if (member.coming == window if member.coming is not None else member.held and member.index not in held_out)
         ]
 
     def _arrivals(self, told_of: Mapping[int, Mapping[str, Any]]) -> list[Arrival]:

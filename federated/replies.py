@@ -23,9 +23,11 @@ from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
 from incr_core.shown import shown
 
-__all__ = ["Asked", "Known", "Refused", "checked", "named", "sums_of", "unusual"]
+__all__ = ["COUNTS", "Asked", "Known", "Refused", "checked", "named", "sums_of", "unusual"]
 
 COUNTS = ("labelled", "duplicates", "bad", "arriving", "predicted", "scored")
+"""What a client tells of an increment, in rows."""
+
 RULES = ("mean", "average", "sum", "max")
 """By which weights and shared state merge (`update.merge`)."""
 
@@ -66,11 +68,14 @@ class Known:
 
     sums: the dimensions of each sum for metrics, by its name; empty where only its objective's rows would tell.
     probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
+    step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
     probes: Sequence[int] = ()
     timed: bool = False
+    step: int = 0
+    passes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +205,7 @@ def _check(asked: Asked, content: RecordDict) -> None:
         rows = document["rows"]
         if type(rows) is not int or not 0 <= rows <= asked.most:
             raise Refused(f"an update of {shown(rows, 40)} rows, where at most {asked.most} can be")
-        steps = document["steps"]
-        if type(steps) is not int or not 0 <= steps <= asked.most:
-            raise Refused(f"an update of {shown(steps, 40)} steps, where {rows} rows were learned")
+        _check_steps(document["steps"], rows, asked)
         _check_losses(document["losses"])
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "evaluate.judge":
@@ -211,6 +214,21 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
             _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
+    """As many as so many rows take: by few steps that it tells of, a client would weigh more in FedNova's mean.
+
+    Each is of `step` rows, but for the last of a pass, which has fewer, or one more where it would be a batch of one.
+    A review tells none.
+    """
+    size, told_of = asked.known.step, shown(steps, 40)
+    if type(steps) is not int or not 0 <= steps <= asked.most:
+        raise Refused(f"an update of {told_of} steps, where {rows} rows were learned")
+    if size and asked.action == "train.learn":
+        least, most = -(-rows // (size + 1)), rows // size + (asked.known.passes if rows else 0)
+        if not least <= steps <= most:
+            raise Refused(f"an update of {told_of} steps, where {rows} rows take {least} to {most}")
 
 
 def _check_judged(sums: Tensor) -> None:

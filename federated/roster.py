@@ -28,6 +28,7 @@ class Roster(ABC):
     names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
     alike: whether an order that is given to all is the same for each.
     failed: clients whose answers did not come, or were left out, and why; since the last increment.
+    held_out: clients that never learn, and on whose rows the model is evaluated.
     bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
     """
 
@@ -38,6 +39,7 @@ class Roster(ABC):
         self.fragments: list[str] = []
         self.news: list[tuple[str, str, str]] = []
         self.failed: list[tuple[int, str]] = []
+        self.held_out: set[int] = set()
 
     @property
     @abstractmethod
@@ -71,6 +73,14 @@ class Roster(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave them, and stop what was started here. May be called twice."""
+
+    def may_learn(self, client: int) -> bool:
+        """Whether a client with rows can be asked to learn the increment at hand."""
+        return True
+
+    def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
+        """Of those drawn for the round of that number of the increment at hand, who is to be asked."""
+        return drawn
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Orders to learn, with the batch that each client is learned in, where several are learned as one."""

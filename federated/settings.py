@@ -24,10 +24,15 @@ class Federated:
     clients: str | None = None
     rounds: int | None = None
     fraction: float | None = None
+    clients_per_round: int | None = None
+    select: Literal["uniform", "rows", "availability"] | None = None
+    held_out: list[str] | None = None
+    availability: str | Mapping[str, Any] | None = None
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
     batch_clients: int | None = None
     aggregation: str | Mapping[str, Any] | None = None
+    max_share: float | None = None
     personal: list[str] | None = None
     superlink: str | None = None
     certificates: str | None = None

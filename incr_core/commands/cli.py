@@ -15,6 +15,8 @@ from incr_core.shown import shown
 
 __all__ = ["main"]
 
+OWN_WEIGHTS = "with the weights that a client has for itself; at an owner, CLIENT.toml"
+
 REASONS = 3
 """How many of the rows that cannot be predicted are told with their reasons."""
 
@@ -80,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
-    predict.add_argument("--client", metavar="NAME", help="with the weights that a client has for itself")
+    predict.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 
     evaluate = command("evaluate", _evaluate, "measure a run's champion on labelled rows of a file")
     evaluate.add_argument("directory", metavar="DIR")
     evaluate.add_argument("rows", metavar="ROWS.parquet")
     evaluate.add_argument("--version", type=int, metavar="N", help="default: the champion")
-    evaluate.add_argument("--client", metavar="NAME", help="with the weights that a client has for itself")
+    evaluate.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
     distill = command(

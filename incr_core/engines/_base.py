@@ -100,6 +100,14 @@ class Engine:
         """In which state the rows of an owner are, and what is not proven of that, by the runs it has taken part in."""
         raise JobError(f"{file}: expected --on federated, whose participants are clients, got --on {cls.name}")
 
+    @classmethod
+    def weights_at_owner(cls, file: str, run: str | None) -> dict[str, Tensor]:
+        """Weights of an owner's own, to predict its rows with, in a run by the name that owners know it by.
+
+        run: None: the only one that it has taken part in.
+        """
+        raise JobError(f"{file}: expected --on federated, whose participants are clients, got --on {cls.name}")
+
     @property
     def participants(self) -> list[str]:
         """Names of the participants, in the order of their shares in every sum."""

@@ -328,16 +328,41 @@ class ClusterSection(Section):
         return self
 
 
+class AvailabilitySection(Section):
+    """Which simulated clients are there, and which answer: by a trace, or by chance."""
+
+    trace: str | None = None
+    present: float = Field(1.0, ge=0.0, le=1.0)
+    dropout: float = Field(0.0, ge=0.0, le=1.0)
+    rows_per_second: float | None = Field(None, gt=0.0)
+    spread: float = Field(0.0, ge=0.0)
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _spreads_something(self) -> Self:
+        if self.spread and self.rows_per_second is None:
+            raise ValueError(
+                f"federated.availability.spread: expected rows_per_second too, got {self.spread} alone; say the "
+                "clients' median speed"
+            )
+        return self
+
+
 class FederatedSection(Section):
     """Learning on Flower clients."""
 
     clients: str = "blocks:2"
     rounds: int = Field(1, ge=1)
     fraction: float = Field(1.0, gt=0.0, le=1.0)
+    clients_per_round: int | None = Field(None, ge=1)
+    select: Literal["uniform", "rows", "availability"] = "uniform"
+    availability: AvailabilitySection | None = None
+    held_out: list[str] = []
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
     batch_clients: int = Field(0, ge=0)
     aggregation: Named = Named(name="mean")
+    max_share: float | None = Field(None, gt=0.0, le=1.0)
     personal: list[str] = []
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
     certificates: str | None = None
@@ -352,9 +377,42 @@ class FederatedSection(Section):
         return self.superlink is not None
 
     @property
-    def block(self) -> int:
-        """How many consecutive clients live in one process, so that about `batch_clients` of them take part."""
-        return math.ceil(self.batch_clients / self.fraction)
+    def selects(self) -> bool:
+        """Whether not all clients with rows take part in a round."""
+        return self.fraction < 1.0 or self.clients_per_round is not None
+
+    def block(self, clients: int) -> int:
+        """How many consecutive ones, of so many, live in one process, so that about `batch_clients` take part."""
+        share = self.fraction if self.clients_per_round is None else min(1.0, self.clients_per_round / clients)
+        return math.ceil(self.batch_clients / share)
+
+    @model_validator(mode="after")
+    def _selects_one_way(self) -> Self:
+        if self.clients_per_round is not None and self.fraction < 1.0:
+            raise ValueError(
+                f"federated.clients_per_round: expected it or fraction, got {self.clients_per_round} and "
+                f"{self.fraction}; leave out one of the two"
+            )
+        if self.select != "uniform" and not self.selects:
+            raise ValueError(
+                f'federated.select: expected fraction or clients_per_round with "{self.select}", got neither, so that '
+                "all clients with rows take part; say how many are to"
+            )
+        return self
+
+    @field_validator("availability", mode="before")
+    @classmethod
+    def _trace_by_name(cls, value: Any) -> Any:
+        return {"trace": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _absence_is_simulated(self) -> Self:
+        if self.availability is not None and self.owned:
+            raise ValueError(
+                "federated.availability: expected simulated clients, got owners on a SuperLink, who come and go as "
+                "they do; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_are_simulated(self) -> Self:

@@ -7,6 +7,7 @@ this class and no other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from incr_core.models import Entries, ExtraState, OwnGenerators, keep_frozen_in_
 from incr_core.numerics import BatchNorm, Precision, draws_only_from_torch, global_random_state, whole
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
-from incr_core.update import Update
+from incr_core.update import Update, Weights
 
 __all__ = ["Learner"]
 
@@ -260,6 +261,26 @@ class Learner(Mergeable, Predicting, Resuming):
         if self.descent.schedule is not None:
             self.descent.schedule.after("increment")
         self.steps.close()
+
+    @property
+    def answers_itself(self) -> bool:
+        """Whether a strategy may give this participant weights of its own to predict with."""
+        return any(
+            type(one).answering is not Strategy.answering for one in self.strategies if isinstance(one, Strategy)
+        )
+
+    def answering(self) -> AbstractContextManager[None] | None:
+        """Inside, the model has the weights by which this participant predicts its rows; None where no strategy gives
+        it any of its own."""
+        found = (one.answering(self.context) for one in self.strategies if isinstance(one, Strategy))
+        return next((one for one in found if one is not None), None)
+
+    def own_weights(self) -> Weights:
+        """Copies of those weights; none where there are none."""
+        if (answering := self.answering()) is None:
+            return {}
+        with answering:
+            return {name: value.clone() for name, value in self.weights().items()}
 
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""

@@ -6,6 +6,7 @@ from incr_core.rounds._aggregation import Aggregation
 from incr_core.rounds._aggregations import AGGREGATIONS
 from incr_core.rounds._arrival import Arrival, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
+from incr_core.rounds._capped import capped, capped_rows
 from incr_core.rounds._contributions import Contribution, Contributions
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
@@ -13,7 +14,7 @@ from incr_core.rounds._outer import Outer
 from incr_core.rounds._outer_steps import OUTERS
 from incr_core.rounds._outsized import outsized
 from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pace
-from incr_core.rounds._participant import Participant
+from incr_core.rounds._participant import WAITING, Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._personal import personal_names
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
@@ -31,6 +32,7 @@ __all__ = [
     "PROBED",
     "PROBE_ROWS",
     "VERDICTS",
+    "WAITING",
     "Aggregation",
     "Alone",
     "Arrival",
@@ -57,6 +59,8 @@ __all__ = [
     "Snapshot",
     "UnconsolidatedRows",
     "Worker",
+    "capped",
+    "capped_rows",
     "check_borrowing",
     "consolidate",
     "interleaved",

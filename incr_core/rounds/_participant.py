@@ -27,6 +27,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch, Limit, cat
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
+from incr_core.errors import ArgumentError
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._inheritance import inherited
@@ -39,7 +40,10 @@ from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.storage import checkpoint
 from incr_core.update import Update, Weights
 
-__all__ = ["Participant"]
+__all__ = ["WAITING", "Participant"]
+
+WAITING = "waiting rows"
+"""The name of an increment of rows that still wait, after the stream's end."""
 
 KEPT_ROWS = 100_000
 """Rows, of several increments since a commit, that are kept in memory at most to be received once more."""
@@ -99,6 +103,11 @@ class Participant:
         self.stopping = stopping
         self.personal = frozenset(personal_names(learner.rules(), personal))
         check_not_shared(learner.shared_state()[0], self.personal)
+        if self.personal and learner.answers_itself:
+            raise ArgumentError(
+                "personal: expected none where a strategy gives each participant a model of its own, got both; leave "
+                "one of the two out"
+            )
         self.reference = reference
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
@@ -192,7 +201,7 @@ class Participant:
         assert self.increment is not None
         assert waiting.rows is not None
         number = self.increment.tick.number + 1 if number is None else number
-        self.increment = AtHand(Tick(number, "waiting rows"), waiting)
+        self.increment = AtHand(Tick(number, WAITING), waiting)
         return Arrival(self.increment.tick, waiting.rows, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
@@ -336,6 +345,7 @@ class Participant:
         must be done in the middle of one; at a commit those already learned are not needed again.
         """
         at_hand, rows = self.increment, self._unconsolidated
+        own = self._own() if self.personal else self.learner.own_weights()
         return {
             "learner": self.learner.state_dict(),
             "pending": self._evaluation.pending.state_dict(),
@@ -345,7 +355,7 @@ class Participant:
             "unconsolidated": None if rows is None else rows.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
-            **({"personal": self._own()} if self.personal else {}),
+            **({"personal": own} if own else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ A prediction is made with the weights of the last round, and so depends on no la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,8 @@ class Prequential:
         arriving, warm = increment.arriving, increment.tick.warm
         if len(arriving) and not warm and self.learner.objective.ready:
             assert arriving.rows is not None
-            self.pending.add(arriving.rows, self.learner.predict(arriving.inputs))
+            with self.learner.answering() or nullcontext():
+                self.pending.add(arriving.rows, self.learner.predict(arriving.inputs))
         scores = self._score(increment)
         if self.probes and not warm:
             of_arriving = [probe.of_arriving(arriving.inputs) for probe in self.probes]

@@ -15,11 +15,12 @@ import torch
 from incr_core.data.encoding import BadRow
 from incr_core.data.sources import as_table
 from incr_core.data.timeline import EncodedRows, PlainAsked, encode_file, encode_table
-from incr_core.errors import StreamError, VersionError
+from incr_core.engines import engine_named
+from incr_core.errors import IncrError, StreamError, VersionError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.numerics import settle_arithmetic
-from incr_core.registry import RunDirectory, states_of
+from incr_core.registry import RunDirectory, loop_state, states_of
 from incr_core.runs._answer_columns import AnswerColumn, AnswerColumns
 from incr_core.shown import shown
 from incr_core.storage import checkpoint
@@ -50,14 +51,19 @@ class Version:
 
         job: the run's own; None: the one that its directory holds. The rows it learned from may be gone; only where
         neither job nor manifest tells how long lists are, as old ones do not, are they looked at.
-        client: whose own weights to take, where a federated run leaves some of them with each client.
+        client: whose own weights to take, where a federated run leaves some of them with each client: by its name, of
+        a simulation; or, at an owner, by its file, CLIENT.toml.
 
         Raises RunDirectoryError, VersionError or CheckpointError.
         """
         run = RunDirectory.open(directory)
         weights, manifest = run.load(number)
         if "personal" in manifest or client is not None:
-            weights |= _own(run.path, int(manifest["version"]), manifest.get("personal", ()), client)
+            of = run.path, int(manifest["version"])
+            if client is not None and client.endswith(".toml"):
+                weights |= engine_named("federated").weights_at_owner(client, _run_of(*of))
+            else:
+                weights |= _own(*of, manifest.get("personal", ()), client)
         document = run.job() if job is None else job.document()
         if "widths" in manifest:
             document["features"].setdefault("widths", manifest["widths"])
@@ -122,15 +128,26 @@ class Version:
 def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -> dict[str, torch.Tensor]:
     """The weights of a version that a client keeps to itself."""
     there = dict(states_of(run, version))
-    if client is None or client not in there or not personal:
+    found: dict[str, torch.Tensor] = {}
+    if client is not None and client in there:
+        found = checkpoint.load(there[client])[0].get("personal", {})
+    if not found:
         some = f"{personal[0]} and {len(personal) - 1} others stay" if personal else "none stay"
         known = f"of {', '.join(shown(name) for name in sorted(there)[:5])}" if there else "and none is kept here"
         raise VersionError(
             f"{run}: version {version}: expected a client with weights of its own to predict with, got {client!r}, "
             f"where {some} with each client; " + (f"name one ({known})" if personal else "name none")
         )
-    found: dict[str, torch.Tensor] = checkpoint.load(there[client])[0]["personal"]
     return found
+
+
+def _run_of(run: Path, version: int) -> str | None:
+    """The name that owners know a run by; None where its version does not tell any more."""
+    try:
+        found: dict[str, Any] = loop_state(run, version)["engine"].get("owners", {})
+    except IncrError:
+        return None
+    return found.get("run")
 
 
 def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:

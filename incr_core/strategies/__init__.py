@@ -7,6 +7,7 @@ from incr_core.strategies._ace import ACE
 from incr_core.strategies._agem import AGEM
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies._der import DER
+from incr_core.strategies._ditto import Ditto
 from incr_core.strategies._elastic import ElasticNet
 from incr_core.strategies._ewc import EWC
 from incr_core.strategies._features import FeatureDistillation
@@ -43,6 +44,7 @@ __all__ = [
     "SLDA",
     "STRATEGIES",
     "Context",
+    "Ditto",
     "ElasticNet",
     "FeatureDistillation",
     "FedProx",
@@ -75,6 +77,7 @@ STRATEGIES: Catalogue[type[Strategy]] = Catalogue(
         "ewc": EWC,
         "mas": MAS,
         "si": SI,
+        "ditto": Ditto,
         "elastic": ElasticNet,
         "fedprox": FedProx,
         "l2sp": L2SP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -158,6 +159,13 @@ class Strategy(MadeWith, nn.Module):
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """The increment, whose rows are `labelled`, is learned: consolidate."""
+
+    def answering(self, ctx: Context) -> AbstractContextManager[None] | None:
+        """Inside, the model has weights of this participant's own, with which it predicts its rows; None: it has none.
+
+        What is learned, merged and published is the common model all the same.
+        """
+        return None
 
     @property
     def keeps(self) -> float:

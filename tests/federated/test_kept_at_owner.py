@@ -96,6 +96,12 @@ def test_erased_rows_are_in_no_state_and_the_server_hears_how_many(
     assert ("rows erased", "client red: 40 rows") in {(event["kind"], event["what"]) for event in events}
     assert not held(tmp_path / "red", "1.parquet") & gone, "no memory has drawn them again"
 
+    few = pa.table({"fragment": ["1.parquet"] * 3, "offset": [0, 1, 2]})
+    pq.write_table(few, tmp_path / "few.parquet")
+    assert main(["forget", file, "--rows", str(tmp_path / "few.parquet")]) == 0
+    told_of = learned(tmp_path, files).told()["clients"]["red"]["rows_erased"]
+    assert told_of == 40, "the difference would tell of three rows, where fewer than ten are not told of"
+
     (path,) = tmp_path.glob("red/*-state/runs/*/ledger.jsonl")
     path.write_text(path.read_text().replace('"rows": ', '"rows": 1'))
     assert main(["audit", file]) != 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +18,11 @@ from federated.client_file import ClientFile
 from federated.consent import Declined, offered
 from federated.engine import FederatedEngine
 from federated.owner import Owner, describe
+from federated.records import tell, told
+from federated.replies import COUNTS
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
+from incr_core.storage import model_sha256
 from tests.support.federated_runs import MakeEngine, Result, failing, finish
 from tests.support.federations import all_rows, deployed, each_row_once, federation, ledgers, simulated
 from tests.support.in_process_grid import InProcessGrid
@@ -167,6 +172,55 @@ def test_a_failure_ends_the_run_where_the_job_says_so(grid: Callable[..., Owners
     assert str(error).startswith("client red: no answer in time; the run stands at its last commit")
 
 
+def test_one_that_comes_with_nothing_for_ever_keeps_no_run_going(
+    grid: Callable[..., OwnersGrid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the end of its rows red has another window, without rows, and another; the others have ended."""
+    monkeypatch.setattr("federated.owners.MOST_EMPTY", 7)
+    come: list[dict[str, Any]] = []
+
+    def spoils(reply: Message, name: str) -> None:
+        if reply.metadata.message_type != "evaluate.receive" or name != "red":
+            return
+        document = told(reply.content)
+        if document["arrival"] is not None:
+            come.append(document["arrival"])
+        if document["coming"] is None:
+            arrival = copy.deepcopy(come[-1]) | {"statistics": {}, "observed": {}, "probed": []}
+            arrival["tick"]["time"] += len(come) * 10**10
+            come.append(arrival)
+            arrival |= dict.fromkeys(COUNTS, 0)
+            document |= {"arrival": arrival, "coming": {"time": arrival["tick"]["time"] + 1, "warm": False}}
+            reply.content.update(tell(document))
+
+    found = finish(deployed(), tmp_path / "run", on(grid(spoils=spoils)))
+    assert found.increments < 20
+    assert any("7 increments in a row of which it told nothing" in what for _, what in events(tmp_path / "run"))
+
+
+def test_a_client_cannot_bring_it_about_that_it_tells_the_first_weights(
+    grid: Callable[..., OwnersGrid], tmp_path: Path
+) -> None:
+    """Not by its name: any of those that are there is asked, and all honest ones tell the same."""
+    tellers = set[str]()
+    shas = set[str]()
+    for number in range(8):
+        lent = grid()
+
+        def lost(message: Message, name: str) -> None:
+            order = message.content.config_records.get("order")
+            if message.metadata.message_type == "query.open" and order is not None and order["describe"]:
+                tellers.add(name)
+
+        lent.lost = lost
+        engine = FederatedEngine(deployed(), tmp_path / f"run-{number}", lent)
+        engine.start(None)
+        shas.add(model_sha256(engine.weights()))
+        lent.close()
+    assert len(tellers) > 1
+    assert len(shas) == 1
+
+
 # -- a server that ends ----------------------------------------------------------------------------------------------
 
 
@@ -275,7 +329,7 @@ def test_a_name_belongs_to_who_said_it_first(
     lent.joins(thief)
     finish(deployed(), tmp_path / "run", on(lent))
     assert len({name for _, name in lent.sent if name in ("red", "thief")}) == 2
-    assert sum(what == "query.open" for what, name in lent.sent if name in ("red", "thief")) == 1
+    assert len({name for what, name in lent.sent if what == "query.open" and name in ("red", "thief")}) == 1
     assert "the name red of another client" in str(events(tmp_path / "run"))
 
 

@@ -21,7 +21,7 @@ from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Obje
 from incr_core.storage import packing
 from tests.support.federated_runs import finish
 from tests.support.federations import deployed, each_row_once, federation
-from tests.support.hostile_client import HOSTILE
+from tests.support.hostile_client import HOSTILE, tells
 from tests.support.owners_grid import OwnersGrid
 
 pytestmark = pytest.mark.flower
@@ -34,7 +34,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
     asked: dict[str, RecordDict] = {}
     found: dict[str, tuple[Asked, Message]] = {}
     job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
-    known = Known(sums_of(job.objective()), [], timed=True)
+    known = Known(sums_of(job.objective()), [], timed=True, step=16, passes=2)
 
     def hears(message: Message, name: str) -> None:
         asked[message.metadata.message_type] = message.content
@@ -44,6 +44,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
         if action in found or action == "query.hello" or (action, name) == ("evaluate.receive", "green"):
             return
         if action == "evaluate.receive" and not told(reply.content)["arrival"]["scored"]:
+            return
+        if action == "query.open" and not told(reply.content)["weights"]:
             return
         records = asked[action].array_records
         anchor = unpack(records[ANCHOR], copy=True) if ANCHOR in records else {}
@@ -63,6 +65,20 @@ def test_what_honest_clients_answer_is_accepted(honest: dict[str, tuple[Asked, M
     assert {"query.open", "evaluate.receive", "train.learn", "train.consolidate", "query.save"} <= honest.keys()
     for asked, answer in honest.values():
         assert checked(asked, answer) is answer.content
+
+
+def test_few_steps_for_many_rows_are_refused(honest: dict[str, tuple[Asked, Message]]) -> None:
+    """FedNova divides by them: a client that tells of one step would weigh as much as six of its kind."""
+    asked, answer = honest["train.learn"]
+    spoiled = copy.deepcopy(answer)
+    tells("rows", value=100)(spoiled.content)
+    for steps, fits in ((1, False), (5, False), (6, True), (8, True), (9, False)):
+        tells("steps", value=steps)(spoiled.content)
+        if fits:
+            assert checked(asked, spoiled) is spoiled.content
+        else:
+            with pytest.raises(Refused, match=f"an update of {steps} steps, where 100 rows take 6 to 8"):
+                checked(asked, spoiled)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -15,7 +15,7 @@ from federated.flower_privates import flat_array
 from federated.records import pack, tell, told, unpack
 from incr_core.metrics import Packed
 
-__all__ = ["HOSTILE", "Spoil"]
+__all__ = ["HOSTILE", "Spoil", "tells"]
 
 Spoil = Callable[[RecordDict], None]
 
@@ -128,6 +128,8 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "gigantic seconds of work": (LEARN, works(seconds="nan"), "seconds"),
     # what it has learned
     "more rows than offered": (LEARN, tells("rows", value=1_000_000), "an update of 1000000 rows"),
+    "no steps": (LEARN, tells("steps", value=0), "an update of 0 steps, where"),
+    "more steps than such rows take": (LEARN, tells("steps", value=lambda steps: steps + 3), "steps, where"),
     "rows of another type": (LEARN, tells("rows", value="80"), "an update of 80 rows"),
     "unfinite loss": (LEARN, tells("losses", value={"loss": float("inf")}), "a loss that is not finite"),
     "losses by other names": (LEARN, tells("losses", value={MARKUP: 1.0}), "a loss by a name that is none"),
