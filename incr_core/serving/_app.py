@@ -1,7 +1,7 @@
 """The questions that a server answers, as an ASGI application.
 
-Every request ends in an answer or in a short refusal, which never repeats what was sent; none changes what is answered
-later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds what requests take of
+Every request ends in an answer or in a short refusal, which never repeats a value that was sent; none but /feedback
+changes what is answered later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds what requests take of
 memory.
 """
 

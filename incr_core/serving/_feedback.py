@@ -74,9 +74,11 @@ class Feedback:
             except RequestError as error:
                 refused[place] = error
         new = self.journal.label([(name, label) for _, name, label in good]) if good else []
-        for (place, _, _), is_new in zip(good, new, strict=True):
+        for (place, name, _), is_new in zip(good, new, strict=True):
             if is_new:
                 self.counts["accepted"] += 1
+            elif self.journal.row(name) is None:  # dropped a moment ago
+                refused[place] = self._gone()
             else:
                 self.counts["repeated"] += 1
                 refused[place] = RequestError(409, "id: expected one without a label, got one that has its label")
@@ -97,13 +99,16 @@ class Feedback:
             raise RequestError(404, "id: expected one that this server has given, got another")
         row = self.journal.row(str(name))
         if row is None:
-            self.counts["gone"] += 1
-            raise RequestError(410, "id: expected one of a prediction that is kept, got an older one")
+            raise self._gone()
         try:
             return self._rows.checked(one, row)
         except IncrError as error:
             self.counts["wrong"] += 1
             raise error if isinstance(error, RequestError) else RequestError(422, str(error)) from None
+
+    def _gone(self) -> RequestError:
+        self.counts["gone"] += 1
+        return RequestError(410, "id: expected one of a prediction that is kept, got an older one")
 
     def start(self) -> None:
         """Write what a killed server has left to be written, and go on doing so beside whoever answers."""

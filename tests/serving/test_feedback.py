@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ pytest.importorskip("httptools")
 from incr_core.data.times import SECOND
 from incr_core.job import Job
 from incr_core.runs import Run, run
-from incr_core.serving import App, Champion, Feedback, Journal
+from incr_core.serving import App, Champion, Feedback, Journal, JournalledRow, RequestError
+from incr_core.serving._labelled_rows import LabelledRows
 from tests.support.asked import ROW, Asking, learned
+from tests.support.objective_jobs import counted, job
 
 
 class Served:
@@ -177,6 +180,53 @@ def test_predictions_that_are_too_old_are_gone_and_counted(directory: Path, tmp_
     assert served.tell({"id": first, "label": 1})[0] == 410
     assert served.metrics()["incr_journal_dropped_total"] == 5
     served.close()
+
+
+def test_a_prediction_that_goes_while_its_label_comes_is_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    [one, _] = served.predict(ROW, ROW)["ids"]
+    journal, found = served.feedback.journal, served.feedback.journal.row
+
+    def row_then_none(name: str) -> Any:
+        row = found(name)
+        journal.most = 1
+        journal.tidy()
+        return row
+
+    monkeypatch.setattr(journal, "row", row_then_none)
+    assert served.tell({"id": one, "label": 1})[0] == 410
+    assert (served.feedback.counts["gone"], served.feedback.counts["repeated"]) == (1, 0)
+
+
+def weighed(folder: Path) -> LabelledRows:
+    """What checks the labels of a job whose rows have weights."""
+    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [0, 1], "w": [1.0, 0.5]}), folder / "rows.parquet")
+    document = {
+        "stream": {"path": str(folder / "rows.parquet")},
+        "features": {"label": "y", "numeric": ["x"], "weight": "w"},
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary"},
+    }
+    return LabelledRows(Job.from_document(document).resolved(), zoned=False)
+
+
+@pytest.mark.parametrize("weight", [None, -1, "1", math.nan, math.inf, 10**400, [], {}])
+def test_a_weight_that_is_none_is_refused(tmp_path: Path, weight: Any) -> None:
+    rows = weighed(tmp_path)
+    assert rows.checked({"id": "a-1", "label": 1, "w": 0.5}, JournalledRow({"x": 1.0}, at=1)) == {"y": 1, "w": 0.5}
+    with pytest.raises(RequestError, match=r"w: expected"):
+        rows.checked({"id": "a-1", "label": 1, "w": weight}, JournalledRow({"x": 1.0}, at=1))
+
+
+@pytest.mark.parametrize("label", [7, "1 2", [], [1.0], [True], ["1"], [[1]], {"a": 1}, None])
+def test_a_label_of_tokens_is_a_list_of_them(tmp_path: Path, label: Any) -> None:
+    pq.write_table(counted(), tmp_path / "text.parquet")
+    rows = LabelledRows(
+        job(tmp_path / "text.parquet", "words", "next_token", features={"vocabulary": 11}).resolved(), zoned=False
+    )
+    of = JournalledRow({"words": [1, 2]}, at=1)
+    assert rows.checked({"id": "a-1", "label": [1, 2, 3]}, of) == {"words": [1, 2, 3]}
+    with pytest.raises(RequestError, match=r"label: expected"):
+        rows.checked({"id": "a-1", "label": label}, of)
 
 
 def test_a_run_learns_the_rows_that_were_predicted(tmp_path: Path) -> None:
