@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
     run.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, or runs/NAME-ENGINE)")
     run.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change a key of the job")
+    run.add_argument("--follow", action="store_true", help="wait for more files, until stopped: incr stop, or Ctrl-C")
     run.add_argument("--detach", action="store_true", help="let the cluster keep the run, and return: see incr attach")
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -178,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_follow(options)
     if options.detach:
         from incr_core.commands.detached import detach_here
 
@@ -187,7 +189,15 @@ def _run(options: argparse.Namespace) -> int:
     return run_here(options)
 
 
+def _check_follow(options: argparse.Namespace) -> None:
+    from incr_core.errors import JobError
+
+    if options.follow and options.detach:
+        raise JobError("--follow, --detach: expected one of them, got both; a detached run ends with its files")
+
+
 def _run_apart(options: argparse.Namespace) -> int:
+    _check_follow(options)
     if options.detach:
         from incr_core.commands.detached import detach_apart
 

@@ -64,7 +64,7 @@ def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
     with progress(job, quiet=options.quiet) as observe:
-        run(job, out, options.on, observe)
+        run(job, out, options.on, observe, follow=options.follow)
     return 0
 
 

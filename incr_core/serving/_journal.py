@@ -188,11 +188,21 @@ class Journal:
                 os.fsync(self._log)  # beside the transaction, so that predictions need not wait for the disk
         return new
 
-    def due(self, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
-        """The files of labelled rows that are not written yet: their numbers and rows, always the same for a number."""
+    def dealt(self) -> int:
+        """The place behind the last label that is dealt to a file."""
+        with self._named(), self._joining:
+            [[dealt]] = self._labelling.execute("SELECT coalesce(max(stop), 1) FROM files")
+        return int(dealt)
+
+    def due(self, stop: int | None = None, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
+        """The files of labelled rows that are not written yet: their numbers and rows, always the same for a number.
+
+        stop: the place of the first label that is not to be dealt to a file yet; None: all are.
+        """
         with self._joining, self._transaction(self._labelling) as writes:
             [[dealt]] = writes.execute("SELECT coalesce(max(stop), 1) FROM files")
-            [[stop]] = writes.execute("SELECT coalesce(max(place), 0) + 1 FROM labels")
+            if stop is None:
+                [[stop]] = writes.execute("SELECT coalesce(max(place), 0) + 1 FROM labels")
             for first in range(dealt, stop, most):
                 writes.execute(
                     "INSERT INTO files (first, stop, done) VALUES (?, ?, 0)", [first, min(first + most, stop)]
@@ -206,6 +216,24 @@ class Journal:
                     [first, stop],
                 ).fetchall()
             yield number, [JournalledRow(json.loads(row), at, json.loads(told), then) for row, at, told, then in found]
+
+    def labelled(self, after: int, most: int = 50_000) -> list[tuple[int, JournalledRow]]:
+        """The next rows with labels behind a place: the place of each, its number in the order in which labels came."""
+        with self._named(), self._joining:
+            found = self._labelling.execute(
+                "SELECT place, row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
+                "WHERE place > ? ORDER BY place LIMIT ?",
+                [after, most],
+            ).fetchall()
+        return [
+            (place, JournalledRow(json.loads(row), at, json.loads(told), then)) for place, row, at, told, then in found
+        ]
+
+    def places(self, number: int) -> tuple[int, int]:
+        """The first place of the labels of a file, and the one behind its last; (1, 1) where it is not known."""
+        with self._named(), self._joining:
+            found = self._labelling.execute("SELECT first, stop FROM files WHERE number = ?", [number]).fetchone()
+        return (1, 1) if found is None else (int(found[0]), int(found[1]))
 
     def written(self, number: int) -> None:
         """A file of labelled rows is on the disk."""

@@ -60,7 +60,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return learned(tmp_path_factory.mktemp("asked"))
+    return learned(tmp_path_factory.mktemp("asked"), every=20)
 
 
 @pytest.fixture
@@ -197,6 +197,27 @@ def test_a_prediction_that_goes_while_its_label_comes_is_gone(served: Served, mo
     assert (served.feedback.counts["gone"], served.feedback.counts["repeated"]) == (1, 0)
 
 
+def test_rows_of_a_tick_are_written_once_it_is_over(tmp_path: Path) -> None:
+    served = Served(learned(tmp_path, every="1h"), tmp_path)
+    ids = served.predict(*[{**ROW, "height": place} for place in range(6)])["ids"]
+    hours = [None, "03:10", "03:50", "04:00", "04:20", "03:55", "05:00"]
+    for place, hour in enumerate(hours[1:]):
+        label = {"id": ids[place], "label": 1, "label_at": f"2020-01-01T{hour}"}
+        assert served.tell(label)[0] == 200
+        served.feedback.write()
+        files = sorted(served.labelled.glob("*.parquet"))
+        # What is known in a tick is in one file, but for what is told late.
+        expected = {"03:10": [], "03:50": [], "04:00": [2], "04:20": [2], "03:55": [2], "05:00": [2, 3]}
+        assert [len(pq.read_table(path)) for path in files] == expected[str(hour)]
+    assert pq.read_table(files[1])["height"].to_pylist() == [2, 3, 4]
+    served.close()
+    assert len(list(served.labelled.glob("*.parquet"))) == 2  # the tick that is not over waits in the journal
+    again = Served(tmp_path / "run", tmp_path)
+    assert again.tell({"id": again.predict(ROW)["ids"][0], "label": 0, "label_at": "2020-01-01T06:30"})[0] == 200
+    assert again.files()["height"].to_pylist() == [*range(6)]
+    again.close()
+
+
 def weighed(folder: Path) -> LabelledRows:
     """What checks the labels of a job whose rows have weights."""
     pq.write_table(pa.table({"x": [1.0, 2.0], "y": [0, 1], "w": [1.0, 0.5]}), folder / "rows.parquet")
@@ -230,7 +251,7 @@ def test_a_label_of_tokens_is_a_list_of_them(tmp_path: Path, label: Any) -> None
 
 
 def test_a_run_learns_the_rows_that_were_predicted(tmp_path: Path) -> None:
-    out = learned(tmp_path)
+    out = learned(tmp_path, every=20)
     data = tmp_path / "data"
     data.mkdir()
     (tmp_path / "rows.parquet").rename(data / "a.parquet")

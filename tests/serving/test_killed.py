@@ -56,7 +56,7 @@ class Client:
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.chaos)])
 def test_a_killed_server_loses_and_doubles_no_label(tmp_path: Path, kills: int) -> None:
-    out, journal = learned(tmp_path), tmp_path / "journal"
+    out, journal = learned(tmp_path, every=20), tmp_path / "journal"
     options = ["--journal", str(journal), "--join-every", "0.05"]
     client, draw = Client(), random.Random(1)
     for _ in range(kills):
