@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
@@ -27,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import tomli_w
 from rich.console import Console
 from rich.table import Table
 
@@ -43,8 +45,7 @@ ASKED = [
     *("minute_of_day", "distance", "duration", "carrier", "flight", "origin", "dest", "hour", "weekday"),
     *("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"),
 ]
-TOLD = ["departure_delay", "departed_at", "label_at"]
-"""What is known of a flight when it is to leave, and when it has arrived."""
+"""What is known of a flight when it is to leave."""
 
 
 class Client:
@@ -76,7 +77,7 @@ class Client:
 
     def predict(self, flights: Sequence[dict[str, Any]]) -> list[str]:
         """Ask for flights; their ids."""
-        rows = [{name: flight[name] for name in ASKED} | {"predict_at": at(flight, "predict_at")} for flight in flights]
+        rows = [{name: row[name] for name in ASKED} | {"predict_at": row["predict_at"].isoformat()} for row in flights]
         answer = self.ask("/predict", {"rows": rows})
         self.answers += [found["probability"] for found in answer["predictions"]]
         self.labels += [flight["late"] for flight in flights]
@@ -86,20 +87,19 @@ class Client:
 
     def tell(self, known: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Tell what became of flights."""
-        labels = []
-        for name, flight in known:
-            told = {one: at(flight, one) for one in TOLD}
-            labels.append({"id": name, "label": flight["late"]} | {one: v for one, v in told.items() if v is not None})
+        labels = [
+            {
+                "id": name,
+                "label": row["late"],
+                "label_at": row["label_at"].isoformat(),
+                "delay_minutes": row["delay_minutes"],
+            }
+            for name, row in known
+        ]
         answer = self.ask("/feedback", {"feedback": labels})
         if answer["accepted"] != len(labels):
             raise SystemExit(f"/feedback: {answer['refused'][0]['reason']}")
         self.told += len(labels)
-
-
-def at(flight: dict[str, Any], name: str) -> Any:
-    """A value as JSON has it."""
-    value = flight[name]
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def replay(client: Client, flights: pa.Table, days: int, learned: int, out: Path) -> None:
@@ -174,6 +174,14 @@ def process(command: Sequence[str], first: str) -> Iterator[str]:
         started.stdout.close()
 
 
+def job_in(home: Path) -> str:
+    """The flights job without what is told before the label: how late flights left, while they are in the air."""
+    document = tomllib.loads((FLIGHTS / "job.toml").read_text())
+    document["features"]["rate"] = [rate for rate in document["features"]["rate"] if "known_at" not in rate]
+    (home / "job.toml").write_text(tomli_w.dumps(document))
+    return str(home / "job.toml")
+
+
 def settings(path: str) -> list[str]:
     """The options of a run on these rows."""
     return [part for setting in [f'stream.path="{path}"', *SETTINGS] for part in ("--set", setting)]
@@ -207,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     flights = pa.concat_tables([pq.read_table(path) for path in sorted(whole.glob("2013-02-*.parquet"))])
     flights = flights.sort_by("predict_at")
 
-    job = str(FLIGHTS / "job.toml")
+    job = job_in(home)
     follow = [*INCR, "run", job, "--follow", "--quiet", "--out", str(out), *settings(str(live))]
     serve = [*INCR, "serve", str(out), "--port", "0", "--journal", str(home / "journal"), "--labelled", str(live)]
     with process(follow, ""):

@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     which = forget.add_mutually_exclusive_group(required=True)
     which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
     which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
+    forget.add_argument("--journal", metavar="FOLDER", help="of a server: erase there too, while it answers")
     forget.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     audit = command("audit", _audit, "prove that every row of a run's stream is in exactly one state; changes nothing")
@@ -369,6 +370,8 @@ def _forget(options: argparse.Namespace) -> int:
     else:
         addresses, gone = rows_where(options.directory, options.where)
     found = erase(options.directory, addresses)
+    if options.journal is not None:
+        found |= {"journal": _forget_in_journal(options.journal, options.where, addresses)}
     if options.json:
         print(json_text(found | {"gone": gone}))
         return 0
@@ -393,11 +396,24 @@ def _forget(options: argparse.Namespace) -> int:
         )
     if found["unknown"]:
         print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
+    if "journal" in found:
+        told = found["journal"]
+        print(f"  of the journal: {told['predictions']:,} predictions, {told['labels']:,} of them with a label")
     if gone:
         print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
     if found["elsewhere"]:
         print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
     return 0
+
+
+def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[str, int]:
+    from incr_core.errors import JobError
+
+    try:
+        from incr_core.serving import erase_in_journal
+    except ModuleNotFoundError as missing:
+        raise JobError(f"--journal: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from None
+    return erase_in_journal(Path(folder), where=where, rows=addresses)
 
 
 def _is_owners(path: str) -> bool:

@@ -34,6 +34,12 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, first INTEGER, stop INTEGER, done INTEGER);
 """
 
+FILE = "journal.sqlite"
+"""Its name."""
+
+UNWRITTEN = -1
+"""When the label of an erased row came that is in no file of labelled rows."""
+
 FULL = 1000
 """Pages of the write-ahead log after which it is moved into the file."""
 
@@ -84,7 +90,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, most: int = 1_000_000, most_bytes: int = 2 << 30) -> None:
         self.folder, self.most, self.most_bytes = folder, most, most_bytes
-        self._path = folder / "journal.sqlite"
+        self._path = folder / FILE
         with self._named():
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(folder / ".lock")
@@ -167,7 +173,9 @@ class Journal:
         if number is None:
             return None
         with self._named(), self._joining:
-            found = self._labelling.execute("SELECT row, at FROM predictions WHERE number = ?", [number]).fetchone()
+            found = self._labelling.execute(
+                "SELECT row, at FROM predictions WHERE number = ? AND row IS NOT NULL", [number]
+            ).fetchone()
         return None if found is None else JournalledRow(json.loads(found[0]), found[1])
 
     def label(self, told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[bool]:
@@ -212,7 +220,7 @@ class Journal:
             with self._named(), self._joining:
                 found = self._labelling.execute(
                     "SELECT row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
-                    "WHERE place >= ? AND place < ? ORDER BY place",
+                    "WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place",
                     [first, stop],
                 ).fetchall()
             yield number, [JournalledRow(json.loads(row), at, json.loads(told), then) for row, at, told, then in found]
@@ -222,7 +230,7 @@ class Journal:
         with self._named(), self._joining:
             found = self._labelling.execute(
                 "SELECT place, row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
-                "WHERE place > ? ORDER BY place LIMIT ?",
+                "WHERE place > ? AND row IS NOT NULL ORDER BY place LIMIT ?",
                 [after, most],
             ).fetchall()
         return [
@@ -271,7 +279,9 @@ class Journal:
             )
             writes.execute("DELETE FROM predictions WHERE number <= ?", [floor])
             # The last label stays, so that places are never given twice.
-            writes.execute("DELETE FROM labels WHERE number <= ? AND place < (SELECT max(place) FROM labels)", [floor])
+            writes.execute(
+                "DELETE FROM labels WHERE number <= ? AND at >= 0 AND place < (SELECT max(place) FROM labels)", [floor]
+            )
             writes.execute("DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files)")
             facts = {"floor": floor, "dropped": self._dropped + without}
             writes.executemany("UPDATE facts SET value = ? WHERE name = ?", [(to, name) for name, to in facts.items()])

@@ -14,10 +14,12 @@ import pytest
 
 pytest.importorskip("httptools")
 
+from incr_core.commands.cli import main
 from incr_core.data.times import SECOND
+from incr_core.errors import StorageError
 from incr_core.job import Job
 from incr_core.runs import Run, run
-from incr_core.serving import App, Champion, Feedback, Journal, JournalledRow, RequestError
+from incr_core.serving import App, Champion, Feedback, Journal, JournalledRow, RequestError, erase_in_journal
 from incr_core.serving._labelled_rows import LabelledRows
 from tests.support.asked import ROW, Asking, learned
 from tests.support.objective_jobs import counted, job
@@ -216,6 +218,43 @@ def test_rows_of_a_tick_are_written_once_it_is_over(tmp_path: Path) -> None:
     assert again.tell({"id": again.predict(ROW)["ids"][0], "label": 0, "label_at": "2020-01-01T06:30"})[0] == 200
     assert again.files()["height"].to_pylist() == [*range(6)]
     again.close()
+
+
+def test_an_erasure_reaches_the_journal_while_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = learned(tmp_path, every=20)
+    served = Served(directory, tmp_path)
+    secret = {**ROW, "colour": "secret-of-7", "height": 7.25}
+    ids = served.predict(ROW, secret, ROW, secret, ROW, secret)["ids"]
+    told = [{"id": name, "label": 1} for name in ids]
+    assert served.tell({"feedback": told[:2]})[1]["accepted"] == 2
+    assert len(served.files()) == 2
+    assert served.tell({"feedback": told[2:4]})[1]["accepted"] == 2
+    journal = str(tmp_path / "journal")
+    assert main(["forget", str(directory), "--where", "colour=secret-of-7", "--journal", journal, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["journal"] == {"predictions": 3, "labels": 2}
+    for path in (tmp_path / "journal").glob("journal.sqlite*"):
+        assert b"secret-of-7" not in path.read_bytes(), path
+    assert served.tell(told[5])[0] == 410
+    assert served.tell(told[1])[0] == 410
+    assert served.tell(told[4])[0] == 200
+    # What was written stays as it was, and of the rest the erased row is left out.
+    assert served.files()["colour"].to_pylist() == ["red", "secret-of-7", "red", "red"]
+    # By addresses, of which an erasure before has changed nothing.
+    [name] = sorted(path.name for path in served.labelled.glob("*2.parquet"))
+    table = pa.table({"fragment": [name, "feedback-other-000001.parquet"], "offset": [1, 0]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert erase_in_journal(tmp_path / "journal", rows=table) == {"predictions": 1, "labels": 1}
+    assert served.tell(told[4])[0] == 410
+    assert served.tell(told[2])[0] == 409
+    served.close()
+    again = Served(directory, tmp_path)
+    assert again.tell({"id": again.predict(secret)["ids"][0], "label": 1})[0] == 200
+    again.close()
+
+
+def test_an_erasure_names_what_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="expected the folder of a journal, found none"):
+        erase_in_journal(tmp_path, where="a=1")
 
 
 def weighed(folder: Path) -> LabelledRows:
