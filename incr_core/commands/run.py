@@ -75,7 +75,7 @@ def tell(out: str, options: argparse.Namespace) -> int:
         print(json_text(summary))
     elif not options.quiet:
         print_summary(summary, out)
-    return said_whether_stopped(summary)
+    return 0 if options.follow else said_whether_stopped(summary)  # what follows has no other end
 
 
 def said_whether_stopped(summary: dict[str, Any]) -> int:
