@@ -8,7 +8,7 @@ PARALLEL ?= -n auto
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-federated demo-full niid test chaos s3 quick lint types laws gpu unit install lock latest dist clean
+.PHONY: demo demo-federated demo-serve demo-full niid test chaos s3 quick lint types laws gpu unit install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
@@ -16,6 +16,10 @@ demo: install
 # Three owners with files of their own, over a SuperLink; two minutes.
 demo-federated: install
 	@$(BIN)/python -m examples.owners.demo
+
+# February's flights asked over HTTP, told when they have landed, and learned by a run that follows; three minutes.
+demo-serve: install
+	@$(BIN)/python -m examples.served.demo
 
 demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
     run.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, or runs/NAME-ENGINE)")
     run.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change a key of the job")
+    run.add_argument("--follow", action="store_true", help="wait for more files, until stopped: incr stop, or Ctrl-C")
     run.add_argument("--detach", action="store_true", help="let the cluster keep the run, and return: see incr attach")
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -163,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     which = forget.add_mutually_exclusive_group(required=True)
     which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
     which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
+    forget.add_argument("--journal", metavar="FOLDER", help="of a server: erase there too, while it answers")
     forget.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     audit = command("audit", _audit, "prove that every row of a run's stream is in exactly one state; changes nothing")
@@ -180,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_follow(options)
     if options.detach:
         from incr_core.commands.detached import detach_here
 
@@ -189,7 +192,15 @@ def _run(options: argparse.Namespace) -> int:
     return run_here(options)
 
 
+def _check_follow(options: argparse.Namespace) -> None:
+    from incr_core.errors import JobError
+
+    if options.follow and options.detach:
+        raise JobError("--follow, --detach: expected one of them, got both; a detached run ends with its files")
+
+
 def _run_apart(options: argparse.Namespace) -> int:
+    _check_follow(options)
     if options.detach:
         from incr_core.commands.detached import detach_apart
 
@@ -361,6 +372,8 @@ def _forget(options: argparse.Namespace) -> int:
     else:
         addresses, gone = rows_where(options.directory, options.where)
     found = erase(options.directory, addresses)
+    if options.journal is not None:
+        found |= {"journal": _forget_in_journal(options.journal, options.where, addresses)}
     if options.json:
         print(json_text(found | {"gone": gone}))
         return 0
@@ -385,11 +398,24 @@ def _forget(options: argparse.Namespace) -> int:
         )
     if found["unknown"]:
         print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
+    if "journal" in found:
+        told = found["journal"]
+        print(f"  of the journal: {told['predictions']:,} predictions, {told['labels']:,} of them with a label")
     if gone:
         print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
     if found["elsewhere"]:
         print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
     return 0
+
+
+def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[str, int]:
+    from incr_core.errors import JobError
+
+    try:
+        from incr_core.serving import erase_in_journal
+    except ModuleNotFoundError as missing:
+        raise JobError(f"--journal: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from None
+    return erase_in_journal(Path(folder), where=where, rows=addresses)
 
 
 def _is_owners(path: str) -> bool:

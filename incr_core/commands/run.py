@@ -64,7 +64,7 @@ def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
     with progress(job, quiet=options.quiet) as observe:
-        run(job, out, options.on, observe)
+        run(job, out, options.on, observe, follow=options.follow)
     return 0
 
 
@@ -75,7 +75,7 @@ def tell(out: str, options: argparse.Namespace) -> int:
         print(json_text(summary))
     elif not options.quiet:
         print_summary(summary, out)
-    return said_whether_stopped(summary)
+    return 0 if options.follow else said_whether_stopped(summary)  # what follows has no other end
 
 
 def said_whether_stopped(summary: dict[str, Any]) -> int:

@@ -119,7 +119,7 @@ class Loop:
                 continue
             if arrivals:
                 self._increment(arrivals)
-            elif self._ended():
+            elif self._ended() and not asked(self.directory.path, CHANGE):
                 break
             if asked(self.directory.path, STOP):
                 self._stop.set()

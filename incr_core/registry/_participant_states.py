@@ -79,9 +79,8 @@ class States:
         for participant, saved in self._saved.items():
             folder = self._directory / "state" / participant
             if version in saved:
-                # States are replaced, never written into, so both names may be one file's.
                 remove(folder / str(to))
-                shutil.copytree(folder / str(version), folder / str(to), copy_function=os.link)
+                shutil.copytree(folder / str(version), folder / str(to), copy_function=_link)
                 made += [folder, folder / str(to), *(folder / str(to)).rglob("*")]
         return made
 
@@ -108,3 +107,14 @@ class States:
             folder = state_folder(self._directory, participant, 0).parent
             self._saved.pop(folder.name, None)
             remove(folder)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file another name, or where the storage has no second names, a copy.
+
+    States are replaced, never written into, so both names may be one file's.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -175,7 +175,7 @@ class Versions:
 
 
 def loop_state(directory: Path, version: int) -> Any:
-    """The loop's state at one of the last two versions of a run, verified.
+    """The loop's state at a version that still has one, verified.
 
     >>> loop_state(Path("/nowhere"), 3)
     Traceback (most recent call last):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.compute as pc
 
+from incr_core._util import set_by_signals
 from incr_core.data.sources import Listing, await_files, seconds
 from incr_core.engines import Engine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
-from incr_core.registry import STOP, RunDirectory, asked
+from incr_core.registry import CHANGE, STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
 
@@ -23,18 +26,25 @@ Observe = Callable[[str, Progress], None]
 """Called with the name of the run (the job's, then each baseline's) and its progress after every increment."""
 
 
-def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None, lost: str = "") -> Job:
+LOOK = 0.25
+"""Seconds between looks at whether there are new files, where they are waited for."""
+
+
+def learn(
+    job: Job, out: Path, on: str | EngineSettings, observe: Observe | None, lost: str = "", *, follow: bool = False
+) -> Job:
     """Run a job on an engine, in a run directory, and its baselines in this process; returns the job as it was run.
 
     lost: who held the run before, if that one was lost.
-    Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended.
+    Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended. follow:
+    wait for more of them until asked to stop, and leave the baselines out.
     """
     kind, job = engine_chosen(job, on)
     job = job.going_on(out)
     baselines = _baselines(job)
-    finished = _learn_one(job, out, kind, observe, job.name, lost)
+    finished = _learn_one(job, out, kind, observe, job.name, lost, follow=follow)
     local, _ = engine_chosen(job, "local")
-    for name, baseline in baselines.items() if finished else ():
+    for name, baseline in baselines.items() if finished and not follow else ():
         if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, observe, name):
             break
     write_report(RunDirectory.open(out))
@@ -54,8 +64,18 @@ def _baselines(job: Job) -> dict[str, Job]:
     return found
 
 
-def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str, lost: str = "") -> bool:
-    """Learn to the end of the stream; False where a signal asked to stop."""
+def _learn_one(
+    job: Job,
+    out: Path,
+    kind: type[Engine],
+    observe: Observe | None,
+    name: str,
+    lost: str = "",
+    *,
+    follow: bool = False,
+) -> bool:
+    """Learn to the end of the stream; False where a signal asked to stop before that."""
+    stop = threading.Event()
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
         tracker = TensorBoard(directory) if job.track.tensorboard else None
@@ -66,19 +86,23 @@ def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None,
             if observe is not None:
                 observe(name, done)
 
+        # Between two increments a signal must not end the process either.
+        signals = set_by_signals(stop) if follow else nullcontext()
         try:
             listing, settle = Listing(), seconds(job.stream.settle)
             await_files(job.files(), settle)
             listing.is_new(job.files(), _bad_files(directory))
-            while True:
-                engine = kind(job, out)
-                try:
-                    finished: bool = Loop(job, engine, directory, seen, lost).run_to_summary()["finished"]
-                    lost = ""
-                finally:
-                    engine.close()
-                if not finished or not _more(job, listing, directory, settle):
-                    break
+            with signals:
+                while True:
+                    engine = kind(job, out)
+                    try:
+                        finished: bool = Loop(job, engine, directory, seen, lost).run_to_summary()["finished"]
+                        lost = ""
+                    finally:
+                        engine.close()
+                    more = finished and (_come if follow else _more)(job, listing, directory, settle, stop)
+                    if not more:
+                        break
         finally:
             if tracker is not None:
                 tracker.close()
@@ -86,7 +110,17 @@ def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None,
     return finished
 
 
-def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float) -> bool:
+def _come(job: Job, listing: Listing, directory: RunDirectory, settle: float, stop: threading.Event) -> bool:
+    """Wait for something new to learn, or a change that somebody asks for; False where asked to stop."""
+    bad = _bad_files(directory)
+    while not stop.is_set() and not asked(directory.path, STOP):
+        if listing.is_new(job.files(), bad) or asked(directory.path, CHANGE):
+            return True
+        stop.wait(LOOK)
+    return False
+
+
+def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float, stop: threading.Event) -> bool:
     """Whether there is something new to learn, if need be once what is being written now is whole."""
     files, bad = job.files(), _bad_files(directory)
     if listing.is_new(files, bad):

@@ -83,16 +83,17 @@ class Run:
             self._job = Job.from_document(RunDirectory.open(self.path).job(), place=str(self.path / "job.toml"))
         return self._job
 
-    def run(self, on: str | EngineSettings = "local", observe: Observe | None = None) -> Self:
+    def run(self, on: str | EngineSettings = "local", observe: Observe | None = None, *, follow: bool = False) -> Self:
         """Learn to the end of the stream, from the last commit where one is there; returns the run itself.
 
         on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`. observe:
         called with the name of the run (the job's, then each baseline's) and its progress after every increment.
 
         Files that come to a folder meanwhile are learned too. A signal stops the run after the increment at hand:
-        then `summary.finished` is False, and the same call goes on.
+        then `summary.finished` is False, and the same call goes on. follow: wait for more files until a signal, or
+        `stop`, ends it.
         """
-        self._job = learn(self.job, self.path, on, observe)
+        self._job = learn(self.job, self.path, on, observe, follow=follow)
         return self
 
     @property
@@ -224,9 +225,11 @@ def run(
     out: str | Path,
     on: str | EngineSettings = "local",
     observe: Observe | None = None,
+    *,
+    follow: bool = False,
 ) -> Run:
     """Run a job on an engine, in the run directory `out`; go on from the last commit where one is there.
 
     For the rest see `Run.run`.
     """
-    return Run(out, job).run(on, observe)
+    return Run(out, job).run(on, observe, follow=follow)

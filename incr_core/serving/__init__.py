@@ -5,6 +5,7 @@ from __future__ import annotations
 from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
 from incr_core.serving._asked import Asked, Question, ask
 from incr_core.serving._champion import Champion
+from incr_core.serving._erase import erase_in_journal
 from incr_core.serving._feedback import Feedback
 from incr_core.serving._guard import Guard
 from incr_core.serving._http import BoundedHttp
@@ -27,5 +28,6 @@ __all__ = [
     "Question",
     "RequestError",
     "ask",
+    "erase_in_journal",
     "table_of",
 ]

@@ -1,8 +1,8 @@
 """The questions that a server answers, as an ASGI application.
 
-Every request ends in an answer or in a short refusal, which never repeats what was sent; none changes what is answered
-later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds what requests take of
-memory.
+Every request ends in an answer or in a short refusal, which never repeats a value that was sent; none but /feedback
+changes what is answered later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds
+what requests take of memory.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class App:
             "/openapi.json": {"GET": self._openapi},
         }
         if feedback is not None:
+            feedback.attend(champion)
             self._paths["/feedback"] = {"POST": self._feedback}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

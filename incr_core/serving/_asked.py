@@ -14,6 +14,7 @@ import torch
 
 from incr_core.batch import Inputs
 from incr_core.data.encoding import BadRow
+from incr_core.data.rates import Lookup
 from incr_core.runs import Version
 from incr_core.serving._request import columns_of, table_of
 
@@ -66,13 +67,18 @@ class Asked:
     def __init__(self, version: Version) -> None:
         self.version = version
         self.columns = columns_of(version.job)
-        self._plain = version.plain()
+        self._plain, self._history = version.plain(), version.history
         self._names = version.answers
         self._learner = version.learner
         forwards = version.learner.forwards
         forwards.stay(training=False)
         # Torch's random state is one for all, and so is what a forward writes to its model.
         self._alone: AbstractContextManager[Any] = threading.Lock() if forwards.one_at_a_time else nullcontext()
+
+    def also_know(self, newer: Lookup, table: pa.Table) -> None:
+        """Make rates of these outcomes too from now on, besides those of the version; `table` has the same ones."""
+        self._plain.also_know(newer)
+        self.version.history = table if self._history is None else pa.concat_tables([self._history, table])
 
     def question(self, rows: Sequence[Mapping[str, Any]]) -> Question:
         """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""

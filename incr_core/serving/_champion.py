@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Champion:
         self.swaps = 0
         self.current = Asked(Version.load(directory))
         self._looking = threading.Lock()
+        self._begin: Callable[[Asked], None] = lambda asked: None
         self._failed: int | None = None
         self._tried = 0.0
         self._ended = threading.Event()
@@ -62,9 +64,17 @@ class Champion:
                 self._read(published)
             return self.current.version
 
+    def tell(self, begin: Callable[[Asked], None]) -> None:
+        """Call this with the version that answers, and with each other one before it does."""
+        with self._looking:
+            self._begin = begin
+            begin(self.current)
+
     def _read(self, number: int) -> None:
         try:
-            self.current = Asked(Version.load(self.directory, number))
+            asked = Asked(Version.load(self.directory, number))
+            self._begin(asked)
+            self.current = asked
             self.swaps += 1
             self.fault, self._failed = None, None
         except IncrError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from incr_core.serving._arrow import ARROW
 from incr_core.serving._champion import Champion
 from incr_core.serving._request import body_schema
 from incr_core.shown import shown
 
 __all__ = ["documented"]
 
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "type": "object",
     "required": ["version", "predictions", "refused"],
     "properties": {
@@ -32,12 +33,18 @@ ANSWER = {
 }
 """What is answered to /predict."""
 
+IDS = {"type": "array", "items": {"type": ["string", "null"]}}
+"""By which labels are told later, where predictions are kept; null for a row without an answer."""
+
 REFUSALS = {
-    400: "The body is no JSON.",
+    400: "The body is no JSON, or no Arrow stream.",
+    401: "The token is missing or another.",
     408: "The body did not come in time.",
     413: "The body has too many bytes or rows.",
-    415: "The body is not said to be JSON.",
+    415: "The body is said to be of another kind, or is compressed.",
     422: "The rows are not as the model's columns want them.",
+    429: "There are too many requests a second; ask again.",
+    503: "There are too many requests at a time, or what must be kept cannot be; ask again.",
 }
 
 DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
@@ -45,10 +52,18 @@ DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"t
 
 def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> dict[str, Any]:
     """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels."""
+    answer: dict[str, Any] = ANSWER
+    if feedback:
+        answer = {
+            **ANSWER,
+            "required": [*ANSWER["required"], "ids"],
+            "properties": {**ANSWER["properties"], "ids": IDS},
+        }
+    body = body_schema(champion.current.columns, champion.required, max_rows)
     predict = {
-        "summary": "Predict rows",
-        "requestBody": _json(body_schema(champion.current.columns, champion.required, max_rows)) | {"required": True},
-        "responses": {"200": {"description": "An answer for each row"} | _json(ANSWER)} | _refusals(),
+        "summary": "Predict rows, as JSON or, many at once, as an Arrow stream",
+        "requestBody": _json(body, arrow=True) | {"required": True},
+        "responses": {"200": {"description": "An answer for each row"} | _json(answer, arrow=True)} | _refusals(),
     }
     return {
         "openapi": "3.1.0",
@@ -80,8 +95,10 @@ def _feedback() -> dict[str, Any]:
     }
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+def _json(schema: dict[str, Any], *, arrow: bool = False) -> dict[str, Any]:
+    """Content of this schema; arrow: or an Arrow stream, which no JSON schema tells of."""
+    stream = {ARROW: {"schema": {"type": "string", "format": "binary"}}} if arrow else {}
+    return {"content": {"application/json": {"schema": schema}, **stream}}
 
 
 def _told(summary: str) -> dict[str, Any]:

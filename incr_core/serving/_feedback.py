@@ -12,11 +12,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from incr_core.data.times import duration
 from incr_core.errors import IncrError
 from incr_core.job import Job
 from incr_core.serving._asked import Question
+from incr_core.serving._champion import Champion
 from incr_core.serving._journal import Journal
 from incr_core.serving._labelled_rows import LabelledRows
+from incr_core.serving._live_rates import LiveRates, file_name, is_read
 from incr_core.serving._request import RequestError, document_in
 from incr_core.storage import parquet_bytes, storage, write_atomically
 
@@ -41,11 +44,22 @@ class Feedback:
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._rows = LabelledRows(job, zoned=job.stream.time_zone is not None or _zoned(folder, job))
+        self._tick = duration(str(job.stream.every)) if job.stream.timed else None
+        self._waiting: list[tuple[int, int]] = []  # labels that are in no file: their places, when they were known
+        self.live: LiveRates | None = None
+        """What lets rates know what was told since, where the run's stream reads what is written here."""
         self.counts: Counter[str] = Counter(accepted=0, unknown=0, gone=0, repeated=0, wrong=0)
         """What became of the labels that were told, since this server began."""
         self.fault: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._join, name="labelled", daemon=True)
+
+    def attend(self, champion: Champion) -> None:
+        """Let whoever answers know the outcomes that were told since that version was committed."""
+        job = champion.current.version.job
+        if job.rates() and is_read(job, self.folder):
+            self.live = LiveRates(champion.directory, self.journal, self._rows, job)
+            champion.tell(self.live.begin)
 
     def keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
         """Keep the rows that were answered, and put their ids beside the answers."""
@@ -74,14 +88,18 @@ class Feedback:
             except RequestError as error:
                 refused[place] = error
         new = self.journal.label([(name, label) for _, name, label in good]) if good else []
-        for (place, _, _), is_new in zip(good, new, strict=True):
+        for (place, name, _), is_new in zip(good, new, strict=True):
             if is_new:
                 self.counts["accepted"] += 1
+            elif self.journal.row(name) is None:  # dropped a moment ago
+                refused[place] = self._gone()
             else:
                 self.counts["repeated"] += 1
                 refused[place] = RequestError(409, "id: expected one without a label, got one that has its label")
         if len(refused) == len(told):
             raise refused[0]
+        if self.live is not None:
+            self._try(self.live.look)  # the labels are kept, whatever becomes of rates
         return {
             "accepted": sum(new),
             "refused": [
@@ -97,13 +115,16 @@ class Feedback:
             raise RequestError(404, "id: expected one that this server has given, got another")
         row = self.journal.row(str(name))
         if row is None:
-            self.counts["gone"] += 1
-            raise RequestError(410, "id: expected one of a prediction that is kept, got an older one")
+            raise self._gone()
         try:
             return self._rows.checked(one, row)
         except IncrError as error:
             self.counts["wrong"] += 1
             raise error if isinstance(error, RequestError) else RequestError(422, str(error)) from None
+
+    def _gone(self) -> RequestError:
+        self.counts["gone"] += 1
+        return RequestError(410, "id: expected one of a prediction that is kept, got an older one")
 
     def start(self) -> None:
         """Write what a killed server has left to be written, and go on doing so beside whoever answers."""
@@ -111,14 +132,29 @@ class Feedback:
         self._thread.start()
 
     def write(self) -> None:
-        """Write the labelled rows that are in no file yet."""
-        for number, rows in self.journal.due():
-            path = self.folder / f"feedback-{self.journal.mark}-{number:06d}.parquet"
+        """Write the labelled rows that are in no file yet; where increments are ticks, once their tick is over.
+
+        A run that has learned a part of a tick has taken all of it, and what comes later counts as of the next one.
+        """
+        for number, rows in self.journal.due(None if self._tick is None else self._over(self._tick)):
+            path = self.folder / file_name(self.journal.mark, number)
             if not path.exists():  # a run may have read it already; then it must stay as it is
                 write_atomically(path, parquet_bytes(self._rows.table(rows)))
             self.journal.written(number)
         self.fault = None
         self.journal.tidy()
+
+    def _over(self, tick: int) -> int:
+        """The place of the first label of the tick that is not over: something that was known in it has been told."""
+        dealt = self.journal.dealt()
+        self._waiting = [one for one in self._waiting if one[0] >= dealt]
+        last = self._waiting[-1][0] if self._waiting else dealt - 1
+        while found := self.journal.labelled(last):
+            known = self._rows.known([row for _, row in found])
+            self._waiting += zip([place for place, _ in found], known, strict=True)
+            last = found[-1][0]
+        begun = max((at for _, at in self._waiting), default=0) // tick * tick
+        return next((place for place, at in self._waiting if at >= begun), dealt)
 
     def close(self) -> None:
         """Write what is left, and close the journal."""

@@ -34,6 +34,12 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, first INTEGER, stop INTEGER, done INTEGER);
 """
 
+FILE = "journal.sqlite"
+"""Its name."""
+
+UNWRITTEN = -1
+"""When the label of an erased row came that is in no file of labelled rows."""
+
 FULL = 1000
 """Pages of the write-ahead log after which it is moved into the file."""
 
@@ -84,7 +90,7 @@ class Journal:
 
     def __init__(self, folder: Path, *, most: int = 1_000_000, most_bytes: int = 2 << 30) -> None:
         self.folder, self.most, self.most_bytes = folder, most, most_bytes
-        self._path = folder / "journal.sqlite"
+        self._path = folder / FILE
         with self._named():
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(folder / ".lock")
@@ -167,7 +173,9 @@ class Journal:
         if number is None:
             return None
         with self._named(), self._joining:
-            found = self._labelling.execute("SELECT row, at FROM predictions WHERE number = ?", [number]).fetchone()
+            found = self._labelling.execute(
+                "SELECT row, at FROM predictions WHERE number = ? AND row IS NOT NULL", [number]
+            ).fetchone()
         return None if found is None else JournalledRow(json.loads(found[0]), found[1])
 
     def label(self, told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[bool]:
@@ -188,11 +196,21 @@ class Journal:
                 os.fsync(self._log)  # beside the transaction, so that predictions need not wait for the disk
         return new
 
-    def due(self, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
-        """The files of labelled rows that are not written yet: their numbers and rows, always the same for a number."""
+    def dealt(self) -> int:
+        """The place behind the last label that is dealt to a file."""
+        with self._named(), self._joining:
+            [[dealt]] = self._labelling.execute("SELECT coalesce(max(stop), 1) FROM files")
+        return int(dealt)
+
+    def due(self, stop: int | None = None, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
+        """The files of labelled rows that are not written yet: their numbers and rows, always the same for a number.
+
+        stop: the place of the first label that is not to be dealt to a file yet; None: all are.
+        """
         with self._joining, self._transaction(self._labelling) as writes:
             [[dealt]] = writes.execute("SELECT coalesce(max(stop), 1) FROM files")
-            [[stop]] = writes.execute("SELECT coalesce(max(place), 0) + 1 FROM labels")
+            if stop is None:
+                [[stop]] = writes.execute("SELECT coalesce(max(place), 0) + 1 FROM labels")
             for first in range(dealt, stop, most):
                 writes.execute(
                     "INSERT INTO files (first, stop, done) VALUES (?, ?, 0)", [first, min(first + most, stop)]
@@ -202,10 +220,28 @@ class Journal:
             with self._named(), self._joining:
                 found = self._labelling.execute(
                     "SELECT row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
-                    "WHERE place >= ? AND place < ? ORDER BY place",
+                    "WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place",
                     [first, stop],
                 ).fetchall()
             yield number, [JournalledRow(json.loads(row), at, json.loads(told), then) for row, at, told, then in found]
+
+    def labelled(self, after: int, most: int = 50_000) -> list[tuple[int, JournalledRow]]:
+        """The next rows with labels behind a place: the place of each, its number in the order in which labels came."""
+        with self._named(), self._joining:
+            found = self._labelling.execute(
+                "SELECT place, row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
+                "WHERE place > ? AND row IS NOT NULL ORDER BY place LIMIT ?",
+                [after, most],
+            ).fetchall()
+        return [
+            (place, JournalledRow(json.loads(row), at, json.loads(told), then)) for place, row, at, told, then in found
+        ]
+
+    def places(self, number: int) -> tuple[int, int]:
+        """The first place of the labels of a file, and the one behind its last; (1, 1) where it is not known."""
+        with self._named(), self._joining:
+            found = self._labelling.execute("SELECT first, stop FROM files WHERE number = ?", [number]).fetchone()
+        return (1, 1) if found is None else (int(found[0]), int(found[1]))
 
     def written(self, number: int) -> None:
         """A file of labelled rows is on the disk."""
@@ -243,7 +279,9 @@ class Journal:
             )
             writes.execute("DELETE FROM predictions WHERE number <= ?", [floor])
             # The last label stays, so that places are never given twice.
-            writes.execute("DELETE FROM labels WHERE number <= ? AND place < (SELECT max(place) FROM labels)", [floor])
+            writes.execute(
+                "DELETE FROM labels WHERE number <= ? AND at >= 0 AND place < (SELECT max(place) FROM labels)", [floor]
+            )
             writes.execute("DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files)")
             facts = {"floor": floor, "dropped": self._dropped + without}
             writes.executemany("UPDATE facts SET value = ? WHERE name = ?", [(to, name) for name, to in facts.items()])

@@ -34,20 +34,20 @@ class LabelledRows:
         encoder, stream = job.encoder, job.stream
         self._job, self._zoned, self._zone = job, zoned, stream.time_zone
         self._columns = columns_of(job)
-        self._predict_at, self._label_at = stream.predict_at or PREDICTED_AT, stream.label_at or LABEL_AT
+        self.predict_at, self.label_at = stream.predict_at or PREDICTED_AT, stream.label_at or LABEL_AT
         self._labels = encoder.labels
         self._tokens = encoder.of_tokens
         self._classes = encoder.classes
         rates = [name for rate in job.rates() for name in (rate.outcome, rate.known_at) if name is not None]
-        self._times = {self._label_at, *(rate.known_at for rate in job.rates() if rate.known_at is not None)}
+        self._times = {self.label_at, *(rate.known_at for rate in job.rates() if rate.known_at is not None)}
         more = [*([encoder.weight] if encoder.weight else []), *rates]
-        self.told = [name for name in dict.fromkeys(more) if name not in (*self._labels, self._label_at)]
+        self.told = [name for name in dict.fromkeys(more) if name not in (*self._labels, self.label_at)]
         """The columns, besides the label, that may be told of a row later."""
         self._check = None if self._tokens else _of_labels(job)
 
     def kept(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What of a row to predict is worth keeping: the job's columns."""
-        known = (*self._columns, self._predict_at)
+        known = (*self._columns, self.predict_at)
         return {name: row[name] for name in known if name in row}
 
     def checked(self, told: Mapping[str, Any], of: JournalledRow) -> dict[str, Any]:
@@ -60,8 +60,8 @@ class LabelledRows:
         for name, value in told.items():
             if name in ("id", "label"):
                 continue
-            if name not in (*self.told, self._label_at):
-                expected = ", ".join([self._label_at, *self.told])
+            if name not in (*self.told, self.label_at):
+                expected = ", ".join([self.label_at, *self.told])
                 raise RequestError(422, f"expected a label and {expected} at most, got another column; leave it out")
             found[name] = self._told(name, value, of)
         weight = self._job.encoder.weight
@@ -74,7 +74,7 @@ class LabelledRows:
             if value is None:
                 return None
             micros = self._micros(value, name)
-            if name == self._label_at and micros < self._predicted(of):
+            if name == self.label_at and micros < self._predicted(of):
                 raise RequestError(
                     422, f"{name}: expected a time not before that of the prediction, got an earlier one"
                 )
@@ -115,32 +115,39 @@ class LabelledRows:
     def table(self, rows: Sequence[JournalledRow]) -> pa.Table:
         """Rows and labels as a table: every column of a kind that does not depend on which rows these are."""
         # Times may be text in one request, and epoch seconds in another.
-        kinds = {name: column for name, column in self._columns.items() if name != self._predict_at}
+        kinds = {name: column for name, column in self._columns.items() if name != self.predict_at}
         features = table_of([one.row for one in rows], kinds)
         columns = {name: _settled(features, name, column, len(rows)) for name, column in kinds.items()}
         predicted = self._all_predicted(rows)
-        columns[self._predict_at] = self._clock(predicted)
+        columns[self.predict_at] = self._clock(predicted)
         told = [one.told or {} for one in rows]
         for name in self._labels:
             columns[name] = pa.array([one.get(name) for one in told])
         for name in self.told:
             values = [one.get(name) for one in told]
             columns[name] = self._clock(values) if name in self._times else pa.array(values, pa.float64())
-        known = [one.told_at if one.told is None else one.told.get(self._label_at) or one.told_at for one in rows]
-        columns[self._label_at] = self._clock(list(map(max, known, predicted)))
+        columns[self.label_at] = self._clock(self._known(rows, predicted))
         return pa.table(columns)
+
+    def known(self, rows: Sequence[JournalledRow]) -> list[int]:
+        """When the label of each was known, in microseconds."""
+        return self._known(rows, self._all_predicted(rows))
+
+    def _known(self, rows: Sequence[JournalledRow], predicted: Sequence[int]) -> list[int]:
+        known = [one.told_at if one.told is None else one.told.get(self.label_at) or one.told_at for one in rows]
+        return list(map(max, known, predicted))
 
     def _predicted(self, one: JournalledRow) -> int:
         """When a row was to be predicted, in microseconds: as it says itself, or else when it was."""
-        told = one.row.get(self._predict_at)
-        return one.at if told is None else self._micros(told, self._predict_at)
+        told = one.row.get(self.predict_at)
+        return one.at if told is None else self._micros(told, self.predict_at)
 
     def _all_predicted(self, rows: Sequence[JournalledRow]) -> list[int]:
         """As `_predicted`, of many rows."""
-        told = [one.row.get(self._predict_at) for one in rows]
+        told = [one.row.get(self.predict_at) for one in rows]
         if all(isinstance(time, str) for time in told):
             try:
-                read = moments(pa.chunked_array([pa.array(told)]), self._predict_at, self._zone)
+                read = moments(pa.chunked_array([pa.array(told)]), self.predict_at, self._zone)
                 if read.known.all():
                     return [int(time) for time in read.values]
             except StreamError:  # some with a zone, some without

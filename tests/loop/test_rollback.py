@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -79,6 +81,18 @@ def test_rows_may_be_set_aside(tmp_path: Path) -> None:
         tmp_path / "without", stream=[*days[:3], *days[6:]], strategies=[replay], publish={"states": 9}, **SETTINGS
     ).run()
     assert run.summary.model_sha256 == without.summary.model_sha256
+
+
+def test_where_files_have_but_one_name_states_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = learned(tmp_path / "run", 4)
+
+    def no_links(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", source)
+
+    monkeypatch.setattr(os, "link", no_links)
+    run.rollback(2)
+    assert run.champion.number == 5
+    assert learned(tmp_path / "run", 4).summary.rows_learned == 160
 
 
 def test_a_version_without_a_state_is_refused(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_what_is_no_stream_or_no_rows_of_the_job_is_refused(asking: Asking) -> N
     assert told(asking, stream(rows(5).drop_columns(["colour"])))[1].startswith("the request: expected the columns")
     wide = rows(5, width=5)
     assert told(asking, stream(wide))[1].startswith("stream.features.image: expected lists of 4 numbers")
+    named = stream(rows(5).rename_columns(["height", "image", "colour", "at", "zzzz"]))
+    assert told(asking, named.replace(b"zzzz", b"z\xff\xffz"))[0] == 400  # a name that is no text
     twice = pa.table([rows(5)["y"]] * 2, names=["y", "y"])
     assert told(asking, stream(twice))[0] == 400
 

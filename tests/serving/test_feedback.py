@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ import pytest
 
 pytest.importorskip("httptools")
 
+from incr_core.commands.cli import main
 from incr_core.data.times import SECOND
+from incr_core.errors import StorageError
 from incr_core.job import Job
 from incr_core.runs import Run, run
-from incr_core.serving import App, Champion, Feedback, Journal
+from incr_core.serving import App, Champion, Feedback, Journal, JournalledRow, RequestError, erase_in_journal
+from incr_core.serving._labelled_rows import LabelledRows
 from tests.support.asked import ROW, Asking, learned
+from tests.support.objective_jobs import counted, job
 
 
 class Served:
@@ -57,7 +62,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return learned(tmp_path_factory.mktemp("asked"))
+    return learned(tmp_path_factory.mktemp("asked"), every=20)
 
 
 @pytest.fixture
@@ -179,8 +184,113 @@ def test_predictions_that_are_too_old_are_gone_and_counted(directory: Path, tmp_
     served.close()
 
 
+def test_a_prediction_that_goes_while_its_label_comes_is_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    [one, _] = served.predict(ROW, ROW)["ids"]
+    journal, found = served.feedback.journal, served.feedback.journal.row
+
+    def row_then_none(name: str) -> Any:
+        row = found(name)
+        journal.most = 1
+        journal.tidy()
+        return row
+
+    monkeypatch.setattr(journal, "row", row_then_none)
+    assert served.tell({"id": one, "label": 1})[0] == 410
+    assert (served.feedback.counts["gone"], served.feedback.counts["repeated"]) == (1, 0)
+
+
+def test_rows_of_a_tick_are_written_once_it_is_over(tmp_path: Path) -> None:
+    served = Served(learned(tmp_path, every="1h"), tmp_path)
+    ids = served.predict(*[{**ROW, "height": place} for place in range(6)])["ids"]
+    hours = [None, "03:10", "03:50", "04:00", "04:20", "03:55", "05:00"]
+    for place, hour in enumerate(hours[1:]):
+        label = {"id": ids[place], "label": 1, "label_at": f"2020-01-01T{hour}"}
+        assert served.tell(label)[0] == 200
+        served.feedback.write()
+        files = sorted(served.labelled.glob("*.parquet"))
+        # What is known in a tick is in one file, but for what is told late.
+        expected = {"03:10": [], "03:50": [], "04:00": [2], "04:20": [2], "03:55": [2], "05:00": [2, 3]}
+        assert [len(pq.read_table(path)) for path in files] == expected[str(hour)]
+    assert pq.read_table(files[1])["height"].to_pylist() == [2, 3, 4]
+    served.close()
+    assert len(list(served.labelled.glob("*.parquet"))) == 2  # the tick that is not over waits in the journal
+    again = Served(tmp_path / "run", tmp_path)
+    assert again.tell({"id": again.predict(ROW)["ids"][0], "label": 0, "label_at": "2020-01-01T06:30"})[0] == 200
+    assert again.files()["height"].to_pylist() == [*range(6)]
+    again.close()
+
+
+def test_an_erasure_reaches_the_journal_while_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = learned(tmp_path, every=20)
+    served = Served(directory, tmp_path)
+    secret = {**ROW, "colour": "secret-of-7", "height": 7.25}
+    ids = served.predict(ROW, secret, ROW, secret, ROW, secret)["ids"]
+    told = [{"id": name, "label": 1} for name in ids]
+    assert served.tell({"feedback": told[:2]})[1]["accepted"] == 2
+    assert len(served.files()) == 2
+    assert served.tell({"feedback": told[2:4]})[1]["accepted"] == 2
+    journal = str(tmp_path / "journal")
+    assert main(["forget", str(directory), "--where", "colour=secret-of-7", "--journal", journal, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["journal"] == {"predictions": 3, "labels": 2}
+    for path in (tmp_path / "journal").glob("journal.sqlite*"):
+        assert b"secret-of-7" not in path.read_bytes(), path
+    assert served.tell(told[5])[0] == 410
+    assert served.tell(told[1])[0] == 410
+    assert served.tell(told[4])[0] == 200
+    # What was written stays as it was, and of the rest the erased row is left out.
+    assert served.files()["colour"].to_pylist() == ["red", "secret-of-7", "red", "red"]
+    # By addresses, of which an erasure before has changed nothing.
+    [name] = sorted(path.name for path in served.labelled.glob("*2.parquet"))
+    table = pa.table({"fragment": [name, "feedback-other-000001.parquet"], "offset": [1, 0]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert erase_in_journal(tmp_path / "journal", rows=table) == {"predictions": 1, "labels": 1}
+    assert served.tell(told[4])[0] == 410
+    assert served.tell(told[2])[0] == 409
+    served.close()
+    again = Served(directory, tmp_path)
+    assert again.tell({"id": again.predict(secret)["ids"][0], "label": 1})[0] == 200
+    again.close()
+
+
+def test_an_erasure_names_what_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="expected the folder of a journal, found none"):
+        erase_in_journal(tmp_path, where="a=1")
+
+
+def weighed(folder: Path) -> LabelledRows:
+    """What checks the labels of a job whose rows have weights."""
+    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [0, 1], "w": [1.0, 0.5]}), folder / "rows.parquet")
+    document = {
+        "stream": {"path": str(folder / "rows.parquet")},
+        "features": {"label": "y", "numeric": ["x"], "weight": "w"},
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary"},
+    }
+    return LabelledRows(Job.from_document(document).resolved(), zoned=False)
+
+
+@pytest.mark.parametrize("weight", [None, -1, "1", math.nan, math.inf, 10**400, [], {}])
+def test_a_weight_that_is_none_is_refused(tmp_path: Path, weight: Any) -> None:
+    rows = weighed(tmp_path)
+    assert rows.checked({"id": "a-1", "label": 1, "w": 0.5}, JournalledRow({"x": 1.0}, at=1)) == {"y": 1, "w": 0.5}
+    with pytest.raises(RequestError, match=r"w: expected"):
+        rows.checked({"id": "a-1", "label": 1, "w": weight}, JournalledRow({"x": 1.0}, at=1))
+
+
+@pytest.mark.parametrize("label", [7, "1 2", [], [1.0], [True], ["1"], [[1]], {"a": 1}, None])
+def test_a_label_of_tokens_is_a_list_of_them(tmp_path: Path, label: Any) -> None:
+    pq.write_table(counted(), tmp_path / "text.parquet")
+    rows = LabelledRows(
+        job(tmp_path / "text.parquet", "words", "next_token", features={"vocabulary": 11}).resolved(), zoned=False
+    )
+    of = JournalledRow({"words": [1, 2]}, at=1)
+    assert rows.checked({"id": "a-1", "label": [1, 2, 3]}, of) == {"words": [1, 2, 3]}
+    with pytest.raises(RequestError, match=r"label: expected"):
+        rows.checked({"id": "a-1", "label": label}, of)
+
+
 def test_a_run_learns_the_rows_that_were_predicted(tmp_path: Path) -> None:
-    out = learned(tmp_path)
+    out = learned(tmp_path, every=20)
     data = tmp_path / "data"
     data.mkdir()
     (tmp_path / "rows.parquet").rename(data / "a.parquet")

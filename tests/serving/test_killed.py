@@ -1,23 +1,32 @@
-"""A server that is killed loses no label that it has acknowledged, and doubles none."""
+"""A server and a trainer that are killed lose no label that was acknowledged, double none, and learn each once."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 pytest.importorskip("httptools")
 
-from tests.support.asked import ROW, learned
+from incr_core.commands.audit import audit
+from incr_core.job import Job
+from incr_core.runs import Run, run
+from tests.support import asked
+from tests.support.asked import ROW
 from tests.support.served import ask, started
 
 
@@ -32,7 +41,7 @@ class Client:
 
     def talk(self, url: str, enough: threading.Event) -> None:
         """Until the server is gone."""
-        draw = random.Random(self.next)
+        draw, before = random.Random(self.next), len(self.acknowledged)
         while True:
             numbers = list(range(self.next, self.next + 3))
             self.next += 3
@@ -49,34 +58,74 @@ class Client:
             assert answer == {"accepted": len(told), "refused": []}
             self.acknowledged |= {number: number % 2 for number, _ in told}
             self.unsure.difference_update(number for number, _ in told)
-            if len(self.acknowledged) > 30:
+            if len(self.acknowledged) - before > 30:
                 enough.set()
 
 
+def a_run(folder: Path) -> tuple[Path, Path]:
+    """A run that has learned the rows of a folder, and that folder."""
+    data = folder / "data"
+    data.mkdir()
+    pq.write_table(asked.rows(60), data / "a.parquet")
+    document = {
+        "stream": {"path": str(data), "every": 20},
+        "features": {"label": "y", "numeric": ["height", "image"], "categorical": ["colour"], "buckets": 8},
+        "model": {"hidden": [4], "embedding": 2},
+        "learner": {"objective": "binary"},
+        "publish": {"keep": 3},
+    }
+    (folder / "job.toml").write_text(tomli_w.dumps(document))
+    run(Job.read(folder / "job.toml"), folder / "run")
+    return folder / "run", data
+
+
+@contextmanager
+def trainer(out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`incr run --follow`, which is told to end afterwards."""
+    command = ["run", str(out.parent / "job.toml"), "--out", str(out), "--follow", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "incr_core.commands.cli", *command])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(600)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.chaos)])
-def test_a_killed_server_loses_and_doubles_no_label(tmp_path: Path, kills: int) -> None:
-    out, journal = learned(tmp_path), tmp_path / "journal"
-    options = ["--journal", str(journal), "--join-every", "0.05"]
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.chaos)])
+def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_path: Path, kills: int) -> None:
+    out, data = a_run(tmp_path)
+    options = ["--journal", str(tmp_path / "journal"), "--labelled", str(data), "--join-every", "0.05"]
     client, draw = Client(), random.Random(1)
-    for _ in range(kills):
-        with started(out, *options) as (url, pid):
-            enough = threading.Event()
-            talking = threading.Thread(target=client.talk, args=(url, enough))
-            talking.start()
-            assert enough.wait(300)
-            time.sleep(draw.random() * 0.2)
-            os.kill(pid, signal.SIGKILL)
-            talking.join()
-    with started(out, *options) as (url, _):
-        # Ids that were given before are still good, and labels that were not acknowledged may be told again.
-        labels = [{"id": name, "label": number % 2} for number, name in client.waiting]
-        assert ask(f"{url}/feedback", {"feedback": labels})["accepted"] == len(labels)
-        client.acknowledged |= {number: number % 2 for number, _ in client.waiting}
-        metrics = ask(f"{url}/metrics")
-        assert f"incr_journal_labelled_total {len(client.acknowledged)}\n" in metrics or client.unsure
-    table: Any = pa.concat_tables([pq.read_table(path) for path in sorted((journal / "labelled").glob("*.parquet"))])
+    with ExitStack() as both:
+        learning = both.enter_context(trainer(out))
+        for kill in range(kills):
+            with started(out, *options) as (url, pid):
+                enough = threading.Event()
+                talking = threading.Thread(target=client.talk, args=(url, enough))
+                talking.start()
+                assert enough.wait(300)
+                time.sleep(draw.random() * 0.2)
+                if kill % 2:
+                    learning.kill()
+                    learning.wait()
+                    learning = both.enter_context(trainer(out))
+                os.kill(pid, signal.SIGKILL)
+                talking.join()
+        with started(out, *options) as (url, _):
+            # Ids that were given before are still good, and labels that were not acknowledged may be told again.
+            labels = [{"id": name, "label": number % 2} for number, name in client.waiting]
+            assert ask(f"{url}/feedback", {"feedback": labels})["accepted"] == len(labels)
+            client.acknowledged |= {number: number % 2 for number, _ in client.waiting}
+            metrics = ask(f"{url}/metrics")
+            assert f"incr_journal_labelled_total {len(client.acknowledged)}\n" in metrics or client.unsure
+        table: Any = pa.concat_tables([pq.read_table(path) for path in sorted(data.glob("feedback-*.parquet"))])
+        while Run(out).summary.rows_learned < 60 + len(table):
+            assert learning.poll() is None
+            time.sleep(0.05)
     found = dict(zip(table["height"].to_pylist(), table["y"].to_pylist(), strict=True))
     assert {number: found.get(number) for number in client.acknowledged} == client.acknowledged
     assert max(Counter(table["height"].to_pylist()).values()) == 1
     assert set(found) <= set(client.acknowledged) | client.unsure
+    told = audit(out)
+    assert (told.holds, told.states.states["learned"]) == (True, 60 + len(table))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
-from incr_core.serving import App, Champion
+from incr_core.serving import App, Champion, Column, RequestError, table_of
+from incr_core.serving._documented import documented
 from tests.support.asked import ROW, Asking, learned, state
 
 VALID = json.dumps({"rows": [ROW, {**ROW, "height": None}, {**ROW, "height": 3.5, "colour": 7}]}).encode()
@@ -119,6 +121,7 @@ def test_what_cannot_be_answered_is_refused_in_a_line(asking: Asking, body: byte
         ("image", "[1, 2, 3, 1e999]", ("image", "expected finite numbers, got NaN, null or infinite")),
         ("image", "[1, 2, 3, 1e39]", ("image", "expected finite numbers, got NaN, null or infinite")),
         ("image", "null", None),
+        ("image", f"[1, 2, 3, 1{'0' * 400}]", ("image", "expected finite numbers, got NaN, null or infinite")),
         ("at", '"soon"', ("at", "expected a time, got text")),
         ("unknown", '{"a": [1]}', None),
     ],
@@ -144,6 +147,36 @@ def test_nothing_but_nulls_is_answered_and_a_row_may_leave_out_what_another_has(
     assert status == 200
     assert answer["refused"] == [{"row": 0, "column": "at", "reason": "expected a time, got null"}]
     assert asking.rows({**dict.fromkeys(ROW), "at": ROW["at"]})[1]["predictions"][0] == answer["predictions"][1]
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "1.5", "true", str(2**63), "1" + "0" * 400])
+def test_a_task_that_is_no_number_of_one_is_refused(value: str) -> None:
+    with pytest.raises(RequestError, match=r"rows\[0\].task: expected the number of a task or null, got"):
+        table_of([{"task": json.loads(value)}], {"task": Column("task")})
+
+
+def test_a_champion_that_cannot_be_looked_for_is_looked_for_again(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Champion(champion.directory)
+    looks: list[int] = []
+    enough = threading.Event()
+
+    def fails(path: object) -> int:
+        looks.append(1)
+        if len(looks) > 2:
+            enough.set()
+        if len(looks) == 1:
+            raise RuntimeError("the store is away")
+        assert other.fault is None or looks[1:] != [1] or other.fault == "the store is away"
+        return other.current.version.number
+
+    monkeypatch.setattr("incr_core.serving._champion.champion_of", fails)
+    thread = other.follow()
+    assert enough.wait(60)
+    other.close()
+    thread.join()
+    assert other.fault is None
 
 
 def test_an_answer_that_is_no_number_is_null_and_told(tmp_path: Path) -> None:
@@ -283,4 +316,14 @@ def test_the_schema_tells_the_columns_their_types_and_the_limits(champion: Champ
         "colour": {"type": ["string", "number", "boolean", "null"]},
         "at": {"type": ["string", "null"], "format": "date-time"},
     }
-    assert sorted(told["responses"]) == ["200", "400", "408", "413", "415", "422"]
+    assert sorted(told["responses"]) == ["200", "400", "401", "408", "413", "415", "422", "429", "503"]
+    for content in (told["requestBody"]["content"], told["responses"]["200"]["content"]):
+        assert sorted(content) == ["application/json", "application/vnd.apache.arrow.stream"]
+
+
+def test_the_schema_tells_of_ids_where_predictions_are_kept(champion: Champion) -> None:
+    told = [documented(champion, 7, feedback=kept)["paths"]["/predict"]["post"]["responses"] for kept in (False, True)]
+    without, kept = (one["200"]["content"]["application/json"]["schema"] for one in told)
+    assert "ids" not in without["properties"]
+    assert "ids" in kept["required"]
+    assert kept["properties"]["ids"]["items"] == {"type": ["string", "null"]}

@@ -30,11 +30,11 @@ def rows(count: int, width: int = 4, seed: int = 0) -> pa.Table:
     return pa.table({"height": height, "image": image, "colour": colour, "at": at, "y": draw.integers(0, 2, count)})
 
 
-def learned(folder: Path) -> Path:
+def learned(folder: Path, every: str | int = "10h") -> Path:
     """A run on 60 of them, with a rate by colour and a memory."""
     pq.write_table(rows(60), folder / "rows.parquet")
     document = {
-        "stream": {"path": str(folder / "rows.parquet"), "every": "10h", "predict_at": "at"},
+        "stream": {"path": str(folder / "rows.parquet"), "every": every, "predict_at": "at"},
         "features": {
             "label": "y",
             "numeric": ["height", "image"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from incr_core.data.rates._outcomes import Index, Outcomes
+from incr_core.data.rates._outcomes import Index, Outcomes, summed
 from incr_core.data.rates._rates import Questions, Rate, combined, series
 
 __all__ = ["Lookup"]
@@ -18,15 +18,21 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Lookup:
-    """The features that rates make of known outcomes, those of one history.
+    """The features that rates make of known outcomes, those of one history, or of several (`plus`).
 
     rates, outcomes: as a `History` has them, which makes this.
     """
 
     def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes]) -> None:
         self.rates = tuple(rates)
-        self._series = [_Series(past) for past in outcomes]
         self._members = series(rates)
+        self._pasts = [(_Series(past),) for past in outcomes]
+
+    def plus(self, newer: Lookup) -> Lookup:
+        """These outcomes and others, neither of which are put in order anew."""
+        both = Lookup(self.rates, ())
+        both._pasts = [(*old, *new) for old, new in zip(self._pasts, newer._pasts, strict=True)]
+        return both
 
     def keys(self, hashed: Mapping[str, np.ndarray[Any, np.dtype[np.uint64]]], count: int) -> Ints:
         """The keys (S, B) of `Questions` for B rows, of which the hashes (B,) of each key column are known."""
@@ -36,19 +42,26 @@ class Lookup:
     def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
         features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
-        for members, keys, past in zip(self._members, rows.keys, self._series, strict=True):
-            index = past.index
-            places, present = index.places(keys)
-            stops = index.before(places, times)
+        for members, keys, pasts in zip(self._members, rows.keys, self._pasts, strict=True):
+            asked = [(past.index, *past.index.places(keys)) for past in pasts]
+            stops = [index.before(places, times) for index, places, _ in asked]
             for member in members:
                 rate = self.rates[member]
                 starts = None if rate.window_us is None else times - rate.window_us
-                total, count = index.sums(index.before(places, starts), stops, present)
+                total, count = summed(
+                    [
+                        index.parts(index.before(places, starts), stop, present)
+                        for (index, places, present), stop in zip(asked, stops, strict=True)
+                    ]
+                )
                 prior: Any = rate.prior
                 if prior is None:
                     nowhere = np.zeros_like(times)
-                    edges = past.overall.before(nowhere, starts), past.overall.before(nowhere, times)
-                    all_total, all_count = past.overall.sums(*edges, True)
+                    overall = [past.overall for past in pasts]
+                    edges = [(index.before(nowhere, starts), index.before(nowhere, times)) for index in overall]
+                    all_total, all_count = summed(
+                        [index.parts(*edge, True) for index, edge in zip(overall, edges, strict=True)]
+                    )
                     prior = all_total / np.maximum(all_count, 1)
                 features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)
                 features[:, 2 * member + 1] = np.log1p(count)

@@ -23,7 +23,14 @@ from incr_core.data.timeline._standing import Standing
 from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
 from incr_core.data.timeline._timeline import Tick
 from incr_core.data.timeline._turns import Handed, Item, Turns
-from incr_core.data.timeline._unseen import EncodedRows, columns_asked, encode_file, encode_table, moments
+from incr_core.data.timeline._unseen import (
+    EncodedRows,
+    columns_asked,
+    encode_file,
+    encode_table,
+    moments,
+    outcomes_of,
+)
 
 __all__ = [
     "KEY_WINDOW",
@@ -48,5 +55,6 @@ __all__ = [
     "encode_file",
     "encode_table",
     "moments",
+    "outcomes_of",
     "owners",
 ]

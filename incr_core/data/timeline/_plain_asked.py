@@ -14,7 +14,7 @@ import torch
 
 from incr_core.batch import Inputs
 from incr_core.data.encoding import ColumnHash, Encoder, PlainRows, plain_category, plain_number, text
-from incr_core.data.rates import History, Questions, Rate, widened
+from incr_core.data.rates import History, Lookup, Questions, Rate, widened
 from incr_core.data.times import NEVER, SECOND
 
 __all__ = ["PlainAsked"]
@@ -58,7 +58,8 @@ class PlainAsked:
         time_zone: str | None = None,
     ) -> None:
         self._rows = PlainRows(encoder)
-        self._lookup = (History(rates) if history is None else History.from_table(rates, history)).lookup()
+        self._known = (History(rates) if history is None else History.from_table(rates, history)).lookup()
+        self._lookup = self._known
         self._predict_at = predict_at
         self._zone = None if time_zone is None else ZoneInfo(time_zone)
         keys = {name for rate in rates for name in rate.by}
@@ -67,6 +68,10 @@ class PlainAsked:
         # Columns that are two things at once: a table knows what is meant.
         special = {predict_at, encoder.task, *encoder.widths}
         self._never = bool(rates) and (bool(special & keys) or predict_at in encoder.inputs)
+
+    def also_know(self, newer: Lookup) -> None:
+        """Make rates of these outcomes too from now on, besides those of the history."""
+        self._lookup = self._known.plus(newer)
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
         """The inputs of a model for some rows, at least one; None where a value needs a closer look."""

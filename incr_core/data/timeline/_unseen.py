@@ -17,11 +17,11 @@ from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
 from incr_core.data.sources import RemoteFile, format_of, read_table
-from incr_core.data.times import Instants, instants, readable
+from incr_core.data.times import NEVER, Instants, instants, readable
 from incr_core.errors import StreamError
 from incr_core.storage import address_in, is_address
 
-__all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table", "moments"]
+__all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table", "moments", "outcomes_of"]
 
 
 @dataclass(slots=True)
@@ -135,6 +135,42 @@ def encode_table(
         batch = with_features(batch, past.features(Questions.of(rates, table), times))
     assert batch.rows is not None
     return EncodedRows(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)
+
+
+def outcomes_of(
+    table: pa.Table,
+    name: str,
+    encoder: Encoder,
+    rates: Sequence[Rate],
+    *,
+    predict_at: str,
+    label_at: str,
+) -> Questions:
+    """What rates make of labelled rows, as the stream will when it reads them; of a row that it cannot use, nothing.
+
+    Args:
+        table: the rows, with their times of prediction and label in columns that say their zone, or are UTC.
+        name: where they are from, for errors.
+        encoder, rates: how their keys and labels are read.
+        predict_at, label_at: the names of the columns of times.
+
+    >>> table = pa.table({"x": [1.0, 2.0], "y": [0.0, 1.0], "at": [5, 6], "known": [7, 8]})
+    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+    >>> found = outcomes_of(table, "here", encoder, [Rate([], "1h")], predict_at="at", label_at="known")
+    >>> found.outcomes, found.known // 1_000_000
+    (array([[0., 1.]]), array([[7, 8]]))
+    """
+    arrives, known = instants(table[predict_at], predict_at), instants(table[label_at], label_at)
+    times = np.where(arrives.known, arrives.values, 0)
+    at = np.where(arrives.known & known.known, np.maximum(known.values, times), NEVER)
+    encoded = encoder.encode(table, row_ids(0, 0, len(table)), name, labelled=True)
+    good = np.ones(len(table), dtype=bool) if encoded.good is None else np.asarray(encoded.good)
+    labels, targets = np.full(len(table), np.nan), encoded.batch.targets.numpy()
+    if targets.ndim == 1:
+        labels[good] = targets
+    found = Questions.answered(rates, table, labels, at, times)
+    found.known[:, ~good | ~arrives.known] = NEVER
+    return found
 
 
 def moments(column: pa.ChunkedArray, place: str, time_zone: str | None = None, *, late: bool = False) -> Instants:

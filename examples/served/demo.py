@@ -1,0 +1,258 @@
+"""The closed loop: flights are predicted over HTTP, their labels come back when they have landed, and the model learns.
+
+python -m examples.served.demo
+
+Three processes: `incr serve` answers and keeps what it has answered; `incr run --follow` learns the labelled rows that
+the server writes, a day at a time, and publishes; this one replays February, asking for each flight at its departure
+and telling what became of it when it is known. Beside it stands the same job that reads the same days from files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+
+from examples.flights.prepare import main as prepare
+
+FLIGHTS = Path(__file__).parent.parent / "flights"
+INCR = [sys.executable, "-m", "incr_core.commands.cli"]
+START = date(2013, 2, 1)
+SLOT = timedelta(minutes=10)
+"""How far time goes between two requests: what is known by its beginning is told, what departs in it is asked."""
+
+SETTINGS = ["baselines={}", "publish.every=1", "features.classes=[0, 1]"]
+ASKED = [
+    *("minute_of_day", "distance", "duration", "carrier", "flight", "origin", "dest", "hour", "weekday"),
+    *("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"),
+]
+"""What is known of a flight when it is to leave."""
+
+
+class Client:
+    """Asks for flights and tells what became of them; it notes every answer."""
+
+    def __init__(self, url: str) -> None:
+        self._address = url.removeprefix("http://").strip()
+        self.connect()
+        self.requests = 0
+        self.told = 0
+        self.versions: list[int] = []
+        self.answers: list[float] = []
+        self.labels: list[int] = []
+
+    def connect(self) -> None:
+        """Connect anew: the server closes what is idle for some seconds."""
+        self._connection = http.client.HTTPConnection(self._address, timeout=600)
+
+    def ask(self, path: str, document: Any = None) -> Any:
+        """The answer to a request, which must be one."""
+        body = None if document is None else json.dumps(document)
+        self._connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        read = answer.read()
+        self.requests += 1
+        if answer.status != 200:
+            raise SystemExit(f"{path}: {answer.status}: {read.decode()}")
+        return json.loads(read) if "json" in answer.headers["Content-Type"] else read.decode()
+
+    def predict(self, flights: Sequence[dict[str, Any]]) -> list[str]:
+        """Ask for flights; their ids."""
+        rows = [{name: row[name] for name in ASKED} | {"predict_at": row["predict_at"].isoformat()} for row in flights]
+        answer = self.ask("/predict", {"rows": rows})
+        self.answers += [found["probability"] for found in answer["predictions"]]
+        self.labels += [flight["late"] for flight in flights]
+        self.versions += [answer["version"]] * len(flights)
+        ids: list[str] = answer["ids"]
+        return ids
+
+    def tell(self, known: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Tell what became of flights."""
+        labels = [
+            {
+                "id": name,
+                "label": row["late"],
+                "label_at": row["label_at"].isoformat(),
+                "delay_minutes": row["delay_minutes"],
+            }
+            for name, row in known
+        ]
+        answer = self.ask("/feedback", {"feedback": labels})
+        if answer["accepted"] != len(labels):
+            raise SystemExit(f"/feedback: {answer['refused'][0]['reason']}")
+        self.told += len(labels)
+
+
+def replay(client: Client, flights: pa.Table, days: int, learned: int, out: Path) -> None:
+    """Ask for the flights of some days and tell their labels, each when its time has come.
+
+    What is known by midnight is learned by the version that answers for the next day; the server writes it when the
+    first label of that day has come. learned: how many rows are learned before the first.
+    """
+    rows, due = flights.to_pylist(), 0
+    waiting: list[tuple[datetime, str, dict[str, Any]]] = []
+    now = midnight = datetime.combine(START, datetime.min.time())
+    end = now + timedelta(days=days)
+    while now < end or waiting:
+        now += SLOT
+        asked = []
+        while due < len(rows) and rows[due]["predict_at"] < now:
+            asked.append(rows[due])
+            due += 1
+        if asked:
+            names = client.predict(asked)
+            waiting += [(row["label_at"], name, row) for name, row in zip(names, asked, strict=True)]
+        known = [(name, row) for when, name, row in waiting if when < now]
+        if known:
+            told = client.told
+            client.tell(known)
+            waiting = [one for one in waiting if one[0] >= now]
+            if now > midnight + timedelta(days=1):
+                midnight += timedelta(days=1)
+                wait_for(client, out, learned + told)
+
+
+def wait_for(client: Client, out: Path, rows: int) -> None:
+    """Wait until the version that has learned so many rows answers."""
+    while (version := learned_by(out, rows)) is None:
+        time.sleep(0.05)
+    client.connect()
+    while client.ask("/version")["version"] < version:
+        time.sleep(0.05)
+
+
+def learned_by(out: Path, rows: int) -> int | None:
+    """The version by which so many rows are learned; None where there is none yet."""
+    try:
+        summary = json.loads((out / "summary.json").read_text())
+    except FileNotFoundError:
+        return None
+    return summary["version"] if summary["rows_learned"] >= rows else None
+
+
+def auc(answers: Sequence[float], labels: Sequence[int]) -> float:
+    """How often a late flight was answered higher than one in time; half where both are equal."""
+    values, late = np.array(answers), np.array(labels, dtype=bool)
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    n = int(late.sum())
+    return float((ranks[late].sum() - n * (n + 1) / 2) / (n * (len(late) - n)))
+
+
+@contextmanager
+def process(command: Sequence[str], first: str) -> Iterator[str]:
+    """A process that says a line that begins with `first` on its output when it is ready; ends it afterwards."""
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    try:
+        line = started.stdout.readline() if first else ""
+        if not line.startswith(first):
+            raise SystemExit(started.wait())
+        yield line
+    finally:
+        started.send_signal(signal.SIGTERM)
+        started.wait()
+        started.stdout.close()
+
+
+def job_in(home: Path) -> str:
+    """The flights job without what is told before the label: how late flights left, while they are in the air."""
+    document = tomllib.loads((FLIGHTS / "job.toml").read_text())
+    document["features"]["rate"] = [rate for rate in document["features"]["rate"] if "known_at" not in rate]
+    (home / "job.toml").write_text(tomli_w.dumps(document))
+    return str(home / "job.toml")
+
+
+def settings(path: str) -> list[str]:
+    """The options of a run on these rows."""
+    return [part for setting in [f'stream.path="{path}"', *SETTINGS] for part in ("--set", setting)]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Serve, learn and replay; then learn the same days from files, and print both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where data and run directories go")
+    parser.add_argument("--days", type=int, default=28, help="of February to replay (%(default)s)")
+    parser.add_argument("--one-in", type=int, default=1, metavar="N", help="take each Nth flight alone (%(default)s)")
+    options = parser.parse_args(arguments)
+    prepare(["--out", str(FLIGHTS / "data")])
+    home = (options.out / "served").absolute()
+    shutil.rmtree(home, ignore_errors=True)
+    live, whole, out = home / "rows", home / "files", home / "run"
+    live.mkdir(parents=True)
+    whole.mkdir()
+    begin = datetime.combine(START, datetime.min.time())
+    for path in sorted((FLIGHTS / "data").glob("2013-0[12]-*.parquet")):
+        table = pq.read_table(path)
+        table = table.take(np.arange(0, len(table), options.one_in))
+        pq.write_table(table, whole / path.name)
+        if path.stem < str(START):  # what lands in February would take the run there before it is asked
+            pq.write_table(table.filter(pc.less(table["label_at"], begin)), live / path.name)
+    end = str(START + timedelta(days=options.days))
+    for path in whole.glob("*.parquet"):
+        if path.stem >= end:
+            path.unlink()
+    january = sum(pq.read_metadata(path).num_rows for path in live.glob("*.parquet"))
+    flights = pa.concat_tables([pq.read_table(path) for path in sorted(whole.glob("2013-02-*.parquet"))])
+    flights = flights.sort_by("predict_at")
+
+    job = job_in(home)
+    follow = [*INCR, "run", job, "--follow", "--quiet", "--out", str(out), *settings(str(live))]
+    serve = [*INCR, "serve", str(out), "--port", "0", "--journal", str(home / "journal"), "--labelled", str(live)]
+    with process(follow, ""):
+        while learned_by(out, january) is None:
+            time.sleep(0.1)
+        with process([*serve, "--join-every", "0.1"], "serving") as line:
+            client = Client(line.split()[-1])
+            began = time.perf_counter()
+            replay(client, flights, options.days, january, out)
+            seconds = time.perf_counter() - began
+            metrics = client.ask("/metrics")
+    swaps = next(int(one.split()[1]) for one in metrics.splitlines() if one.startswith("incr_swaps_total "))
+    offline = [*INCR, "run", job, "--json", "--out", str(home / "offline"), *settings(f"{whole}/*.parquet")]
+    done = subprocess.run(offline, stdout=subprocess.PIPE, text=True, check=True)
+    found = {
+        "served": auc(client.answers, client.labels),
+        "offline": json.loads(done.stdout)["prequential"]["auc"],
+        "asked": len(flights),
+        "answered": len(client.answers),
+        "told": client.told,
+        "joined": sum(pq.read_metadata(path).num_rows for path in live.glob("feedback-*.parquet")),
+        "learned": json.loads((out / "summary.json").read_text())["rows_learned"] - january,
+        "swaps": swaps,
+        "requests": client.requests,
+        "seconds": seconds,
+    }
+    console = Console()
+    table = Table(title="late flights of February, predicted at departure time")
+    for column in ("", "AUC", "predictions", "labels joined", "learned", "swaps", "requests", "seconds"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    told = [f"{found[name]:,}" for name in ("answered", "joined", "learned", "swaps", "requests")]
+    table.add_row("asked over HTTP", f"{found['served']:.4f}", *told, f"{seconds:,.1f}")
+    table.add_row("read from files", f"{found['offline']:.4f}")
+    console.width = max(console.width, 100)
+    console.print(table)
+    return found
+
+
+if __name__ == "__main__":
+    main()
