@@ -111,10 +111,13 @@ class Batch:
         return self.map(lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`."""
-        if self.targets.device == torch.device(device):  # and with it all of the batch
+        """The batch on `device`; to a GPU it is copied while this process goes on, from memory pinned for that."""
+        place = torch.device(device)
+        if self.targets.device == place:  # and with it all of the batch
             return self
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        if place.type == "cuda" and self.targets.device.type == "cpu":
+            return self.map(lambda tensor: tensor.pin_memory().to(place, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(place))
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive batches of `size` rows, as views; the last may be shorter."""

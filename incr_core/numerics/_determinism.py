@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+from torch.utils import deterministic
 
 __all__ = ["settle_arithmetic"]
 
 
-def settle_arithmetic(threads: int) -> None:
-    """Use that many threads, and take denormal numbers for zero.
+def settle_arithmetic(threads: int, device: str = "cpu") -> None:
+    """Use that many threads, and take denormal numbers for zero; on a GPU, compute the same bits each time.
 
     Sums split over another number of threads round differently. Denormals, which Adam's fading moments become, are
     some five times slower than other numbers on common processors, and too small to matter.
+
+    device: where the process learns. A GPU sums in the order in which its threads happen to come, and rounds float32 to
+    TensorFloat32 in convolutions, unless it is told not to. What torch cannot compute in a fixed order there, it warns
+    of once.
 
     >>> settle_arithmetic(1)
     >>> torch.get_num_threads(), float(torch.tensor(1e-30) * 1e-10)
@@ -19,3 +26,8 @@ def settle_arithmetic(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic.fill_uninitialized_memory = False  # nobody here reads what nobody has written
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
