@@ -46,8 +46,11 @@ sys.addaudithook(refuse_other_rays)
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import a file of which no test is wanted: those on Ray and Flower take seconds."""
-    named = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
-    return True if named and leaves_out(config.option.markexpr, collection_path.read_text()) else None
+    wanted = config.option.markexpr
+    # Examples in docstrings have no marker, so where one is named, no other file has anything of it.
+    looks = collection_path.name.startswith("test_") or wanted.isidentifier()
+    looks = looks and collection_path.suffix == ".py"
+    return True if looks and leaves_out(wanted, collection_path.read_text()) else None
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

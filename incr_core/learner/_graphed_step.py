@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from incr_core.batch import Batch, map_inputs
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._step import Step, shares_of
-from incr_core.numerics import Precision
+from incr_core.numerics import Precision, failed_capture_ended
 from incr_core.strategies import Hooks
 
 __all__ = ["GraphedStep", "why_not_graphed"]
@@ -148,10 +148,13 @@ class GraphedStep:
         ]
         if not self._recordings:
             self._made_for = self._fingerprint()
-        graph, optimizer = torch.cuda.CUDAGraph(), self._step.descent.optimizer
+        graph, pool, device = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), self._step.context.device
         try:
-            # Other threads, which read ahead, may go on.
-            with _capturable(optimizer), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with (
+                _capturable(self._step.descent.optimizer),
+                failed_capture_ended(device, pool),
+                torch.cuda.graph(graph, pool, capture_error_mode="thread_local"),  # others, who read ahead, go on
+            ):
                 losses, outputs = self._descend(held, shares)
         except RuntimeError as error:  # whatever the model does that no graph can hold
             self._step.descent.let_go()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils import deterministic
 
-__all__ = ["settle_arithmetic"]
+__all__ = ["in_any_order", "settle_arithmetic"]
 
 
 def settle_arithmetic(threads: int, device: str = "cpu") -> None:
@@ -31,3 +33,27 @@ def settle_arithmetic(threads: int, device: str = "cpu") -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         deterministic.fill_uninitialized_memory = False  # nobody here reads what nobody has written
         torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Inside, a GPU may write in the order that comes: for places of which none is written twice.
+
+    To write in a fixed order it sorts them first, which takes ten times as long.
+
+    >>> torch.use_deterministic_algorithms(True)
+    >>> with in_any_order():
+    ...     torch.are_deterministic_algorithms_enabled()
+    False
+    >>> torch.are_deterministic_algorithms_enabled(); torch.use_deterministic_algorithms(False)
+    True
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=only_warns)

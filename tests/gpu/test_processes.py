@@ -65,12 +65,12 @@ def job_of(people: Path, *settings: str) -> dict[str, Any]:
 
 
 def all_learned(
-    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path
+    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: SharedFolder
 ) -> tuple[dict[str, Tensor], str, int]:
     """By one of two replicas: its weights, the kind of its group, and the bytes it has sent."""
     place = Place(place.shard, 2, 0, 1)
     worker = ShardWorker()
-    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, SharedFolder.mark(folder)))
+    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, folder))
     worker.join(1, 2)
     while (received := worker.receive()) is not None:
         observed = FlatTensors.of(total_observed([received.arrival]))
@@ -83,10 +83,10 @@ def all_learned(
 
 @pytest.mark.parametrize("wire", ["float32", "int8"])
 def test_two_replicas_on_one_gpu_exchange_over_gloo(two: TwoShards, people: Path, tmp_path: Path, wire: str) -> None:
-    found = {}
+    found, folder = {}, SharedFolder.mark(tmp_path)
     for device in ("cpu", "cuda"):
         job = job_of(people, f"learner.device={device}", f"cluster.wire={wire}")
-        (first, kind, sent), (second, _, _) = two.run(all_learned, job, tmp_path, group=False)
+        (first, kind, sent), (second, _, _) = two.run(all_learned, job, folder, group=False)
         assert all(torch.equal(value, second[name]) for name, value in first.items())
         assert kind == "ProcessGroupGloo"
         found[device] = first, sent
