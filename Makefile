@@ -55,11 +55,11 @@ s3: install
 laws: install
 	$(BIN)/pytest $(PARALLEL) tests/laws
 
-# On a machine with a GPU, in under eight minutes; there Python needs PyTorch and pyarrow, and neither Ray nor an index
-# of packages: `make gpu GPU_PYTHON=python3`.
+# On a machine with a GPU, in under eight minutes. Where no index of packages is reached, with a Python that has PyTorch,
+# pyarrow, pydantic and pytest, and needs neither Ray nor Flower: `make gpu GPU_PYTHON=python3`. Its torch may warn of more.
 gpu: $(if $(GPU_PYTHON),,install)
 	$(or $(GPU_PYTHON),$(BIN)/python) -c "from setuptools import setup; setup()" -q egg_info
-	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(GPU_PARALLEL) -m gpu tests
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(GPU_PARALLEL) -p no:benchmark -W default -m gpu tests
 	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu
 
 install: $(VENV)/.installed

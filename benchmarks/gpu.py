@@ -217,7 +217,7 @@ def step(repeats: int, device: str) -> list[dict[str, Any]]:
         }
         if device == "cuda":
             arms["by hand recorded"] = partial(Recorded(network(hidden, device), make, size, precision).learn, rows)
-        cell = {"model": model, "optimizer": name, "batch": size, "precision": precision}
+        cell: dict[str, Any] = {"model": model, "optimizer": name, "batch": size, "precision": precision}
         cell |= table_of(in_turns(arms, repeats, STEPS[size], device), "by hand")
         if model == next(iter(MODELS)) and device == "cuda" and name == "sgd" and size < 1000:
             cpu, there = ours(hidden, make, size, "cpu"), rows.to("cpu")

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from incr_core.learner._step import Step, shares_of
 from incr_core.numerics import Precision, failed_capture_ended
 from incr_core.strategies import Hooks
 
-__all__ = ["GraphedStep", "why_not_graphed"]
+__all__ = ["GraphedStep", "warn_eager", "why_not_graphed"]
 
 BEFORE = 3
 """Steps of a shape that are taken one kernel at a time before they are recorded: a step makes things at first."""
@@ -51,6 +52,12 @@ def why_not_graphed(descent: Descent, hooks: Hooks, precision: Precision, *, sha
     if sparse or not (fused or type(optimizer) is torch.optim.SGD):
         return f"learner.optimizer: {type(optimizer).__name__} is not fused here"
     return ""
+
+
+@cache  # once, whatever the number of clients in a process
+def warn_eager(why: str) -> None:
+    """Tell why steps that should be recorded are not."""
+    log.warning("learner.graphs: steps cannot be recorded, and are taken kernel by kernel: %s", why)
 
 
 @dataclass(slots=True)
@@ -159,8 +166,7 @@ class GraphedStep:
         except RuntimeError as error:  # whatever the model does that no graph can hold
             self._step.descent.let_go()
             self._records, self._recordings = False, {}
-            told = (str(error).splitlines() or [type(error).__name__])[0]
-            log.warning("learner.graphs: steps cannot be recorded, and are taken kernel by kernel: %s", told)
+            warn_eager((str(error).splitlines() or [type(error).__name__])[0])
             return None
         return _Recording(graph, held, losses, outputs)
 

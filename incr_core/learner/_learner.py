@@ -16,7 +16,7 @@ from incr_core.batch import Batch, Limit, Steps
 from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division, Rows
 from incr_core.learner._forwards import Forwards
-from incr_core.learner._graphed_step import GraphedStep, why_not_graphed
+from incr_core.learner._graphed_step import GraphedStep, warn_eager, why_not_graphed
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
@@ -60,8 +60,7 @@ class Learner(Mergeable, Predicting, Resuming):
         is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
         found out from the first rows (`rows_independent`), together where that cannot tell.
     graphs: whether to record steps on a GPU as CUDA graphs and replay them, where nothing forbids it: `why_eager` says
-        what does. A model must then do the same at each step but for its numbers: what Python decides in its forward is
-        decided once.
+        what does. A model must then do the same at each step: what Python decides in its forward is decided once.
 
     Of its attributes, `descent` steps the optimiser and `extra` is what modules keep besides tensors. `consolidates`:
     whether `end` changes anything; `spans`: whether `begin` or `end` does; `remakes`: whether `end` changes the model.
@@ -167,6 +166,8 @@ class Learner(Mergeable, Predicting, Resuming):
         self.why_eager = "it is not asked for"
         if graphs:
             self.why_eager = why_not_graphed(self.descent, self.hooks, self.precision, shards=shard[1], sparse=sparse)
+        if graphs and self.why_eager and self.device.type == "cuda":
+            warn_eager(self.why_eager)
         self.graphs = None if self.why_eager else GraphedStep(self._step)
         self.alone: str | None = None  # why it cannot be learned together with others (`why_alone`), once that is asked
         self.stacks = False  # whether that was tried out

@@ -31,8 +31,9 @@ def settle_arithmetic(threads: int, device: str = "cpu") -> None:
     if device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
         torch.use_deterministic_algorithms(True, warn_only=True)
-        deterministic.fill_uninitialized_memory = False  # nobody here reads what nobody has written
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        # Nobody here reads what nobody has written.
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # types know of no attribute
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 @contextmanager

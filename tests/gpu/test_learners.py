@@ -19,7 +19,7 @@ from incr_core.memories import Memory
 from incr_core.models import TableMLP, TableShape
 from incr_core.numerics import settle_arithmetic
 from incr_core.objectives import Multiclass
-from incr_core.strategies import EWC, L2SP, STRATEGIES, FedProx, Replay, Strategy
+from incr_core.strategies import L2SP, STRATEGIES, FedProx, Replay, Strategy
 from incr_core.testing import check_strategy
 from incr_core.testing._trial import three_classes
 from incr_core.update import Update, mean
@@ -77,9 +77,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def close(one: dict[str, Tensor], other: dict[str, Tensor], most: float = 1e-4) -> None:
     for name, value in one.items():
-        torch.testing.assert_close(
-            other[name], value, rtol=most, atol=most, msg=lambda told, name=name: f"{name}: {told}"
-        )
+        torch.testing.assert_close(other[name], value, rtol=most, atol=most)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -113,12 +111,13 @@ def test_what_draws_nothing_equals_the_cpu_to_rounding(name: str) -> None:
         strategies = [STRATEGIES[name](**ARGUMENTS.get(name, {}))]
         one = Learner(model, Multiclass(3), SGD, strategies, batch_size=8, epochs=2, seed=5, clip=1.0)
         found.append(learned(one, increments))
-    close(*found, most=2e-3)
+    close(found[0], found[1], most=2e-3)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_step_equals_the_cpus_to_rounding_and_itself_to_the_bit(optimizer: str) -> None:
-    increments, settings = list(three_classes()), {"optimizer": OPTIMIZERS[optimizer], "clip": 0.5}
+    increments = list(three_classes())
+    settings: dict[str, Any] = {"optimizer": OPTIMIZERS[optimizer], "clip": 0.5}
     first, again = (learned(learner("cuda", **settings), increments) for _ in range(2))
     assert same(first, again)
     close(learned(learner("cpu", **settings), increments), first, most=1e-3)
@@ -126,7 +125,7 @@ def test_the_step_equals_the_cpus_to_rounding_and_itself_to_the_bit(optimizer: s
 
 def test_accumulation_is_exact() -> None:
     increments = list(three_classes(rows=40))
-    plain = {"make": lambda: nn.Linear(4, 3)}
+    plain: dict[str, Any] = {"make": lambda: nn.Linear(4, 3)}
     two = learned(learner("cuda", batch_size=4, accumulate=2, **plain), increments)
     close(learned(learner("cuda", batch_size=8, **plain), increments), two)
 
@@ -143,7 +142,9 @@ def test_rows_come_and_go() -> None:
     batch = next(iter(three_classes()))
     there = batch.to("cuda")
     assert there.targets.is_cuda
-    assert torch.equal(there.inputs.cpu(), batch.inputs)  # type: ignore[union-attr]
+    assert isinstance(there.inputs, Tensor)
+    assert isinstance(batch.inputs, Tensor)
+    assert torch.equal(there.inputs.cpu(), batch.inputs)
     assert torch.equal(there.to("cpu").targets, batch.targets)
 
 
@@ -251,12 +252,6 @@ def test_a_model_that_cannot_be_recorded_learns_all_the_same(caplog: pytest.LogC
     assert one.graphs.recorded > 0
 
 
-def test_what_forbids_recordings_is_told() -> None:
-    assert "adds to the loss or edits gradients" in learner("cuda", [EWC()], graphs=True).why_eager
-    assert "float16" in learner("cuda", precision="float16", graphs=True).why_eager
-    assert "RMSprop" in learner("cuda", optimizer=torch.optim.RMSprop, graphs=True).why_eager
-
-
 # -- many clients as one batch ---------------------------------------------------------------------------------------
 
 
@@ -264,7 +259,8 @@ def test_what_forbids_recordings_is_told() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_learners_stacked_are_learners_alone(optimizer: str, strategy: str) -> None:
     def client(seed: int) -> Learner:
-        strategies = {"none": [], "fedprox": [FedProx(0.5)], "l2sp": [L2SP(0.5)]}[strategy]
+        made: dict[str, list[Strategy]] = {"none": [], "fedprox": [FedProx(0.5)], "l2sp": [L2SP(0.5)]}
+        strategies = made[strategy]
         return learner("cuda", strategies, small, optimizer=OPTIMIZERS[optimizer], batch_size=4, seed=seed)
 
     draw = torch.Generator().manual_seed(1)

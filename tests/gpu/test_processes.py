@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster import groups
 from cluster.devices import backend_among, device_here
@@ -139,11 +140,11 @@ def test_shards_that_share_a_gpu_are_refused(two: TwoShards) -> None:
 
 def test_a_device_has_a_name() -> None:
     assert device_here("cuda") == device_here("cuda:0") != ""
-    assert backend_among(dist.HashStore(), 0, 1, "cuda", PATIENCE) == ("nccl", [device_here("cuda")])
+    assert backend_among(HashStore(), 0, 1, "cuda", PATIENCE) == ("nccl", [device_here("cuda")])
 
 
 def test_a_group_of_nccl_of_one_worker() -> None:
-    group = nccl_group(dist.HashStore(), 0, 1, PATIENCE)
+    group = nccl_group(HashStore(), 0, 1, PATIENCE)
     told = torch.empty(1, dtype=torch.int64, device="cuda")
     group.alltoall_base(told, torch.tensor([7], device="cuda"), [], []).wait()
     assert told.item() == 7
@@ -162,7 +163,7 @@ def test_one_shard_learns_what_an_unsharded_model_does() -> None:
 
     draw = torch.Generator().manual_seed(1)
     rows = Batch(torch.randn(64, 4, generator=draw), torch.randint(3, (64,), generator=draw))
-    store = dist.HashStore()
+    store = HashStore()
     groups.inside_replica(Place(0, 1, 0, 1), store, 1, "cuda", PATIENCE)
     try:
         found = []

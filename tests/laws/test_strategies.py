@@ -28,7 +28,7 @@ def test_obeys_the_laws(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", ["reservoir", "balanced", "herding", "window"])
+@pytest.mark.parametrize("memory", ["reservoir", "balanced", "herding", "window", "prototypes"])
 def test_replay_obeys_the_laws_with_a_full_memory(memory: str) -> None:
     check_strategy(partial(Replay, capacity=20, memory=memory))
 
