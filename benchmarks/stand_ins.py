@@ -141,7 +141,7 @@ class StandIns:
     packs: whether calls and results are packed, and bytes counted.
     """
 
-    host, node, need = "127.0.0.1", "here", "CPU"
+    host, node, need = "127.0.0.1", "here", "a CPU"
 
     def __init__(self, increments: int, every: int = 1, account: Account | None = None, *, packs: bool = True) -> None:
         self._increments, self.every, self._packs = increments, every, packs

@@ -31,7 +31,7 @@ class Actors(Protocol):
     """A place where workers live, each a `ShardWorker` that is called from here.
 
     host: the address under which they reach this process. node: the one that this process is on. need: what each of
-    them takes, "CPU" or "GPU".
+    them takes, in words.
     """
 
     host: str
@@ -60,10 +60,10 @@ class Actors(Protocol):
         """What to pass to many workers as an argument in place of a value, so that it is packed once."""
 
     def free(self) -> float:
-        """How much is free of what a worker needs."""
+        """For how many workers there is room now."""
 
     def total(self) -> float:
-        """How much of it there is at all; EngineError where there is no node any more."""
+        """For how many there is at all; EngineError where there is no node any more."""
 
     def draining(self) -> set[str]:
         """The ids of the nodes that are about to leave."""
@@ -87,16 +87,17 @@ class RayWorker(ShardWorker):
 class RayActors:
     """Actors on the Ray at an address, or on one of our own (`Session`).
 
-    slots: CPUs of one of our own. gpu: whether a worker needs a GPU, rather than a CPU.
+    slots: CPUs of one of our own. gpus: what a worker takes of a GPU, rather than a CPU; 0: a CPU.
     """
 
-    def __init__(self, address: str | None, slots: int, *, gpu: bool) -> None:
+    def __init__(self, address: str | None, slots: int, *, gpus: float = 0.0) -> None:
         self._session = Session(address, slots)
         self.host = self._session.host
         self.node: str = ray.get_runtime_context().get_node_id()
-        self.need = "GPU" if gpu else "CPU"
+        self.need = "a CPU" if not gpus else "a GPU" if gpus == 1 else f"{gpus:g} of a GPU"
+        self._resource, self._each = ("GPU", gpus) if gpus else ("CPU", 1.0)
         # A worker that died is not restarted by Ray: who takes its place, and when, is decided here.
-        self.kind = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_restarts=0)(RayWorker)
+        self.kind = ray.remote(num_cpus=int(not gpus), num_gpus=gpus, max_restarts=0)(RayWorker)
         # A namespace of its own: those of an earlier process of this run may not have ended yet.
         self._namespace = f"incr {uuid4().hex[:8]}"
 
@@ -136,14 +137,14 @@ class RayActors:
     def free(self) -> float:
         """By what Ray counts."""
         found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        return found.get(self.need, 0.0)
+        return found.get(self._resource, 0.0) / self._each
 
     def total(self) -> float:
         """Of all nodes that are alive."""
         if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
             raise EngineError("Ray has no node any more: the raylet of this host is gone")
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return found.get(self.need, 0.0)
+        return found.get(self._resource, 0.0) / self._each
 
     def draining(self) -> set[str]:
         """Those that Ray drains, as after a notice of preemption."""
@@ -161,7 +162,8 @@ class RayActors:
 def on_ray(job: Job) -> RayActors:
     """Actors for the workers of a job."""
     settings = job.cluster
-    return RayActors(settings.address, slots_of(settings), gpu=job.learner.device.startswith("cuda"))
+    gpus = settings.gpus if job.learner.device.startswith("cuda") else 0.0
+    return RayActors(settings.address, slots_of(settings), gpus=gpus)
 
 
 def slots_of(settings: ClusterSection) -> int:

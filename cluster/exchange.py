@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -67,6 +68,7 @@ class ReplicaExchange:
         self._waves: dict[tuple[str, ...], Sequence[Wave]] = {}
         self._messages: dict[tuple[str, ...], OneMessage | None] = {}
         self._rounded: dict[tuple[str, ...], list[list[list[RoundedSpan]]]] = {}
+        self._on_host: dict[tuple[str, ...], Weights] = {}
 
     def mean(
         self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
@@ -93,7 +95,8 @@ class ReplicaExchange:
 
         That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
         """
-        mine = torch.tensor([list(counts)] * self.size, dtype=torch.int64, device=device)
+        place = torch.device("cpu") if isinstance(self.group, dist.ProcessGroupGloo) else device
+        mine = torch.tensor([list(counts)] * self.size, dtype=torch.int64, device=place)
         told = torch.empty_like(mine)
         self._wait_for(self.group.alltoall_base(told, mine, [], []))
         self.bytes_sent += (self.size - 1) * len(counts) * mine.itemsize
@@ -110,17 +113,37 @@ class ReplicaExchange:
         merge: Merge,
         left: Mapping[str, Tensor] = {},
     ) -> tuple[Weights, int]:
-        own = _dense(tensors)
-        message = None if left else self._message_of(tensors, rules)
+        device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        copied = device.type != "cpu" and isinstance(self.group, dist.ProcessGroupGloo)
+        own, kept = (self._copied(tensors) if copied else _dense(tensors)), left
+        if copied:
+            needed = {name for name in tensors if name in left or rules.get(name) == "sum"}
+            anchor = {name: value.cpu() for name, value in anchor.items() if name in needed}
+            left = {name: value.cpu() for name, value in left.items()}
+        message = None if left else self._message_of(own, rules)
         if message is None:
-            total = self._fly(own, tensors, rows, anchor, rules, merge, left)
+            total = self._fly(own, rows, anchor, rules, merge, left)
         else:
             total = self._exchange(message, own, rows, anchor, merge)
-        for name, value in own.items():
-            if value.data_ptr() != tensors[name].data_ptr():
-                tensors[name].copy_(value)
+        for there, here in ((own, tensors), (left, kept)):
+            for name, value in there.items():
+                if value.data_ptr() != here[name].data_ptr():
+                    here[name].copy_(value, non_blocking=True)
         increment_version(tensors.values())  # messages write to memory without torch's knowing
         return dict(tensors), total
+
+    def _copied(self, tensors: Weights) -> Weights:
+        """The tensors in the host's memory, where they lie until the next exchange of the same ones."""
+        names = tuple(tensors)
+        if names not in self._on_host:
+            self._on_host[names] = {
+                name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in tensors.items()
+            }
+        host = self._on_host[names]
+        for name, value in tensors.items():
+            host[name].copy_(value, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return dict(host)
 
     def _message_of(self, tensors: Weights, rules: Mapping[str, str]) -> OneMessage | None:
         names = tuple(tensors)
@@ -147,7 +170,6 @@ class ReplicaExchange:
     def _fly(
         self,
         own: Weights,
-        tensors: Weights,
         rows: int,
         anchor: Mapping[str, Tensor],
         rules: Mapping[str, str],
@@ -155,10 +177,10 @@ class ReplicaExchange:
         left: Mapping[str, Tensor],
     ) -> int:
         """Scatter, merge and gather, wave by wave."""
-        counts = self._counts(rows, next(iter(tensors.values())).device)
-        waves = self._waves_of({name: value for name, value in tensors.items() if name not in left}, rules)
+        counts = self._counts(rows, next(iter(own.values())).device)
+        waves = self._waves_of({name: value for name, value in own.items() if name not in left}, rules)
         if left and any(counts):  # else all are the anchor's
-            waves = [*waves, *self._rounded_waves_of({name: tensors[name] for name in left}, anchor, left)]
+            waves = [*waves, *self._rounded_waves_of({name: own[name] for name in left}, anchor, left)]
         flights = (self._flight(wave, own, anchor, counts, merge) for wave in waves)
         # Newest first: what it sends goes out before anybody waits for what was sent before.
         flying: list[Iterator[None]] = []

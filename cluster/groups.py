@@ -3,7 +3,8 @@
     inside a replica     torch's default group of its S workers; FSDP shards the model over it
     between replicas     for each shard index one group of R workers, built directly: a process has one default group
 
-Members find one another through the store at which all workers meet (`Rendezvous`).
+Members find one another through the store at which all workers meet (`Rendezvous`). Of workers with GPUs they are
+groups of NCCL where each has one of its own (`devices`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
+from cluster.devices import backend_among, require_own
 from cluster.place import Place
 from cluster.torch_privates import nccl_group
 from cluster.units import check_shardable, kept_whole, units_of
@@ -23,16 +25,21 @@ __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
 
 def inside_replica(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> None:
-    """Make torch's default group of the workers of one replica, which was made in that generation."""
+    """Make torch's default group of the workers of one replica, which was made in that generation.
+
+    JobError where they need a GPU each, and have not.
+    """
     prefix = PrefixStore(f"{generation}/replica {place.replica}", store)
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    backend, devices = backend_among(prefix, place.shard, place.shards, device, patience)
+    if device.startswith("cuda"):
+        require_own(place, devices)
     dist.init_process_group(backend, store=prefix, rank=place.shard, world_size=place.shards, timeout=patience)
 
 
 def between_replicas(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> Any:
     """Make the group of the workers that hold one shard, for as long as that generation lasts."""
     prefix = PrefixStore(f"{generation}/shard {place.shard}", store)
-    if device.startswith("cuda"):
+    if backend_among(prefix, place.replica, place.replicas, device, patience)[0] == "nccl":
         return nccl_group(prefix, place.replica, place.replicas, patience)
     return dist.ProcessGroupGloo(prefix, place.replica, place.replicas, patience)
 

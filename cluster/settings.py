@@ -31,6 +31,7 @@ class Cluster:
     fragments: int | None = None
     scale_lr: Literal["none", "sqrt", "linear"] | None = None
     partition: str | None = None
+    gpus: float | None = None
     address: str | None = None
     timeout: float | None = None
     spares: int | None = None

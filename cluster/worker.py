@@ -152,7 +152,7 @@ class ShardWorker:
                 f"cluster: expected {place} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
                 "as the loop's host does, got none there; put them on storage that all nodes share, at the same path"
             )
-        settle_arithmetic(job.learner.threads)
+        settle_arithmetic(job.learner.threads, job.learner.device)
         self._wait = PATIENCE * meeting.timeout
         try:
             use_interface_to(meeting.host)

@@ -240,7 +240,7 @@ class WorkerCalls:
         need, free = self._actors.need, self._actors.free()
         return NoRoom(
             f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
-            f"{len(self.places)} workers with a {need} each, and Ray has {free:g} more; "
+            f"{len(self.places)} workers with {need} each, and Ray has room for {free:g} more; "
             "lower cluster.replicas or cluster.shards, or add nodes"
         )
 

@@ -170,7 +170,7 @@ class WorkerPool(WorkerCalls):
         self._room = found >= wanted
         if not self._room:
             log.warning(
-                "cluster: waiting for room: %d workers need a %s each, Ray has %g; add nodes, or lower "
+                "cluster: waiting for room: %d workers need %s each, Ray has room for %g; add nodes, or lower "
                 "cluster.replicas or cluster.shards",
                 wanted,
                 self._actors.need,

@@ -37,12 +37,14 @@ class RayGrid(Grid):
     """Clients in Ray actors of this machine, or of the Ray cluster this process is connected to.
 
     app: what answers messages. homes: for each client, by partition, the number of its worker.
-    config: the run config that the clients see.
+    config: the run config that the clients see. gpu: whether they learn on a GPU, of which workers then take shares.
 
     A worker that dies takes its clients along: messages to them are answered with an error, now and from then on.
     """
 
-    def __init__(self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None, *, gpu: bool = False
+    ) -> None:
         self._nodes = list(range(1, len(homes) + 1))
         self._home = dict(zip(self._nodes, homes, strict=True))
         self._run = run_numbered(next(_runs))
@@ -53,7 +55,8 @@ class RayGrid(Grid):
         workers = max(homes) + 1
         self._session = Session("local", workers)
         # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
-        actor = ray.remote(Worker).options(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")
+        gpus = share_of(ray.cluster_resources().get("GPU", 0.0), workers) if gpu else 0.0  # type: ignore[no-untyped-call]
+        actor = ray.remote(Worker).options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
             actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)
         ]
@@ -167,3 +170,12 @@ def _lives(place: Any) -> bool:
 
 def _node(message: Message) -> int:
     return message.metadata.dst_node_id
+
+
+def share_of(gpus: float, workers: int) -> float:
+    """What each of some workers takes of the GPUs that there are, at most one; Ray counts in ten-thousandths.
+
+    >>> share_of(1, 3), share_of(4, 2), share_of(0, 2)
+    (0.3333, 1.0, 0.0)
+    """
+    return min(1.0, int(gpus / workers * 10_000) / 10_000)

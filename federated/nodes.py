@@ -114,7 +114,11 @@ class Nodes(Roster):
         wanted = self._job.federated
         workers = min(wanted.workers, len(self.clients))
         if wanted.backend == "grid":
-            return RayGrid(app, homes_of(self.clients, wanted, workers))
+            return RayGrid(
+                app,
+                homes_of(self.clients, wanted, workers),
+                gpu=self._job.learner.device.startswith("cuda"),
+            )
         self._simulation = FlowerSimulation(app, len(self.clients), workers)
         return self._simulation.grid
 

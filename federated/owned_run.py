@@ -188,7 +188,7 @@ class OwnedRun:
         told = json.loads((self.folder / "job.json").read_text())
         job = agreed(self.file, told["job"])
         self.is_timed = job.stream.timed
-        settle_arithmetic(job.learner.threads)
+        settle_arithmetic(job.learner.threads, job.learner.device)
         return job.participant(self.file.name, int(told["index"]), personal=job.federated.personal)
 
     def _save(self) -> None:

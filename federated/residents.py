@@ -122,7 +122,7 @@ def _make(context: Context) -> Participant:
     if (job := _jobs.get(told)) is None:
         job = _jobs[told] = Job.model_validate_json(told)
     client = Client.from_document(json.loads(str(record["client"])))
-    settle_arithmetic(job.learner.threads)
+    settle_arithmetic(job.learner.threads, job.learner.device)
     reads = _reads.setdefault((context.run_id, told), SharedReads())
     return job.participant(client.name, client.index, client.partition, reads=reads, personal=job.federated.personal)
 

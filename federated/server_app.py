@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     job = Job.written(path)
     out = located(str(context.run_config.get("out", "")) or f"runs/{job.name}-federated").absolute()
     job = job.resolved(out)
-    settle_arithmetic(job.learner.threads)
+    settle_arithmetic(job.learner.threads, job.learner.device)
     with RunDirectory.create(
         out, job.toml(), f"federated:{job.fingerprint()}", keep=job.publish.keep, as_now=Job.as_now
     ) as directory:

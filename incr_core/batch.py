@@ -111,10 +111,12 @@ class Batch:
         return self.map(lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`."""
-        if self.targets.device == torch.device(device):  # and with it all of the batch
+        """The batch on `device`; rows that lie in pinned memory are copied to a GPU while this process goes on."""
+        place = torch.device(device)
+        if self.targets.device == place:  # and with it all of the batch
             return self
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        # Pinning them here would cost more than to wait for the copy. What comes from a GPU must be here to be read.
+        return self.map(lambda tensor: tensor.to(place, non_blocking=place.type != "cpu"))
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive batches of `size` rows, as views; the last may be shorter."""
@@ -270,7 +272,7 @@ class Steps:
         for _ in range(passes):
             order = self._order(len(labelled))
             # Permuting a pass once and cutting views is cheaper than gathering each batch.
-            ordered = labelled if order is None else labelled.take(order.to(labelled.targets.device))
+            ordered = labelled if order is None else labelled.take(order.to(labelled.targets.device, non_blocking=True))
             batches = ordered.split(self.batch_size)
             if len(batches) > 1 and len(batches[-1]) < self.smallest:
                 start = len(ordered) - len(batches[-1]) - self.batch_size

@@ -46,8 +46,11 @@ sys.addaudithook(refuse_other_rays)
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import a file of which no test is wanted: those on Ray and Flower take seconds."""
-    named = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
-    return True if named and leaves_out(config.option.markexpr, collection_path.read_text()) else None
+    wanted = config.option.markexpr
+    # Examples in docstrings have no marker, so where one is named, no other file has anything of it.
+    looks = collection_path.name.startswith("test_") or wanted.isidentifier()
+    looks = looks and collection_path.suffix == ".py"
+    return True if looks and leaves_out(wanted, collection_path.read_text()) else None
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
@@ -72,6 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("last") is not None, *order[item.nodeid]))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """As many as there are cores; one more for tests on Ray, which wait for longer than they compute."""
     return (os.cpu_count() or 1) + ("not ray" not in config.option.markexpr)
@@ -86,16 +90,19 @@ def process_for(path: str) -> str:
     text = file.read_text() if file.exists() else ""
     if "ray_session" in text:
         return "ray"
-    return "text" if "text" in marks_of_file(text) else path
+    marks = marks_of_file(text)
+    return "text" if "text" in marks else "gpu" if "gpu" in marks else path
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep in one process of tests what shares something, in the order of the tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # a class without types
         def _split_scope(self, nodeid: str) -> str:
-            return process_for(nodeid.partition("::")[0])
+            place = process_for(nodeid.partition("::")[0])
+            return nodeid if place == "gpu" else place  # on a GPU tests wait for it, and may do so side by side
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

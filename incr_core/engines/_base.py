@@ -64,7 +64,7 @@ class Engine:
 
     def __init__(self, job: Job, directory: Path) -> None:
         # Merging updates must round exactly as making them does.
-        settle_arithmetic(job.learner.threads)
+        settle_arithmetic(job.learner.threads, job.learner.device)
         self.job = job
         self.directory = directory
 

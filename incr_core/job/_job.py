@@ -198,6 +198,7 @@ class Job(JobFile):
             schedule=schedule_of(self),
             groups=[(group.match, group.arguments) for group in settings.groups],
             rows=self.model.rows,
+            graphs=settings.graphs,
         )
 
     @as_job_error()

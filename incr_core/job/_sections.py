@@ -186,6 +186,7 @@ class LearnerSection(Section):
     threads: int = Field(1, ge=1, le=1024)
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    graphs: bool = False
     give_up_after: int = Field(3, ge=1)
     consolidate: Literal["increment", "task", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
     frozen: bool = False
@@ -251,6 +252,7 @@ class ClusterSection(Section):
     fragments: int = Field(1, ge=1)
     scale_lr: Literal["none", "sqrt", "linear"] = "none"
     partition: str = "blocks"
+    gpus: float = Field(1.0, gt=0, le=1)
     address: str | None = None
     timeout: float = Field(30.0, gt=0)
     spares: int = Field(0, ge=0)
@@ -297,6 +299,15 @@ class ClusterSection(Section):
             raise ValueError(
                 "cluster.overlap: expected several exchanges in an increment, of which the next round hides one, "
                 "got average_every = 0; set it to a number of steps or rows, or leave overlap out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_have_their_own(self) -> Self:
+        if self.gpus < 1 and self.shards > 1:
+            raise ValueError(
+                f"cluster.gpus: expected 1 where replicas are sharded, since each shard needs a GPU of its own, got "
+                f"{self.gpus:g}; leave it out, or set cluster.shards = 1"
             )
         return self
 

@@ -17,6 +17,7 @@ from incr_core.batch import Batch, Limit, Steps
 from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division, Rows
 from incr_core.learner._forwards import Forwards
+from incr_core.learner._graphed_step import GraphedStep, warn_eager, why_not_graphed
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
@@ -59,6 +60,8 @@ class Learner(Mergeable, Predicting, Resuming):
         not, and each shard takes the whole batch. "independent": it does, or is to be taken so: chance (Dropout) then
         is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
         found out from the first rows (`rows_independent`), together where that cannot tell.
+    graphs: whether to record steps on a GPU as CUDA graphs and replay them, where nothing forbids it: `why_eager` says
+        what does. A model must then do the same at each step: what Python decides in its forward is decided once.
 
     Of its attributes, `descent` steps the optimiser and `extra` is what modules keep besides tensors. `consolidates`:
     whether `end` changes anything; `spans`: whether `begin` or `end` does; `remakes`: whether `end` changes the model.
@@ -91,6 +94,7 @@ class Learner(Mergeable, Predicting, Resuming):
         schedule: Schedule | None = None,
         groups: Groups = (),
         rows: Rows | None = None,
+        graphs: bool = False,
     ) -> None:
         _check(batch_size, accumulate, epochs, rows)
         self.model = model
@@ -167,6 +171,12 @@ class Learner(Mergeable, Predicting, Resuming):
             pairs_rows=pairs_rows,
             strategies=bool(strategies),
         )
+        self.why_eager = "it is not asked for"
+        if graphs:
+            self.why_eager = why_not_graphed(self.descent, self.hooks, self.precision, shards=shard[1], sparse=sparse)
+        if graphs and self.why_eager and self.device.type == "cuda":
+            warn_eager(self.why_eager)
+        self.graphs = None if self.why_eager else GraphedStep(self._step)
         self.alone: str | None = None  # why it cannot be learned together with others (`why_alone`), once that is asked
         self.stacks = False  # whether that was tried out
         self._untried = True  # no forward has been seen, which could make tensors of its own
@@ -222,11 +232,14 @@ class Learner(Mergeable, Predicting, Resuming):
         self.forwards.set_mode(training=True)
         self._step.losses = {}
         self.context.raised = self.descent.factor
-        rows = 0
+        rows, take = 0, self._step.take
+        if self.graphs is not None:
+            self.graphs.begin()
+            take = self.graphs.take
         with self.forwards.learning:
             try:
                 for batches in self.steps.take(steps):
-                    rows += self._step.take(batches)
+                    rows += take(batches)
             except ValueError as error:
                 explain_batch_norm(error)
                 raise

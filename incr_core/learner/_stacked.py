@@ -100,11 +100,12 @@ class _Steps:
     """The batches of K learners, most steps first.
 
     places (K, T * B): of each learner's rows among those of all, filled up with its first; real: which are no filling.
-    counts (K,): steps of each. size: B.
+    Both lie where the rows do. taken (K, T): rows of each batch, on the CPU. counts (K,): steps of each. size: B.
     """
 
     places: Tensor
     real: Tensor
+    taken: Tensor
     counts: list[int]
     size: int
 
@@ -125,8 +126,8 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
     assert all(found == settings[0] for found in settings), "learners of one kind, following the same orders"
     order = sorted(range(len(learners)), key=lambda k: -learners[k].steps.left)
     ranked, theirs = [learners[k] for k in order], [rows[k] for k in order]
-    steps = _laid_out(ranked, theirs, passes)
     together = cat(theirs).to(first.device)
+    steps = _laid_out(ranked, theirs, passes, first.device)
     parameters = first.context.parameters
     stacked = [weight.detach().expand(len(ranked), *weight.shape).clone() for weight in parameters]
     optimizer = StackedOptimizer([learner.descent for learner in ranked])
@@ -174,8 +175,8 @@ def _updates(
     return [update for update in updates if update is not None]
 
 
-def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int) -> _Steps:
-    """The steps of each learner, in the order that it would take them in alone."""
+def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int, device: torch.device) -> _Steps:
+    """The steps of each learner, in the order that it would take them in alone; its rows lie on that device."""
     size, counts = learners[0].steps.batch_size, [learner.steps.left for learner in learners]
     size = min(size, max(map(len, rows)))
     sizes = torch.tensor([len(batch) for batch in rows])
@@ -194,18 +195,18 @@ def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int) -
         order = torch.cat(found) + offsets.repeat_interleave(sizes)
         places[who, number * begins + at] = order
         real[who, number * begins + at] = True
-    return _Steps(places, real, counts, size)
+    taken = real.view(len(rows), -1, size).sum(2)
+    return _Steps(places.to(device), real.to(device), taken, counts, size)
 
 
 def _batches(rows: Batch, steps: _Steps, step: int, active: int) -> tuple[Inputs, Tensor, Tensor | None, Tensor]:
     """The batches of the first learners at a step: inputs and targets (A, B, ...), weights (A, B) or None, and how many
     rows each has."""
     cut = slice(step * steps.size, (step + 1) * steps.size)
-    real = steps.real[:active, cut]
-    taken = real.sum(1)
+    taken = steps.taken[:active, step]
     width = int(taken.max())
-    places, real = steps.places[:active, cut][:, :width], real[:, :width].to(rows.targets.device)
-    index = places.reshape(-1).to(rows.targets.device)
+    real = steps.real[:active, cut][:, :width]
+    index = steps.places[:active, cut][:, :width].reshape(-1)
 
     def picked(values: Tensor) -> Tensor:
         return values.index_select(0, index).view(active, width, *values.shape[1:])
@@ -213,7 +214,12 @@ def _batches(rows: Batch, steps: _Steps, step: int, active: int) -> tuple[Inputs
     weight = None if rows.weights is None else picked(rows.weights)
     if int(taken.min()) < width:
         weight = real.float() if weight is None else weight * real
-    return map_inputs(picked, rows.inputs), picked(rows.targets), weight, taken.to(rows.targets.device)
+    return (
+        map_inputs(picked, rows.inputs),
+        picked(rows.targets),
+        weight,
+        taken.to(rows.targets.device, non_blocking=True),
+    )
 
 
 def _losses(

@@ -18,7 +18,7 @@ from incr_core.learner._row_weighting import RowWeighting
 from incr_core.numerics import Precision
 from incr_core.strategies import Context, Hooks
 
-__all__ = ["Step", "explain_batch_norm"]
+__all__ = ["Step", "explain_batch_norm", "shares_of"]
 
 
 class Step:
@@ -62,7 +62,7 @@ class Step:
             return len(batches[0])
         context, division, outputs, overflowed = self.context, self.division, [], False
         alone = len(batches) == 1 and not division.divides  # then the loss is the mean already
-        for batch, share in zip(batches, _shares(batches), strict=True):
+        for batch, share in zip(batches, shares_of(batches), strict=True):
             context.new = mixed = batch
             for augment in self.hooks.augment:
                 mixed = augment(context, mixed)
@@ -81,7 +81,7 @@ class Step:
             if division.own_chance is not None:
                 division.own_chance.end()
             overflowed |= not self.descent.backward(total if alone else total * (share * copies))
-            self._log(terms, len(batch))
+            self.log(terms, len(batch))
             if self.after_step:
                 outputs.append(output.detach()[: len(batch)])
 
@@ -93,12 +93,19 @@ class Step:
         for hook in self.hooks.after_backward:
             hook(context)
         self.descent.step()  # clips, too
-        context.step += 1
+        return self.taken(batches, outputs)
+
+    def taken(self, batches: Sequence[Batch], outputs: Sequence[Tensor]) -> int:
+        """A step is taken: tell the strategies, if any want to hear; returns how many new rows it was over.
+
+        outputs: for the new rows of each batch.
+        """
+        self.context.step += 1
         if self.after_step:
             with torch.no_grad():
-                fresh, output = cat(batches), outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                fresh, output = cat(batches), outputs[0] if len(outputs) == 1 else torch.cat(list(outputs))
                 for hook in self.after_step:
-                    hook(context, fresh, output)
+                    hook(self.context, fresh, output)
         return sum(map(len, batches))
 
     def _take_linear(self, batch: Batch) -> bool:
@@ -107,12 +114,13 @@ class Step:
         loss = linear_backward(self.model, self.objective, batch)
         if loss is None:
             return False
-        self._log({"loss": loss}, len(batch))
+        self.log({"loss": loss}, len(batch))
         self.descent.step()
         self.context.step += 1
         return True
 
-    def _log(self, terms: Mapping[str, Tensor], rows: float) -> None:
+    def log(self, terms: Mapping[str, Tensor], rows: float) -> None:
+        """Add the terms of a batch's mean loss, over its new rows, to `losses`."""
         for name, term in terms.items():
             # On the CPU there is nothing to wait for; nor for a shard's peers, where the term is whole.
             value = term.item() if self._on_cpu and type(term) is Tensor else term.detach()
@@ -130,7 +138,7 @@ def explain_batch_norm(error: ValueError) -> None:
         ) from error
 
 
-def _shares(batches: Sequence[Batch]) -> list[float | Tensor]:
+def shares_of(batches: Sequence[Batch]) -> list[float | Tensor]:
     """What the mean loss of each batch counts for in the mean over all their rows."""
     if len(batches) == 1:
         return [1.0]

@@ -15,7 +15,7 @@ from incr_core._util import byte_count
 from incr_core.errors import ArgumentError, CheckpointError
 from incr_core.memories._columns import Columns
 from incr_core.memories._others import Others
-from incr_core.numerics import own_buffers
+from incr_core.numerics import in_any_order, own_buffers
 
 __all__ = ["Memory"]
 
@@ -281,10 +281,12 @@ class Memory(nn.Module):
         self._check_ttl()
 
     def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
-        for name, column in columns.items():
-            held = own_buffers(self)[name]
-            assert held is not None
-            held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
+        """Write rows, those `picked` of them, to slots of which none comes twice."""
+        with in_any_order():
+            for name, column in columns.items():
+                held = own_buffers(self)[name]
+                assert held is not None
+                held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counts, kept as plain numbers so that asking for them never waits for a device."""

@@ -113,6 +113,7 @@ class Prototypes(Memory):
         distance = torch.cdist(inputs, held["inputs"].flatten(1)).square()
         distance.masked_fill_(columns["targets"][:, None] != held["targets"], torch.inf)
         least, slots = distance.min(1)
+        least = least.to(held["count"].dtype)  # inputs may be of another type
         joined = torch.zeros_like(held["count"]).index_add_(0, slots, torch.ones_like(least))
         total = held["count"] + joined
         sums = torch.zeros_like(total).index_add_(0, slots, least / inputs.shape[1])

@@ -127,8 +127,9 @@ class Reservoir(Memory):
             size = self.size + len(slots) - held
             slots[held:] = np.arange(self.size, size)
             self.size = size
-        device = columns["targets"].device
-        self._write(torch.from_numpy(slots).to(device), columns, torch.from_numpy(taken).to(device))
+        # Not waited for: a GPU that has steps to take would let the learner wait for those.
+        where = torch.from_numpy(np.stack([slots, taken])).to(columns["targets"].device, non_blocking=True)
+        self._write(where[0], columns, where[1])
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counts, and what is drawn of the rows to come."""

@@ -70,6 +70,8 @@ class Moments(nn.Module):
         They are kept until `sums` changes, which may happen anywhere: a tensor counts the writes to itself.
         """
         sums, kept = self.sums, self._scale
+        if sums.is_cuda and torch.cuda.is_current_stream_capturing():
+            return self._measured()  # a graph works them out at each replay, from `sums` as it then is
         if kept is not None and kept.sums is sums and kept.writes == writes(sums):
             return kept.mean, kept.std
         mean, std = self._measured()

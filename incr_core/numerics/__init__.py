@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from incr_core.numerics._blockwise import Blockwise
-from incr_core.numerics._determinism import settle_arithmetic
+from incr_core.numerics._determinism import in_any_order, settle_arithmetic
 from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
 from incr_core.numerics._flat import FlatLayout, FlatTensors, Piece
@@ -16,6 +16,7 @@ from incr_core.numerics._torch_privates import (
     BatchNorm,
     RunningNorm,
     ToldOfChanges,
+    failed_capture_ended,
     gradient_is_hooked,
     has_pre_hook,
     is_persistent,
@@ -49,9 +50,11 @@ __all__ = [
     "as_reals",
     "draws_nothing",
     "draws_only_from_torch",
+    "failed_capture_ended",
     "global_random_state",
     "gradient_is_hooked",
     "has_pre_hook",
+    "in_any_order",
     "is_persistent",
     "is_stand_in",
     "like",

@@ -3,7 +3,7 @@
 Hooks: a step or a forward that nobody watches may go a shorter way, so we must see whether somebody does. Buffers that
 are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves. How often
 a tensor was written to: what was made of it may be out of date. Parts of layers and losses of torch. That optimisers
-import torch's compiler, which nobody needs who compiles nothing.
+import torch's compiler, which nobody needs who compiles nothing. What a capture of a CUDA graph leaves when it fails.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from operator import attrgetter
 from typing import Any, Self
@@ -32,6 +32,7 @@ __all__ = [
     "BatchNorm",
     "RunningNorm",
     "ToldOfChanges",
+    "failed_capture_ended",
     "forward_is_hooked",
     "gradient_is_hooked",
     "has_pre_hook",
@@ -119,6 +120,24 @@ def is_persistent(module: nn.Module, buffer: str) -> bool:
     (True, False)
     """
     return buffer not in module._non_persistent_buffers_set
+
+
+@contextmanager
+def failed_capture_ended(device: torch.device, pool: Any) -> Iterator[None]:
+    """Inside, a CUDA graph is captured into a pool of memory (`torch.cuda.graph_pool_handle`).
+
+    Where that fails, torch's generator would be one that captures for ever, and so its memory: both are let go of.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        with suppress(RuntimeError):  # it was let go of
+            torch._C._cuda_endAllocateToPool(index, pool)
+        raise
 
 
 def step_is_watched(optimizer: Optimizer) -> bool:

@@ -67,9 +67,11 @@ class Version:
         document = run.job() if job is None else job.document()
         if "widths" in manifest:
             document["features"].setdefault("widths", manifest["widths"])
+        if document["learner"].get("device", "cpu").startswith("cuda") and not torch.cuda.is_available():
+            document["learner"]["device"] = "cpu"  # what was learned on a GPU is asked anywhere
         objects = {} if job is None else job.objects_given
         job = Job.from_document(document, place=str(run.path / "job.toml"), objects=objects)
-        settle_arithmetic(job.learner.threads)
+        settle_arithmetic(job.learner.threads, job.learner.device)
         learner = job.learner_for(job.encoder.width + 2 * len(job.rates()))
         learner.adopt(weights)
         version = int(manifest["version"])

@@ -30,6 +30,7 @@ def check_strategy(
     model: Callable[[], nn.Module] | None = None,
     objective: Callable[[], Objective] | None = None,
     increments: Sequence[Batch] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Check that a strategy obeys the laws; AssertionError says which one it breaks, where, and what to look at.
 
@@ -45,7 +46,7 @@ def check_strategy(
 
     make: makes a new strategy at each call, always with the same arguments.
     model, objective, increments: what to try it on, from float inputs; the default is a small MLP with Dropout and
-    three increments of 38 rows of three classes, so that the last batch is ragged.
+    three increments of 38 rows of three classes, so that the last batch is ragged. device: where to learn them.
 
     >>> from incr_core.strategies import Replay
     >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
@@ -64,7 +65,7 @@ def check_strategy(
     AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
     learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
     """
-    laws = Laws(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()))
+    laws = Laws(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()), device)
     laws.check_resume()
     laws.check_tidy()
     if zero is not None:

@@ -57,11 +57,13 @@ class Trial:
         model: Callable[[], nn.Module],
         objective: Callable[[], Objective],
         increments: list[Batch],
+        device: str = "cpu",
     ) -> None:
         self.make = make
         self.model = model
         self.objective = objective
         self.increments = increments
+        self.device = device
         self.name = type(make()).__name__
 
     def require(self, holds: bool, law: str, text: str) -> None:
@@ -74,13 +76,13 @@ class Trial:
         *strategies: Strategy,
         seed: int = 3,
         dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        device: str | None = None,
         shuffle: bool = True,
     ) -> Learner:
         """A learner with the weights of `seed`."""
         before = torch.get_rng_state()
         torch.manual_seed(seed)
-        model = self.model().to(device, dtype)
+        model = self.model().to(device or self.device, dtype)
         torch.set_rng_state(before)
         return Learner(
             model,

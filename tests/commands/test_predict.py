@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
+import torch
 
 from incr_core.commands.cli import main
 from incr_core.commands.run import print_summary
@@ -83,6 +84,16 @@ def test_binary_predictions_name_the_classes_and_tell_the_probability_of_the_sec
     assert found.column_names == ["row", "class", "probability"]
     assert found["class"].to_pylist() == ["tall" if p >= 0.5 else "short" for p in found["probability"].to_pylist()]
     assert pc.mean(pc.equal(found["class"], named)).as_py() > 0.8
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of a machine without a GPU")
+def test_what_was_learned_on_a_gpu_answers_without_one(table: Path, tmp_path: Path) -> None:
+    out = learned(table, "size", "multiclass", tmp_path / "run")
+    found = Version.load(out).predict(table)
+    text = (out / "job.toml").read_text()
+    assert 'device = "cpu"' in text
+    (out / "job.toml").write_text(text.replace('device = "cpu"', 'device = "cuda"'))
+    assert Version.load(out).predict(table).equals(found)
 
 
 @pytest.mark.parametrize(

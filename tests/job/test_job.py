@@ -163,6 +163,10 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (['model.factory="math:sqr"'], "expected a function sqr in math, got none; did you mean 'sqrt'"),
         (['strategy=[{name="replay", size=3}]'], "strategy replay: .*size.*; it takes capacity, ratio, memory"),
         (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
+        (
+            ["cluster.gpus=0.5", "cluster.shards=2"],
+            "expected 1 where replicas are sharded, since each shard needs a GPU",
+        ),
         (["learner.device=meta"], "learner.device: 'meta' cannot be used here"),
         (["learner.optimizer=lbfgs"], "learner.optimizer: "),
         (["learner.optimizer={betas=[0.9]}"], "learner.optimizer: .*; it takes lr, betas"),

@@ -18,12 +18,17 @@ def marks_of_file(text: str) -> set[str]:
 
 
 def leaves_out(expression: str, text: str) -> bool:
-    """Whether `-m EXPRESSION` says of markers only which are not wanted, and the whole file has one of those.
+    """Whether `-m EXPRESSION` says of markers only which are not wanted, and the whole file has one of those; or names
+    one marker, and the file does not.
 
     >>> file = "pytestmark = pytest.mark.ray"
     >>> leaves_out("not slow and not ray", file), leaves_out("not slow", file), leaves_out("not slow or ray", file)
     (True, False, False)
+    >>> leaves_out("ray", file), leaves_out("gpu", file)
+    (False, True)
     """
+    if re.fullmatch(r"\w+", expression):
+        return f"pytest.mark.{expression}" not in text
     if re.fullmatch(r"not \w+( and not \w+)*", expression) is None:
         return False
     return not marks_of_file(text).isdisjoint(re.findall(r"not (\w+)", expression))

@@ -1,0 +1,177 @@
+"""Workers that share a GPU: their groups, their exchange over gloo, FSDP of one shard; Ray has no part in it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
+
+from cluster import groups
+from cluster.devices import backend_among, device_here
+from cluster.exchange import ReplicaExchange
+from cluster.place import Place
+from cluster.rendezvous import Rendezvous
+from cluster.shared_folder import SharedFolder
+from cluster.torch_privates import nccl_group
+from cluster.worker import Setup, ShardWorker
+from incr_core.batch import Batch
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.learner import Learner
+from incr_core.models import TableShape
+from incr_core.numerics import FlatTensors, settle_arithmetic, whole
+from incr_core.objectives import Multiclass
+from incr_core.rounds import EverySteps, total_observed
+from incr_core.update import Update, mean
+from tests.support.repository import ROOT
+from tests.support.shards import TwoShards
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+PATIENCE = timedelta(seconds=60)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[TwoShards]:
+    with TwoShards() as both:
+        yield both
+
+
+def plain_of(shape: TableShape) -> nn.Module:
+    """A job's factory."""
+    return nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, shape.outputs))
+
+
+def job_of(people: Path, *settings: str) -> dict[str, Any]:
+    document = {
+        "name": "people",
+        "root": str(ROOT),
+        "stream": {"path": str(people), "every": 100},
+        "features": {"label": "size", "numeric": ["height", "weight"], "classes": ["large", "medium", "small"]},
+        "model": {"factory": "tests.gpu.test_processes:plain_of"},
+        "learner": {"objective": "multiclass", "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.1}},
+        "cluster": {"replicas": 2, "average_every": 2},
+    }
+    return Job.from_document(document, settings).resolved().model_dump()
+
+
+def all_learned(
+    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: SharedFolder
+) -> tuple[dict[str, Tensor], str, int]:
+    """By one of two replicas: its weights, the kind of its group, and the bytes it has sent."""
+    place = Place(place.shard, 2, 0, 1)
+    worker = ShardWorker()
+    worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, folder))
+    worker.join(1, 2)
+    while (received := worker.receive()) is not None:
+        observed = FlatTensors.of(total_observed([received.arrival]))
+        worker.learn(pickle.dumps((observed, EverySteps(2))), hands_over=False)
+    exchange = worker.worker.exchange
+    assert isinstance(exchange, ReplicaExchange)
+    found = {name: value.detach().cpu().clone() for name, value in worker.worker.participant.learner.weights().items()}
+    return found, type(exchange.group).__name__, exchange.bytes_sent
+
+
+@pytest.mark.parametrize("wire", ["float32", "int8"])
+def test_two_replicas_on_one_gpu_exchange_over_gloo(two: TwoShards, people: Path, tmp_path: Path, wire: str) -> None:
+    found, folder = {}, SharedFolder.mark(tmp_path)
+    for device in ("cpu", "cuda"):
+        job = job_of(people, f"learner.device={device}", f"cluster.wire={wire}")
+        (first, kind, sent), (second, _, _) = two.run(all_learned, job, folder, group=False)
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        assert kind == "ProcessGroupGloo"
+        found[device] = first, sent
+    assert found["cpu"][1] == found["cuda"][1]
+    for name, value in found["cpu"][0].items():
+        torch.testing.assert_close(found["cuda"][0][name], value, rtol=1e-2, atol=1e-2)
+
+
+def merged(place: Place, meeting: Rendezvous, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What two processes make of their tensors on one GPU, and what one place does."""
+    rank = place.shard
+    group = groups.between_replicas(Place(rank, 2, 0, 1), meeting.join(), 1, "cuda", PATIENCE)
+    rules = {"n": "sum", "m": "max"}
+
+    def drawn(rank: int, device: str) -> dict[str, Tensor]:
+        draw = torch.Generator().manual_seed(rank)
+        made = {"w": torch.randn(count, generator=draw), "n": torch.ones(3) * rank, "m": torch.tensor([rank])}
+        return {name: value.to(device) for name, value in made.items()}
+
+    anchor = {"n": torch.full((3,), 0.5)}
+    wanted = mean([Update(drawn(each, "cpu"), rows) for each, rows in enumerate((3, 5))], anchor, rules)
+    own = drawn(rank, "cuda")
+    exchange = ReplicaExchange(group, rank, 2)
+    found, rows = exchange.mean(Update(own, (3, 5)[rank]), {"n": anchor["n"].cuda()}, rules)
+    assert rows == 8
+    assert exchange.total(rank + 1, torch.device("cuda")) == 3
+    assert all(found[name].data_ptr() == own[name].data_ptr() for name in own)
+    return {name: value.cpu() for name, value in found.items()}, wanted
+
+
+@pytest.mark.parametrize("count", [7, 300_000])
+def test_what_is_merged_over_gloo_has_the_bits_of_one_place(two: TwoShards, count: int) -> None:
+    """In one message, and wave by wave."""
+    for found, wanted in two.run(merged, count, group=False):
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def shards_of_one(place: Place, meeting: Rendezvous) -> str:
+    try:
+        groups.inside_replica(place, meeting.join(), 1, "cuda", PATIENCE)
+    except JobError as error:
+        return str(error)
+    return ""
+
+
+def test_shards_that_share_a_gpu_are_refused(two: TwoShards) -> None:
+    for told in two.run(shards_of_one, group=False):
+        assert "cluster.shards: expected a GPU for each of the 2 shards of replica 0, got 1" in told
+
+
+def test_a_device_has_a_name() -> None:
+    assert device_here("cuda") == device_here("cuda:0") != ""
+    assert backend_among(HashStore(), 0, 1, "cuda", PATIENCE) == ("nccl", [device_here("cuda")])
+
+
+def test_a_group_of_nccl_of_one_worker() -> None:
+    group = nccl_group(HashStore(), 0, 1, PATIENCE)
+    told = torch.empty(1, dtype=torch.int64, device="cuda")
+    group.alltoall_base(told, torch.tensor([7], device="cuda"), [], []).wait()
+    assert told.item() == 7
+
+
+def test_one_shard_learns_what_an_unsharded_model_does() -> None:
+    settle_arithmetic(1, "cuda")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+
+    def learner(shards: bool) -> Learner:
+        torch.manual_seed(0)
+        model: nn.Module = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)).cuda()
+        if shards:
+            groups.shard_model(model, Place(0, 1, 0, 1), "cuda")
+        return Learner(model, Multiclass(3), partial(torch.optim.SGD, lr=0.1, momentum=0.9), batch_size=8)
+
+    draw = torch.Generator().manual_seed(1)
+    rows = Batch(torch.randn(64, 4, generator=draw), torch.randint(3, (64,), generator=draw))
+    store = HashStore()
+    groups.inside_replica(Place(0, 1, 0, 1), store, 1, "cuda", PATIENCE)
+    try:
+        found = []
+        for shards in (False, True):
+            one = learner(shards)
+            one.learn(rows)
+            found.append({name: whole(value).detach().cpu().clone() for name, value in one.weights().items()})
+    finally:
+        dist.destroy_process_group()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-6)
