@@ -20,6 +20,7 @@ from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
 from incr_core.learner._predicting import Predicting
+from incr_core.learner._private_step import PrivateGradient, why_not_private
 from incr_core.learner._resuming import Resuming
 from incr_core.learner._schedule import Groups, Schedule
 from incr_core.learner._step import Step, explain_batch_norm
@@ -58,6 +59,7 @@ class Learner(Mergeable, Predicting, Resuming):
         not, and each shard takes the whole batch. "independent": it does, or is to be taken so: chance (Dropout) then
         is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
         found out from the first rows (`rows_independent`), together where that cannot tell.
+    typical: rows of which running statistics are made, in place of those that are learned (`observe`).
 
     Of its attributes, `descent` steps the optimiser and `extra` is what modules keep besides tensors. `consolidates`:
     whether `end` changes anything; `spans`: whether `begin` or `end` does; `remakes`: whether `end` changes the model.
@@ -90,12 +92,14 @@ class Learner(Mergeable, Predicting, Resuming):
         schedule: Schedule | None = None,
         groups: Groups = (),
         rows: Rows | None = None,
+        typical: Batch | None = None,
     ) -> None:
         _check(batch_size, accumulate, epochs, rows)
         self.model = model
         self.objective = objective
         self.batch_size = batch_size
         self.epochs = epochs
+        self.typical = typical
         self.shard = shard
         self.strategies = nn.ModuleList(strategies)
 
@@ -252,6 +256,17 @@ class Learner(Mergeable, Predicting, Resuming):
         if self.descent.schedule is not None:
             self.descent.schedule.after("increment")
         self.steps.close()
+
+    def hide_rows(self, clip: float, noise: float) -> PrivateGradient:
+        """From now on take steps that hide each row (DP-SGD); its `source` must be given before rows are learned.
+
+        clip: the largest norm of a row's gradient. noise: the standard deviation of what is added, by the clip.
+        ArgumentError where rows cannot be hidden.
+        """
+        if why := why_not_private(self):
+            raise ArgumentError(f"privacy: expected a learner that can hide each row, got one that cannot: {why}")
+        self._step.private = PrivateGradient(self.context, clip, noise)
+        return self._step.private
 
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""
