@@ -31,6 +31,7 @@ from incr_core.job._learning import (
 )
 from incr_core.job._model import model_of
 from incr_core.job._objective import objective_of
+from incr_core.job._ranges import typical_rows
 from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
@@ -199,6 +200,7 @@ class Job(JobFile):
             groups=[(group.match, group.arguments) for group in settings.groups],
             rows=self.model.rows,
             graphs=settings.graphs,
+            typical=typical_rows(self, self.encoder),
         )
 
     @as_job_error()

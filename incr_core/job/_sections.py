@@ -124,9 +124,18 @@ class FeaturesSection(Section):
     vocabulary: int | None = Field(None, ge=2, le=2**24)
     buckets: int = Field(1024, ge=2)
     widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    ranges: dict[str, tuple[float, float]] | None = None
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
     on_bad_file: Literal["fail", "quarantine"] | None = None
+
+    @field_validator("ranges")
+    @classmethod
+    def _low_before_high(cls, value: dict[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]] | None:
+        for name, (low, high) in (value or {}).items():
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"expected the least and the greatest number of {name}, got [{low:g}, {high:g}]")
+        return value
 
     @property
     def tolerates_bad_files(self) -> bool:

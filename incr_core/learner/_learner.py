@@ -22,6 +22,7 @@ from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
 from incr_core.learner._predicting import Predicting
+from incr_core.learner._private_step import PrivateGradient, why_not_private
 from incr_core.learner._resuming import Resuming
 from incr_core.learner._schedule import Groups, Schedule
 from incr_core.learner._step import Step, explain_batch_norm
@@ -62,6 +63,7 @@ class Learner(Mergeable, Predicting, Resuming):
         found out from the first rows (`rows_independent`), together where that cannot tell.
     graphs: whether to record steps on a GPU as CUDA graphs and replay them, where nothing forbids it: `why_eager` says
         what does. A model must then do the same at each step: what Python decides in its forward is decided once.
+    typical: rows of which running statistics are made, in place of those that are learned (`observe`).
 
     Of its attributes, `descent` steps the optimiser and `extra` is what modules keep besides tensors. `consolidates`:
     whether `end` changes anything; `spans`: whether `begin` or `end` does; `remakes`: whether `end` changes the model.
@@ -95,12 +97,14 @@ class Learner(Mergeable, Predicting, Resuming):
         groups: Groups = (),
         rows: Rows | None = None,
         graphs: bool = False,
+        typical: Batch | None = None,
     ) -> None:
         _check(batch_size, accumulate, epochs, rows)
         self.model = model
         self.objective = objective
         self.batch_size = batch_size
         self.epochs = epochs
+        self.typical = typical
         self.shard = shard
         self.strategies = nn.ModuleList(strategies)
 
@@ -294,6 +298,17 @@ class Learner(Mergeable, Predicting, Resuming):
             return {}
         with answering:
             return {name: value.clone() for name, value in self.weights().items()}
+
+    def hide_rows(self, clip: float, noise: float) -> PrivateGradient:
+        """From now on take steps that hide each row (DP-SGD); its `source` must be given before rows are learned.
+
+        clip: the largest norm of a row's gradient. noise: the standard deviation of what is added, by the clip.
+        ArgumentError where rows cannot be hidden.
+        """
+        if why := why_not_private(self):
+            raise ArgumentError(f"privacy: expected a learner that can hide each row, got one that cannot: {why}")
+        self._step.private = PrivateGradient(self.context, clip, noise)
+        return self._step.private
 
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""

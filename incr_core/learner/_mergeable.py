@@ -21,7 +21,8 @@ __all__ = ["Mergeable"]
 class Mergeable:
     """The part of a learner that exchanges: it adopts an anchor, and gives what it made of it.
 
-    model, objective, strategies, hooks, context, device: those of the learner. entries: the tensors that merge.
+    model, objective, strategies, hooks, context, device, typical: those of the learner. entries: the tensors that
+    merge.
 
     >>> from incr_core.learner._learner import Learner
     >>> from incr_core.objectives import Binary
@@ -38,6 +39,7 @@ class Mergeable:
     hooks: Hooks
     context: Context
     device: torch.device
+    typical: Batch | None
 
     def weights(self) -> Weights:
         """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
@@ -103,8 +105,15 @@ class Mergeable:
         """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
 
         It is additive: the sum over workers, added to the anchor before anybody learns, gives all of them the
-        statistics of all rows.
+        statistics of all rows. Where the learner has `typical` rows it tells of these, as many times as there are rows
+        to learn, and of those nothing.
         """
+        if self.typical is not None:
+            times = len(labelled) / len(self.typical)
+            return {name: value * times for name, value in self._observe(self.typical).items()}
+        return self._observe(labelled)
+
+    def _observe(self, labelled: Batch) -> Weights:
         measured = {f"objective.{name}": value for name, value in self.objective.observe(labelled.targets).items()}
         observe = getattr(self.model, "observe", None)
         if observe is not None:

@@ -14,6 +14,7 @@ from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division
 from incr_core.learner._linear_step import has_slope, linear_backward
 from incr_core.learner._optimizer_step import Descent
+from incr_core.learner._private_step import PrivateGradient
 from incr_core.learner._row_weighting import RowWeighting
 from incr_core.numerics import Precision
 from incr_core.strategies import Context, Hooks
@@ -28,7 +29,7 @@ class Step:
     rows together.
 
     losses: sums over new rows of each term of the loss, until somebody takes them. after_step: the hooks to call when a
-    step is taken, mostly those of the strategies.
+    step is taken, mostly those of the strategies. private: what hides each row, where rows are hidden.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Step:
         self.division = division
         self.after_step = hooks.after_step
         self.losses: dict[str, float | Tensor] = {}
+        self.private: PrivateGradient | None = None
         self._on_cpu = context.device.type == "cpu"
         plain = type(self.model) is nn.Linear and not strategies and precision.name == "float32"
         self._linear = plain and has_slope(self.objective)
@@ -58,6 +60,8 @@ class Step:
 
     def take(self, batches: list[Batch]) -> int:
         """One optimiser step over the new rows of `batches`; returns how many they are, 0 where none is taken."""
+        if self.private is not None:
+            return self._take_private(self.private, batches)
         if self._linear and len(batches) == 1 and self._take_linear(batches[0]):
             return len(batches[0])
         context, division, outputs, overflowed = self.context, self.division, [], False
@@ -118,6 +122,15 @@ class Step:
         self.descent.step()
         self.context.step += 1
         return True
+
+    def _take_private(self, private: PrivateGradient, batches: list[Batch]) -> int:
+        """A step that hides each row; strategies that look at rows are not beside it (`why_not_private`)."""
+        self.losses["loss"] = self.losses.get("loss", 0.0) + private.backward(batches)
+        for hook in self.hooks.after_backward:
+            hook(self.context)
+        self.descent.step()
+        self.context.step += 1
+        return sum(map(len, batches))
 
     def log(self, terms: Mapping[str, Tensor], rows: float) -> None:
         """Add the terms of a batch's mean loss, over its new rows, to `losses`."""

@@ -1,0 +1,8 @@
+"""Differential privacy: what is clipped, the noise that hides it, and the account of what both have cost."""
+
+from incr_core.privacy._accountant import Accountant, least_noise, sampled_gaussian
+from incr_core.privacy._adaptive_clip import AdaptiveClip
+from incr_core.privacy._clipping import clipped
+from incr_core.privacy._noise import SecretNoise
+
+__all__ = ["Accountant", "AdaptiveClip", "SecretNoise", "clipped", "least_noise", "sampled_gaussian"]

@@ -1,0 +1,40 @@
+"""What one participant may change at most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from incr_core.numerics import as_reals, widened
+
+__all__ = ["clipped"]
+
+
+@torch.no_grad()
+def clipped(
+    weights: Mapping[str, Tensor], anchor: Mapping[str, Tensor], rules: Mapping[str, str], clip: float
+) -> tuple[dict[str, Tensor], float]:
+    """How far weights have moved from the anchor, at most `clip` in all, by what merges as a mean; and how far it was.
+
+        d = w - a        d <- d min(1, clip / |d|)        |d| over all entries together
+
+    Real numbers, in float64, complex ones as pairs; entries that merge otherwise are not in it. What is not finite
+    moves nothing.
+
+    >>> moved, norm = clipped({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w": "mean"}, clip=1.0)
+    >>> moved["w"], norm
+    (tensor([0.6000, 0.8000], dtype=torch.float64), 5.0)
+    """
+    moved = {
+        name: as_reals(widened(value)).double() - as_reals(widened(anchor[name])).double()
+        for name, value in weights.items()
+        if rules.get(name, "mean") == "mean"
+    }
+    norm = math.hypot(*(float(torch.linalg.vector_norm(value)) for value in moved.values()))
+    if not math.isfinite(norm):
+        return {name: torch.zeros_like(value) for name, value in moved.items()}, norm
+    factor = min(1.0, clip / norm) if norm else 1.0
+    return {name: value * factor for name, value in moved.items()}, norm
