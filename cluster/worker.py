@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,8 +49,7 @@ PATIENCE = 10
 """How many timeouts one message may take. The driver ends a lost peer, and so its connections, long before."""
 
 
-@dataclass(slots=True)
-class Received:
+class Received(NamedTuple):
     """What a replica tells about the increment it took.
 
     steps: optimiser steps it will take. fragments: of the first replica, paths of the fragments of the stream, but for

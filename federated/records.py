@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from federated.flower_privates import flat_array
-from incr_core.metrics import Packed, Sparse, packed, raw
+from incr_core.metrics import Packed, Told, packed, unpacked
 from incr_core.numerics import FlatLayout, FlatTensors
 from incr_core.storage import packing
 
@@ -82,17 +82,18 @@ def thinned(sums: Packed) -> dict[str, Any]:
     """Statistics as `tell` takes them, in few bytes (`metrics.packed`): of few rows a histogram is mostly 0.
 
     >>> told_of = thinned({"scores": np.eye(1, 8192)})
-    >>> len(told_of["scores"]["values"]), filled(told_of)["scores"].array().shape
+    >>> len(told_of["scores"]["values"]), unpacked(filled(told_of)["scores"]).shape
     (1, (1, 8192))
     """
     return {name: _told_of(value) for name, value in packed(sums).items()}
 
 
-def _told_of(value: Any) -> Any:
-    if isinstance(value, Sparse):
-        at, values = value.places.array().copy(), value.values.array().copy()
-        return {"shape": list(value.shape), "at": at, "values": values}
-    return value.array().copy()
+def _told_of(value: Told) -> Any:
+    dtype, shape, numbers, places = value
+    if places is None:
+        return unpacked(value).copy()
+    at = np.frombuffer(places, np.int64).copy()
+    return {"shape": list(shape), "at": at, "values": np.frombuffer(numbers, dtype).copy()}
 
 
 def filled(sums: Mapping[str, Any]) -> Packed:
@@ -101,6 +102,7 @@ def filled(sums: Mapping[str, Any]) -> Packed:
     def sent(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return Sparse(tuple(value["shape"]), raw(value["at"]), raw(value["values"]))
+        values, at = value["values"], value["at"].astype(np.int64)
+        return values.dtype.str, tuple(value["shape"]), values.tobytes(), at.tobytes()
 
     return {name: sent(value) for name, value in sums.items()}

@@ -19,7 +19,7 @@ from incr_core.metrics._coarse import coarse
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
-from incr_core.metrics._packed import Packed, Raw, Sparse, packed, raw, total
+from incr_core.metrics._packed import Packed, Told, added, packed, packed_array, total, unpacked
 from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
 from incr_core.metrics._regression import regression_metrics, regression_statistics
 from incr_core.metrics._sums import Statistics, add
@@ -27,10 +27,10 @@ from incr_core.metrics._temporal import last_labels
 
 __all__ = [
     "Packed",
-    "Raw",
-    "Sparse",
     "Statistics",
+    "Told",
     "add",
+    "added",
     "binary_metrics",
     "binary_statistics",
     "coarse",
@@ -42,12 +42,13 @@ __all__ = [
     "multilabel_metrics",
     "multilabel_statistics",
     "packed",
+    "packed_array",
     "ranking_metrics",
     "ranking_statistics",
-    "raw",
     "regression_metrics",
     "regression_statistics",
     "total",
+    "unpacked",
 ]
 
 _MAIN = {

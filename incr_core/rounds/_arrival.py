@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from incr_core import metrics
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
-from incr_core.metrics import Packed
+from incr_core.metrics import Packed, Told
 from incr_core.update import Weights
 
 __all__ = ["Arrival", "total_observed"]
@@ -29,7 +31,8 @@ class Arrival:
     rows: ids of the rows to learn, (n,) int64. duplicates: ids of rows that were learned before.
     arriving: rows that arrived; predicted: those of them that count as predictions; scored: earlier predictions whose
     labels became known. statistics: additive, of the rows scored.
-    observed: what the rows to learn add to the running statistics of the model and the objective.
+    observed: what the rows to learn add to the running statistics of the model and the objective; packed, where another
+    process has sent it.
     probed: for each `Probe`, sums over rows scored or arriving. tasks: of the rows to learn, if strategies consolidate
     by task. bad, bad_files: what cannot be used. seconds: that predicting and scoring took.
     """
@@ -40,7 +43,7 @@ class Arrival:
     predicted: int = 0
     scored: int = 0
     statistics: Packed = field(default_factory=dict)
-    observed: Weights = field(default_factory=dict)
+    observed: Mapping[str, Tensor | Told] = field(default_factory=dict)
     probed: list[Tensor] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     duplicates: Tensor = field(default_factory=_no_rows)
@@ -54,44 +57,56 @@ class Arrival:
         return self.rows.numel()
 
     def __reduce__(self) -> tuple[Callable[..., Arrival], tuple[Any, ...]]:
-        """In few bytes, and with nothing to look up: torch takes a hundred times as long to pickle a small tensor.
+        """In few bytes, as plain tuples: torch takes a hundred times as long to read a small tensor, and a thousand
+        replicas tell of every increment.
 
         >>> import pickle
         >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
         tensor([0, 1, 2])
         """
+        tick = self.tick
         told = {
-            "rows": _array(self.rows),
-            "duplicates": _array(self.duplicates),
+            "tick": (tick.number, tick.name, tick.warm, tick.time),
+            "rows": _ids(self.rows),
+            "duplicates": _ids(self.duplicates),
             "statistics": metrics.packed(self.statistics),
-            "observed": {name: _array(value) for name, value in self.observed.items()},
-            "probed": [_array(value) for value in self.probed],
+            "observed": {name: _packed(value) for name, value in self.observed.items()},
         }
-        return _unpickled, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
+        return _arrived, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
 
 
 FIELDS = tuple(field.name for field in fields(Arrival))
 
 
-def _unpickled(*values: Any) -> Arrival:
+def _arrived(*values: Any) -> Arrival:
     arrival = Arrival(*values)
-    arrival.rows, arrival.duplicates = _tensor(arrival.rows), _tensor(arrival.duplicates)
-    arrival.observed = {name: _tensor(value) for name, value in arrival.observed.items()}
-    arrival.probed = [_tensor(value) for value in arrival.probed]
+    arrival.tick = _tick(arrival.tick)
+    arrival.rows, arrival.duplicates = _of_ids(arrival.rows), _of_ids(arrival.duplicates)
     return arrival
 
 
-def _array(tensor: Tensor) -> Any:
-    """As bytes, their type and shape; a type that numpy does not know stays torch's."""
+@lru_cache(16)
+def _tick(told: Any) -> Tick:
+    """All who report the same increment report the same tick."""
+    return Tick(*told)
+
+
+def _ids(rows: Tensor) -> bytearray:
+    return bytearray(rows.cpu().numpy())
+
+
+def _of_ids(told: Any) -> Tensor:
+    return torch.frombuffer(told, dtype=torch.int64) if told else _no_rows()
+
+
+def _packed(value: Tensor | Told) -> Tensor | Told:
+    """As bytes; a type that numpy does not know stays torch's."""
+    if not isinstance(value, Tensor):
+        return value
     try:
-        return metrics.raw(tensor.detach().cpu().numpy())
+        return metrics.packed_array(value.detach().cpu().numpy())
     except TypeError:
-        return tensor
-
-
-def _tensor(told: Any) -> Tensor:
-    # Copied, since what a message holds is read-only, which tensors cannot be.
-    return told if isinstance(told, Tensor) else torch.from_numpy(told.array().copy())
+        return value
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:
@@ -100,8 +115,14 @@ def total_observed(arrivals: Sequence[Arrival]) -> Weights:
     >>> total_observed([])
     {}
     """
-    total: Weights = {}
+    columns: dict[str, list[Tensor | Told]] = {}
     for arrival in arrivals:
         for name, value in arrival.observed.items():
-            total[name] = total[name] + value if name in total else value
-    return total
+            columns.setdefault(name, []).append(value)
+    return {name: _added(column) for name, column in columns.items()}
+
+
+def _added(column: Sequence[Tensor | Told]) -> Tensor:
+    here = [value for value in column if isinstance(value, Tensor)]
+    sent = [value for value in column if isinstance(value, tuple)]
+    return reduce(add, here) if here else torch.from_numpy(metrics.added(sent))
