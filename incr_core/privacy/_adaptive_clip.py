@@ -57,7 +57,7 @@ class AdaptiveClip:
                 "within the clip would cost more than all; raise it (default: a twentieth of the clients), or give a "
                 "number as clip"
             )
-        return left**-0.5
+        return float(left**-0.5)
 
     def follow(self, norms: Sequence[float], clients: float, noise: float) -> None:
         """Move by a round's norms; noise: a standard normal number."""

@@ -59,5 +59,5 @@ class SecretNoise:
     def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Standard normal numbers of the shapes of these tensors, in float64."""
         counts = [value.numel() for value in tensors.values()]
-        parts = torch.from_numpy(self.normal(sum(counts))).split(counts)
+        parts = torch.split(torch.from_numpy(self.normal(sum(counts))), counts)
         return {name: part.view(value.shape) for (name, value), part in zip(tensors.items(), parts, strict=True)}

@@ -111,7 +111,8 @@ def test_a_model_that_vmap_does_not_take_is_refused_by_name() -> None:
             self.inner = nn.Linear(4, 1)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.inner(inputs) * (2.0 if float(inputs.sum()) > 0 else 1.0)
+            output: torch.Tensor = self.inner(inputs) * (2.0 if float(inputs.sum()) > 0 else 1.0)
+            return output
 
     one = learner(model=Counting())
     one.hide_rows(1.0, 1.0).source = SecretNoise(b"s", b"p")
