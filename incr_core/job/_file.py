@@ -289,6 +289,8 @@ class JobFile(Section):
 
 
 _OPERATIONAL = [
+    ("learner", "graphs"),
+    ("cluster", "gpus"),
     ("features", "on_bad_file"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
     *(("federated", key) for key in ("certificates", "min_clients", "round_timeout", "accept_failures")),

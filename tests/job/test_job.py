@@ -68,7 +68,15 @@ def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["cluster.address=10.0.0.7:6379", "cluster.timeout=5", "cluster.spares=1", "cluster.replicas=7", "publish.keep=3"],
+    [
+        "cluster.address=10.0.0.7:6379",
+        "cluster.timeout=5",
+        "cluster.spares=1",
+        "cluster.replicas=7",
+        "cluster.gpus=0.5",
+        "learner.graphs=true",
+        "publish.keep=3",
+    ],
 )
 def test_how_a_run_is_operated_makes_no_other_run(table: Path, setting: str) -> None:
     job = Job.read(write(table.parent, MINIMAL))
@@ -134,6 +142,7 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
         (["stream.path=''"], 'stream.path: expected some text, got ""; change it'),
         (["review={every=0}"], "review.every: expected at least 1, got 0; change it"),
         (["learner.clip=0"], "learner.clip: expected more than 0, got 0; change it, or leave it out"),
+        (["cluster.gpus=0.5", "cluster.shards=2"], "cluster.gpus: expected 1 where replicas are sharded, .* got 0.5"),
         (["learner.consolidate=never"], 'learner.consolidate: expected "increment", .* or a whole number, got "never"'),
         (["features.numeric=tall"], r'features.numeric: expected a list, got "tall"; put it in brackets: \["tall"\]'),
         (["features.classes=[0, 0]"], "features.classes: expected every class once, got 0 twice"),
@@ -163,10 +172,6 @@ def test_settings_are_checked_like_the_file(table: Path, settings: list[str], me
         (['model.factory="math:sqr"'], "expected a function sqr in math, got none; did you mean 'sqrt'"),
         (['strategy=[{name="replay", size=3}]'], "strategy replay: .*size.*; it takes capacity, ratio, memory"),
         (["learner.device=moon"], "learner.device: 'moon' cannot be used here"),
-        (
-            ["cluster.gpus=0.5", "cluster.shards=2"],
-            "expected 1 where replicas are sharded, since each shard needs a GPU",
-        ),
         (["learner.device=meta"], "learner.device: 'meta' cannot be used here"),
         (["learner.optimizer=lbfgs"], "learner.optimizer: "),
         (["learner.optimizer={betas=[0.9]}"], "learner.optimizer: .*; it takes lr, betas"),
