@@ -37,7 +37,7 @@ def put(folder: Path, address: str) -> None:
     """The files of a folder as objects."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            fsspec.filesystem("s3").put_file(str(file), f"{address}/{file.relative_to(folder)}")
+            fsspec.filesystem(address.partition(":")[0]).put_file(str(file), f"{address}/{file.relative_to(folder)}")
 
 
 def write(folder: Path, kind: str) -> None:
@@ -122,6 +122,7 @@ def test_a_store_that_is_not_there_is_told_of() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_a_store_that_goes_away_puts_no_file_in_quarantine(tmp_path: Path, place: str) -> None:
     write(tmp_path / "data", "parquet")
     put(tmp_path / "data", place)
