@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cluster.place import Place
 from cluster.processes import Process
-from cluster.worker import Handover, Received, Saved, Setup
+from cluster.worker import Due, Handover, LearnedHere, Received, Saved, Setup
 from incr_core.batch import Batch
 from incr_core.data.timeline import Blocks, Tick
 from incr_core.metrics import binary_statistics
@@ -109,10 +109,12 @@ class StandIn:
         first = self.number == 0 and replica == 0
         return Received(arrival, 1, int(not first), ["rows.parquet"] if first else [])
 
-    def learn(self, observed: bytes, *, hands_over: bool) -> tuple[Round, Handover | None]:
+    def learn(self, told: bytes, due: Due | None = None) -> LearnedHere:
         """What a round costs, and of the first replica the weights."""
         done = Round({"loss": 20.0}, BATCH, 8192, 0.01, 0.001)
-        return done, self.hand_over() if hands_over else None
+        if due is None or due.version is None:
+            return LearnedHere(done)
+        return LearnedHere(done, self.hand_over(), self.save(due.version))
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """The weights."""

@@ -5,10 +5,9 @@
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker. A commit after every increment costs one more, since the weights are
-then handed over with what was learned; a rarer one costs one call to the first replica besides. With the call to save
-goes the one to receive, so that workers take the next increment while the version is written. The driver does no
-arithmetic on weights.
+So an increment costs two calls to every worker, also where each is committed: workers then save, and hand over, as
+soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. Workers take the
+next increment while the version is written. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from cluster.place import Place
 from cluster.recruiting import Recruiter
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import require_lasting
-from cluster.worker import Handover, Received, SavedAt, Setup
+from cluster.worker import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster.worker_pool import WorkerPool
 from cluster.writing import await_all, take_parts
 from incr_core.engines import Commit, Engine
@@ -71,6 +70,7 @@ class ClusterEngine(Engine):
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
+        self._learned: list[LearnedHere] = []  # with what the commit needs that follows at once
         self._ended = False
         self._actors = actors(job)
         try:
@@ -145,7 +145,7 @@ class ClusterEngine(Engine):
         """
         self._version = None if commit is None else commit.version
         self._exports.committed(self._version or 0)
-        self._handover = None
+        self._changed()
         with self._lost("starting"):
             self._members.begin(None if commit is None else commit.engine)
             joined = self._recruiter.form()
@@ -198,7 +198,7 @@ class ClusterEngine(Engine):
 
     def receive(self) -> list[Arrival]:
         """Let every replica take its next increment."""
-        self._handover = None
+        self._changed()
         with self._lost("receiving an increment"):
             told: list[Received | None] = self._pool.call("receive")
         received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
@@ -224,7 +224,7 @@ class ClusterEngine(Engine):
             with self._lost(f"skipping {arrivals[0].tick.name}"):
                 self._pool.call("skip")
             return Round()
-        self._handover = None
+        self._changed()
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
             done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
@@ -233,17 +233,32 @@ class ClusterEngine(Engine):
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
             return Round()
-        self._handover = None
-        commits = self.job.publish.every == 1 and not self.saves_meanwhile
+        self._changed()
         with self._lost(f"learning {arrivals[0].tick.name}"):
             # Packed here, once, and not for each of them.
             told = pickle.dumps((FlatTensors.of(total_observed(arrivals)), self._pace()))
-            done = self._pool.call("learn", told, hands_over=commits)
-        self._handover = done[0][1]
-        learned = together([learned for learned, _ in done])
+            due = self._due
+            done: list[LearnedHere] = self._pool.call("learn", told, due)
+        self._handover, self._learned = done[0].handover, [] if due is None else done
+        learned = together([one.done for one in done])
         rows = sum(arrival.labelled for arrival in arrivals)
         self._exports.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
         return learned
+
+    @property
+    def _due(self) -> Due | None:
+        """What the commit needs that follows as soon as an increment is learned, if one does.
+
+        Not the state, where something may come before: the gate's verdict, or, in a store, that weights have diverged.
+        """
+        if self.job.publish.every > 1:
+            return None
+        saves = self._states.are_files and not self.saves_meanwhile and not self.job.publish.gate
+        return Due(gathers=not self.saves_meanwhile, version=(self._version or 0) + 1 if saves else None)
+
+    def _changed(self) -> None:
+        """What was told with what was learned is not what workers have now."""
+        self._handover, self._learned = None, []
 
     def _pace(self) -> Pace:
         """When the replicas exchange within an increment."""
@@ -253,7 +268,7 @@ class ClusterEngine(Engine):
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all workers do it."""
         if weights is not None or orders != Orders(verdict=orders.verdict):
-            self._handover = None
+            self._changed()
         with self._lost("following orders"):
             sent = None if weights is None else self._actors.shared(FlatTensors.of(weights))
             self._pool.call("order", orders, sent)
@@ -273,8 +288,14 @@ class ClusterEngine(Engine):
                 self._pool.call_each("save_meanwhile", [(version, key) for key in self._saving])
                 return self._members.saved()
             # Who is to have no others beside it next goes on at once, while the version is written.
-            goes_on = self._members.wanted.fixed and not self._ended
-            saved = self._pool.call("save", version, then="receive" if goes_on else "")
+            then = "receive" if self._members.wanted.fixed and not self._ended else ""
+            due = self._due
+            kept = due is not None and due.version == version
+            saved = [one.saved for one in self._learned if kept and one.saved is not None]
+            if not saved:
+                saved = self._pool.call("save", version, then=then)
+            elif then:
+                self._pool.begin(then)
         self._states.kept(self.places, version, saved)
         return self._members.saved()
 
@@ -302,6 +323,8 @@ class ClusterEngine(Engine):
         """The name of a weight that is not finite; each worker looks at its own part, where the whole is not needed."""
         if not self.saves_meanwhile:
             return super().not_finite()
+        if self._learned:
+            return next(filter(None, (one.not_finite for one in self._learned)), None)
         with self._lost("looking at the weights"):
             found: list[str | None] = self._pool.call("not_finite")
         return next(filter(None, found), None)

@@ -40,7 +40,7 @@ from incr_core.rounds import Alone, Arrival, Exchange, Orders, Participant, Roun
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
-__all__ = ["Handover", "Received", "Saved", "SavedAt", "Setup", "ShardWorker", "partition_of"]
+__all__ = ["Due", "Handover", "LearnedHere", "Received", "Saved", "SavedAt", "Setup", "ShardWorker", "partition_of"]
 
 BEATS = 5
 """Signs of life within the time after which silence counts as death."""
@@ -82,6 +82,29 @@ class Saved:
 
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)
     unsynced: list[Path] = field(default_factory=list)
+
+
+class Due(NamedTuple):
+    """What a commit needs that follows as soon as an increment is learned, and so is told with it.
+
+    gathers: whether the weights are to be put together here; else a later call writes their parts. version: for which
+    to keep the state; None: that is asked for later.
+    """
+
+    gathers: bool
+    version: int | None
+
+
+class LearnedHere(NamedTuple):
+    """What a worker tells of an increment that it has learned, and, where a commit follows, what that needs of it.
+
+    not_finite: the name of a weight that is not, where it does not hand over the weights.
+    """
+
+    done: Round
+    handover: Handover | None = None
+    saved: Saved | None = None
+    not_finite: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +202,7 @@ class ShardWorker:
         self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.worker = self._made()
         self._fragments_told = 0
+        self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
         return Process.own()
 
     def _handing(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
@@ -280,6 +304,9 @@ class ShardWorker:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(RECEIVING):
             arrival = self.worker.receive()
+            if self._kept is not None:
+                self._let_go(self._kept)
+                self._kept = None
         if arrival is None or self.place.shard > 0:
             return None
         participant = self.worker.participant
@@ -289,16 +316,21 @@ class ShardWorker:
         self._fragments_told += len(fragments)
         return Received(arrival, steps, known, fragments)
 
-    def learn(self, told: bytes, *, hands_over: bool) -> tuple[Round, Handover | None]:
+    def learn(self, told: bytes, due: Due | None = None) -> LearnedHere:
         """Learn the increment at hand, in the rounds of a pace.
 
-        told: what all replicas observed of it, summed, and the pace, packed. hands_over: whether a commit follows: one
-        call fewer.
+        told: what all replicas observed of it, summed, and the pace, packed. due: what else to do, where a commit
+        follows: each is a call less.
         """
         observed, pace = pickle.loads(told)
         with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
             done = self.worker.learn(observed.tensors(copy=False), pace)
-            return done, self.hand_over() if hands_over else None
+            if due is None:
+                return LearnedHere(done)
+            handover, not_finite = self.hand_over(gathers=due.gathers), None if due.gathers else self.not_finite()
+            self._kept = due.version
+            saved = None if due.version is None else self._save(due.version)
+            return LearnedHere(done, handover, saved, not_finite)
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
@@ -355,6 +387,12 @@ class ShardWorker:
 
         On the loop's own host it does not wait for the disk: the loop does, for all at once.
         """
+        saved = self._save(version)
+        self._let_go(version)
+        return saved
+
+    def _save(self, version: int) -> Saved:
+        """The same, but that what is too old beside it stays for now."""
         state = self._directory.state(self.place, version)
         if isinstance(state, StoredState):
             with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
@@ -363,12 +401,13 @@ class ShardWorker:
         with self._heartbeat.doing(WORKING), ExitStack() as stack:
             unsynced = stack.enter_context(checkpoint.unsynced()) if self._beside_loop else []
             self.worker.save(state, version)
-            # The version before is committed, or this one would not be saved.
-            self._let_go(version)
             return Saved(unsynced=unsynced)
 
     def _let_go(self, version: int) -> None:
-        """Remove the states that are too old beside this version's, unless the loop keeps some of them for longer."""
+        """Remove the states that are too old beside this version's, unless the loop keeps some of them for longer.
+
+        The version before is committed, or this one would not be kept.
+        """
         if not self._job.publish.keeps_older:
             self._directory.let_go(self.place, version - STAY)
 

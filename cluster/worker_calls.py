@@ -64,13 +64,19 @@ class WorkerCalls:
         """Call a method of all workers with the same arguments; their results, by place."""
         return self.call_each(method, [arguments] * len(self.places), **options)
 
+    def begin(self, method: str) -> None:
+        """Let all go on with a method without arguments, whatever the driver does meanwhile.
+
+        The next call of that method gives its results.
+        """
+        self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.places)), ()))
+
     def call_each(
         self, method: str, arguments: Sequence[Sequence[Any]], *, then: str = "", **options: Any
     ) -> list[Any]:
         """Call a method of all workers, each with its own arguments; their results, by place.
 
-        then: a method without arguments that all go on with at once, whatever the driver does meanwhile. The next call
-        of that method gives its results.
+        then: a method to `begin` behind it.
 
         Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
         """
@@ -80,7 +86,7 @@ class WorkerCalls:
         else:
             calls = self._begun(method, dict(enumerate(arguments)), options)
         if then:
-            self._ahead = then, self._begun(then, dict.fromkeys(range(len(self.places)), ()))
+            self.begin(then)
         return self._results(calls, method)
 
     def call_first(self, method: str, **options: Any) -> Any:

@@ -33,7 +33,7 @@ def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: a test that starts Ray without the marker `ray`, or one of its own in this process, fails, however
     deep in the code it does.
     """
-    if event == "subprocess.Popen" and "gcs_server" in str(arguments[0]):
+    if event == "subprocess.Popen" and Path(os.fsdecode(arguments[0])).name == "gcs_server":
         for test in running:
             if test.get_closest_marker("ray") is None:
                 pytest.fail(f"{test.nodeid} starts Ray; mark it: pytestmark = pytest.mark.ray")

@@ -104,8 +104,10 @@ class ObjectStore:
     def _there(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:
+            if not isinstance(error, FileNotFoundError) and "ContainerNotFound" not in str(error):  # Azure's own word
+                raise
+            reason = " ".join(str(error).split()) if isinstance(error, FileNotFoundError) else "no such container"
             raise StoreError(
                 f"{self.address}: expected a bucket that is there, and what was read to be there still, got "
                 f"{reason or 'nothing'}; make the bucket, or run the same command again"

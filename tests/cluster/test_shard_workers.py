@@ -74,7 +74,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
         torch.distributed.broadcast_object_list(received, src=0)
         assert received[0] is not None
         observed = FlatTensors.of(total_observed([received[0].arrival]))
-        worker.learn(pickle.dumps((observed, EverySteps())), hands_over=False)
+        worker.learn(pickle.dumps((observed, EverySteps())))
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:

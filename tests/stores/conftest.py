@@ -1,4 +1,4 @@
-"""One server of S3 for all tests of runs and streams that live in a store."""
+"""One server for all tests of runs and streams that live in a store: of S3, and where they are installed, of others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.s3_server import s3_server
+from tests.support.store_servers import SERVERS
+
+STORES = ["s3", *(pytest.param(scheme, marks=pytest.mark.chaos) for scheme in ("gs", "abfs"))]
 
 
-@pytest.fixture(scope="package")
-def bucket() -> Iterator[str]:
-    with s3_server() as address:
+@pytest.fixture(scope="package", params=STORES)
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    with SERVERS[request.param]() as address:
         yield address
 
 

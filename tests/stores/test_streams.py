@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.data.sources import open_source
-from incr_core.errors import StoreError, StreamError
+from incr_core.errors import JobError, StoreError, StreamError
 from incr_core.job import Job
 from incr_core.runs import Run, run
+from incr_core.storage import ObjectStore
 from tests.support.made_up import made_up
 from tests.support.s3_server import endpoint, free_port, refusing
 
@@ -37,7 +39,7 @@ def put(folder: Path, address: str) -> None:
     """The files of a folder as objects."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            fsspec.filesystem("s3").put_file(str(file), f"{address}/{file.relative_to(folder)}")
+            fsspec.filesystem(address.partition(":")[0]).put_file(str(file), f"{address}/{file.relative_to(folder)}")
 
 
 def write(folder: Path, kind: str) -> None:
@@ -122,6 +124,7 @@ def test_a_store_that_is_not_there_is_told_of() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_a_store_that_goes_away_puts_no_file_in_quarantine(tmp_path: Path, place: str) -> None:
     write(tmp_path / "data", "parquet")
     put(tmp_path / "data", place)
@@ -131,3 +134,19 @@ def test_a_store_that_goes_away_puts_no_file_in_quarantine(tmp_path: Path, place
         fragments[0].load(["height"])
     assert fragments[0].load(["height"]).num_rows == 150
     assert isinstance(fragments[0].load(["height"]), pa.Table)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("gcs", "gcsfs"), ("abfs", "adlfs"), ("az", "adlfs")])
+def test_an_address_whose_package_is_missing_says_what_to_install(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # another test has used it
+    extra = "gs" if package == "gcsfs" else "abfs"
+    with pytest.raises(JobError, match=rf"{scheme}://bucket/days: .* pip install 'incr\[{extra}\]'"):
+        open_source(f"{scheme}://bucket/days")
+
+
+def test_a_bucket_that_is_not_there_is_asked_for(bucket: str) -> None:
+    with pytest.raises(StoreError, match=r"nowhere/run: expected a bucket that is there.*make the bucket"):
+        ObjectStore(f"{bucket.partition('://')[0]}://nowhere/run").create("manifest/1", b"one")

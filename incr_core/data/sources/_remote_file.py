@@ -73,9 +73,13 @@ class RemoteFile:
         return Stat(int(self._known()["size"]), 0.0)
 
     def mark(self) -> str:
-        """What tells this content from any other that the object may have had: its entity tag or the like."""
+        """What tells this content from any other that the object may have had: its hash, entity tag or the like.
+
+        The hash first: the tags of Google's and Azure's stores are others where the same bytes are written anew.
+        """
         known = self._known()
-        for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created"):
+        known = {**known, "content_md5": bytes((known.get("content_settings") or {}).get("content_md5") or b"")}
+        for key in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "LastModified", "mtime", "created"):
             if known.get(key):
                 return hashlib.blake2b(f"{key} {known[key]}".encode(), digest_size=8).hexdigest()
         return hashlib.blake2b(b"".join(self.slices([(0, int(known["size"]))])), digest_size=8).hexdigest()
@@ -150,6 +154,8 @@ def remote_files(
     try:
         with store_errors(address, "read"):
             found = system.glob(path, detail=True) if magic else system.find(path, detail=True)
+            if isinstance(found, list):  # adlfs's answer where the path is an object
+                found = {name: system.info(name) for name in found}
     except FileNotFoundError:
         found = {}
     files = {name: info for name, info in found.items() if info.get("type") == "file" and not name.endswith("/")}
