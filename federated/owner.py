@@ -176,7 +176,7 @@ class Owner(Home):
         return self._run.row_ids(offset_of(told))
 
     def agrees(self, orders: Orders) -> Orders:
-        """Numbers that a job may have; EngineError otherwise."""
+        """Numbers that a job may have, and times; EngineError otherwise."""
         rate, enlarge = orders.rate, orders.enlarge
         is_rate = rate is None or (isinstance(rate, (int, float)) and 0 <= rate < math.inf)
         if not is_rate or not isinstance(enlarge, (int, float)) or not 1 <= enlarge <= LARGER:
@@ -186,6 +186,10 @@ class Owner(Home):
         if orders.verdict not in (None, *VERDICTS):
             raise EngineError(
                 f"client {self.name}: expected a verdict ({', '.join(VERDICTS)}), got {shown(orders.verdict, 40)}"
+            )
+        if orders.aside is not None and type(orders.aside) is not int:
+            raise EngineError(
+                f"client {self.name}: expected a time up to which rates leave out, got {shown(orders.aside, 40)}"
             )
         return orders
 

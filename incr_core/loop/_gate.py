@@ -23,12 +23,19 @@ __all__ = ["Gate", "Verdict"]
 SURE = 3.0
 """Standard errors by which the past must be answered worse: chance does not hold a version back."""
 
+LENIENT = 1 / 3
+"""The least share of these bounds that is left where what arrives is answered worse than anybody has seen: the odder it
+is, the less the past must tell.
+"""
+
 SUSPECT, ANY = (1.0, 3.0), (5.0, 10.0)
 """How much worse the past may be answered, in margins and in what champions' losses there have usually risen by: by a
 version that has learned what the champion answered badly, and by any other."""
 
-ODD, LEAST_ODD = 4.0, 0.1
-"""How many times as much worse than usual what arrives must be answered to be suspect, and by which share at least."""
+ODD, STILL_ODD, LEAST_ODD = 4.0, 2.0, 0.1
+"""How many times as much worse than usual what arrives must be answered to be suspect, and to be so still, right after
+rows were set aside; and by which share at least.
+"""
 
 MEMORY = 0.1
 """Weight of a commit in these records, exponential means."""
@@ -36,7 +43,12 @@ MEMORY = 0.1
 TINY = 1e-12
 
 KNOWN = 5
-"""Versions to be promoted before there is a record to judge by."""
+"""Versions to be promoted, with a past, before there is a record to judge by."""
+
+SPARING = 2
+"""Rows learned for each row of the past, after which a version is judged that is not suspect: with fewer, what is spent
+on looking back is no small part of what learning takes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,9 @@ class Gate:
     'loss 0.8 on 100 rows of the past, where the champion has 0.5'
     >>> commit(0.8, bad)  # what arrives is answered better than the champion did
     'restart'
+    >>> gate.learned(100)
+    >>> gate.due, gate.unasked().why  # while fewer rows are learned than it is worth to look back for
+    (False, 'nothing unusual has arrived; the past was not asked')
     """
 
     def __init__(self, margin: float, patience: int, *, goes_back: bool = False) -> None:
@@ -102,6 +117,30 @@ class Gate:
         self._record: float | None = None  # mean loss of the champion's predictions as they came
         self._first: float | None = None  # the same of the rows that came when the first of those held did
         self._newest = [0.0, 0.0]  # rows scored since the last commit, and the sum of their losses
+        self._share = 1.0  # of the bounds that is left while versions are held
+        self._past = 0  # rows of the past, when they were asked last
+        self._learned = 0  # rows learned since then
+
+    def learned(self, rows: int) -> None:
+        """So many rows were learned."""
+        self._learned += rows
+
+    @property
+    def due(self) -> bool:
+        """Whether the past must be asked for the next verdict."""
+        doubt = self.held or self._standing().suspect
+        return bool(doubt) or self._usual.known < KNOWN or self._learned >= SPARING * self._past
+
+    @property
+    def behind(self) -> bool:
+        """Whether what arrives is suspect, and the past has not been asked of the champion: it must be, before anybody
+        learns (`caught_up`), for then nobody has its weights any more.
+        """
+        return self._learned > 0 and not self.held and self._standing().suspect
+
+    def caught_up(self, judged: Tensor) -> None:
+        """The past was asked of the champion."""
+        self._past, self._learned = int(judged[0]), 0
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
         """Take note of what was scored of an increment, before it is learned: the last of the probes is the gate's."""
@@ -114,25 +153,47 @@ class Gate:
         """So many predictions were scored, with this sum of losses."""
         self._newest = [self._newest[0] + rows, self._newest[1] + loss]
 
+    def _standing(self) -> _Standing:
+        """What has arrived since the last commit, beside the record."""
+        newest = self._newest[1] / self._newest[0] if self._newest[0] else math.nan
+        record = math.nan if self._record is None else self._record
+        odd = newest / max(record, TINY) - 1.0
+        bound = max(LEAST_ODD, (STILL_ODD if self.aside else ODD) * self._odd.size)
+        suspect = odd > bound
+        return _Standing(newest, record, odd, suspect, max(LENIENT, bound / odd) if suspect else 1.0)
+
+    def unasked(self) -> Verdict:
+        """Promote a version without asking the past, where that is not `due`."""
+        one, none = self._standing(), math.nan
+        self._odd.add(one.odd)
+        self._took("promote", one.newest)
+        why = "nothing unusual has arrived; the past was not asked"
+        return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why)
+
     def verdict(self, judged: Tensor, *, wanted: bool = False) -> Verdict:
         """Judge the version that is about to be committed.
 
         judged: the sums of all participants (`Reference.judge`). wanted: whether a person has said that it is good.
         """
         rows, champion, challenger, change, squared = judged.tolist()
+        self.caught_up(judged)
         if not rows:
             champion = challenger = change = squared = math.nan
         count = max(rows, 1.0)
         champion, challenger, change, squared = champion / count, challenger / count, change / count, squared / count
         error = math.sqrt(max(squared - change**2, 0.0) / count)
-        newest = self._newest[1] / self._newest[0] if self._newest[0] else math.nan
-        record, usual = math.nan if self._record is None else self._record, self._usual.size
-        odd = newest / max(record, TINY) - 1.0
-        suspect = odd > max(LEAST_ODD, ODD * self._odd.size)
+        one, usual = self._standing(), self._usual.size
+        newest, record, suspect = one.newest, one.record, one.suspect
         margins, rises = SUSPECT if suspect or self.held else ANY
-        bound = max((margins * self.margin + rises * usual) * abs(champion), SURE * error)
+        share = min(one.share, self._share if self.held else 1.0)
+        sure = 1.0 + (SURE - 1.0) * share
+        bound = max(share * (margins * self.margin + rises * usual) * abs(champion), sure * error)
         worse = self._usual.known >= KNOWN and change > bound
         told = f"loss {challenger:.4g} on {int(rows):,} rows of the past, where the champion has {champion:.4g}"
+        if self.aside and suspect and not worse:
+            # Who has not learned what came before finds these rows as strange: what they teach need not harm the past.
+            worse = True
+            told = f"what arrives is answered with loss {newest:.4g} still, where champions had {record:.4g}; {told}"
         follow, why = "recover" if self.held else "promote", told if rows else "no past yet"
         if worse and wanted:
             follow, why = "restart", f"promoted by hand: {told}"
@@ -140,7 +201,8 @@ class Gate:
             follow, why = self._doubted(newest, told)
         if follow == "promote":
             self._usual.add(change / max(abs(champion), TINY))
-            self._odd.add(odd)
+            self._odd.add(one.odd)
+        self._share = share if follow == "hold" else 1.0
         self._took(follow, newest)
         return Verdict(
             follow, int(rows), champion, challenger, error, usual, newest, record, suspect, self.held, why
@@ -185,6 +247,9 @@ class Gate:
             "record": self._record,
             "first": self._first,
             "newest": list(self._newest),
+            "share": self._share,
+            "past": self._past,
+            "learned": self._learned,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,6 +257,20 @@ class Gate:
         self.held, self.aside, self._record = state["held"], state["aside"], state["record"]
         self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
         self._first, self._newest = state["first"], list(state["newest"])
+        self._share, self._past, self._learned = state["share"], state["past"], state["learned"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The mean loss of what has arrived, that of champions, by which share it is above that; whether that is much, and
+    the share of the bounds that it leaves.
+    """
+
+    newest: float
+    record: float
+    odd: float
+    suspect: bool
+    share: float
 
 
 @dataclass(slots=True)

@@ -68,7 +68,8 @@ class Loop:
             self._losses.noticed(lost)
         self._controller, self._review, self._gate = job.controller(), job.reviews(), self._new_gate()
         self._went_back = False  # since the last commit, from a version that the gate has held
-        self._dropped: dict[str, Any] | None = None  # up to which increment rows are set aside, and why
+        self._dropped: dict[str, Any] | None = None  # up to which increment and time rows are set aside, and why
+        self._reached = 0  # where the last increment ended, microseconds
         self._flight: Flight | None = None
         self._stop = threading.Event()
         self._shape: dict[str, Any] | None = None
@@ -154,7 +155,7 @@ class Loop:
             self._pending = PendingCommit()
             self._resume()
             if went_back:  # what the gate has set aside since the last commit stays so
-                self._dropped = dropped
+                self._drop(dropped)
             self._went_back = went_back
 
     # -- one increment -------------------------------------------------------------------------------------------
@@ -168,6 +169,9 @@ class Loop:
         self._before(arrivals)
         if self._gate is not None and skipped is None:
             self._gate.arrived(arrivals)
+            if self._gate.behind and not self._pending:
+                self._gate.caught_up(total(self.engine.judge()))
+                self._order(Orders(verdict="promote"))
         learned = self.engine.learn(arrivals, None if skipped is None else {})
         self._losses.gone_on()
         if skipped is None:
@@ -234,7 +238,7 @@ class Loop:
             totals.files_quarantined += 1
             left = f", from row {file.rows} on" if file.rows else ""
             self._happened(tick, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
-        labelled = sum(arrival.labelled for arrival in arrivals)
+        labelled, self._reached = sum(arrival.labelled for arrival in arrivals), tick.time
         if skipped is not None:
             pending.diverged += [whole_table(arrival.rows, self.engine.fragments, skipped) for arrival in arrivals]
             aside = self._set_aside(tick) is not None
@@ -248,6 +252,8 @@ class Loop:
         so_far = self.objective.metrics(totals.statistics) if totals.statistics else {}
         now = self.objective.metrics(statistics) if statistics else {}
         rows, version = labelled if skipped is None else 0, self._next_version
+        if self._gate is not None:
+            self._gate.learned(rows)
         pending.metrics.append(metrics_row(arrivals, learned, rows, now, so_far, version))
         if (told := learned.contributions) is not None:
             of = self.engine.participants, arrivals, told, self._clients, self.objective, version
@@ -315,7 +321,7 @@ class Loop:
         if self.version is None:
             self.totals, self._clients = Totals(), ClientSums()
             self._controller, self._review, self._gate = self.job.controller(), self.job.reviews(), self._new_gate()
-            self._dropped = None
+            self._dropped, self._reached = None, 0
             self.engine.start(None)
             return
         weights, _ = self.directory.load(self.version)
@@ -326,10 +332,17 @@ class Loop:
             self._controller.load_state_dict(state["controller"])
         if self._review is not None:
             self._review.load_state_dict(state["review"])
-        self._gate, self._dropped = self._new_gate(), state.get("dropped")
+        self._gate, self._reached = self._new_gate(), state.get("reached", 0)
         if self._gate is not None and state.get("gate") is not None:  # none where the job had no gate then
             self._gate.load_state_dict(state["gate"])
         self.engine.start(Commit(self.version, weights, state["engine"]))
+        self._drop(state.get("dropped"))
+
+    def _drop(self, dropped: dict[str, Any] | None) -> None:
+        """Pass over what was set aside: its rows are not learned, and no rate reads their labels."""
+        self._dropped = dropped
+        if dropped is not None and dropped["until"] > self._reached:
+            self._order(Orders(aside=dropped["until"]))
 
     # -- what a run leaves ---------------------------------------------------------------------------------------
 
@@ -352,6 +365,7 @@ class Loop:
             "clients": self._clients.state_dict(),
             "gate": None if self._gate is None else self._gate.state_dict(),
             "dropped": self._dropped,
+            "reached": self._reached,
         }
         if self.engine.saves_meanwhile:
             state = copy.deepcopy(state)  # written while all of it changes
@@ -377,12 +391,14 @@ class Loop:
             return None
         held = self._gate.held
         wanted = bool(held) and self.directory.promoted_by_hand()
-        verdict = self._gate.verdict(total(self.engine.judge()), wanted=wanted)
+        due = self._gate.due
+        verdict = self._gate.verdict(total(self.engine.judge()), wanted=wanted) if due else self._gate.unasked()
         if not verdict.promoted and self._gate.goes_back:
             return verdict
         self._gate.aside = self._gate.aside + 1 if self._went_back else 0
         self._went_back = False
-        self._order(Orders(verdict=verdict.follow))
+        if due:
+            self._order(Orders(verdict=verdict.follow))
         if self._pending.last is not None and (held or not verdict.promoted):
             action = f"version {self._next_version} is the champion"
             if not verdict.promoted:
@@ -396,7 +412,7 @@ class Loop:
         assert last is not None, "what has learned nothing answers as the champion does"
         self._pending, self._went_back = PendingCommit(), True
         self._resume()
-        self._dropped = {"up_to": last.number, "why": f"set aside by the gate: {verdict.why}"}
+        self._drop({"up_to": last.number, "until": last.time, "why": f"set aside by the gate: {verdict.why}"})
         self._happened(last, "held", verdict.why, f"learning goes on from version {self.version}", 0)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from incr_core.data.timeline import Tick
 from incr_core.errors import RunDirectoryError, VersionError
 from incr_core.loop._events import Event, events_table
-from incr_core.registry import RunDirectory, states_of
+from incr_core.registry import RunDirectory, loop_state, states_of
 from incr_core.registry.ledger import count
 from incr_core.storage import copy_of
 
@@ -45,7 +45,8 @@ def roll_back(directory: RunDirectory, version: int, *, drop: bool) -> tuple[int
         events["rollback"] = events.get("rollback", 0) + 1
         if drop:
             why = f"set aside by a rollback from version {last['version']} to {version}"
-            state["dropped"] = {"up_to": last["increment"], "why": why}
+            until = loop_state(place, last["version"])["reached"]
+            state["dropped"] = {"up_to": last["increment"], "until": until, "why": why}
         return state
 
     manifest = next(found for found in directory.versions() if found["version"] == version)

@@ -15,6 +15,7 @@ class Orders:
     rate: from now on the learning rate is this many times its configured value; None: leave it.
     flush: empty the memories. enlarge: let memories hold this many times as many rows. restart: the learning rate's
     schedule begins again (a warm restart). verdict: on the version that was judged last (`Reference.follow`).
+    aside: rates leave out what becomes known from where a participant stands up to this time, in microseconds.
 
     >>> bool(Orders()), bool(Orders(rate=3.0))
     (False, True)
@@ -26,6 +27,7 @@ class Orders:
     enlarge: float = 1.0
     restart: bool = False
     verdict: str | None = None
+    aside: int | None = None
 
     def __bool__(self) -> bool:
         return self != Orders()
@@ -39,4 +41,5 @@ class Orders:
             self.enlarge if other.enlarge == 1.0 else other.enlarge,
             self.restart or other.restart,
             self.verdict if other.verdict is None else other.verdict,
+            self.aside if other.aside is None else other.aside,
         )

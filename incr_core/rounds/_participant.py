@@ -331,6 +331,14 @@ class Participant:
                 memory.enlarge(orders.enlarge)
         if orders.verdict is not None and self.reference is not None:
             self.reference.follow(orders.verdict)
+        if orders.aside is not None:
+            self._leave_out(orders.aside)
+
+    def _leave_out(self, until: int) -> None:
+        """From here on rates leave out what becomes known from where the stream stands up to that time."""
+        stands = (self._cursor or {}).get("time")
+        if stands is not None and stands < until and self.stream.set_aside(stands, until):
+            self._read_anew(self._takes_found)
 
     def save(
         self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
@@ -356,6 +364,7 @@ class Participant:
             "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
             **({"personal": own} if own else {}),
+            **({"aside": self.stream.aside} if self.stream.aside else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -414,6 +423,7 @@ class Participant:
             self.learner.adopt({**self.learner.weights(), **state["personal"]})
         if self.reference is not None and (reference := state.get("reference")) is not None:
             self.reference.load_state_dict(reference)  # none is there where the job had no gate then
+        self.stream.aside = state.get("aside", [])
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:

@@ -27,7 +27,7 @@ ALIKE = 2
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows of a period, which is 2^level commits long, and the champion's loss of each (B,) float64."""
+    """Rows of a period, which is 2^level verdicts long, and the champion's loss of each (B,) float64."""
 
     level: int
     rows: Batch

@@ -11,7 +11,7 @@ from incr_core.registry import RunDirectory
 from incr_core.runs import change
 from tests.support.federated_runs import finish
 from tests.support.in_process_grid import InProcessGrid, on
-from tests.support.poisoned import flipped, job, stream
+from tests.support.poisoned import BY_DAY, flipped, job, stream, timed
 
 pytestmark = pytest.mark.flower
 
@@ -37,3 +37,14 @@ def test_clients_go_back_with_the_server(tmp_path: Path) -> None:
     again = finish(job(tmp_path / "days", days, *settings), out, on(InProcessGrid(2)))
     assert again.sha256 == whole.sha256
     assert RunDirectory.open(out).table("ledger")["version"].to_pylist()[::2] == [1, 2, 7, 8, 9]
+
+
+def test_clients_leave_what_is_set_aside_out_of_their_rates(tmp_path: Path) -> None:
+    days = timed(stream(flipped, 21, 23))
+    settings = ['federated.clients="blocks:2"', "publish.on_hold=rollback", *BY_DAY]
+    run = finish(job(tmp_path / "days", days, *settings), tmp_path / "run", on(InProcessGrid(2)))
+    twin = finish(
+        job(tmp_path / "twin days", days[:20] + days[21:], *settings), tmp_path / "twin", on(InProcessGrid(2))
+    )
+    assert RunDirectory.open(tmp_path / "run").table("events")["kind"].to_pylist() == ["held", "set aside"]
+    assert run.sha256 == twin.sha256

@@ -16,7 +16,7 @@ from incr_core.data import OFFSET_BITS
 from incr_core.registry import RunDirectory, loop_state
 from incr_core.runs import Run, Status, open_run
 from incr_core.storage import checkpoint
-from tests.support.poisoned import DAY, Table, flipped, frozen, in_another_unit, stream
+from tests.support.poisoned import DAY, TIMED, Table, flipped, frozen, in_another_unit, stream, timed
 
 
 def learned(out: Path, days: list[Table], **publish: Any) -> Run:
@@ -106,6 +106,27 @@ def test_a_run_may_go_back_by_itself_and_goes_on_as_if_the_poisoned_days_had_nev
     assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
     assert run.table("quarantine").num_rows == 2 * DAY
     assert audit(run.path).holds
+
+
+def with_rates(out: Path, days: list[Table], **publish: Any) -> Run:
+    return open_run(out, stream=days, label="late", classes=[0, 1], publish={"states": 9, **publish}, **TIMED).run()
+
+
+def test_rates_go_back_with_the_model(tmp_path: Path) -> None:
+    days = timed(stream(flipped, 22, 24))
+    run = with_rates(tmp_path / "run", days, gate=True, on_hold="rollback")
+    assert run.table("events")["kind"].to_pylist() == ["held", "set aside"] * 2
+    twin = with_rates(tmp_path / "twin", [*days[:20], *days[22:]])
+    assert run.summary.model_sha256 == twin.summary.model_sha256
+    assert run.champion.history == twin.champion.history
+    # A kill in between, and a person who does it by hand, come to the same.
+    for first in (21, 22, 23):
+        again = with_rates(tmp_path / f"to {first}", days[:first], gate=True, on_hold="rollback")
+        again = with_rates(again.path, days, gate=True, on_hold="rollback")
+        assert again.summary.model_sha256 == twin.summary.model_sha256
+    by_hand = with_rates(tmp_path / "by hand", days[:22])
+    by_hand.rollback(20, drop=True)
+    assert with_rates(by_hand.path, days).summary.model_sha256 == twin.summary.model_sha256
 
 
 @pytest.mark.slow

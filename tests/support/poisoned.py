@@ -13,7 +13,19 @@ import pyarrow.parquet as pq
 
 from incr_core.job import Job
 
-__all__ = ["DAY", "POISONED", "Table", "flipped", "frozen", "in_another_unit", "job", "stream"]
+__all__ = [
+    "BY_DAY",
+    "DAY",
+    "POISONED",
+    "TIMED",
+    "Table",
+    "flipped",
+    "frozen",
+    "in_another_unit",
+    "job",
+    "stream",
+    "timed",
+]
 
 DAY, POISONED = 300, 20
 """Rows of a day, and the first one that is poisoned."""
@@ -43,6 +55,32 @@ def stream(poison: Callable[[Table], None], last: int, count: int) -> list[Table
         if POISONED <= day < last:
             poison(days[-1])
     return days
+
+
+def timed(days: list[Table]) -> list[Table]:
+    """The same days with times, of which each ends before its labels could be known on the next."""
+    at = np.arange(DAY) * 60
+    return [
+        {**day, "at": 86_400 * (number + 15_000) + at, "known": 86_400 * (number + 15_000) + at + 1800}
+        for number, day in enumerate(days)
+    ]
+
+
+TIMED: dict[str, Any] = {
+    "predict_at": "at",
+    "label_at": "known",
+    "every": "1d",
+    "rate": [{"by": [[]], "window": "3d"}, {"by": [[]], "window": "3d", "outcome": "x0", "known_at": "known"}],
+}
+"""Of open_run: how to read them, with rates of their labels and of a column."""
+
+
+BY_DAY = [
+    "stream.order=time",
+    *(f"stream.{key}={TIMED[key]}" for key in ("predict_at", "label_at", "every")),
+    'features.rate=[{by=[[]], window="3d"}, {by=[[]], window="3d", outcome="x0", known_at="known"}]',
+]
+"""The same as settings of a job."""
 
 
 def job(folder: Path, days: list[Table], *settings: str) -> Job:

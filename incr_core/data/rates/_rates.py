@@ -176,6 +176,18 @@ class Questions:
             np.concatenate([chunk.known for chunk in chunks], axis=1),
         )
 
+    def without(self, spans: Sequence[Sequence[int]]) -> Questions:
+        """The same, but what becomes known within these spans, [start, stop) in microseconds, is never known.
+
+        >>> one = Questions(np.zeros((1, 3)), np.ones((1, 3)), np.array([[1, 2, 3]]))
+        >>> one.without([[2, 3]]).known == NEVER
+        array([[False,  True, False]])
+        """
+        known = self.known
+        for start, stop in spans:
+            known = np.where((known >= start) & (known < stop), NEVER, known)
+        return Questions(self.keys, self.outcomes, known)
+
     def take(self, index: Any) -> Questions:
         """Those of the rows at `index`, numbers or a mask."""
         return Questions(self.keys[:, index], self.outcomes[:, index], self.known[:, index])

@@ -42,6 +42,7 @@ class Loader:
         cold_start: the time at which a warm start ends; by fragment, all rows before it come first.
         history: the outcomes of all rows loaded, for rates.
         learned: the keys of rows learned, where rows have keys.
+        aside: spans of time; what becomes known within them is left out of the history.
         on_bad_file: called with a file that is passed over, after how many of its rows, and why.
         sharing: what is made in turns with other readers.
     """
@@ -51,6 +52,7 @@ class Loader:
     cold_start: int | None
     history: History
     learned: Learned | None
+    aside: Sequence[Sequence[int]] = ()
     on_bad_file: Callable[[Fragment, int, Exception], None] = _ignore
     sharing: Sharing = field(default_factory=Sharing)
 
@@ -106,17 +108,19 @@ class Loader:
             chunk = sorted_chunks(chunks, by_fragment=self.by_fragment, first_before=self.cold_start)
         self._leave_out_duplicates(chunk)
         if self.chunks.rates:
-            self.history = self.history.since(fragments[0].first).plus(chunk.questions)
+            self.history = self.history.since(fragments[0].first).plus(chunk.questions.without(self.aside))
             chunk.batch = with_features(chunk.batch, self._rates(chunk, fragments[0].number))
         return self._block(fragments, chunk)
 
     def _rates(self, chunk: Chunk, turn: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The rates of a chunk's rows. Owners of other rows, whose rates are others, share nothing of them."""
+        """The rates of a chunk's rows. Owners of other rows, whose rates are others, share nothing of them; nor is
+        anything shared once outcomes are left out, since what others have made before would have them still.
+        """
 
         def make() -> np.ndarray[Any, np.dtype[np.float32]]:
             return self.history.features(chunk.questions, chunk.times[chunk.good])
 
-        if self.chunks.owner is not None:
+        if self.chunks.owner is not None or self.aside:
             return make()
         return self.sharing.once(
             RATES, turn, make, lambda made: Handed({"rates": made}), lambda handed: handed.arrays["rates"]

@@ -131,6 +131,7 @@ class Stream:
             source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads, called=called
         )
         self._last: Increment | None = None
+        self.aside: list[list[int]] = []
 
     def increments(
         self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None, *, found: bool = True
@@ -190,7 +191,26 @@ class Stream:
             key=self.key,
             reads=self._reads,
         )
-        return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys)
+        return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys, self.aside)
+
+    def set_aside(self, start: int, stop: int) -> bool:
+        """Let rates leave out what becomes known within [start, stop), microseconds; whether that is anything new.
+
+        Rows that are read from then on have such rates, so whoever reads must begin anew (`increments`). `aside` has
+        all these spans.
+
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> stream = Stream(list, encoder=encoder, predict_at="t", rates=[Rate([], "1h")])
+        >>> stream.set_aside(5, 7), stream.set_aside(5, 7), stream.set_aside(7, 8), stream.aside
+        (True, False, True, [[5, 8]])
+        """
+        if not self.rates or any(first <= start and stop <= last for first, last in self.aside):
+            return False
+        if self.aside and self.aside[-1][1] == start:
+            self.aside = [*self.aside[:-1], [self.aside[-1][0], stop]]
+        else:
+            self.aside = [*self.aside, [start, stop]]
+        return True
 
     def read_back(self, row_ids: Tensor, cursor: dict[str, Any]) -> Batch | None:
         """Labelled rows given out before, by their ids (n,), as they were then; None where all their files are gone.
