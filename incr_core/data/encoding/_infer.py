@@ -95,7 +95,11 @@ def find_classes(
     if not rows and fault is not None:
         raise fault
     if not rows:
-        raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
+        young = ", ".join(list(opened.young)[:3])
+        written = f" but what is still being written ({young}, see stream.settle)" if young else ""
+        raise StreamError(
+            f"stream.path: expected rows, got none in {source}{written}; wait for data, or check the path"
+        )
     if not classes:
         raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
     if objective == "binary":
