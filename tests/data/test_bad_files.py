@@ -3,11 +3,14 @@ changes."""
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -123,6 +126,42 @@ def test_of_a_file_that_breaks_later_on_the_rows_before_stay(tmp_path: Path, mon
         found = list(again)
         assert ids(one.labelled for one in found) == ids(one.labelled for one in steps[stop + 1 :])
         assert [one.bad_files for one in found] == [one.bad_files for one in steps[stop + 1 :]]
+
+
+NO_TABLES: dict[str, Callable[[], Any]] = {
+    "of two lengths": lambda: {"x": [1.0, 2.0], "y": [0]},
+    "numbers and text": lambda: pd.DataFrame({"x": [1, "x"], "y": [0, 1]}),
+    "objects": lambda: {"x": [object()], "y": [0]},
+    "no table": lambda: None,
+    "a name twice": lambda: pd.DataFrame([[1.0, 2.0, 1]], columns=["x", "x", "y"]),
+}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("what", NO_TABLES)
+def test_a_table_that_arrow_cannot_take_is_a_bad_file(tmp_path: Path, what: str, place: int) -> None:
+    good = {"x": [float(number) for number in range(20)], "y": [number % 2 for number in range(20)]}
+
+    def feed() -> list[Any]:
+        tables: list[Any] = [good, good]
+        tables.insert(place, NO_TABLES[what]())
+        return tables
+
+    document: dict[str, Any] = {
+        "stream": {"path": "feeding:rows"},
+        "features": {"label": "y", "on_bad_row": "quarantine"},
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    module = types.ModuleType("feeding")
+    module.rows = feed  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "feeding", module)
+        done = run(Job.from_document(document).resolved(), tmp_path / "run")
+        assert (done.summary.rows_learned, done.summary.files_quarantined) == (40, 1)
+        document["features"]["on_bad_row"] = "fail"
+        with pytest.raises(StreamError, match=rf"part {place}"):
+            run(Job.from_document(document).resolved(), tmp_path / "other")
 
 
 def test_bad_rows_still_fail_where_only_files_may_be_bad(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.data.sources import FileSource, PythonSource, Source, index_columns, is_opaque, open_source
+from incr_core.data.sources import (
+    FileSource,
+    Fragment,
+    PythonSource,
+    Source,
+    index_columns,
+    is_opaque,
+    open_source,
+)
 from incr_core.errors import StreamError
 
 __all__ = ["column_kinds", "find_classes"]
@@ -58,13 +66,18 @@ def find_classes(
     place = f"stream.features.{label}"
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
     endless = isinstance(opened, PythonSource) and objective == "binary"
-    for fragment in opened.fragments():
+
+    def passed_over(fragment: Fragment, rows: int, error: Exception) -> None:
+        nonlocal fault
+        fault = fault or (error if isinstance(error, StreamError) else None)
+
+    for fragment in opened.fragments(on_bad_file=passed_over if tolerant else None):
         try:
             column = fragment.load([label])[label]
         except StreamError as found_bad:
             if not tolerant:
                 raise
-            fault = fault or found_bad
+            passed_over(fragment, 0, found_bad)
             continue
         if is_list(column.type) and objective == "multilabel":
             column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
