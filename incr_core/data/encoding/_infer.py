@@ -17,6 +17,7 @@ from incr_core.data.sources import (
     PythonSource,
     Source,
     index_columns,
+    is_mixed,
     is_opaque,
     open_source,
 )
@@ -139,8 +140,8 @@ def column_kinds(
 
     Numbers and lists of numbers are numeric; text (in any encoding), booleans and whatever was written as a dictionary
     (pandas' Categorical, of numbers too) are categorical; times, pandas' index and the rest are left out. Text in a CSV
-    file is numeric where nine in ten values are numbers. Files that cannot be read are skipped if `tolerant`, and files
-    written to within `settle` seconds always are.
+    file, and a column of JSON lines of several kinds, is numeric where nine in ten values are numbers. Files that
+    cannot be read are skipped if `tolerant`, and files written to within `settle` seconds always are.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
@@ -169,6 +170,9 @@ def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
     head = source.head()
     left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
     found = {name: head[name] for name in head.column_names if name not in left_out}
+    for name in [name for name in found if is_mixed(head.schema.field(name)) and _is_text(found[name].type)]:
+        if share_of_numbers(found[name]) >= MOSTLY:  # text for the sake of a few values
+            found[name] = pa.chunked_array([], pa.float64())
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
     if untyped and isinstance(source, FileSource):
         for later in source.heads(sorted(untyped), typed=True):
