@@ -1,4 +1,4 @@
-"""What we use of Flower beyond its documented API, in one place. Tested with flwr 1.41.0.
+"""What we use of Flower beyond its documented API, in one place.
 
 A grid of one's own needs more than `Grid` tells: who a message comes from, a message's number, a message put together
 again where it arrives; and a record whose bytes are not copied on their way.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import flwr
 import numpy as np
 from flwr.app import Array, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.simulation import run_simulation
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-from incr_core.errors import IncrError
+from federated.flower_version import fault, undocumented
+
+with undocumented():
+    from flwr.app.message import make_message
+    from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+    from flwr.supercore.run import Run
+    from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
     "ErrorCode",
@@ -29,8 +30,6 @@ __all__ = [
     "run_numbered",
     "run_simulation",
 ]
-
-TESTED = "1.41.0"
 
 
 def run_numbered(number: int) -> Run:
@@ -80,10 +79,7 @@ def _check() -> None:
         for name, value in kept.items():
             setattr(TaskIdentity, name, value)
     if faults:
-        raise IncrError(
-            f"flwr {flwr.__version__}: expected {', '.join(faults)} as in flwr {TESTED}, with which incr was tested, "
-            f"got otherwise; pip install 'flwr=={TESTED}'"
-        )
+        raise fault(", ".join(faults), "otherwise")
 
 
 _check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -56,6 +57,38 @@ def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     said = f"river {river.__version__}: expected its private names _rng, found none; incr was tested with river 0.26:"
     with pytest.raises(IncrError, match=f"^{re.escape(said)} pip install 'river=="):
         detectors._check.__wrapped__(river)
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize(
+    ("module", "holder", "name"),
+    [
+        ("federated.flower_privates", "flwr.app.message", "make_message"),
+        ("federated.flower_wire", "flwr.supercore.fab", "Fab"),
+    ],
+)
+def test_a_flower_without_a_name_is_refused(
+    module: str, holder: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flwr.app")
+    whole = importlib.import_module(module)
+    monkeypatch.delattr(importlib.import_module(holder), name)
+    assert whole.__file__ is not None
+    spec = importlib.util.spec_from_file_location("again", whole.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    said = rf"^flwr [\d.]+: expected its undocumented names as in flwr 1\.41\.0, .* cannot import name '{name}' from .*"
+    with pytest.raises(IncrError, match=said):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.flower
+def test_a_flower_that_does_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("flwr.app")
+    privates = importlib.import_module("federated.flower_privates")
+    monkeypatch.setattr(privates, "number", lambda message, name: None)
+    with pytest.raises(IncrError, match=r"^flwr [\d.]+: expected the number of a message as in flwr 1\.41\.0"):
+        privates._check()
 
 
 class Noting(ToldOfChanges):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from incr_core.data._row_ids import OFFSET_BITS, offset_of, ranges, row_ids
+from incr_core.data._row_ids import OFFSET_BITS, fragment_of, offset_of, ranges, row_ids
 from incr_core.data._row_set import RowSet
 
-__all__ = ["OFFSET_BITS", "RowSet", "offset_of", "ranges", "row_ids"]
+__all__ = ["OFFSET_BITS", "RowSet", "fragment_of", "offset_of", "ranges", "row_ids"]

@@ -25,7 +25,7 @@ TASKED = ("task_heads", "experts")
 
 
 def source_of(job: JobFile) -> str | Callable[..., Any]:
-    """Where the rows come from: a path, absolute or as written, an address, or a function that yields them."""
+    """Where the rows come from: a path, from the job's folder on, an address, or a function that yields them."""
     path = job.stream.path
     if job.federated.owned:
         raise StreamError(
@@ -38,7 +38,7 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
     of_module = name.isidentifier() and module.replace(".", "_").isidentifier()
     if (of_module or (path.isidentifier() and path in SOURCES.plugins())) and not Path(job.root, path).exists():
         return job.named(path, "stream.path", SOURCES)
-    return path
+    return path if is_address(path) else str(Path(job.root, Path(path).expanduser()))
 
 
 def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     await_files(opened(job), settle)
     source = source_of(job)
     if isinstance(source, str):
-        whole = address_in(source) if is_address(source) else str(Path(job.root, source).absolute())
+        whole = address_in(source) if is_address(source) else str(Path(source).absolute())
         source = document["stream"]["path"] = whole
     features, objective, format = job.features, job.learner.objective, job.stream.format
     if not features.numeric and not features.categorical and objective != "next_token":

@@ -25,6 +25,8 @@ class ByColumn:
     an `attention_mask` besides `input_ids`, which no column is named for, is given one: 0 where the id is that of
     padding (the model's `config.pad_token_id`, or 0), and 1 at the first place, so that no row is all padding.
 
+    ids: the arguments that are whole numbers, and their columns.
+
     Raises JobError where `model.inputs` names no numeric column, or leaves one out.
     """
 
@@ -49,6 +51,7 @@ class ByColumn:
                 f"model.inputs: expected every feature to be an argument, {left[0]} is none; name it, "
                 "or leave it out of features"
             )
+        self.ids = {argument: columns for argument, columns in named.items() if argument.endswith(WHOLE)}
         self._places = {
             argument: [place for column in columns for place in encoder.places[column]]
             for argument, columns in named.items()

@@ -29,7 +29,7 @@ from incr_core.job._learning import (
     stopping_of,
     strategies_of,
 )
-from incr_core.job._model import model_of
+from incr_core.job._model import ids_of, model_of
 from incr_core.job._objective import objective_of
 from incr_core.job._ranges import typical_rows
 from incr_core.learner import Learner, fusable
@@ -109,7 +109,11 @@ class Job(JobFile):
     @as_job_error()
     def encoder(self) -> Encoder:
         """How rows become tensors. Raises StreamError where only its data says how long lists are, and is not there."""
-        return encoder_of(self)
+        encoder = encoder_of(self)
+        if not self.model.inputs:
+            return encoder
+        numeric = encoder.width + 2 * len(self.rates())
+        return encoder.taking(ids_of(self, encoder, self.objective().outputs, numeric))
 
     @as_job_error()
     def rates(self) -> list[Rate]:

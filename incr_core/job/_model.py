@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ from incr_core.models import MODELS, TableMLP, TableShape, TokenCNN, TwoTower, a
 from incr_core.models.adapt import ADAPTATIONS
 from incr_core.numerics import seeded
 
-__all__ = ["model_of"]
+__all__ = ["ids_of", "model_of"]
+
+EXACT = 2**24
+"""Up to here a float32, which features are, tells whole numbers apart."""
 
 
 def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.Module:
@@ -44,6 +48,42 @@ def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.M
         if job.model.factory is not None:
             _try_out(model, job, shape, of_tokens=encoder.of_tokens)
     return _on_device(model, job.learner.device)
+
+
+def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[str, range]:
+    """Which whole numbers the model takes in the columns of ids that `model.inputs` names.
+
+    Where it gives them to an `nn.Embedding` as they are, these are its entries, which a model is made for to see; of
+    others it is known only that they are whole.
+    """
+    if not job.model.inputs:
+        return {}
+    by_column = ByColumn(job, encoder)
+    if not by_column.ids:
+        return {}
+    entries: dict[str, int] = {}
+    given: dict[str, int] = {}  # where the memory of each argument is
+
+    def named(model: nn.Module, positional: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        given.update({name: arguments[name].untyped_storage().data_ptr() for name in by_column.ids})
+
+    def looked_up(embedding: nn.Embedding | nn.EmbeddingBag, positional: tuple[Any, ...], arguments: Any) -> None:
+        keys = positional[0] if positional else arguments["input"]
+        for name, memory in given.items():
+            if keys.untyped_storage().data_ptr() == memory:
+                entries[name] = min(entries.get(name, EXACT), embedding.num_embeddings)
+
+    shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
+    with seeded(job.learner.seed):
+        model = _plain(job, encoder, shape)
+        by_column.attach(model)
+        model.register_forward_pre_hook(named, with_kwargs=True)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                module.register_forward_pre_hook(looked_up, with_kwargs=True)
+        _answer_one(model, job, shape, of_tokens=encoder.of_tokens)
+    allowed = {name: range(entries[name]) if name in entries else range(-EXACT, EXACT + 1) for name in by_column.ids}
+    return {column: allowed[name] for name, columns in by_column.ids.items() for column in columns}
 
 
 def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:

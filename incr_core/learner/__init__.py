@@ -5,10 +5,12 @@ from __future__ import annotations
 from incr_core.learner._early_stopping import EarlyStopping
 from incr_core.learner._learner import Learner
 from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable, optimizer_named
+from incr_core.learner._predicting import OF_ROWS
 from incr_core.learner._schedule import SCHEDULES, Schedule
 from incr_core.learner._stacked import learn_stacked, why_alone
 
 __all__ = [
+    "OF_ROWS",
     "OPTIMIZERS",
     "SCHEDULES",
     "EarlyStopping",

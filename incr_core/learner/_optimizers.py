@@ -106,9 +106,12 @@ def optimizer_for(
         check_gradients(make, sparse, [name for name in trainable if name not in sparse])
     parts = grouped(trainable, groups)
     try:
-        return make(parts), bool(sparse)
+        made = make(parts)
     except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
         raise ArgumentError(f"learner.optimizer: {error}; choose another optimizer, or freeze such weights") from error
+    if not sparse and isinstance(made, torch.optim.SparseAdam):  # the one that takes no others
+        check_gradients(make, (), trainable)
+    return made, bool(sparse)
 
 
 def fusable(model: nn.Module) -> bool:
@@ -173,10 +176,11 @@ def check_gradients(make: OptimizerFactory, sparse: Collection[str], dense: Coll
             _step(make, sparse=kind == "sparse")
         except (RuntimeError, NotImplementedError) as error:
             wanted = getattr(getattr(make, "func", make), "__name__", "another")
-            others = "SGD, Adagrad or SparseAdam" if kind == "sparse" else "SGD or Adagrad"
+            others = "SGD, Adagrad or SparseAdam" if kind == "sparse" else "SGD or Adagrad" if sparse else "another"
+            others += ", or make the embedding with sparse=False" if sparse else ""
             raise ArgumentError(
                 f"learner.optimizer: expected one that takes the {kind} gradient of {next(iter(names))}, got {wanted} "
-                f"({str(error).splitlines()[0]}); choose {others}, or make the embedding with sparse=False"
+                f"({str(error).splitlines()[0]}); choose {others}"
             ) from error
 
 

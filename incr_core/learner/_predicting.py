@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch, Inputs, map_inputs, split_inputs
+from incr_core.errors import IncrError
 from incr_core.learner._forwards import Forwards
 from incr_core.numerics import Precision
 from incr_core.objectives import Objective
 
-__all__ = ["Predicting"]
+__all__ = ["OF_ROWS", "Predicting", "in_words"]
+
+OF_ROWS = (IndexError, KeyError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError)
+"""What a forward raises where it cannot take a row, such as an id without an entry."""
 
 
 class Predicting:
@@ -30,11 +36,36 @@ class Predicting:
     def predict(self, inputs: Inputs, batch_size: int = 8192) -> Tensor:
         """The objective's predictions for inputs (B, ...), on the CPU."""
         self.forwards.set_mode(training=False)
-        rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        rows = _count(inputs)
         with self.forwards.predicting(), self.precision.autocast():
             if rows <= batch_size:
                 return self._predicted(inputs)
             return torch.cat([self._predicted(part) for part in split_inputs(inputs, batch_size)])
+
+    def answers(self, inputs: Inputs, most: int = 1000) -> tuple[Tensor, dict[int, str]]:
+        """The predictions for the rows that the model can take, and why it cannot take the others, by their place.
+
+        A row is one of these where its forward alone raises; it is found by halving, which ends when there are more
+        than `most`.
+        """
+        untaken: dict[int, str] = {}
+        found = [one for one in self._taken(inputs, 0, untaken, most) if len(one)]
+        return torch.cat(found) if found else torch.empty(0), untaken
+
+    def _taken(self, inputs: Inputs, start: int, untaken: dict[int, str], most: int) -> Iterator[Tensor]:
+        if len(untaken) > most:
+            return
+        try:
+            yield self.predict(inputs)
+        except OF_ROWS as error:
+            if not _may_be_of_rows(error):
+                raise
+            if _count(inputs) == 1:
+                untaken[start] = in_words(error)
+                return
+            half = (_count(inputs) + 1) // 2
+            for place, part in enumerate(split_inputs(inputs, half)):
+                yield from self._taken(part, start + place * half, untaken, most)
 
     def _predicted(self, inputs: Inputs) -> Tensor:
         there = map_inputs(lambda value: value.to(self.device), inputs)
@@ -51,3 +82,22 @@ class Predicting:
                 total += share * float(self.objective(self.model(part.inputs), part.targets, part.weights))
                 weight += share
         return total / weight if weight else 0.0
+
+
+def in_words(error: BaseException) -> str:
+    """An error of another library in a line.
+
+    >>> in_words(IndexError("index out of range in self"))
+    'IndexError: index out of range in self'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _may_be_of_rows(error: BaseException) -> bool:
+    """Whether rows may be to blame: not for an error of ours, and behind one on a GPU nothing can be asked any more."""
+    return not isinstance(error, IncrError | torch.OutOfMemoryError | torch.AcceleratorError)
+
+
+def _count(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)

@@ -1,7 +1,8 @@
 """Check that every row of a stream is in exactly one state, from what a run has committed.
 
 learned       in the ledger, by one participant in one version
-quarantined   it, its file, or the increment it was to be learned in could not be used
+quarantined   it, its file, or the increment it was to be learned in could not be used, or somebody set it aside; the
+              table has the reason of each
 duplicate     its key was learned before
 erased        by `incr forget`, whatever its state was before
 pending       in the files and not learned: not reached yet, waiting for its label, held by a participant that was

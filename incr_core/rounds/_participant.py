@@ -37,6 +37,7 @@ from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
 from incr_core.rounds._reference import Reference
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
+from incr_core.rounds._untaken_rows import taken
 from incr_core.storage import checkpoint
 from incr_core.update import Update, Weights
 
@@ -159,7 +160,8 @@ class Participant:
             increment.tick = replace(increment.tick, number=number)
         begun = time.perf_counter()
         self._cursor, self._learned = increment.cursor, increment.learned
-        scores = self._evaluation.evaluate(increment)
+        with taken(self.learner, self.stream, increment.arriving):
+            scores = self._evaluation.evaluate(increment)
         warm, labelled = increment.tick.warm, increment.labelled
         learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
@@ -242,7 +244,9 @@ class Participant:
     def advance(self, steps: Limit = None) -> Update:
         """Take the next `steps` optimiser steps, or all that are left."""
         before = self.learner.context.step
-        update = self._advanced(steps)
+        assert self.increment is not None, "receive an increment before learning it"
+        with taken(self.learner, self.stream, self.increment.labelled):
+            update = self._advanced(steps)
         update.steps = self.learner.context.step - before
         return update
 

@@ -27,6 +27,9 @@ from incr_core.storage import checkpoint
 
 __all__ = ["Version"]
 
+MOST_UNTAKEN = 1000
+"""Rows that the model cannot take, of a table; where there are more, it is not the rows."""
+
 
 @dataclass
 class Version:
@@ -90,7 +93,7 @@ class Version:
 
     def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
         """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""
-        return _answered(self, self.encoded(rows, name))
+        return _answered(self, self.encoded(rows, name), Path(rows).name if isinstance(rows, str | Path) else name)
 
     @cached_property
     def answers(self) -> AnswerColumns:
@@ -106,10 +109,10 @@ class Version:
     def evaluate(self, rows: str | Path | Any) -> dict[str, Any]:
         """Rows, rows that cannot be used, and the objective's metrics on labelled rows."""
         encoded = self.encoded(rows, "the table", labelled=True)
+        place = rows if isinstance(rows, str | Path) else "the table"
         if len(encoded.batch) == 0:
-            place = rows if isinstance(rows, str | Path) else "the table"
             raise StreamError(f"{place}: expected labelled rows to evaluate, found none that can be used")
-        found = self.learner.predict(encoded.batch.inputs)
+        found, encoded = _asked(self, encoded, str(place))
         objective = self.learner.objective
         measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
@@ -152,8 +155,32 @@ def _run_of(run: Path, version: int) -> str | None:
     return found.get("run")
 
 
-def _answered(version: Version, encoded: EncodedRows) -> tuple[pa.Table, list[BadRow]]:
-    found = version.learner.predict(encoded.batch.inputs) if len(encoded.batch) else torch.empty(0)
+def _asked(version: Version, encoded: EncodedRows, place: str) -> tuple[torch.Tensor, EncodedRows]:
+    """The predictions, and the rows that they are of: those that the model cannot take are bad rows, too."""
+    batch, offsets = encoded.batch, encoded.offsets
+    if not len(batch):
+        return torch.empty(0), encoded
+    found, untaken = version.learner.answers(batch.inputs, MOST_UNTAKEN)
+    if not untaken:
+        return found, encoded
+    if len(untaken) > MOST_UNTAKEN or len(untaken) == len(batch) > 1:
+        first = next(iter(untaken))
+        raise StreamError(
+            f"{place}: expected rows that the model can take, got {len(untaken):,} that it cannot, as row "
+            f"{int(offsets[first])}: {untaken[first]}; look whether the model is at fault"
+        )
+    assert batch.rows is not None
+    bad = [
+        BadRow(int(batch.rows[at]), place, int(offsets[at]), "", "a row that the model can take", why, "")
+        for at, why in untaken.items()
+    ]
+    left = torch.tensor([at for at in range(len(batch)) if at not in untaken], dtype=torch.int64)
+    bad = sorted([*encoded.bad, *bad], key=lambda row: row.offset)
+    return found, EncodedRows(batch.take(left), offsets[left], bad, encoded.total)
+
+
+def _answered(version: Version, encoded: EncodedRows, place: str) -> tuple[pa.Table, list[BadRow]]:
+    found, encoded = _asked(version, encoded, place)
     offsets = encoded.offsets.numpy()
     missing = np.ones(encoded.total, dtype=bool)
     missing[offsets] = False

@@ -24,6 +24,8 @@ Answer = dict[str, Any]
 
 INFINITE = "expected a finite answer, got another of the model; its numbers may be too large"
 
+UNTAKEN = "expected a row that the model can take"
+
 
 @dataclass(slots=True)
 class Question:
@@ -44,13 +46,15 @@ class Question:
         """How many rows the model is asked of."""
         return len(self.given if self.usable is None else self.usable)
 
-    def answer(self, told: Sequence[Answer]) -> dict[str, Any]:
-        """The answer to the request, of the answers for its usable rows."""
+    def answer(self, told: Sequence[Answer | str]) -> dict[str, Any]:
+        """The answer to the request, of the answers for its usable rows, or why there is none."""
         refused = self.refused
         rows = len(self.given)
         predictions: list[Answer | None] = [None] * rows
         for row, answer in zip(self.usable if self.usable is not None else range(rows), told, strict=True):
-            if _is_finite(answer):
+            if isinstance(answer, str):
+                refused[row] = None, answer
+            elif _is_finite(answer):
                 predictions[row] = answer
             else:
                 refused[row] = None, INFINITE
@@ -95,13 +99,16 @@ class Asked:
         with self._alone:
             return self.version.answer(rows, "the request")
 
-    def predict(self, inputs: Inputs, rows: int) -> list[Answer]:
-        """What the model says of so many rows."""
+    def predict(self, inputs: Inputs, rows: int) -> list[Answer | str]:
+        """What the model says of so many rows; of one that it cannot take, why."""
         with self._alone:
-            found = self._learner.predict(inputs)
-        columns = self._names.columns(found, rows)
+            found, untaken = self._learner.answers(inputs, most=rows)
+        columns = self._names.columns(found, rows - len(untaken))
         listed = [one.listed() for one in columns.values()]
-        return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
+        told = (dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True))
+        if not untaken:
+            return list(told)
+        return [f"{UNTAKEN}, got {untaken[row]}" if row in untaken else next(told) for row in range(rows)]
 
 
 def ask(questions: Sequence[Question]) -> list[dict[str, Any]]:
@@ -110,7 +117,7 @@ def ask(questions: Sequence[Question]) -> list[dict[str, Any]]:
     Rows that are asked together may differ from rows asked alone in the last bits: sums are rounded in another order.
     """
     there = [question for question in questions if question.count]
-    told: list[Answer] = []
+    told: list[Answer | str] = []
     if there:
         inputs = there[0].inputs if len(there) == 1 else _joined([question.inputs for question in there])
         told = there[0].asked.predict(inputs, sum(question.count for question in there))

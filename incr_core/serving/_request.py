@@ -41,12 +41,14 @@ class RequestError(StreamError):
 class Column:
     """What a column of a request holds: kind is "number", "list", "category", "time" or "task".
 
-    width: how many numbers a list has; spare: by how many it may have fewer.
+    width: how many numbers a list has; spare: by how many it may have fewer. ids: the whole numbers that it may hold,
+    where the model looks entries up by them.
     """
 
     kind: str
     width: int = 1
     spare: int = 0
+    ids: range | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -57,14 +59,21 @@ class Column:
         """
         if self.kind == "list":
             sizes = {"minItems": self.width - self.spare, "maxItems": self.width}
-            return {"type": ["array", "null"], "items": {"type": "number"}, **sizes}
+            return {"type": ["array", "null"], "items": {"type": "number"} | self._ids, **sizes}
         found: dict[str, dict[str, Any]] = {
-            "number": {"type": ["number", "boolean", "null"]},
+            "number": {"type": ["number", "boolean", "null"]} | self._ids,
             "category": {"type": ["string", "number", "boolean", "null"]},
             "time": {"type": ["string", "null"], "format": "date-time"},  # or epoch seconds, all of them
             "task": {"type": ["integer", "null"], "minimum": int(INT64.min), "maximum": int(INT64.max)},
         }
         return found[self.kind]
+
+    @property
+    def _ids(self) -> dict[str, Any]:
+        if self.ids is None:
+            return {}
+        limits = {"minimum": self.ids.start, "maximum": self.ids.stop - 1}
+        return {"type": "integer" if self.kind == "list" else ["integer", "null"], **limits}
 
 
 def columns_of(job: Job) -> dict[str, Column]:
@@ -74,9 +83,9 @@ def columns_of(job: Job) -> dict[str, Column]:
 
     def column(name: str) -> Column:
         if name in listed:
-            return Column("list", listed[name], spare=int(encoder.of_tokens))
+            return Column("list", listed[name], spare=int(encoder.of_tokens), ids=encoder.ids.get(name))
         if name in encoder.numeric:
-            return Column("number")
+            return Column("number", ids=encoder.ids.get(name))
         if name == encoder.task:
             return Column("task")
         return Column("time" if name == time and name not in encoder.categorical else "category")

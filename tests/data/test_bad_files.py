@@ -3,11 +3,15 @@ changes."""
 
 from __future__ import annotations
 
+import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -123,6 +127,42 @@ def test_of_a_file_that_breaks_later_on_the_rows_before_stay(tmp_path: Path, mon
         found = list(again)
         assert ids(one.labelled for one in found) == ids(one.labelled for one in steps[stop + 1 :])
         assert [one.bad_files for one in found] == [one.bad_files for one in steps[stop + 1 :]]
+
+
+NO_TABLES: dict[str, Callable[[], Any]] = {
+    "of two lengths": lambda: {"x": [1.0, 2.0], "y": [0]},
+    "numbers and text": lambda: pd.DataFrame({"x": [1, "x"], "y": [0, 1]}),
+    "objects": lambda: {"x": [object()], "y": [0]},
+    "no table": lambda: None,
+    "a name twice": lambda: pd.DataFrame([[1.0, 2.0, 1]], columns=["x", "x", "y"]),
+}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("what", NO_TABLES)
+def test_a_table_that_arrow_cannot_take_is_a_bad_file(tmp_path: Path, what: str, place: int) -> None:
+    good = {"x": [float(number) for number in range(20)], "y": [number % 2 for number in range(20)]}
+
+    def feed() -> list[Any]:
+        tables: list[Any] = [good, good]
+        tables.insert(place, NO_TABLES[what]())
+        return tables
+
+    document: dict[str, Any] = {
+        "stream": {"path": "feeding:rows"},
+        "features": {"label": "y", "on_bad_row": "quarantine"},
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    module = types.ModuleType("feeding")
+    module.rows = feed  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "feeding", module)
+        done = run(Job.from_document(document).resolved(), tmp_path / "run")
+        assert (done.summary.rows_learned, done.summary.files_quarantined) == (40, 1)
+        document["features"]["on_bad_row"] = "fail"
+        with pytest.raises(StreamError, match=rf"part {place}"):
+            run(Job.from_document(document).resolved(), tmp_path / "other")
 
 
 def test_bad_rows_still_fail_where_only_files_may_be_bad(tmp_path: Path) -> None:
@@ -302,3 +342,42 @@ def test_a_mended_file_comes_behind_rows_of_the_very_moment_that_has_been_reache
     (folder / "part-0.parquet").write_bytes(whole)
     rest = ids(step.labelled for step in make().increments(first.cursor))
     assert (ids([first.labelled]), rest) == ([1 << 40, (1 << 40) + 1], [(1 << 40) + 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("wrong", ["n/a", [1, 2], {"b": 1}], ids=str)
+def test_one_wrong_value_of_json_lines_is_one_bad_row(tmp_path: Path, wrong: Any, named: bool) -> None:
+    rows = [{"x": float(number), "z": [number, 1], "y": number % 2} for number in range(100)]
+    rows[5]["x"] = wrong
+    rows[7]["z"] = "none"
+    rows[9]["z"] = [1, "x"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document: dict[str, Any] = {
+        "stream": {"path": str(tmp_path / "data"), "settle": "0s"},
+        "features": {"label": "y", "on_bad_row": "quarantine"} | ({"numeric": ["x", "z"]} if named else {}),
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    found = Job.from_document(document).resolved()
+    assert (found.features.numeric, found.features.categorical) == (["x", "z"], [])
+    done = run(found, tmp_path / "run")
+    assert (done.summary.rows_learned, done.summary.rows_quarantined, done.summary.files_quarantined) == (97, 3, 0)
+    told = done.table("quarantine").select(["offset", "column"]).to_pylist()
+    assert [tuple(row.values()) for row in told] == [(5, "x"), (7, "z"), (9, "z")]
+
+
+def test_json_lines_that_grow_by_a_wrong_value_are_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "1.jsonl"
+    lines = [json.dumps({"x": float(number), "y": number % 2}) + "\n" for number in range(40)]
+    path.write_text("".join(lines[:20]))
+    document: dict[str, Any] = {
+        "stream": {"path": str(path), "settle": "0s"},
+        "features": {"label": "y", "numeric": ["x"], "classes": [0, 1], "on_bad_row": "quarantine"},
+        "model": {"hidden": []},
+        "learner": {"objective": "binary"},
+    }
+    run(Job.from_document(document), tmp_path / "run")
+    path.write_text("".join([*lines[:30], '{"x": "n/a", "y": 1}\n', *lines[30:]]))
+    done = run(Job.from_document(document), tmp_path / "run")
+    assert (done.summary.rows_learned, done.summary.rows_quarantined) == (40, 1)

@@ -88,6 +88,34 @@ def test_a_run_waits_for_a_file_just_written_and_learns_it(tmp_path: Path, slept
     assert len(slept) == 1
 
 
+def test_a_path_within_the_jobs_folder_waits_wherever_the_command_is_given(
+    tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "jobs" / "data"
+    data.mkdir(parents=True)
+    (data / "a.csv").write_text(lines(range(20), "csv"))
+    aged(data / "a.csv", 4.0)
+    text = '[stream]\npath = "data"\n[features]\nlabel = "y"\n[learner]\nobjective = "binary"\n'
+    (tmp_path / "jobs" / "job.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    found = Job.read(tmp_path / "jobs" / "job.toml")
+    assert (found.features.classes, found.features.numeric) == ([0, 1], ["x"])
+    assert sum(slept) == pytest.approx(6.0, abs=0.01)
+
+
+def test_of_files_that_are_all_being_written_the_message_says_so(
+    tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text(lines(range(20), "csv"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(tmp_path / "a.csv", (time.time(),) * 2))
+    document = job(tmp_path).document()
+    document["features"].pop("classes")
+    with pytest.raises(
+        StreamError, match=r"got none in .* but what is still being written \(a\.csv, see stream\.settle\)"
+    ):
+        Job.from_document(document).resolved()
+
+
 def test_a_file_still_growing_is_left_and_one_that_came_during_the_run_is_learned_by_it(
     tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ def all_learned(
     worker.join(1, 2)
     while (received := worker.receive()) is not None:
         observed = FlatTensors.of(total_observed([received.arrival]))
-        worker.learn(pickle.dumps((observed, EverySteps(2))), hands_over=False)
+        worker.learn(pickle.dumps((observed, EverySteps(2))))
     exchange = worker.worker.exchange
     assert isinstance(exchange, ReplicaExchange)
     found = {name: value.detach().cpu().clone() for name, value in worker.worker.participant.learner.weights().items()}

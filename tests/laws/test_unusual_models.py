@@ -62,7 +62,6 @@ def test_a_published_version_holds_each_tensor_once_and_answers_as_the_run_did(t
 
 
 @pytest.mark.ray
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_one_replica_equals_local_and_two_clients_equal_two_replicas(table: Path, tmp_path: Path) -> None:
     cluster = pytest.importorskip("cluster.engine").ClusterEngine

@@ -335,6 +335,17 @@ def test_a_stream_of_what_is_no_table_is_said(tmp_path: Path) -> None:
         open_run(tmp_path / "run", stream=[people(), 3], **KEYS).run()
 
 
+@pytest.mark.parametrize(
+    "column",
+    [[1, "x"] * 10, pd.arrays.SparseArray([0, 1] * 10), [1j] * 20, [object()] * 20],
+    ids=["mixed", "sparse", "complex", "objects"],
+)
+def test_a_frame_that_arrow_cannot_take_is_said(column: Any, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(20.0), "y": [0, 1] * 10}).assign(z=column)
+    with pytest.raises(StreamError, match=r"part 0: expected rows that Arrow can hold, .* got a DataFrame of which"):
+        open_run(tmp_path / "run", stream=frame, label="y").run()
+
+
 def test_no_key_is_of_two_sections() -> None:
     """They are given without their sections."""
     sections: list[type[BaseModel]] = [StreamSection, FeaturesSection, ModelSection, LearnerSection, Job]

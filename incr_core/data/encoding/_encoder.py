@@ -16,6 +16,7 @@ from incr_core.batch import Batch, Inputs
 from incr_core.data._row_ids import offset_of
 from incr_core.data.encoding._columns import Fault
 from incr_core.data.encoding._hashing import ColumnHash, text
+from incr_core.data.encoding._id_numbers import no_ids
 from incr_core.data.encoding._labels import Labels
 from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
 from incr_core.data.encoding._quarantine import BadRow
@@ -64,6 +65,7 @@ class Encoder:
 
     Attributes:
         hashes: what hashes the categories of each column.
+        ids: the numeric columns whose numbers the model looks entries up by, and which there are.
 
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
     >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
@@ -109,6 +111,7 @@ class Encoder:
         self.widths = {} if widths is None else {name: widths[name] for name in self.listed if name in widths}
         self.is_measured = widths is not None
         self.hashes = {name: ColumnHash(name) for name in self.categorical}
+        self.ids: dict[str, range] = {}
 
     @property
     def classes(self) -> list[Any] | None:
@@ -185,6 +188,17 @@ class Encoder:
         other.is_measured = True
         return other
 
+    def taking(self, ids: Mapping[str, range]) -> Encoder:
+        """The same, for a model that takes these ids in these columns; a row with another is a bad row.
+
+        >>> words = Encoder("y", ["word"], [], objective="binary", classes=None).taking({"word": range(10)})
+        >>> words.encode(pa.table({"word": [99], "y": [1]}), torch.arange(1), "day.csv").bad[0].reason
+        'expected whole numbers from 0 to 9, got other numbers'
+        """
+        other = copy.copy(self)
+        other.ids = dict(ids)
+        return other
+
     def check(self, table: pa.Table, place: str, labelled: bool = True) -> None:
         """StreamError where a table as a whole has another shape; `place` names its file.
 
@@ -256,7 +270,10 @@ class Encoder:
             assert self.vocabulary is not None
             name = self.labels[0]
             return tokens(table[name], self.widths.get(name, 1), self.vocabulary, name, place, known)
-        matrix, faults = numeric_matrix(table, self.places, self.widths, place)
+        places = self.places
+        matrix, faults = numeric_matrix(table, places, self.widths, place)
+        if self.ids:
+            faults += no_ids(matrix, places, self.ids)
         targets, wrong = self._labels.targets(table, place, known)
         return matrix, targets, faults + wrong
 

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.data.sources import FileSource, PythonSource, Source, index_columns, is_opaque, open_source
+from incr_core.data.sources import (
+    FileSource,
+    Fragment,
+    PythonSource,
+    Source,
+    index_columns,
+    is_mixed,
+    is_opaque,
+    open_source,
+)
 from incr_core.errors import StreamError
 
 __all__ = ["column_kinds", "find_classes"]
@@ -58,13 +67,18 @@ def find_classes(
     place = f"stream.features.{label}"
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
     endless = isinstance(opened, PythonSource) and objective == "binary"
-    for fragment in opened.fragments():
+
+    def passed_over(fragment: Fragment, rows: int, error: Exception) -> None:
+        nonlocal fault
+        fault = fault or (error if isinstance(error, StreamError) else None)
+
+    for fragment in opened.fragments(on_bad_file=passed_over if tolerant else None):
         try:
             column = fragment.load([label])[label]
         except StreamError as found_bad:
             if not tolerant:
                 raise
-            fault = fault or found_bad
+            passed_over(fragment, 0, found_bad)
             continue
         if is_list(column.type) and objective == "multilabel":
             column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
@@ -95,7 +109,11 @@ def find_classes(
     if not rows and fault is not None:
         raise fault
     if not rows:
-        raise StreamError(f"stream.path: expected rows, got none in {source}; wait for data, or check the path")
+        young = ", ".join(list(opened.young)[:3])
+        written = f" but what is still being written ({young}, see stream.settle)" if young else ""
+        raise StreamError(
+            f"stream.path: expected rows, got none in {source}{written}; wait for data, or check the path"
+        )
     if not classes:
         raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
     if objective == "binary":
@@ -122,8 +140,8 @@ def column_kinds(
 
     Numbers and lists of numbers are numeric; text (in any encoding), booleans and whatever was written as a dictionary
     (pandas' Categorical, of numbers too) are categorical; times, pandas' index and the rest are left out. Text in a CSV
-    file is numeric where nine in ten values are numbers. Files that cannot be read are skipped if `tolerant`, and files
-    written to within `settle` seconds always are.
+    file, and a column of JSON lines of several kinds, is numeric where nine in ten values are numbers. Files that
+    cannot be read are skipped if `tolerant`, and files written to within `settle` seconds always are.
 
     >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
     (['age'], ['name'])
@@ -152,6 +170,9 @@ def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
     head = source.head()
     left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
     found = {name: head[name] for name in head.column_names if name not in left_out}
+    for name in [name for name in found if is_mixed(head.schema.field(name)) and _is_text(found[name].type)]:
+        if share_of_numbers(found[name]) >= MOSTLY:  # text for the sake of a few values
+            found[name] = pa.chunked_array([], pa.float64())
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
     if untyped and isinstance(source, FileSource):
         for later in source.heads(sorted(untyped), typed=True):

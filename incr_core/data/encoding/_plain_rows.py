@@ -12,6 +12,7 @@ import torch
 from incr_core.batch import Inputs
 from incr_core.data.encoding._encoder import Encoder
 from incr_core.data.encoding._hashing import text
+from incr_core.data.encoding._id_numbers import no_ids
 
 __all__ = ["PlainRows", "plain_category", "plain_number"]
 
@@ -45,7 +46,7 @@ class PlainRows:
         self._numbers = [(name, encoder.widths.get(name)) for name in encoder.numeric]
         self._lists = any(width is not None for _, width in self._numbers)
         self._width = encoder.width if not encoder.of_tokens else 0
-        self._hashes = encoder.hashes
+        self._hashes, self._ids = encoder.hashes, encoder.ids
         self._tasks = int(np.iinfo(np.int64).max) if encoder.tasks is None else encoder.tasks
         self._never = encoder.of_tokens or encoder.task in encoder.inputs
 
@@ -85,7 +86,7 @@ class PlainRows:
                 else:
                     return None
         whole = np.array(flat, dtype=np.float64).reshape(len(rows), self._width)
-        if not self._lists:
+        if not self._lists and not self._ids:
             return whole.astype(np.float32)
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             found = whole.astype(np.float32)
@@ -93,7 +94,7 @@ class PlainRows:
             _holds_nan(row[name]) for row in rows for name, width in self._numbers if width
         ):
             return None
-        return found
+        return None if self._ids and no_ids(found, self._encoder.places, self._ids) else found
 
     def _pairs(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         buckets = self._encoder.buckets

@@ -8,6 +8,7 @@ from incr_core.data.sources._fingerprint import file_fingerprint
 from incr_core.data.sources._formats import format_of, read_table
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
+from incr_core.data.sources._mixed_lines import is_mixed
 from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._remote_file import RemoteFile
@@ -32,6 +33,7 @@ __all__ = [
     "file_fingerprint",
     "format_of",
     "index_columns",
+    "is_mixed",
     "is_opaque",
     "open_source",
     "read_table",

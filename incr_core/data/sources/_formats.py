@@ -15,6 +15,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from incr_core.data.sources._declared import plain, with_categories
+from incr_core.data.sources._mixed_lines import read_mixed_lines
 from incr_core.data.sources._remote_file import File, RemoteFile
 from incr_core.data.times import readable
 from incr_core.errors import StreamError
@@ -83,9 +84,7 @@ def read_chunks(
         elif kind == "csv":
             table = pyarrow.csv.read_csv(_stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=True))
         else:
-            table = pyarrow.json.read_json(
-                _stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=False)
-            )
+            table = _read_lines(path, in_bytes)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or in_bytes == (0, 0)):
             yield pa.table({name: pa.nulls(0) for name in columns or ()})
@@ -117,12 +116,32 @@ def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int
     """The number of rows in bytes [start, stop) of a file of CSV or JSON lines, which begin at the start of a line."""
     kind = format or format_of(path, strict=True) or ""
     try:
-        read = pyarrow.csv.read_csv if kind == "csv" else pyarrow.json.read_json
-        return int(read(_bytes_of(path, in_bytes, header=kind == "csv")).num_rows)
+        if kind != "csv":
+            return int(_read_lines(path, in_bytes).num_rows)
+        return int(pyarrow.csv.read_csv(_bytes_of(path, in_bytes, header=True)).num_rows)
     except pa.ArrowInvalid as error:
         if "Empty" in str(error) or in_bytes[0] == in_bytes[1]:
             return 0
         raise _unreadable(place, kind, error) from error
+
+
+def _read_lines(path: File, in_bytes: tuple[int, int] | None) -> pa.Table:
+    """JSON lines, or some bytes of them; by Python, which is slower, where a column has values of several kinds."""
+
+    def opened() -> Any:
+        return _stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=False)
+
+    try:
+        return pyarrow.json.read_json(opened())
+    except pa.ArrowInvalid as error:
+        if "changed from" not in str(error):
+            raise
+        again = opened()
+        with again if isinstance(again, pa.NativeFile) else pa.input_stream(again) as file:
+            try:
+                return read_mixed_lines(file.read())
+            except ValueError:  # something else is wrong, too
+                raise error from None
 
 
 def _bytes_of(path: File, in_bytes: tuple[int, int], header: bool) -> pa.BufferReader:

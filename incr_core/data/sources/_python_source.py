@@ -52,12 +52,19 @@ class PythonSource(Source):
         return []
 
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows of the first table that has any, to look at."""
+        """Some rows of the first table that has any and can be used, to look at."""
+        fault: StreamError | None = None
         for number, given in enumerate(self._factory()):
-            table = as_table(given, f"part {number}")
+            try:
+                table = as_table(given, f"part {number}")
+                check_columns(table.column_names, columns if len(table) else (), f"part {number}")
+            except StreamError as found:  # the stream will say so, or put it into quarantine
+                fault = fault or found
+                continue
             if len(table):
-                check_columns(table.column_names, columns, f"part {number}")
                 return plain((table if columns is None else table.select(list(columns))).slice(0, HEAD))
+        if fault is not None:
+            raise fault
         return pa.table({})
 
     def fragments(

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from incr_core.errors import StreamError
+from incr_core.shown import shown
 
 __all__ = ["INPUTS", "Tables", "as_table", "table_fingerprint"]
 
@@ -60,7 +61,7 @@ class Tables:
 
 
 def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
-    """Rows in memory as a table.
+    """Rows in memory as a table. Raises StreamError for what Arrow has no table for.
 
     Args:
         rows: a table of any accepted kind, inputs, or (inputs, targets).
@@ -70,6 +71,16 @@ def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
     >>> as_table((torch.zeros(2, 3), torch.tensor([0, 1])), "here", "y").schema.names
     ['inputs', 'y']
     """
+    try:
+        return _converted(rows, name, label)
+    except (pa.ArrowException, ValueError, TypeError, NotImplementedError, OverflowError, AttributeError) as error:
+        raise StreamError(
+            f"{name}: expected rows that Arrow can hold, columns of one length and each of one type, got a "
+            f"{type(rows).__name__} of which it says: {shown(error, 200)}; convert it first"
+        ) from error
+
+
+def _converted(rows: Any, name: str, label: str | None) -> pa.Table:
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch):

@@ -1,0 +1,34 @@
+"""Columns of ids: numbers that a model looks entries up by, so that any other number has no meaning to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from incr_core.data.encoding._columns import Fault
+
+__all__ = ["no_ids"]
+
+
+def no_ids(
+    matrix: np.ndarray[Any, np.dtype[np.float32]], places: Mapping[str, range], ids: Mapping[str, range]
+) -> list[Fault]:
+    """The rows of a matrix (B, N) that hold something else than ids, where their column wants some; NaN is missing.
+
+    places: where among the N numbers those of each column are. ids: column -> the ids that it may hold.
+
+    >>> matrix = np.array([[1, 2], [9, 1.5], [3, np.nan]], dtype=np.float32)
+    >>> [fault.index.tolist() for fault in no_ids(matrix, {"kind": range(1), "word": range(1, 2)}, {"word": range(3)})]
+    [[1]]
+    """
+    faults = []
+    for name, allowed in ids.items():
+        values = matrix[:, places[name].start : places[name].stop]
+        wrong = (values < allowed.start) | (values >= allowed.stop) | (values != np.rint(values)) & ~np.isnan(values)
+        index = np.flatnonzero(wrong.any(axis=1))
+        if len(index):
+            expected = f"whole numbers from {allowed.start} to {allowed.stop - 1}"
+            faults.append(Fault(index, name, expected, "other numbers"))
+    return faults

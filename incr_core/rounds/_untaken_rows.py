@@ -1,0 +1,43 @@
+"""Rows that a model cannot take: an error in a forward is told with the rows that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from incr_core.batch import Batch
+from incr_core.data import fragment_of, offset_of
+from incr_core.data.timeline import Stream
+from incr_core.errors import IncrError, StreamError
+from incr_core.learner import OF_ROWS, Learner
+
+__all__ = ["taken"]
+
+TOLD = 5
+"""Rows that are looked for, and named, at most."""
+
+
+@contextmanager
+def taken(learner: Learner, stream: Stream, rows: Batch) -> Iterator[None]:
+    """Within, these rows go through the learner's model. StreamError that names those which it cannot take alone.
+
+    An error that no row is to blame for stays what it is; so does one in a shard, which can ask nothing by itself.
+    """
+    try:
+        yield
+    except IncrError:
+        raise
+    except OF_ROWS as error:
+        if learner.shard[1] > 1 or not len(rows):
+            raise
+        untaken = learner.answers(rows.inputs, TOLD - 1)[1]
+        if not untaken:
+            raise
+        assert rows.rows is not None, "rows of a stream have ids"
+        numbers, offsets = fragment_of(rows.rows).tolist(), offset_of(rows.rows).tolist()
+        named = ", ".join(f"row {offsets[at]} of {stream.fragments[numbers[at]]}" for at in untaken)
+        what = "at least those" if len(untaken) == TOLD else "those"
+        raise StreamError(
+            f"model: expected rows that it can take, got others, {what}: {named} ({next(iter(untaken.values()))}); "
+            "correct them or take them out, or look whether the model is at fault"
+        ) from error
