@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incr_core.job import Job
-from incr_core.rounds import PendingPredictions
+from incr_core.rounds import PendingPredictions, total_observed
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def predictions(job: Job, monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     participant = job.participant()
     while (arrival := participant.receive()) is not None:
         if arrival.labelled:
-            participant.learner.absorb(arrival.observed)
+            participant.learner.absorb(total_observed([arrival]))
             participant.begin()
             participant.advance()
     monkeypatch.undo()
