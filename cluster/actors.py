@@ -14,11 +14,12 @@ from uuid import uuid4
 import ray
 
 from cluster.exported import Exported, Exports
+from cluster.messages import Setup
 from cluster.place import Place
 from cluster.processes import Process
 from cluster.ray_privates import draining_nodes
 from cluster.session import Session, require_ray
-from cluster.worker import Setup, ShardWorker
+from cluster.worker import ShardWorker
 from incr_core.errors import EngineError
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ from cluster.actors import Actors, on_ray
 from cluster.kept_states import KeptStates
 from cluster.leaving import Leaving
 from cluster.membership import Membership
+from cluster.messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster.place import Place
 from cluster.recruiting import Recruiter
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import require_lasting
-from cluster.worker import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster.worker_pool import WorkerPool
 from cluster.writing import await_all, take_parts
 from incr_core.engines import Commit, Engine

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cluster.messages import Saved
 from cluster.place import Place
 from cluster.shared_folder import SharedFolder
 from cluster.shared_store import SharedStore, StoredState
-from cluster.worker import Saved
 from incr_core.storage import checkpoint, copy_of
 
 __all__ = ["KeptStates"]

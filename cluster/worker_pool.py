@@ -12,8 +12,8 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.actors import Actors
 from cluster.heartbeat import Pulse
+from cluster.messages import Setup
 from cluster.place import Place
-from cluster.worker import Setup
 from cluster.worker_calls import Member, NoRoom, WorkerCalls
 from incr_core.errors import WorkerLost
 

@@ -23,8 +23,9 @@ from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
 from incr_core.rounds._side_by_side import learn_side_by_side
+from incr_core.rounds._snapshot import Snapshot
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
-from incr_core.rounds._worker import Snapshot, Worker
+from incr_core.rounds._worker import Worker
 
 __all__ = [
     "AGGREGATIONS",

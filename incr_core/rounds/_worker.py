@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,29 +25,15 @@ from incr_core.rounds._pace import EverySteps, Pace
 from incr_core.rounds._participant import Participant
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._round import Consolidated, Round, consolidate, take_round
+from incr_core.rounds._snapshot import Snapshot
 from incr_core.storage import checkpoint
-from incr_core.storage.packing import pack, unpack
 from incr_core.update import Update, Weights
 
-__all__ = ["Snapshot", "Worker"]
+__all__ = ["Worker"]
 
 
 ONCE = EverySteps()
 """One round of all steps there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of a version, in memory: copies of this worker's weights, and of all else as tensors and JSON."""
-
-    version: int
-    weights: Weights
-    tensors: Weights
-    structure: Any
-
-    def write(self, path: Path) -> None:
-        """Put all but the weights on disk, as `Worker.save` does."""
-        checkpoint.save_packed(path, self.tensors, self.structure)
 
 
 class _Account(NamedTuple):
@@ -164,9 +149,7 @@ class Worker:
         if kept is None or kept.version != version:
             return False
         self.adopt(kept.weights)
-        # What is loaded becomes the state that is learned on: copies.
-        tensors = {name: value.clone() for name, value in kept.tensors.items()}
-        self._take_back(self.participant.go_back(unpack(tensors, kept.structure)))
+        self._take_back(self.participant.go_back(kept.state()))
         return True
 
     def _take_back(self, exchanged: Mapping[str, Any]) -> None:
@@ -242,13 +225,10 @@ class Worker:
     def snapshot(self, version: int) -> Snapshot:
         """Keep the state in memory alone, to go back to or to be written while learning goes on.
 
-        It lies where the last one lay, which nobody may be writing any more.
+        It lies where the last one lay (`Snapshot.of`).
         """
         before, self._kept = self._kept, None
-        weights, tensors = ({}, {}) if before is None else (before.weights, before.tensors)
-        for name, value in self._weights().items():
-            weights[name] = weights[name].copy_(value) if name in weights else value.clone()
-        self._kept = Snapshot(version, weights, *pack(self._state(), tensors))
+        self._kept = Snapshot.of(version, self._weights(), self._state(), before)
         self.participant.saved()
         return self._kept
 

@@ -14,11 +14,12 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 
 from cluster import session
 from cluster.engine import ClusterEngine
+from cluster.messages import Setup
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
 from cluster.versions import require_same, versions_here
-from cluster.worker import Setup, ShardWorker
+from cluster.worker import ShardWorker
 from incr_core.errors import EngineError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.support.raylets import free_ports

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.messages import Setup
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
-from cluster.worker import Setup, ShardWorker
+from cluster.worker import ShardWorker
 from incr_core.errors import EngineError
 from incr_core.job import Job
 from tests.support.repository import ROOT

@@ -87,6 +87,8 @@ def serving(
         import fsspec
 
         fsspec.config.set_conf_env(fsspec.config.conf)
+        clients = fsspec.get_filesystem_class(scheme)
+        clients.clear_instance_cache()  # they remember the server that they were made for
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while not answers(port):
@@ -97,4 +99,4 @@ def serving(
         finally:
             server.terminate()
             server.wait()
-            fsspec.get_filesystem_class(scheme).clear_instance_cache()
+            clients.clear_instance_cache()
