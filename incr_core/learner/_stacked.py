@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from incr_core.batch import Batch, Inputs, cat, map_inputs
 from incr_core.learner._learner import Learner
 from incr_core.learner._optimizers import sparse_weights
-from incr_core.learner._stacked_optimizer import StackedOptimizer, settings_of, why_not_stacked
+from incr_core.learner._stacked_optimizer import StackedOptimizer, why_not_stacked
 from incr_core.numerics import writes
 from incr_core.strategies import Strategy
 from incr_core.update import Update, Weights
@@ -122,12 +122,13 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
     had taken its steps.
     """
     first = learners[0]
-    settings = [(settings_of(learner.optimizer), learner.descent.factor) for learner in learners]
-    assert all(found == settings[0] for found in settings), "learners of one kind, following the same orders"
+    rates = [_rates(learner) for learner in learners]
+    assert all(found == rates[0] for found in rates), "learners of one kind, following the same orders"
     order = sorted(range(len(learners)), key=lambda k: -learners[k].steps.left)
     ranked, theirs = [learners[k] for k in order], [rows[k] for k in order]
+    sizes = [len(batch) for batch in theirs]
+    steps = _laid_out(ranked, sizes, passes, first.device)
     together = cat(theirs).to(first.device)
-    steps = _laid_out(ranked, theirs, passes, first.device)
     parameters = first.context.parameters
     stacked = [weight.detach().expand(len(ranked), *weight.shape).clone() for weight in parameters]
     optimizer = StackedOptimizer([learner.descent for learner in ranked])
@@ -149,12 +150,18 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
             _clip(weights, first.descent.clip)
         optimizer.step(weights)
     optimizer.close()
-    return _updates(learners, rows, passes, order, stacked, losses.tolist(), anchor)
+    counts = [sizes[rank] for rank in sorted(range(len(order)), key=order.__getitem__)]
+    return _updates(learners, counts, passes, order, stacked, losses.tolist(), anchor)
+
+
+def _rates(learner: Learner) -> list[float]:
+    """What may differ between optimisers of one kind: the learning rates, and what they are multiplied by."""
+    return [learner.descent.factor, *(group["lr"] for group in learner.optimizer.param_groups)]
 
 
 def _updates(
     learners: Sequence[Learner],
-    rows: Sequence[Batch],
+    rows: Sequence[int],
     passes: int,
     order: Sequence[int],
     stacked: Sequence[Tensor],
@@ -167,32 +174,37 @@ def _updates(
     parts = [value.unbind(0) for value in stacked]
     updates: list[Update | None] = [None] * len(learners)
     for rank, place in enumerate(order):
-        learner, count = learners[place], len(rows[place]) * passes
+        learner, count = learners[place], rows[place] * passes
         learner.context.raised = learner.descent.factor
-        learner.context.step += learner.steps_in(len(rows[place]), passes)
+        learner.context.step += learner.steps_in(rows[place], passes)
         weights = {name: parts[learned[name]][rank] if name in learned else value for name, value in anchor.items()}
         updates[place] = Update(weights, count, {"loss": losses[rank]})
     return [update for update in updates if update is not None]
 
 
-def _laid_out(learners: Sequence[Learner], rows: Sequence[Batch], passes: int, device: torch.device) -> _Steps:
-    """The steps of each learner, in the order that it would take them in alone; its rows lie on that device."""
+def _laid_out(learners: Sequence[Learner], rows: Sequence[int], passes: int, device: torch.device) -> _Steps:
+    """The steps of each learner, in the order that it would take them in alone; its rows lie on that device.
+
+    rows: how many each has.
+    """
     size, counts = learners[0].steps.batch_size, [learner.steps.left for learner in learners]
-    size = min(size, max(map(len, rows)))
-    sizes = torch.tensor([len(batch) for batch in rows])
+    size = min(size, max(rows))
+    sizes = torch.tensor(rows)
     offsets = sizes.cumsum(0) - sizes
     per_pass = [count // passes for count in counts]
     places = offsets.unsqueeze(1).expand(len(rows), max(counts) * size).clone()
     real = torch.zeros_like(places, dtype=torch.bool)
     who = torch.arange(len(rows)).repeat_interleave(sizes)
     at = torch.arange(int(sizes.sum())) - offsets.repeat_interleave(sizes)
-    orders = [learner.steps.places(len(batch), passes) for learner, batch in zip(learners, rows, strict=True)]
+    orders = [learner.steps.places(count, passes) for learner, count in zip(learners, rows, strict=True)]
     begins = torch.tensor(per_pass).repeat_interleave(sizes) * size
-    lying = torch.split(at, [len(batch) for batch in rows])
+    lying: Sequence[Tensor] = ()
     for number in range(passes):
-        given = [each[number] for each in orders]
-        found = [lie if order is None else order for lie, order in zip(lying, given, strict=True)]
-        order = torch.cat(found) + offsets.repeat_interleave(sizes)
+        given, found = [each[number] for each in orders], at
+        if any(order is not None for order in given):
+            lying = lying or torch.split(at, list(rows))
+            found = torch.cat([lie if order is None else order for lie, order in zip(lying, given, strict=True)])
+        order = found + offsets.repeat_interleave(sizes)
         places[who, number * begins + at] = order
         real[who, number * begins + at] = True
     taken = real.view(len(rows), -1, size).sum(2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW
 
 from incr_core.learner._optimizer_step import Descent
 
@@ -17,9 +17,6 @@ KINDS = (SGD, Adam, AdamW)
 
 PLAIN = ("amsgrad", "maximize", "capturable", "differentiable")
 """Options under which an optimiser does other than the formulas here."""
-
-HOW = ("fused", "foreach", "capturable", "differentiable")
-"""Options that change how something is computed, and not what."""
 
 
 def why_not_stacked(descent: Descent) -> str:
@@ -73,10 +70,10 @@ class StackedOptimizer:
 
     def _gather(self, place: int, weight: Tensor) -> None:
         """Stack what the optimisers know of one weight."""
-        held = [descent.optimizer.state[descent.parameters[place]] for descent in self._descents]
         names = ["momentum_buffer"] if self._sgd else ["exp_avg", "exp_avg_sq"]
         if self._sgd and not self._settings[place]["momentum"]:
             return
+        held = [descent.optimizer.state[descent.parameters[place]] for descent in self._descents]
         state, nothing = self._state[place], torch.zeros_like(weight)
         for name in names:
             found = [each.get(name) for each in held]
@@ -137,8 +134,8 @@ class StackedOptimizer:
             parts = {name: value.unbind(0) for name, value in state.items() if name not in ("fresh", "step")}
             if "step" in state:
                 parts["step"] = state["step"].float().unbind(0)
-            for index, descent in enumerate(self._descents):
-                if took[index] and parts:
+            for index, descent in enumerate(self._descents if parts else ()):
+                if took[index]:
                     held = descent.optimizer.state[descent.parameters[place]]
                     held.update({name: values[index] for name, values in parts.items()})
 
@@ -146,10 +143,3 @@ class StackedOptimizer:
 def _wide(values: Tensor, like: Tensor) -> Tensor:
     """One value (A,) for each learner, to be multiplied with its weights (A, ...)."""
     return values.view(-1, *(1 for _ in like.shape[1:]))
-
-
-def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the groups of an optimiser are set to; learners that are stacked have the same."""
-    return [
-        {key: value for key, value in group.items() if key not in ("params", *HOW)} for group in optimizer.param_groups
-    ]
