@@ -215,9 +215,10 @@ def test_what_cannot_take_sparse_gradients_is_refused_when_the_learner_is_made()
     with pytest.raises(ArgumentError, match=r"takes the dense gradient of table.weight, got SparseAdam"):
         Learner(Bag(sparse=True, head=False), Multiclass(2), "sparseadam", [EWC()])  # which pulls at every row
     told = r"takes the dense gradient of table.weight, got SparseAdam \(.*\); choose another$"
-    for make in ("sparseadam", lambda weights: torch.optim.SparseAdam(list(weights))):
-        with pytest.raises(ArgumentError, match=told if isinstance(make, str) else "the dense gradient of table.weight"):
-            Learner(Bag(sparse=False), Multiclass(2), make)
+    with pytest.raises(ArgumentError, match=told):
+        Learner(Bag(sparse=False), Multiclass(2), "sparseadam")
+    with pytest.raises(ArgumentError, match="takes the dense gradient of table.weight, got <lambda>"):
+        Learner(Bag(sparse=False), Multiclass(2), lambda weights: torch.optim.SparseAdam(list(weights)))
 
 
 # -- optimisers by name ------------------------------------------------------------------------------------------
