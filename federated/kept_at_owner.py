@@ -24,7 +24,7 @@ from incr_core.data import OFFSET_BITS, RowSet
 from incr_core.data.encoding import BadRow, quarantine_table
 from incr_core.data.sources import open_source
 from incr_core.data.timeline import Standing
-from incr_core.errors import CheckpointError, EngineError, JobError, RunDirectoryError, StreamError
+from incr_core.errors import ArgumentError, CheckpointError, EngineError, JobError, RunDirectoryError, StreamError
 from incr_core.job import Job
 from incr_core.registry import RowStates, begin_erasing, erased, erasing, finish_erasing, ids_of
 from incr_core.registry.ledger import entries_table
@@ -167,7 +167,7 @@ class _Run:
         cursor, unproven = (state["cursor"] if state else None) or {}, list[str]()
         try:
             standing, has_files = self.job.data().standing(cursor), True
-        except (StreamError, JobError) as fault:
+        except (ArgumentError, JobError, StreamError) as fault:
             unproven.append(f"that every row of the files is in the ledger, and none that is not: {fault}")
             standing, has_files = Standing(list(cursor.get("fragments", ())), 0), False
         names = list(dict.fromkeys([*standing.names, *(line["fragment"] for line in ledger.lines)]))

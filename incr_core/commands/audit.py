@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from incr_core.data import RowSet
 from incr_core.data.timeline import Standing
 from incr_core.engines import engine_named
-from incr_core.errors import CheckpointError, JobError, StreamError
+from incr_core.errors import ArgumentError, CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import Committed, RowStates, Violation, erased, loop_state, require_run, states_of
 from incr_core.registry.ledger import count
@@ -203,7 +203,7 @@ def _standing(
         if cursor is not None:
             return job.data().standing(cursor), True
         found = job.data().standing({"fragments": _fragments(committed, cursor)})
-    except (StreamError, JobError) as fault:
+    except (ArgumentError, JobError, StreamError) as fault:
         unproven.append(f"that every row of the stream is in the tables, and none that is not: {fault}")
         return Standing(_fragments(committed, cursor), 0), False
     found.unproven = "no participant's state lies here, which knows the run's place in the stream"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from incr_core._util import json_text
 from incr_core.commands import STOPPED
-from incr_core.errors import IncrError
+from incr_core.errors import ArgumentError, IncrError
 from incr_core.shown import shown
 
 __all__ = ["main"]
@@ -39,7 +40,11 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
     except IncrError as error:
         from incr_core.storage import told
 
-        print(f"incr: {told(error)}", file=sys.stderr)
+        text = told(error)
+        argument = re.match(r"\w+(?=[: ])", text)
+        if isinstance(error, ArgumentError) and argument is not None and argument[0] in vars(options):
+            text = f"--{text}"  # as it is typed
+        print(f"incr: {text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
@@ -222,14 +227,13 @@ def _predict(options: argparse.Namespace) -> int:
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
 
-    from incr_core.errors import JobError
     from incr_core.runs import Version
     from incr_core.storage import write_atomically
 
     output = None if options.output is None else Path(options.output)
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         got = "a folder" if output.is_dir() else f"no folder {output.parent}"
-        raise JobError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
+        raise ArgumentError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
     table, bad = Version.load(options.directory, options.version, client=options.client).answer(options.rows)
     if output is None:
         csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
@@ -240,6 +244,8 @@ def _predict(options: argparse.Namespace) -> int:
     if bad:
         told = [
             f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
+            if row.column
+            else f"row {row.offset}: {shown(row.reason)}"
             for row in bad[:REASONS]
         ]
         more = "; ..." if len(bad) > REASONS else ""
@@ -294,12 +300,12 @@ def _distill(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from incr_core.errors import JobError
-
     try:
         from incr_core.commands.serve import Serving, serve
     except ModuleNotFoundError as missing:
-        raise JobError(f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from missing
+        raise ArgumentError(
+            f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'"
+        ) from missing
     chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Serving)}
     serve(options.directory, Serving(**chosen))
     return 0
@@ -419,11 +425,12 @@ def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[s
 
 
 def _is_owners(path: str) -> bool:
-    """Whether that is an owner's file. JobError where it is the folder of its state."""
-    from incr_core.errors import JobError
+    """Whether that is an owner's file. ArgumentError where it is the folder of its state."""
 
     if (Path(path) / "identity").is_file() and (Path(path) / "runs").is_dir():
-        raise JobError(f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file")
+        raise ArgumentError(
+            f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file"
+        )
     return Path(path).suffix == ".toml" and Path(path).is_file()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from incr_core._util import json_text, not_negative, positive
 from incr_core.batch import Batch, Inputs, map_inputs
 from incr_core.engines import Commit, LocalEngine
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.loop import Loop, Progress
@@ -59,7 +59,7 @@ def distill(
     """
     run, out = RunDirectory.open(directory), located(out)
     if out.resolve() == run.path.resolve():
-        raise JobError(f"--out {out}: expected another folder than the teacher's own run; choose one")
+        raise ArgumentError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
     with RunDirectory.create(
         out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep, as_now=Student.as_now

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from uvicorn import Config, Server
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion, Feedback, Guard, Journal
 from incr_core.shown import shown
 
@@ -45,18 +45,20 @@ class Serving:
     keep: int = 1_000_000
 
     def check(self) -> None:
-        """Raise JobError where a limit is below what it may be, or options do not go together."""
+        """Raise ArgumentError where a limit is below what it may be, or options do not go together."""
         least = {"max_bytes": 1, "max_rows": 1, "concurrency": 1, "keep": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
-                raise JobError(f"--{name.replace('_', '-')}: expected at least {value}, got {getattr(self, name)}")
+                raise ArgumentError(f"--{name.replace('_', '-')}: expected at least {value}, got {getattr(self, name)}")
         for name in ("rate", "join_every"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise JobError(f"--{name.replace('_', '-')}: expected more than 0, got {getattr(self, name):g}")
+                raise ArgumentError(f"--{name.replace('_', '-')}: expected more than 0, got {getattr(self, name):g}")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise JobError("--tls-cert, --tls-key: expected both files or neither, got one; name the other too")
+            raise ArgumentError("--tls-cert, --tls-key: expected both files or neither, got one; name the other too")
         if self.labelled is not None and self.journal is None:
-            raise JobError("--labelled: expected a --journal too, without which no label is known; name its folder")
+            raise ArgumentError(
+                "--labelled: expected a --journal too, without which no label is known; name its folder"
+            )
 
     def token(self) -> str | None:
         """The token that requests must bring along; None where there is none."""
@@ -65,9 +67,11 @@ class Serving:
         try:
             token = Path(self.token_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise JobError(f"--token-file {self.token_file}: cannot be read: {error}; name a text file") from None
+            raise ArgumentError(f"--token-file {self.token_file}: cannot be read: {error}; name a text file") from None
         if not token or not token.isascii():
-            raise JobError(f"--token-file {self.token_file}: expected a token in ASCII, got none; write one into it")
+            raise ArgumentError(
+                f"--token-file {self.token_file}: expected a token in ASCII, got none; write one into it"
+            )
         return token
 
     def feedback(self, champion: Champion) -> Feedback | None:
@@ -103,13 +107,13 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise JobError(
+        raise ArgumentError(
             f"--tls-cert {options.tls_cert}: cannot be used: {error}; name a certificate and its key"
         ) from None
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise JobError(f"--port {port}: cannot be opened on {host}: {error.strerror}; choose another") from error
+        raise ArgumentError(f"--port {port}: cannot be opened on {host}: {error.strerror}; choose another") from error
     with listening:
         bound = listening.getsockname()[1]
         champion.follow()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from incr_core.errors import IncrError, JobError
+from incr_core.errors import ArgumentError, IncrError
 
 __all__ = ["TESTS", "ChangeTest", "State", "river"]
 
@@ -22,12 +22,12 @@ State = dict[str, Any]
 
 
 def river() -> Any:
-    """River, with its detectors; a JobError says how to install it, an IncrError which one we know."""
+    """River, with its detectors; an ArgumentError says how to install it, an IncrError which one we know."""
     try:
         import river
         import river.drift.binary
     except ImportError as error:
-        raise JobError("drift: needs river, which is not installed; pip install 'incr[drift]'") from error
+        raise ArgumentError("drift: needs river, which is not installed; pip install 'incr[drift]'") from error
     _check(river)
     return river
 

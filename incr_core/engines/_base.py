@@ -23,7 +23,7 @@ from torch import Tensor
 
 from incr_core._util import Catalogue, file_of
 from incr_core.data.timeline import Standing
-from incr_core.errors import EngineError, JobError
+from incr_core.errors import ArgumentError, EngineError, JobError
 from incr_core.numerics import all_finite, settle_arithmetic
 from incr_core.registry import RowStates, state_folder
 from incr_core.rounds import Arrival, Orders, Round
@@ -229,11 +229,11 @@ def engine_named(name: str) -> type[Engine]:
     """
     if entry := ENGINES.plugins().get(name):
         _check_ours(entry)
-    engine: type[Engine] = ENGINES.find(name, "--on")
+    engine: type[Engine] = ENGINES.find(name, "on")
     return engine
 
 
-ENGINES: Catalogue[type[Engine]] = Catalogue("an engine", {}, "incr.engines", broken=EngineError)
+ENGINES: Catalogue[type[Engine]] = Catalogue("an engine", {}, "incr.engines", error=ArgumentError, broken=EngineError)
 """What `--on` can name. Ours are entry points too, since the core knows neither Ray nor Flower."""
 
 OURS = Path(__file__).resolve().parents[1]
@@ -241,13 +241,13 @@ OURS = Path(__file__).resolve().parents[1]
 
 
 def _check_ours(entry: EntryPoint) -> None:
-    """JobError where another module with the name of our engine's package shadows it."""
+    """ArgumentError where another module with the name of our engine's package shadows it."""
     package = entry.module.partition(".")[0]
     ours = OURS.with_name(package)
     found = file_of(package)
     if ours.is_dir() and (found is None or found.resolve() != ours):
         whose = "a folder without __init__.py" if found is None else str(found)
-        raise JobError(
-            f"--on {entry.name}: expected our package {package} ({ours}), got {whose}, which Python finds first; "
+        raise ArgumentError(
+            f"on {entry.name}: expected our package {package} ({ours}), got {whose}, which Python finds first; "
             "rename that, run from another folder (`python -m` and scripts look in theirs first), or uninstall it"
         )

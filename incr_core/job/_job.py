@@ -113,7 +113,9 @@ class Job(JobFile):
         if not self.model.inputs:
             return encoder
         numeric = encoder.width + 2 * len(self.rates())
-        return encoder.taking(ids_of(self, encoder, self.objective().outputs, numeric))
+        with seeded(self.learner.seed):
+            outputs = self.objective().outputs
+        return encoder.taking(ids_of(self, encoder, outputs, numeric))
 
     @as_job_error()
     def rates(self) -> list[Rate]:

@@ -309,6 +309,7 @@ class Learner(Mergeable, Predicting, Resuming):
             raise ArgumentError(f"privacy: expected a learner that can hide each row, got one that cannot: {why}")
         self._step.private = PrivateGradient(self.context, clip, noise)
         self.why_eager, self.graphs = "the gradient of each row is clipped", None
+        self.alone = "the gradient of each row is clipped"
         return self._step.private
 
     def memories(self) -> list[Memory]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from incr_core.engines import Engine, engine_named
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.job import Job
 
 __all__ = ["EngineSettings", "engine_chosen"]
@@ -39,7 +39,7 @@ def engine_chosen(job: Job, on: str | EngineSettings) -> tuple[type[Engine], Job
     if isinstance(on, str):
         return engine_named(on), job
     if not isinstance(on, EngineSettings):
-        raise JobError(
+        raise ArgumentError(
             f"on: expected the name of an engine or its settings, such as cluster.Cluster(replicas=2), "
             f"got {type(on).__name__}"
         )

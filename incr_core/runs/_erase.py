@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from incr_core.data.sources import RemoteFile, Source, open_source, read_table
-from incr_core.errors import CheckpointError, JobError, StreamError
+from incr_core.errors import ArgumentError, CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import (
     SCHEMA,
@@ -61,7 +61,7 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     own, where nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow:
     time, hashed keys and label of a row), which stay and fade with the windows of the rates.
 
-    Raises CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
+    Raises ArgumentError, CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
     """
     asked = _once(addresses)
     directory = located(directory)
@@ -88,8 +88,8 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
     """The addresses of the rows in a run's files of which COLUMN=VALUE holds; any column of theirs will do.
 
     Returns them, and the files that the run has learned from but that are gone, in which nobody can look. A file whose
-    values are of a type that cannot be VALUE has no such row. Raises JobError where that is so of all, or the condition
-    is none; StreamError where a file lacks the column.
+    values are of a type that cannot be VALUE has no such row. Raises ArgumentError where that is so of all, or the
+    condition is none; StreamError where a file lacks the column.
     """
     run = RunDirectory.open(directory)
     job = _job(run, {} if job is None else job.objects_given)
@@ -105,12 +105,12 @@ def rows_in_source(
 ) -> tuple[pa.Table, set[str]]:
     """The addresses of the rows of a source of which COLUMN=VALUE holds, and the names of all its files.
 
-    tolerates: whether a file that cannot be read, and of which no row was `learned`, is no fault. Raises JobError and
-    StreamError, as `rows_where` does.
+    tolerates: whether a file that cannot be read, and of which no row was `learned`, is no fault. Raises
+    ArgumentError and StreamError, as `rows_where` does.
     """
     column, equals, text = condition.partition("=")
     if not equals:
-        raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
+        raise ArgumentError(f"where {condition}: expected COLUMN=VALUE, such as customer=42")
     found, others, names = list[pa.Table](), dict[str, str](), set[str]()
     for fragment in source.fragments():
         names.add(fragment.name)
@@ -130,8 +130,8 @@ def rows_in_source(
         found.append(pa.table([pa.array([fragment.name] * len(offsets), pa.string()), offsets], schema=SCHEMA))
     if others and not found:
         name, kind = next(iter(others.items()))
-        raise JobError(
-            f"--where {condition}: expected a value like those of {column} in {name}, which are of type {kind}, "
+        raise ArgumentError(
+            f"where {condition}: expected a value like those of {column} in {name}, which are of type {kind}, "
             f"got {text!r}"
         )
     return pa.concat_tables([SCHEMA.empty_table(), *found]), names

@@ -165,8 +165,8 @@ class Run:
     def rollback(self, version: int, *, drop: bool = False) -> str:
         """Undo what was learned since a version: learning goes on from it, under the next number; says what was done.
 
-        The rows are pending again, or set aside with `drop`. This and the changes below are made by the process that
-        learns, where there is one.
+        It must be one of the newest that keep their state (`publish.states`, by default 2). The rows are pending again,
+        or set aside with `drop`. This and the changes below are made by the process that learns, where there is one.
         """
         return change(self.path, "rollback", version, drop=drop)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from incr_core.errors import IncrError, JobError, StoreError
+from incr_core.errors import ArgumentError, IncrError, StoreError
 
 __all__ = ["address_in", "file_system", "is_address", "store_errors"]
 
@@ -43,7 +43,7 @@ def address_in(place: str | Path) -> str:
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The file system of fsspec for an address, and the path in it. Raises JobError where its package is missing.
+    """The file system of fsspec for an address, and the path in it. Raises ArgumentError where its package is missing.
 
     Nothing that it has listed before is believed later. Keys, endpoints and all else are given as to other users of
     fsspec: by the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, FSSPEC_S3_..., GOOGLE_APPLICATION_CREDENTIALS) and
@@ -62,10 +62,12 @@ def file_system(address: str) -> tuple[Any, str]:
     except ImportError as missing:
         extra = EXTRAS.get(scheme)
         remedy = f"pip install 'incr[{extra}]'" if extra else str(missing)
-        raise JobError(f"{address}: addresses of {scheme}:// need a package that is not installed; {remedy}") from None
+        raise ArgumentError(
+            f"{address}: addresses of {scheme}:// need a package that is not installed; {remedy}"
+        ) from None
     except ValueError as error:
         known = "s3://, gs://, abfs://"
-        raise JobError(f"{address}: expected a path or an address ({known}, ...), got another: {error}") from None
+        raise ArgumentError(f"{address}: expected a path or an address ({known}, ...), got another: {error}") from None
     return system, path
 
 

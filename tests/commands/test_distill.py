@@ -12,7 +12,7 @@ import pytest
 
 from incr_core.commands.cli import main
 from incr_core.commands.distill import Lesson, Taught, distill
-from incr_core.errors import JobError, RunDirectoryError
+from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
@@ -143,7 +143,7 @@ def test_a_lesson_leaves_no_trace_in_the_state() -> None:
 
 def test_wrong_folders_are_told(tmp_path: Path) -> None:
     teacher = taught(tmp_path, files=1)
-    with pytest.raises(JobError, match=r"expected another folder than the teacher's own run"):
+    with pytest.raises(ArgumentError, match=r"expected another folder than the teacher's own run"):
         distill(teacher, teacher)
     with pytest.raises(RunDirectoryError, match="expected a run directory, found none"):
         distill(tmp_path / "nowhere", tmp_path / "student")

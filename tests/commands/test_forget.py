@@ -18,7 +18,7 @@ import torch
 
 from incr_core import Batch, Learner
 from incr_core.commands.cli import main
-from incr_core.errors import ArgumentError, CheckpointError, JobError, RunDirectoryError
+from incr_core.errors import ArgumentError, CheckpointError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.memories import OnlineHerding
 from incr_core.objectives import Binary
@@ -142,17 +142,19 @@ def test_rows_by_address_and_the_rows_beside_them(tmp_path: Path) -> None:
     assert any("state" in name for name in traces(out))  # the rows of another person
 
 
-def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path) -> None:
+def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data")
     out = tmp_path / "run"
     run(job(tmp_path, strategy=[{"name": "replay", "capacity": 30, "memory": "prototypes"}], baselines={}), out)
     before = content(out)
     with pytest.raises(ArgumentError, match="from which none can be erased; use a memory of rows"):
         erase(out, rows_where(out, f"person={SHY}")[0])
-    with pytest.raises(JobError, match="--where x: expected COLUMN=VALUE, such as customer=42"):
+    with pytest.raises(ArgumentError, match="where x: expected COLUMN=VALUE, such as customer=42"):
         rows_where(out, "x")
-    with pytest.raises(JobError, match=r"expected a value like those of person .* of type int64, got 'me'"):
+    with pytest.raises(ArgumentError, match=r"expected a value like those of person .* of type int64, got 'me'"):
         rows_where(out, "person=me")
+    assert main(["forget", str(out), "--where", "x"]) == 2  # there it is told as it was typed
+    assert capsys.readouterr().err.startswith("incr: --where x: expected COLUMN=VALUE")
     assert content(out) == before
     plain = job(tmp_path, baselines={})
     busy, asked = tmp_path / "busy", pa.table({"fragment": ["part-0.csv"], "offset": [1]})
@@ -245,7 +247,7 @@ def test_where_looks_in_every_file_that_can_hold_the_value(tmp_path: Path) -> No
     assert (found.to_pylist(), gone) == ([{"fragment": "part-1.parquet", "offset": 0}], [])
     found, _ = rows_where(out, "person=2")
     assert found["fragment"].to_pylist() == ["part-0.parquet", "part-1.parquet"]
-    with pytest.raises(JobError, match=r"expected a value like those of tags .* list.* got '1'"):
+    with pytest.raises(ArgumentError, match=r"expected a value like those of tags .* list.* got '1'"):
         rows_where(out, "tags=1")
     (tmp_path / "data" / "part-0.parquet").unlink()
     assert rows_where(out, "person=2")[1] == ["part-0.parquet"]

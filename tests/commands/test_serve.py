@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn")
 
 from incr_core.commands.cli import main
 from incr_core.commands.serve import Serving, serve
-from incr_core.errors import JobError, VersionError
+from incr_core.errors import ArgumentError, VersionError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
@@ -189,7 +189,7 @@ def test_what_cannot_be_served_is_told(table: Path, tmp_path: Path, capsys: pyte
     assert main(["serve", str(tmp_path / "nowhere")]) == 2
     assert "expected a run directory, found none" in capsys.readouterr().err
     out = learned(table, tmp_path / "run")
-    with pytest.raises(JobError, match=r"--port 80: cannot be opened on 192.0.2.1"):
+    with pytest.raises(ArgumentError, match=r"--port 80: cannot be opened on 192.0.2.1"):
         serve(out, Serving(host="192.0.2.1", port=80))  # an address kept for documentation
     RunDirectory.create(tmp_path / "empty", (out / "job.toml").read_text(), "local:f00d").close()
     with pytest.raises(VersionError, match="no version yet"):

@@ -12,7 +12,7 @@ import pytest
 
 from incr_core.drift import Detector
 from incr_core.drift._river import TESTS
-from incr_core.errors import ArgumentError, CheckpointError, JobError
+from incr_core.errors import ArgumentError, CheckpointError
 
 pytest.importorskip("river")
 
@@ -155,5 +155,5 @@ def test_the_state_of_another_detector_is_refused() -> None:
 
 def test_without_river_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "river", None)
-    with pytest.raises(JobError, match=r"needs river, .* pip install 'incr\[drift\]'"):
+    with pytest.raises(ArgumentError, match=r"needs river, .* pip install 'incr\[drift\]'"):
         Detector()

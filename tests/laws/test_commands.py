@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from incr_core.commands.audit import audit
 from incr_core.commands.cli import main
 from incr_core.commands.distill import distill
 from incr_core.job import Job
@@ -124,6 +125,16 @@ def new_rows(folder: Path) -> tuple[Path, pa.Table]:
     return folder / "new.parquet", table
 
 
+def learned_so_far(directory: RunDirectory) -> list[tuple[str, int]]:
+    """The rows that are learned and not undone, by file and offset, with repetitions."""
+    return [
+        (entry["fragment"], row)
+        for entry in directory.table("ledger").to_pylist()
+        for span in entry["ranges"]
+        for row in range(span["start"], span["stop"])
+    ]
+
+
 def learned(out: Path) -> set[tuple[str, int]]:
     """The rows of a run's ledger, by file and offset."""
     return {
@@ -159,6 +170,25 @@ def test_a_version_that_was_promoted_answers_and_the_run_goes_on_from_its_latest
     told = pq.read_table(tmp_path / "told.parquet")["probability"].to_numpy()
     np.testing.assert_allclose(told, by_hand(finished.out, 1, *numbers(table)), rtol=1e-5)
     assert RunDirectory.open(finished.out).latest() == 3
+
+
+def test_a_run_that_is_rolled_back_learns_the_rows_again_to_the_same_bits(finished: Finished) -> None:
+    first = RunDirectory.open(finished.out)
+    known = {version: first.load(version)[0] for version in (2, 3)}
+    assert not all(value.equal(known[3][name]) for name, value in known[2].items())
+    assert finished.cli("rollback", "2") == 0
+    back = RunDirectory.open(finished.out)
+    assert back.latest() == 4
+    assert all(value.equal(back.load(4)[0][name]) for name, value in known[2].items())
+    assert len(learned_so_far(back)) < 196
+
+    assert run(finished.job, finished.out, finished.on).summary.rows_learned == 196
+    again = RunDirectory.open(finished.out)
+    assert again.latest() == 5
+    assert all(value.equal(again.load(5)[0][name]) for name, value in known[3].items())
+    assert len(learned_so_far(again)) == 196
+    found = audit(finished.out)
+    assert found.holds, found.violations
 
 
 def test_erased_rows_are_in_no_state_and_all_others_stay_as_they_were(

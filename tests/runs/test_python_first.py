@@ -17,7 +17,7 @@ import pytest
 import incr_core
 from cluster import Cluster
 from incr_core import Job, Run, run
-from incr_core.errors import JobError, RunDirectoryError
+from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job._sections import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
@@ -67,10 +67,12 @@ def test_an_engine_brings_its_settings_and_leaves_the_others(job: Job) -> None:
     assert {field.name for field in fields(Cluster)} == ClusterSection.model_fields.keys()
     with pytest.raises(JobError, match=r"cluster\.replicas: expected a number, a range .*, got 0"):
         engine_chosen(job, Cluster(replicas=0))
-    with pytest.raises(JobError, match=r"on: expected the name of an engine or its settings, such as .*, got int"):
+    with pytest.raises(ArgumentError, match=r"on: expected the name of an engine or its settings, such as .*, got int"):
         run(job, "nowhere", on=3)  # type: ignore[arg-type]
-    with pytest.raises(JobError, match="--on: expected an engine, got 'mars'; known"):
+    with pytest.raises(ArgumentError, match=r"^on: expected an engine, got 'mars'; known"):
         run(job, "nowhere", on="mars")
+    with pytest.raises(ArgumentError, match=r"nonsense://x: expected a path or an address"):
+        Run("nonsense://x")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("httptools")
 
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError
 from incr_core.registry import RunDirectory
 from incr_core.serving import App, Champion, Guard
 from tests.support.asked import ROW, Asking, learned
@@ -146,11 +146,11 @@ def test_options_that_do_not_go_together_are_told(tmp_path: Path) -> None:
         (Serving(tls_cert="a.pem"), "--tls-cert, --tls-key: expected both files or neither"),
         (Serving(labelled="data"), "--labelled: expected a --journal too"),
     ):
-        with pytest.raises(JobError, match=told):
+        with pytest.raises(ArgumentError, match=told):
             options.check()
     (tmp_path / "empty").write_text("\n")
     for name in ("empty", "nowhere"):
-        with pytest.raises(JobError, match="--token-file"):
+        with pytest.raises(ArgumentError, match="--token-file"):
             Serving(token_file=str(tmp_path / name)).token()
     (tmp_path / "token").write_text("secret\n")
     assert Serving(token_file=str(tmp_path / "token")).token() == "secret"

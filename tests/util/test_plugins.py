@@ -32,11 +32,11 @@ CATALOGUES: dict[str, tuple[str, Catalogue[Any]]] = {
     "adaptations": ("model.adapt.name", ADAPTATIONS),
     "outer_steps": ("outer.name", OUTERS),
     "sources": ("stream.path", SOURCES),
-    "engines": ("--on", ENGINES),
+    "engines": ("on", ENGINES),
 }
 """By the end of the group's name: a place that names one, and the catalogue."""
 
-ERRORS = {"memories": ArgumentError, "optimizers": ArgumentError, "sources": StreamError}
+ERRORS = {"engines": ArgumentError, "memories": ArgumentError, "optimizers": ArgumentError, "sources": StreamError}
 
 KINDS = pytest.mark.parametrize("kind", CATALOGUES)
 
@@ -90,7 +90,7 @@ def test_a_name_that_is_not_known_is_refused_with_what_may_have_been_meant(kind:
 @KINDS
 def test_a_plugin_that_cannot_be_imported_is_told(kind: str, installed: Path) -> None:
     place, catalogue = CATALOGUES[kind]
-    with pytest.raises(ERRORS.get(kind, EngineError if kind == "engines" else JobError)) as caught:
+    with pytest.raises(EngineError if kind == "engines" else ERRORS.get(kind, JobError)) as caught:
         catalogue.find("breaks", place)
     assert str(caught.value) == (
         f'{place} "breaks": expected their_broken:make to be imported, got ValueError: no such setting; '
