@@ -26,7 +26,7 @@ class Lookup:
     def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes]) -> None:
         self.rates = tuple(rates)
         self._members = series(rates)
-        self._pasts = [(_Series(past),) for past in outcomes]
+        self._pasts: list[tuple[_Series, ...]] = [(_Series(past),) for past in outcomes]
 
     def plus(self, newer: Lookup) -> Lookup:
         """These outcomes and others, neither of which are put in order anew."""
