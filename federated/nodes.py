@@ -19,7 +19,7 @@ from federated.clients import clients_of, joined
 from federated.failures import raise_failures
 from federated.grid import RayGrid
 from federated.records import filled, told
-from federated.roster import Roster, failures_of
+from federated.roster import Roster, budget_spent, failures_of
 from federated.simulation import FlowerSimulation
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
@@ -52,6 +52,7 @@ class Nodes(Roster):
         self._simulation: FlowerSimulation | None = None
         self._nodes: list[int] = []
         self._told_alone = False
+        self._spent = set[str]()
         self.clients = clients_of(job)
 
     @property
@@ -75,6 +76,7 @@ class Nodes(Roster):
             known = len(before)
             self.clients = joined(before, self.clients)  # those that are new in the source come last
             self.fragments = list(commit.engine["fragments"])
+        self._spent = set(commit.engine.get("spent", ())) if commit is not None else set()
         if self._grid is None:
             self._grid = self._started()
         self._nodes = self._found(self._grid)
@@ -136,7 +138,8 @@ class Nodes(Roster):
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self.ask("query.save", self.there, orders=orders)
         self.news = []
-        return {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
+        spent = {"spent": sorted(self._spent)} if self._spent else {}
+        return {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments), **spent}
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
@@ -202,6 +205,11 @@ class Nodes(Roster):
         contents = {client: answer.content for client, answer in found if answer is not None}
         if action == "train.learn" and self._job.federated.batch_clients:
             self._notice(contents)
+        for client, content in contents.items():
+            work, name = content.config_records[WORK], self.clients[client].name
+            if work.get("spent", False) and name not in self._spent:
+                self._spent.add(name)
+                self.news.append(budget_spent(name, float(str(work["epsilon"])), float(str(work["limit"]))))
         return contents
 
     def _notice(self, contents: Mapping[int, RecordDict]) -> None:

@@ -178,6 +178,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         raise Refused("a ledger whose hash is none")
     if not 0 <= int(str(work.get("erased", 0))) < LATEST:
         raise Refused("a number of erased rows that is none")
+    if "spent" in work:
+        _check_budget(work)
     int(str(work["process"]))
     now = int(str(work["generation"]))
     if asked.action == "query.open":
@@ -211,6 +213,13 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
             _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _check_budget(work: Mapping[str, Any]) -> None:
+    """What is spent, and of how much."""
+    known = all(isinstance(work[key], float) and 0 <= work[key] < math.inf for key in ("epsilon", "limit"))
+    if not known or not isinstance(work["spent"], bool):
+        raise Refused("a privacy budget that is none")
 
 
 def _check_judged(sums: Tensor) -> None:

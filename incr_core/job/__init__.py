@@ -10,6 +10,7 @@ from incr_core._util import names_code
 from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
+from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
     ClusterSection,
@@ -22,6 +23,7 @@ from incr_core.job._sections import (
 
 __all__ = [
     "OBJECT",
+    "ClientPrivacy",
     "ClusterSection",
     "FeaturesSection",
     "FederatedSection",
@@ -29,6 +31,7 @@ __all__ = [
     "LearnerSection",
     "ModelSection",
     "Replicas",
+    "ServerPrivacy",
     "StreamSection",
     "first_fault",
     "names_code",

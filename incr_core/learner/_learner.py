@@ -257,6 +257,11 @@ class Learner(Mergeable, Predicting, Resuming):
             self.descent.schedule.after("increment")
         self.steps.close()
 
+    @property
+    def private(self) -> PrivateGradient | None:
+        """What hides each row, where rows are hidden."""
+        return self._step.private
+
     def hide_rows(self, clip: float, noise: float) -> PrivateGradient:
         """From now on take steps that hide each row (DP-SGD); its `source` must be given before rows are learned.
 

@@ -25,6 +25,7 @@ class Summary:
     wall_seconds, rows_per_second: over all calls. version, model_sha256: those learned last. taught_by: the teacher of
     a distilled model. replicas: of a run whose replicas have changed, from which increments on there were how many.
     clients: of a run whose clients own their rows, how many rows of each are learned, and the hash of its own ledger.
+    privacy: what was spent of `federated.privacy`, of how much, at which delta, and where the clip is.
 
     >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
     >>> Summary.of(numbers).prequential
@@ -52,6 +53,7 @@ class Summary:
     taught_by: dict[str, Any] | None = None
     replicas: list[list[int]] | None = None
     clients: dict[str, dict[str, Any]] | None = None
+    privacy: dict[str, float] | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
