@@ -18,7 +18,7 @@ from federated.failures import REMEDY
 from federated.members import FAILURES, Member
 from federated.records import told
 from federated.replies import Asked, Known, Refused, checked, named, sums_of, unusual
-from federated.roster import Roster, failures_of
+from federated.roster import Roster, budget_spent, failures_of
 from incr_core.data.sources import seconds
 from incr_core.engines import waiting
 from incr_core.errors import WorkerLost
@@ -244,7 +244,7 @@ class Attendance(Roster):
                 )
             except Refused as why:
                 self._failed(member, action, why)
-        for client, why_not in self._too_large(action, found, anchor or {}).items() if self._wanted.checks else ():
+        for client, why_not in self._too_large(action, found, anchor or {}).items() if self._compares else ():
             del found[client]
             self._failed(self.members[client], action, Refused(why_not))
         for client, content in found.items():
@@ -253,7 +253,18 @@ class Attendance(Roster):
                 self.members[client].generation = int(str(work["generation"]))
             self.members[client].ledger = str(work["ledger"])
             self._erased(self.members[client], int(str(work.get("erased", 0))))
+            if "spent" in work:
+                self._paid(self.members[client], work, decides=action in ("evaluate.receive", "train.learn"))
         return found
+
+    def _paid(self, member: Member, work: ConfigRecord, *, decides: bool) -> None:
+        """Its owner has spent some of a privacy budget. decides: whether it has looked at what comes next."""
+        member.epsilon, member.limit = float(str(work["epsilon"])), float(str(work["limit"]))
+        if decides:
+            spent = bool(work["spent"])
+            if spent and not member.spent:
+                self._tell(*budget_spent(member.name, member.epsilon, member.limit))
+            member.spent = spent
 
     def _erased(self, member: Member, count: int) -> None:
         """Its owner has erased rows."""
@@ -261,6 +272,11 @@ class Attendance(Roster):
             done = "deleted from its memories; the weights keep what they have learned"
             self.news.append(("rows erased", f"client {member.name}: {count - member.erased:,} rows", done))
             member.erased = count
+
+    @property
+    def _compares(self) -> bool:
+        """Whether answers are compared with one another; not where none may change what becomes of another."""
+        return self._wanted.checks and self._wanted.privacy is None
 
     def _too_large(self, action: str, found: Mapping[int, RecordDict], anchor: Weights) -> dict[int, str]:
         """Whose answers are out of all proportion to the others', and why."""

@@ -110,7 +110,7 @@ def receive(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
         number = order.get("number")
-        arrival = participant.receive(None if number is None else int(str(number)))
+        arrival = home.receive(participant, None if number is None else int(str(number)))
         return tell(
             {
                 "arrival": None if arrival is None else home.arrived(arrival, participant),
@@ -131,7 +131,7 @@ def learn(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         home.check_learns(participant)
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        update = participant.learn(anchor, bool(order["first"]))
+        update = home.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
             home.learned(participant)
         return _contribution(participant, update)

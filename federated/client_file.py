@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from federated.members import NAMED, is_name
 from incr_core.errors import JobError
-from incr_core.job import first_fault
+from incr_core.job import ClientPrivacy, first_fault
 
 __all__ = ["ClientFile"]
 
@@ -44,8 +44,8 @@ class _Allow(_Section):
     disk: float = Field(10.0, gt=0)
 
 
-class _Privacy(_Section):
-    """What a server may hear; min_rows: nothing that is over fewer rows."""
+class _Privacy(ClientPrivacy):
+    """What a server may hear; min_rows: nothing that is over fewer rows. With an epsilon, the rest is hidden too."""
 
     min_rows: int = Field(10, ge=1)
 

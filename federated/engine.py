@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated import kept_at_owner
+from federated.central import CentralPrivacy
 from federated.client_app import ROWS
 from federated.client_node import described, serve
 from federated.cohort import ClientCohort, Terms, updates_of
@@ -100,10 +102,14 @@ class FederatedEngine(Engine):
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
-        self.cohort = ClientCohort(
-            self._roster, self.job.outer_step(), self.job.aggregation(), self.job.federated.max_share
-        )
+        self.central = None if self.job.federated.privacy is None else CentralPrivacy(self.job)
+        self._make_cohort()
         self._selection = Selection(self.job.federated, self.job.learner.seed)
+
+    def _make_cohort(self) -> None:
+        aggregation = self.job.aggregation() if self.central is None else self.central.mean
+        share = self.job.federated.max_share
+        self.cohort = ClientCohort(self._roster, self.job.outer_step(), aggregation, share)
 
     @property
     def participants(self) -> list[str]:
@@ -130,14 +136,17 @@ class FederatedEngine(Engine):
             raise JobError(f"federated.{error}") from error
 
     def told(self) -> dict[str, Any]:
-        """What is known of the clients."""
-        return self._roster.told()
+        """What is known of the clients, and what was spent of a promise about them."""
+        return self._roster.told() | ({} if self.central is None else {"privacy": self.central.told()})
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
     def start(self, commit: Commit | None) -> None:
         """Find the clients, and let each become itself: fresh, or as it was at a commit."""
         self._renew()
+        if commit is not None and self.central is not None:
+            self.central = CentralPrivacy.resumed(self.job, commit.engine["privacy"])
+            self._make_cohort()
         cohort = self.cohort
         if commit is not None:
             if ("owners" in commit.engine) != isinstance(self._roster, Owners):
@@ -153,6 +162,9 @@ class FederatedEngine(Engine):
         cohort.terms = Terms.of(described)
         cohort.weights = described["weights"] if commit is None else commit.weights
         cohort.personal = frozenset(self.personal)
+        if self.central is not None:
+            self.central.expects(len(self._roster.names))
+            self.central.check(cohort.terms, cohort.weights)
         if commit is None and "sum" in cohort.terms.shared_rules.values():
             cohort.shared = described["shared"]  # what additions are counted from
 
@@ -164,6 +176,10 @@ class FederatedEngine(Engine):
 
     def receive(self) -> list[Arrival]:
         """Let the clients take their next increment."""
+        if self.central is not None and not self.central.affords(self.central.sampled(warm=False)):
+            told = self.central.spent()
+            print(f"incr: the privacy budget is spent ({told}): nothing more is learned", file=sys.stderr, flush=True)
+            return []
         # Over several increments, what clients share goes its own way until they consolidate on order.
         cohort = self.cohort
         return self._roster.receive(cohort.anchor(), None if cohort.terms.spans else cohort.shared)
@@ -195,11 +211,13 @@ class FederatedEngine(Engine):
 
     def _learn(self, arrivals: Sequence[Arrival], done: Round) -> None:
         rounds, learners = self._choose(arrivals)
-        if not learners:
+        if not rounds:
             return
         cohort, begun = self.cohort, set[int]()
         cohort.absorb(total_observed([arrivals[client] for client in learners]))
         for number, drawn in enumerate(rounds):
+            if self.central is not None and not self._pays(self.central, arrivals):
+                break
             take_round(cohort, partial(self._advance, number, drawn, begun), done)
         # Of who was lost before it learned, the statistics come again, with its rows.
         cohort.retract(total_observed([arrivals[client] for client in learners if client not in begun]))
@@ -211,6 +229,15 @@ class FederatedEngine(Engine):
                 cohort.unconsolidated[client] = rows
         if cohort.terms.consolidates:
             consolidate(cohort)
+
+    def _pays(self, central: CentralPrivacy, arrivals: Sequence[Arrival]) -> bool:
+        """Whether a round can be paid, which it is then; an event tells of the last one."""
+        paid = central.pay(central.sampled(any(arrival.tick.warm for arrival in arrivals)))
+        central.expects(len(self._roster.names))
+        if not central.affords(central.sampled(warm=False)) and not central.told_spent:
+            central.told_spent = True
+            self._roster.news.append(("budget spent", central.spent(), "nothing more is learned"))
+        return paid
 
     def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
         asked = self._roster.answering(drawn, number)
@@ -253,7 +280,11 @@ class FederatedEngine(Engine):
             for client, arrival in enumerate(arrivals)
             if arrival.labelled and client not in held_out and self._roster.may_learn(client)
         }
-        rounds = self._selection.rounds(rows, all_of_them=any(arrival.tick.warm for arrival in arrivals))
+        warm = any(arrival.tick.warm for arrival in arrivals)
+        if self.central is None or warm or self.job.federated.fraction == 1.0:
+            rounds = self._selection.rounds(rows, all_of_them=warm)
+        else:
+            rounds = [self.central.drawn(list(rows)) for _ in range(self.job.federated.rounds if rows else 0)]
         learners = sorted({client for drawn in rounds for client in drawn})
         _hold_back(arrivals, learners)
         return rounds, learners
@@ -274,6 +305,7 @@ class FederatedEngine(Engine):
             "selection": self._selection.state_dict(),
             "shared": self.cohort.shared,
             "unconsolidated": self.cohort.unconsolidated,
+            **({} if self.central is None else {"privacy": self.central.state_dict()}),
         }
 
     def weights(self) -> Weights:

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from torch import Tensor
 
 from federated import residents
 from federated.failures import failure
+from federated.promise import Promise
 from federated.records import thinned
 from incr_core.rounds import Arrival, Orders, Participant
+from incr_core.update import Update
 
 __all__ = ["KEPT", "Guest", "Home"]
 
@@ -58,6 +61,19 @@ class Home(ABC):
     def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
         """A message is answered; returns what the server is told of it besides. changed: whether the client has."""
 
+    @property
+    def promise(self) -> Promise | None:
+        """What hides what is worked out of rows here, where something does."""
+        return None
+
+    def receive(self, participant: Participant, number: int | None) -> Arrival | None:
+        """The next increment; None where there is none, or none that may be learned."""
+        return participant.receive(number)
+
+    def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
+        """A round over the increment at hand."""
+        return participant.learn(anchor, first)
+
     def learned(self, participant: Participant) -> None:  # noqa: B027
         """The rows of the increment at hand are in the model."""
 
@@ -77,11 +93,12 @@ class Home(ABC):
 
     def judged(self, sums: Tensor) -> Tensor:
         """Of a comparison with the champion, sums (5,) over rows of the past, what may be told."""
-        return sums
+        hidden = self.promise is not None and not self.promise.wanted.metrics
+        return torch.zeros_like(sums) if hidden else sums
 
     def rows(self, told: Tensor) -> Tensor:
-        """The ids of rows of the history that the server asks for."""
-        return told
+        """The ids of rows of the history that the server asks for; none where what is learned of rows has its price."""
+        return told if self.promise is None else told[:0]
 
     def cursor(self, participant: Participant) -> str:
         """The client's place in its stream, where all have one place: as JSON."""
@@ -115,6 +132,11 @@ class Guest(Home):
         """The client's name; its node's number before it has one."""
         return residents.name_of(self._context)
 
+    @property
+    def promise(self) -> Promise | None:
+        """As the job says (`federated.client_privacy`)."""
+        return residents.promise_of(self._context)
+
     def hello(self) -> dict[str, Any]:
         """Which partition this node was given: it decides which client it is."""
         return {"partition-id": int(str(self._context.node_config.get("partition-id", -1)))}
@@ -123,21 +145,46 @@ class Guest(Home):
         """The participant, made anew, as it was at a version, or at a place in the stream."""
         job, client, folder = (str(order[key]) for key in ("job", "client", "folder"))
         participant = residents.make_resident(self._context, job, client, folder, bool(order["travels"]))
+        beside: Mapping[str, Any] = {}
         if "version" in order:
-            participant.load(residents.state_place(order))
+            beside, _ = participant.load(residents.state_place(order))
         elif "cursor" in order:
             # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
             participant.begin_at(json.loads(str(order["cursor"])))
+        if self.promise is not None:
+            self.promise.budget.go_back(beside.get("budget", ()))
         return participant
 
     def participant(self, order: ConfigRecord) -> Participant:
         """The resident."""
         return residents.resident_of(self._context)
 
+    def receive(self, participant: Participant, number: int | None) -> Arrival | None:
+        """All clients stay at one place of the stream: one whose budget is spent goes on, and offers no rows."""
+        promise = self.promise
+        if promise is None:
+            return participant.receive(number)
+        promise.spent = not promise.affords(participant)
+        if promise.spent and participant.coming is None:
+            return None
+        arrival = participant.receive(number)
+        if arrival is not None and promise.spent:
+            arrival.rows, arrival.observed = arrival.rows[:0], {}
+        return arrival
+
+    def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
+        """Hidden, where that is promised."""
+        promise = self.promise
+        if promise is None:
+            return participant.learn(anchor, first)
+        update = promise.learn(participant, anchor, first, 0)
+        promise.spent = not promise.affords(participant)
+        return update
+
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
         """The arrival as nested state; refused rows are told with place and reason, without their values."""
-        document: Mapping[str, Any] = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
-        return {
+        document: dict[str, Any] = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
+        told = {
             **document,
             "statistics": thinned(arrival.statistics),
             "tick": asdict(arrival.tick),
@@ -145,6 +192,7 @@ class Guest(Home):
             # What a fault quotes of the data stands in brackets.
             "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
         }
+        return told if self.promise is None else self.promise.hidden(told)
 
     def cursor(self, participant: Participant) -> str:
         """Where new clients are to begin."""
@@ -156,9 +204,11 @@ class Guest(Home):
 
     def save(self, order: ConfigRecord, participant: Participant) -> None:
         """In the folder that is ordered."""
-        participant.save(residents.state_place(order))
+        promise = self.promise
+        beside = None if promise is None else {"budget": promise.budget.lines}
+        participant.save(residents.state_place(order), beside)
 
     def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
         """One generation on."""
         residents.answered(self._context, participant)
-        return {}
+        return {} if self.promise is None else self.promise.told()

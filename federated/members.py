@@ -41,6 +41,7 @@ class Member:
     ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain. holds: whether it
     has rows, or what is to be told of them, that are too few to be told of (its owner's `privacy.min_rows`).
     erased: how many rows its owner has erased since.
+    epsilon: what it has spent of its privacy, as it says; limit: of how much. spent: whether it learns no more.
     node: where it is, None while it is away. opened: whether it knows of this start of the run.
     coming: when its next increment ends, by its clock; None where there is none.
     offered: the rows that it has offered for the increment at hand. failures: how many since
@@ -61,6 +62,9 @@ class Member:
     held: bool = False
     holds: bool = False
     erased: int = 0
+    epsilon: float = 0.0
+    limit: float = 0.0
+    spent: bool = False
     node: int | None = None
     opened: bool = False
     coming: int | None = None

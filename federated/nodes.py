@@ -22,7 +22,7 @@ from federated.clients import clients_of, joined
 from federated.failures import raise_failures
 from federated.grid import RayGrid
 from federated.records import filled, told
-from federated.roster import Roster, failures_of
+from federated.roster import Roster, budget_spent, failures_of
 from federated.simulation import FlowerSimulation
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
@@ -55,6 +55,7 @@ class Nodes(Roster):
         self._simulation: FlowerSimulation | None = None
         self._nodes: list[int] = []
         self._told_alone = False
+        self._spent = set[str]()
         self.clients = clients_of(job)
         self._absences: Absences | None = None
         self.held_out = _places(job.federated.held_out, self.names)
@@ -84,6 +85,7 @@ class Nodes(Roster):
         if self._job.federated.availability is not None:
             self._absences = Absences(self._job, self.names)
             self._absences.load_state_dict(None if commit is None else commit.engine["absences"])
+        self._spent = set(commit.engine.get("spent", ())) if commit is not None else set()
         if self._grid is None:
             self._grid = self._started()
         self._nodes = self._found(self._grid)
@@ -150,7 +152,8 @@ class Nodes(Roster):
         self.ask("query.save", self.there, orders=orders)
         self.news = []
         kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
-        return kept | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        spent = {"spent": sorted(self._spent)} if self._spent else {}
+        return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
 
     def told(self) -> dict[str, Any]:
         """The rows that wait for clients that were away, or did not answer."""
@@ -258,6 +261,11 @@ class Nodes(Roster):
         contents = {client: answer.content for client, answer in found if answer is not None}
         if action == "train.learn" and self._job.federated.batch_clients:
             self._notice(contents)
+        for client, content in contents.items():
+            work, name = content.config_records[WORK], self.clients[client].name
+            if work.get("spent", False) and name not in self._spent:
+                self._spent.add(name)
+                self.news.append(budget_spent(name, float(str(work["epsilon"])), float(str(work["limit"]))))
         return contents
 
     def _notice(self, contents: Mapping[int, RecordDict]) -> None:

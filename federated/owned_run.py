@@ -24,8 +24,9 @@ from torch import Tensor
 from federated.client_file import ClientFile
 from federated.consent import Declined, agreed
 from federated.owner_ledger import OwnerLedger
+from federated.promise import Promise
 from federated.withheld import Withheld
-from incr_core.errors import CheckpointError, StorageError
+from incr_core.errors import ArgumentError, CheckpointError, StorageError
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import erased, erasing, ids_of
 from incr_core.rounds import Arrival, Participant
@@ -40,11 +41,15 @@ MARKS = 2
 class OwnedRun:
     """The run in `folder`, by the client's file; say: called with what the owner may like to know.
 
+    promise: what hides what is worked out of its rows; None where nothing does.
+
     is_timed: whether increments are ticks of a clock.
     """
 
-    def __init__(self, file: ClientFile, folder: Path, say: Callable[[str], None]) -> None:
-        self.file, self.folder, self._say = file, folder, say
+    def __init__(
+        self, file: ClientFile, folder: Path, say: Callable[[str], None], promise: Promise | None = None
+    ) -> None:
+        self.file, self.folder, self._say, self.promise = file, folder, say, promise
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
         self.is_timed = False
@@ -53,7 +58,15 @@ class OwnedRun:
         self._used = 0  # bytes of all that is kept here besides the states since the last commit
 
     @classmethod
-    def begun(cls, file: ClientFile, folder: Path, say: Callable[[str], None], told: str, index: int) -> OwnedRun:
+    def begun(
+        cls,
+        file: ClientFile,
+        folder: Path,
+        say: Callable[[str], None],
+        told: str,
+        index: int,
+        promise: Promise | None = None,
+    ) -> OwnedRun:
         """A run that begins here, with the job that the server has told; Declined where the owner does not agree."""
         agreed(file, told)
         if len(cls(file, folder, say)._marks()) == MARKS:
@@ -65,7 +78,7 @@ class OwnedRun:
         with storage(folder):
             folder.mkdir(parents=True)
         write_atomically(folder / "job.json", json.dumps({"job": told, "index": index}).encode())
-        run = cls(file, folder, say)
+        run = cls(file, folder, say, promise)
         run._participant, run.generation = run._made(), 0
         run._save()
         return run
@@ -189,7 +202,13 @@ class OwnedRun:
         job = agreed(self.file, told["job"])
         self.is_timed = job.stream.timed
         settle_arithmetic(job.learner.threads, job.learner.device)
-        return job.participant(self.file.name, int(told["index"]), personal=job.federated.personal)
+        made = job.participant(self.file.name, int(told["index"]), personal=job.federated.personal)
+        if self.promise is not None:
+            try:
+                self.promise.check(made)
+            except ArgumentError as error:
+                raise Declined(f"client {self.file.name}: {error}") from error
+        return made
 
     def _save(self) -> None:
         assert self._participant is not None

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,22 +17,28 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
+from federated.budget import Budget
 from federated.client_file import ClientFile
 from federated.consent import Declined
 from federated.failures import failure
 from federated.home import KEPT, Home
 from federated.owned_run import OwnedRun
 from federated.owner_ledger import STATES, OwnerLedger
+from federated.promise import Promise, Spent
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
 from incr_core.rounds import VERDICTS, Arrival, Orders, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
+from incr_core.update import Update
 
 __all__ = ["Owner", "describe"]
 
 RUN = re.compile(r"[0-9a-f]{16}")
 """The name of a run: what a server says never becomes a path otherwise."""
+
+ACCOUNT = "privacy.jsonl"
+"""The account of an owner's budget, in its folder: all runs are about the same rows."""
 
 LARGER = 100.0
 """How many times as large a memory may be made at once."""
@@ -68,7 +74,9 @@ class Owner(Home):
                 f"client {file.name}: expected to be the only one that serves it, got another process that writes "
                 f"{file.folder}; stop that one"
             ) from None
-        self._identity = self._known_by()
+        self._identity = self._secret("identity")
+        private = file.privacy.epsilon is not None
+        self._budget = Budget(file.folder / ACCOUNT, file.privacy) if private else None
 
     _owners: ClassVar[dict[str, Owner]] = {}
 
@@ -103,7 +111,8 @@ class Owner(Home):
             place = self._place(run)
             if (known := self._runs.pop(run, None)) is not None:
                 known.let_go()
-            self._runs[run] = OwnedRun.begun(self.file, place, self.say, str(order["job"]), int(str(order["index"])))
+            told = str(order["job"]), int(str(order["index"])), self._promise(run)
+            self._runs[run] = OwnedRun.begun(self.file, place, self.say, *told)
             generation = 0
             self.say(f"takes part in run {run}")
         self._run = self._known(run)
@@ -115,12 +124,37 @@ class Owner(Home):
         self._run = self._known(str(order["run"]))
         return self._run.at(int(str(order["generation"])))
 
+    @property
+    def promise(self) -> Promise | None:
+        """As the owner's file says."""
+        return None if self._run is None else self._run.promise
+
+    def receive(self, participant: Participant, number: int | None) -> Arrival | None:
+        """None, and nothing is read, where the budget does not pay for it: its rows stay in their files."""
+        assert self._run is not None
+        if (promise := self.promise) is not None:
+            promise.spent = not promise.affords(participant, self._run.generation)
+            if promise.spent:
+                spent = f"{promise.budget.epsilon():.3g} of {promise.budget.limit:g}"
+                self.say(f"the privacy budget is spent (epsilon {spent}): nothing more is learned here")
+                return None
+        return participant.receive(number)
+
+    def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
+        """Hidden, where that is promised."""
+        assert self._run is not None
+        if self.promise is None:
+            return participant.learn(anchor, first)
+        update = self.promise.learn(participant, anchor, first, self._run.generation)
+        self.promise.spent = not self.promise.affords(participant, self._run.generation)
+        return update
+
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
         """Counts and sums; which rows they are stays here."""
         assert self._run is not None
         duplicates, bad = self._run.refused(arrival)
         tick = arrival.tick
-        return {
+        told = {
             # Of files, an increment has a file's name.
             "tick": {"name": tick.name if self._run.is_timed else "", "warm": tick.warm, "time": tick.time},
             "duplicates": duplicates,
@@ -128,6 +162,7 @@ class Owner(Home):
             "seconds": arrival.seconds,
             **self._run.withheld.told(arrival),
         }
+        return told if self.promise is None else self.promise.hidden(told)
 
     def holds(self, participant: Participant) -> bool:
         """Rows, or what is to be told of them, that are too few."""
@@ -168,12 +203,12 @@ class Owner(Home):
     def judged(self, sums: Tensor) -> Tensor:
         """Nothing where they are over too few rows."""
         assert self._run is not None
-        return sums if self._run.withheld.may_tell(int(sums[0])) else torch.zeros_like(sums)
+        return super().judged(sums) if self._run.withheld.may_tell(int(sums[0])) else torch.zeros_like(sums)
 
     def rows(self, told: Tensor) -> Tensor:
         """By the numbers that the ledger has given them."""
         assert self._run is not None
-        return self._run.row_ids(offset_of(told))
+        return self._run.row_ids(offset_of(super().rows(told)))
 
     def agrees(self, orders: Orders) -> Orders:
         """Numbers that a job may have, and times; EngineError otherwise."""
@@ -209,14 +244,15 @@ class Owner(Home):
         assert run is not None
         if changed:
             run.answered()
-        return {"generation": run.generation, "ledger": run.ledger.sha256, "erased": run.erased}
+        told = {"generation": run.generation, "ledger": run.ledger.sha256, "erased": run.erased}
+        return told if self.promise is None else {**told, **self.promise.told()}
 
     def failure(self, error: Exception) -> RecordDict:
         """To the owner all of it; to the server what it has asked for in vain, and no more than its kind otherwise."""
         if self._run is not None:
             self._run.let_go()
         self.say(f"{type(error).__name__}: {error}")
-        if isinstance(error, Declined):
+        if isinstance(error, (Declined, Spent)):
             return failure(self.name, error)
         return failure(self.name, EngineError(f"client {self.name}: {type(error).__name__} {KEPT}; ask the owner"))
 
@@ -230,7 +266,7 @@ class Owner(Home):
     def _known(self, run: str) -> OwnedRun:
         place = self._place(run)
         if run not in self._runs:
-            self._runs[run] = OwnedRun(self.file, place, self.say)
+            self._runs[run] = OwnedRun(self.file, place, self.say, self._promise(run))
         if not self._runs[run].is_begun:
             raise CheckpointError(
                 f"client {self.name}: expected to know run {run}, got one that it never took part in, or whose state "
@@ -238,8 +274,13 @@ class Owner(Home):
             )
         return self._runs[run]
 
-    def _known_by(self) -> str:
-        path = self.file.folder / "identity"
+    def _promise(self, run: str) -> Promise | None:
+        if self._budget is None:
+            return None
+        return Promise(self.file.privacy, self._budget, self._secret("noise.secret").encode(), run)
+
+    def _secret(self, name: str) -> str:
+        path = self.file.folder / name
         if not path.exists():
             write_atomically(path, secrets.token_hex(16).encode())
             path.chmod(0o600)

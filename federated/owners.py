@@ -83,7 +83,8 @@ class Owners(Attendance):
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
                 "rows_erased": member.erased,
-                "rows_pending": self._waits_for(member) or member.holds or member.held,
+                "rows_pending": self._waits_for(member) or member.holds or member.held or member.spent,
+                **({"epsilon": member.epsilon, "epsilon_limit": member.limit} if member.limit else {}),
             }
             for member in self.members
         }

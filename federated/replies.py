@@ -183,6 +183,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         raise Refused("a ledger whose hash is none")
     if not 0 <= int(str(work.get("erased", 0))) < LATEST:
         raise Refused("a number of erased rows that is none")
+    if "spent" in work:
+        _check_budget(work)
     int(str(work["process"]))
     now = int(str(work["generation"]))
     if asked.action == "query.open":
@@ -229,6 +231,13 @@ def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
         least, most = -(-rows // (size + 1)), rows // size + (asked.known.passes if rows else 0)
         if not least <= steps <= most:
             raise Refused(f"an update of {told_of} steps, where {rows} rows take {least} to {most}")
+
+
+def _check_budget(work: Mapping[str, Any]) -> None:
+    """What is spent, and of how much."""
+    known = all(isinstance(work[key], float) and 0 <= work[key] < math.inf for key in ("epsilon", "limit"))
+    if not known or not isinstance(work["spent"], bool):
+        raise Refused("a privacy budget that is none")
 
 
 def _check_judged(sums: Tensor) -> None:

@@ -15,14 +15,17 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context
 
+from federated.budget import Budget
 from federated.client import Client
+from federated.promise import Promise
 from incr_core.data.sources import SharedReads
-from incr_core.errors import CheckpointError
+from incr_core.errors import ArgumentError, CheckpointError, JobError
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic
 from incr_core.rounds import Participant
+from incr_core.storage import storage
 
-__all__ = ["answered", "close_all", "make_resident", "name_of", "resident_of", "state_place"]
+__all__ = ["answered", "close_all", "make_resident", "name_of", "promise_of", "resident_of", "state_place"]
 
 CLIENT = "client"
 """The record of a context that says who the client is."""
@@ -40,6 +43,9 @@ class Resident:
 
 
 _residents: dict[tuple[int, str, str], Resident] = {}
+
+_promises: dict[tuple[int, str, str], Promise] = {}
+"""What the residents hide, where they hide something."""
 
 _reads: dict[tuple[int, str], SharedReads] = {}
 """What the residents of a run have decoded of their common stream, by the run and its job."""
@@ -78,6 +84,7 @@ def resident_of(context: Context) -> Participant:
     if resident is not None and resident.generation == generation:
         return resident.participant
     participant = _make(context) if resident is None else resident.participant
+    _promise(context, participant)
     _, found = participant.load(_live(context))
     if found.get("generation") != generation:
         raise CheckpointError(
@@ -85,6 +92,11 @@ def resident_of(context: Context) -> Participant:
             f"{found.get('generation')} in {_live(context)}; another run writes there: give each its own directory"
         )
     return participant
+
+
+def promise_of(context: Context) -> Promise | None:
+    """What the client hides; None where it hides nothing."""
+    return _promises.get(_key(context)) if CLIENT in context.state else None
 
 
 def answered(context: Context, participant: Participant) -> None:
@@ -112,6 +124,7 @@ def close_all() -> None:
     """Stop what the residents of this process read ahead."""
     while _residents:
         _residents.popitem()[1].participant.close()
+    _promises.clear()
     _reads.clear()
     _jobs.clear()
 
@@ -124,7 +137,31 @@ def _make(context: Context) -> Participant:
     client = Client.from_document(json.loads(str(record["client"])))
     settle_arithmetic(job.learner.threads, job.learner.device)
     reads = _reads.setdefault((context.run_id, told), SharedReads())
-    return job.participant(client.name, client.index, client.partition, reads=reads, personal=job.federated.personal)
+    made = job.participant(client.name, client.index, client.partition, reads=reads, personal=job.federated.personal)
+    _promise(context, made)
+    return made
+
+
+def _promise(context: Context, participant: Participant) -> None:
+    """Take up the promise that the job makes for its clients, with what is spent of it by the client's own file.
+
+    Its noise is drawn of the job's seed: a simulation can be repeated, and hides nothing from who knows the job.
+    """
+    record = context.state.config_records[CLIENT]
+    job = _jobs[str(record["job"])]
+    wanted = job.federated.client_privacy
+    if wanted is None or wanted.epsilon is None:
+        return
+    folder, name = Path(str(record["folder"])), str(record["name"])
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    budget = Budget(folder / "privacy.jsonl", wanted, simulated=True)
+    promise = Promise(wanted, budget, f"{job.learner.seed} {name}".encode(), "simulated")
+    try:
+        promise.check(participant)
+    except ArgumentError as error:
+        raise JobError(f"federated.client_privacy: {error}") from error
+    _promises[_key(context)] = promise
 
 
 def _key(context: Context) -> tuple[int, str, str]:

@@ -19,7 +19,7 @@ from incr_core.errors import EngineError, IncrError
 from incr_core.rounds import Arrival
 from incr_core.update import Weights
 
-__all__ = ["Roster", "failures_of"]
+__all__ = ["Roster", "budget_spent", "failures_of"]
 
 
 class Roster(ABC):
@@ -157,6 +157,19 @@ class Roster(ABC):
         self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
     ) -> dict[int, RecordDict]:
         """What is to be made of their answers to a question with this anchor; None where one has not come."""
+
+
+def budget_spent(client: str, epsilon: float, limit: float) -> tuple[str, str, str]:
+    """The event that a client's privacy budget is spent.
+
+    >>> budget_spent("north", 7.911, 8.0)[1]
+    'client north: epsilon 7.91 of 8'
+    """
+    return (
+        "budget spent",
+        f"client {client}: epsilon {epsilon:.3g} of {limit:g}",
+        "it learns no more; its rows stay pending",
+    )
 
 
 @contextmanager

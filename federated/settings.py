@@ -40,6 +40,8 @@ class Federated:
     round_timeout: str | None = None
     accept_failures: bool | None = None
     checks: bool | None = None
+    privacy: Mapping[str, Any] | None = None
+    client_privacy: Mapping[str, Any] | None = None
 
     def settings(self) -> Mapping[str, Any]:
         """The keys of [federated] that are set."""

@@ -10,6 +10,7 @@ from incr_core._util import names_code
 from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
+from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
     AvailabilitySection,
@@ -24,6 +25,7 @@ from incr_core.job._sections import (
 __all__ = [
     "OBJECT",
     "AvailabilitySection",
+    "ClientPrivacy",
     "ClusterSection",
     "FeaturesSection",
     "FederatedSection",
@@ -31,6 +33,7 @@ __all__ = [
     "LearnerSection",
     "ModelSection",
     "Replicas",
+    "ServerPrivacy",
     "StreamSection",
     "first_fault",
     "names_code",

@@ -142,6 +142,15 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _rounds_are_accounted_for(self) -> Self:
+        if self.federated.privacy is not None and self.review is not None:
+            raise ValueError(
+                "review: expected none with federated.privacy, whose account has the rounds of increments alone; leave "
+                "out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_window_has_keys(self) -> Self:
         if self.stream.key_window is not None and not self.stream.keys:
             raise ValueError("stream.key_window: expected stream.key too, got none; name what tells rows apart")

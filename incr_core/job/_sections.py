@@ -14,6 +14,7 @@ from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.data.times import duration
 from incr_core.drift import ACTIONS
+from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.rounds import Interval
 
@@ -390,6 +391,8 @@ class FederatedSection(Section):
     round_timeout: str = "10m"
     accept_failures: bool = True
     checks: bool = True
+    privacy: ServerPrivacy | None = None
+    client_privacy: ClientPrivacy | None = None
 
     @property
     def owned(self) -> bool:
@@ -441,6 +444,35 @@ class FederatedSection(Section):
             raise ValueError(
                 f"federated.batch_clients: expected 0 where {elsewhere}, got {self.batch_clients}; leave it out: "
                 'clients can be learned as one batch in the processes of backend = "grid"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_promise_can_be_kept(self) -> Self:
+        if self.privacy is not None and (self.clients_per_round is not None or self.select != "uniform"):
+            raise ValueError(
+                "federated.privacy: expected clients that are drawn each by itself, with the probability "
+                "federated.fraction, which the account counts by, got clients_per_round or select; leave them out"
+            )
+        if self.privacy is not None and self.max_share is not None:
+            raise ValueError(
+                "federated.privacy: expected no max_share, since all updates count alike in a private mean, got "
+                f"{self.max_share}; leave it out"
+            )
+        if self.privacy is not None and self.aggregation.name != "mean":
+            raise ValueError(
+                f'federated.privacy: expected aggregation = "mean", of which is known what one client can change, got '
+                f'"{self.aggregation.name}"; leave out one of the two'
+            )
+        if self.client_privacy is not None and self.owned:
+            raise ValueError(
+                "federated.client_privacy: expected simulated clients, got owners (superlink), who each say in a file "
+                "of their own ([privacy]) what they promise; leave it out"
+            )
+        if self.client_privacy is not None and self.batch_clients:
+            raise ValueError(
+                f"federated.batch_clients: expected 0 with client_privacy, got {self.batch_clients}; leave it out: "
+                "clients whose rows are hidden are learned one by one"
             )
         return self
 

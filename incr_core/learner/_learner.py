@@ -299,6 +299,11 @@ class Learner(Mergeable, Predicting, Resuming):
         with answering:
             return {name: value.clone() for name, value in self.weights().items()}
 
+    @property
+    def private(self) -> PrivateGradient | None:
+        """What hides each row, where rows are hidden."""
+        return self._step.private
+
     def hide_rows(self, clip: float, noise: float) -> PrivateGradient:
         """From now on take steps that hide each row (DP-SGD); its `source` must be given before rows are learned.
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from incr_core.numerics import as_reals, widened
+from incr_core.numerics import as_reals, narrowed, widened
 
-__all__ = ["clipped"]
+__all__ = ["clipped", "moved"]
 
 
 @torch.no_grad()
@@ -38,3 +38,23 @@ def clipped(
         return {name: torch.zeros_like(value) for name, value in moved.items()}, norm
     factor = min(1.0, clip / norm) if norm else 1.0
     return {name: value * factor for name, value in moved.items()}, norm
+
+
+@torch.no_grad()
+def moved(anchor: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The anchor, moved by what `clipped` gives; entries that are not in that stay as they are.
+
+    >>> moved({"w": torch.ones(2), "seen": torch.tensor(3)}, {"w": torch.tensor([1.0, 0.0]).double()})
+    {'w': tensor([2., 1.]), 'seen': tensor(3)}
+    """
+    found = {}
+    for name, value in anchor.items():
+        step = by.get(name)
+        if step is None:
+            found[name] = value
+            continue
+        start = widened(value)
+        there = as_reals(start).double() + step
+        whole = torch.view_as_complex(there).to(start.dtype) if start.is_complex() else there.to(start.dtype)
+        found[name] = narrowed(whole, value.dtype)
+    return found

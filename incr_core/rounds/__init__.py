@@ -17,6 +17,7 @@ from incr_core.rounds._pace import AsRecorded, ByTime, EverySteps, Interval, Pac
 from incr_core.rounds._participant import WAITING, Participant
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._personal import personal_names
+from incr_core.rounds._private_mean import PrivateMean
 from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._reference import VERDICTS, Reference
 from incr_core.rounds._resharding import SavedState
@@ -52,6 +53,7 @@ __all__ = [
     "Pace",
     "Participant",
     "PendingPredictions",
+    "PrivateMean",
     "Probe",
     "Reference",
     "Review",

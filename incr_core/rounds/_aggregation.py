@@ -26,9 +26,11 @@ class Aggregation:
     Updates without rows are left out. The weights of none are the anchor.
 
     of_clients: arguments that are those of the clients' optimiser, where a job does not say others.
+    moves_alone: whether weights move even where nobody has learned.
     """
 
     of_clients: ClassVar[tuple[str, ...]] = ()
+    moves_alone: ClassVar[bool] = False
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The weights that stand for all updates, each entry by its merge rule."""

@@ -143,6 +143,18 @@ class Participant:
             self._ahead = self._next()
         return None if self._ahead is None else self._ahead.tick
 
+    def ahead(self) -> tuple[Tensor, int] | None:
+        """Ids of the rows that the next increment will offer to learn, and the passes over them; None where there is
+        none. It is read for that."""
+        waiting = self.increment.labelled.rows if self.increment is not None and self.increment.waiting else None
+        tick = self.coming
+        if tick is None or self._ahead is None:
+            return None if waiting is None else (waiting, self.passes())
+        rows = self._ahead.labelled.rows
+        assert rows is not None
+        rows = rows if tick.warm or not self.frozen else rows[:0]
+        return (rows if waiting is None else torch.cat([waiting, rows])), self._passes_of(tick)
+
     def receive(self, number: int | None = None) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
 
@@ -209,7 +221,10 @@ class Participant:
     def passes(self) -> int:
         """Passes over the increment at hand."""
         assert self.increment is not None
-        return self.warm_passes if self.increment.tick.warm and self.warm_passes else self.learner.epochs
+        return self._passes_of(self.increment.tick)
+
+    def _passes_of(self, tick: Tick) -> int:
+        return self.warm_passes if tick.warm and self.warm_passes else self.learner.epochs
 
     def begin(self, passes: int | None = None) -> None:
         """Prepare the rows of the increment at hand for `passes` passes."""

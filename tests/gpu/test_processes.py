@@ -19,11 +19,12 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 from cluster import groups
 from cluster.devices import backend_among, device_here
 from cluster.exchange import ReplicaExchange
+from cluster.messages import Setup
 from cluster.place import Place
 from cluster.rendezvous import Rendezvous
 from cluster.shared_folder import SharedFolder
 from cluster.torch_privates import nccl_group
-from cluster.worker import Setup, ShardWorker
+from cluster.worker import ShardWorker
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from incr_core.job import Job

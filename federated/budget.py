@@ -1,0 +1,164 @@
+"""What an owner has spent of its privacy: a line for each answer that something was worked out of rows for.
+
+    {"run": "5ec3...", "generation": 7, "question": "9f86...", "unit": "rows", "noise": 1.0, "times": 2,
+     "rows": {"2013-01-04.csv": [[0, 40]]}}
+
+A line is on the disk before its answer is worked out, and is never taken back: neither by a kill, nor by a server that
+goes back to an earlier commit, nor by another run. The same question, asked once more, has the same answer (its noise
+is drawn of a secret and the question), and costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from incr_core.errors import CheckpointError, JobError
+from incr_core.job import ClientPrivacy
+from incr_core.privacy import Accountant
+from incr_core.storage import storage, write_atomically
+
+__all__ = ["Budget", "Rows"]
+
+Rows = Mapping[str, Sequence[tuple[int, int]]]
+"""Rows as ranges of offsets [start, stop), by file."""
+
+
+class Budget:
+    """The account of one owner, in the file `path`; None: in memory.
+
+    wanted: the promise, with an epsilon. simulated: whether it may be taken back, and lost with the machine.
+
+    >>> budget = Budget(None, ClientPrivacy(epsilon=10.0, noise=1.0))
+    >>> [budget.pay(str(number), 1, {}, run="r", generation=number) for number in range(5)]
+    [True, True, True, False, False]
+    >>> budget.pay("2", 1, {}, run="r", generation=2), round(budget.epsilon(), 2)
+    (True, 9.01)
+    """
+
+    def __init__(self, path: Path | None, wanted: ClientPrivacy, *, simulated: bool = False) -> None:
+        assert wanted.epsilon is not None, "there is a promise"
+        self._path, self.wanted, self.limit, self._simulated = path, wanted, wanted.epsilon, simulated
+        self._lines: list[Mapping[str, Any]] = [] if path is None else [*_read(path)]
+        self._paid = {str(line["question"]) for line in self._lines}
+        self._most, self._measured = 0.0, 0  # of a row, and over how many lines
+        if wanted.unit == "client" and any(line["unit"] != "client" for line in self._lines):
+            raise JobError(
+                f'privacy.unit: expected "rows" or "row", as when {path or "the run"} was begun, got "client"; put it '
+                "back: what was told before has hidden single rows only"
+            )
+
+    @property
+    def lines(self) -> list[Mapping[str, Any]]:
+        """All that was paid."""
+        return list(self._lines)
+
+    def go_back(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Stand where nothing else was paid: in a simulation, which promises nobody anything."""
+        assert self._simulated, "what an owner has told cannot be taken back"
+        self._lines, self._most, self._measured = [*lines], 0.0, 0
+        self._paid = {str(line["question"]) for line in self._lines}
+        if self._path is not None:
+            write_atomically(self._path, b"".join(json.dumps(line).encode() + b"\n" for line in self._lines))
+
+    def epsilon(self) -> float:
+        """What has been spent; where each row has a budget, at most, of the row that has cost most."""
+        if self.wanted.unit != "row":
+            return self._spent(self._lines, None).epsilon(self.wanted.delta)
+        for place in range(self._measured, len(self._lines)):
+            spent = self._spent(self._lines[: place + 1], self._lines[place]["rows"])
+            self._most = max(self._most, spent.epsilon(self.wanted.delta))
+        self._measured = len(self._lines)
+        return self._most
+
+    def affords(self, times: int, rows: Rows, *, run: str, generation: int | None = None) -> bool:
+        """Whether so many steps on these rows can be paid.
+
+        generation: that of the client's state, where it may have been taken back: what the run has paid since is not
+        counted then, since the same questions will come again.
+        """
+        before = [
+            line
+            for line in self._lines
+            if generation is None or line["run"] != run or int(line["generation"]) <= generation
+        ]
+        return not times or self._buys(before, times, rows)
+
+    def pay(self, question: str, times: int, rows: Rows, *, run: str, generation: int) -> bool:
+        """Pay for the answer to a question, durably; False where it cannot be, and must not be answered."""
+        if question in self._paid or not times:
+            return True
+        if not self._buys(self._lines, times, rows):
+            return False
+        line = {
+            "run": run,
+            "generation": generation,
+            "question": question,
+            "unit": self.wanted.unit,
+            "noise": self.wanted.noise,
+            "times": times,
+            "rows": {name: [list(pair) for pair in pairs] for name, pairs in rows.items()},
+        }
+        if self._path is not None:
+            with storage(self._path), open(self._path, "ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+                if not self._simulated:
+                    file.flush()
+                    os.fsync(file.fileno())
+        self._lines.append(line)
+        self._paid.add(question)
+        return True
+
+    def _buys(self, lines: Sequence[Mapping[str, Any]], times: int, rows: Rows) -> bool:
+        of = rows if self.wanted.unit == "row" else None
+        after = self._spent(lines, of).and_then(self.wanted.noise, times=times)
+        return after.epsilon(self.wanted.delta) <= self.limit
+
+    def _spent(self, lines: Sequence[Mapping[str, Any]], rows: Rows | None) -> Accountant:
+        """What was paid for all, or for what has any of these rows in it: no row among them has cost more."""
+        account = Accountant()
+        for line in lines:
+            if rows is None or _meet(line["rows"], rows):
+                account.add(float(line["noise"]), times=int(line["times"]))
+        return account
+
+
+def _meet(one: Rows, other: Rows) -> bool:
+    """Whether some row is in both.
+
+    >>> _meet({"a": [(0, 5)]}, {"a": [(5, 9)]}), _meet({"a": [(0, 5)]}, {"a": [(4, 9)], "b": [(0, 1)]})
+    (False, True)
+    """
+    return any(
+        start < stop and begin < end
+        for name in one.keys() & other.keys()
+        for start, end in one[name]
+        for begin, stop in other[name]
+    )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines of an account; one that a kill has cut off was never answered, and is taken off."""
+    if not path.exists():
+        return []
+    with storage(path):
+        whole = path.read_bytes()
+    found: list[dict[str, Any]] = []
+    for number, text in enumerate(whole.splitlines(keepends=True), 1):
+        if not text.endswith(b"\n"):
+            write_atomically(path, whole[: -len(text)])
+            break
+        try:
+            line = json.loads(text)
+            if not {"run", "generation", "question", "unit", "noise", "times", "rows"} <= line.keys():
+                raise ValueError
+        except (ValueError, AttributeError):
+            raise CheckpointError(
+                f"{path}: line {number} is not as it was written; restore it from a copy: without it nobody knows what "
+                "is spent"
+            ) from None
+        found.append(line)
+    return found
