@@ -12,6 +12,7 @@ from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
+    AlertsSection,
     ClusterSection,
     FeaturesSection,
     FederatedSection,
@@ -22,6 +23,7 @@ from incr_core.job._sections import (
 
 __all__ = [
     "OBJECT",
+    "AlertsSection",
     "ClusterSection",
     "FeaturesSection",
     "FederatedSection",

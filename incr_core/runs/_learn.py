@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -12,7 +13,7 @@ from incr_core.data.sources import Listing, await_files, seconds
 from incr_core.engines import Engine
 from incr_core.errors import JobError
 from incr_core.job import Job
-from incr_core.loop import Loop, Progress
+from incr_core.loop import Alerts, Loop, Progress
 from incr_core.registry import STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
@@ -32,7 +33,9 @@ def learn(job: Job, out: Path, on: str | EngineSettings, observe: Observe | None
     kind, job = engine_chosen(job, on)
     job = job.going_on(out)
     baselines = _baselines(job)
-    finished = _learn_one(job, out, kind, observe, job.name, lost)
+    alerts = Alerts.of(job, out)
+    with nullcontext() if alerts is None else alerts:
+        finished = _learn_one(job, out, kind, observe, job.name, lost, alerts)
     local, _ = engine_chosen(job, "local")
     for name, baseline in baselines.items() if finished else ():
         if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, observe, name):
@@ -54,7 +57,15 @@ def _baselines(job: Job) -> dict[str, Job]:
     return found
 
 
-def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None, name: str, lost: str = "") -> bool:
+def _learn_one(
+    job: Job,
+    out: Path,
+    kind: type[Engine],
+    observe: Observe | None,
+    name: str,
+    lost: str = "",
+    alerts: Alerts | None = None,
+) -> bool:
     """Learn to the end of the stream; False where a signal asked to stop."""
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
@@ -73,7 +84,7 @@ def _learn_one(job: Job, out: Path, kind: type[Engine], observe: Observe | None,
             while True:
                 engine = kind(job, out)
                 try:
-                    finished: bool = Loop(job, engine, directory, seen, lost).run_to_summary()["finished"]
+                    finished: bool = Loop(job, engine, directory, seen, lost, alerts).run_to_summary()["finished"]
                     lost = ""
                 finally:
                     engine.close()
