@@ -9,12 +9,15 @@ from incr_core._util._plugins import Catalogue, file_of, names_code, unknown
 from incr_core._util._prefetch import prefetch
 from incr_core._util._signals import WAKE, Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
+from incr_core._util._webhook import SIGNATURE, Webhook, signed
 
 __all__ = [
+    "SIGNATURE",
     "WAKE",
     "Catalogue",
     "MadeWith",
     "Stopped",
+    "Webhook",
     "at_least_one",
     "build",
     "byte_count",
@@ -29,6 +32,7 @@ __all__ = [
     "prefetch",
     "refusal",
     "set_by_signals",
+    "signed",
     "unknown",
     "waiting",
 ]

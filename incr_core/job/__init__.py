@@ -13,6 +13,7 @@ from incr_core.job._job import Job
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
+    AlertsSection,
     AvailabilitySection,
     ClusterSection,
     FeaturesSection,
@@ -24,6 +25,7 @@ from incr_core.job._sections import (
 
 __all__ = [
     "OBJECT",
+    "AlertsSection",
     "AvailabilitySection",
     "ClientPrivacy",
     "ClusterSection",

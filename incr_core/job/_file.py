@@ -16,6 +16,7 @@ from incr_core._util import Catalogue
 from incr_core.errors import JobError
 from incr_core.job._fault import first_fault
 from incr_core.job._sections import (
+    AlertsSection,
     ClusterSection,
     DriftSection,
     FeaturesSection,
@@ -68,6 +69,7 @@ class JobFile(Section):
     federated: FederatedSection = FederatedSection()
     publish: PublishSection = PublishSection()
     track: TrackSection = TrackSection()
+    alerts: AlertsSection = AlertsSection()
     baselines: dict[str, list[str]] = Field(default_factory=dict)
     objects: dict[str, str] = Field(default_factory=dict)
 
@@ -274,9 +276,9 @@ class JobFile(Section):
         """Equal for jobs that are the same run.
 
         What is learned does not depend on what it is called, on where workers are found and how long they are waited
-        for, nor on how many versions are kept; how many replicas share one stream, and how many shards hold a replica's
-        model, may change in the midst of it. A job folder may move as a whole, with the data in it. A run that a bad
-        row or a bad file has stopped may go on with quarantine: until then there was none.
+        for, on who is told of it, nor on how many versions are kept; how many replicas share one stream, and how many
+        shards hold a replica's model, may change in the midst of it. A job folder may move as a whole, with the data in
+        it. A run that a bad row or a bad file has stopped may go on with quarantine: until then there was none.
         """
         document = self.document()
         document["features"]["on_bad_row"] = "fail"
@@ -288,6 +290,7 @@ class JobFile(Section):
         document["cluster"]["shards"] = 1
         if self.cluster.partition == "blocks":  # else each replica has a stream of its own
             document["cluster"].pop("replicas", None)
+        del document["alerts"]
         del document["name"]  # of the folder, where none is given
         path, root = Path(self.stream.path), Path(document.pop("root"))
         if document["federated"].pop("superlink", None) is not None:

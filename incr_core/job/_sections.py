@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,13 +14,14 @@ from incr_core._util import unknown
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
-from incr_core.data.times import duration
+from incr_core.data.times import SECOND, duration
 from incr_core.drift import ACTIONS
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.rounds import Interval
 
 __all__ = [
+    "AlertsSection",
     "ClusterSection",
     "DriftSection",
     "FeaturesSection",
@@ -516,3 +519,65 @@ class TrackSection(Section):
     """Where else the metrics of increments are written."""
 
     tensorboard: bool = False
+
+
+ALERTS = ("drift", "held", "promoted", "diverged", "quarantine", "stale", "worker lost", "rollback", "bad file")
+"""What a person may be told of."""
+
+
+class AlertsSection(Section):
+    """What a person is told of while a run goes on, and how."""
+
+    webhook: str | None = None
+    secret: str | None = None
+    log: bool = False
+    on: list[str] = ["drift", "held", "diverged", "quarantine", "stale", "worker lost"]
+    quarantine: float = Field(0.05, ge=0, lt=1)
+    stale: str | None = None
+
+    @property
+    def stale_seconds(self) -> float | None:
+        """Seconds without a version after which somebody is told; None: never."""
+        return None if self.stale is None or "stale" not in self.on else duration(self.stale, "alerts.stale") / SECOND
+
+    @field_validator("on")
+    @classmethod
+    def _is_known(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in ALERTS:
+                raise ValueError(unknown("an alert", name, ALERTS))
+        return value
+
+    @field_validator("stale")
+    @classmethod
+    def _is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None and duration(value, "alerts.stale") <= 0:
+            raise ValueError(f'expected a duration above 0, such as "6h", got {value!r}')
+        return value
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound or value != value.strip() or not value.isascii() or any(sign < "!" for sign in value):
+            raise ValueError("expected an address such as https://example.org/hook, got another text; correct it")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("expected an address without a password in it, which job.toml would show; take it out")
+        return value
+
+    @model_validator(mode="after")
+    def _secret_is_elsewhere(self) -> Self:
+        if self.secret is not None and not re.fullmatch(r"(env|file):.+", self.secret):
+            raise ValueError(
+                'alerts.secret: expected where it is, "env:NAME" or "file:PATH", got a text that may be the secret '
+                "itself; put it there, and change it if others have seen it"
+            )
+        if self.secret is not None and self.webhook is None:
+            raise ValueError("alerts.secret: expected alerts.webhook too, got none; name the address")
+        return self

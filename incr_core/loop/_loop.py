@@ -17,6 +17,7 @@ from incr_core.data.timeline import Tick
 from incr_core.engines import Commit, Engine
 from incr_core.errors import DivergedError, IncrError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
+from incr_core.loop._alerts import Alerts
 from incr_core.loop._change import carry_out
 from incr_core.loop._client_rows import ClientSums, client_rows
 from incr_core.loop._commit import prepared
@@ -42,7 +43,7 @@ class Loop:
     """Drive an engine over the stream, and commit what it learns to a run directory.
 
     job, engine, directory: the run. observe: called after every increment. lost: who held the run before, if that one
-    was lost.
+    was lost. alerts: tells a person what happens.
 
     `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
     """
@@ -54,11 +55,12 @@ class Loop:
         directory: RunDirectory,
         observe: Callable[[Progress], None] | None = None,
         lost: str = "",
+        alerts: Alerts | None = None,
     ) -> None:
         self.job = job
         self.engine = engine
         self.directory = directory
-        self.observe = observe
+        self.observe, self._alerts = observe, alerts
         self.objective: Objective = job.objective()
         self.totals, self._clients = Totals(), ClientSums()
         self.version = directory.latest()
@@ -258,6 +260,9 @@ class Loop:
         if (told := learned.contributions) is not None:
             of = self.engine.participants, arrivals, told, self._clients, self.objective, version
             pending.clients += client_rows(*of, learned=skipped is None)
+        if self._alerts is not None:
+            bad, arrived = (sum(counts) for counts in zip(*((len(a.bad), a.arriving) for a in arrivals), strict=True))
+            self._alerts.counted(tick, bad, arrived)
         if self.observe is not None:
             main = self.objective.main_metric
             value = so_far.get(main, math.nan)
@@ -270,7 +275,10 @@ class Loop:
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
         self.totals.events[kind] = self.totals.events.get(kind, 0) + 1
-        self._pending.events.append(Event(tick, kind, what, action, rows))
+        event = Event(tick, kind, what, action, rows)
+        self._pending.events.append(event)
+        if self._alerts is not None:
+            self._alerts.happened(event)
 
     def _seconds(self) -> float:
         assert self._begun is not None, "the run has begun"
@@ -442,6 +450,8 @@ class Loop:
         self.version = version
         self._losses.committed()
         self.engine.committed(version)
+        if self._alerts is not None:
+            self._alerts.committed()
 
     def _shape_of_rows(self) -> dict[str, Any]:
         """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""

@@ -86,17 +86,21 @@ class History:
             )
             self._behind = {}
 
-    def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
-        """The rows that versions `first` to `last` have added to a table, in their order, but for what was undone."""
+    def table(self, name: str, first: int = 1, last: int | None = None, *, undone: bool = False) -> pa.Table:
+        """The rows that versions `first` to `last` have added to a table, in their order, but for what was undone.
+
+        undone: that too.
+        """
+        read = self._table if undone else self._counting
         for _ in range(TRIES):
             try:
-                return self._counting(name, first, last)
+                return read(name, first, last)
             except CheckpointError:
                 # Whoever writes the run may have merged segments, or folded versions and removed their folders.
                 if read_index(self.directory) == self.segments.listed:
                     raise
                 self.survey()
-        return self._counting(name, first, last)
+        return read(name, first, last)
 
     def _counting(self, name: str, first: int, last: int | None) -> pa.Table:
         if name not in UNDONE or not self.undone:

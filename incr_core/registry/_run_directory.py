@@ -396,10 +396,13 @@ class RunDirectory:
         self._versions.require(version)
         return read_extra_table(self._versions.folder(version), name)
 
-    def table(self, name: str, first: int = 1, last: int | None = None) -> pa.Table:
-        """The rows of one of the run's tables (see above), of all versions or of some."""
+    def table(self, name: str, first: int = 1, last: int | None = None, *, undone: bool = False) -> pa.Table:
+        """The rows of one of the run's tables (see above), of all versions or of some.
+
+        undone: also of those that were rolled back.
+        """
         with self._turn:
-            return self._versions.history.table(name, first, last)
+            return self._versions.history.table(name, first, last, undone=undone)
 
     def job(self) -> dict[str, Any]:
         """The job as resolved."""

@@ -35,7 +35,7 @@ def difference(path: str | Path, one: int, other: int) -> dict[str, Any]:
         "same_model": manifests[one]["model_sha256"] == manifests[other]["model_sha256"],
         "rows": count(rows) if rows.num_rows else 0,
         "weights": _weights(directory, one, other) if whole else None,
-        "metrics": _metrics(directory, one, other),
+        "metrics": _metrics(directory, [_learned(manifests, version) for version in (one, other)]),
         "verdicts": [manifests[version].get("gate") for version in (one, other)],
         "lineage": [_lineage(manifests, version) for version in (one, other)],
     }
@@ -53,8 +53,16 @@ def _weights(directory: RunDirectory, one: int, other: int) -> dict[str, dict[st
     return found
 
 
-def _metrics(directory: RunDirectory, one: int, other: int) -> dict[str, list[float | None]]:
-    told = [directory.table("metrics", version, version).to_pylist()[-1:] for version in (one, other)]
+def _learned(manifests: dict[int, dict[str, Any]], version: int) -> int:
+    """The version that was learned: of one that was restored, the one that it is again."""
+    while (restored := manifests[version].get("restores")) is not None:
+        version = restored
+    return version
+
+
+def _metrics(directory: RunDirectory, versions: list[int]) -> dict[str, list[float | None]]:
+    """Of each version, also of one that was rolled back."""
+    told = [directory.table("metrics", version, version, undone=True).to_pylist()[-1:] for version in versions]
     names = dict.fromkeys(name for rows in told for row in rows for name in row if name.startswith("total."))
     return {
         name.removeprefix("total."): [rows[0].get(name) if rows else None for rows in told] for name in names

@@ -98,8 +98,8 @@ def open_run(
     if given.words:
         document["objects"] = given.words
     job = Job.from_document(document, place="open_run", objects=given.makers).resolved()
-    # How it is spread over an engine is said when it runs.
-    refuse_another(out, job.toml(), apart_from=("cluster", "federated"), as_now=Job.as_now)
+    # How it is spread over an engine is said when it runs; who is told of it may change.
+    refuse_another(out, job.toml(), apart_from=("alerts", "cluster", "federated"), as_now=Job.as_now)
     return Run(out, job)
 
 

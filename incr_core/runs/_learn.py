@@ -15,7 +15,7 @@ from incr_core.data.sources import Listing, await_files, seconds
 from incr_core.engines import Engine
 from incr_core.errors import JobError
 from incr_core.job import Job
-from incr_core.loop import Loop, Progress
+from incr_core.loop import Alerts, Loop, Progress
 from incr_core.registry import CHANGE, STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
@@ -42,7 +42,9 @@ def learn(
     kind, job = engine_chosen(job, on)
     job = job.going_on(out)
     baselines = _baselines(job)
-    finished = _learn_one(job, out, kind, observe, job.name, lost, follow=follow)
+    alerts = Alerts.of(job, out)
+    with nullcontext() if alerts is None else alerts:
+        finished = _learn_one(job, out, kind, observe, job.name, lost, alerts, follow=follow)
     local, _ = engine_chosen(job, "local")
     for name, baseline in baselines.items() if finished and not follow else ():
         if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, observe, name):
@@ -71,6 +73,7 @@ def _learn_one(
     observe: Observe | None,
     name: str,
     lost: str = "",
+    alerts: Alerts | None = None,
     *,
     follow: bool = False,
 ) -> bool:
@@ -96,7 +99,7 @@ def _learn_one(
                 while True:
                     engine = kind(job, out)
                     try:
-                        finished: bool = Loop(job, engine, directory, seen, lost).run_to_summary()["finished"]
+                        finished: bool = Loop(job, engine, directory, seen, lost, alerts).run_to_summary()["finished"]
                         lost = ""
                     finally:
                         engine.close()

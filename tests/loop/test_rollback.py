@@ -18,7 +18,7 @@ from incr_core.commands.audit import audit
 from incr_core.commands.cli import main
 from incr_core.errors import RunDirectoryError, VersionError
 from incr_core.registry import RunDirectory
-from incr_core.runs import Run, open_run
+from incr_core.runs import Run, difference, open_run
 from tests.support.gated import Gates, fed_job
 from tests.support.made_up import made_up
 
@@ -61,6 +61,9 @@ def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "version 6 (part 5) -> version 8 (part 3): 40 rows learned between"
     assert told[1:3] == ["  version 6 goes on from 5, 4, 3, 2, 1", "  version 8 goes on from 7, 3, 2, 1"]
+    for version, same in ((6, 6), (7, 3)):  # one that was undone, and one that restores another
+        compared = difference(run.path, version, 8)["metrics"]
+        assert {name: values[0] for name, values in compared.items()} == other.versions[same - 1].metrics
     # There and back again: what was undone counts once more, and what was learned instead does not.
     run.rollback(5)
     assert run.table("ledger")["version"].to_pylist() == [1, 2, 3, 4, 5]
