@@ -281,7 +281,7 @@ def test_rows_by_themselves_have_a_budget_each(
 
 
 def test_simulated_clients_keep_the_same_promise_and_go_on_to_the_bit(tmp_path: Path, files: list[Path]) -> None:
-    promise = "federated.client_privacy={epsilon=12.0,noise=2.0}"
+    promise = "federated.client_privacy={epsilon=6.0,noise=2.0}"
     job = simulated(tmp_path, *PRIVATE, promise, "publish.every=2").resolved()
 
     def make(job: Job, folder: Path) -> FederatedEngine:
