@@ -21,11 +21,11 @@ def read_mixed_lines(content: bytes) -> pa.Table:
     """JSON lines as a table. ValueError where a line is no JSON object.
 
     A column of several kinds becomes text, as it would be in CSV: numbers and lists by how JSON writes them. Of one
-    that holds lists, what is none, or not of one kind, becomes an empty list. Such a row is a bad row when it is
+    that mostly holds lists, what is none, or not of one kind, becomes an empty list. Such a row is a bad row when it is
     encoded.
 
-    >>> read_mixed_lines(b'{"x": 1.5, "at": [1, 2]}\\n{"x": "n/a", "at": 3}\\n').to_pydict()
-    {'x': ['1.5', 'n/a'], 'at': [[1, 2], []]}
+    >>> read_mixed_lines(b'{"x": 1.5, "at": [1]}\\n{"x": "n/a", "at": [2]}\\n{"x": 2, "at": 3}').to_pydict()
+    {'x': ['1.5', 'n/a', '2'], 'at': [[1], [2], []]}
     """
     rows = [json.loads(line) for line in content.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
