@@ -58,6 +58,8 @@ class SecretNoise:
 
     def like(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Standard normal numbers of the shapes of these tensors, in float64."""
-        counts = [value.numel() for value in tensors.values()]
+        # By name: a version that was loaded has its weights in another order than the model that it was made from.
+        named = sorted(tensors.items())
+        counts = [value.numel() for _, value in named]
         parts = torch.split(torch.from_numpy(self.normal(sum(counts))), counts)
-        return {name: part.view(value.shape) for (name, value), part in zip(tensors.items(), parts, strict=True)}
+        return {name: part.view(value.shape) for (name, value), part in zip(named, parts, strict=True)}
