@@ -54,7 +54,8 @@ class Attendance(Roster):
         self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
         probes = [max(1, len(probe.columns)) for probe in job.probes()]
         step = job.learner.batch_size * job.learner.accumulate
-        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes)
+        once = job.learner.validation is not None
+        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes, once)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:

@@ -69,6 +69,7 @@ class Known:
     sums: the dimensions of each sum for metrics, by its name; empty where only its objective's rows would tell.
     probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
     step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
+    once: whether rows are told once, however many passes there were, as where passes stop early.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class Known:
     timed: bool = False
     step: int = 0
     passes: int = 1
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,10 @@ def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
     if type(steps) is not int or not 0 <= steps <= asked.most:
         raise Refused(f"an update of {told_of} steps, where {rows} rows were learned")
     if size and asked.action == "train.learn":
-        least, most = -(-rows // (size + 1)), rows // size + (asked.known.passes if rows else 0)
+        passes, of_one = asked.known.passes if rows else 0, rows // size
+        least, most = -(-rows // (size + 1)), of_one + passes
+        if asked.known.once:  # and those that were held back, in one pass
+            most = passes * (of_one + 1) + 1
         if not least <= steps <= most:
             raise Refused(f"an update of {told_of} steps, where {rows} rows take {least} to {most}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,11 @@ def test_few_steps_for_many_rows_are_refused(honest: dict[str, tuple[Asked, Mess
         else:
             with pytest.raises(Refused, match=f"an update of {steps} steps, where 100 rows take 6 to 8"):
                 checked(asked, spoiled)
+    once = dataclasses.replace(asked, known=dataclasses.replace(asked.known, once=True))
+    checked(once, spoiled)  # 9 steps: passes that stop early are many, of which each row is told once
+    tells("steps", value=16)(spoiled.content)
+    with pytest.raises(Refused, match="an update of 16 steps, where 100 rows take 6 to 15"):
+        checked(once, spoiled)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
