@@ -26,7 +26,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def run_here(options: argparse.Namespace) -> int:
     """Run the job that the options name, in this process; returns the exit code."""
-    return _learn(options) or tell(out_of(options), options)
+    return _learn(options) or tell(out_of(options), options, follows=options.follow)
 
 
 def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
@@ -40,7 +40,7 @@ def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.
             f"--on {options.on}: the process that learned was ended from outside: by its Ray, whose raylet or GCS is "
             f"gone, by the kernel for want of memory, or by a person; {_stands(out_of(options))}"
         )
-    return code or tell(out_of(options), options)
+    return code or tell(out_of(options), options, follows=options.follow)
 
 
 def _stands(out: str) -> str:
@@ -68,14 +68,17 @@ def _learn(options: argparse.Namespace) -> int:
     return 0
 
 
-def tell(out: str, options: argparse.Namespace) -> int:
-    """Print the summary of a run that has ended, as the options say; returns the exit code."""
+def tell(out: str, options: argparse.Namespace, *, follows: bool = False) -> int:
+    """Print the summary of a run that has ended, as the options say; returns the exit code.
+
+    follows: whether it was to go on until it was stopped.
+    """
     summary = Run(out).summary.document()
     if options.json:
         print(json_text(summary))
     elif not options.quiet:
         print_summary(summary, out)
-    return 0 if options.follow else said_whether_stopped(summary)  # what follows has no other end
+    return 0 if follows else said_whether_stopped(summary)
 
 
 def said_whether_stopped(summary: dict[str, Any]) -> int:

@@ -20,6 +20,9 @@ __all__ = ["Lock"]
 LASTING = "run"
 """The last word in the file, where the lock is held for as long as a run goes on."""
 
+OF_LOOKS = 10.0
+"""Seconds to wait where nobody writes: others that take a look hold the lock, each for a moment."""
+
 
 class Lock:
     """A lock on the folder of the file `path`, which names the process that holds it.
@@ -46,17 +49,19 @@ class Lock:
     def take(self, patience: float = 0.5, *, lasting: bool = False) -> None:
         """Take the lock; `patience` seconds outlast a process that only takes a look.
 
-        lasting: whether it is held for as long as a run goes on, so that `holder` tells of it.
+        lasting: whether it is held for as long as a run goes on, so that `holder` tells of it. Who takes it so waits
+        longer for those that only look, since many may, one after another.
         """
         with storage(self.path):
             file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
-        deadline = time.monotonic() + patience
+        begun = time.monotonic()
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() < deadline:
+                waits = patience if not lasting or self._writes() else max(patience, OF_LOOKS)
+                if time.monotonic() < begun + waits:
                     time.sleep(0.02)
                     continue
                 file.close()
@@ -87,6 +92,20 @@ class Lock:
         """The id of that process, if it is one of this host."""
         pid, host = [*self._written().split(" "), ""][:2]
         return int(pid) if self.holder() is not None and host == socket.gethostname() else None
+
+    def _writes(self) -> bool:
+        """Whether the process that is named there took it lastingly, and may be alive."""
+        pid, host, *lasting = [*self._written().split(" "), "", ""][:3]
+        if lasting != [LASTING]:
+            return False
+        try:
+            if host == socket.gethostname():
+                os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError):
+            return False
+        except PermissionError:  # somebody else's, and alive
+            pass
+        return True
 
     def _is_held(self) -> bool:
         if self.taken:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.data.sources import open_source
-from incr_core.errors import JobError, StoreError, StreamError
+from incr_core.errors import ArgumentError, StoreError, StreamError
 from incr_core.job import Job
 from incr_core.runs import Run, run
 from incr_core.storage import ObjectStore
@@ -143,7 +143,7 @@ def test_an_address_whose_package_is_missing_says_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # another test has used it
     extra = "gs" if package == "gcsfs" else "abfs"
-    with pytest.raises(JobError, match=rf"{scheme}://bucket/days: .* pip install 'incr\[{extra}\]'"):
+    with pytest.raises(ArgumentError, match=rf"{scheme}://bucket/days: .* pip install 'incr\[{extra}\]'"):
         open_source(f"{scheme}://bucket/days")
 
 
