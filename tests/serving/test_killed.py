@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Client:
                 self.unsure.update(number for number, _ in told)
                 labels = [{"id": name, "label": number % 2} for number, name in told]
                 answer = ask(f"{url}/feedback", {"feedback": labels})
-            except (OSError, ValueError):
+            except (OSError, ValueError, HTTPException):  # killed before, or in the middle of an answer
                 return
             assert answer == {"accepted": len(told), "refused": []}
             self.acknowledged |= {number: number % 2 for number, _ in told}
