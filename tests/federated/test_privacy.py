@@ -113,6 +113,7 @@ def test_a_client_whose_budget_is_spent_learns_no_more_and_keeps_its_rows(
     assert {owner: sorted(found) for owner, found in ledgers(tmp_path).items()} == have
 
 
+@pytest.mark.chaos
 def test_a_client_that_is_killed_at_any_message_and_a_server_that_goes_back_pay_once_to_the_same_bits(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -128,11 +129,12 @@ def test_a_run_tells_of_a_quarantine_and_nobody_waits_for_it(tmp_path: Path, cap
 
 
 FEED = """
-import time
+import pathlib, time
 def rows():
     for day in range(2):
         yield {"x": [0.1 * i for i in range(8)], "y": [i % 2 for i in range(8)]}
-    time.sleep(3)
+    while not pathlib.Path(__file__).with_name("enough").exists():
+        time.sleep(0.05)
 """
 JOB = """
 [stream]
@@ -152,22 +154,26 @@ stale = "1s"
 def test_the_command_tells_when_it_is_stale_and_ends_though_nobody_answers(tmp_path: Path) -> None:
     (tmp_path / "feed.py").write_text(FEED)
     (tmp_path / "job.toml").write_text(JOB)
+    enough = tmp_path / "enough"
     with serving(200) as server, serving(HANGS) as silent:
-        for url in (server.url, silent.url):
-            command = ["run", str(tmp_path / "job.toml"), "--out", str(tmp_path / url.split(":")[2].split("/")[0])]
-            given = [*command, "--quiet", "--set", f'alerts.webhook="{url}"']
-            done = subprocess.run(
-                [sys.executable, "-m", "incr_core.commands.cli", *given],
+        for one in (server, silent):
+            out = tmp_path / str(one.server_address[1])
+            command = ["run", str(tmp_path / "job.toml"), "--out", str(out), "--quiet"]
+            with subprocess.Popen(
+                [sys.executable, "-m", "incr_core.commands.cli", *command, "--set", f'alerts.webhook="{one.url}"'],
                 env={"HUSH": "hush", "PATH": "", "PYTHONPATH": ":".join(sys.path)},
                 stderr=subprocess.PIPE,
                 text=True,
-                check=False,
-                timeout=300,
-            )
-            assert done.returncode == 0
+            ) as running:
+                while not one.asked and running.poll() is None:
+                    time.sleep(0.02)
+                enough.touch()
+                _, said = running.communicate(timeout=300)
+            enough.unlink()
+            assert running.returncode == 0, said
     assert {message["kind"] for message in server.taken} == {"stale"}
-    assert "were not taken before the run ended" in done.stderr
-    assert Run(tmp_path / command[-1].split("/")[-1]).summary.rows_learned == 16
+    assert "were not taken before the run ended" in said
+    assert Run(out).summary.rows_learned == 16
 
 
 @pytest.mark.parametrize(
