@@ -6,10 +6,12 @@ import hashlib
 import hmac
 import http.client
 import json
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,9 @@ SIGNATURE = "X-Incr-Signature"
 
 LONGEST_WAIT = 300.0
 """Seconds between two tries of one message at most."""
+
+LAST_WAIT = 2.0
+"""Seconds for the thread to end, once nobody waits for messages any more."""
 
 
 def signed(body: bytes, secret: bytes, at: int) -> str:
@@ -55,7 +60,9 @@ class Webhook:
         self._timeout, self._first_wait, self._tries, self._capacity = timeout, first_wait, tries, capacity
         self._waiting: deque[bytes] = deque()
         self._there, self._closing, self._busy = threading.Condition(), False, False
-        threading.Thread(target=self._deliver, name="webhook", daemon=True).start()
+        self._connection: http.client.HTTPConnection | None = None
+        self._thread = threading.Thread(target=self._deliver, name="webhook", daemon=True)
+        self._thread.start()
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Hand in a message; returns at once."""
@@ -73,7 +80,13 @@ class Webhook:
             self._there.wait_for(lambda: not self._waiting and not self._busy, timeout)
             self._closing = True
             self._there.notify_all()
-            return len(self._waiting) + self._busy
+            left, connection = len(self._waiting) + self._busy, self._connection
+        # A thread that waits for an answer must not outlive the process that ends.
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(LAST_WAIT)
+        return left
 
     def _deliver(self) -> None:
         while True:
@@ -110,10 +123,14 @@ class Webhook:
         path = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
         try:
             connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
+            with self._there:
+                self._connection = connection
             try:
                 connection.request("POST", path, body, headers)
                 status = connection.getresponse().status
             finally:
+                with self._there:
+                    self._connection = None
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
             return f"{type(error).__name__}: {error}", False

@@ -151,6 +151,7 @@ stale = "1s"
 """
 
 
+@pytest.mark.chaos
 def test_the_command_tells_when_it_is_stale_and_ends_though_nobody_answers(tmp_path: Path) -> None:
     (tmp_path / "feed.py").write_text(FEED)
     (tmp_path / "job.toml").write_text(JOB)
