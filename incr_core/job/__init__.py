@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from incr_core._util import names_code
+from incr_core.job._engine_sections import AvailabilitySection, ClusterSection, FederatedSection
 from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
@@ -14,10 +15,7 @@ from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
     AlertsSection,
-    AvailabilitySection,
-    ClusterSection,
     FeaturesSection,
-    FederatedSection,
     LearnerSection,
     ModelSection,
     StreamSection,

@@ -14,13 +14,12 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from incr_core._util import Catalogue
 from incr_core.errors import JobError
+from incr_core.job._engine_sections import ClusterSection, FederatedSection
 from incr_core.job._fault import first_fault
 from incr_core.job._sections import (
     AlertsSection,
-    ClusterSection,
     DriftSection,
     FeaturesSection,
-    FederatedSection,
     LearnerSection,
     ModelSection,
     Named,
