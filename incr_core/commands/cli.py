@@ -18,9 +18,6 @@ __all__ = ["main"]
 
 OWN_WEIGHTS = "with the weights that a client has for itself; at an owner, CLIENT.toml"
 
-REASONS = 3
-"""How many of the rows that cannot be predicted are told with their reasons."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong.
@@ -224,62 +221,15 @@ def _client(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    import pyarrow.csv as csv
-    import pyarrow.parquet as pq
+    from incr_core.commands.predict import predict
 
-    from incr_core.runs import Version
-    from incr_core.storage import write_atomically
-
-    output = None if options.output is None else Path(options.output)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        got = "a folder" if output.is_dir() else f"no folder {output.parent}"
-        raise ArgumentError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
-    table, bad = Version.load(options.directory, options.version, client=options.client).answer(options.rows)
-    if output is None:
-        csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
-    else:
-        write = csv.write_csv if output.suffix == ".csv" else pq.write_table
-        write_atomically(output, lambda file: write(table, file))
-        print(f"{table.num_rows - len(bad):,} predictions: {shown(options.output)}")
-    if bad:
-        told = [
-            f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
-            if row.column
-            else f"row {row.offset}: {shown(row.reason)}"
-            for row in bad[:REASONS]
-        ]
-        more = "; ..." if len(bad) > REASONS else ""
-        print(
-            f"incr: {len(bad):,} of {table.num_rows:,} rows of {shown(options.rows)} cannot be used, their "
-            f"predictions are null: {'; '.join(told)}{more}",
-            file=sys.stderr,
-        )
-    return 0
-
-
-def _for_a_terminal(table: Any) -> Any:
-    """The table with names and labels that a terminal may print; a program that reads gets them as they are."""
-    import pyarrow as pa
-
-    columns = [
-        pa.array([None if value is None else shown(value) for value in column.to_pylist()])
-        if pa.types.is_string(column.type)
-        else column
-        for column in table.columns
-    ]
-    return pa.table(columns, names=[shown(name) for name in table.column_names])
+    return predict(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from incr_core.runs import Version
+    from incr_core.commands.predict import evaluate
 
-    found = Version.load(options.directory, options.version, client=options.client).evaluate(options.rows)
-    if options.json:
-        print(json_text(found))
-    else:
-        for name, value in found.items():
-            print(f"{shown(name):20} {value:,.4f}" if isinstance(value, float) else f"{shown(name):20} {value:,}")
-    return 0
+    return evaluate(options)
 
 
 def _distill(options: argparse.Namespace) -> int:
@@ -369,95 +319,16 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    from incr_core.runs import erase, rows_in_file, rows_where
+    from incr_core.commands.forget import forget
 
-    if _is_owners(options.directory):
-        return _forget_at_owner(options)
-    if options.rows:
-        addresses, gone = rows_in_file(options.rows), list[str]()
-    else:
-        addresses, gone = rows_where(options.directory, options.where)
-    found = erase(options.directory, addresses)
-    if options.journal is not None:
-        found |= {"journal": _forget_in_journal(options.journal, options.where, addresses)}
-    if options.json:
-        print(json_text(found | {"gone": gone}))
-        return 0
-    print(
-        f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
-        f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet, "
-        f"{found['compared']:,} to compare versions on; their values from the quarantine\n"
-        f"  read back: {found['states']:,} saved states, none of which holds any of them"
-    )
-    if found["versions"]:
-        print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")
-    if found["outcomes"]:
-        print(
-            "  versions that keep outcomes for rates (history.arrow: time, hashed keys and label of a row) until these "
-            f"are older than their windows: {', '.join(map(str, found['outcomes']))}"
-        )
-    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"] - found["unknown"]:
-        print(
-            f"  {left:,} are not learned yet: the run still will, when their labels come, unless their files are taken "
-            "out before it reads them"
-        )
-    if found["unknown"]:
-        print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
-    if "journal" in found:
-        told = found["journal"]
-        print(f"  of the journal: {told['predictions']:,} predictions, {told['labels']:,} of them with a label")
-    if gone:
-        print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
-    if found["elsewhere"]:
-        print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
-    return 0
-
-
-def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[str, int]:
-    from incr_core.errors import JobError
-
-    try:
-        from incr_core.serving import erase_in_journal
-    except ModuleNotFoundError as missing:
-        raise JobError(f"--journal: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from None
-    return erase_in_journal(Path(folder), where=where, rows=addresses)
-
-
-def _is_owners(path: str) -> bool:
-    """Whether that is an owner's file. ArgumentError where it is the folder of its state."""
-
-    if (Path(path) / "identity").is_file() and (Path(path) / "runs").is_dir():
-        raise ArgumentError(
-            f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file"
-        )
-    return Path(path).suffix == ".toml" and Path(path).is_file()
-
-
-def _forget_at_owner(options: argparse.Namespace) -> int:
-    from incr_core.engines import engine_named
-
-    runs = engine_named("federated").erase_at_owner(options.directory, options.where, options.rows)
-    if options.json:
-        print(json_text(runs))
-        return 0
-    for run, found in runs.items():
-        print(
-            f"run {run}: {found['rows']:,} rows, {found['learned']:,} of them learned\n"
-            f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-            f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet\n"
-            f"  read back: {found['states']:,} saved states, none of which holds any of them"
-        )
-    print("versions that learned them keep their weights, and the server hears how many they are with the next message")
-    if not runs:
-        print("no run has had rows of this client")
-    return 0
+    return forget(options)
 
 
 def _audit(options: argparse.Namespace) -> int:
     from incr_core.commands.audit import audit, described, owners_audit
+    from incr_core.commands.forget import is_owners
 
-    if _is_owners(options.directory):
+    if is_owners(options.directory):
         runs = owners_audit(options.directory)
         documents = {name: found.document() for name, found in runs.items()}
         text = "\n".join(described(found, f"run {name}") for name, found in runs.items())

@@ -1,0 +1,73 @@
+"""`incr predict` and `incr evaluate`: what a version says of the rows of a file, and how well."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from incr_core._util import json_text
+from incr_core.errors import ArgumentError
+from incr_core.runs import Version
+from incr_core.shown import shown
+from incr_core.storage import write_atomically
+
+__all__ = ["evaluate", "predict"]
+
+REASONS = 3
+"""How many of the rows that cannot be predicted are told with their reasons."""
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Predict the rows of a file, and tell which cannot be used; returns the exit code."""
+    output = None if options.output is None else Path(options.output)
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        got = "a folder" if output.is_dir() else f"no folder {output.parent}"
+        raise ArgumentError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
+    table, bad = Version.load(options.directory, options.version, client=options.client).answer(options.rows)
+    if output is None:
+        csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
+    else:
+        write = csv.write_csv if output.suffix == ".csv" else pq.write_table
+        write_atomically(output, lambda file: write(table, file))
+        print(f"{table.num_rows - len(bad):,} predictions: {shown(options.output)}")
+    if bad:
+        told = [
+            f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
+            if row.column
+            else f"row {row.offset}: {shown(row.reason)}"
+            for row in bad[:REASONS]
+        ]
+        more = "; ..." if len(bad) > REASONS else ""
+        print(
+            f"incr: {len(bad):,} of {table.num_rows:,} rows of {shown(options.rows)} cannot be used, their "
+            f"predictions are null: {'; '.join(told)}{more}",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure a version on the labelled rows of a file; returns the exit code."""
+    found = Version.load(options.directory, options.version, client=options.client).evaluate(options.rows)
+    if options.json:
+        print(json_text(found))
+    else:
+        for name, value in found.items():
+            print(f"{shown(name):20} {value:,.4f}" if isinstance(value, float) else f"{shown(name):20} {value:,}")
+    return 0
+
+
+def _for_a_terminal(table: pa.Table) -> pa.Table:
+    """The table with names and labels that a terminal may print; a program that reads gets them as they are."""
+    columns = [
+        pa.array([None if value is None else shown(value) for value in column.to_pylist()])
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, names=[shown(name) for name in table.column_names])
