@@ -19,6 +19,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def poisoned(kept: Scores, poisons: Sequence[str], gates: Sequence[str]) -> None
     for poison in poisons:
         for gate in gates:
             run = {"part": "poisoned", "poison": poison, "gate": gate}
-            found = _kept(kept, run, lambda poison=poison, gate=gate: _poisoned(poison, GATES[gate]))  # type: ignore[misc]
+            found = _kept(kept, run, partial(_poisoned, poison, GATES[gate]))
             first, last = (found["held"][0], found["held"][-1]) if found["held"] else ("-", "-")
             print(f"{poison:<18}{gate:<10}{found['clean_auc']:>18.4f}{twin['clean_auc']:>8.4f}{first:>12}{last:>12}")
 
@@ -150,29 +151,28 @@ def healthy(kept: Scores, every: Sequence[int]) -> None:
     print(f"\n{'flights, a year':<28}{'versions':>9}{'held':>6}{'AUC':>8}{'CPU s':>8}")
     for days in every:
         for gate in ("gate off", "go_on"):
-
-            def make(settings: Sequence[str] = (f"publish.every={days}", *GATES[gate])) -> dict[str, Any]:
-                with tempfile.TemporaryDirectory() as place:
-                    return run_flights(FLIGHTS / "data", settings, Path(place) / "run")
-
-            found = _kept(kept, {"part": "healthy", "every": days, "gate": gate}, make)
+            settings = (f"publish.every={days}", *GATES[gate])
+            found = _kept(kept, {"part": "healthy", "every": days, "gate": gate}, partial(_healthy, settings))
             shown = f"every {days} days, {'gate off' if gate == 'gate off' else 'gate on'}"
             print(
                 f"{shown:<28}{found['versions']:>9}{len(found['held']):>6}{found['auc']:>8.4f}{found['cpu_seconds']:>8}"
             )
 
 
+def _healthy(settings: Sequence[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        return run_flights(FLIGHTS / "data", settings, Path(place) / "run")
+
+
 def stationary_streams(kept: Scores, seeds: Sequence[int]) -> None:
-    found = []
-    for seed in seeds:
-
-        def make(seed: int = seed) -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as place:
-                return stationary(seed, Path(place) / "run")
-
-        found.append(_kept(kept, {"part": "stationary", "seed": seed}, make))
+    found = [_kept(kept, {"part": "stationary", "seed": seed}, partial(_stationary, seed)) for seed in seeds]
     versions, held = sum(one["versions"] for one in found), sum(len(one["held"]) for one in found)
     print(f"\nstationary: {len(found)} seeds, {versions} versions, {held} held")
+
+
+def _stationary(seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        return stationary(seed, Path(place) / "run")
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import statistics
 import subprocess
@@ -426,10 +425,9 @@ def flights(repeats: int, device: str) -> list[dict[str, Any]]:
                 out,
                 "--json",
             ]
-            done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=240, env=dict(os.environ))
+            done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=240)
             if done.returncode:
-                print(done.stderr[-2000:], flush=True)
-                continue
+                raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
             told = json.loads(done.stdout)
             seconds = told["wall_seconds"]
             cell = {"arm": name, "rows": told["rows_learned"], "seconds": round(seconds, 2)}

@@ -138,14 +138,14 @@ class RayActors:
     def free(self) -> float:
         """By what Ray counts."""
         found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        return found.get(self._resource, 0.0) / self._each
+        return round(found.get(self._resource, 0.0) / self._each, 6)  # 0.3 / 0.1 is just below 3
 
     def total(self) -> float:
         """Of all nodes that are alive."""
         if not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
             raise EngineError("Ray has no node any more: the raylet of this host is gone")
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return found.get(self._resource, 0.0) / self._each
+        return round(found.get(self._resource, 0.0) / self._each, 6)  # 0.3 / 0.1 is just below 3
 
     def draining(self) -> set[str]:
         """Those that Ray drains, as after a notice of preemption."""

@@ -142,7 +142,7 @@ class ReplicaExchange:
         host = self._on_host[names]
         for name, value in tensors.items():
             host[name].copy_(value, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
+        torch.cuda.current_stream(next(iter(tensors.values())).device).synchronize()
         return dict(host)
 
     def _message_of(self, tensors: Weights, rules: Mapping[str, str]) -> OneMessage | None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -102,11 +102,13 @@ class Client:
         self.told += len(labels)
 
 
-def replay(client: Client, flights: pa.Table, days: int, learned: int, out: Path) -> None:
+def replay(
+    client: Client, flights: pa.Table, days: int, learned: int, out: Path, running: subprocess.Popen[str]
+) -> None:
     """Ask for the flights of some days and tell their labels, each when its time has come.
 
     What is known by midnight is learned by the version that answers for the next day; the server writes it when the
-    first label of that day has come. learned: how many rows are learned before the first.
+    first label of that day has come. learned: how many rows are learned before the first. running: who learns.
     """
     rows, due = flights.to_pylist(), 0
     waiting: list[tuple[datetime, str, dict[str, Any]]] = []
@@ -128,15 +130,22 @@ def replay(client: Client, flights: pa.Table, days: int, learned: int, out: Path
             waiting = [one for one in waiting if one[0] >= now]
             if now > midnight + timedelta(days=1):
                 midnight += timedelta(days=1)
-                wait_for(client, out, learned + told)
+                wait_for(client, out, learned + told, running)
 
 
-def wait_for(client: Client, out: Path, rows: int) -> None:
+def wait_for(client: Client, out: Path, rows: int, running: subprocess.Popen[str]) -> None:
     """Wait until the version that has learned so many rows answers."""
-    while (version := learned_by(out, rows)) is None:
-        time.sleep(0.05)
+    until(lambda: learned_by(out, rows) is not None, running)
+    version = learned_by(out, rows) or 0
     client.connect()
-    while client.ask("/version")["version"] < version:
+    until(lambda: client.ask("/version")["version"] >= version, running)
+
+
+def until(holds: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    """Wait until something holds, as long as the run goes on."""
+    while not holds():
+        if running.poll() is not None:
+            raise SystemExit("the run has ended before its time")
         time.sleep(0.05)
 
 
@@ -159,15 +168,15 @@ def auc(answers: Sequence[float], labels: Sequence[int]) -> float:
 
 
 @contextmanager
-def process(command: Sequence[str], first: str) -> Iterator[str]:
-    """A process that says a line that begins with `first` on its output when it is ready; ends it afterwards."""
+def process(command: Sequence[str], first: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process, and the line that begins with `first`, which it says when it is ready; it is ended afterwards."""
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     try:
         line = started.stdout.readline() if first else ""
         if not line.startswith(first):
             raise SystemExit(started.wait())
-        yield line
+        yield started, line
     finally:
         started.send_signal(signal.SIGTERM)
         started.wait()
@@ -218,13 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     job = job_in(home)
     follow = [*INCR, "run", job, "--follow", "--quiet", "--out", str(out), *settings(str(live))]
     serve = [*INCR, "serve", str(out), "--port", "0", "--journal", str(home / "journal"), "--labelled", str(live)]
-    with process(follow, ""):
-        while learned_by(out, january) is None:
-            time.sleep(0.1)
-        with process([*serve, "--join-every", "0.1"], "serving") as line:
+    with process(follow, "") as (running, _):
+        until(lambda: learned_by(out, january) is not None, running)
+        with process([*serve, "--join-every", "0.1"], "serving") as (_, line):
             client = Client(line.split()[-1])
             began = time.perf_counter()
-            replay(client, flights, options.days, january, out)
+            replay(client, flights, options.days, january, out, running)
             seconds = time.perf_counter() - began
             metrics = client.ask("/metrics")
     swaps = next(int(one.split()[1]) for one in metrics.splitlines() if one.startswith("incr_swaps_total "))

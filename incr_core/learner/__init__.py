@@ -5,7 +5,7 @@ from __future__ import annotations
 from incr_core.learner._early_stopping import EarlyStopping
 from incr_core.learner._learner import Learner
 from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable, optimizer_named
-from incr_core.learner._predicting import OF_ROWS
+from incr_core.learner._predicting import OF_ROWS, may_be_of_rows
 from incr_core.learner._schedule import SCHEDULES, Schedule
 from incr_core.learner._stacked import learn_stacked, why_alone
 
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "fusable",
     "learn_stacked",
+    "may_be_of_rows",
     "optimizer_named",
     "why_alone",
 ]

@@ -6,8 +6,9 @@ this class and no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from incr_core.learner._schedule import Groups, Schedule
 from incr_core.learner._step import Step, explain_batch_norm
 from incr_core.memories import Memory
 from incr_core.models import Entries, ExtraState, OwnGenerators, keep_frozen_in_eval
-from incr_core.numerics import BatchNorm, Precision, draws_only_from_torch, global_random_state, whole
+from incr_core.numerics import BatchNorm, Precision, draws_only_from_torch, global_random_state, rewound, whole
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy
 from incr_core.update import Update, Weights
@@ -137,6 +138,7 @@ class Learner(Mergeable, Predicting, Resuming):
             self.device,
             names=list(trainable),
             parameters=parameters,
+            rewound=self._rewound,
         )
         with self.random_state:
             for strategy in strategies:
@@ -316,6 +318,17 @@ class Learner(Mergeable, Predicting, Resuming):
         self.why_eager, self.graphs = "the gradient of each row is clipped", None
         self.alone = "the gradient of each row is clipped"
         return self._step.private
+
+    @contextmanager
+    def _rewound(self) -> Iterator[None]:
+        """Afterwards random numbers, and what modules keep besides tensors, are as before."""
+        drawn, kept = self.own_generators.state_dict(), copy.deepcopy(self.extra.state_dict())
+        with rewound(self.device):
+            try:
+                yield
+            finally:
+                self.own_generators.load_state_dict(drawn)
+                self.extra.load_state_dict(kept)
 
     def memories(self) -> list[Memory]:
         """The memories of its strategies."""

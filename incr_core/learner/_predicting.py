@@ -13,7 +13,7 @@ from incr_core.learner._forwards import Forwards
 from incr_core.numerics import Precision
 from incr_core.objectives import Objective
 
-__all__ = ["OF_ROWS", "Predicting", "in_words"]
+__all__ = ["OF_ROWS", "Predicting", "in_words", "may_be_of_rows"]
 
 OF_ROWS = (IndexError, KeyError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError)
 """What a forward raises where it cannot take a row, such as an id without an entry."""
@@ -58,7 +58,7 @@ class Predicting:
         try:
             yield self.predict(inputs)
         except OF_ROWS as error:
-            if not _may_be_of_rows(error):
+            if not may_be_of_rows(error):
                 raise
             if _count(inputs) == 1:
                 untaken[start] = in_words(error)
@@ -94,7 +94,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _may_be_of_rows(error: BaseException) -> bool:
+def may_be_of_rows(error: BaseException) -> bool:
     """Whether rows may be to blame: not for an error of ours, and behind one on a GPU nothing can be asked any more."""
     return not isinstance(error, IncrError | torch.OutOfMemoryError | torch.AcceleratorError)
 

@@ -126,7 +126,8 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
     assert all(found == rates[0] for found in rates), "learners of one kind, following the same orders"
     order = sorted(range(len(learners)), key=lambda k: -learners[k].steps.left)
     ranked, theirs = [learners[k] for k in order], [rows[k] for k in order]
-    sizes = [len(batch) for batch in theirs]
+    counts = [len(batch) for batch in rows]
+    sizes = [counts[k] for k in order]
     steps = _laid_out(ranked, sizes, passes, first.device)
     together = cat(theirs).to(first.device)
     parameters = first.context.parameters
@@ -150,7 +151,6 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
             _clip(weights, first.descent.clip)
         optimizer.step(weights)
     optimizer.close()
-    counts = [sizes[rank] for rank in sorted(range(len(order)), key=order.__getitem__)]
     return _updates(learners, counts, passes, order, stacked, losses.tolist(), anchor)
 
 

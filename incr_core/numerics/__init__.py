@@ -9,7 +9,7 @@ from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored,
 from incr_core.numerics._flat import FlatLayout, FlatTensors, Piece
 from incr_core.numerics._functional import Applied, unsharded, whole_weights
 from incr_core.numerics._precision import LossScale, Precision
-from incr_core.numerics._randomness import GlobalRandomState, OwnChance, global_random_state, seeded
+from incr_core.numerics._randomness import GlobalRandomState, OwnChance, global_random_state, rewound, seeded
 from incr_core.numerics._sharding import agreed, as_reals, like, load_optimizer, local, optimizer_state, whole
 from incr_core.numerics._sparse import as_dense
 from incr_core.numerics._torch_privates import (
@@ -66,6 +66,7 @@ __all__ = [
     "optimizer_state",
     "own_buffers",
     "refusal_of",
+    "rewound",
     "seeded",
     "settle_arithmetic",
     "step_is_watched",

@@ -168,6 +168,24 @@ class OwnChance:
 
 
 @contextmanager
+def rewound(device: torch.device) -> Iterator[None]:
+    """Afterwards the global generators, of torch on the CPU and on a device, of Python and of numpy, are as before.
+
+    >>> with rewound(torch.device("cpu")):
+    ...     first = torch.rand(1), random.random(), np.random.rand()
+    >>> first == (torch.rand(1), random.random(), np.random.rand())
+    True
+    """
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, all global generators begin at `seed`; afterwards they are as they were before.
 

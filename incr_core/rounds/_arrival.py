@@ -71,6 +71,7 @@ class Arrival:
             "duplicates": _ids(self.duplicates),
             "statistics": metrics.packed(self.statistics),
             "observed": {name: _packed(value) for name, value in self.observed.items()},
+            "probed": [_packed(value) for value in self.probed],
         }
         return _arrived, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
 
@@ -82,6 +83,7 @@ def _arrived(*values: Any) -> Arrival:
     arrival = Arrival(*values)
     arrival.tick = _tick(arrival.tick)
     arrival.rows, arrival.duplicates = _of_ids(arrival.rows), _of_ids(arrival.duplicates)
+    arrival.probed = [_unpacked(value) for value in arrival.probed]
     return arrival
 
 
@@ -109,6 +111,10 @@ def _packed(value: Tensor | Told) -> Tensor | Told:
         return value
 
 
+def _unpacked(value: Tensor | Told) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(metrics.unpacked(value).copy())
+
+
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:
     """The sum of what the participants observed, in their order.
 
@@ -125,4 +131,4 @@ def total_observed(arrivals: Sequence[Arrival]) -> Weights:
 def _added(column: Sequence[Tensor | Told]) -> Tensor:
     here = [value for value in column if isinstance(value, Tensor)]
     sent = [value for value in column if isinstance(value, tuple)]
-    return reduce(add, here) if here else torch.from_numpy(metrics.added(sent))
+    return reduce(add, [*here, *([torch.from_numpy(metrics.added(sent))] if sent else [])])

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from incr_core.batch import Batch
 from incr_core.data import fragment_of, offset_of
 from incr_core.data.timeline import Stream
-from incr_core.errors import IncrError, StreamError
-from incr_core.learner import OF_ROWS, Learner
+from incr_core.errors import StreamError
+from incr_core.learner import OF_ROWS, Learner, may_be_of_rows
 
 __all__ = ["taken"]
 
@@ -25,10 +25,8 @@ def taken(learner: Learner, stream: Stream, rows: Batch) -> Iterator[None]:
     """
     try:
         yield
-    except IncrError:
-        raise
     except OF_ROWS as error:
-        if learner.shard[1] > 1 or not len(rows):
+        if learner.shard[1] > 1 or not len(rows) or not may_be_of_rows(error):
             raise
         untaken = learner.answers(rows.inputs, TOLD - 1)[1]
         if not untaken:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ class Context:
     raised: the factor by which a drift's action, or the number of replicas, raises the optimiser's learning rate.
     generator: the seeded source of every random choice; part of the learner's state.
     names, parameters: the trainable weights of the model, in its own order.
+    rewound: a context; afterwards all random numbers, and what modules keep besides tensors, are as before.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Context:
     raised: float = 1.0
     names: list[str] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
+    rewound: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def per_new_row(self, ratio: float) -> int:
         """`ratio` remembered rows for each new one, rounded, and at least 1; rows appended before do not count.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.models import merge_rules
-from incr_core.numerics import as_reals, local
+from incr_core.numerics import as_dense, as_reals, local
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, PerWeight, Strategy
 from incr_core.strategies._traits import Traits
@@ -66,13 +66,13 @@ class Ditto(Strategy):
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
         """A step of v on the same rows, that leaves no trace in the common model."""
-        devices = [ctx.device] if ctx.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self._swapped_in(ctx):
+        with ctx.rewound(), self._swapped_in(ctx):
             ctx.model.train()
             with torch.enable_grad():
                 loss = ctx.objective(ctx.model(batch.inputs), batch.targets, batch.weights)
                 loss.backward()
-            weights, gradients, index = ctx.weights_and_gradients()
+            weights, given, index = ctx.weights_and_gradients()
+            gradients = [as_dense(gradient) for gradient in given]
             pull = torch._foreach_sub(weights, self.anchor.tensors(index))
             torch._foreach_add_(gradients, pull, alpha=self.strength)
             rates = self.lr or ctx.rates(index)

@@ -84,7 +84,7 @@ def test_rows_of_one_that_never_comes_back_stay_pending_and_can_be_audited(
     assert main(["audit", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
     assert f"{pending['colour=green']:,}" in told
-    # The same command finds the same, and learns no more; nor does a job in which it may come back lose anything.
+    # The same command finds the same, and learns no more.
     again = finish(job, tmp_path / "run", on(InProcessGrid(3)))
     assert (again.sha256, again.learned) == (found.sha256, found.learned)
 
