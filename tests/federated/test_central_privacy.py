@@ -121,3 +121,16 @@ def test_promises_that_cannot_be_are_refused(federated: dict[str, Any], said: st
     document = {"stream": {"path": "x"}, "features": {"label": "y"}, "learner": {"objective": "binary"}}
     with pytest.raises(JobError, match=said):
         Job.from_document({**document, "federated": federated})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["publish.gate=true"], r"publish\.gate: expected false with federated\.privacy"),
+        (["drift=[{},{action=['alert','rewarm']}]"], r"drift\.action: expected \"alert\" alone .*got 'rewarm'"),
+        (["review={every=2}"], "review: expected none with federated"),
+    ],
+)
+def test_what_is_chosen_by_sums_without_noise_is_refused(settings: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=said):
+        promise(tmp_path, *settings)

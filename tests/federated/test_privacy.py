@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated.budget import Budget
 from federated.client_app import ANCHOR, ORDER
 from federated.client_file import ClientFile
 from federated.engine import FederatedEngine
 from federated.records import pack, told, unpack
-from incr_core.errors import JobError
-from incr_core.job import Job
+from incr_core.errors import IncrError, JobError
+from incr_core.job import ClientPrivacy, Job
 from incr_core.registry import RunDirectory
 from tests.support.federated_runs import MakeEngine, finish
 from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers, simulated
@@ -357,3 +359,23 @@ def test_simulated_clients_keep_the_same_promise_and_go_on_to_the_bit(tmp_path: 
     assert len(whole.learned) < sum(map(len, all_rows(tmp_path).values()))
     open_job = simulated(tmp_path, *PRIVATE).resolved()
     assert finish(open_job, tmp_path / "open", make).sha256 != whole.sha256
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_account_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wanted = tmp_path / "privacy.jsonl", ClientPrivacy(epsilon=30.0)
+    budget = Budget(path, wanted)
+    assert budget.pay("first", 1, {}, run="r", generation=1)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(IncrError, match="No space left"):
+            budget.pay("second", 1, {}, run="r", generation=2)
+    assert path.read_bytes() == before
+    assert budget.pay("third", 1, {}, run="r", generation=2)
+    assert [line["question"] for line in Budget(path, wanted).lines] == ["first", "third"]
