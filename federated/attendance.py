@@ -61,6 +61,7 @@ class Attendance(Roster):
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
         """Go on with these members of this run, none of whom is there yet."""
         self._run, self.members, self.failed = run, list(members), []
+        self._goes_on = bool(members)  # from a commit, which has the weights
         self.fragments = self.names
         self._greeted: dict[str, int] = {}  # message -> node that has not said yet who it is
         self._strangers = set[int]()  # nodes that take no part
@@ -182,13 +183,14 @@ class Attendance(Roster):
 
     def _describe(self) -> None:
         """Let one of them tell of the model, with the weights that a run begins with: any, so that no client can bring
-        it about that it is the one. All that do as they should tell the same, from the job's seed.
+        it about that it is the one. All that do as they should tell the same, from the job's seed. One that has learned
+        tells no weights, and where a run goes on they are not looked at.
         """
         while not self._described and (asked := self.there):
             member = self.members[secrets.choice(asked)]
             order = self._opening(member, describe=True)
             answer = self.ask("query.open", [member.index], order).get(member.index)
-            if answer is not None and told(answer)["weights"]:
+            if answer is not None and (self._goes_on or told(answer)["weights"]):
                 self._described = told(answer)
                 return
             if answer is not None:

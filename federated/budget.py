@@ -10,6 +10,7 @@ is drawn of a secret and the question), and costs nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from incr_core.errors import CheckpointError, JobError
 from incr_core.job import ClientPrivacy
 from incr_core.privacy import Accountant
-from incr_core.storage import storage, write_atomically
+from incr_core.storage import storage, sync_all, write_atomically
 
 __all__ = ["Budget", "Rows"]
 
@@ -103,11 +104,7 @@ class Budget:
             "rows": {name: [list(pair) for pair in pairs] for name, pairs in rows.items()},
         }
         if self._path is not None:
-            with storage(self._path), open(self._path, "ab") as file:
-                file.write(json.dumps(line).encode() + b"\n")
-                if not self._simulated:
-                    file.flush()
-                    os.fsync(file.fileno())
+            _append(self._path, json.dumps(line).encode() + b"\n", durably=not self._simulated)
         self._lines.append(line)
         self._paid.add(question)
         return True
@@ -138,6 +135,22 @@ def _meet(one: Rows, other: Rows) -> bool:
         for start, end in one[name]
         for begin, stop in other[name]
     )
+
+
+def _append(path: Path, line: bytes, *, durably: bool) -> None:
+    """Write a line, all of it or nothing: after half of one, the next would stand in the same line."""
+    with storage(path), open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durably:
+                os.fsync(file.fileno())
+                if not before:  # the file is new
+                    sync_all([path.parent])
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -60,10 +60,12 @@ class CentralPrivacy:
         except ArgumentError as error:
             raise JobError(f"federated.privacy.{error}") from error
 
-    def expects(self, clients: int) -> None:
-        """There are so many clients in all."""
-        share = self._job.federated.fraction * clients
-        self.mean.clients = float(self.wanted.clients or max(1.0, share))
+    def expects(self, clients: int, sampled: float) -> None:
+        """So many clients may take part in the next round, each with this probability."""
+        if self.wanted.clients is not None:  # in a round of `federated.fraction`
+            self.mean.clients = self.wanted.clients * sampled / self._job.federated.fraction
+        else:
+            self.mean.clients = max(1.0, sampled * clients)
 
     def sampled(self, warm: bool) -> float:
         """With which probability each client takes part in a round."""

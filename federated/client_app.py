@@ -86,7 +86,8 @@ def open_client(message: Message, context: Context) -> Message:
         shared, shared_rules = learner.shared_state()
         return tell(
             {
-                "weights": learner.weights() if order["describe"] else {},
+                # Those that a run begins with: what was learned leaves in updates alone, without what is its own.
+                "weights": learner.weights() if order["describe"] and participant.cursor is None else {},
                 "shared": shared if order["describe"] else {},
                 "rules": learner.rules(),
                 "shared_rules": shared_rules,

@@ -163,7 +163,7 @@ class FederatedEngine(Engine):
         cohort.weights = described["weights"] if commit is None else commit.weights
         cohort.personal = frozenset(self.personal)
         if self.central is not None:
-            self.central.expects(len(self._roster.names))
+            self._expects(self.central, self.central.sampled(warm=False))
             self.central.check(cohort.terms, cohort.weights)
         if commit is None and "sum" in cohort.terms.shared_rules.values():
             cohort.shared = described["shared"]  # what additions are counted from
@@ -232,12 +232,17 @@ class FederatedEngine(Engine):
 
     def _pays(self, central: CentralPrivacy, arrivals: Sequence[Arrival]) -> bool:
         """Whether a round can be paid, which it is then; an event tells of the last one."""
-        paid = central.pay(central.sampled(any(arrival.tick.warm for arrival in arrivals)))
-        central.expects(len(self._roster.names))
+        sampled = central.sampled(any(arrival.tick.warm for arrival in arrivals))
+        self._expects(central, sampled)
+        paid = central.pay(sampled)
         if not central.affords(central.sampled(warm=False)) and not central.told_spent:
             central.told_spent = True
             self._roster.news.append(("budget spent", central.spent(), "nothing more is learned"))
         return paid
+
+    def _expects(self, central: CentralPrivacy, sampled: float) -> None:
+        """For the next round, in which each client that learns takes part with this probability."""
+        central.expects(len(self._roster.names) - len(self._roster.held_out), sampled)
 
     def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
         asked = self._roster.answering(drawn, number)

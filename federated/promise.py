@@ -153,7 +153,10 @@ class Promise:
         depends = {key: state[key] for key in DEPENDS if key in state}
         tensors, structure = packing.pack(_in_one_order({"state": depends, "anchor": anchor, "first": first}))
         # By the secret too: with another one, an answer that was paid for would be given again in other noise.
-        found = hmac.new(self._secret, json.dumps([self._run, structure], sort_keys=True).encode(), hashlib.sha256)
+        # By what is promised: the same normal numbers in two sizes would tell the update without any noise.
+        promised = [self._run, self.wanted.unit, self.wanted.noise, self.wanted.clip]
+        text = json.dumps([*promised, structure], sort_keys=True)
+        found = hmac.new(self._secret, text.encode(), hashlib.sha256)
         for name in sorted(tensors):
             found.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()

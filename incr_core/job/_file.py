@@ -149,6 +149,17 @@ class JobFile(Section):
                 "review: expected none with federated.privacy, whose account has the rounds of increments alone; leave "
                 "out one of the two"
             )
+        if self.federated.privacy is not None and self.publish.gate:
+            raise ValueError(
+                "publish.gate: expected false with federated.privacy, since which version is kept would be chosen by "
+                "sums over rows without noise, got true; leave out one of the two"
+            )
+        for drift in self.drift if self.federated.privacy is not None else ():
+            if acts := [action for action in drift.action if action != "alert"]:
+                raise ValueError(
+                    'drift.action: expected "alert" alone with federated.privacy, since what is done would be chosen '
+                    f"by sums over rows without noise, got {acts[0]!r}; leave out one of the two"
+                )
         return self
 
     @model_validator(mode="after")
@@ -283,6 +294,11 @@ class JobFile(Section):
         document["features"]["on_bad_row"] = "fail"
         for section, key in _OPERATIONAL:
             document.get(section, {}).pop(key, None)
+        federated = self.federated
+        if federated.owned or not (federated.selects or federated.availability):  # else how many are drawn at least
+            document["federated"].pop("min_clients", None)
+        if federated.availability is None:  # else who is too late
+            document["federated"].pop("round_timeout", None)
         if self.publish.on_hold == "go_on":  # else the gate says what is learned
             for key in ("gate", "margin", "patience", "reference", "on_hold"):
                 del document["publish"][key]
@@ -304,7 +320,7 @@ _OPERATIONAL = [
     ("cluster", "gpus"),
     ("features", "on_bad_file"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
-    *(("federated", key) for key in ("certificates", "min_clients", "round_timeout", "accept_failures")),
+    *(("federated", key) for key in ("certificates", "accept_failures")),
     ("publish", "keep"),
     ("publish", "states"),
     ("track", "tensorboard"),

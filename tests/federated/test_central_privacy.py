@@ -13,6 +13,7 @@ from federated.central import CentralPrivacy
 from federated.engine import FederatedEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
+from incr_core.rounds import PrivateMean
 from tests.support.federated_runs import failing, finish
 from tests.support.federations import all_rows, federation, simulated
 from tests.support.in_process_grid import InProcessGrid
@@ -69,6 +70,24 @@ def test_clients_are_drawn_each_for_itself_with_the_share_that_the_account_says(
     assert central.sampled(warm=True) == 1.0
 
 
+@pytest.mark.parametrize(("told", "expected"), [("epsilon=50.0", [2.0, 1.0]), ("epsilon=50.0,clients=3", [6.0, 3.0])])
+def test_a_sum_is_divided_by_who_may_take_part_in_its_round(
+    told: str, expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the warm start all of them, but for who is held out: else its mean, and its noise, would be twice as large."""
+    found, merge = list[float](), PrivateMean.merge
+
+    def seen(self: PrivateMean, *args: Any) -> Any:
+        found.append(self.clients)
+        return merge(self, *args)
+
+    monkeypatch.setattr(PrivateMean, "merge", seen)
+    federation(tmp_path)
+    job = promise(tmp_path, "federated.fraction=0.5", "federated.held_out=['colour=red']", told=told)
+    finish(job, tmp_path / "run", make, stop_after=2)
+    assert found[:2] == expected
+
+
 @pytest.mark.parametrize(
     ("settings", "told", "said"),
     [
@@ -102,3 +121,16 @@ def test_promises_that_cannot_be_are_refused(federated: dict[str, Any], said: st
     document = {"stream": {"path": "x"}, "features": {"label": "y"}, "learner": {"objective": "binary"}}
     with pytest.raises(JobError, match=said):
         Job.from_document({**document, "federated": federated})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["publish.gate=true"], r"publish\.gate: expected false with federated\.privacy"),
+        (["drift=[{},{action=['alert','rewarm']}]"], r"drift\.action: expected \"alert\" alone .*got 'rewarm'"),
+        (["review={every=2}"], "review: expected none with federated"),
+    ],
+)
+def test_what_is_chosen_by_sums_without_noise_is_refused(settings: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=said):
+        promise(tmp_path, *settings)

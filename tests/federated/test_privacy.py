@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,14 +12,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated.client_app import ANCHOR
+from federated.budget import Budget
+from federated.client_app import ANCHOR, ORDER
 from federated.client_file import ClientFile
 from federated.engine import FederatedEngine
-from federated.records import told, unpack
-from incr_core.errors import JobError
-from incr_core.job import Job
+from federated.records import pack, told, unpack
+from incr_core.errors import IncrError, JobError
+from incr_core.job import ClientPrivacy, Job
 from incr_core.registry import RunDirectory
 from tests.support.federated_runs import MakeEngine, finish
 from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers, simulated
@@ -186,11 +188,70 @@ def test_a_server_that_asks_otherwise_hears_other_noise_and_the_budget_pays(
     assert len({line["question"] for line in lines}) == len(lines)
 
 
+@pytest.mark.parametrize(
+    ("unit", "changed"), [("rows", "noise = 3.0"), ("client", "noise = 2.0\nclip = 0.5")], ids=["noise", "clip"]
+)
+def test_the_same_question_under_another_promise_is_another_one(
+    unit: str, changed: str, files: list[Path], grid: Callable[..., OwnersGrid], tmp_path: Path
+) -> None:
+    """The same numbers in two sizes: of both answers together somebody could tell the update without any noise."""
+    promises(files, f'epsilon = 60.0\nnoise = 2.0\nunit = "{unit}"', "red")
+    lent, asked, answers = grid(forgetful=True), list[Any](), list[Any]()
+
+    def again(reply: Message, name: str) -> None:
+        if name == "red" and reply.metadata.message_type == "train.learn" and len(answers) < 2:
+            answers.append(unpack(reply.content.array_records["weights"], copy=True))
+            if len(answers) == 1:
+                promises(files, f'epsilon = 60.0\n{changed}\nunit = "{unit}"', "red")
+                _ask_again(lent, asked[-1], 0.0)
+
+    def hears(message: Message, name: str) -> None:
+        if name == "red" and message.metadata.message_type == "train.learn":
+            asked.append(message)
+
+    lent.spoils, lent.lost = again, hears
+    finish(deployed(*PRIVATE), tmp_path / "run", on(lent), stop_after=1)
+    first, second = account(tmp_path, "red")[:2]
+    assert first["generation"] == second["generation"]
+    assert first["question"] != second["question"]
+
+
+@pytest.mark.parametrize("setting", ["publish.every=1", "federated.personal=['layers.3']"])
+def test_a_client_that_has_learned_tells_of_the_model_without_its_weights(
+    setting: str, files: list[Path], grid: Callable[..., OwnersGrid], tmp_path: Path
+) -> None:
+    """They are as the steps have left them: without the noise on an update, and with those that are its own."""
+    promises(files, 'epsilon = 60.0\nnoise = 2.0\nunit = "client"')
+    lent, found = grid(), list[tuple[bool, bool]]()
+
+    def listens(reply: Message, name: str) -> None:
+        action = reply.metadata.message_type
+        if action == "query.open":
+            generation = int(str(reply.content.config_records["work"]["generation"]))
+            weights = bool(told(reply.content)["weights"])
+            assert not (weights and generation), f"weights after message {generation}"
+            found.append((weights, bool(generation)))
+        elif action in ("evaluate.receive", "train.learn"):
+            order = dict(orders[name]) | {"generation": reply.content.config_records["work"]["generation"]}
+            content = RecordDict({ORDER: ConfigRecord({**order, "describe": True})})
+            lent.push_messages([Message(content, reply.metadata.src_node_id, "query.open")])
+
+    orders: dict[str, Any] = {}
+
+    def hears(message: Message, name: str) -> None:
+        if message.metadata.message_type == "query.open":
+            orders[name] = message.content.config_records[ORDER]
+
+    lent.spoils, lent.lost = listens, hears
+    job = deployed(*PRIVATE, setting)
+    finish(job, tmp_path / "run", on(lent), stop_after=2)
+    assert (True, False) in found
+    assert (False, True) in found
+    finish(job, tmp_path / "run", on(lent))
+    assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == all_rows(tmp_path)
+
+
 def _ask_again(grid: OwnersGrid, message: Message, change: float) -> None:
-    from flwr.app import RecordDict
-
-    from federated.records import pack
-
     content = message.content
     anchor = unpack(content.array_records[ANCHOR])
     if change:
@@ -298,3 +359,23 @@ def test_simulated_clients_keep_the_same_promise_and_go_on_to_the_bit(tmp_path: 
     assert len(whole.learned) < sum(map(len, all_rows(tmp_path).values()))
     open_job = simulated(tmp_path, *PRIVATE).resolved()
     assert finish(open_job, tmp_path / "open", make).sha256 != whole.sha256
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_account_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wanted = tmp_path / "privacy.jsonl", ClientPrivacy(epsilon=30.0)
+    budget = Budget(path, wanted)
+    assert budget.pay("first", 1, {}, run="r", generation=1)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(IncrError, match="No space left"):
+            budget.pay("second", 1, {}, run="r", generation=2)
+    assert path.read_bytes() == before
+    assert budget.pay("third", 1, {}, run="r", generation=2)
+    assert [line["question"] for line in Budget(path, wanted).lines] == ["first", "third"]

@@ -84,6 +84,24 @@ def test_how_a_run_is_operated_makes_no_other_run(table: Path, setting: str) -> 
     assert job.with_settings(["cluster.average_every=7"]).fingerprint() != job.fingerprint()
 
 
+@pytest.mark.parametrize("changed", ["federated.min_clients=2", "federated.round_timeout=1m"])
+@pytest.mark.parametrize(
+    ("settings", "decides"),
+    [
+        ([], []),
+        (["federated.fraction=0.5"], ["min_clients"]),
+        (["federated.availability={present=0.5}"], ["min_clients", "round_timeout"]),
+        (["federated.fraction=0.5", "federated.superlink=a:1"], []),
+    ],
+)
+def test_who_is_waited_for_makes_another_run_where_it_decides_who_learns(
+    table: Path, changed: str, settings: list[str], decides: list[str]
+) -> None:
+    job = Job.read(write(table.parent, MINIMAL)).with_settings(settings)
+    key = changed.removeprefix("federated.").partition("=")[0]
+    assert (job.with_settings([changed]).fingerprint() != job.fingerprint()) == (key in decides)
+
+
 def test_replicas_that_have_streams_of_their_own_stay_as_many(table: Path) -> None:
     job = Job.read(write(table.parent, MINIMAL)).with_settings(["cluster.partition=colour"])
     assert job.with_settings(["cluster.replicas=7"]).fingerprint() != job.fingerprint()
