@@ -132,7 +132,7 @@ class Webhook:
                 with self._there:
                     self._connection = None
                 connection.close()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a host that cannot be one
             return f"{type(error).__name__}: {error}", False
         refused = not 200 <= status < 300
         return (f"answer {status}" if refused else None), refused and status < 500 and status not in (408, 429)

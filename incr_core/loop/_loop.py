@@ -43,7 +43,7 @@ class Loop:
     """Drive an engine over the stream, and commit what it learns to a run directory.
 
     job, engine, directory: the run. observe: called after every increment. lost: who held the run before, if that one
-    was lost. alerts: tells a person what happens.
+    was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
 
     `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
     """
@@ -56,6 +56,7 @@ class Loop:
         observe: Callable[[Progress], None] | None = None,
         lost: str = "",
         alerts: Alerts | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self.job = job
         self.engine = engine
@@ -73,7 +74,7 @@ class Loop:
         self._dropped: dict[str, Any] | None = None  # up to which increment and time rows are set aside, and why
         self._reached = 0  # where the last increment ended, microseconds
         self._flight: Flight | None = None
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._shape: dict[str, Any] | None = None
         self._begun: float | None = None
 

@@ -99,7 +99,8 @@ def _learn_one(
                 while True:
                     engine = kind(job, out)
                     try:
-                        finished: bool = Loop(job, engine, directory, seen, lost, alerts).run_to_summary()["finished"]
+                        loop = Loop(job, engine, directory, seen, lost, alerts, stop)
+                        finished: bool = loop.run_to_summary()["finished"]
                         lost = ""
                     finally:
                         engine.close()

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
-from incr_core.data.times import duration
+from incr_core.data.times import Instants, duration, leaps
 from incr_core.errors import IncrError
 from incr_core.job import Job
 from incr_core.serving._asked import Question
@@ -45,6 +46,7 @@ class Feedback:
             folder.mkdir(parents=True, exist_ok=True)
         self._rows = LabelledRows(job, zoned=job.stream.time_zone is not None or _zoned(folder, job))
         self._tick = duration(str(job.stream.every)) if job.stream.timed else None
+        self._leap = duration(job.stream.max_leap, "stream.max_leap")
         self._waiting: list[tuple[int, int]] = []  # labels that are in no file: their places, when they were known
         self.live: LiveRates | None = None
         """What lets rates know what was told since, where the run's stream reads what is written here."""
@@ -145,7 +147,10 @@ class Feedback:
         self.journal.tidy()
 
     def _over(self, tick: int) -> int:
-        """The place of the first label of the tick that is not over: something that was known in it has been told."""
+        """The place of the first label of the tick that is not over: something that was known in it has been told.
+
+        A time that leaps ahead, as the stream counts it, says nothing of ticks, and need not wait for its own.
+        """
         dealt = self.journal.dealt()
         self._waiting = [one for one in self._waiting if one[0] >= dealt]
         last = self._waiting[-1][0] if self._waiting else dealt - 1
@@ -153,8 +158,19 @@ class Feedback:
             known = self._rows.known([row for _, row in found])
             self._waiting += zip([place for place, _ in found], known, strict=True)
             last = found[-1][0]
-        begun = max((at for _, at in self._waiting), default=0) // tick * tick
-        return next((place for place, at in self._waiting if at >= begun), dealt)
+        if not self._waiting:
+            return dealt
+        known = np.array([at for _, at in self._waiting], dtype=np.int64)
+        ahead = self._ahead(known)
+        begun = known[~ahead].max() // tick * tick
+        over = int(np.argmax((known >= begun) & ~ahead))
+        if (ahead[:over] & ~self._ahead(known[:over])).any():
+            return dealt  # in a file without others the stream would take such a time for what it says
+        return self._waiting[over][0]
+
+    def _ahead(self, known: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of these times, in one file, would leap ahead."""
+        return leaps(Instants(known, np.ones(len(known), dtype=bool), np.zeros(len(known), dtype=bool)), self._leap)
 
     def close(self) -> None:
         """Write what is left, and close the journal."""

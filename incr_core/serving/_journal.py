@@ -189,8 +189,7 @@ class Journal:
                     if number is None or number <= self.floor:
                         new.append(False)
                         continue
-                    given = number, now, _text(label)
-                    done = writes.execute("INSERT OR IGNORE INTO labels (number, at, told) VALUES (?, ?, ?)", given)
+                    done = writes.execute(_LABELLED, [now, _text(label), number])
                     new.append(done.rowcount == 1)
             with self._named():
                 os.fsync(self._log)  # beside the transaction, so that predictions need not wait for the disk
@@ -282,7 +281,11 @@ class Journal:
             writes.execute(
                 "DELETE FROM labels WHERE number <= ? AND at >= 0 AND place < (SELECT max(place) FROM labels)", [floor]
             )
-            writes.execute("DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files)")
+            # Rates and erasures find a label by the file it is in. What was erased alone needs no file.
+            writes.execute(
+                "DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files) AND stop <= coalesce("
+                "(SELECT min(place) FROM labels WHERE at >= 0), (SELECT max(stop) FROM files))"
+            )
             facts = {"floor": floor, "dropped": self._dropped + without}
             writes.executemany("UPDATE facts SET value = ? WHERE name = ?", [(to, name) for name, to in facts.items()])
         self.floor, self._dropped = floor, self._dropped + without
@@ -301,6 +304,13 @@ class Journal:
             self._labelling.close()
             os.close(self._log)
             self._lock.release()
+
+
+_LABELLED = """
+INSERT OR IGNORE INTO labels (number, at, told)
+SELECT number, ?, ? FROM predictions WHERE number = ? AND row IS NOT NULL
+"""
+"""The row may have been erased a moment ago."""
 
 
 def _text(value: Any) -> str:

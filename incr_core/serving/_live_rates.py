@@ -123,7 +123,8 @@ class LiveRates:
         """The number of the last file of labelled rows that a version has learned from; 0 for none."""
         number, undone = asked.version.number, asked.version.manifest.get("undone", [])
         first = self._looked_up_to + 1 if number >= self._looked_up_to and undone == self._undone else 1
-        names = RunDirectory.open(self._directory).table("ledger", first, number)["fragment"].unique().to_pylist()
+        ledger = RunDirectory.open(self._directory).table("ledger", first, number)
+        names = ledger["fragment"].unique().to_pylist() if ledger.num_rows else []  # without rows it has no columns
         found = [number_in(name, self._journal.mark) for name in names]
         learned = max([number for number in found if number is not None], default=0)
         self._learned = learned if first == 1 else max(self._learned, learned)

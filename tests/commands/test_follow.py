@@ -14,7 +14,10 @@ import pytest
 import tomli_w
 
 from incr_core.commands.cli import main
+from incr_core.engines import LocalEngine
+from incr_core.job import Job
 from incr_core.runs import Run
+from incr_core.runs._learn import learn
 from tests.support.made_up import made_up
 
 pytestmark = pytest.mark.slow
@@ -61,3 +64,20 @@ def test_files_are_learned_as_they_come_until_a_signal(tmp_path: Path, capsys: p
     assert not (out / "baselines").exists()
     assert main([*command, "--detach"]) == 2
     assert "--follow, --detach: expected one of them" in capsys.readouterr().err
+
+
+def test_a_signal_while_the_engine_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(LocalEngine):
+        def __init__(self, job: Job, directory: Path) -> None:
+            super().__init__(job, directory)
+            signal.raise_signal(signal.SIGTERM)
+
+    pq.write_table(made_up(200), tmp_path / "0.parquet")
+    document = {
+        "stream": {"path": str(tmp_path / "*.parquet"), "every": 100},
+        "features": {"label": "tall", "numeric": ["height", "weight"]},
+        "learner": {"objective": "binary"},
+    }
+    monkeypatch.setattr("incr_core.runs._learn.engine_chosen", lambda job, on: (Slow, job))
+    learn(Job.from_document(document).resolved(), tmp_path / "run", "local", None, follow=True)
+    assert Run(tmp_path / "run").summary.rows_learned == 0

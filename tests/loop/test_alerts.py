@@ -102,6 +102,15 @@ def test_what_is_refused_or_too_much_is_given_up_and_said() -> None:
     assert "2 messages wait already, the oldest is given up" in failed
 
 
+def test_a_host_that_cannot_be_one_is_said() -> None:
+    failed: list[str] = []
+    hook = Webhook("http://foo..bar/", b"", failed.append, first_wait=0.01, tries=2)
+    hook.post({})
+    assert hook.close(30.0) == 0
+    assert failed[0].startswith("UnicodeError: ")
+    assert failed[0].endswith(", after 2 tries")
+
+
 def rows(bad: int) -> dict[str, list[Any]]:
     return {"x": [float("nan")] * bad + [0.5] * (40 - bad), "y": [0, 1] * 20}
 

@@ -220,6 +220,36 @@ def test_rows_of_a_tick_are_written_once_it_is_over(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_time_far_ahead_does_not_keep_ticks_from_being_over(tmp_path: Path) -> None:
+    served = Served(learned(tmp_path, every="1h"), tmp_path)
+    ids = served.predict(*[{**ROW, "height": place} for place in range(6)])["ids"]
+    far, known = "2090-01-01T00:00", ["03:10", "04:00", "04:20", "05:00"]
+    for place, time in enumerate([far, *(f"2020-01-01T{hour}" for hour in known)]):
+        assert served.tell({"id": ids[place], "label": 1, "label_at": time})[0] == 200
+        served.feedback.write()
+    # It is in a file with others, or the stream could not see that it leaps.
+    files = [pq.read_table(path)["height"].to_pylist() for path in sorted(served.labelled.glob("*.parquet"))]
+    assert files == [[0, 1], [2, 3]]
+    served.close()
+
+
+def test_no_label_is_kept_of_a_row_that_is_erased_while_it_comes(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [one] = served.predict({**ROW, "colour": "secret"})["ids"]
+    journal, found = served.feedback.journal, served.feedback.journal.row
+
+    def row_then_none(name: str) -> Any:
+        row = found(name)
+        erase_in_journal(tmp_path / "journal", where="colour=secret")
+        return row
+
+    monkeypatch.setattr(journal, "row", row_then_none)
+    assert served.tell({"id": one, "label": 1})[0] == 410
+    assert (served.feedback.counts["gone"], served.feedback.counts["accepted"]) == (1, 0)
+    assert journal.kept().labelled == 0
+
+
 def test_an_erasure_reaches_the_journal_while_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = learned(tmp_path, every=20)
     served = Served(directory, tmp_path)

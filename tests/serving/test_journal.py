@@ -6,12 +6,13 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("httptools")
 
 from incr_core.errors import StorageError
-from incr_core.serving import Journal
+from incr_core.serving import Journal, erase_in_journal
 
 ROWS = [({"height": 170 + place}, {"value": float(place)}) for place in range(10)]
 
@@ -87,6 +88,31 @@ def test_the_oldest_are_dropped_and_counted_but_never_an_unwritten_label(tmp_pat
     assert again.label([(name, {"label": 0})]) == [True]
     assert [number for number, _ in again.due()] == [2]
     again.close()
+
+
+def test_a_file_is_known_while_one_of_its_labels_is_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, most=20)
+    ids = journal.record(ROWS, version=1)
+    for places in ([9, 3, 0], [8], [7]):
+        journal.label([(ids[place], {"label": 1}) for place in places])
+        if places == [8]:
+            journal.label([(ids[2], {"label": 1})])
+        if places[0] == 9:  # a place that is in no file, and stays
+            assert erase_in_journal(tmp_path, where="height=173") == {"predictions": 1, "labels": 1}
+        for number, _ in journal.due():
+            journal.written(number)
+    journal.record([*ROWS, *ROWS][:15], version=1)
+    journal.tidy()
+    assert journal.floor == 5
+    assert [journal.places(number) for number in (1, 2, 3)] == [(1, 4), (4, 6), (6, 7)]
+    address = pa.table({"fragment": [f"feedback-{journal.mark}-000002.parquet"], "offset": [0]})
+    assert erase_in_journal(tmp_path, rows=address) == {"predictions": 1, "labels": 1}
+    # Once all of its labels are dropped it goes, and the erased place keeps it not; the newest stays.
+    journal.record([*ROWS, *ROWS], version=1)
+    journal.tidy()
+    assert journal.floor == 25
+    assert [journal.places(number) for number in (1, 2, 3)] == [(1, 1), (1, 1), (6, 7)]
+    journal.close()
 
 
 def test_it_stays_small_in_bytes_too(tmp_path: Path) -> None:

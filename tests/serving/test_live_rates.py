@@ -36,6 +36,17 @@ def rows(hours: list[float], late: list[int]) -> pa.Table:
     return pa.table({**times, "x": [0.5] * len(hours), "carrier": carrier, "gain": gain, "late": late})
 
 
+def job(data: Path) -> Job:
+    """A job on a folder of such rows."""
+    document = {
+        "stream": {"path": str(data), "every": "1h", "predict_at": "at", "label_at": "known"},
+        "features": {"label": "late", "numeric": ["x"], "categorical": ["carrier"], "rate": RATES},
+        "model": {"hidden": [4]},
+        "learner": {"objective": "binary"},
+    }
+    return Job.from_document(document).resolved()
+
+
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Loop]:
     made = Loop(tmp_path)
@@ -51,13 +62,7 @@ class Loop:
         self.out, self.data = folder / "run", folder / "data"
         self.data.mkdir()
         pq.write_table(rows([1, 2, 3, 4], [0, 1, 0, 1]), self.data / "a.parquet")
-        document = {
-            "stream": {"path": str(self.data), "every": "1h", "predict_at": "at", "label_at": "known"},
-            "features": {"label": "late", "numeric": ["x"], "categorical": ["carrier"], "rate": RATES},
-            "model": {"hidden": [4]},
-            "learner": {"objective": "binary"},
-        }
-        self.job = Job.from_document(document).resolved()
+        self.job = job(self.data)
         run(self.job, self.out)
         self.champion = Champion(self.out)
         self.feedback = Feedback(Journal(folder / "journal"), self.champion.current.version.job, self.data)
@@ -128,6 +133,20 @@ def test_what_was_told_counts_at_once_and_once_however_often_the_champion_change
     again = Champion(loop.out)
     loop.feedback.attend(again)
     assert [one["probability"] for one in again.predict(QUESTIONS)["predictions"]] == loop.expected(*QUESTIONS)
+
+
+def test_a_champion_that_has_learned_no_row_may_begin(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    table = rows([1, 2], [0, 1])
+    never = pa.nulls(2, pa.string())
+    pq.write_table(table.set_column(1, "known", never).set_column(2, "seen", never), data / "a.parquet")
+    assert run(job(data), tmp_path / "run").summary.rows_learned == 0
+    champion = Champion(tmp_path / "run")
+    feedback = Feedback(Journal(tmp_path / "journal"), champion.current.version.job, data)
+    feedback.attend(champion)
+    assert feedback.live is not None
+    feedback.close()
 
 
 def test_many_labels_are_put_in_order_together(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
