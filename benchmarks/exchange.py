@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster.exchange import ReplicaExchange
+from cluster._exchange import ReplicaExchange
 from incr_core.numerics import settle_arithmetic
 from incr_core.update import Update, Weights, mean
 

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import torch
 
-from cluster.groups import between_replicas
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
+from cluster._process_groups import between_replicas
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
 
 
 def groups(workers: int) -> dict[str, float]:

@@ -43,9 +43,9 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined] 
 from torch.nn import functional as F
 
 from benchmarks.exchange import SHAPES, average, drawn
-from cluster import groups
-from cluster.exchange import ReplicaExchange
-from cluster.place import Place
+from cluster import _process_groups as groups
+from cluster._exchange import ReplicaExchange
+from cluster._rank import Place
 from incr_core.batch import Batch
 from incr_core.learner import Learner, OptimizerFactory, learn_stacked
 from incr_core.numerics import settle_arithmetic

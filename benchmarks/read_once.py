@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.ingest import CATEGORICAL, NUMERIC, write
-from cluster.handing import PeerTurns
-from cluster.rendezvous import Rendezvous
+from cluster._peer_transfer import PeerTurns
+from cluster._rendezvous import Rendezvous
 from incr_core.data.encoding import Encoder
 from incr_core.data.timeline import Blocks, Stream
 from incr_core.job import Job

@@ -31,10 +31,10 @@ import torch
 
 from benchmarks.gloo_groups import groups
 from benchmarks.stand_ins import BATCH, ROWS, Account, StandIns
+from cluster._heartbeat import Beat, Pulse
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
 from cluster.engine import ClusterEngine
-from cluster.heartbeat import Beat, Pulse
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
 from incr_core.registry import RunDirectory

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmarks.fashion_mnist import FASHION_MNIST, fashion_mnist
 from benchmarks.scores import Scores, spread
-from cluster.place import Place
-from cluster.worker import partition_of
+from cluster._rank import Place
+from cluster._worker import partition_of
 from examples.flights.prepare import main as prepare
 from incr_core import metrics
 from incr_core.job import Job

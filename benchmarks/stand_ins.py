@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.messages import Due, Handover, LearnedHere, Received, Saved, Setup
-from cluster.place import Place
-from cluster.processes import Process
+from cluster._processes import Process
+from cluster._rank import Place
+from cluster._worker_messages import Due, Handover, LearnedHere, Received, Saved, Setup
 from incr_core.batch import Batch
 from incr_core.data.timeline import Blocks, Tick
 from incr_core.metrics import binary_statistics

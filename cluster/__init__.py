@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cluster.settings import Cluster
+from cluster._settings import Cluster
 
 __all__ = ["Cluster"]

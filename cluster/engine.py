@@ -24,17 +24,17 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from cluster.actors import Actors, on_ray
-from cluster.kept_states import KeptStates
-from cluster.leaving import Leaving
-from cluster.membership import Membership
-from cluster.messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
-from cluster.place import Place
-from cluster.recruiting import Recruiter
-from cluster.rendezvous import Rendezvous
-from cluster.shared_folder import require_lasting
-from cluster.worker_pool import WorkerPool
-from cluster.writing import await_all, take_parts
+from cluster._actors import Actors, on_ray
+from cluster._background_writes import await_all, take_parts
+from cluster._draining_nodes import Leaving
+from cluster._kept_states import KeptStates
+from cluster._membership import Membership
+from cluster._rank import Place
+from cluster._recruiting import Recruiter
+from cluster._rendezvous import Rendezvous
+from cluster._shared_folder import require_lasting
+from cluster._worker_messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
+from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
@@ -103,7 +103,7 @@ class ClusterEngine(Engine):
     @classmethod
     def detach(cls, job: Job, directory: Path, token: str) -> None:
         """Keep the loop in an actor of the Ray at `cluster.address`."""
-        from cluster.detached import start
+        from cluster._detached import start
 
         require_lasting(directory)
         start(job, directory, token)

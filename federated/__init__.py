@@ -19,6 +19,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "'click", DeprecationWarning)
     import flwr.app  # noqa: F401
 
-from federated.settings import Federated  # noqa: E402
+from federated._settings import Federated  # noqa: E402
 
 __all__ = ["Federated"]

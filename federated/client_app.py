@@ -26,10 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
-from federated.home import KEPT, Guest, Home
-from federated.owner import Owner
-from federated.records import pack, tell, unpack
-from federated.together import TogetherApp
+from federated._batched_app import TogetherApp
+from federated._client_host import KEPT, Guest, Home
+from federated._owner import Owner
+from federated._records import pack, tell, unpack
 from incr_core.errors import EngineError, JobError
 from incr_core.rounds import Orders, Participant, learn_side_by_side
 from incr_core.shown import shown

@@ -15,16 +15,16 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated import kept_at_owner
-from federated.central import CentralPrivacy
+from federated import _kept_at_owner as kept_at_owner
+from federated._client_node import described, serve
+from federated._cohort import ClientCohort, Terms, updates_of
+from federated._owners import Owners
+from federated._records import pack, told
+from federated._roster import Roster
+from federated._selection import Selection
+from federated._server_privacy import CentralPrivacy
+from federated._simulated_nodes import Nodes
 from federated.client_app import ROWS
-from federated.client_node import described, serve
-from federated.cohort import ClientCohort, Terms, updates_of
-from federated.nodes import Nodes
-from federated.owners import Owners
-from federated.records import pack, told
-from federated.roster import Roster
-from federated.selection import Selection
 from incr_core.data.timeline import Standing
 from incr_core.engines import Commit, Engine
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError

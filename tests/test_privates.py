@@ -20,13 +20,13 @@ from incr_core.numerics import ToldOfChanges, is_stand_in, log_softmax_gradient,
 @pytest.mark.parametrize(
     ("module", "name", "said"),
     [
-        ("cluster.torch_privates", "_timeout", "torch .*: expected torch.distributed's private names "),
+        ("cluster._torch_privates", "_timeout", "torch .*: expected torch.distributed's private names "),
         ("incr_core.numerics._torch_privates", "_buffers", "torch .*: expected its private names "),
     ],
 )
 def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     privates = importlib.import_module(module)
-    if module == "cluster.torch_privates":
+    if module == "cluster._torch_privates":
         options = SimpleNamespace(Options=SimpleNamespace())  # as no build for processors has them
         stand_in = SimpleNamespace(is_nccl_available=lambda: True, ProcessGroupNCCL=options)
         monkeypatch.setattr(privates, "dist", stand_in)
@@ -39,7 +39,7 @@ def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, mo
 
 
 def test_a_ray_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    privates = importlib.import_module("cluster.ray_privates")
+    privates = importlib.import_module("cluster._ray_privates")
     monkeypatch.setattr(privates, "state", SimpleNamespace())
     said = (
         rf"^ray {re.escape(privates.ray.__version__)}: expected its private name get_draining_nodes, found none; incr"
@@ -63,8 +63,8 @@ def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("module", "holder", "name"),
     [
-        ("federated.flower_privates", "flwr.app.message", "make_message"),
-        ("federated.flower_wire", "flwr.supercore.fab", "Fab"),
+        ("federated._flower_privates", "flwr.app.message", "make_message"),
+        ("federated._flower_wire", "flwr.supercore.fab", "Fab"),
     ],
 )
 def test_a_flower_without_a_name_is_refused(
@@ -85,7 +85,7 @@ def test_a_flower_without_a_name_is_refused(
 @pytest.mark.flower
 def test_a_flower_that_does_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flwr.app")
-    privates = importlib.import_module("federated.flower_privates")
+    privates = importlib.import_module("federated._flower_privates")
     monkeypatch.setattr(privates, "number", lambda message, name: None)
     with pytest.raises(IncrError, match=r"^flwr [\d.]+: expected the number of a message as in flwr 1\.41\.0"):
         privates._check()

@@ -155,8 +155,8 @@ class Feedback:
         self._waiting = [one for one in self._waiting if one[0] >= dealt]
         last = self._waiting[-1][0] if self._waiting else dealt - 1
         while found := self.journal.labelled(last):
-            known = self._rows.known([row for _, row in found])
-            self._waiting += zip([place for place, _ in found], known, strict=True)
+            times = self._rows.known([row for _, row in found])
+            self._waiting += zip([place for place, _ in found], times, strict=True)
             last = found[-1][0]
         if not self._waiting:
             return dealt

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from cluster.exchange import ReplicaExchange
+from cluster._exchange import ReplicaExchange
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean
 from tests.support.every_dtype import COMPLEX, FLOATS, MERGEABLE, of_two

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster import spans
-from cluster.exchange import ReplicaExchange
-from cluster.one_message import OneMessage
+from cluster import _exchange_plan as spans
+from cluster._all_to_all import OneMessage
+from cluster._exchange import ReplicaExchange
 from incr_core.numerics import writes
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean, merge_shared

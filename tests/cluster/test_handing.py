@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster import shelf as shelves
-from cluster.handing import PeerTurns
+from cluster import _reader_cache as shelves
+from cluster._peer_transfer import PeerTurns
 from incr_core.data.timeline import Handed, Item
 
 ARRAYS: dict[str, np.ndarray[Any, Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster.heartbeat import Beat, Pulse
+from cluster._heartbeat import Beat, Pulse
 
 Beats = dict[float, Beat]
 

@@ -20,8 +20,8 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 
 from benchmarks.replicas import run
 from benchmarks.stand_ins import BATCH, StandIns
-from cluster.heartbeat import Heartbeat
-from cluster.peers import Peers
+from cluster._heartbeat import Heartbeat
+from cluster._peers import Peers
 from incr_core.registry.ledger import count
 
 pytestmark = pytest.mark.ray

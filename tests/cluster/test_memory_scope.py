@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
+from cluster._exchange import ReplicaExchange
+from cluster._heartbeat import Heartbeat
+from cluster._memory_lending import PeerLending
+from cluster._peer_transfer import PeerTurns
+from cluster._peers import Peers, ended_key
+from cluster._rank import Place
 from cluster.engine import ClusterEngine
-from cluster.exchange import ReplicaExchange
-from cluster.handing import PeerTurns
-from cluster.heartbeat import Heartbeat
-from cluster.lending import PeerLending
-from cluster.peers import Peers, ended_key
-from cluster.place import Place
 from incr_core.batch import Batch
 from incr_core.errors import EngineError, JobError
 from incr_core.job import Job

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.exchange import ReplicaExchange
-from cluster.place import Place
-from cluster.worker import partition_of
+from cluster._exchange import ReplicaExchange
+from cluster._rank import Place
+from cluster._worker import partition_of
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic

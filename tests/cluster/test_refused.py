@@ -13,13 +13,13 @@ import ray
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster import session
+from cluster._node_versions import require_same, versions_here
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
+from cluster._shared_folder import SharedFolder
+from cluster._worker import ShardWorker
+from cluster._worker_messages import Setup
 from cluster.engine import ClusterEngine
-from cluster.messages import Setup
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
-from cluster.shared_folder import SharedFolder
-from cluster.versions import require_same, versions_here
-from cluster.worker import ShardWorker
 from incr_core.errors import EngineError, JobError, WorkerLost
 from incr_core.job import Job
 from tests.support.raylets import free_ports

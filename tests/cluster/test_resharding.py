@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster import groups
-from cluster.place import Place
+from cluster import _process_groups as groups
+from cluster._rank import Place
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.learner import Learner

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster import rounded_spans
-from cluster.exchange import ReplicaExchange
+from cluster import _rounded_exchange as rounded_spans
+from cluster._exchange import ReplicaExchange
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean
 from tests.support.exchanges import in_each

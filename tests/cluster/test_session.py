@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.messages import Setup
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
-from cluster.shared_folder import SharedFolder
-from cluster.worker import ShardWorker
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
+from cluster._shared_folder import SharedFolder
+from cluster._worker import ShardWorker
+from cluster._worker_messages import Setup
 from incr_core.errors import EngineError
 from incr_core.job import Job
 from tests.support.repository import ROOT

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.messages import SavedAt, Setup
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
-from cluster.shared_folder import SharedFolder
-from cluster.worker import ShardWorker
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
+from cluster._shared_folder import SharedFolder
+from cluster._worker import ShardWorker
+from cluster._worker_messages import SavedAt, Setup
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.models import TableShape

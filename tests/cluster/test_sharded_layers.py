@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster import groups
-from cluster.place import Place
-from cluster.units import units_of
+from cluster import _process_groups as groups
+from cluster._fsdp_units import units_of
+from cluster._rank import Place
 from incr_core.errors import JobError
 from incr_core.models import same_bits
 from incr_core.objectives import Multiclass

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.place import Place
+from cluster._rank import Place
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from tests.support.sharded_learners import (

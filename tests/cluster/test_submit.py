@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.shared_folder import require_lasting
+from cluster._shared_folder import require_lasting
 from incr_core.errors import JobError
 from tests.support.repository import ROOT
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.handing import PeerTurns
+from cluster._peer_transfer import PeerTurns
 from incr_core.data.encoding import Encoder
 from incr_core.data.timeline import Blocks, ByHash, Handed, Increment, Partition, Stream
 from incr_core.data.times import SECOND

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from federated.availability import Availability
+from federated._availability import Availability
 from federated.engine import FederatedEngine
 from incr_core.commands.cli import main
 from incr_core.errors import JobError
@@ -111,7 +111,7 @@ def test_one_that_is_too_slow_for_the_rounds_is_left_out_by_name_of_the_reason(t
 def test_fewer_than_min_clients_learn_nothing_and_the_run_ends(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federated.absences.IDLE", 5)
+    monkeypatch.setattr("federated._simulated_absences.IDLE", 5)
     trace = write(tmp_path / "trace.csv", client=["colour=blue"], start=[0], stop=[1000])
     job = people(table, f"federated.availability='{trace}'", "federated.min_clients=2")
     made: list[FederatedEngine] = []

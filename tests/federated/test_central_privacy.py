@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from federated.central import CentralPrivacy
+from federated._server_privacy import CentralPrivacy
 from federated.engine import FederatedEngine
 from incr_core.errors import JobError
 from incr_core.job import Job

@@ -77,7 +77,7 @@ def test_what_is_told_of_clients_survives_a_resume(table: Path, tmp_path: Path) 
 def test_failures_are_in_the_clients_own_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
     grid = OwnersGrid(federation(tmp_path), spoils=spoiled_by(lambda weights: weights[SPOILT].add_(100.0)))
     try:
         finish(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from federated.client_file import ClientFile
-from federated.consent import agreed, offered
+from federated._client_file import ClientFile
+from federated._consent import agreed, offered
 from incr_core.errors import JobError
 from incr_core.job import Job
 from tests.support.federations import document
@@ -87,7 +87,7 @@ def test_what_is_nearly_a_name_of_code_is_never_imported(name: str) -> None:
 def test_a_plugin_is_what_it_names(monkeypatch: pytest.MonkeyPatch, asked_for: str) -> None:
     """However it is spelled: schedules and optimisers are found in any case."""
     plugin = EntryPoint("theirs", "their_package:Part", "incr.schedules")
-    monkeypatch.setattr("federated.consent.entry_points", lambda group: [plugin] if group == "incr.schedules" else [])
+    monkeypatch.setattr("federated._consent.entry_points", lambda group: [plugin] if group == "incr.schedules" else [])
     with pytest.raises(JobError, match="the code their_package:Part"):
         agreed(own_file(), asked(learner__schedule={"name": asked_for}))
 

@@ -70,7 +70,7 @@ def test_the_common_model_is_learned_as_without_it_and_each_client_answers_with_
 
 
 def test_an_owner_predicts_with_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
     files = federation(tmp_path)
     grid = OwnersGrid(files)
     job = deployed("strategy=[{name='ditto'}]")

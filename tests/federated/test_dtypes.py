@@ -9,7 +9,7 @@ pytest.importorskip("flwr.app")
 
 from flwr.app import RecordDict
 
-from federated.records import pack, payload, tell, told, unpack
+from federated._records import pack, payload, tell, told, unpack
 from incr_core.storage import model_sha256
 from tests.support.every_dtype import MERGEABLE, of_two
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from federated import residents
+from federated import _resident_clients as residents
+from federated._client_failures import REMEDY
 from federated.engine import FederatedEngine
-from federated.failures import REMEDY
 from federated.server_app import app as server_app
 from incr_core.engines import LocalEngine
 from incr_core.errors import BadRows, CheckpointError, EngineError, JobError, WorkerLost
@@ -189,7 +189,7 @@ def test_a_run_goes_on_after_a_lost_client_to_the_same_weights(table: Path, tmp_
 
 
 def test_missing_nodes_are_named(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.nodes.PATIENCE", 0.1)
+    monkeypatch.setattr("federated._simulated_nodes.PATIENCE", 0.1)
     error = failing(people(table), tmp_path / "run", on(InProcessGrid(2)))
     assert "client colour=red: no node has answered for it" in str(error)
 

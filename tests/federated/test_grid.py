@@ -11,9 +11,9 @@ import ray
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from federated._grid import RayGrid
 from federated.client_app import app as incr_app
 from federated.engine import FederatedEngine
-from federated.grid import RayGrid
 from incr_core.errors import BadRows, WorkerLost
 from incr_core.job import Job
 from tests.support.federated_runs import failing, finish, people, spoiled

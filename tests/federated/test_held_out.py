@@ -43,7 +43,7 @@ def test_the_model_is_that_of_the_others_and_answers_the_rows_of_who_is_held_out
 
 
 def test_an_owner_may_be_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
     grid = OwnersGrid(federation(tmp_path))
     made: list[FederatedEngine] = []
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
+from federated._client_failures import FAILURE
+from federated._records import unpack
 from federated.client_app import ANCHOR, ORDER
 from federated.engine import FederatedEngine
-from federated.failures import FAILURE
-from federated.records import unpack
 from tests.support.federated_runs import Result, finish
 from tests.support.federations import deployed, each_row_once, federation
 from tests.support.hostile_client import HOSTILE as ANSWERS
@@ -27,8 +27,8 @@ ROWS = 560
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
 
 
 def learned(folder: Path, grid: OwnersGrid, *settings: str) -> Result:
@@ -43,7 +43,7 @@ def learned(folder: Path, grid: OwnersGrid, *settings: str) -> Result:
 def as_without(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, Result]]:
     """What three honest owners learn, and what two do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("federated.owners.GRACE", 0.0)
+        patch.setattr("federated._owners.GRACE", 0.0)
         three, two = (tmp_path_factory.mktemp(name) for name in ("three", "two"))
         yield learned(three, OwnersGrid(federation(three, ROWS))), learned(two, OwnersGrid(federation(two, ROWS)[:2]))
 

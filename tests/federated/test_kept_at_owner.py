@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from federated.client_file import ClientFile
+from federated._client_file import ClientFile
+from federated._owner import Owner
 from federated.engine import FederatedEngine
-from federated.owner import Owner
 from incr_core.commands.cli import main
 from incr_core.job import Job
 from incr_core.runs import memories_of, rows_kept
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.flower
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
 
 
 def learned(folder: Path, files: list[Path]) -> FederatedEngine:
@@ -120,7 +120,7 @@ def test_an_erasure_that_was_killed_is_finished_first(tmp_path: Path, monkeypatc
     pq.write_table(rows, tmp_path / "rows.parquet")
     command = ["forget", str(files[2]), "--rows", str(tmp_path / "rows.parquet")]
     with monkeypatch.context() as patch:
-        patch.setattr("federated.kept_at_owner.finish_erasing", killed)
+        patch.setattr("federated._kept_at_owner.finish_erasing", killed)
         assert main(command) != 0
     owner = Owner(ClientFile.read(files[2]), lambda what: None)
     try:

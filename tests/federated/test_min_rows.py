@@ -12,11 +12,11 @@ import pytest
 import torch
 from flwr.app import Message
 
+from federated._client_failures import FAILURE
+from federated._held_back import Withheld
+from federated._records import told, unpack
 from federated.client_app import ANCHOR, ORDER, WORK
 from federated.engine import FederatedEngine
-from federated.failures import FAILURE
-from federated.records import told, unpack
-from federated.withheld import Withheld
 from incr_core.data.timeline import Tick
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Arrival
@@ -33,8 +33,8 @@ SECRET = 431.4159
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
 
 
 def learned(folder: Path, files: list[Path], *settings: str, **habits: Any) -> dict[str, Any]:

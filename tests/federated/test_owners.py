@@ -14,12 +14,12 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
-from federated.client_file import ClientFile
-from federated.consent import Declined, offered
+from federated._client_file import ClientFile
+from federated._consent import Declined, offered
+from federated._owner import Owner, describe
+from federated._records import tell, told
+from federated._replies import COUNTS
 from federated.engine import FederatedEngine
-from federated.owner import Owner, describe
-from federated.records import tell, told
-from federated.replies import COUNTS
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256
@@ -39,8 +39,8 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_one_that_comes_with_nothing_for_ever_keeps_no_run_going(
     grid: Callable[..., OwnersGrid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the end of its rows red has another window, without rows, and another; the others have ended."""
-    monkeypatch.setattr("federated.owners.MOST_EMPTY", 7)
+    monkeypatch.setattr("federated._owners.MOST_EMPTY", 7)
     come: list[dict[str, Any]] = []
 
     def spoils(reply: Message, name: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
-from federated.flower_privates import be_server_of, run_numbered
+from federated._flower_privates import be_server_of, run_numbered
 from incr_core.rounds import AGGREGATIONS, OUTERS
 from incr_core.rounds._weighted_steps import FedNova, QFedAvg
 from incr_core.update import Update, Weights

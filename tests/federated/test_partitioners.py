@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from federated.client import Client
-from federated.clients import clients_of
+from federated._client_names import clients_of
+from federated._simulated_client import Client
 from incr_core.data.timeline import ByDraw, ByTime
 from incr_core.errors import JobError
 from incr_core.job import Job

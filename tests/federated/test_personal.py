@@ -10,8 +10,8 @@ import pytest
 import torch
 from flwr.app import Message
 
+from federated._records import unpack
 from federated.engine import FederatedEngine
-from federated.records import unpack
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError, VersionError
 from incr_core.registry import RunDirectory, state_folder
@@ -67,8 +67,8 @@ def test_each_client_has_its_own_through_kills(table: Path, tmp_path: Path) -> N
 def test_owners_learn_what_the_simulation_does_and_tell_nothing_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
-    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
     told = set[str]()
 
     def listens(reply: Message, name: str) -> None:

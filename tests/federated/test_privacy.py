@@ -14,11 +14,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated.budget import Budget
+from federated._client_file import ClientFile
+from federated._privacy_budget import Budget
+from federated._records import pack, told, unpack
 from federated.client_app import ANCHOR, ORDER
-from federated.client_file import ClientFile
 from federated.engine import FederatedEngine
-from federated.records import pack, told, unpack
 from incr_core.errors import IncrError, JobError
 from incr_core.job import ClientPrivacy, Job
 from incr_core.registry import RunDirectory
@@ -40,8 +40,8 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_client_that_is_killed_at_any_message_and_a_server_that_goes_back_pay_
         try:
             if name == "killed":
                 with monkeypatch.context() as patch:
-                    patch.setattr("federated.owners.Owners.settle", _dies_at_the(5))
+                    patch.setattr("federated._owners.Owners.settle", _dies_at_the(5))
                     with pytest.raises(KeyboardInterrupt):
                         finish(job, tmp_path / name, on(grid))
                 assert [account(tmp_path, owner) for owner in OWNERS] != found[0]
@@ -145,7 +145,7 @@ def test_a_client_that_is_killed_at_any_message_and_a_server_that_goes_back_pay_
 
 
 def _dies_at_the(number: int) -> Callable[..., None]:
-    from federated.owners import Owners
+    from federated._owners import Owners
 
     settle, seen = Owners.settle, []
 

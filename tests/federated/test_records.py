@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from federated.records import pack, payload, tell, told, unpack
+from federated._records import pack, payload, tell, told, unpack
 
 pytestmark = pytest.mark.flower
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
+from federated._records import told, unpack
+from federated._replies import Asked, Known, Refused, checked, named, sums_of
 from federated.client_app import ANCHOR
 from federated.engine import FederatedEngine
-from federated.records import told, unpack
-from federated.replies import Asked, Known, Refused, checked, named, sums_of
 from incr_core.errors import CheckpointError
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
 from incr_core.storage import packing
@@ -56,7 +56,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 
     lent = OwnersGrid(federation(folder)[:1], lost=hears, spoils=listens)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("federated.owners.GRACE", 0.0)
+        patch.setattr("federated._owners.GRACE", 0.0)
         finish(job, folder / "run", lambda job, folder: FederatedEngine(job, folder, lent))
     yield found
     lent.close()
@@ -166,7 +166,7 @@ def test_bytes_are_never_taken_for_addresses() -> None:
 @pytest.mark.chaos
 def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second answer of red's is one of them: left out with a reason, and its rows come with the next one."""
-    monkeypatch.setattr("federated.owners.GRACE", 0.0)
+    monkeypatch.setattr("federated._owners.GRACE", 0.0)
     turns = {
         action: deque(kind for kind, (its, _, _) in HOSTILE.items() if its == action)
         for action in ("evaluate.receive", "train.learn")

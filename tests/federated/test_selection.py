@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
+from federated._selection import Selection
 from federated.engine import FederatedEngine
-from federated.selection import Selection
 from incr_core.errors import JobError
 from incr_core.job import FederatedSection
 from tests.support.federated_runs import finish, people
@@ -94,7 +94,7 @@ def test_one_that_does_not_answer_is_asked_less_often(tmp_path: Path) -> None:
     settings = "federated.min_clients=1", "federated.clients_per_round=1", "federated.select=availability"
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("federated.owners.GRACE", 0.0)
+            patch.setattr("federated._owners.GRACE", 0.0)
             finish(deployed(*settings), tmp_path / "run", make)
     finally:
         grid.close()

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
-from federated.client_node import answer_all
+from federated._client_node import answer_all
+from federated._owner import Owner
+from federated._owner_node import FleetNode
+from federated._superlink import SuperLinkGrid
 from federated.engine import FederatedEngine
-from federated.fleet import FleetNode
-from federated.owner import Owner
-from federated.superlink import SuperLinkGrid
 from incr_core.engines import LocalEngine
 from incr_core.errors import EngineError
 from incr_core.job import Job

@@ -16,15 +16,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster import groups
-from cluster.devices import backend_among, device_here
-from cluster.exchange import ReplicaExchange
-from cluster.messages import Setup
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
-from cluster.shared_folder import SharedFolder
-from cluster.torch_privates import nccl_group
-from cluster.worker import ShardWorker
+from cluster import _process_groups as groups
+from cluster._devices import backend_among, device_here
+from cluster._exchange import ReplicaExchange
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
+from cluster._shared_folder import SharedFolder
+from cluster._torch_privates import nccl_group
+from cluster._worker import ShardWorker
+from cluster._worker_messages import Setup
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from incr_core.job import Job

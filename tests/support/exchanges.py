@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster.exchange import ReplicaExchange
+from cluster._exchange import ReplicaExchange
 
 __all__ = ["in_each"]
 

@@ -59,8 +59,8 @@ class Befalls(Strategy):
         self.seed, self.rank, self.after, self.always = seed, rank, after, always
 
     def attach(self, ctx: Context) -> None:
-        from cluster import groups
-        from cluster.exchange import ReplicaExchange
+        from cluster import _process_groups as groups
+        from cluster._exchange import ReplicaExchange
         from incr_core.learner import Learner
         from incr_core.numerics import FlatTensors
         from incr_core.rounds import Snapshot, Worker

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from federated._flower_privates import flat_array
+from federated._records import pack, tell, told, unpack
 from federated.client_app import SHARED, WORK
-from federated.flower_privates import flat_array
-from federated.records import pack, tell, told, unpack
 from incr_core.metrics import Packed
 
 __all__ = ["HOSTILE", "Spoil", "tells"]

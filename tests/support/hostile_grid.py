@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from flwr.app import Message
 
+from federated._records import pack, unpack
 from federated.client_app import ANCHOR
-from federated.records import pack, unpack
 from tests.support.in_process_grid import InProcessGrid
 
 __all__ = ["HostileGrid"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from federated._consent import offered
+from federated._records import pack
 from federated.client_app import ANCHOR, ORDER, ROWS, SHARED, app
-from federated.consent import offered
-from federated.records import pack
 from tests.support.federations import deployed
 
 __all__ = ["HOSTILE", "Orders", "asks"]

@@ -11,14 +11,14 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from federated import residents
-from federated.batches import homes_of
+from federated import _resident_clients as residents
+from federated._client_batches import homes_of
+from federated._client_names import clients_of
+from federated._client_process import Worker
+from federated._flower_privates import Run, be_server_of, run_numbered
+from federated._message_batching import Envelope, unwrap, wrap
 from federated.client_app import app as incr_app
-from federated.clients import clients_of
 from federated.engine import FederatedEngine
-from federated.envelope import Envelope, unwrap, wrap
-from federated.flower_privates import Run, be_server_of, run_numbered
-from federated.worker import Worker
 from incr_core.job import Job
 from tests.support.federated_runs import MakeEngine
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster.handing import PeerTurns
+from cluster._peer_transfer import PeerTurns
 from incr_core.data.timeline import Increment, Stream
 
 __all__ = ["gone_through", "readers"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
+from federated._flower_privates import Run, be_server_of, run_numbered
+from federated._message_batching import unwrap, wrap
+from federated._owner import Owner
 from federated.client_app import app
-from federated.envelope import unwrap, wrap
-from federated.flower_privates import Run, be_server_of, run_numbered
-from federated.owner import Owner
 
 _runs = count(2_000_000)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cluster import groups
-from cluster.place import Place
+from cluster import _process_groups as groups
+from cluster._rank import Place
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.numerics import whole

@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from cluster import groups
-from cluster.place import Place
-from cluster.rendezvous import Rendezvous
+from cluster import _process_groups as groups
+from cluster._rank import Place
+from cluster._rendezvous import Rendezvous
 from incr_core.numerics import settle_arithmetic
 
 __all__ = ["SHARDS", "TwoShards"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from flwr.app import Message
 
-from federated.records import pack, unpack
+from federated._records import pack, unpack
 
 __all__ = ["SPOILT", "spoiled_by"]
 

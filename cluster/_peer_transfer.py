@@ -1,0 +1,230 @@
+"""Readers of one stream hand to one another what they made of it: through memory on one host, else over a socket.
+
+What a reader hands out lies on its *shelf*, each thing in a memory file: a peer on the same host gets the file's
+descriptor and maps it, so that all of them use one copy; others get its bytes. A thing is let go when all have it.
+
+Whatever goes wrong (a peer that is gone, or hangs, or has let go of what is asked for), the asker hears that it is not
+to be had, and makes it by itself.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import mmap
+import secrets
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from cluster._memory_file import MemoryFile, read_handed, write_handed
+from cluster._reader_cache import Shelf
+from incr_core.data.timeline import Handed, Item
+
+__all__ = ["PeerTurns"]
+
+REQUEST = struct.Struct(">4qi")
+"""An item, and who asks."""
+
+REPLY = struct.Struct(">q")
+"""How many bytes follow; -1: none, make it yourself."""
+
+CONNECT = 5.0
+"""Seconds in which another host must answer."""
+
+LOOK = 1.0
+"""Seconds to wait for a reply before looking whether the peer is still the one that was asked."""
+
+TOKEN = 32
+"""Characters that who asks must know: they lie in the store."""
+
+
+class PeerTurns:
+    """The turns of a worker among all workers of a run, whose addresses lie in the store where they meet.
+
+    index, count: which reader this is, and how many there are. host: an address of this host that the others reach.
+    join: opens a connection to the store, one for each thread that asks. patience: seconds to wait for another reader.
+    what: is handed, by which their addresses are told from others in the store. bounded: whether what is not taken
+    makes room for what is newer.
+
+    >>> from torch.distributed import HashStore
+    >>> store = HashStore()
+    >>> one, other = (PeerTurns(index, 2, "127.0.0.1", lambda: store, patience=5.0) for index in range(2))
+    >>> import numpy as np
+    >>> one.offer((0, 0, 0, 0), Handed({"x": np.arange(3)}))
+    >>> other.ask((0, 0, 0, 0), 0).arrays["x"]
+    array([0, 1, 2])
+    >>> for reader in (one, other):
+    ...     reader.close()
+    """
+
+    def __init__(
+        self,
+        index: int,
+        count: int,
+        host: str,
+        join: Callable[[], Any],
+        patience: float,
+        *,
+        what: str = "rows read",
+        bounded: bool = True,
+    ) -> None:
+        self._join, self._patience, self._what = join, patience, what
+        self._shelf = Shelf(bounded=bounded)
+        self._token = secrets.token_hex(TOKEN // 2)
+        self._mine = threading.local()  # the connections of the thread that asks
+        listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listeners = [listener]
+        address: dict[str, Any] = {"host": host, "port": listener.getsockname()[1], "token": self._token, "local": ""}
+        local = socket.socket(socket.AF_UNIX)
+        self._listeners.append(local)
+        with suppress(OSError):  # only Linux has names of sockets that are no files
+            local.bind(f"\0incr-{self._token}")
+            local.listen()
+            address["local"] = f"incr-{self._token}"
+        for one in self._listeners:
+            threading.Thread(target=self._accept, args=(one,), name="incr-handing", daemon=True).start()
+        self._address = json.dumps(address)
+        self.among(index, count)
+
+    def among(self, index: int, count: int) -> None:
+        """From now on this is that reader of so many."""
+        self.index, self.count = index, count
+        self._shelf.takers = count - 1
+        self._join().set(self._key(index), self._address)
+
+    # -- handing out
+
+    def begin(self) -> None:
+        """The reader begins anew, maybe on other files: nothing that it made before is meant any more."""
+        self._shelf.clear()
+
+    def reach(self, item: Item) -> None:
+        """This reader has come to an item."""
+        self._shelf.reach(item)
+
+    def offer(self, item: Item, made: Handed | None, takers: int | None = None) -> None:
+        """Hand out what was made, to so many others (None: all); None where it cannot be."""
+        self._shelf.put(item, None if made is None else write_handed(made), takers)
+
+    def close(self) -> None:
+        """Hand out nothing any more."""
+        for listener in self._listeners:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        self._shelf.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(peer,), name="incr-handing", daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        """Answer one peer until it goes."""
+        with suppress(OSError, EOFError), peer:
+            peer.settimeout(self._patience)
+            if not hmac.compare_digest(_received(peer, TOKEN), self._token.encode()):
+                return
+            peer.settimeout(None)
+            while True:
+                *item, asker = REQUEST.unpack(_received(peer, REQUEST.size))
+                file = self._shelf.take((item[0], item[1], item[2], item[3]), asker, self._patience)
+                if file is None:
+                    peer.sendall(REPLY.pack(-1))
+                elif peer.family == socket.AF_UNIX:
+                    socket.send_fds(peer, [REPLY.pack(file.size)], [file.descriptor])
+                else:
+                    peer.sendall(REPLY.pack(file.size))
+                    file.send(peer)
+
+    # -- asking
+
+    def ask(self, item: Item, whose: int) -> Handed | None:
+        """What another reader has made; None where it is not to be had."""
+        peers: dict[int, _Peer] = self._mine.__dict__.setdefault("peers", {})
+        try:
+            address = self._address_of(whose) if whose not in peers else peers[whose].address
+            if whose not in peers:
+                peers[whose] = _Peer(address)
+            # It waits for its reader for half as long, and says so.
+            return peers[whose].ask(item, self.index, lambda: self._address_of(whose) == address, 2 * self._patience)
+        except (OSError, EOFError, RuntimeError, KeyError):  # torch's errors of stores are RuntimeErrors
+            peers.pop(whose, None)
+            return None
+
+    def _address_of(self, whose: int) -> str:
+        """The address of another reader; whoever takes its place has another."""
+        if "store" not in self._mine.__dict__:
+            self._mine.store = self._join()
+        if not self._mine.store.check([self._key(whose)]):
+            raise KeyError(whose)
+        return str(self._mine.store.get(self._key(whose)).decode())
+
+    def _key(self, index: int) -> str:
+        """Where the address of a reader lies in the store."""
+        return f"handing {self._what}/{index}"
+
+
+class _Peer:
+    """A connection to another reader: through memory, if it is on this host."""
+
+    def __init__(self, address: str) -> None:
+        self.address, found = address, json.loads(address)
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            if not found["local"]:
+                raise OSError
+            self._socket.connect("\0" + found["local"])
+        except OSError:  # on another host
+            self._socket.close()
+            self._socket = socket.create_connection((found["host"], found["port"]), timeout=CONNECT)
+        self._socket.settimeout(None)
+        self._socket.sendall(found["token"].encode())
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+    def ask(self, item: Item, asker: int, stays: Callable[[], bool], patience: float) -> Handed | None:
+        """What it has made; stays: whether it is still there, where it says nothing for long."""
+        peer, until = self._socket, time.monotonic() + patience
+        peer.sendall(REQUEST.pack(*item, asker))
+        waiting = select.poll()
+        waiting.register(peer, select.POLLIN)
+        while not waiting.poll(1000 * LOOK):
+            if time.monotonic() > until or not stays():
+                raise EOFError
+        if peer.family != socket.AF_UNIX:
+            [size] = REPLY.unpack(_received(peer, REPLY.size))
+            return None if size < 0 else read_handed(_received(peer, size))
+        reply, descriptors, _, _ = socket.recv_fds(peer, REPLY.size, 1)
+        if len(reply) < REPLY.size:
+            raise EOFError
+        [size] = REPLY.unpack(reply)
+        if size < 0:
+            return None
+        with MemoryFile(descriptors[0], size) as file:
+            return read_handed(mmap.mmap(file.descriptor, size, flags=mmap.MAP_PRIVATE, prot=_WRITABLE))
+
+
+_WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
+"""What is written is one's own: the others' copy stays as it is."""
+
+
+def _received(peer: socket.socket, size: int) -> memoryview:
+    """So many bytes of a peer."""
+    view, place = memoryview(bytearray(size)), 0
+    while place < size:
+        count = peer.recv_into(view[place:])
+        if not count:
+            raise EOFError
+        place += count
+    return view

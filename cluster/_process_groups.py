@@ -1,0 +1,65 @@
+"""Who talks to whom: the process groups of a cluster of R replicas with S shards each.
+
+    inside a replica     torch's default group of its S workers; FSDP shards the model over it
+    between replicas     for each shard index one group of R workers, built directly: a process has one default group
+
+Members find one another through the store at which all workers meet (`Rendezvous`). Of workers with GPUs they are
+groups of NCCL where each has one of its own (`devices`).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
+
+from cluster._devices import backend_among, require_own
+from cluster._fsdp_units import check_shardable, kept_whole, units_of
+from cluster._rank import Place
+from cluster._torch_privates import nccl_group
+
+__all__ = ["between_replicas", "inside_replica", "shard_model"]
+
+
+def inside_replica(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> None:
+    """Make torch's default group of the workers of one replica, which was made in that generation.
+
+    JobError where they need a GPU each, and have not.
+    """
+    prefix = PrefixStore(f"{generation}/replica {place.replica}", store)
+    backend, devices = backend_among(prefix, place.shard, place.shards, device, patience)
+    if device.startswith("cuda"):
+        require_own(place, devices)
+    dist.init_process_group(backend, store=prefix, rank=place.shard, world_size=place.shards, timeout=patience)
+
+
+def between_replicas(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> Any:
+    """Make the group of the workers that hold one shard, for as long as that generation lasts."""
+    prefix = PrefixStore(f"{generation}/shard {place.shard}", store)
+    if backend_among(prefix, place.replica, place.replicas, device, patience)[0] == "nccl":
+        return nccl_group(prefix, place.replica, place.replicas, patience)
+    return dist.ProcessGroupGloo(prefix, place.replica, place.replicas, patience)
+
+
+def shard_model(model: nn.Module, place: Place, device: str) -> nn.Module:
+    """Cut a model's parameters into shards over the workers of a replica, in place (FSDP2).
+
+    The layers of every `nn.ModuleList` are gathered one at a time, the rest of the model at once (`units.units_of`).
+    JobError names a parameter that cannot be sharded.
+    """
+    # Imported here: it costs a second, which unsharded workers need not spend.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    check_shardable(model)
+    units, whole = units_of(model), kept_whole(model)
+    for weight in model.parameters():
+        weight.data = weight.data.contiguous()  # FSDP takes no others; the numbers are the same
+    mesh = init_device_mesh(device.partition(":")[0], (place.shards,))
+    for unit in units:
+        # Whole weights must not outlive a forward: without a backward they would hide what is adopted afterwards.
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+    return model

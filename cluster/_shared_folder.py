@@ -1,0 +1,87 @@
+"""The run directory as a cluster needs it: a folder that outlives the job, and that every node reaches."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from cluster._rank import Place
+from incr_core.errors import JobError
+from incr_core.storage import remove, storage
+
+__all__ = ["SharedFolder", "require_lasting"]
+
+CACHE = re.compile(r"/runtime_resources/working_dir_files/_ray_pkg_\w+(/|$)")
+"""Where Ray unpacks what `ray job submit --working-dir` has uploaded: a folder named by a hash of its contents."""
+
+MARK = ".shared"
+
+
+def require_lasting(directory: Path) -> None:
+    """JobError where a run directory would lie in Ray's copy of a working directory: another one for each change.
+
+    >>> require_lasting(Path("/shared/runs/flights"))
+    """
+    if CACHE.search(str(directory)):
+        raise JobError(
+            f"--out {directory}: expected a folder that outlives the job, got one in Ray's copy of the working "
+            "directory, which is another one as soon as a file of it changes; pass --out with an absolute path that "
+            "all nodes share"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFolder:
+    """A folder, with a file in it by which whoever else looks there knows that it is the same.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shared = SharedFolder.mark(Path(folder))
+    ...     shared.require("replica 0")
+    ...     shared.unmark()
+    ...     shared.require("replica 1")
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.JobError: cluster: expected replica 1 on ... to reach the run directory ..., got ...; ...
+    """
+
+    path: Path
+    token: str
+
+    @classmethod
+    def mark(cls, path: Path) -> SharedFolder:
+        """Leave the file."""
+        shared = cls(path, uuid4().hex)
+        with storage(path):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / MARK).write_text(shared.token)
+        return shared
+
+    def state(self, place: Place, version: int) -> Path:
+        """Where a worker keeps its state of a version."""
+        return place.state(self.path, version)
+
+    def let_go(self, place: Place, version: int) -> None:
+        """Remove a replica's states of a version, if the worker is the first of its shards."""
+        if place.shard == 0:
+            remove(self.state(place, version).parent)
+
+    def unmark(self) -> None:
+        """Take the file away."""
+        (self.path / MARK).unlink(missing_ok=True)
+
+    def require(self, who: str) -> None:
+        """JobError where it is not the same folder here, by the name of the host."""
+        try:
+            found = (self.path / MARK).read_text()
+        except OSError:
+            found = ""
+        if found != self.token:
+            got = "another folder" if self.path.is_dir() else "none there"
+            raise JobError(
+                f"cluster: expected {who} on {socket.gethostname()} to reach the run directory {self.path}, got {got}; "
+                "put it on storage that all nodes share, at the same path"
+            )

@@ -1,0 +1,258 @@
+"""Calls to all workers at once: who is lost meanwhile is found and dismissed, and the others end what they are at."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from cluster._actors import Actors
+from cluster._heartbeat import Pulse
+from cluster._peers import ended_key
+from cluster._processes import Process
+from cluster._rank import Place
+from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
+
+__all__ = ["Member", "NoRoom", "WorkerCalls", "never_made"]
+
+LOOK = 1.0
+"""Seconds between looks at who is alive, while a call takes long."""
+
+SLOW_START = 10.0
+"""Seconds of waiting for workers to start after which somebody is told what is waited for."""
+
+log = logging.getLogger("incr.cluster")
+
+
+class NoRoom(JobError):
+    """There is no room for as many workers as there are to be."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker in its place: the actor, its key in the store, and its process, once that is known."""
+
+    actor: Any
+    key: str
+    process: Process | None = None
+
+
+class WorkerCalls:
+    """Workers in their places, and calls to all of them.
+
+    Where one worker is lost, its replica is: the shards of a replica cannot go on without one another. A call then
+    raises WorkerLost, and everybody else has ended what it was at.
+
+    actors: where they live. store: through which they meet. timeout: seconds of silence after which one is lost.
+    """
+
+    def __init__(self, actors: Actors, store: Any, timeout: float) -> None:
+        self.places: list[Place] = []
+        self.generation = 0
+        self._actors, self._store, self._timeout = actors, store, timeout
+        self._members: dict[int, Member] = {}
+        self._pulse = Pulse(store, (), timeout, timeout)
+        self._ahead: tuple[str, dict[int, Any]] = "", {}  # a call that was begun: its method, and by place
+        self._raised: dict[int, str] = {}  # what workers raised when they were lost, since the last commit
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
+        """Call a method of all workers with the same arguments; their results, by place."""
+        return self.call_each(method, [arguments] * len(self.places), **options)
+
+    def begin(self, method: str) -> None:
+        """Let all go on with a method without arguments, whatever the driver does meanwhile.
+
+        The next call of that method gives its results.
+        """
+        self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.places)), ()))
+
+    def call_each(
+        self, method: str, arguments: Sequence[Sequence[Any]], *, then: str = "", **options: Any
+    ) -> list[Any]:
+        """Call a method of all workers, each with its own arguments; their results, by place.
+
+        then: a method to `begin` behind it.
+
+        Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
+        """
+        begun, calls = self._ahead
+        if begun == method:
+            self._ahead = "", {}
+        else:
+            calls = self._begun(method, dict(enumerate(arguments)), options)
+        if then:
+            self.begin(then)
+        return self._results(calls, method)
+
+    def call_first(self, method: str, **options: Any) -> Any:
+        """Call a method of the workers of the first replica; what the first of them returns."""
+        first = {number: () for number, place in enumerate(self.places) if place.replica == 0}
+        return self._results(self._begun(method, first, options), method)[0]
+
+    def _begun(
+        self, method: str, arguments: Mapping[int, Sequence[Any]], options: Mapping[str, Any] | None = None
+    ) -> dict[int, Any]:
+        """Begin calls of workers, each with its arguments; both by place."""
+        if missing := [number for number in arguments if number not in self._members]:
+            raise WorkerLost(f"{self._named(missing)} is lost")
+        return {
+            number: self._actors.call(self._members[number].actor, method, own, options or {})
+            for number, own in arguments.items()
+        }
+
+    def _results(self, calls: Mapping[int, Any], method: str) -> list[Any]:
+        """What calls return."""
+        self._pulse.listen()
+        begun, told = time.monotonic(), False
+        while True:
+            try:
+                return self._actors.results(list(calls.values()), timeout=LOOK)
+            except GetTimeoutError:
+                with self._ended_by_errors():
+                    lost = self._looked_at(calls)
+                if not told and method == "build" and time.monotonic() - begun > SLOW_START:
+                    told = self._tell_of_slow_start()
+            except (RayActorError, RayTaskError) as error:
+                with self._ended_by_errors():
+                    lost = self._explained(calls, error)
+            if lost:
+                self._end(calls, lost)
+                raise WorkerLost("; ".join(f"{self.places[number]} {reason}" for number, reason in lost.items()))
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """What is raised here is the job's own: nobody is replaced, and nobody may wait for who has raised it."""
+        try:
+            yield
+        except BaseException:
+            self._store.set(ended_key(self.generation), "")
+            raise
+
+    # -- who is lost ---------------------------------------------------------------------------------------------
+
+    def _looked_at(self, calls: Mapping[int, Any]) -> dict[int, str]:
+        """A call is slow: who is lost, by place, and why; check for calls that have failed, and for silent workers."""
+        ended = self._actors.ended(list(calls.values()), least=len(calls), timeout=0)
+        for call in ended:
+            try:
+                self._actors.results([call])
+            except (RayActorError, RayTaskError) as error:
+                return self._explained(calls, error)
+        # Who has done it may be at what was begun behind it.
+        waiting = {number for number, call in calls.items() if call not in ended}
+        silent = [one for one in self._pulse.lost(receiving=bool(ended)) if one.place in waiting]
+        never = [number for number in self._pulse.never_heard() if number in waiting]
+        if silent and never:
+            raise self._cannot_start(never)
+        return {one.place: one.told for one in silent}
+
+    def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
+        """A call has failed: who is lost, by place, and why. Raises what is the job's own fault.
+
+        When a worker dies, its peers' exchanges may fail a moment before its death is known.
+        """
+        lost, raised = dict[int, str](), dict[int, BaseException]()
+        waiting, until = dict(calls), time.monotonic() + self._timeout
+        self._pulse.listen()
+        while waiting and not lost and time.monotonic() < until:
+            ended = self._actors.ended(list(waiting.values()), least=1, timeout=LOOK)
+            for number in [number for number, call in waiting.items() if call in ended]:
+                try:
+                    self._actors.results([waiting.pop(number)])
+                except RayActorError as death:
+                    reason = never_made(death)
+                    if reason and self.generation == 1:
+                        raise JobError(
+                            f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
+                            "what this host has, or send it along (ray job submit --working-dir)"
+                        ) from death
+                    lost[number] = f"died, before it was made: {reason}," if reason else "died"
+                except RayTaskError as failure:
+                    raised[number] = failure.cause
+            own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
+            if own:
+                self._judge(own, calls, error)
+                lost |= {number: f"raised {type(cause).__name__}: {cause}" for number, cause in own.items()}
+            # Who lost the connection to a peer knows not which; a node's end is known after a while.
+            lost |= {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
+        begins = self.generation == 1 and not any(self._members[number].process for number in calls)
+        if begins and raised and not lost:  # they have not met yet: others would not meet either
+            raise EngineError(str(next(iter(raised.values())))) from error
+        return lost or dict.fromkeys(waiting or raised, "lost the connection to its peers")
+
+    def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:
+        """Raise what a worker raised, where another worker in its place would raise it again.
+
+        That is what all raise at once, or one after it was replaced, and each error of ours but those of engines.
+        """
+        for cause in raised.values():
+            if isinstance(cause, IncrError):
+                raise cause
+        told = {number: f"{type(cause).__name__}: {cause}" for number, cause in raised.items()}
+        everybody = len(calls) > 1 and len(told) == len(calls) and len(set(told.values())) == 1
+        if everybody or any(self._raised.get(number) == text for number, text in told.items()):
+            raise error
+        self._raised = told
+
+    def _end(self, calls: Mapping[int, Any], lost: Mapping[int, str]) -> None:
+        """End the generation: dismiss who is lost, and let the others end what they are at, and what was begun."""
+        self._dismiss(lost)
+        self._store.set(ended_key(self.generation), "")
+        _, ahead = self._ahead
+        self._ahead = "", {}
+        # Who has done what was begun behind a call has done that too.
+        others = {number: ahead.get(number, call) for number, call in calls.items() if number in self._members}
+        if not others:
+            return
+        ended = self._actors.ended(list(others.values()), least=len(others), timeout=self._timeout)
+        dead = [number for number, call in others.items() if call not in ended]
+        for number, call in others.items():
+            if call in ended:
+                try:
+                    self._actors.results([call])
+                except RayActorError:
+                    dead.append(number)
+                except RayTaskError:
+                    pass  # it has noticed that its generation has ended
+        self._dismiss(dead)
+
+    def _dismiss(self, numbers: Iterable[int], *, lost: bool = True) -> None:
+        """End the replicas of workers, lost ones or those of whom there are to be fewer."""
+        replicas = {self.places[number].replica for number in numbers}
+        for number, place in enumerate(self.places) if replicas else ():
+            if place.replica in replicas and number in self._members:
+                member = self._members.pop(number)
+                if lost and member.process is not None:
+                    member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
+                self._actors.end(member.actor)
+
+    # -- in words ------------------------------------------------------------------------------------------------
+
+    def _named(self, numbers: Iterable[int]) -> str:
+        return ", ".join(str(self.places[number]) for number in numbers)
+
+    def _tell_of_slow_start(self) -> bool:
+        never = self._pulse.never_heard()
+        if never:
+            log.warning("cluster: waiting for %s to start", self._named(never))
+        return True
+
+    def _cannot_start(self, never: Sequence[int]) -> NoRoom:
+        need, free = self._actors.need, self._actors.free()
+        return NoRoom(
+            f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
+            f"{len(self.places)} workers with {need} each, and Ray has room for {free:g} more; "
+            "lower cluster.replicas or cluster.shards, or add nodes"
+        )
+
+
+def never_made(death: RayActorError) -> str:
+    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
+    if "creation task" not in str(death):
+        return ""
+    return str(death).strip().splitlines()[-1].strip()

@@ -1,0 +1,42 @@
+"""Which clients are learned as one batch: by their order alone, so that a run is the same on any number of workers.
+
+Clients live in blocks of consecutive ones, each in one worker; those of a block that take part in a round are cut into
+batches of at most `federated.batch_clients`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from federated._grid import spread
+from federated._simulated_client import Client
+from incr_core.job import FederatedSection
+
+__all__ = ["batches_of", "homes_of"]
+
+
+def batches_of(clients: Sequence[int], size: int, block: int) -> list[int]:
+    """The number of the batch that each of these clients is learned in; clients are in order.
+
+    size: of a batch at most. block: how many clients live in one worker for certain.
+
+    >>> batches_of([0, 1, 2, 3, 4, 8], size=3, block=4)
+    [0, 0, 0, 1, 2, 3]
+    """
+    found: list[int] = []
+    for _, group in groupby(clients, lambda client: client // block):
+        number = found[-1] + 1 if found else 0
+        found += [number + place // size for place, _ in enumerate(group)]
+    return found
+
+
+def homes_of(clients: Sequence[Client], wanted: FederatedSection, workers: int) -> list[int]:
+    """The worker of each client, so that the busiest has few rows and those of a batch are in one."""
+    rows = [client.rows for client in clients]
+    if not wanted.batch_clients:
+        return spread(rows, workers)
+    block = wanted.block(len(rows))
+    blocks = [sum(rows[start : start + block]) for start in range(0, len(rows), block)]
+    homes = spread(blocks, min(workers, len(blocks)))
+    return [homes[place // block] for place in range(len(rows))]

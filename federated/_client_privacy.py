@@ -1,0 +1,173 @@
+"""A client that keeps a promise: what it answers is hidden in noise, for as long as its budget lasts.
+
+unit = "rows", "row"    each row by DP-SGD, in every step: a pass over an increment is one step of the account
+unit = "client"         all rows together: how far an update moves the weights is clipped, and noise is added
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from federated._privacy_budget import Budget, Rows
+from incr_core.data import ranges
+from incr_core.errors import ArgumentError, EngineError
+from incr_core.job import ClientPrivacy
+from incr_core.privacy import SecretNoise, clipped, moved
+from incr_core.rounds import Participant
+from incr_core.storage import packing
+from incr_core.strategies import Strategy
+from incr_core.update import Update
+
+__all__ = ["Promise", "Spent"]
+
+DEPENDS = ("learner", "personal", "increment", "unconsolidated")
+"""Of a participant's state, what its next update depends on."""
+
+
+class Spent(EngineError):
+    """There is not enough left of a budget for what is asked."""
+
+
+class Promise:
+    """What one client hides.
+
+    wanted: the promise. budget: its account. secret: of which the noise is drawn. run: in which it learns.
+    """
+
+    def __init__(self, wanted: ClientPrivacy, budget: Budget, secret: bytes, run: str) -> None:
+        self.wanted, self.budget = wanted, budget
+        self._secret, self._run = secret, run
+        self.spent = False  # whether what comes next cannot be paid
+
+    def check(self, participant: Participant) -> None:
+        """Have its learner hide each row, where that is the promise. ArgumentError where it cannot be kept."""
+        learner = participant.learner
+        sums = [name for name, rule in learner.rules().items() if rule == "sum" and learner.weights()[name].numel()]
+        if learner.typical is None and sums:
+            raise ArgumentError(
+                "features.ranges: expected a range of every numeric column, since a private client tells no sums over "
+                f"its rows to normalise by ({sums[0]}), got none; say what the least and the greatest number of each is"
+            )
+        if self.wanted.unit != "client":
+            if participant.stopping is not None:
+                raise ArgumentError(
+                    "learner.validation: expected none, since rows that are held back would decide when to stop; leave "
+                    "it out"
+                )
+            if participant.stream.rates:
+                raise ArgumentError(
+                    "features.rate: expected none, since a row is in the rates of others, got some; leave them out, or "
+                    'let the promise be about all rows together (privacy.unit = "client")'
+                )
+            learner.hide_rows(self.wanted.clip, self.wanted.noise)
+            return
+        shares = learner.shared_state()[0] or learner.remakes
+        if shares:
+            names = [
+                type(one).__name__
+                for one in learner.strategies
+                if isinstance(one, Strategy) and not one.off and (one.traits.shared or one.traits.remakes)
+            ]
+            raise ArgumentError(
+                f"strategy {', '.join(names)}: expected strategies that tell nothing beside the update; leave it out"
+            )
+        if averages := [name for name, rule in learner.rules().items() if rule == "average"]:
+            raise ArgumentError(
+                f"privacy: expected a model without running statistics, got {averages[0]}, which no noise hides; use "
+                "LayerNorm or GroupNorm instead of BatchNorm"
+            )
+
+    def affords(self, participant: Participant, generation: int | None = None) -> bool:
+        """Whether it could learn the next increment, once. generation: see `Budget.affords`."""
+        coming = participant.ahead()
+        if coming is None:
+            return True
+        ids, passes = coming
+        times = self._times(len(ids), passes)
+        return self.budget.affords(times, self._rows(participant, ids), run=self._run, generation=generation)
+
+    def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool, generation: int) -> Update:
+        """What `Participant.learn` does, hidden; nothing in later rounds once the budget is spent.
+
+        Raises Spent where it is before the first: the rows stay as they are.
+        """
+        assert participant.increment is not None
+        ids = participant.increment.labelled.rows
+        assert ids is not None
+        times = self._times(len(ids), participant.passes())
+        question = self._question(participant, anchor, first)
+        rows = self._rows(participant, ids)
+        if not self.budget.pay(question, times, rows, run=self._run, generation=generation):
+            if first:
+                raise Spent(
+                    f"privacy: expected an order that the budget of epsilon = {self.budget.limit:g} still pays for, "
+                    "got one to learn; order nothing more until its owner raises it"
+                )
+            participant.adopt(anchor)
+            return Update(participant.told(participant.learner.weights()), 0)
+        source = SecretNoise(self._secret, bytes.fromhex(question))
+        private = participant.learner.private
+        if private is not None:
+            private.source = source
+        update = participant.learn(anchor, first)
+        weights = participant.told(update.weights)
+        if private is None and update.rows:
+            by, _ = clipped(weights, anchor, participant.learner.rules(), self.wanted.clip)
+            noise, scale = source.like(by), self.wanted.clip * self.wanted.noise
+            weights = moved(
+                {name: anchor[name] for name in weights}, {name: by[name] + scale * noise[name] for name in by}
+            )
+        hidden = Update(weights, update.rows, update.losses if self.wanted.metrics else {})
+        hidden.steps = update.steps
+        return hidden
+
+    def hidden(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What may be told of an increment: counts of rows; sums for metrics where the owner says so."""
+        if self.wanted.metrics:
+            return document
+        return {**document, "statistics": {}, "scored": 0, "probed": [], "tasks": []}
+
+    def told(self) -> dict[str, Any]:
+        """What is told of the account with every answer."""
+        return {"epsilon": self.budget.epsilon(), "limit": self.budget.limit, "spent": self.spent}
+
+    def _times(self, rows: int, passes: int) -> int:
+        """How many steps of the account it is to learn so many rows."""
+        return 0 if not rows else passes if self.wanted.unit != "client" else 1
+
+    @staticmethod
+    def _rows(participant: Participant, ids: Tensor) -> Rows:
+        names = participant.stream.fragments
+        return {names[number]: pairs for number, pairs in ranges(ids).items()}
+
+    def _question(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> str:
+        """A hash of all that the answer depends on: noise that is drawn of it is on no other answer."""
+        state = participant.state_dict(whole=True)
+        depends = {key: state[key] for key in DEPENDS if key in state}
+        tensors, structure = packing.pack(_in_one_order({"state": depends, "anchor": anchor, "first": first}))
+        # By the secret too: with another one, an answer that was paid for would be given again in other noise.
+        # By what is promised: the same normal numbers in two sizes would tell the update without any noise.
+        promised = [self._run, self.wanted.unit, self.wanted.noise, self.wanted.clip]
+        text = json.dumps([*promised, structure], sort_keys=True)
+        found = hmac.new(self._secret, text.encode(), hashlib.sha256)
+        for name in sorted(tensors):
+            found.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+
+def _in_one_order(node: Any) -> Any:
+    """Nested state whose entries come by their names: read from a disk, they come in another order.
+
+    >>> _in_one_order({"b": [{"d": 1, "c": 2}], "a": 3})
+    {'a': 3, 'b': [{'c': 2, 'd': 1}]}
+    """
+    if isinstance(node, Mapping):
+        return {key: _in_one_order(node[key]) for key in sorted(node, key=str)}
+    return [_in_one_order(one) for one in node] if isinstance(node, list) else node

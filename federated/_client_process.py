@@ -1,0 +1,73 @@
+"""A worker: one process in which several clients of a `RayGrid` live, each with its own context."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from federated._batched_app import Answers, TogetherApp
+from federated._flower_privates import ErrorCode
+from federated._message_batching import Envelope, unwrap
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Answer messages with a ClientApp, each in the context of the node it is for.
+
+    nodes: the node ids of all clients of the grid, in the order of their partitions.
+    """
+
+    def __init__(self, app: ClientApp, run: int, nodes: list[int], config: dict[str, Any]) -> None:
+        self._app = app
+        self._run = run
+        self._places = {node: place for place, node in enumerate(nodes)}
+        self._config = config
+        self._contexts: dict[int, Context] = {}
+
+    def place(self) -> tuple[str, int]:
+        """The machine and the process that the worker is."""
+        return socket.gethostname(), os.getpid()
+
+    def answer(self, envelopes: list[Envelope], shared: dict[int, Any]) -> list[Message]:
+        """One reply for each message; an exception becomes an error reply, as everywhere in Flower."""
+        messages = [unwrap(envelope, shared) for envelope in envelopes]
+        if not isinstance(self._app, TogetherApp):
+            return [self._answer(message) for message in messages]
+        replies: list[Message] = []
+        for answers, group in self._app.grouped(messages):
+            if answers is None:
+                replies += [self._answer(message) for message in group]
+            else:
+                replies += self._answer_together(answers, group)
+        return replies
+
+    def _answer(self, message: Message) -> Message:
+        context = self._context(message.metadata.dst_node_id)
+        try:
+            return self._app(message, context)
+        except Exception as error:
+            return _failed(message, error)
+
+    def _answer_together(self, answers: Answers, messages: list[Message]) -> list[Message]:
+        contexts = [self._context(message.metadata.dst_node_id) for message in messages]
+        try:
+            return answers(messages, contexts)
+        except Exception as error:
+            return [_failed(message, error) for message in messages]
+
+    def _context(self, node: int) -> Context:
+        if node not in self._contexts:
+            place: dict[str, Any] = {"partition-id": self._places[node], "num-partitions": len(self._places)}
+            self._contexts[node] = Context(self._run, node, place, RecordDict(), dict(self._config))
+        return self._contexts[node]
+
+
+def _failed(message: Message, error: Exception) -> Message:
+    reason = "".join(traceback.format_exception_only(error)).strip()
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

@@ -1,0 +1,128 @@
+"""What an owner agrees to: a server's job, read as data, and made the job of a client that owns its rows.
+
+A job may name what incr brings along. Of everything else (code, columns, paths) an owner's file says what there is;
+what it does not say is refused, by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from federated._client_file import ClientFile
+from incr_core.errors import IncrError, JobError
+from incr_core.job import Job, names_code
+
+__all__ = ["SECTIONS", "Declined", "agreed", "offered"]
+
+SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift", "review")
+"""What of its job a server tells its clients."""
+
+STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", "key", "key_window", "time_zone")
+"""What of the stream a job decides; the rest is the owner's."""
+
+PUBLISH = ("gate", "reference")
+"""What of publishing is done at a client: it keeps rows to judge versions on."""
+
+GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")
+"""Of plugins that a client's job may name."""
+
+OURS = ("incr_core", "cluster", "federated")
+"""Packages whose plugins are what incr brings along."""
+
+
+class Declined(JobError):
+    """A job that an owner does not agree to, in words that tell nothing but what the server has asked for."""
+
+
+def offered(job: Job) -> str:
+    """What a server tells of its job: neither paths nor engines."""
+    document = job.document()
+    told = {name: document[name] for name in SECTIONS if name in document}
+    told["stream"] = {key: value for key, value in document["stream"].items() if key in STREAM}
+    told["federated"] = {"personal": job.federated.personal}
+    told["publish"] = {key: document["publish"][key] for key in PUBLISH}
+    return json.dumps(told)
+
+
+def agreed(file: ClientFile, told: str) -> Job:
+    """The job of a client with this file. Raises Declined, naming everything that it does not agree to.
+
+    >>> file = ClientFile.from_document({"name": "north", "data": {"path": "a.csv"}, "columns": ["age"]}, ".")
+    >>> job = {"stream": {}, "features": {"label": "ill", "numeric": ["age"]}, "learner": {"objective": "own:Loss"}}
+    >>> agreed(file, json.dumps(job))
+    Traceback (most recent call last):
+    ...
+    federated.consent.Declined: client north: expected a job that its file allows, got one that asks for the column ill;
+    the code own:Loss (allow.modules); change the job, or ask the owner
+    """
+    try:
+        document = json.loads(told)
+        personal = document.get("federated", {}).get("personal", [])
+        publish = {key: value for key, value in document.get("publish", {}).items() if key in PUBLISH}
+        document = {name: document[name] for name in SECTIONS if name in document}
+        document |= {"federated": {"personal": personal}, "publish": publish}
+        stream = {key: value for key, value in document["stream"].items() if key in STREAM}
+        asked = [f"the column {name}" for name in sorted(set(_columns(document)) - file.columns.keys())]
+        asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Declined(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
+    if asked:
+        raise Declined(
+            f"client {file.name}: expected a job that its file allows, got one that asks for {'; '.join(asked)}; "
+            "change the job, or ask the owner"
+        )
+    own = {key: value for key in ("format", "time_zone", "settle") if (value := getattr(file.data, key)) is not None}
+    document["stream"] = {**stream, "path": file.path, **own}
+    document["root"] = str(file.root)
+    try:
+        return Job.from_document(document).where_called(file.columns)
+    except IncrError as error:
+        raise Declined(f"client {file.name}: {error}") from error
+
+
+def _columns(document: Mapping[str, Any]) -> Iterator[str]:
+    """All columns that a job names."""
+    stream, features = document["stream"], document["features"]
+    named: list[Any] = [stream.get("predict_at"), stream.get("label_at"), stream.get("key")]
+    named += [features.get(key) for key in ("label", "numeric", "categorical", "item", "weight", "task")]
+    for rate in features.get("rate", ()):
+        named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]
+    named += [one for drift in document.get("drift", ()) for one in drift.get("columns", ())]
+    named += document.get("model", {}).get("inputs", {}).values()
+    for one in named:
+        yield from one if isinstance(one, list) else [] if one is None else [str(one)]
+
+
+def _code(document: Mapping[str, Any]) -> Iterator[str]:
+    """What a job names that incr does not bring along: "module:name", whatever key says so, and plugins."""
+    plugins: dict[str, list[str]] = {}
+    for group in GROUPS:
+        for entry in entry_points(group=f"incr.{group}"):
+            if entry.value.partition(".")[0] not in OURS:
+                plugins.setdefault(entry.name, []).append(entry.value)
+    for section in ("model", "learner", "strategy", "drift", "review"):
+        for text in _texts(document.get(section)):
+            if names_code(text):
+                yield text
+            for name in {text, text.lower(), text.lower().removesuffix("lr")}:  # as optimisers and schedules are found
+                yield from plugins.get(name, ())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _may(file: ClientFile, name: str) -> bool:
+    """Whether the module of "module:name", or a package that it is in, is allowed."""
+    module = name.partition(":")[0]
+    return any(f"{module}.".startswith(f"{allowed}.") for allowed in file.allow.modules)

@@ -1,0 +1,181 @@
+"""Our own Flower `Grid`: clients live for the whole run in a few Ray actors, with their models and data.
+
+Flower's engine sends every client's app and state to whichever actor is free, and looks for replies ten times a second.
+Here a client always meets the same worker; all messages for a worker make one call; what goes to many clients is put in
+Ray's object store once; and nothing polls. Any Flower ServerApp and strategy runs on it unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from cluster.session import Session, require_ray
+from federated._client_process import Worker
+from federated._flower_privates import ErrorCode, Run, be_server_of, number, run_numbered
+from federated._message_batching import wrap
+
+__all__ = ["RayGrid", "spread"]
+
+FAREWELL = 30.0
+"""Seconds to wait for the processes of workers that were told to stop."""
+
+_runs = count(1)
+
+
+class RayGrid(Grid):
+    """Clients in Ray actors of this machine, or of the Ray cluster this process is connected to.
+
+    app: what answers messages. homes: for each client, by partition, the number of its worker.
+    config: the run config that the clients see. gpu: whether they learn on a GPU, of which workers then take shares.
+
+    A worker that dies takes its clients along: messages to them are answered with an error, now and from then on.
+    """
+
+    def __init__(
+        self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None, *, gpu: bool = False
+    ) -> None:
+        self._nodes = list(range(1, len(homes) + 1))
+        self._home = dict(zip(self._nodes, homes, strict=True))
+        self._run = run_numbered(next(_runs))
+        self._numbers = count(1)
+        self._flying: dict[Any, list[Message]] = {}
+        self._landed: dict[str, Message] = {}
+        be_server_of(self._run)
+        workers = max(homes) + 1
+        self._session = Session("local", workers)
+        # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
+        gpus = share_of(ray.cluster_resources().get("GPU", 0.0), workers) if gpu else 0.0  # type: ignore[no-untyped-call]
+        actor = ray.remote(Worker).options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
+        self._workers: list[Any] = [
+            actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)
+        ]
+        self._places: list[Any] = [worker.place.remote() for worker in self._workers]
+
+    def close(self) -> None:
+        """Stop the workers, wait until they are gone, and stop Ray where this grid started it."""
+        there = ray.is_initialized()  # else Ray would start anew to be asked about them
+        asked = self._places if there else []
+        started, _ = ray.wait(asked, num_returns=len(asked), timeout=0) if asked else ([], [])
+        for worker in self._workers if there else ():
+            ray.kill(worker)
+        deadline = time.monotonic() + FAREWELL
+        for place in started:
+            while _lives(place) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        self._workers, self._places = [], []
+        self._session.close()
+
+    # -- Flower's Grid -------------------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Take another run's identity."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run this grid serves."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message; Flower has deprecated this in favour of `Message` itself."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All clients, always: a lost one answers with an error instead of vanishing."""
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages, one call per worker; returns ids to pull the replies with."""
+        waiting = list(messages)
+        for message in waiting:
+            number(message, f"{self._run.run_id}-{next(self._numbers)}")
+        envelopes, shared = wrap(waiting)
+        require_ray()
+        store = ray.put(shared)
+        for home, worker in enumerate(self._workers):
+            mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == home]
+            if mine:
+                call = worker.answer.remote([envelopes[place] for place in mine], store)
+                self._flying[call] = [waiting[place] for place in mine]
+        return [message.metadata.message_id for message in waiting]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies to these messages that are here by now."""
+        self._land(timeout=0)
+        return [self._landed.pop(sent) for sent in list(message_ids) if sent in self._landed]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for the replies; after `timeout` seconds, return those that are here."""
+        sent = self.push_messages(messages)
+        self._land(timeout)
+        return self.pull_messages(sent)
+
+    def _land(self, timeout: float | None) -> None:
+        if not self._flying:
+            return
+        arrived, _ = ray.wait(list(self._flying), num_returns=len(self._flying), timeout=timeout)
+        for call in arrived:
+            asked = self._flying.pop(call)
+            try:
+                replies = ray.get(call)
+            except ray.exceptions.RayError as error:
+                reason = f"its worker is gone: {str(error).splitlines()[0]}"
+                replies = [Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message) for message in asked]
+            for reply in replies:
+                self._landed[reply.metadata.reply_to_message_id] = reply
+
+
+def spread(sizes: list[int], workers: int) -> list[int]:
+    """A worker for each client, so that the busiest worker has as few rows as a greedy choice can give it.
+
+    >>> spread([50, 10, 30, 20], 2)
+    [0, 0, 1, 1]
+    """
+    load: Counter[int] = Counter(dict.fromkeys(range(workers), 0))
+    chosen = [0] * len(sizes)
+    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
+        worker = min(load, key=lambda worker: (load[worker], worker))
+        load[worker] += sizes[client]
+        chosen[client] = worker
+    return chosen
+
+
+def _lives(place: Any) -> bool:
+    """Whether the worker that told this place is a process of this machine that still runs."""
+    try:
+        machine, process = ray.get(place)
+    except ray.exceptions.RayError:  # it died before it could tell
+        return False
+    if machine != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _node(message: Message) -> int:
+    return message.metadata.dst_node_id
+
+
+def share_of(gpus: float, workers: int) -> float:
+    """What each of some workers takes of the GPUs that there are, at most one; Ray counts in ten-thousandths.
+
+    >>> share_of(1, 3), share_of(4, 2), share_of(0, 2)
+    (0.3333, 1.0, 0.0)
+    """
+    return min(1.0, int(gpus / workers * 10_000) / 10_000)

@@ -1,0 +1,173 @@
+"""Participants at home in this process, so that a client's model and data need not be made anew for every message.
+
+Flower promises no more than that a client's `Context.state` follows it from message to message; the process that
+serves it may be another each time. So the context counts the client's generation, one for every message answered. A
+participant that lives here and is of that generation is used as it stands; otherwise it is brought up from the client's
+own disk, where it was written after the last message. Where a client always meets the same process (our `RayGrid`),
+nothing needs to be written between commits, and the context says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context
+
+from federated._client_privacy import Promise
+from federated._privacy_budget import Budget
+from federated._simulated_client import Client
+from incr_core.data.sources import SharedReads
+from incr_core.errors import ArgumentError, CheckpointError, JobError
+from incr_core.job import Job
+from incr_core.numerics import settle_arithmetic
+from incr_core.rounds import Participant
+from incr_core.storage import storage
+
+__all__ = ["answered", "close_all", "make_resident", "name_of", "promise_of", "resident_of", "state_place"]
+
+CLIENT = "client"
+"""The record of a context that says who the client is."""
+
+LIVE = "live"
+"""The folder, beside the committed versions, of a client's state between messages."""
+
+
+@dataclass(slots=True)
+class Resident:
+    """A participant and the generation it stands at."""
+
+    participant: Participant
+    generation: int
+
+
+_residents: dict[tuple[int, str, str], Resident] = {}
+
+_promises: dict[tuple[int, str, str], Promise] = {}
+"""What the residents hide, where they hide something."""
+
+_reads: dict[tuple[int, str], SharedReads] = {}
+"""What the residents of a run have decoded of their common stream, by the run and its job."""
+
+
+_jobs: dict[str, Job] = {}
+"""The jobs of the residents, by their JSON: a thousand clients need not read it a thousand times."""
+
+
+def make_resident(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
+    """Make the client's participant, fresh, and note in the context who it is from now on.
+
+    job, client: their JSON. folder: the client's own, for its state. travels: whether the next message may meet
+    another process.
+    """
+    record = ConfigRecord({"job": job, "client": client, "folder": folder, "travels": travels, "generation": 0})
+    record["name"] = Client.from_document(json.loads(client)).name
+    context.state[CLIENT] = record
+    if (before := _residents.pop(_key(context), None)) is not None:
+        before.participant.close()
+    return _make(context)
+
+
+def resident_of(context: Context) -> Participant:
+    """The client's participant as its last message left it.
+
+    Raises CheckpointError where it is neither here nor, of the right generation, on its disk.
+    """
+    if CLIENT not in context.state:
+        raise CheckpointError(
+            f"node {context.node_id}: this client has lost its state since the run began; "
+            "run the same command again, which begins at the last commit"
+        )
+    record = context.state.config_records[CLIENT]
+    resident, generation = _residents.get(_key(context)), int(str(record["generation"]))
+    if resident is not None and resident.generation == generation:
+        return resident.participant
+    participant = _make(context) if resident is None else resident.participant
+    _promise(context, participant)
+    _, found = participant.load(_live(context))
+    if found.get("generation") != generation:
+        raise CheckpointError(
+            f"client {name_of(context)}: expected its state after message {generation}, found that after message "
+            f"{found.get('generation')} in {_live(context)}; another run writes there: give each its own directory"
+        )
+    return participant
+
+
+def promise_of(context: Context) -> Promise | None:
+    """What the client hides; None where it hides nothing."""
+    return _promises.get(_key(context)) if CLIENT in context.state else None
+
+
+def answered(context: Context, participant: Participant) -> None:
+    """The client has answered a message: one generation on, and on disk if it may travel."""
+    record = context.state.config_records[CLIENT]
+    generation = int(str(record["generation"])) + 1
+    if record["travels"]:
+        participant.save(_live(context), whole=True, generation=generation)
+    record["generation"] = generation
+    _residents[_key(context)] = Resident(participant, generation)
+
+
+def name_of(context: Context) -> str:
+    """The client's name, for messages; its node's number before it has one."""
+    record = context.state.config_records.get(CLIENT)
+    return f"node {context.node_id}" if record is None else str(record["name"])
+
+
+def state_place(order: ConfigRecord) -> Path:
+    """The folder of a client's state for the version that is ordered."""
+    return Path(str(order["folder"]), str(order["version"]))
+
+
+def close_all() -> None:
+    """Stop what the residents of this process read ahead."""
+    while _residents:
+        _residents.popitem()[1].participant.close()
+    _promises.clear()
+    _reads.clear()
+    _jobs.clear()
+
+
+def _make(context: Context) -> Participant:
+    record = context.state.config_records[CLIENT]
+    told = str(record["job"])
+    if (job := _jobs.get(told)) is None:
+        job = _jobs[told] = Job.model_validate_json(told)
+    client = Client.from_document(json.loads(str(record["client"])))
+    settle_arithmetic(job.learner.threads, job.learner.device)
+    reads = _reads.setdefault((context.run_id, told), SharedReads())
+    made = job.participant(client.name, client.index, client.partition, reads=reads, personal=job.federated.personal)
+    _promise(context, made)
+    return made
+
+
+def _promise(context: Context, participant: Participant) -> None:
+    """Take up the promise that the job makes for its clients, with what is spent of it by the client's own file.
+
+    Its noise is drawn of the job's seed: a simulation can be repeated, and hides nothing from who knows the job.
+    """
+    record = context.state.config_records[CLIENT]
+    job = _jobs[str(record["job"])]
+    wanted = job.federated.client_privacy
+    if wanted is None or wanted.epsilon is None:
+        return
+    folder, name = Path(str(record["folder"])), str(record["name"])
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    budget = Budget(folder / "privacy.jsonl", wanted, simulated=True)
+    promise = Promise(wanted, budget, f"{job.learner.seed} {name}".encode(), "simulated")
+    try:
+        promise.check(participant)
+    except ArgumentError as error:
+        raise JobError(f"federated.client_privacy: {error}") from error
+    _promises[_key(context)] = promise
+
+
+def _key(context: Context) -> tuple[int, str, str]:
+    record = context.state.config_records[CLIENT]
+    return context.run_id, str(record["folder"]), str(record["name"])
+
+
+def _live(context: Context) -> Path:
+    return Path(str(context.state.config_records[CLIENT]["folder"]), LIVE)

@@ -1,0 +1,196 @@
+"""The clients of a run as the server reaches them: asked all at once, and answering in one order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from federated._client_failures import REMEDY
+from federated._records import pack, payload
+from federated.client_app import ANCHOR, ORDER, SHARED, WORK
+from incr_core.engines import Commit
+from incr_core.errors import EngineError, IncrError
+from incr_core.rounds import Arrival
+from incr_core.update import Weights
+
+__all__ = ["Roster", "budget_spent", "failures_of"]
+
+
+class Roster(ABC):
+    """Who the clients are, in the order of their shares in every sum, and how each is asked.
+
+    names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
+    alike: whether an order that is given to all is the same for each.
+    failed: clients whose answers did not come, or were left out, and why; since the last increment.
+    held_out: clients that never learn, and on whose rows the model is evaluated.
+    bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
+    """
+
+    alike = True
+
+    def __init__(self) -> None:
+        self.bytes, self.seconds = 0, 0.0
+        self.fragments: list[str] = []
+        self.news: list[tuple[str, str, str]] = []
+        self.failed: list[tuple[int, str]] = []
+        self.held_out: set[int] = set()
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The clients' names."""
+
+    @property
+    @abstractmethod
+    def there(self) -> Sequence[int]:
+        """The clients that can be asked now."""
+
+    @abstractmethod
+    def start(self, commit: Commit | None) -> Mapping[str, Any]:
+        """Reach the clients, and let each become itself: fresh, or as it was at a commit. Returns what one has told."""
+
+    @abstractmethod
+    def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
+        """Let clients take their next increment: an arrival for each client, none where all streams have ended."""
+
+    def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:  # noqa: B027
+        """An increment is over: the rows still told of are in the model or, if not `learned`, were let go."""
+
+    @abstractmethod
+    def save(self, version: int) -> dict[str, Any]:
+        """Let clients keep their state for a version; returns what is to be known of them then."""
+
+    def told(self) -> dict[str, Any]:
+        """What the summary of a run tells of them."""
+        return {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave them, and stop what was started here. May be called twice."""
+
+    def may_learn(self, client: int) -> bool:
+        """Whether a client with rows can be asked to learn the increment at hand."""
+        return True
+
+    def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
+        """Of those drawn for the round of that number of the increment at hand, who is to be asked."""
+        return drawn
+
+    def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
+        return orders
+
+    # -- a question --------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        action: str,
+        clients: Sequence[int],
+        order: Mapping[str, Any] | None = None,
+        *,
+        orders: Sequence[Mapping[str, Any]] | None = None,
+        records: Sequence[Mapping[str, ArrayRecord]] | None = None,
+        anchor: Weights | None = None,
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> dict[int, RecordDict]:
+        """Send a message to each of these clients that can be asked; returns the answers that are accepted, by client,
+        in the same order.
+
+        Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
+        """
+        places = [place for place, client in enumerate(clients) if self._may_ask(client)]
+        clients = [clients[place] for place in places]
+        common = {ANCHOR: pack(anchor)} if anchor is not None else {}
+        if shared:
+            common[SHARED] = pack(shared)
+        every = ConfigRecord(dict(order or {})) if orders is None and self.alike else None
+        contents = [
+            RecordDict(
+                {
+                    **common,
+                    **({} if records is None else records[place]),
+                    ORDER: self._order(client, (order or {}) if orders is None else orders[place])
+                    if every is None
+                    else every,
+                }
+            )
+            for place, client in zip(places, clients, strict=True)
+        ]
+        nodes = [self._node(client) for client in clients]
+        # A list: Flower's grid over HTTP goes through the messages twice.
+        sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
+        with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
+            replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
+        found = self._accepted(action, clients, [replies.get(node) for node in nodes], anchor)
+        self.bytes += sum(map(payload, contents)) + sum(map(payload, found.values()))
+        self.seconds += _busiest(list(found.values()))
+        return found
+
+    @property
+    @abstractmethod
+    def _reached(self) -> Grid:
+        """The grid on which they are."""
+
+    @abstractmethod
+    def _node(self, client: int) -> int:
+        """The node of a client."""
+
+    def _may_ask(self, client: int) -> bool:
+        """Whether a client is there to be asked."""
+        return True
+
+    def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
+        """An order as a client gets it."""
+        return ConfigRecord(dict(order))
+
+    def _exchange(self, messages: list[Message]) -> list[Message]:
+        return list(self._reached.send_and_receive(messages))
+
+    @abstractmethod
+    def _accepted(
+        self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
+    ) -> dict[int, RecordDict]:
+        """What is to be made of their answers to a question with this anchor; None where one has not come."""
+
+
+def budget_spent(client: str, epsilon: float, limit: float) -> tuple[str, str, str]:
+    """The event that a client's privacy budget is spent.
+
+    >>> budget_spent("north", 7.911, 8.0)[1]
+    'client north: epsilon 7.91 of 8'
+    """
+    return (
+        "budget spent",
+        f"client {client}: epsilon {epsilon:.3g} of {limit:g}",
+        "it learns no more; its rows stay pending",
+    )
+
+
+@contextmanager
+def failures_of(grid: Grid, doing: str) -> Iterator[None]:
+    """EngineError for whatever a grid raises: they go over HTTP, gRPC or Ray, each with errors of its own."""
+    try:
+        yield
+    except IncrError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
+            f"{doing}; {REMEDY}"
+        ) from error
+
+
+def _busiest(answers: Sequence[RecordDict]) -> float:
+    """Seconds that the process which worked longest has worked."""
+    worked: dict[int, float] = {}
+    for answer in answers:
+        work = answer.config_records[WORK]
+        process = int(str(work["process"]))
+        worked[process] = worked.get(process, 0.0) + float(str(work["seconds"]))
+    return max(worked.values(), default=0.0)

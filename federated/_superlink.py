@@ -1,0 +1,156 @@
+"""A run on a SuperLink whose ServerApp is this process.
+
+Flower starts a ServerApp in a process of its own. Here the command that a person has typed is the ServerApp: it starts
+a run with an app that consists of names alone (our two apps, as they are installed), takes its task, and has its grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+from flwr.app import Message
+
+from federated import _flower_wire as wire
+from incr_core.errors import EngineError, JobError
+
+__all__ = ["SuperLinkGrid", "certificate"]
+
+PAUSES = (0.02, 0.5)
+"""Seconds between two looks for replies: at first, and at most."""
+
+PATIENCE = 60.0
+"""Seconds to try again where the SuperLink does not answer."""
+
+TRIES = 5
+"""How often a run is started whose task another process has taken: a SuperLink may start ServerApps itself."""
+
+APP = """\
+[project]
+name = "incr"
+version = "{version}"
+description = "Learn inside clients: our apps as they are installed, no code"
+license = "MIT"
+
+[tool.flwr.app]
+publisher = "incr"
+
+[tool.flwr.app.components]
+serverapp = "federated.server_app:app"
+clientapp = "federated.client_app:app"
+
+[tool.flwr.app.config]
+job = ""
+out = ""
+"""
+
+
+class SuperLinkGrid(wire.RunGrid):
+    """Reaches the nodes of the SuperLink at `address` ("HOST:PORT"), as the ServerApp of a run of its own.
+
+    certificates: a file with the certificate of who signed the SuperLink's, PEM; None: no TLS. Raises EngineError where
+    there is no SuperLink, or it refuses.
+    """
+
+    def __init__(self, address: str, certificates: str | None = None) -> None:
+        trusted = certificate(certificates, "federated.certificates")
+        where = address, trusted is None, trusted
+        try:
+            token = _claimed(*where)
+            super().__init__(*where, token, PATIENCE)
+            given = self.client.PullTaskInput(wire.PullTaskInputRequest())
+        except httpx.HTTPError as error:
+            command = f"flower-superlink --insecure --isolation process --port {address.rpartition(':')[2]}"
+            raise EngineError(
+                f"federated.superlink: expected a SuperLink at {address}, got {_said(error)}; mend the address, or "
+                f"start one: {command}"
+            ) from error
+        run = wire.run_from_proto(given.run)
+        wire.TaskIdentity.task_id, wire.TaskIdentity.run_id = given.task_id, run.run_id
+        wire.TaskIdentity.node_id = self.node.node_id
+        self.set_run(run)
+        self._heartbeat = wire.HeartbeatSender(wire.make_task_heartbeat_fn_http(self.client))
+        self._heartbeat.start()
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for the replies; after `timeout` seconds, return those that are here.
+
+        Flower's own looks every 3 s.
+        """
+        waiting = {sent for sent in self.push_messages(list(messages)) if sent}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found: list[Message] = []
+        pause, longest = PAUSES
+        while waiting:
+            here = list(self.pull_messages(waiting))
+            found += here
+            waiting -= {message.metadata.reply_to_message_id for message in here}
+            if not waiting or (deadline is not None and time.monotonic() > deadline):
+                break
+            time.sleep(pause)
+            pause = PAUSES[0] if here else min(pause * 1.5, longest)
+        return found
+
+    def finish(self) -> None:
+        """Tell the SuperLink that the run is over, and leave it."""
+        self.hurry()
+        self._heartbeat.stop()
+        try:
+            done = wire.PushTaskOutputRequest(sub_status=wire.SubStatus.COMPLETED, details="")
+            self.client.PushTaskOutput(done)
+        except httpx.HTTPError:  # it is gone before us
+            pass
+        self.close()
+
+
+def certificate(path: str | None, place: str) -> bytes | None:
+    """The bytes of a file with certificates; None where there is none to read. place: who names it."""
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise JobError(f"{place}: expected a file with certificates, got {path}: {error.strerror}") from error
+
+
+def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
+    """Start a run and take its task; returns the token of who has it."""
+    with warnings.catch_warnings():
+        # Flower 1.41 uses a name of pathspec's that newer ones deprecate.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fab, _ = wire.build_fab_from_files({"pyproject.toml": APP.format(version=version("incr")).encode()})
+    names = wire.fab_to_proto(wire.Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
+    known: list[wire.ProtobufClientInterceptor] = [
+        wire.RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+        wire.CliClientHttpInterceptor(),
+    ]
+    control = wire.ControlHttpClient.from_server_address(address, insecure, trusted, known)
+    executor = [wire.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+    runtime = wire.RuntimeHttpClient.from_server_address(address, insecure, trusted, executor)
+    try:
+        for _ in range(TRIES):
+            control.StartRun(wire.StartRunRequest(fab=names))
+            task = runtime.AcquireTask(wire.AcquireTaskRequest(supported_task_types=[wire.TaskType.SERVER_APP]))
+            # A run is an identity, and all of ours are alike: one that somebody else has started will do.
+            if task.HasField("task") and task.token:
+                return str(task.token)
+    finally:
+        control.close()
+        runtime.close()
+    raise EngineError(
+        f"federated.superlink: expected the SuperLink at {address} to leave a run to us, got one that starts "
+        "ServerApps itself; start it with --isolation process"
+    )
+
+
+def _said(error: httpx.HTTPError) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, httpx.HTTPStatusError):
+        told = wire.FlowerError.from_json(error.response.text)
+        return f"status {error.response.status_code}" + (f" ({told.message})" if told else "")
+    return f"{type(error).__name__}: {error}"
