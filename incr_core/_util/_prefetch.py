@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 __all__ = ["prefetch"]
@@ -13,6 +14,18 @@ T = TypeVar("T")
 
 PATIENCE = 2.0
 """Seconds to wait for a thread whose work nobody wants any more; a source may wait for its next rows for ever."""
+
+_running: dict[threading.Thread, Callable[[], None]] = {}  # and how each is asked to stop
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop what runs ahead before Python ends: a thread that comes back from C++ later would abort the process."""
+    for stop in list(_running.values()):
+        stop()
+    for thread in list(_running):
+        thread.join(PATIENCE)
+
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
@@ -45,8 +58,16 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             with change:
                 finished = True
                 change.notify_all()
+            del _running[thread]
+
+    def stop() -> None:
+        nonlocal stopped
+        with change:
+            stopped = True
+            change.notify_all()
 
     thread = threading.Thread(target=work, name="incr-prefetch", daemon=True)
+    _running[thread] = stop
     thread.start()
     try:
         while True:
@@ -60,7 +81,5 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
         if failure:
             raise failure[0]
     finally:
-        with change:
-            stopped = True
-            change.notify_all()
+        stop()
         thread.join(PATIENCE)

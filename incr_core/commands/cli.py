@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import logging
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments: None, as the command `incr` calls it, for those of the process.
     """
-    options = _parser().parse_args(arguments)
-    if arguments is None and options.command is _run and options.on != "local":
-        return _guarded(_run_apart, options)
-    return _guarded(options.command, options)
+    if arguments is not None:
+        options = _parser().parse_args(arguments)
+        return _guarded(options.command, options)
+    code: list[int] = []
+    atexit.register(_end, code)  # before what a command imports registers anything, and so called after all of it
+    options = _parser().parse_args()
+    apart = options.command is _run and options.on != "local"
+    code.append(_guarded(_run_apart if apart else options.command, options))
+    return code[0]
+
+
+def _end(code: Sequence[int]) -> None:
+    """End the process with its exit code while threads of a stream, or of a library, are still at something.
+
+    A daemon thread that comes back from C++ while Python ends is unwound through it, and that aborts the process: what
+    went well would end with exit code 134.
+    """
+    if code and threading.active_count() > 1:
+        logging.shutdown()
+        for output in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                output.flush()
+        os._exit(code[0])
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
