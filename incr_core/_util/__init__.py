@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core._util._building import build, refusal
 from incr_core._util._checks import at_least_one, byte_count, fraction, not_negative, one_of, positive
+from incr_core._util._lazy import exported
 from incr_core._util._made_with import MadeWith, made_with
 from incr_core._util._plugins import Catalogue, file_of, names_code, unknown
 from incr_core._util._prefetch import prefetch
@@ -21,6 +22,7 @@ __all__ = [
     "at_least_one",
     "build",
     "byte_count",
+    "exported",
     "file_of",
     "fraction",
     "json_text",

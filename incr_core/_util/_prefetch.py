@@ -27,7 +27,6 @@ def _stop_all() -> None:
         thread.join(PATIENCE)
 
 
-
 def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """Yield the items in order while a thread prepares up to `depth` more.
 

@@ -310,9 +310,9 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _versions(options: argparse.Namespace) -> int:
-    from incr_core.runs import Run
+    from incr_core.runs import VersionRecord
 
-    found = Run(options.directory).versions
+    found = VersionRecord.all_of(options.directory)
     print(f"{'version':>8}  {'created (UTC)':20} {'after':20} {'rows':>9}  model")
     for version in found:
         marks = " champion" if version.champion else ""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from incr_core.data._row_ids import OFFSET_BITS, fragment_of, offset_of, ranges, row_ids
-from incr_core.data._row_set import RowSet
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.data._row_ids import OFFSET_BITS, fragment_of, offset_of, ranges, row_ids
+    from incr_core.data._row_set import RowSet
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = ["OFFSET_BITS", "RowSet", "fragment_of", "offset_of", "ranges", "row_ids"]

@@ -8,9 +8,12 @@ file's footer give them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["OFFSET_BITS", "fragment_of", "offset_of", "ranges", "row_ids"]
 
@@ -26,6 +29,8 @@ def row_ids(fragment: int, start: int, stop: int) -> Tensor:
     >>> row_ids(1, 0, 2) - 2**40
     tensor([0, 1])
     """
+    import torch
+
     base = fragment << OFFSET_BITS
     return torch.arange(base + start, base + stop, dtype=torch.int64)
 
@@ -51,6 +56,7 @@ def offset_of(ids: Tensor) -> Tensor:
 def ranges(ids: Tensor) -> dict[int, list[tuple[int, int]]]:
     """The same rows as sorted, merged [start, stop) ranges per fragment; a repeated id counts once.
 
+    >>> import torch
     >>> ranges(torch.cat([row_ids(0, 5, 7), row_ids(2, 0, 1), row_ids(0, 0, 5)]))
     {0: [(0, 7)], 2: [(0, 1)]}
     """

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from incr_core.registry._champion import champion_of
-from incr_core.registry._committed import Committed
-from incr_core.registry._detached import Detached, read_progress, withdraw_detached, write_progress
-from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
-from incr_core.registry._job_claim import begun, engine_of, is_run, refuse_another, require_run
-from incr_core.registry._participant_states import STAY, state_folder, states_of
-from incr_core.registry._requests import CHANGE, STOP, answer, answered, ask, asked, request
-from incr_core.registry._row_states import RowStates
-from incr_core.registry._run_directory import RunDirectory
-from incr_core.registry._segments import Segment, Segments, read_index
-from incr_core.registry._versions import loop_state
-from incr_core.registry._violation import Violation
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.registry._champion import champion_of
+    from incr_core.registry._committed import Committed
+    from incr_core.registry._detached import Detached, read_progress, withdraw_detached, write_progress
+    from incr_core.registry._erased import SCHEMA, add_erased, begin_erasing, erased, erasing, finish_erasing, ids_of
+    from incr_core.registry._job_claim import begun, engine_of, is_run, refuse_another, require_run
+    from incr_core.registry._participant_states import STAY, state_folder, states_of
+    from incr_core.registry._requests import CHANGE, STOP, answer, answered, ask, asked, request
+    from incr_core.registry._row_states import RowStates
+    from incr_core.registry._run_directory import RunDirectory
+    from incr_core.registry._segments import Segment, Segments, read_index
+    from incr_core.registry._versions import loop_state
+    from incr_core.registry._violation import Violation
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = [
     "CHANGE",

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from incr_core.errors import CheckpointError
 from incr_core.registry import ledger as ledgers
+from incr_core.registry._commit import COMMIT, MODEL, STATE, has_weights, read_commit
 from incr_core.registry._difference import difference_of
 from incr_core.registry._history import UNDONE, manifest_table
 from incr_core.registry._segments import INDEX, MANIFESTS, TABLES, Segments, join
-from incr_core.registry._version import COMMIT, MODEL, STATE, has_weights, read_commit, read_version
 from incr_core.registry._violation import Violation
 from incr_core.storage import numbers_in, read_archive, read_verified
 
@@ -138,6 +138,8 @@ class Committed:
                 except CheckpointError as error:
                     self._wrong(folder / STATE, "the loop's state as committed", _what(error), _RESTORE)
             if not any(str(folder) in wrong.place for wrong in self.violations):
+                from incr_core.registry._version import read_version
+
                 try:
                     read_version(folder)
                 except CheckpointError as error:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import RunDirectoryError
 from incr_core.storage import parquet_bytes, read_table, remove, storage, sync_all, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "SCHEMA",
@@ -136,6 +138,8 @@ def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:
     >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
     True
     """
+    import torch
+
     numbers = pc.index_in(addresses["fragment"], pa.array(names, pa.string()))
     known = addresses.append_column("number", numbers).filter(pc.is_valid(numbers))
     number, offset = (known[name].to_numpy().astype(np.int64) for name in ("number", "offset"))

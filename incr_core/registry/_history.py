@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from incr_core.errors import CheckpointError
+from incr_core.registry._commit import COMMIT, read_commit, rewrite_table
 from incr_core.registry._segments import MANIFESTS, TABLES, Segments, join, read_index
-from incr_core.registry._version import COMMIT, read_commit, rewrite_table
 from incr_core.storage import numbers_in
 
 __all__ = ["FOLD", "TRIES", "UNDONE", "History", "manifest_table"]

@@ -22,14 +22,14 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-from torch import Tensor
 
 from incr_core.errors import ArgumentError, RunDirectoryError, StorageError, VersionError
 from incr_core.registry import ledger as ledgers
 from incr_core.registry._champion import champion_of, make_champion, pin, pinned_to, withdraw
+from incr_core.registry._commit import read_commit
 from incr_core.registry._detached import withdraw_detached
 from incr_core.registry._erased import refuse_unfinished
 from incr_core.registry._history import FOLD
@@ -37,15 +37,11 @@ from incr_core.registry._job_claim import AsNow, as_written, refuse_foreign_file
 from incr_core.registry._learned_once import LearnedOnce
 from incr_core.registry._participant_states import STAY, States
 from incr_core.registry._requests import STOP, answer
-from incr_core.registry._version import (
-    read_commit,
-    read_extra_state,
-    read_extra_table,
-    read_state,
-    write_version,
-)
 from incr_core.registry._versions import Versions
 from incr_core.storage import copy_of, located, lock_of, numbers_in, remove, storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RunDirectory"]
 
@@ -236,6 +232,8 @@ class RunDirectory:
             "serving": version if publish else self.champion(),
             **({"undone": self._versions.history.undone} if self._versions.history.undone else {}),
         }
+        from incr_core.registry._version import write_version
+
         committed = write_version(
             self._versions.folder(version),
             weights,
@@ -289,6 +287,8 @@ class RunDirectory:
                 for name in before["files"]
                 if name.endswith(".arrow")
             }
+            from incr_core.registry._version import read_state, write_version
+
             following = state(read_state(folder))
             with storage(self.path):
                 copied = self._states.copy(version, number)
@@ -389,10 +389,14 @@ class RunDirectory:
 
     def extra_state(self, version: int) -> dict[str, Any]:
         """What modules kept besides tensors at the commit of a version, verified; of most models nothing."""
+        from incr_core.registry._version import read_extra_state
+
         return read_extra_state(self._versions.folder(version))
 
     def extra_table(self, version: int, name: str) -> pa.Table:
         """One of the tables that are kept beside a version's weights, verified."""
+        from incr_core.registry._version import read_extra_table
+
         self._versions.require(version)
         return read_extra_table(self._versions.folder(version), name)
 

@@ -12,7 +12,7 @@ The archive knows its own hash, and the manifest those of the files beside it.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +23,32 @@ from torch import Tensor
 
 from incr_core.errors import ArgumentError, CheckpointError, VersionError
 from incr_core.numerics import stored, unstored
+from incr_core.registry._commit import COMMIT, MODEL, STATE, commit_bytes, read_commit
 from incr_core.storage import (
     SCHEMA,
     archive_bytes,
     arrow_bytes,
     checksummed,
     model_sha256,
-    parquet_bytes,
     parse_checksummed,
     read_archive,
     read_table,
     read_verified,
-    remove,
     sha256,
-    write_atomically,
     write_folder,
 )
 from incr_core.storage.packing import pack, unpack
 
 __all__ = [
-    "COMMIT",
-    "MODEL",
-    "STATE",
-    "drop_weights",
-    "has_weights",
     "is_intact",
-    "read_commit",
     "read_extra_state",
     "read_extra_table",
     "read_state",
     "read_version",
-    "rewrite_table",
     "write_version",
 ]
 
-MODEL, COMMIT, STATE = "model.safetensors", "commit.zip", "state.zip"
-_EXTRA, _MANIFEST = "extra_state.safetensors", "manifest.json"
+_EXTRA = "extra_state.safetensors"
 
 
 def write_version(
@@ -112,31 +102,13 @@ def write_version(
     if taken := sorted(document.keys() & manifest.keys()):
         raise ArgumentError(f"manifest: {', '.join(taken)}: set by the registry; use other names")
     document |= manifest
-    files[COMMIT] = _commit_bytes(document, tables)
+    files[COMMIT] = commit_bytes(document, tables)
     if state is not None:
         tensors, structure = pack(state)
         content = checksummed({"schema": SCHEMA, "state": structure})
         files[STATE] = archive_bytes({"state.json": content, "tensors.safetensors": safetensors.torch.save(tensors)})
     write_folder(folder, files, needed)
     return document
-
-
-def _commit_bytes(manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bytes:
-    told = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
-    return archive_bytes({_MANIFEST: checksummed(manifest), **told})
-
-
-def read_commit(folder: Path) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-    """The manifest of a version, and the rows it adds to the run's tables, verified; for an example see above.
-
-    >>> read_commit(Path("/nowhere/versions/1"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/versions/1/commit.zip: expected a file, found none; ...
-    """
-    files = read_archive(folder / COMMIT)
-    manifest = parse_checksummed(files.pop(_MANIFEST), folder / COMMIT)
-    return manifest, {name.removesuffix(".parquet"): read_table(name, content) for name, content in files.items()}
 
 
 def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -189,45 +161,6 @@ def read_state(folder: Path) -> Any:
     files = read_archive(folder / STATE)
     document = parse_checksummed(files["state.json"], folder / STATE)
     return unpack(safetensors.torch.load(files["tensors.safetensors"]), document["state"])
-
-
-def rewrite_table(folder: Path, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
-    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     folder = Path(place, "1")
-    ...     told = write_version(folder, {}, {"quarantine": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
-    ...     rewrite_table(folder, "quarantine", lambda table: (pa.table({"value": ["gone"]}), 1))
-    ...     read_commit(folder)[1]["quarantine"]["value"].to_pylist()
-    ['gone']
-    """
-    manifest, tables = read_commit(folder)
-    if name not in tables:
-        return
-    table, count = change(tables[name])
-    if count:
-        write_atomically(folder / COMMIT, _commit_bytes(manifest, tables | {name: table}))
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a version is there, and not pruned.
-
-    >>> has_weights(Path("/nowhere/versions/1"))
-    False
-    """
-    return (folder / MODEL).exists()
-
-
-def drop_weights(folder: Path) -> None:
-    """Remove a version's weights and what lives as long as these.
-
-    >>> drop_weights(Path("/nowhere/versions/1"))
-    """
-    remove(folder / MODEL)  # first: without it the rest is known to be on its way out
-    for file in folder.glob("*"):
-        if file.suffix in (".safetensors", ".arrow") or file.name == STATE:
-            remove(file)
 
 
 def is_intact(folder: Path) -> bool:

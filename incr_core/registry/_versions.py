@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from torch import Tensor
 
 from incr_core.errors import CheckpointError, VersionError
 from incr_core.registry._champion import CHAMPION, champion_of, is_withdrawn, make_champion
+from incr_core.registry._commit import STATE, drop_weights, has_weights, read_commit
 from incr_core.registry._history import TRIES, History
 from incr_core.registry._participant_states import STAY
-from incr_core.registry._version import (
-    STATE,
-    drop_weights,
-    has_weights,
-    is_intact,
-    read_commit,
-    read_state,
-    read_version,
-)
 from incr_core.storage import remove
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Versions", "loop_state"]
 
@@ -154,6 +148,8 @@ class Versions:
         raise VersionError(f"{self.directory}: no version yet; let the run commit one")
 
     def _load(self, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        from incr_core.registry._version import is_intact, read_version
+
         self.require(version)
         try:
             return read_version(self.folder(version))
@@ -182,6 +178,8 @@ def loop_state(directory: Path, version: int) -> Any:
     ...
     incr_core.errors.CheckpointError: /nowhere/versions/3/state.zip: expected a file, found none; ...
     """
+    from incr_core.registry._version import read_state
+
     return read_state(directory / "versions" / str(version))
 
 

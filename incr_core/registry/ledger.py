@@ -12,14 +12,17 @@ fragment that grow together again as gaps fill, so checking one commit does not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
 from incr_core.data import OFFSET_BITS
 from incr_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SCHEMA", "Coverage", "Intervals", "check", "count", "entries_table", "entry_table", "flat", "rows_of"]
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from incr_core.report._caution import caution
-from incr_core.report._course import read_summary
-from incr_core.report._page import write_report
-from incr_core.report._standings import Standing, standings
-from incr_core.report._tensorboard import TensorBoard
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.report._caution import caution
+    from incr_core.report._course import read_summary
+    from incr_core.report._page import write_report
+    from incr_core.report._standings import Standing, standings
+    from incr_core.report._tensorboard import TensorBoard
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = ["Standing", "TensorBoard", "caution", "read_summary", "standings", "write_report"]

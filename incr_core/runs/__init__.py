@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from incr_core.runs._change import change
-from incr_core.runs._detached import detach, go_on
-from incr_core.runs._difference import difference
-from incr_core.runs._engine_choice import EngineSettings
-from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
-from incr_core.runs._from_objects import open_run
-from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
-from incr_core.runs._run import Run, VersionRecord, run
-from incr_core.runs._status import Status
-from incr_core.runs._stop import stop
-from incr_core.runs._summary import Summary
-from incr_core.runs._version import Version
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.runs._change import change
+    from incr_core.runs._detached import detach, go_on
+    from incr_core.runs._difference import difference
+    from incr_core.runs._engine_choice import EngineSettings
+    from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
+    from incr_core.runs._from_objects import open_run
+    from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
+    from incr_core.runs._run import Run, run
+    from incr_core.runs._status import Status
+    from incr_core.runs._stop import stop
+    from incr_core.runs._summary import Summary
+    from incr_core.runs._version import Version
+    from incr_core.runs._version_record import VersionRecord
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = [
     "KEPT",

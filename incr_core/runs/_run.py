@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any, Self
@@ -17,34 +17,14 @@ from incr_core.runs._change import change
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_where
 from incr_core.runs._learn import Observe, learn
-from incr_core.runs._status import Status, held_back
+from incr_core.runs._status import Status
 from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
 from incr_core.runs._version import Version
+from incr_core.runs._version_record import VersionRecord
 from incr_core.storage import located, told
 
-__all__ = ["Run", "VersionRecord", "run"]
-
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """What is known of a version without its weights.
-
-    after: the name of the increment that it was committed after, the run's number `increment`. rows: learned since the
-    version before. metrics: the prequential metrics up to it. has_weights: False once pruned (`publish.keep`).
-    held: why the gate has not let it become the champion; "" where it has, or the job has no gate.
-    """
-
-    number: int
-    increment: int
-    after: str
-    rows: int
-    created: str
-    model_sha256: str
-    champion: bool
-    has_weights: bool
-    metrics: dict[str, float]
-    held: str = ""
+__all__ = ["Run", "run"]
 
 
 class Run:
@@ -120,27 +100,7 @@ class Run:
     @property
     def versions(self) -> list[VersionRecord]:
         """Its versions, oldest first."""
-        directory = RunDirectory.open(self.path)
-        told = {row["version"]: row for row in directory.table("metrics").to_pylist()}  # the last increment of each
-        return [
-            VersionRecord(
-                number=found["version"],
-                increment=found["increment"],
-                after=found["name"],
-                rows=found["rows"],
-                created=found["created"],
-                model_sha256=found["model_sha256"],
-                champion=found["champion"],
-                has_weights=found["has_weights"],
-                metrics={
-                    key.removeprefix("total."): value
-                    for key, value in told.get(found["version"], {}).items()
-                    if key.startswith("total.") and value is not None
-                },
-                held=held_back(found),
-            )
-            for found in directory.versions()
-        ]
+        return VersionRecord.all_of(self.path)
 
     @property
     def champion(self) -> Version:

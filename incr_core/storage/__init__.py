@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from incr_core.storage._addresses import address_in, file_system, is_address, store_errors
-from incr_core.storage._archive import archive_bytes, read_archive
-from incr_core.storage._atomic import numbers_in, remove, storage, sync_all, write_atomically, write_folder
-from incr_core.storage._integrity import (
-    SCHEMA,
-    checksummed,
-    model_sha256,
-    parse_checksummed,
-    read_checksummed,
-    read_verified,
-    sha256,
-)
-from incr_core.storage._lock import Lock
-from incr_core.storage._object_store import ObjectStore
-from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
-from incr_core.storage._working_copy import bring, copy_of, expose, located, lock_of, told, withdraw
-from incr_core.storage._writer import Writer
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.storage._addresses import address_in, file_system, is_address, store_errors
+    from incr_core.storage._archive import archive_bytes, read_archive
+    from incr_core.storage._atomic import numbers_in, remove, storage, sync_all, write_atomically, write_folder
+    from incr_core.storage._integrity import (
+        SCHEMA,
+        checksummed,
+        parse_checksummed,
+        read_checksummed,
+        read_verified,
+        sha256,
+    )
+    from incr_core.storage._lock import Lock
+    from incr_core.storage._model_hash import model_sha256
+    from incr_core.storage._object_store import ObjectStore
+    from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
+    from incr_core.storage._working_copy import bring, copy_of, expose, located, lock_of, told, withdraw
+    from incr_core.storage._writer import Writer
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = [
     "SCHEMA",

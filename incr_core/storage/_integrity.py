@@ -1,4 +1,4 @@
-"""Hashes that give away a single changed byte: of files, of models, and inside JSON that carries its own."""
+"""Hashes that give away a single changed byte: of files, and inside JSON that carries its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from incr_core.errors import CheckpointError
 from incr_core.storage._placeholders import filled
 
@@ -19,7 +16,6 @@ __all__ = [
     "SCHEMA",
     "checksummed",
     "content_of",
-    "model_sha256",
     "parse_checksummed",
     "read_checksummed",
     "read_verified",
@@ -38,32 +34,6 @@ def sha256(content: bytes) -> str:
     'e3b0c442'
     """
     return hashlib.sha256(content).hexdigest()
-
-
-def model_sha256(weights: Mapping[str, Tensor]) -> str:
-    r"""Hash weights: equal hash means equal model.
-
-    SHA-256 over the weights in order of their names (by code point); each contributes
-
-        one line of ASCII JSON: ["name", "float32", [rows, columns]] without spaces, then "\n"
-        its elements' bytes, row-major, little-endian
-
-    The line fixes how many bytes follow it, so no two different models feed the hash the same bytes. Where
-    the tensors live, their strides and whether they share memory do not matter.
-
-    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(4)[::2]})
-    True
-    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(2, dtype=torch.int32)})
-    False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name]
-        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        digest.update(json.dumps(header, separators=(",", ":")).encode() + b"\n")
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:

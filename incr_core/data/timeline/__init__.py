@@ -16,21 +16,28 @@ where to resume, `Standing` how far a cursor has come with every row.
 
 from __future__ import annotations
 
-from incr_core.data.timeline._keys import Learned
-from incr_core.data.timeline._partition import Blocks, ByColumn, ByDraw, ByHash, ByTime, Partition, owners
-from incr_core.data.timeline._plain_asked import PlainAsked
-from incr_core.data.timeline._standing import Standing
-from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
-from incr_core.data.timeline._timeline import Tick
-from incr_core.data.timeline._turns import Handed, Item, Turns
-from incr_core.data.timeline._unseen import (
-    EncodedRows,
-    columns_asked,
-    encode_file,
-    encode_table,
-    moments,
-    outcomes_of,
-)
+from typing import TYPE_CHECKING
+
+from incr_core._util import exported
+
+if TYPE_CHECKING:
+    from incr_core.data.timeline._keys import Learned
+    from incr_core.data.timeline._partition import Blocks, ByColumn, ByDraw, ByHash, ByTime, Partition, owners
+    from incr_core.data.timeline._plain_asked import PlainAsked
+    from incr_core.data.timeline._standing import Standing
+    from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
+    from incr_core.data.timeline._timeline import Tick
+    from incr_core.data.timeline._turns import Handed, Item, Turns
+    from incr_core.data.timeline._unseen import (
+        EncodedRows,
+        columns_asked,
+        encode_file,
+        encode_table,
+        moments,
+        outcomes_of,
+    )
+else:
+    __getattr__, __dir__ = exported(__name__)
 
 __all__ = [
     "KEY_WINDOW",
