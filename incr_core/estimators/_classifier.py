@@ -88,8 +88,9 @@ class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Values:
         """The likeliest class of each row, (n,)."""
-        likeliest: Values = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return likeliest
+        places = self.predict_proba(X).argmax(axis=1)
+        told: Values = self.classes_[places]
+        return told
 
     def _targets(self, labels: Values) -> torch.Tensor:
         places = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
