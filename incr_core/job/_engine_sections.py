@@ -178,6 +178,11 @@ class FederatedSection(Section):
 
     @model_validator(mode="after")
     def _selects_one_way(self) -> Self:
+        if self.clients_per_round is not None and self.clients_per_round < self.min_clients:
+            raise ValueError(
+                f"federated.clients_per_round: expected at least federated.min_clients, got {self.clients_per_round} "
+                f"and {self.min_clients}; a round has never fewer than min_clients, so raise the one or lower the other"
+            )
         if self.clients_per_round is not None and self.fraction < 1.0:
             raise ValueError(
                 f"federated.clients_per_round: expected it or fraction, got {self.clients_per_round} and "

@@ -108,6 +108,7 @@ def test_one_that_does_not_answer_is_asked_less_often(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
+        (("federated.clients_per_round=1", "federated.min_clients=2"), "at least federated.min_clients, got 1 and 2"),
         (("federated.clients_per_round=2", "federated.fraction=0.5"), "expected it or fraction, got 2 and 0.5"),
         (("federated.select=rows",), 'expected fraction or clients_per_round with "rows", got neither'),
     ],
