@@ -10,8 +10,8 @@ from typing import Any
 __all__ = ["json_text"]
 
 
-def json_text(document: Any) -> str:
-    """A document as JSON; NaN and infinity, which JSON does not know, become null.
+def json_text(document: Any, indent: int | None = 2) -> str:
+    """A document as JSON, on one line where `indent` is None; NaN and infinity, which JSON does not know, become null.
 
     >>> print(json_text({"auc": float("nan"), "rows": [1, 0.5]}))
     {
@@ -22,7 +22,7 @@ def json_text(document: Any) -> str:
       ]
     }
     """
-    return json.dumps(_finite(document), indent=2, allow_nan=False)
+    return json.dumps(_finite(document), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "tell where a run stands, while it goes on and afterwards")
     status.add_argument("directory", metavar="DIR")
     status.add_argument("--json", action="store_true", help="print it as JSON")
+    status.add_argument("--watch", action="store_true", help="go on telling until the run ends, or Ctrl-C")
 
     stop = command("stop", _stop, "let a run that goes on, in whatever process, commit and end")
     stop.add_argument("directory", metavar="DIR")
@@ -292,9 +293,13 @@ def _attach(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from incr_core.commands.status import described
+    from incr_core.commands.status import described, watch
     from incr_core.runs import Status
 
+    if options.watch:
+        with suppress(KeyboardInterrupt):
+            watch(options.directory, json=options.json)
+        return 0
     found = Status.of(options.directory)
     print(json_text(found.document()) if options.json else described(found))
     return 0

@@ -1,13 +1,51 @@
-"""The status of a run, as `incr status` prints it."""
+"""The status of a run, as `incr status` prints it: once, or for as long as the run goes on."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from incr_core._util import json_text
 from incr_core.runs import Status
 from incr_core.shown import shown
 
-__all__ = ["described"]
+__all__ = ["described", "watch"]
+
+LOOK = 0.5
+"""Seconds between looks at a run that is watched."""
+
+
+def watch(directory: str, *, json: bool) -> None:
+    """Show the status of a run until it ends: on a terminal in place, elsewhere anew whenever it has changed.
+
+    json: a line of JSON for each change.
+    """
+    console = Console()
+    if json or not console.is_terminal:
+        for status in _changes(directory):
+            print(json_text(status.document(), indent=None) if json else f"{described(status)}\n", flush=True)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for status in _changes(directory):
+            live.update(Text(described(status)), refresh=True)
+
+
+def _changes(directory: str) -> Iterator[Status]:
+    """The status now, and whenever it is another one; the last is that of a run that has ended."""
+    known = None
+    while True:
+        status = Status.of(directory)
+        if status != known:
+            yield status
+        if status.running is None and status.detached is None:
+            return
+        known = status
+        time.sleep(LOOK)
 
 
 def described(status: Status) -> str:
