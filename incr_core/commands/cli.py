@@ -186,6 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("other", type=int, metavar="M")
     diff.add_argument("--json", action="store_true", help="print it as JSON")
 
+    compare = command("compare", _compare, "compare runs: metrics, speed, and what differs between their jobs")
+    compare.add_argument("directories", nargs="+", metavar="RUN", help="directories of runs, finished or not")
+    compare.add_argument("--out", metavar="PAGE.html", help="write a page with plots, too")
+    compare.add_argument("--json", action="store_true", help="print it as JSON")
+
     forget = command("forget", _forget, "delete rows from all that a run keeps of rows: a request for erasure")
     forget.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     which = forget.add_mutually_exclusive_group(required=True)
@@ -345,6 +350,12 @@ def _diff(options: argparse.Namespace) -> int:
     found = difference(options.directory, options.one, options.other)
     print(json_text(found) if options.json else described(found))
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from incr_core.commands.compare import compare_runs
+
+    return compare_runs(options)
 
 
 def _forget(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from incr_core._util import exported
 
 if TYPE_CHECKING:
     from incr_core.report._caution import caution
+    from incr_core.report._comparison import write_comparison
     from incr_core.report._course import read_summary
     from incr_core.report._page import write_report
     from incr_core.report._standings import Standing, standings
@@ -15,4 +16,4 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = exported(__name__)
 
-__all__ = ["Standing", "TensorBoard", "caution", "read_summary", "standings", "write_report"]
+__all__ = ["Standing", "TensorBoard", "caution", "read_summary", "standings", "write_comparison", "write_report"]

@@ -8,6 +8,7 @@ from incr_core._util import exported
 
 if TYPE_CHECKING:
     from incr_core.runs._change import change
+    from incr_core.runs._comparison import Compared, Comparison, compare
     from incr_core.runs._detached import detach, go_on
     from incr_core.runs._difference import difference
     from incr_core.runs._engine_choice import EngineSettings
@@ -25,6 +26,8 @@ else:
 
 __all__ = [
     "KEPT",
+    "Compared",
+    "Comparison",
     "EngineSettings",
     "Run",
     "Status",
@@ -32,6 +35,7 @@ __all__ = [
     "Version",
     "VersionRecord",
     "change",
+    "compare",
     "delete_rows",
     "detach",
     "difference",

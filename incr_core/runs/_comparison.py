@@ -1,0 +1,158 @@
+"""Several runs side by side: what they came to, and what differs between their jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from incr_core.errors import ArgumentError
+from incr_core.registry import RunDirectory, engine_of
+from incr_core.storage import located
+
+__all__ = ["Compared", "Comparison", "compare"]
+
+ENGINES = ("cluster", "federated")
+"""Sections of a job that mean nothing to a run on another engine."""
+
+MISSING = "-"
+"""What stands where a job does not say something."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one run came to.
+
+    name: its folder, or its path where several have the same. metrics: of all predictions so far, made before their
+    rows were learned; rows_scored: how many these are. rows_per_second: of work, without waiting; None where unknown.
+    """
+
+    name: str
+    path: str
+    engine: str
+    rows_learned: int
+    rows_scored: int
+    rows_per_second: float | None
+    versions: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs, in the order in which they were named.
+
+    metric: the one to look at first, the first run's. settings: of the resolved jobs, those that differ: name -> what
+    each job says. cautions: why figures may not be comparable.
+    """
+
+    runs: list[Compared]
+    metric: str
+    settings: dict[str, list[str]]
+    cautions: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare(paths: Sequence[str | Path]) -> Comparison:
+    """Compare runs, finished or not.
+
+    Raises ArgumentError for fewer than two, and RunDirectoryError where there is no run.
+
+    >>> import tempfile
+    >>> from incr_core.runs import open_run
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
+    >>> for name, hidden in (("small", [4]), ("large", [8])):
+    ...     run = open_run(Path(folder.name, name), stream=rows, label="y", every=2, hidden=hidden).run()
+    >>> found = compare([Path(folder.name, "small"), Path(folder.name, "large")])
+    >>> [one.name for one in found.runs], found.settings, found.metric
+    (['small', 'large'], {'model.hidden': ['[4]', '[8]']}, 'auc')
+    >>> folder.cleanup()
+    """
+    if len(paths) < 2:
+        raise ArgumentError(f"runs: expected at least two to compare, got {len(paths)}")
+    folders = [located(path) for path in paths]
+    directories = [RunDirectory.open(folder) for folder in folders]
+    names = [folder.resolve().name for folder in folders]
+    names = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    runs = [_compared(*one) for one in zip(directories, names, map(str, paths), strict=True)]
+    jobs = [dict(_flat(directory.job())) for directory in directories]
+    return Comparison(runs, _metric(runs[0]), _differing(jobs, {one.engine for one in runs}), _cautions(runs, jobs))
+
+
+def _compared(directory: RunDirectory, name: str, path: str) -> Compared:
+    table = directory.table("metrics")
+    last = table.slice(max(0, table.num_rows - 1)).to_pylist()
+    total = {column: sum(table[column].to_pylist()) for column in table.column_names if _is_added(column)}
+    seconds = sum(value for column, value in total.items() if column.startswith("seconds_"))
+    learned = sum(version["rows"] for version in directory.versions())
+    return Compared(
+        name=name,
+        path=path,
+        engine=engine_of(directory.path) or "",
+        rows_learned=learned,
+        rows_scored=total.get("rows_scored", 0),
+        rows_per_second=total.get("rows_labelled", 0) / seconds if seconds else None,
+        versions=len(directory.versions()),
+        metrics={
+            column.removeprefix("total."): value
+            for row in last
+            for column, value in row.items()
+            if column.startswith("total.") and value is not None
+        },
+    )
+
+
+def _is_added(column: str) -> bool:
+    return column in ("rows_scored", "rows_labelled") or column.startswith("seconds_")
+
+
+def _metric(run: Compared) -> str:
+    return next(iter(run.metrics), "")
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A job's settings by their names, as text.
+
+    >>> dict(_flat({"learner": {"epochs": 1}, "strategy": [{"name": "ewc", "strength": 2.0}, {"name": "replay"}]}))
+    {'learner.epochs': '1', 'strategy': 'ewc (strength 2.0), replay'}
+    """
+    for name, said in value.items():
+        if isinstance(said, Mapping):
+            yield from _flat(said, f"{prefix}{name}.")
+        elif said and isinstance(said, list) and all(isinstance(one, Mapping) and "name" in one for one in said):
+            yield prefix + name, ", ".join(map(_named, said))
+        else:
+            yield prefix + name, said if isinstance(said, str) else json.dumps(said, default=str)
+
+
+def _named(one: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key} {value}" for key, value in one.items() if key != "name")
+    return f"{one['name']} ({told})" if told else str(one["name"])
+
+
+def _differing(jobs: Sequence[Mapping[str, str]], engines: set[str]) -> dict[str, list[str]]:
+    unused = tuple(f"{section}." for section in ENGINES if section not in engines)
+    names = dict.fromkeys(name for job in jobs for name in job)
+    told = {name: [job.get(name, MISSING) for job in jobs] for name in names if name not in ("name", "root")}
+    return {
+        name: [MISSING if value == "[]" else value for value in values]
+        for name, values in told.items()
+        if len(set(values)) > 1 and not name.startswith(unused)
+    }
+
+
+def _cautions(runs: Sequence[Compared], jobs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Why these figures may not be comparable."""
+    told = []
+    if len({one.rows_scored for one in runs}) > 1:
+        scored = ", ".join(f"{one.name} {one.rows_scored:,}" for one in runs)
+        told.append(f"metrics are over different numbers of rows: {scored}")
+    for name in ("stream.path", "features.label"):
+        if len({job.get(name) for job in jobs}) > 1:
+            told.append(f"{name} differs")
+    return told
