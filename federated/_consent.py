@@ -55,8 +55,8 @@ def agreed(file: ClientFile, told: str) -> Job:
     >>> agreed(file, json.dumps(job))
     Traceback (most recent call last):
     ...
-    federated.consent.Declined: client north: expected a job that its file allows, got one that asks for the column ill;
-    the code own:Loss (allow.modules); change the job, or ask the owner
+    federated._consent.Declined: client north: expected a job that its file allows, got one that asks for the
+    column ill; the code own:Loss (allow.modules); change the job, or ask the owner
     """
     try:
         document = json.loads(told)

@@ -147,7 +147,7 @@ def named(who: Mapping[str, Any]) -> tuple[str, str]:
     >>> named({"name": "../north", "identity": "0" * 32})
     Traceback (most recent call last):
     ...
-    federated.replies.Refused: the name '../north', where up to 100 characters that can be printed, ... were expected
+    federated._replies.Refused: the name '../north', where up to 100 characters that can be printed, ... were expected
     """
     name, identity = who.get("name"), who.get("identity")
     if not isinstance(name, str) or not name or not isinstance(identity, str):

@@ -6,17 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from federated._server_privacy import CentralPrivacy
-from federated.engine import FederatedEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.rounds import PrivateMean
-from tests.support.federated_runs import failing, finish
+from tests.support.federated_runs import events, failing, finish
 from tests.support.federations import all_rows, federation, simulated
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.in_process_grid import InProcessGrid, on
 
 pytestmark = pytest.mark.flower
 
@@ -28,14 +26,6 @@ def promise(folder: Path, *settings: str, told: str = "epsilon=9.0,noise=1.5,cli
     return simulated(folder, RANGES, "stream.every='1h'", f"federated.privacy={{{told}}}", *settings).resolved()
 
 
-def make(job: Job, folder: Path) -> FederatedEngine:
-    return FederatedEngine(job, folder, InProcessGrid(3))
-
-
-def events(run: Path) -> list[tuple[str, str]]:
-    return [(row["kind"], row["what"]) for row in pq.read_table(run / "events").to_pylist()]
-
-
 @pytest.mark.parametrize(
     "told",
     ["epsilon=9.0,noise=1.5,clip=0.5", "epsilon=9.0,noise=1.5,clip={quantile=0.5,start=0.5,count_noise=2.0}"],
@@ -43,9 +33,9 @@ def events(run: Path) -> list[tuple[str, str]]:
 def test_a_run_ends_where_the_budget_does_and_a_resumed_one_has_the_same_bits(told: str, tmp_path: Path) -> None:
     federation(tmp_path)
     job = promise(tmp_path, "federated.rounds=2", "federated.fraction=0.5", "publish.every=2", told=told)
-    whole = finish(job, tmp_path / "whole", make)
-    finish(job, tmp_path / "parts", make, stop_after=3)
-    parts = finish(job, tmp_path / "parts", make)
+    whole = finish(job, tmp_path / "whole", on(InProcessGrid(3)))
+    finish(job, tmp_path / "parts", on(InProcessGrid(3)), stop_after=3)
+    parts = finish(job, tmp_path / "parts", on(InProcessGrid(3)))
     assert (whole.sha256, whole.learned) == (parts.sha256, parts.learned)
     assert 0 < len(whole.learned) < sum(map(len, all_rows(tmp_path).values()))
     spent = [what for kind, what in events(tmp_path / "whole") if kind == "budget spent"]
@@ -84,7 +74,7 @@ def test_a_sum_is_divided_by_who_may_take_part_in_its_round(
     monkeypatch.setattr(PrivateMean, "merge", seen)
     federation(tmp_path)
     job = promise(tmp_path, "federated.fraction=0.5", "federated.held_out=['colour=red']", told=told)
-    finish(job, tmp_path / "run", make, stop_after=2)
+    finish(job, tmp_path / "run", on(InProcessGrid(3)), stop_after=2)
     assert found[:2] == expected
 
 
@@ -98,7 +88,7 @@ def test_a_sum_is_divided_by_who_may_take_part_in_its_round(
 )
 def test_what_would_tell_more_is_refused(settings: list[str], told: str, said: str, tmp_path: Path) -> None:
     federation(tmp_path, rows=60)
-    error = failing(promise(tmp_path, *settings, told=told), tmp_path / "run", make)
+    error = failing(promise(tmp_path, *settings, told=told), tmp_path / "run", on(InProcessGrid(3)))
     assert type(error) is JobError
     assert re.search(said, str(error))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from federated.engine import FederatedEngine
 from incr_core.registry import RunDirectory
 from incr_core.report import standings
 from incr_core.runs import Status
 from tests.support.federated_runs import finish, people
-from tests.support.federations import deployed, federation
+from tests.support.federations import deployed
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 from tests.support.spoiling import SPOILT, spoiled_by
@@ -75,18 +75,10 @@ def test_what_is_told_of_clients_survives_a_resume(table: Path, tmp_path: Path) 
 
 
 def test_failures_are_in_the_clients_own_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    grid: Callable[..., OwnersGrid], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-    grid = OwnersGrid(federation(tmp_path), spoils=spoiled_by(lambda weights: weights[SPOILT].add_(100.0)))
-    try:
-        finish(
-            deployed("federated.min_clients=2"),
-            tmp_path / "run",
-            lambda job, folder: FederatedEngine(job, folder, grid),
-        )
-    finally:
-        grid.close()
+    lent = grid(spoils=spoiled_by(lambda weights: weights[SPOILT].add_(100.0)))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", lent.engine)
     told = {one["client"]: one for one in Status.of(tmp_path / "run").clients}
     assert told["red"]["failures"] == 3
     assert "weights moved by " in told["red"]["failure"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from federated.engine import FederatedEngine
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from incr_core.learner import Learner
@@ -17,7 +17,7 @@ from incr_core.objectives import Regression
 from incr_core.runs import Version
 from incr_core.strategies import Ditto
 from tests.support.federated_runs import finish, people
-from tests.support.federations import deployed, federation
+from tests.support.federations import deployed
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 
@@ -69,15 +69,12 @@ def test_the_common_model_is_learned_as_without_it_and_each_client_answers_with_
     assert common.equals(Version.load(tmp_path / "plain").predict(rows))
 
 
-def test_an_owner_predicts_with_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-    files = federation(tmp_path)
-    grid = OwnersGrid(files)
-    job = deployed("strategy=[{name='ditto'}]")
-    try:
-        finish(job, tmp_path / "run", lambda job, folder: FederatedEngine(job, folder, grid))
-    finally:
-        grid.close()
+def test_an_owner_predicts_with_what_it_keeps(
+    grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
+) -> None:
+    lent = grid()
+    finish(deployed("strategy=[{name='ditto'}]"), tmp_path / "run", lent.engine)
+    lent.close()
     rows = tmp_path / "rows.parquet"
     pq.write_table(pq.read_table(tmp_path / "all.parquet").slice(0, 50), rows)
     common = Version.load(tmp_path / "run").predict(rows)

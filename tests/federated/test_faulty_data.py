@@ -6,20 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from federated.engine import FederatedEngine
 from incr_core.engines import LocalEngine
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import count
-from tests.support.federated_runs import MakeEngine, finish
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import finish
+from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.streams import faulty
 
 pytestmark = pytest.mark.flower
-
-
-def on(clients: int, forgetful: bool = False) -> MakeEngine:
-    return lambda job, folder: FederatedEngine(job, folder, InProcessGrid(clients, forgetful=forgetful))
 
 
 def told(folder: Path) -> dict[str, object]:
@@ -49,7 +44,7 @@ def test_clients_go_on_from_faulty_data_as_one_process_does(tmp_path: Path, clie
     local = finish(Job.from_document(document), tmp_path / "local", LocalEngine)
     assert told(tmp_path / "local") == EXPECTED
     job = Job.from_document(document | {"federated": {"clients": by}})
-    one = finish(job, tmp_path / "clients", on(clients))
+    one = finish(job, tmp_path / "clients", on(InProcessGrid(clients)))
     assert told(tmp_path / "clients") == EXPECTED
     assert one.learned == local.learned
     if clients == 1:
@@ -62,7 +57,7 @@ def test_clients_go_on_from_faulty_data_as_one_process_does(tmp_path: Path, clie
 @pytest.mark.parametrize("forgetful", [False, True])
 def test_clients_stopped_and_started_again_come_to_the_same_model(tmp_path: Path, forgetful: bool) -> None:
     job = Job.from_document(faulty(tmp_path / "data") | {"federated": {"clients": "carrier"}})
-    whole = finish(job, tmp_path / "whole", on(4))
-    finish(job, tmp_path / "parts", on(4, forgetful), stop_after=2)
-    assert finish(job, tmp_path / "parts", on(4, forgetful)).sha256 == whole.sha256
+    whole = finish(job, tmp_path / "whole", on(InProcessGrid(4)))
+    finish(job, tmp_path / "parts", on(InProcessGrid(4, forgetful=forgetful)), stop_after=2)
+    assert finish(job, tmp_path / "parts", on(InProcessGrid(4, forgetful=forgetful))).sha256 == whole.sha256
     assert told(tmp_path / "parts") == EXPECTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ from incr_core.errors import JobError
 from incr_core.registry import RunDirectory
 from incr_core.report import standings
 from tests.support.federated_runs import finish, people
-from tests.support.federations import deployed, federation, ledgers
+from tests.support.federations import deployed, ledgers
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 
@@ -42,22 +43,12 @@ def test_the_model_is_that_of_the_others_and_answers_the_rows_of_who_is_held_out
     assert f"{red:,}" in capsys.readouterr().out
 
 
-def test_an_owner_may_be_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-    grid = OwnersGrid(federation(tmp_path))
-    made: list[FederatedEngine] = []
-
-    def make(job, folder):  # type: ignore[no-untyped-def]
-        made.append(FederatedEngine(job, folder, grid))
-        return made[-1]
-
-    try:
-        finish(deployed('federated.held_out=["red"]'), tmp_path / "run", make)
-    finally:
-        grid.close()
+def test_an_owner_may_be_held_out(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    lent = grid()
+    finish(deployed('federated.held_out=["red"]'), tmp_path / "run", lent.engine)
     assert ledgers(tmp_path).keys() == {"blue", "green"}
-    assert ("train.learn", "red") not in grid.sent
-    assert made[0].told()["clients"]["red"]["rows_learned"] == 0
+    assert ("train.learn", "red") not in lent.sent
+    assert lent.engines[0].told()["clients"]["red"]["rows_learned"] == 0
     one = {standing.client: standing for standing in standings(RunDirectory.open(tmp_path / "run").table("clients"))}
     assert one["red"].rows_scored > 0
 

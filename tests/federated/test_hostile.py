@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from flwr.app import Message
 from federated._client_failures import FAILURE
 from federated._records import unpack
 from federated.client_app import ANCHOR, ORDER
-from federated.engine import FederatedEngine
 from tests.support.federated_runs import Result, finish
 from tests.support.federations import deployed, each_row_once, federation
 from tests.support.hostile_client import HOSTILE as ANSWERS
@@ -25,27 +23,16 @@ ROWS = 560
 """Three increments of them."""
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-
-
 def learned(folder: Path, grid: OwnersGrid, *settings: str) -> Result:
-    job = deployed("federated.min_clients=2", *settings)
-    try:
-        return finish(job, folder / "run", lambda job, folder: FederatedEngine(job, folder, grid))
-    finally:
-        grid.close()
+    with grid:
+        return finish(deployed("federated.min_clients=2", *settings), folder / "run", grid.engine)
 
 
 @pytest.fixture(scope="module")
-def as_without(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, Result]]:
+def as_without(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Result]:
     """What three honest owners learn, and what two do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("federated._owners.GRACE", 0.0)
-        three, two = (tmp_path_factory.mktemp(name) for name in ("three", "two"))
-        yield learned(three, OwnersGrid(federation(three, ROWS))), learned(two, OwnersGrid(federation(two, ROWS)[:2]))
+    three, two = (tmp_path_factory.mktemp(name) for name in ("three", "two"))
+    return learned(three, OwnersGrid(federation(three, ROWS))), learned(two, OwnersGrid(federation(two, ROWS)[:2]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

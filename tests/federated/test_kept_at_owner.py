@@ -13,7 +13,6 @@ from federated._client_file import ClientFile
 from federated._owner import Owner
 from federated.engine import FederatedEngine
 from incr_core.commands.cli import main
-from incr_core.job import Job
 from incr_core.runs import memories_of, rows_kept
 from incr_core.storage import checkpoint
 from tests.support.federated_runs import finish
@@ -23,24 +22,11 @@ from tests.support.owners_grid import OwnersGrid
 pytestmark = pytest.mark.flower
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-
-
 def learned(folder: Path, files: list[Path]) -> FederatedEngine:
     """Run it to the end of all rows."""
-    grid, made = OwnersGrid(files), list[FederatedEngine]()
-
-    def make(job: Job, place: Path) -> FederatedEngine:
-        made.append(FederatedEngine(job, place, grid))
-        return made[-1]
-
-    try:
-        finish(deployed(), folder / "run", make)
-    finally:
-        grid.close()
-    return made[0]
+    with OwnersGrid(files) as grid:
+        finish(deployed(), folder / "run", grid.engine)
+    return grid.engines[0]
 
 
 def held(home: Path, file: str) -> set[int]:
@@ -109,8 +95,9 @@ def test_erased_rows_are_in_no_state_and_the_server_hears_how_many(
 
 
 @pytest.mark.chaos
-def test_an_erasure_that_was_killed_is_finished_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = federation(tmp_path)
+def test_an_erasure_that_was_killed_is_finished_first(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learned(tmp_path, files)
 
     def killed(directory: Path) -> None:
@@ -133,10 +120,7 @@ def test_an_erasure_that_was_killed_is_finished_first(tmp_path: Path, monkeypatc
     assert not held(tmp_path / "red", "1.parquet") & set(range(20))
 
 
-def test_a_client_that_is_running_is_not_erased_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = federation(tmp_path)
+def test_a_client_that_is_running_is_not_erased_from(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     owner = Owner(ClientFile.read(files[0]), lambda what: None)
     try:
         assert main(["forget", str(files[0]), "--where", "tall=1"]) != 0

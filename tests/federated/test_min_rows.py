@@ -16,7 +16,6 @@ from federated._client_failures import FAILURE
 from federated._held_back import Withheld
 from federated._records import told, unpack
 from federated.client_app import ANCHOR, ORDER, WORK
-from federated.engine import FederatedEngine
 from incr_core.data.timeline import Tick
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Arrival
@@ -31,26 +30,11 @@ SECRET = 431.4159
 """A height that only one person has."""
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-
-
 def learned(folder: Path, files: list[Path], *settings: str, **habits: Any) -> dict[str, Any]:
     """Run it; returns what the summary tells of the clients."""
-    grid = OwnersGrid(files, **habits)
-    engines: list[FederatedEngine] = []
-
-    def make(job: Any, place: Path) -> FederatedEngine:
-        engines.append(FederatedEngine(job, place, grid))
-        return engines[-1]
-
-    try:
-        finish(deployed(*settings), folder / "run", make)
-    finally:
-        grid.close()
-    clients: dict[str, Any] = engines[0].told()["clients"]
+    with OwnersGrid(files, **habits) as grid:
+        finish(deployed(*settings), folder / "run", grid.engine)
+    clients: dict[str, Any] = grid.engines[0].told()["clients"]
     return clients
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +19,25 @@ from federated._consent import Declined, offered
 from federated._owner import Owner, describe
 from federated._records import tell, told
 from federated._replies import COUNTS
-from federated.engine import FederatedEngine
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256
-from tests.support.federated_runs import MakeEngine, Result, failing, finish
-from tests.support.federations import all_rows, deployed, each_row_once, federation, ledgers, simulated
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import Result, events, failing, finish
+from tests.support.federations import OWNERS, all_rows, deployed, each_row_once, ledgers, simulated
+from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import AFTER, BEFORE, OwnersGrid
 from tests.support.spoiling import SPOILT, spoiled_by
 
 pytestmark = pytest.mark.flower
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    return federation(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-
-
-@pytest.fixture
-def grid(files: list[Path]) -> Iterator[Callable[..., OwnersGrid]]:
-    made: list[OwnersGrid] = []
-
-    def make(**habits: object) -> OwnersGrid:
-        made.append(OwnersGrid(files, **habits))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def on(grid: OwnersGrid) -> MakeEngine:
-    return lambda job, folder: FederatedEngine(job, folder, grid)
-
-
 def in_simulation(tmp_path: Path, *settings: str) -> Result:
     job = simulated(tmp_path, *settings).resolved()
-    return finish(job, tmp_path / "simulated", lambda job, folder: FederatedEngine(job, folder, InProcessGrid(3)))
+    return finish(job, tmp_path / "simulated", on(InProcessGrid(3)))
 
 
 def test_owners_learn_the_model_of_the_simulation_bit_for_bit(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
-    found = finish(deployed(), tmp_path / "run", on(grid()))
+    found = finish(deployed(), tmp_path / "run", grid().engine)
     wanted = in_simulation(tmp_path)
     assert found.sha256 == wanted.sha256
     assert found.score == wanted.score
@@ -76,13 +47,9 @@ def test_owners_learn_the_model_of_the_simulation_bit_for_bit(grid: Callable[...
 
 @pytest.mark.chaos
 def test_every_message_may_meet_another_process(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
-    found = finish(deployed("federated.rounds=2"), tmp_path / "run", on(grid(forgetful=True)))
+    found = finish(deployed("federated.rounds=2"), tmp_path / "run", grid(forgetful=True).engine)
     assert found.sha256 == in_simulation(tmp_path, "federated.rounds=2").sha256
     each_row_once(tmp_path, tmp_path / "run")
-
-
-def events(run: Path) -> list[tuple[str, str]]:
-    return [(row["kind"], row["what"]) for row in pq.read_table(run / "events").to_pylist()]
 
 
 # -- lost, late, back again ----------------------------------------------------------------------------------------
@@ -101,7 +68,7 @@ def test_what_a_lost_answer_was_about_is_done_again(
         asked += (message.metadata.message_type, name) == (action, "red")
         return when if asked == 2 and message.metadata.message_type == action and name == "red" else None
 
-    found = finish(deployed(), tmp_path / "run", on(grid(lost=lost)))
+    found = finish(deployed(), tmp_path / "run", grid(lost=lost).engine)
     each_row_once(tmp_path, tmp_path / "run")
     told = events(tmp_path / "run")
     assert ("client lost", "client red: no answer in time") in told
@@ -129,7 +96,7 @@ def test_a_client_that_dies_comes_back_elsewhere_and_goes_on(
         return {file.stem for file in lent.nodes.values()}
 
     lent = grid(lost=lost)
-    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", lent.engine)
     each_row_once(tmp_path, tmp_path / "run")
 
 
@@ -143,22 +110,25 @@ def test_who_comes_late_begins_at_its_own_beginning(
 
     lent = grid(lost=lost)
     lent.dies("blue")
-    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", lent.engine)
     each_row_once(tmp_path, tmp_path / "run")
 
 
 def test_one_that_never_comes_holds_nobody_up(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     lent = grid()
     lent.dies("blue")
-    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(lent))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", lent.engine)
     assert ledgers(tmp_path).keys() == {"green", "red"}
     assert "no node" not in str(events(tmp_path / "run"))
 
 
-def test_too_few_clients_end_the_run_by_name(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+def test_too_few_clients_end_the_run_by_name(
+    grid: Callable[..., OwnersGrid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federated._attendance.PATIENCE", 0.0)
     lent = grid()
     lent.dies("blue")
-    engine = FederatedEngine(deployed(), tmp_path / "run", lent)
+    engine = lent.engine(deployed(), tmp_path / "run")
     with pytest.raises(WorkerLost, match=r"federated.min_clients: expected 3 clients, got 0 after 0 s; start them"):
         engine.start(None)
 
@@ -167,7 +137,7 @@ def test_a_failure_ends_the_run_where_the_job_says_so(grid: Callable[..., Owners
     def lost(message: Message, name: str) -> str | None:
         return BEFORE if message.metadata.message_type == "train.learn" and name == "red" else None
 
-    error = failing(deployed("federated.accept_failures=false"), tmp_path / "run", on(grid(lost=lost)))
+    error = failing(deployed("federated.accept_failures=false"), tmp_path / "run", grid(lost=lost).engine)
     assert type(error) is WorkerLost
     assert str(error).startswith("client red: no answer in time; the run stands at its last commit")
 
@@ -193,31 +163,34 @@ def test_one_that_comes_with_nothing_for_ever_keeps_no_run_going(
             document |= {"arrival": arrival, "coming": {"time": arrival["tick"]["time"] + 1, "warm": False}}
             reply.content.update(tell(document))
 
-    found = finish(deployed(), tmp_path / "run", on(grid(spoils=spoils)))
+    found = finish(deployed(), tmp_path / "run", grid(spoils=spoils).engine)
     assert found.increments < 20
     assert any("7 increments in a row of which it told nothing" in what for _, what in events(tmp_path / "run"))
 
 
 def test_a_client_cannot_bring_it_about_that_it_tells_the_first_weights(
-    grid: Callable[..., OwnersGrid], tmp_path: Path
+    grid: Callable[..., OwnersGrid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by its name: any of those that are there is asked, and all honest ones tell the same."""
-    tellers = set[str]()
-    shas = set[str]()
-    for number in range(8):
-        lent = grid()
+    """Not by its name: one is drawn from all that are there, and whoever it is, it tells the same."""
+    tellers, shas = list[str](), set[str]()
 
-        def lost(message: Message, name: str) -> None:
-            order = message.content.config_records.get("order")
-            if message.metadata.message_type == "query.open" and order is not None and order["describe"]:
-                tellers.add(name)
+    def hears(message: Message, name: str) -> None:
+        order = message.content.config_records.get("order")
+        if message.metadata.message_type == "query.open" and order is not None and order["describe"]:
+            tellers.append(name)
 
-        lent.lost = lost
-        engine = FederatedEngine(deployed(), tmp_path / f"run-{number}", lent)
-        engine.start(None)
-        shas.add(model_sha256(engine.weights()))
-        lent.close()
-    assert len(tellers) > 1
+    for number in range(len(OWNERS)):
+
+        def draw(members: Sequence[int], number: int = number) -> int:
+            assert len(members) == len(OWNERS)
+            return members[number]
+
+        monkeypatch.setattr("secrets.choice", draw)
+        with grid(lost=hears) as lent:
+            engine = lent.engine(deployed(), tmp_path / f"run-{number}")
+            engine.start(None)
+            shas.add(model_sha256(engine.weights()))
+    assert tellers == list(OWNERS)
     assert len(shas) == 1
 
 
@@ -243,8 +216,8 @@ def test_a_server_that_is_killed_goes_on_from_its_last_commit(grid: Callable[...
     lent = grid(lost=lost)
     job = deployed("publish.every=2")
     with pytest.raises(Killed):
-        finish(job, tmp_path / "run", on(lent))
-    found = finish(job, tmp_path / "run", on(lent))
+        finish(job, tmp_path / "run", lent.engine)
+    found = finish(job, tmp_path / "run", lent.engine)
     assert found.sha256 == in_simulation(tmp_path, "publish.every=2").sha256
     each_row_once(tmp_path, tmp_path / "run")
 
@@ -253,11 +226,11 @@ def test_more_rows_are_learned_by_the_same_command(
     grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
 ) -> None:
     job, lent = deployed(), grid()
-    finish(job, tmp_path / "run", on(lent))
+    finish(job, tmp_path / "run", lent.engine)
     table = pq.read_table(tmp_path / "red" / "rows" / "1.parquet")
     later = table.set_column(0, "at", [[at.as_py().replace(year=2021) for at in table["at"]]])
     pq.write_table(later.slice(0, 50).cast(table.schema), tmp_path / "red" / "rows" / "2.parquet")
-    finish(job, tmp_path / "run", on(lent))
+    finish(job, tmp_path / "run", lent.engine)
     each_row_once(tmp_path, tmp_path / "run")
 
 
@@ -268,7 +241,7 @@ def test_who_lacks_a_column_is_told_which_and_the_others_go_on(
     grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
 ) -> None:
     files[2].write_text(files[2].read_text().replace('weight = "weight"\n', ""))
-    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(grid()))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", grid().engine)
     assert ledgers(tmp_path).keys() == {"blue", "green"}
     wanted = "client red: expected a job that its file allows, got one that asks for the column weight; "
     assert any(kind == "client refused" and what.startswith(wanted) for kind, what in events(tmp_path / "run"))
@@ -283,7 +256,7 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
             heard.extend(bytes(array.data).decode("latin1") for array in record.values())
         heard.extend(str(value) for record in reply.content.config_records.values() for value in record.values())
 
-    finish(deployed(f"stream.every={every}"), tmp_path / "run", on(grid(spoils=listens)))
+    finish(deployed(f"stream.every={every}"), tmp_path / "run", grid(spoils=listens).engine)
     text = "".join(heard)
     assert "labelled" in text
     for secret in (str(tmp_path), ".parquet", "their_", "inputs", "targets"):
@@ -302,7 +275,7 @@ def test_nothing_of_a_row_is_told(grid: Callable[..., OwnersGrid], tmp_path: Pat
 def test_a_bad_update_is_left_out_and_costs_the_others_nothing(
     grid: Callable[..., OwnersGrid], tmp_path: Path, change: Callable[..., None], why: str
 ) -> None:
-    finish(deployed("federated.min_clients=2"), tmp_path / "run", on(grid(spoils=spoiled_by(change))))
+    finish(deployed("federated.min_clients=2"), tmp_path / "run", grid(spoils=spoiled_by(change)).engine)
     weights, _ = RunDirectory.open(tmp_path / "run").load()
     assert all(bool(value.isfinite().all()) for value in weights.values())
     learned = pq.read_table(tmp_path / "run" / "ledger")["participant"].unique().to_pylist()
@@ -314,7 +287,7 @@ def test_a_bad_update_is_left_out_and_costs_the_others_nothing(
 
 def test_an_update_of_any_norm_is_taken_where_the_job_says_so(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     spoilt = spoiled_by(lambda weights: weights[SPOILT].add_(100.0))
-    finish(deployed("federated.checks=false"), tmp_path / "run", on(grid(spoils=spoilt)))
+    finish(deployed("federated.checks=false"), tmp_path / "run", grid(spoils=spoilt).engine)
     assert not [what for kind, what in events(tmp_path / "run") if kind == "client refused"]
     weights, _ = RunDirectory.open(tmp_path / "run").load()
     assert weights[SPOILT].abs().max() > 10.0
@@ -327,7 +300,7 @@ def test_a_name_belongs_to_who_said_it_first(
     thief.write_text('name = "red"\n' + files[2].read_text().replace('"rows"', '"red/rows"'))
     lent = grid()
     lent.joins(thief)
-    finish(deployed(), tmp_path / "run", on(lent))
+    finish(deployed(), tmp_path / "run", lent.engine)
     assert len({name for _, name in lent.sent if name in ("red", "thief")}) == 2
     assert len({name for what, name in lent.sent if what == "query.open" and name in ("red", "thief")}) == 1
     assert "the name red of another client" in str(events(tmp_path / "run"))
@@ -350,7 +323,7 @@ def test_bad_rows_and_duplicates_have_numbers_of_their_own(
             table = table.set_column(table.column_names.index(height), height, pa.array(heights))
             pq.write_table(table.append_column("id", pa.array([f"{part.stem}-{row // 5}" for row in rows])), part)
     job = deployed("stream.key='id'", "features.on_bad_row='quarantine'")
-    finish(job, tmp_path / "run", on(grid()))
+    finish(job, tmp_path / "run", grid().engine)
     numbers: dict[str, list[int]] = {}
     for name in ("ledger", "duplicates"):
         for entry in pq.read_table(tmp_path / "run" / name).to_pylist():
@@ -370,7 +343,7 @@ def test_a_run_that_was_committed_twice_is_not_begun_anew(
 ) -> None:
     """A server that orders it would have the rows learned twice, and the owner's ledger gone."""
     lent = grid()
-    finish(deployed(), tmp_path / "run", on(lent))
+    finish(deployed(), tmp_path / "run", lent.engine)
     lent.close()
     owner = Owner(ClientFile.read(files[0]), lambda what: None)
     (place,) = (owner.file.folder / "runs").iterdir()
@@ -399,7 +372,7 @@ def test_a_client_that_may_keep_too_little_says_so(files: list[Path]) -> None:
 def test_an_owner_sees_what_its_runs_have_had(
     grid: Callable[..., OwnersGrid], files: list[Path], tmp_path: Path
 ) -> None:
-    finish(deployed(), tmp_path / "run", on(grid()))
+    finish(deployed(), tmp_path / "run", grid().engine)
     (found,) = describe(ClientFile.read(files[0]))
     assert found["job"] == "people"
     assert found["learned"] == len(all_rows(tmp_path)["blue"])
@@ -407,7 +380,7 @@ def test_an_owner_sees_what_its_runs_have_had(
 
 def test_owners_judge_versions_and_tell_sums_alone(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     drift = "drift=[{detector='page_hinkley', watch='loss'}]"  # its probes and the gate's are told beside one another
-    finish(deployed("publish.gate=true", drift), tmp_path / "run", on(grid()))
+    finish(deployed("publish.gate=true", drift), tmp_path / "run", grid().engine)
     found = [version["gate"] for version in RunDirectory.open(tmp_path / "run").versions()]
     assert found[-1]["rows"] > 100
     assert all(one["promoted"] for one in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +12,13 @@ import torch
 from flwr.app import Message
 
 from federated._records import unpack
-from federated.engine import FederatedEngine
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError, VersionError
 from incr_core.registry import RunDirectory, state_folder
 from incr_core.runs import Version
 from incr_core.storage import checkpoint
 from tests.support.federated_runs import finish, people
-from tests.support.federations import deployed, federation
+from tests.support.federations import deployed
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 
@@ -65,26 +65,15 @@ def test_each_client_has_its_own_through_kills(table: Path, tmp_path: Path) -> N
 
 
 def test_owners_learn_what_the_simulation_does_and_tell_nothing_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: Callable[..., OwnersGrid], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
     told = set[str]()
 
     def listens(reply: Message, name: str) -> None:
         if "weights" in reply.content:
             told.update(unpack(reply.content.array_records["weights"]))
 
-    files = federation(tmp_path)
-    grid = OwnersGrid(files, spoils=listens)
-    try:
-        found = finish(
-            deployed("federated.min_clients=3", PERSONAL),
-            tmp_path / "run",
-            lambda job, folder: FederatedEngine(job, folder, grid),
-        )
-    finally:
-        grid.close()
+    found = finish(deployed("federated.min_clients=3", PERSONAL), tmp_path / "run", grid(spoils=listens).engine)
     assert told
     assert not {name for name in told if name.startswith(HEAD)}
     assert found.score > 0.6

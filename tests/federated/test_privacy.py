@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -18,47 +17,18 @@ from federated._client_file import ClientFile
 from federated._privacy_budget import Budget
 from federated._records import pack, told, unpack
 from federated.client_app import ANCHOR, ORDER
-from federated.engine import FederatedEngine
 from incr_core.errors import IncrError, JobError
-from incr_core.job import ClientPrivacy, Job
+from incr_core.job import ClientPrivacy
 from incr_core.registry import RunDirectory
-from tests.support.federated_runs import MakeEngine, finish
-from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers, simulated
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import events, finish
+from tests.support.federations import OWNERS, all_rows, deployed, ledgers, simulated
+from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 
 pytestmark = pytest.mark.flower
 
 RANGES = "features.ranges={height=[140,210],weight=[40,120]}"
 PRIVATE = (RANGES, "strategy=[]", "stream.every='1h'")
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    return federation(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated._attendance.PATIENCE", 0.5)
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
-
-
-@pytest.fixture
-def grid(files: list[Path]) -> Iterator[Callable[..., OwnersGrid]]:
-    made: list[OwnersGrid] = []
-
-    def make(**habits: object) -> OwnersGrid:
-        made.append(OwnersGrid(files, **habits))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def on(grid: OwnersGrid) -> MakeEngine:
-    return lambda job, folder: FederatedEngine(job, folder, grid)
 
 
 def promises(files: list[Path], text: str, *owners: str) -> None:
@@ -73,10 +43,6 @@ def account(folder: Path, owner: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def events(run: Path) -> list[tuple[str, str]]:
-    return [(row["kind"], row["what"]) for row in pq.read_table(run / "events").to_pylist()]
-
-
 def same(one: Path, other: Path) -> bool:
     first, second = (RunDirectory.open(folder).load()[0] for folder in (one, other))
     return all(torch.equal(first[name], value) for name, value in second.items())
@@ -88,18 +54,12 @@ def test_a_client_whose_budget_is_spent_learns_no_more_and_keeps_its_rows(
 ) -> None:
     promises(files, "")
     promises(files, f'epsilon = 6.0\nnoise = 2.0\nclip = 0.02\nunit = "{unit}"', "red")
-    engines: list[FederatedEngine] = []
     lent = grid()
-
-    def make(job: Job, folder: Path) -> FederatedEngine:
-        engines.append(FederatedEngine(job, folder, lent))
-        return engines[-1]
-
-    finish(deployed(*PRIVATE), tmp_path / "run", make)
+    finish(deployed(*PRIVATE), tmp_path / "run", lent.engine)
     rows, have = ledgers(tmp_path), all_rows(tmp_path)
     assert 0 < len(rows["red"]) < len(have["red"])
     assert all(sorted(rows[owner]) == have[owner] for owner in ("blue", "green"))
-    clients = engines[0].told()["clients"]
+    clients = lent.engines[0].told()["clients"]
     assert clients["red"]["rows_pending"]
     assert not clients["blue"]["rows_pending"]
     assert clients["red"]["epsilon"] == pytest.approx(5.979, abs=0.01)  # six steps: the warm start has two passes
@@ -111,7 +71,7 @@ def test_a_client_whose_budget_is_spent_learns_no_more_and_keeps_its_rows(
     # With more to spend it goes on where it was.
     lent.close()
     promises(files, f'epsilon = 1000.0\nnoise = 2.0\nclip = 0.02\nunit = "{unit}"', "red")
-    finish(deployed(*PRIVATE), tmp_path / "run", make)
+    finish(deployed(*PRIVATE), tmp_path / "run", lent.engine)
     assert {owner: sorted(found) for owner, found in ledgers(tmp_path).items()} == have
 
 
@@ -125,17 +85,14 @@ def test_a_client_that_is_killed_at_any_message_and_a_server_that_goes_back_pay_
     promises(files, "epsilon = 12.0\nnoise = 2.0")
     job, found = deployed(*PRIVATE, "federated.rounds=2", "publish.every=2"), list[Any]()
     for name in ("whole", "killed"):
-        grid = OwnersGrid(files, forgetful=name == "killed")
-        try:
+        with OwnersGrid(files, forgetful=name == "killed") as grid:
             if name == "killed":
                 with monkeypatch.context() as patch:
                     patch.setattr("federated._owners.Owners.settle", _dies_at_the(5))
                     with pytest.raises(KeyboardInterrupt):
-                        finish(job, tmp_path / name, on(grid))
+                        finish(job, tmp_path / name, grid.engine)
                 assert [account(tmp_path, owner) for owner in OWNERS] != found[0]
-            finish(job, tmp_path / name, on(grid))
-        finally:
-            grid.close()
+            finish(job, tmp_path / name, grid.engine)
         found.append([account(tmp_path, owner) for owner in OWNERS])
         for file in files:
             (file.parent / f"{file.stem}-state").rename(file.parent / f"state-of-{name}")
@@ -178,7 +135,7 @@ def test_a_server_that_asks_otherwise_hears_other_noise_and_the_budget_pays(
             asked.append(message)
 
     lent.spoils, lent.lost = again, hears
-    finish(job, tmp_path / "run", on(lent))
+    finish(job, tmp_path / "run", lent.engine)
     first, same_again, other = answers
     assert all(torch.equal(first[name], value) for name, value in same_again.items())
     difference = torch.cat([(first[name] - value).flatten() for name, value in other.items() if "sums" not in name])
@@ -210,7 +167,7 @@ def test_the_same_question_under_another_promise_is_another_one(
             asked.append(message)
 
     lent.spoils, lent.lost = again, hears
-    finish(deployed(*PRIVATE), tmp_path / "run", on(lent), stop_after=1)
+    finish(deployed(*PRIVATE), tmp_path / "run", lent.engine, stop_after=1)
     first, second = account(tmp_path, "red")[:2]
     assert first["generation"] == second["generation"]
     assert first["question"] != second["question"]
@@ -244,10 +201,10 @@ def test_a_client_that_has_learned_tells_of_the_model_without_its_weights(
 
     lent.spoils, lent.lost = listens, hears
     job = deployed(*PRIVATE, setting)
-    finish(job, tmp_path / "run", on(lent), stop_after=2)
+    finish(job, tmp_path / "run", lent.engine, stop_after=2)
     assert (True, False) in found
     assert (False, True) in found
-    finish(job, tmp_path / "run", on(lent))
+    finish(job, tmp_path / "run", lent.engine)
     assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == all_rows(tmp_path)
 
 
@@ -279,7 +236,7 @@ def test_nothing_but_counts_and_noisy_weights_is_told(
         if kind == "train.learn":
             assert told(reply.content)["losses"] == {}
 
-    finish(deployed(*PRIVATE, "drift={watch='loss'}"), tmp_path / "run", on(grid(spoils=listens)))
+    finish(deployed(*PRIVATE, "drift={watch='loss'}"), tmp_path / "run", grid(spoils=listens).engine)
     assert heard
 
 
@@ -301,7 +258,7 @@ def test_a_job_that_does_not_fit_the_promise_is_refused_by_its_owner(
 ) -> None:
     promises(files, text, "red")
     job = deployed(*settings, "federated.min_clients=2")
-    finish(job, tmp_path / "run", on(grid()))
+    finish(job, tmp_path / "run", grid().engine)
     refused = [what for kind, what in events(tmp_path / "run") if kind == "client refused"]
     assert len(refused) == 1
     assert re.search(said, refused[0])
@@ -331,12 +288,12 @@ def test_rows_by_themselves_have_a_budget_each(
     """An increment's rows cost nothing of the next one's: all are learned, and in another run no more."""
     promises(files, 'epsilon = 5.0\nnoise = 2.0\nunit = "row"')
     lent = grid()
-    finish(deployed(*PRIVATE), tmp_path / "run", on(lent))
+    finish(deployed(*PRIVATE), tmp_path / "run", lent.engine)
     assert {owner: sorted(found) for owner, found in ledgers(tmp_path).items()} == all_rows(tmp_path)
     lent.close()
     promises(files, 'epsilon = 4.5\nnoise = 2.0\nunit = "row"')
     again = deployed(*PRIVATE, "learner.seed=1", "learner.warm_epochs=1", "learner.epochs=3")
-    finish(again, tmp_path / "again", on(lent))
+    finish(again, tmp_path / "again", lent.engine)
     assert sorted(events(tmp_path / "again")[-3:]) == [
         ("budget spent", f"client {owner}: epsilon 4.01 of 4.5") for owner in OWNERS
     ]
@@ -345,20 +302,16 @@ def test_rows_by_themselves_have_a_budget_each(
 def test_simulated_clients_keep_the_same_promise_and_go_on_to_the_bit(tmp_path: Path, files: list[Path]) -> None:
     promise = "federated.client_privacy={epsilon=6.0,noise=2.0}"
     job = simulated(tmp_path, *PRIVATE, promise, "publish.every=2").resolved()
-
-    def make(job: Job, folder: Path) -> FederatedEngine:
-        return FederatedEngine(job, folder, InProcessGrid(3))
-
-    whole = finish(job, tmp_path / "whole", make)
-    finish(job, tmp_path / "parts", make, stop_after=4)
-    parts = finish(job, tmp_path / "parts", make)
+    whole = finish(job, tmp_path / "whole", on(InProcessGrid(3)))
+    finish(job, tmp_path / "parts", on(InProcessGrid(3)), stop_after=4)
+    parts = finish(job, tmp_path / "parts", on(InProcessGrid(3)))
     assert whole.sha256 == parts.sha256
     assert whole.learned == parts.learned
     assert [kind for kind, _ in events(tmp_path / "whole")].count("budget spent") == 3
     assert events(tmp_path / "whole") == events(tmp_path / "parts")
     assert len(whole.learned) < sum(map(len, all_rows(tmp_path).values()))
     open_job = simulated(tmp_path, *PRIVATE).resolved()
-    assert finish(open_job, tmp_path / "open", make).sha256 != whole.sha256
+    assert finish(open_job, tmp_path / "open", on(InProcessGrid(3))).sha256 != whole.sha256
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_the_account_as_it_was(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ from flwr.app import Error, Message, RecordDict
 from federated._records import told, unpack
 from federated._replies import Asked, Known, Refused, checked, named, sums_of
 from federated.client_app import ANCHOR
-from federated.engine import FederatedEngine
 from incr_core.errors import CheckpointError
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
 from incr_core.storage import packing
@@ -29,7 +27,7 @@ pytestmark = pytest.mark.flower
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Asked, Message]]]:
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, Message]]:
     """A question of each kind, and what an honest client has answered."""
     folder = tmp_path_factory.mktemp("honest")
     asked: dict[str, RecordDict] = {}
@@ -54,12 +52,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
         work = reply.content.config_records["work"]
         found[action] = Asked(action, anchor, shared, 1000, int(str(work["generation"])) - 1, known), reply
 
-    lent = OwnersGrid(federation(folder)[:1], lost=hears, spoils=listens)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("federated._owners.GRACE", 0.0)
-        finish(job, folder / "run", lambda job, folder: FederatedEngine(job, folder, lent))
-    yield found
-    lent.close()
+    with OwnersGrid(federation(folder)[:1], lost=hears, spoils=listens) as grid:
+        finish(job, folder / "run", grid.engine)
+    return found
 
 
 def test_what_honest_clients_answer_is_accepted(honest: dict[str, tuple[Asked, Message]]) -> None:
@@ -164,9 +159,8 @@ def test_bytes_are_never_taken_for_addresses() -> None:
 
 
 @pytest.mark.chaos
-def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path) -> None:
     """Every second answer of red's is one of them: left out with a reason, and its rows come with the next one."""
-    monkeypatch.setattr("federated._owners.GRACE", 0.0)
     turns = {
         action: deque(kind for kind, (its, _, _) in HOSTILE.items() if its == action)
         for action in ("evaluate.receive", "train.learn")
@@ -188,12 +182,8 @@ def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path, monkeypat
     files = federation(tmp_path, rows=1500)
     for file in files:
         file.write_text(file.read_text() + "\n[privacy]\nmin_rows = 1\n")
-    lent = OwnersGrid(files, spoils=spoils)
-    job = deployed("stream.every='30m'", "federated.min_clients=1")
-    try:
-        finish(job, tmp_path / "run", lambda job, folder: FederatedEngine(job, folder, lent))
-    finally:
-        lent.close()
+    with OwnersGrid(files, spoils=spoils) as grid:
+        finish(deployed("stream.every='30m'", "federated.min_clients=1"), tmp_path / "run", grid.engine)
     events = [row["what"] for row in pq.read_table(tmp_path / "run" / "events").to_pylist()]
     refused = [what for what in events if what.startswith("client red: ")]
     assert len(done) > 25

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from federated.engine import FederatedEngine
 from incr_core.commands.audit import audit, described
 from incr_core.job import Job
-from tests.support.federated_runs import MakeEngine, finish
-from tests.support.in_process_grid import InProcessGrid
+from tests.support.federated_runs import finish
+from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.row_states import counts, mixed, told
 
 pytestmark = pytest.mark.flower
@@ -19,18 +18,14 @@ pytestmark = pytest.mark.flower
 ACCOUNTED = ("learned", "quarantined", "duplicate", "erased")
 
 
-def on(clients: int) -> MakeEngine:
-    return lambda job, folder: FederatedEngine(job, folder, InProcessGrid(clients))
-
-
 @pytest.mark.parametrize(("clients", "by"), [(2, "blocks:2"), (4, "carrier")])
 def test_every_row_of_clients_is_in_one_state(tmp_path: Path, clients: int, by: str) -> None:
     job = Job.from_document(mixed(tmp_path / "data") | {"federated": {"clients": by}})
-    finish(job, tmp_path / "run", on(clients), stop_after=2)
+    finish(job, tmp_path / "run", on(InProcessGrid(clients)), stop_after=2)
     found = audit(tmp_path / "run")
     assert found.violations == []
     assert told(found.document()) == counts(tmp_path / "data", 2)
-    finish(job, tmp_path / "run", on(clients))
+    finish(job, tmp_path / "run", on(InProcessGrid(clients)))
     found = audit(tmp_path / "run")
     assert (found.violations, told(found.document())) == ([], counts(tmp_path / "data", 99))
 
@@ -38,7 +33,7 @@ def test_every_row_of_clients_is_in_one_state(tmp_path: Path, clients: int, by: 
 def test_rows_that_clients_hold_are_pending_until_their_turn(tmp_path: Path) -> None:
     federated = {"clients": "blocks:2", "fraction": 0.5}
     job = Job.from_document(mixed(tmp_path / "data") | {"federated": federated})
-    finish(job, tmp_path / "run", on(2), stop_after=2)
+    finish(job, tmp_path / "run", on(InProcessGrid(2)), stop_after=2)
     found = audit(tmp_path / "run")
     assert found.violations == []
     held = {name: one["held"] for name, one in found.states.participants.items()}
@@ -70,6 +65,6 @@ def test_rows_that_clients_hold_are_pending_until_their_turn(tmp_path: Path) -> 
     found = audit(copy)
     assert (found.violations, len(found.unproven)) == ([], 2)
     assert found.unproven[0].startswith(f"which rows are held until their turn: {name} keeps no state of version 2 ")
-    finish(job, tmp_path / "run", on(2))
+    finish(job, tmp_path / "run", on(InProcessGrid(2)))
     found = audit(tmp_path / "run")
     assert (found.violations, told(found.document())) == ([], counts(tmp_path / "data", 99))

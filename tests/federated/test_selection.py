@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
 
 from federated._selection import Selection
-from federated.engine import FederatedEngine
 from incr_core.errors import JobError
 from incr_core.job import FederatedSection
 from tests.support.federated_runs import finish, people
-from tests.support.federations import deployed, each_row_once, federation
+from tests.support.federations import deployed, each_row_once
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import BEFORE, OwnersGrid
 
@@ -72,7 +72,7 @@ def test_rows_of_clients_that_are_not_drawn_are_learned_once_drawn(table: Path, 
     assert finish(job, tmp_path / "parts", on(InProcessGrid(3, workers=3, shuffle=1))) == whole
 
 
-def test_one_that_does_not_answer_is_asked_less_often(tmp_path: Path) -> None:
+def test_one_that_does_not_answer_is_asked_less_often(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
     """Of owners, who may fail; its rows wait for when it is drawn, and answers."""
     asked = 0
 
@@ -83,24 +83,12 @@ def test_one_that_does_not_answer_is_asked_less_often(tmp_path: Path) -> None:
         asked += 1
         return BEFORE if asked in (2, 3) else None
 
-    files = federation(tmp_path)
-    grid = OwnersGrid(files, lost=lost)
-    made: list[FederatedEngine] = []
-
-    def make(job, folder):  # type: ignore[no-untyped-def]
-        made.append(FederatedEngine(job, folder, grid))
-        return made[-1]
-
+    lent = grid(lost=lost)
     settings = "federated.min_clients=1", "federated.clients_per_round=1", "federated.select=availability"
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("federated._owners.GRACE", 0.0)
-            finish(deployed(*settings), tmp_path / "run", make)
-    finally:
-        grid.close()
+    finish(deployed(*settings), tmp_path / "run", lent.engine)
     each_row_once(tmp_path, tmp_path / "run")
-    record = made[0]._selection.state_dict()["asked"]
-    names = made[0].participants
+    (engine,) = lent.engines
+    record, names = engine._selection.state_dict()["asked"], engine.participants
     assert record[names.index("red")][0] - record[names.index("red")][1] == 2
     assert all(said == told for client, (said, told) in record.items() if names[client] != "red")
 

@@ -270,6 +270,7 @@ def test_an_argument_that_a_part_refuses_is_told_with_its_place_in_the_job(
     tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "a.csv").write_text("x,y\n1,0\n2,1\n")
+    text = text.replace("[stream]", '[stream]\nsettle = "0s"')  # just written, it would be waited for
     rest = '[features]\nlabel = "y"\nnumeric = ["x"]\nclasses = [0, 1]\n[learner]\nobjective = "binary"\n'
     (tmp_path / "job.toml").write_text(text + rest)
     with pytest.raises(JobError, match=f"^{re.escape(message)}") as caught:

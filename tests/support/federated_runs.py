@@ -105,3 +105,8 @@ def spoiled(folder: Path) -> Path:
     path = folder / "spoiled.parquet"
     pq.write_table(table.set_column(0, "height", pa.array(heights)), path)
     return path
+
+
+def events(folder: Path) -> list[tuple[str, str]]:
+    """What a run has told: kind, and of whom or what."""
+    return [(row["kind"], row["what"]) for row in pq.read_table(folder / "events").to_pylist()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
+from typing import Self
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,6 +14,8 @@ from federated._flower_privates import Run, be_server_of, run_numbered
 from federated._message_batching import unwrap, wrap
 from federated._owner import Owner
 from federated.client_app import app
+from federated.engine import FederatedEngine
+from incr_core.job import Job
 
 _runs = count(2_000_000)
 
@@ -29,6 +32,9 @@ class OwnersGrid(Grid):
 
     lost: says of a message and its client's name whether it is lost, BEFORE or AFTER; None: it is not.
     spoils: may change an answer on its way.
+
+        with OwnersGrid(files) as grid:
+            finish(job, folder, grid.engine)
     """
 
     def __init__(
@@ -46,6 +52,18 @@ class OwnersGrid(Grid):
         be_server_of(self._run)
         self._replies: dict[str, Message] = {}
         self.sent: list[tuple[str, str]] = []
+        self.engines: list[FederatedEngine] = []
+
+    def engine(self, job: Job, folder: Path) -> FederatedEngine:
+        """Make an engine whose clients are on this grid."""
+        self.engines.append(FederatedEngine(job, folder, self))
+        return self.engines[-1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def joins(self, file: Path) -> int:
         """Another node."""

@@ -1,0 +1,45 @@
+"""`incr` as a process of its own: begun, waited for, and told to end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from incr_core.errors import RunDirectoryError
+
+__all__ = ["INCR", "begin", "trainer", "wait_until"]
+
+INCR = (sys.executable, "-m", "incr_core.commands.cli")
+
+
+def begin(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """`incr ARGUMENTS`. options: as `subprocess.Popen` has them."""
+    return subprocess.Popen([*INCR, *arguments], **options)
+
+
+@contextmanager
+def trainer(job: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`incr run --follow`, which is told to end afterwards, and has to end well unless it was killed."""
+    process = begin(["run", str(job), "--out", str(out), "--follow", "--quiet"])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        ended = process.wait()
+    assert ended in (0, -signal.SIGKILL)
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """However long it takes, while the process goes on. Nothing holds of a run that has not begun."""
+    while True:
+        with suppress(RunDirectoryError):
+            if holds():
+                return
+        assert process is None or process.poll() is None, "the process has ended"
+        time.sleep(0.02)
