@@ -14,7 +14,7 @@ from incr_core import metrics
 from incr_core._util import Stopped, json_text, set_by_signals
 from incr_core.data.encoding import whole_table
 from incr_core.data.timeline import Tick
-from incr_core.engines import Commit, Engine
+from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import DivergedError, IncrError, JobError, StreamError, WorkerLost
 from incr_core.job import Job
 from incr_core.loop._alerts import Alerts
@@ -33,7 +33,7 @@ from incr_core.loop._totals import Progress, Totals
 from incr_core.objectives import Objective
 from incr_core.registry import CHANGE, STOP, RunDirectory, answer, asked, loop_state, request
 from incr_core.rounds import Arrival, Orders, Round
-from incr_core.storage import model_sha256, write_atomically
+from incr_core.storage import checkpoint, model_sha256, write_atomically
 from incr_core.update import Weights
 
 __all__ = ["Loop"]
@@ -191,10 +191,10 @@ class Loop:
         self._divergence.learned(tick.number, checked)
         self._record(arrivals, learned, skipped)
         if due:
-            self.commit()
+            saving = self.commit()
             if leaving:
                 self._land()
-            if self.engine.regroups():
+            if saving is not None and saving.regroups():
                 self._resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
@@ -355,18 +355,21 @@ class Loop:
 
     # -- what a run leaves ---------------------------------------------------------------------------------------
 
-    def commit(self) -> None:
+    def commit(self) -> Saving | None:
         """Publish what was learned since the last commit as a version; at once, or, by an engine that saves meanwhile,
-        while the loop goes on."""
+        while the loop goes on. None where the gate has set aside what was learned."""
         self._land()
-        if self._pending.last is not None:
-            healed = [("worker lost", *told) for told in self._losses.tell()]
-            for kind, what, action in (*healed, *self.engine.news):
-                self._happened(self._pending.last, kind, what, action, 0)
         verdict = self._judged()
         if verdict is not None and not verdict.promoted and self.job.publish.on_hold == "rollback":
             self._put_aside(verdict)
-            return
+            return None
+        version = self._next_version
+        with checkpoint.unsynced() as unsynced:
+            saving = self.engine.save(version)
+        if self._pending.last is not None:
+            healed = [("worker lost", *told) for told in self._losses.tell()]
+            for kind, what, action in (*healed, *saving.news):
+                self._happened(self._pending.last, kind, what, action, 0)
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self._controller is None else self._controller.state_dict(),
@@ -376,18 +379,19 @@ class Loop:
             "dropped": self._dropped,
             "reached": self._reached,
         }
-        if self.engine.saves_meanwhile:
+        if saving.meanwhile:
             state = copy.deepcopy(state)  # written while all of it changes
-        version = self._next_version
         shape = self._shape_of_rows()
-        finish = prepared(self.directory, self.engine, version, self._pending, state, shape, verdict)
+        of = self.directory, self.engine, version, saving, unsynced
+        finish = prepared(*of, self._pending, state, shape, verdict)
         self._pending = PendingCommit()
         self._divergence.committed()
-        if self.engine.saves_meanwhile:
-            self._flight = Flight(version, finish)
+        if saving.meanwhile:
+            self._flight = Flight(version, saving, finish)
         else:
             finish(lambda: False)
-            self._committed(version)
+            self._committed(version, saving)
+        return saving
 
     def _new_gate(self) -> Gate | None:
         publish = self.job.publish
@@ -432,10 +436,10 @@ class Loop:
     def _land(self) -> None:
         """Wait until the commit that is under way is over; WorkerLost where it cannot be."""
         if self._flight is not None:
-            self.engine.settle()
+            self._flight.saving.settle()
             self._flight.result()
-            version, self._flight = self._flight.version, None
-            self._committed(version)
+            flight, self._flight = self._flight, None
+            self._committed(flight.version, flight.saving)
 
     def _give_up(self) -> None:
         """Somebody was lost: the commit that is under way ends as it can, and if it cannot, it was none."""
@@ -444,13 +448,13 @@ class Loop:
             flight.give_up()
             with suppress(IncrError):
                 flight.result()
-                self._committed(flight.version)
+                self._committed(flight.version, flight.saving)
             self.version = self.directory.latest()  # where it failed after all was there, too
 
-    def _committed(self, version: int) -> None:
+    def _committed(self, version: int, saving: Saving) -> None:
         self.version = version
         self._losses.committed()
-        self.engine.committed(version)
+        saving.committed()
         if self._alerts is not None:
             self._alerts.committed()
 
