@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.engine import ClusterEngine
+from incr_core.engines import Saving
 from incr_core.job import Job
 from incr_core.loop import Loop, Progress
 from incr_core.registry import RunDirectory
@@ -59,13 +60,16 @@ class Paused(Loop):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.pauses: list[float] = []
+        self._commit = self.learning.commit
+        self.learning.commit = self._paused  # type: ignore[method-assign]
 
-    def commit(self) -> None:
+    def _paused(self) -> Saving | None:
         """Take the time of a pause."""
         begun = time.perf_counter()
         self.engine.not_finite()  # as the loop has asked just before
-        super().commit()
+        saving = self._commit()
         self.pauses.append(time.perf_counter() - begun)
+        return saving
 
 
 class Times:
@@ -97,7 +101,7 @@ def run(folder: Path, increments: int, every: int, wide: int) -> dict[str, Any]:
         directory.commit = commit  # type: ignore[method-assign]
         save = engine.save
 
-        def saved(version: int) -> dict[str, Any]:
+        def saved(version: int) -> Saving:
             began[version] = time.perf_counter()
             return save(version)
 

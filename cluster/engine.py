@@ -16,6 +16,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -35,7 +36,7 @@ from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import require_lasting
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster._worker_pool import WorkerPool
-from incr_core.engines import Commit, Engine
+from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
 from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, together, total_observed
@@ -93,9 +94,8 @@ class ClusterEngine(Engine):
             )
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
             # A store in which objects are made one after the other is not written from two threads.
-            self.saves_meanwhile = settings.shards > 1 and self._states.are_files
-            self._written_store = meeting.join() if self.saves_meanwhile else self._store
-            self._saving: list[str] = []
+            self._saves_meanwhile = settings.shards > 1 and self._states.are_files
+            self._written_store = meeting.join() if self._saves_meanwhile else self._store
         except BaseException:
             self.close()
             raise
@@ -117,11 +117,6 @@ class ClusterEngine(Engine):
     def participants(self) -> list[str]:
         """The replicas."""
         return [place.participant for place in self.places if place.shard == 0]
-
-    @property
-    def swept(self) -> list[str]:
-        """The replicas, where their states are objects, or some are kept for longer; else each removes its own."""
-        return [] if self._states.are_files and not self.job.publish.keeps_older else self.participants
 
     @property
     def fragments(self) -> Sequence[str]:
@@ -176,21 +171,6 @@ class ClusterEngine(Engine):
             kept = self._states.of_all(place, replicas, shards, version)
             found[key] = self._actors.shared(SavedAt(kept, inherits=members.inherits, cuts=members.cuts))
         return found[key]
-
-    def regroups(self) -> bool:
-        """Whether there are to be more or fewer replicas from now on."""
-        with self._lost("looking for more workers"):
-            return self._recruiter.regroups()
-
-    @property
-    def news(self) -> Sequence[tuple[str, str, str]]:
-        """Whether there are more or fewer replicas since the last commit."""
-        return self._members.news
-
-    @property
-    def retired(self) -> Sequence[str]:
-        """Replicas that have left, once two commits have done without them."""
-        return self._members.retired
 
     def told(self) -> dict[str, Any]:
         """From which increment on there were how many replicas, where that may change."""
@@ -253,8 +233,8 @@ class ClusterEngine(Engine):
         """
         if self.job.publish.every > 1:
             return None
-        saves = self._states.are_files and not self.saves_meanwhile and not self.job.publish.gate
-        return Due(gathers=not self.saves_meanwhile, version=(self._version or 0) + 1 if saves else None)
+        saves = self._states.are_files and not self._saves_meanwhile and not self.job.publish.gate
+        return Due(gathers=not self._saves_meanwhile, version=(self._version or 0) + 1 if saves else None)
 
     def _changed(self) -> None:
         """What was told with what was learned is not what workers have now."""
@@ -279,40 +259,66 @@ class ClusterEngine(Engine):
             judged: list[Tensor] = self._pool.call("judge")
         return judged
 
-    def save(self, version: int) -> dict[str, Any]:
+    def save(self, version: int) -> Saving:
         """Let all workers keep their state for this version."""
+        handed, news = self._handed_over(gathers=not self._saves_meanwhile), self._members.news
+        weights = self._begin_writing(version) if self._saves_meanwhile else self._keep(version)
+        # Where states are objects, or some are kept for longer, workers do not remove their own.
+        workers_sweep = self._states.are_files and not self.job.publish.keeps_older
+        return Saving(
+            weights,
+            state=self._members.saved(),
+            swept=[] if workers_sweep else self.participants,
+            extra_state=handed.extra_state,
+            history=handed.history,
+            retired=self._members.retired,
+            news=news,
+            meanwhile=self._saves_meanwhile,
+            settle=self._settle,
+            committed=partial(self._committed, version),
+            regroups=self._regroups,
+        )
+
+    def _keep(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
+        """Let all workers save, if they have not with what they learned."""
+        # Who is to have no others beside it next goes on at once, while the version is written.
+        then = "receive" if self._members.wanted.fixed and not self._ended else ""
+        due = self._due
+        kept = due is not None and due.version == version
+        saved = [one.saved for one in self._learned if kept and one.saved is not None]
         with self._lost(f"saving version {version}"):
-            if self.saves_meanwhile:
-                token = uuid4().hex[:8]
-                self._saving = [f"written/{token}/{place.number}" for place in self.places]
-                self._pool.call_each("save_meanwhile", [(version, key) for key in self._saving])
-                return self._members.saved()
-            # Who is to have no others beside it next goes on at once, while the version is written.
-            then = "receive" if self._members.wanted.fixed and not self._ended else ""
-            due = self._due
-            kept = due is not None and due.version == version
-            saved = [one.saved for one in self._learned if kept and one.saved is not None]
             if not saved:
                 saved = self._pool.call("save", version, then=then)
             elif then:
                 self._pool.begin(then)
         self._states.kept(self.places, version, saved)
-        return self._members.saved()
+        return lambda given_up: self.weights()
 
-    def written(self, version: int, given_up: Callable[[], bool]) -> Weights:
+    def _begin_writing(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
+        """Let all workers write their state while they learn on."""
+        token = uuid4().hex[:8]
+        keys = [f"written/{token}/{place.number}" for place in self.places]
+        with self._lost(f"saving version {version}"):
+            self._pool.call_each("save_meanwhile", [(version, key) for key in keys])
+        return partial(self._written, version, keys)
+
+    def _written(self, version: int, keys: Sequence[str], given_up: Callable[[], bool]) -> Weights:
         """Wait for all workers, and put the weights together that the first replica's have written."""
-        if not self.saves_meanwhile:
-            return self.weights()
-        told = await_all(self._written_store, self._saving, given_up)
+        told = await_all(self._written_store, keys, given_up)
         first = [place for place in self.places if place.replica == 0]
         return take_parts([place.state(self.directory, version) for place in first], told[0])
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Wait until no worker is writing any more."""
         with self._lost("writing a version"):
             self._pool.call("settle")
 
-    def committed(self, version: int) -> None:
+    def _regroups(self) -> bool:
+        """Whether there are to be more or fewer replicas from now on."""
+        with self._lost("looking for more workers"):
+            return self._recruiter.regroups()
+
+    def _committed(self, version: int) -> None:
         """Spares that were used may be made anew."""
         self._version = version
         self._exports.committed(version)
@@ -321,7 +327,7 @@ class ClusterEngine(Engine):
 
     def not_finite(self) -> str | None:
         """The name of a weight that is not finite; each worker looks at its own part, where the whole is not needed."""
-        if not self.saves_meanwhile:
+        if not self._saves_meanwhile:
             return super().not_finite()
         if self._learned:
             return next(filter(None, (one.not_finite for one in self._learned)), None)
@@ -342,14 +348,6 @@ class ClusterEngine(Engine):
     def weights(self) -> Weights:
         """The whole weights."""
         return self._handed_over().weights.tensors()
-
-    def extra_state(self) -> dict[str, Any]:
-        """What modules of the first replica keep besides tensors."""
-        return self._handed_over(gathers=not self.saves_meanwhile).extra_state
-
-    def history(self) -> Any:
-        """The stream's recent outcomes, as the first replica knows them."""
-        return self._handed_over(gathers=not self.saves_meanwhile).history
 
     def _handed_over(self, *, gathers: bool = True) -> Handover:
         """What the first replica hands over, with the weights or without; asked for once until something changes."""

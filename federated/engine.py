@@ -15,8 +15,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated import _kept_at_owner as kept_at_owner
-from federated._client_node import described, serve
+from federated._at_owner import ClientsAtOwner
 from federated._cohort import ClientCohort, Terms, updates_of
 from federated._owners import Owners
 from federated._records import pack, told
@@ -25,11 +24,9 @@ from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
 from federated._simulated_nodes import Nodes
 from federated.client_app import ROWS
-from incr_core.data.timeline import Standing
-from incr_core.engines import Commit, Engine
+from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.registry import RowStates
 from incr_core.rounds import (
     Arrival,
     Contributions,
@@ -56,6 +53,7 @@ class FederatedEngine(Engine):
     """
 
     name = "federated"
+    at_owner = ClientsAtOwner()
 
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
@@ -76,29 +74,6 @@ class FederatedEngine(Engine):
         if owned and job.federated.accept_failures:
             self.max_failures = MAX_FAILURES
         self._renew()
-
-    @classmethod
-    def client(cls, file: str, superlink: str | None, certificates: str | None, key: str | None) -> str:
-        """Serve the owner that a client's file tells of, or tell which runs it has taken part in."""
-        if superlink is None:
-            return described(file)
-        serve(file, superlink, certificates, key)
-        return ""
-
-    @classmethod
-    def erase_at_owner(cls, file: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
-        """Delete rows from what an owner's client keeps of them."""
-        return kept_at_owner.erase(file, where, rows)
-
-    @classmethod
-    def rows_at_owner(cls, file: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
-        """In which state the rows of an owner are, by run."""
-        return kept_at_owner.states(file)
-
-    @classmethod
-    def weights_at_owner(cls, file: str, run: str | None) -> dict[str, Tensor]:
-        """Weights of an owner's own, to predict its rows with."""
-        return kept_at_owner.own_weights(file, run)
 
     def _renew(self) -> None:
         """Let go of what the server holds; `start` makes the clients anew."""
@@ -121,13 +96,7 @@ class FederatedEngine(Engine):
         """Paths of the stream's fragments by number, as the clients have told them; or the owners of rows."""
         return self._roster.fragments
 
-    @property
-    def news(self) -> Sequence[tuple[str, str, str]]:
-        """What befell the clients since the last commit."""
-        return self._roster.news
-
-    @property
-    def personal(self) -> Sequence[str]:
+    def _personal(self) -> Sequence[str]:
         """Weights that are each client's own."""
         patterns = self.job.federated.personal
         try:
@@ -161,7 +130,7 @@ class FederatedEngine(Engine):
         described = self._roster.start(commit)
         cohort.terms = Terms.of(described)
         cohort.weights = described["weights"] if commit is None else commit.weights
-        cohort.personal = frozenset(self.personal)
+        cohort.personal = frozenset(self._personal())
         if self.central is not None:
             self._expects(self.central, self.central.sampled(warm=False))
             self.central.check(cohort.terms, cohort.weights)
@@ -299,12 +268,13 @@ class FederatedEngine(Engine):
         answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
         return [told(answer)["judged"] for answer in answers.values()]
 
-    def save(self, version: int) -> dict[str, Any]:
+    def save(self, version: int) -> Saving:
         """Let every client keep its state for this version, on its own disk.
 
-        Returns what the roster knows, the outer step's state, the draw, and what strategies share.
+        The server's is what the roster knows, the outer step's state, the draw, and what strategies share.
         """
-        return {
+        news = list(self._roster.news)
+        state = {
             **self._roster.save(version),
             "outer": self.cohort.outer.state_dict(),
             "selection": self._selection.state_dict(),
@@ -312,6 +282,14 @@ class FederatedEngine(Engine):
             "unconsolidated": self.cohort.unconsolidated,
             **({} if self.central is None else {"privacy": self.central.state_dict()}),
         }
+        return Saving(
+            lambda given_up: self.weights(),
+            state=state,
+            swept=self.participants,
+            extra_state={},
+            personal=self._personal(),
+            news=news,
+        )
 
     def weights(self) -> Weights:
         """The anchor."""

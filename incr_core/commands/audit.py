@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from incr_core.data import RowSet
 from incr_core.data.timeline import Standing
-from incr_core.engines import engine_named
+from incr_core.engines import at_owner
 from incr_core.errors import ArgumentError, CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import Committed, RowStates, Violation, erased, loop_state, require_run, states_of
@@ -98,7 +98,7 @@ def owners_audit(file: str) -> dict[str, Audit]:
             states.violations,
             unproven,
         )
-        for name, (standing, states, unproven) in engine_named("federated").rows_at_owner(file).items()
+        for name, (standing, states, unproven) in at_owner().row_states(file).items()
     }
 
 

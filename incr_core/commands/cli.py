@@ -243,10 +243,13 @@ def _run_apart(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> int:
-    from incr_core.engines import engine_named
+    from incr_core.engines import at_owner
 
-    if told := engine_named(options.on).client(options.file, options.superlink, options.certificates, options.key):
-        print(told)
+    owner = at_owner(options.on)
+    if options.superlink is None:
+        print(owner.described(options.file))
+    else:
+        owner.serve(options.file, options.superlink, options.certificates, options.key)
     return 0
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from incr_core._util import json_text, not_negative, positive
 from incr_core.batch import Batch, Inputs, map_inputs
-from incr_core.engines import Commit, LocalEngine
+from incr_core.engines import Commit, LocalEngine, Saving
 from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
@@ -179,6 +179,6 @@ class Lesson(LocalEngine):
             arrival.rows = labelled.rows
             arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
-    def save(self, version: int) -> dict[str, Any]:
+    def save(self, version: int) -> Saving:
         """Keep the worker's state, and how far the lesson has come."""
-        return {**super().save(version), "at": self._at}
+        return replace(super().save(version), state={"at": self._at})

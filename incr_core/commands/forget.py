@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from incr_core._util import json_text
-from incr_core.engines import engine_named
+from incr_core.engines import at_owner
 from incr_core.errors import ArgumentError, JobError
 from incr_core.runs import erase, rows_in_file, rows_where
 from incr_core.shown import shown
@@ -80,7 +80,7 @@ def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[s
 
 
 def _forget_at_owner(options: argparse.Namespace) -> int:
-    runs = engine_named("federated").erase_at_owner(options.directory, options.where, options.rows)
+    runs = at_owner().erase(options.directory, options.where, options.rows)
     if options.json:
         print(json_text(runs))
         return 0

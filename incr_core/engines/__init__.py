@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from incr_core._util import waiting
-from incr_core.engines._base import ENGINES, Commit, Engine, engine_named
+from incr_core.engines._at_owner import AtOwner
+from incr_core.engines._base import Engine
+from incr_core.engines._commit import Commit, Saving
 from incr_core.engines._local import LocalEngine
+from incr_core.engines._named import ENGINES, at_owner, engine_named
 
-__all__ = ["ENGINES", "Commit", "Engine", "LocalEngine", "engine_named", "waiting"]
+__all__ = ["ENGINES", "AtOwner", "Commit", "Engine", "LocalEngine", "Saving", "at_owner", "engine_named", "waiting"]

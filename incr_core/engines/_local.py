@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from incr_core.engines._base import Commit, Engine
+from incr_core.engines._base import Engine
+from incr_core.engines._commit import Commit, Saving
+from incr_core.registry import state_folder
 from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, SavedState, Worker, total_observed
 from incr_core.update import Weights
 
@@ -48,7 +50,7 @@ class LocalEngine(Engine):
         if commit is None:
             self.worker.start(None, None)
         else:
-            saved = SavedState([self.state_path(self.participant.name, commit.version)])
+            saved = SavedState([self._state(commit.version)])
             self.worker.start(saved, commit.weights)
 
     def receive(self) -> list[Arrival]:
@@ -73,22 +75,23 @@ class LocalEngine(Engine):
         """Judge the weights."""
         return [self.worker.judge()]
 
-    def save(self, version: int) -> dict[str, Any]:
+    def save(self, version: int) -> Saving:
         """Save the worker's state."""
-        self.worker.save(self.state_path(self.participant.name, version))
-        return {}
+        self.worker.save(self._state(version))
+        return Saving(
+            lambda given_up: self.weights(),
+            state={},
+            swept=self.participants,
+            extra_state=self.participant.learner.extra.state_dict(),
+            history=self.participant.stream.history(),
+        )
+
+    def _state(self, version: int) -> Path:
+        return state_folder(self.directory, self.participant.name, version)
 
     def weights(self) -> Weights:
         """The live weights."""
         return self.participant.learner.weights()
-
-    def extra_state(self) -> dict[str, Any]:
-        """State of modules other than tensors."""
-        return self.participant.learner.extra.state_dict()
-
-    def history(self) -> Any:
-        """The stream's recent outcomes."""
-        return self.participant.stream.history()
 
     def close(self) -> None:
         """Stop reading ahead."""

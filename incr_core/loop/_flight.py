@@ -6,21 +6,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from incr_core.engines import Saving
+
 __all__ = ["Flight"]
 
 
 class Flight:
     """The commit of a version, in a thread of its own.
 
-    finish: makes it visible once all is on the disk; asked now and then whether nobody wants it any more.
+    saving: what participants save for it. finish: makes it visible once all is on the disk; asked now and then whether
+    nobody wants it any more.
 
-    >>> flight = Flight(3, lambda given_up: None)
+    >>> flight = Flight(3, Saving(lambda given_up: {}, state={}, swept=[], extra_state={}), lambda given_up: None)
     >>> flight.result(), flight.version, flight.landed
     (None, 3, True)
     """
 
-    def __init__(self, version: int, finish: Callable[[Callable[[], bool]], None]) -> None:
-        self.version = version
+    def __init__(self, version: int, saving: Saving, finish: Callable[[Callable[[], bool]], None]) -> None:
+        self.version, self.saving = version, saving
         self._given_up = threading.Event()
         self._future: Future[None] = Future()
         # Of a daemon the interpreter's end waits not: whoever ends must give the flight up, or wait for it.

@@ -14,7 +14,7 @@ from incr_core.data.encoding import BadFile, BadRow, files_table, quarantine_tab
 from incr_core.data.timeline import Tick
 from incr_core.loop._events import Event, events_table
 from incr_core.registry.ledger import entries_table
-from incr_core.rounds import Arrival, Round
+from incr_core.rounds import Arrival, Counts, Round
 
 __all__ = ["PendingCommit", "metrics_row", "metrics_table"]
 
@@ -46,9 +46,9 @@ class PendingCommit:
         """Add the rows of an increment, by the participants that own them; returns the bad files among its reports."""
         self.last = arrivals[0].tick
         for name, arrival in zip(participants, arrivals, strict=True):
-            if arrival.labelled and learned:
+            if learned and len(arrival.rows):
                 self.rows.setdefault(name, []).append(arrival.rows)
-            if arrival.duplicates.numel():
+            if len(arrival.duplicates):
                 self.duplicates.setdefault(name, []).append(arrival.duplicates)
             self.bad += arrival.bad
         # All who read the files report the same bad ones.
@@ -81,19 +81,22 @@ class PendingCommit:
 
 def metrics_row(
     arrivals: Sequence[Arrival],
+    rows: Counts,
     learned: Round,
-    rows: int,
     now: dict[str, float],
     so_far: dict[str, float],
     version: int,
+    *,
+    skipped: bool,
 ) -> dict[str, Any]:
     """One increment as a row of the table of metrics.
 
-    rows: how many were learned; now, so_far: the objective's metrics over this increment and over all; version: the one
-    that it will be part of.
+    now, so_far: the objective's metrics over this increment and over all; version: the one that it will be part of;
+    skipped: whether its rows were not learned.
 
     >>> arrival = Arrival(Tick(3, "2013-02-01"), torch.arange(4), arriving=5, predicted=5, scored=4)
-    >>> row = metrics_row([arrival], Round({"loss": 2.0}, passes_rows=4), 4, {"auc": 0.7}, {"auc": 0.6}, 1)
+    >>> told = [arrival], Counts.of([arrival]), Round({"loss": 2.0}, passes_rows=4)
+    >>> row = metrics_row(*told, {"auc": 0.7}, {"auc": 0.6}, 1, skipped=False)
     >>> row["increment"], row["rows_labelled"], row["metric.auc"], row["total.auc"], row["loss.loss"]
     (3, 4, 0.7, 0.6, 0.5)
     """
@@ -102,10 +105,10 @@ def metrics_row(
         "increment": tick.number,
         "name": tick.name,
         "warm": tick.warm,
-        "rows_arriving": sum(arrival.arriving for arrival in arrivals),
-        "rows_labelled": rows,
-        "rows_scored": sum(arrival.scored for arrival in arrivals),
-        "rows_duplicate": sum(arrival.duplicates.numel() for arrival in arrivals),
+        "rows_arriving": rows.arriving,
+        "rows_labelled": 0 if skipped else rows.labelled,
+        "rows_scored": rows.scored,
+        "rows_duplicate": rows.duplicates,
         **{f"metric.{name}": value for name, value in now.items()},
         **{f"total.{name}": value for name, value in so_far.items()},
         **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},

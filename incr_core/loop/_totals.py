@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from incr_core import metrics
 from incr_core.metrics import Statistics
 from incr_core.objectives import Objective
-from incr_core.rounds import Arrival, Round
+from incr_core.rounds import Counts, Round
 
 __all__ = ["Progress", "Totals"]
 
@@ -44,22 +43,22 @@ class Totals:
     events: dict[str, int] = field(default_factory=dict)
     diverged_in_a_row: int = 0
 
-    def add(self, arrivals: Sequence[Arrival], learned: Round, statistics: Statistics, *, diverged: bool) -> None:
-        """Add an increment. statistics: those of all arrivals; diverged: whether its rows were skipped for that."""
-        labelled = sum(arrival.labelled for arrival in arrivals)
-        if diverged:
-            self.rows_quarantined += labelled
-            self.diverged_in_a_row += 1
-        elif labelled:
-            self.rows_learned += labelled
+    def add(self, rows: Counts, learned: Round, statistics: Statistics, *, skipped: bool, aside: bool) -> None:
+        """Add an increment. statistics: of the predictions scored. skipped: whether its rows are not learned, but in
+        quarantine; aside: since they are set aside, and not since it has diverged.
+        """
+        if skipped:
+            self.rows_quarantined += rows.labelled
+            self.diverged_in_a_row += not aside
+        elif rows.labelled:
+            self.rows_learned += rows.labelled
             self.diverged_in_a_row = 0
         self.increments += 1
         self.bytes_exchanged += learned.bytes_exchanged
         self.statistics = metrics.add(self.statistics, statistics)
-        for arrival in arrivals:
-            self.rows_predicted += arrival.predicted
-            self.rows_quarantined += len(arrival.bad)
-            self.rows_duplicate += arrival.duplicates.numel()
+        self.rows_predicted += rows.predicted
+        self.rows_quarantined += rows.bad
+        self.rows_duplicate += rows.duplicates
 
     @property
     def rows_per_second(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from incr_core.rounds._aggregation import Aggregation
 from incr_core.rounds._aggregations import AGGREGATIONS
-from incr_core.rounds._arrival import Arrival, total_observed
+from incr_core.rounds._arrival import Arrival, Counts, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._capped import capped, capped_rows
 from incr_core.rounds._contributions import Contribution, Contributions
@@ -44,6 +44,7 @@ __all__ = [
     "Consolidated",
     "Contribution",
     "Contributions",
+    "Counts",
     "EverySteps",
     "Exchange",
     "Interval",

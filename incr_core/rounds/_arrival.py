@@ -17,7 +17,7 @@ from incr_core.data.timeline import Tick
 from incr_core.metrics import Packed, Told
 from incr_core.update import Weights
 
-__all__ = ["Arrival", "total_observed"]
+__all__ = ["Arrival", "Counts", "total_observed"]
 
 
 def _no_rows() -> Tensor:
@@ -113,6 +113,32 @@ def _packed(value: Tensor | Told) -> Tensor | Told:
 
 def _unpacked(value: Tensor | Told) -> Tensor:
     return value if isinstance(value, Tensor) else torch.from_numpy(metrics.unpacked(value).copy())
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of an increment over all participants: those that arrived, and of them those predicted; earlier predictions
+    scored; rows to learn; rows that were learned before; rows that cannot be used.
+
+    >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
+    Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0)
+    """
+
+    arriving: int
+    predicted: int
+    scored: int
+    labelled: int
+    duplicates: int
+    bad: int
+
+    @classmethod
+    def of(cls, arrivals: Sequence[Arrival]) -> Counts:
+        """Add up what participants report."""
+        told = [
+            (one.arriving, one.predicted, one.scored, one.labelled, one.duplicates.numel(), len(one.bad))
+            for one in arrivals
+        ]
+        return cls(*map(sum, zip(*told, strict=True)))
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:

@@ -15,7 +15,7 @@ import torch
 from incr_core.data.encoding import BadRow
 from incr_core.data.sources import as_table
 from incr_core.data.timeline import EncodedRows, PlainAsked, encode_file, encode_table
-from incr_core.engines import engine_named
+from incr_core.engines import at_owner
 from incr_core.errors import IncrError, StreamError, VersionError
 from incr_core.job import Job
 from incr_core.learner import Learner
@@ -64,7 +64,7 @@ class Version:
         if "personal" in manifest or client is not None:
             of = run.path, int(manifest["version"])
             if client is not None and client.endswith(".toml"):
-                weights |= engine_named("federated").weights_at_owner(client, _run_of(*of))
+                weights |= at_owner().own_weights(client, _run_of(*of))
             else:
                 weights |= _own(*of, manifest.get("personal", ()), client)
         document = run.job() if job is None else job.document()

@@ -131,8 +131,7 @@ def test_a_spare_takes_the_place_and_is_made_anew_at_a_commit(small_job: Callabl
         assert engine.processes == [before[0], spare]
         assert not engine._pool._spares
         engine.learn(engine.receive())
-        engine.save(1)
-        engine.committed(1)
+        engine.save(1).committed()
         assert len(engine._pool._spares) == 1
         named = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
         mine = sorted(name for name in named if str(tmp_path) in name)

@@ -84,7 +84,7 @@ def test_who_joins_and_who_leaves_pass_on_every_row(small_job: Callable[..., Job
     try:
         state = loop_state(out, version)["engine"]
         engine.start(Commit(version, weights, state))
-        state = engine.save(version + 1)
+        state = engine.save(version + 1).state
         assert engine.participants == ["replica-0", "replica-1", "replica-2", "replica-3"]
         shared = remembered(out, version + 1)
         assert list(map(len, shared)) == [30] * 4

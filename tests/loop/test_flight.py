@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from incr_core.engines import LocalEngine
+from incr_core.engines import LocalEngine, Saving
 from incr_core.errors import EngineError, JobError, StorageError, WorkerLost
 from incr_core.job import Job
 from incr_core.loop import Loop
@@ -24,7 +25,6 @@ from incr_core.update import Weights
 class Meanwhile(LocalEngine):
     """Learns on while a version waits to be written: until the gate of the increment after it is opened."""
 
-    saves_meanwhile = True
     max_failures = 3
 
     def __init__(self, job: Job, directory: Path, raises: Mapping[int, Exception] | None = None) -> None:
@@ -43,19 +43,17 @@ class Meanwhile(LocalEngine):
         self.gate.set()
         return done
 
-    def save(self, version: int) -> dict[str, Any]:
+    def save(self, version: int) -> Saving:
         self.gate.clear()
-        self.copies[version] = {name: value.clone() for name, value in self.weights().items()}
-        return super().save(version)
+        copy = self.copies[version] = {name: value.clone() for name, value in self.weights().items()}
 
-    def written(self, version: int, given_up: Callable[[], bool]) -> Weights:
-        while not self.gate.wait(0.01):
-            if given_up():
-                raise EngineError("nobody waits any more")
-        return self.copies[version]
+        def written(given_up: Callable[[], bool]) -> Weights:
+            while not self.gate.wait(0.01):
+                if given_up():
+                    raise EngineError("nobody waits any more")
+            return copy
 
-    def settle(self) -> None:
-        self.gate.set()
+        return replace(super().save(version), weights=written, meanwhile=True, settle=self.gate.set)
 
 
 def learned(job: Job, out: Path, raises: Mapping[int, Exception] | None = None) -> Meanwhile:

@@ -83,7 +83,7 @@ def test_a_module_of_that_name_beside_the_job_is_in_nobodys_way(tmp_path: Path) 
     (tmp_path / "script.py").write_text(
         "from incr_core.models import MODELS\n"
         f"MODELS.find('own_model:make', 'model.factory', {str(tmp_path)!r})\n"
-        "from incr_core.engines._base import engine_named\n"
+        "from incr_core.engines import engine_named\n"
         "print(*(engine_named(name).__name__ for name in ('local', 'cluster', 'federated')))\n"
     )
     script = (tmp_path / "script.py").read_text()

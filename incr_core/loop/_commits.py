@@ -1,0 +1,122 @@
+"""Commits: the participants' state first, then, by one rename, everything else; one is under way at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from incr_core.engines import Engine, Saving
+from incr_core.errors import IncrError, JobError, StreamError
+from incr_core.job import Job
+from incr_core.loop._flight import Flight
+from incr_core.loop._gate import Verdict
+from incr_core.loop._pending_commit import PendingCommit
+from incr_core.registry import RunDirectory
+from incr_core.storage import checkpoint
+
+__all__ = ["Commits"]
+
+
+class Commits:
+    """Make what a loop has learned visible as versions: at once or, by an engine that saves meanwhile, in a flight.
+
+    then: called when a version is there.
+
+    version: the newest that is there; None before the first.
+    """
+
+    def __init__(self, job: Job, engine: Engine, directory: RunDirectory, then: Callable[[], None]) -> None:
+        self._job, self._engine, self._directory, self._then = job, engine, directory, then
+        self._flight: Flight | None = None
+        self._unsynced: list[Path] = []  # of what participants have saved for the next one
+        self._shape: dict[str, Any] | None = None
+        self.version = directory.latest()
+
+    @property
+    def next_version(self) -> int:
+        """The number that the next commit will have."""
+        return (self._flight.version if self._flight is not None else self._directory.latest() or 0) + 1
+
+    def save(self) -> Saving:
+        """Let participants save their state for the next version."""
+        with checkpoint.unsynced() as self._unsynced:
+            return self._engine.save(self.next_version)
+
+    def publish(
+        self, saving: Saving, pending: PendingCommit, state: Mapping[str, Any], verdict: Verdict | None = None
+    ) -> None:
+        """Commit the version that participants are saving.
+
+        state: the loop's own, to go on from. verdict: of the gate, where there is one; without, every version is
+        published.
+        """
+        version, last, unsynced = self.next_version, pending.last, self._unsynced
+        increment, name = (-1, "") if last is None else (last.number, last.name)
+        kept = {**state, "engine": saving.state, "participants": list(self._engine.participants)}
+        tables = pending.tables(version, self._engine.fragments, increment)
+        manifest = {
+            "increment": increment,
+            "name": name,
+            **self._shape_of_rows(),
+            **({"personal": list(saving.personal)} if saving.personal else {}),
+            **({} if verdict is None else {"gate": verdict.document()}),
+        }
+
+        def finish(given_up: Callable[[], bool]) -> None:
+            self._directory.commit(
+                saving.weights(given_up),
+                manifest=manifest,
+                **tables,
+                extra={} if saving.history is None else {"history": saving.history},
+                extra_state=saving.extra_state,
+                state=kept,
+                publish=verdict is None or verdict.promoted,
+                participants=list(saving.swept),
+                retired=list(saving.retired),
+                unsynced=unsynced,
+            )
+
+        if saving.meanwhile:
+            self._flight = Flight(version, saving, finish)
+        else:
+            finish(lambda: False)
+            self._committed(version, saving)
+
+    def _shape_of_rows(self) -> dict[str, Any]:
+        """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""
+        if self._shape is None:
+            try:
+                self._shape = {"numeric_width": self._job.numeric_width, "widths": self._job.encoder.widths}
+            except (JobError, StreamError):
+                self._shape = {}
+        return self._shape
+
+    def _committed(self, version: int, saving: Saving) -> None:
+        self.version = version
+        self._then()
+        saving.committed()
+
+    def land(self, *, wait: bool = True) -> None:
+        """Take note of the commit under way when it is over, or `wait` for that; WorkerLost where it cannot be."""
+        flight = self._flight
+        if flight is not None and (wait or flight.landed):
+            flight.saving.settle()
+            flight.result()
+            self._flight = None
+            self._committed(flight.version, flight.saving)
+
+    def give_up(self) -> None:
+        """Somebody was lost: the commit that is under way ends as it can, and if it cannot, it was none."""
+        if self._flight is not None:
+            flight, self._flight = self._flight, None
+            flight.give_up()
+            with suppress(IncrError):
+                flight.result()
+                self._committed(flight.version, flight.saving)
+            self.look_again()  # where it failed after all was there, too
+
+    def look_again(self) -> None:
+        """The run has another newest version than this has made."""
+        self.version = self._directory.latest()

@@ -1,0 +1,65 @@
+"""What a run remembers from one increment to the next, besides what its participants keep: a part of every commit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from incr_core.data.timeline import Tick
+from incr_core.job import Job
+from incr_core.loop._client_rows import ClientSums
+from incr_core.loop._gate import Gate
+from incr_core.loop._totals import Totals
+
+__all__ = ["LoopState"]
+
+
+class LoopState:
+    """The loop's own state, as it is at the beginning of a job's run.
+
+    totals, clients: sums over all increments, and those of each client. controller, review, gate: what notices drift,
+    looks back and judges versions; None where the job does not ask for it. dropped: up to which increment and which
+    time rows are set aside, and why; None where none are. reached: where the last increment ended, in microseconds.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.totals, self.clients = Totals(), ClientSums()
+        self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
+        self.dropped: dict[str, Any] | None = None
+        self.reached = 0
+
+    def why_aside(self, tick: Tick) -> str | None:
+        """Why an increment is not learned, where somebody has gone back and set its rows aside."""
+        return None if self.dropped is None or tick.number > self.dropped["up_to"] else str(self.dropped["why"])
+
+    def state_dict(self, *, copied: bool) -> dict[str, Any]:
+        """What a commit keeps of it. copied: whether it is written while all of it changes."""
+        state = {
+            "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
+            "controller": None if self.controller is None else self.controller.state_dict(),
+            "review": None if self.review is None else self.review.state_dict(),
+            "clients": self.clients.state_dict(),
+            "gate": None if self.gate is None else self.gate.state_dict(),
+            "dropped": self.dropped,
+            "reached": self.reached,
+        }
+        return copy.deepcopy(state) if copied else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a commit."""
+        self.totals = Totals(**state["totals"])
+        self.clients.load_state_dict(state.get("clients", {"clients": [], "sums": {}}))
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])
+        if self.review is not None:
+            self.review.load_state_dict(state["review"])
+        if self.gate is not None and state.get("gate") is not None:  # none where the job had no gate then
+            self.gate.load_state_dict(state["gate"])
+        self.dropped, self.reached = state.get("dropped"), state.get("reached", 0)
+
+
+def _gate(job: Job) -> Gate | None:
+    publish = job.publish
+    goes_back = publish.on_hold == "rollback"
+    return Gate(publish.margin, publish.patience, goes_back=goes_back) if publish.gate else None
