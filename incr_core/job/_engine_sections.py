@@ -88,6 +88,20 @@ class ClusterSection(Section):
             )
         return self
 
+    @field_validator("gpus")
+    @classmethod
+    def _shares_fill_a_gpu(cls, value: float) -> float:
+        sharing = round(1 / value)
+        # No worker has parts of two GPUs; of each, Ray hands out ten-thousandths.
+        if not 0 <= 1 - sharing * value < value / 100:
+            most = int(1 / value)
+            fitting = " or ".join(f"{math.floor(10_000 / count) / 10_000:g}" for count in (most, most + 1))
+            raise ValueError(
+                f"expected one part of 2, 3, ... that a GPU has, got {value:g}, of which a GPU has {most} and a rest "
+                f"that no worker can take; set it to {fitting}"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fragments_take_turns(self) -> Self:
         if self.fragments > 1 and self.average_every == 0:
