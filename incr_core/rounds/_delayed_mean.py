@@ -53,6 +53,22 @@ class DelayedMean:
         self._flight: Future[tuple[Weights, int, float]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="exchange")
 
+    def learn(self, take: Callable[[], int], goes_on: Callable[[], bool]) -> int:
+        """Take all rounds of an increment, and wait for the mean of the last; returns the rows learned.
+
+        take: a round, of so many rows. goes_on: whether there is another; replicas may exchange for that.
+        """
+        rows, more = 0, True
+        while more:
+            learned = take()
+            rows += learned
+            self.land()
+            more = goes_on()
+            self.launch(learned)
+        self.land()
+        self.close()
+        return rows
+
     def launch(self, rows: int) -> None:
         """A round is over, in which so many rows were learned: send what was, and learn on."""
         assert self._flight is None, "one exchange at a time"

@@ -69,6 +69,19 @@ class Fragments:
         self._rows = [0] * len(names)
         self._round = 0
 
+    def learn(self, take: Callable[[], int], goes_on: Callable[[], bool]) -> int:
+        """Take all rounds of an increment; returns the rows learned.
+
+        take: a round, of so many rows. goes_on: whether there is another.
+        """
+        rows, more = 0, True
+        while more:
+            learned = take()
+            rows += learned
+            more = goes_on()
+            self.learned(learned, last=not more)
+        return rows
+
     def learned(self, rows: int, *, last: bool) -> None:
         """A round is over, in which so many rows were learned: exchange the fragment whose turn it is, or all."""
         self._rows = [before + rows for before in self._rows]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Orders"]
+from incr_core.learner import Learner
+from incr_core.rounds._reference import Reference
+
+__all__ = ["Orders", "follow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,18 @@ class Orders:
             self.verdict if other.verdict is None else other.verdict,
             self.aside if other.aside is None else other.aside,
         )
+
+
+def follow(orders: Orders, learner: Learner, reference: Reference | None) -> None:
+    """Do what a learner, and rows of the past, can do of orders: all but consolidating and leaving out rows."""
+    if orders.rate is not None:
+        learner.descent.rate = orders.rate
+    if orders.restart and learner.descent.schedule is not None:
+        learner.descent.schedule.restart()
+    for memory in learner.memories():
+        if orders.flush:
+            memory.clear()
+        if orders.enlarge != 1.0:
+            memory.enlarge(orders.enlarge)
+    if orders.verdict is not None and reference is not None:
+        reference.follow(orders.verdict)

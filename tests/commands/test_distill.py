@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from incr_core.commands.cli import main
 from incr_core.commands.distill import Lesson, Taught, distill
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.loop import Loop
+from incr_core.loop._learning import Learning
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import check
 from incr_core.runs import Version, run
@@ -120,14 +121,14 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
 def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = taught(tmp_path)
     whole = distill(teacher, tmp_path / "whole", SMALL)
-    record = Loop._record
+    record = Learning._record
 
-    def once(loop: Loop, *arguments: Any) -> None:
-        record(loop, *arguments)
-        if loop.totals.increments == 4:
-            loop._stop.set()
+    def once(learning: Learning, *arguments: Any) -> None:
+        record(learning, *arguments)
+        if learning.state.totals.increments == 4:
+            signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "_record", once)
+    monkeypatch.setattr(Learning, "_record", once)
     assert not distill(teacher, tmp_path / "parts", SMALL).finished
     monkeypatch.undo()
     RunDirectory.open(teacher).promote(1)  # the champion changes in between

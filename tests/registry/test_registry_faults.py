@@ -57,7 +57,7 @@ def test_whatever_step_of_a_commit_fails_the_run_is_consistent_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], BaseException], fold: int
 ) -> None:
     """fold: after how many commits there is a segment; of 1, the commit makes one and merges it with the one before."""
-    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", fold)
+    monkeypatch.setattr("incr_core.registry._committing.FOLD", fold)
     # Nothing here survives a loss of power anyway, and the disk would take most of the time.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     with start(tmp_path / "before") as run:
@@ -108,7 +108,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_run_that_readers_underst
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments are made all the time, of every third version; a reader looks on meanwhile and sees no version go."""
-    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 3)
+    monkeypatch.setattr("incr_core.registry._committing.FOLD", 3)
     folder, context, seen = tmp_path / "run", multiprocessing.get_context("fork"), 0
     with start(folder) as run:
         commit(run)

@@ -134,7 +134,7 @@ def test_reserved_manifest_names_are_refused(run: RunDirectory) -> None:
 @pytest.mark.slow
 def test_what_grows_is_in_few_files_however_many_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights of two versions kept, 200 commits leave a segment for every bit of their number, and few folders."""
-    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 4)
+    monkeypatch.setattr("incr_core.registry._committing.FOLD", 4)
     written: list[int] = []
     real = Segments._written
 
@@ -160,7 +160,7 @@ def test_what_grows_is_in_few_files_however_many_commits(tmp_path: Path, monkeyp
 
 
 def test_a_reader_follows_a_writer_that_folds_and_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incr_core.registry._run_directory.FOLD", 3)
+    monkeypatch.setattr("incr_core.registry._committing.FOLD", 3)
     with start(tmp_path, keep=1) as run:
         readers = []
         for number in range(1, 20):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.job import Job
-from incr_core.loop import Loop
+from incr_core.loop._learning import Learning
 from incr_core.runs import run
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -52,15 +52,15 @@ def test_the_event_files_hold_the_metrics_of_every_increment(table: Path, tmp_pa
 
 
 def test_a_resumed_run_tells_every_increment_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, lengths = Loop._record, []
+    record, lengths = Learning._record, []
 
-    def dies(loop: Loop, *arguments: object) -> None:
-        record(loop, *arguments)  # type: ignore[arg-type]
+    def dies(learning: Learning, *arguments: object) -> None:
+        record(learning, *arguments)  # type: ignore[arg-type]
         lengths.append(len(events(tmp_path / "run").get("loss/loss", [])))
-        if loop.totals.increments == 5:
+        if learning.state.totals.increments == 5:
             raise RuntimeError("killed between two commits")
 
-    monkeypatch.setattr(Loop, "_record", dies)
+    monkeypatch.setattr(Learning, "_record", dies)
     with pytest.raises(RuntimeError, match="killed"):
         run(job(table), tmp_path / "run")
     monkeypatch.undo()

@@ -1,0 +1,184 @@
+"""Commits to a run directory: of what was learned, and of an earlier version once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from incr_core.errors import ArgumentError, RunDirectoryError, VersionError
+from incr_core.registry import ledger as ledgers
+from incr_core.registry._champion import make_champion
+from incr_core.registry._history import FOLD
+from incr_core.registry._learned_once import LearnedOnce
+from incr_core.registry._participant_states import States
+from incr_core.registry._reading import Reading
+from incr_core.storage import storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Committing"]
+
+
+class Committing(Reading):
+    """The part of a run directory that makes versions.
+
+    path: where it is. keep: how many of the newest keep their weights (None: all), beside the champion.
+    """
+
+    def __init__(self, path: Path, keep: int | None) -> None:
+        if keep is not None and keep < 1:
+            raise ArgumentError(f"keep: expected at least 1 or None, got {keep}")
+        super().__init__(path)
+        self._keep = keep
+        self._learned = LearnedOnce(self._versions.history)
+        self._states = States(self.path)
+
+    def commit(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        manifest: Mapping[str, Any],
+        metrics: pa.Table,
+        ledger: pa.Table,
+        duplicates: pa.Table | None = None,
+        quarantine: pa.Table | None = None,
+        events: pa.Table | None = None,
+        clients: pa.Table | None = None,
+        extra: Mapping[str, pa.Table] | None = None,
+        extra_state: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        publish: bool = True,
+        participants: Iterable[str] | None = None,
+        retired: Iterable[str] = (),
+        unsynced: Sequence[Path] = (),
+    ) -> int:
+        """Commit the next version with everything that belongs to it; return its number.
+
+        Either all of it is there afterwards or, with an error or a kill, none. The numbers start at 1;
+        `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
+        these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
+        `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
+        of the loop's, the last two stay (or as many as the job says, and the champion's), and none of those who have
+        `retired`; what of them is `unsynced` is synced with the version. `publish` makes the version the champion,
+        unless another is pinned; else that stays which is.
+
+        Raises CheckpointError when a row was learned before.
+        """
+        if not self._lock.taken:
+            raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
+        publish = publish and self.pinned() is None
+        version = self.next_version()
+        learned = self._learned.with_rows(ledger)
+        tables = {"metrics": metrics, "ledger": ledger}
+        others = {"duplicates": duplicates, "quarantine": quarantine, "events": events, "clients": clients}
+        for name, table in others.items():
+            if table is not None and table.num_rows:
+                tables[name] = table
+        own = {
+            "version": version,
+            "parent": self.latest(),
+            "rows": ledgers.count(ledger),
+            "published": publish,
+            "serving": version if publish else self.champion(),
+            **({"undone": self._versions.history.undone} if self._versions.history.undone else {}),
+        }
+        from incr_core.registry._version import write_version
+
+        committed = write_version(
+            self._versions.folder(version),
+            weights,
+            tables,
+            own,
+            manifest,
+            extra=extra,
+            extra_state=extra_state,
+            state=state,
+            needed=unsynced,
+        )
+
+        # The version is committed. What follows can be done again from it, by the next `create` or `open`.
+        with self._turn:
+            self._versions.committed(committed, tables)
+            self._learned.take(learned)
+            if publish:
+                make_champion(self.path, version, durable=False)
+            self._versions.prune(self._keep)
+            if participants is None:
+                participants = ledger["participant"].unique().to_pylist()
+            self._states.committed(version, participants, self.champion())
+            self._states.retire(retired)
+            self._versions.fold(FOLD)
+            self._lock.push()
+        return version
+
+    def restore(
+        self, version: int, *, state: Callable[[dict[str, Any]], dict[str, Any]], events: pa.Table | None = None
+    ) -> int:
+        """Commit a version once more, as the next one, from which the run goes on; return its number.
+
+        What was committed in between stays there, but counts no more: its rows are in no version, and are pending
+        again. state: from the loop's state at that version to the one to go on from. events: what happened.
+
+        Raises VersionError where the version has no weights, or no state to go on from, any more.
+        """
+        with self._lock.held():
+            self._versions.require(version)
+            there = self._versions.gone_on_from()
+            if version not in there:
+                known = f"versions with states: {', '.join(map(str, there))}"
+                raise VersionError(
+                    f"{self.path}: version {version}: expected the state to go on from, got none, since it is too old; "
+                    f"{known}; publish.states says of how many it is kept"
+                )
+            from incr_core.registry._version import read_state, write_version
+
+            folder, number = self._versions.folder(version), self.next_version()
+            weights, before = self._versions.load(version)
+            extra = {
+                name.removesuffix(".arrow"): self.extra_table(version, name.removesuffix(".arrow"))
+                for name in before["files"]
+                if name.endswith(".arrow")
+            }
+            following = state(read_state(folder))
+            with storage(self.path):
+                copied = self._states.copy(version, number)
+            own = {
+                "version": number,
+                "parent": self.latest(),
+                "rows": 0,
+                "published": True,
+                "serving": number if self.pinned() is None else self.champion(),
+                "restores": version,
+                "undone": [*before.get("undone", []), [version + 1, number - 1]],
+            }
+            tables = {} if events is None or not events.num_rows else {"events": events}
+            committed = write_version(
+                self._versions.folder(number),
+                weights,
+                tables,
+                own,
+                {name: value for name, value in before.items() if name not in SET_ANEW},
+                extra=extra,
+                extra_state=self.extra_state(version),
+                state=following,
+                needed=copied,
+            )
+            with self._turn:
+                self._versions.committed(committed, tables)
+                self._learned.survey()
+                if own["serving"] == number:
+                    make_champion(self.path, number, durable=False)
+                self._states.committed(number, self._states.holders(version), self.champion())
+                self._lock.push()
+            return number
+
+
+SET_ANEW = frozenset(
+    {"schema", "version", "parent", "rows", "published", "serving", "undone", "restores", "created"}
+    | {"model_sha256", "files", "tables", "pairs", "extra_state", "gate"}
+)
+"""Keys of a manifest that are of one commit, and not of what is in it."""

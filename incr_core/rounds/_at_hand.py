@@ -1,0 +1,24 @@
+"""The increment that a participant is at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from incr_core.batch import Batch
+from incr_core.data.timeline import Tick
+
+__all__ = ["AtHand"]
+
+
+@dataclass(slots=True)
+class AtHand:
+    """The increment that a participant is at: the rows it has to learn, and whether it has begun to."""
+
+    tick: Tick
+    labelled: Batch
+    begun: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has rows whose learning has not begun."""
+        return not self.begun and len(self.labelled) > 0

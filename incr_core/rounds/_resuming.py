@@ -1,0 +1,163 @@
+"""State of a participant: all it needs to go on as if it had never stopped, in another process or where it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from incr_core.batch import Batch
+from incr_core.data.timeline import Increment, Learned, Stream, Tick
+from incr_core.learner import Learner
+from incr_core.rounds._at_hand import AtHand
+from incr_core.rounds._inheritance import inherited
+from incr_core.rounds._prequential import Prequential
+from incr_core.rounds._reference import Reference
+from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
+from incr_core.storage import checkpoint
+from incr_core.update import Weights
+
+__all__ = ["Resuming"]
+
+
+class Resuming:
+    """The part of a participant that is saved, goes on from what was saved, and goes back.
+
+    stream, learner, personal, reference, increment: those of the participant.
+
+    A participant that goes back keeps its reader, which gives once more what it has given since the last state that is
+    kept in memory; where that was too much, or the state is another, another reader begins at the state's place.
+    """
+
+    stream: Stream
+    learner: Learner
+    personal: frozenset[str]
+    reference: Reference | None
+    increment: AtHand | None
+    _evaluation: Prequential
+    _unconsolidated: UnconsolidatedRows | None
+
+    def __init__(self) -> None:
+        self._increments: Iterator[Increment] | None = None  # None: not started
+        self._ahead: Increment | None = None  # read and not received yet
+        self._cursor: dict[str, Any] | None = None
+        self._learned: Learned | None = None  # keys, where rows have them
+        self._keys: dict[str, Any] | None = None  # the same, as they were loaded
+        self._takes_found = True  # whether files that were found since are taken in
+        self.keeps_increments = False
+        self._since: list[Increment] | None = []  # received since the last state kept in memory; None: too many
+        self._rows_since = 0
+        self._again: deque[Increment] = deque()  # of these, to be received once more
+
+    def begin_at(self, cursor: dict[str, Any] | None) -> None:
+        """Begin at another participant's stream position, before anything was received."""
+        assert self._increments is None, "a participant begins once"
+        self._cursor = cursor
+
+    def _own(self) -> Weights:
+        return {name: value for name, value in self.learner.weights().items() if name in self.personal}
+
+    def _leave_out(self, until: int) -> None:
+        """From here on rates leave out what becomes known from where the stream stands up to that time."""
+        stands = (self._cursor or {}).get("time")
+        if stands is not None and stands < until and self.stream.set_aside(stands, until):
+            self._read_anew(self._takes_found)
+
+    def save(
+        self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
+    ) -> None:
+        """Keep `state_dict` in a folder."""
+        checkpoint.save(path, self.state_dict(exchanged, whole=whole), **manifest)
+
+    def state_dict(self, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False) -> dict[str, Any]:
+        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
+
+        exchanged: the state of its exchanges. whole: keep the rows of the increment at hand too, as
+        must be done in the middle of one; at a commit those already learned are not needed again.
+        """
+        at_hand, rows = self.increment, self._unconsolidated
+        own = self._own() if self.personal else self.learner.own_weights()
+        return {
+            "learner": self.learner.state_dict(),
+            "pending": self._evaluation.pending.state_dict(),
+            "cursor": self._cursor,
+            "keys": self._keys if self._learned is None else self._learned.state_dict(),
+            "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
+            "unconsolidated": None if rows is None else rows.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
+            "exchanged": dict(exchanged or {}),
+            **({"personal": own} if own else {}),
+            **({"aside": self.stream.aside} if self.stream.aside else {}),
+        }
+
+    def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore what `save` kept; returns the exchange's state, and the manifest.
+
+        found: whether to take in files that were found since.
+        """
+        state, manifest = checkpoint.load(path)
+        return self.resume(state, found=found), manifest
+
+    def resume(self, state: Mapping[str, Any], found: bool = True) -> dict[str, Any]:
+        """Go on from a state that was saved, and read the stream anew from there; returns the exchange's state."""
+        exchanged = self._take_back(state)
+        self._read_anew(found)
+        return exchanged
+
+    def inherit(self, states: Sequence[dict[str, Any]], number: int, count: int, found: bool = True) -> dict[str, Any]:
+        """Go on as participant `number` of `count`, from the states of all those before, of whom there were more or
+        fewer (`inherited`); returns the exchange's state.
+        """
+        keeps = None if self._unconsolidated is None else self._unconsolidated.keeps
+        exchanged = self._take_back(inherited(self.learner, states, number, count, keeps))
+        self._read_anew(found)
+        return exchanged
+
+    def _read_anew(self, found: bool) -> None:
+        self.close()
+        self._increments, self._takes_found = None, found
+        self._again, self._ahead = deque(), None
+        self.saved()
+
+    def saved(self) -> None:
+        """What was received until now is in a state that is kept in memory."""
+        self._since, self._rows_since = [], 0
+
+    def go_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Go back to the last `saved` state. Its reader stays, and gives once more what it has given since, if that is
+        kept; else another reads it again.
+        """
+        exchanged = self._take_back(state)
+        self._ahead = None
+        if self._since is None:
+            self._read_anew(found=False)
+        else:
+            self._again.extendleft(reversed(self._since))
+            self.saved()
+        return exchanged
+
+    def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        self.learner.load_state_dict(state["learner"])
+        self._evaluation.pending.load_state_dict(state["pending"])
+        self._cursor, self._keys, self._learned = state["cursor"], state["keys"], None
+        if self._unconsolidated is not None:
+            self._unconsolidated.load_state_dict(state["unconsolidated"])
+        if self.personal:
+            self.learner.adopt({**self.learner.weights(), **state["personal"]})
+        if self.reference is not None and (reference := state.get("reference")) is not None:
+            self.reference.load_state_dict(reference)  # none is there where the job had no gate then
+        self.stream.aside = state.get("aside", [])
+        at_hand = state["increment"]
+        self.increment = None
+        if at_hand is not None:
+            self.increment = AtHand(Tick(**at_hand["tick"]), Batch(**at_hand["labelled"]), at_hand["begun"])
+        exchanged: dict[str, Any] = state["exchanged"]
+        return exchanged
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        stop: Callable[[], None] | None = getattr(self._increments, "close", None)
+        if stop is not None:
+            stop()
