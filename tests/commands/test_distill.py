@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from incr_core.commands.cli import main
 from incr_core.commands.distill import Lesson, Taught, distill
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.loop import Loop
+from incr_core.loop import Progress
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import check
 from incr_core.runs import Version, run
@@ -117,19 +118,18 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
     whole = distill(teacher, tmp_path / "whole", SMALL)
-    record = Loop._record
+    seen: list[Progress] = []
 
-    def once(loop: Loop, *arguments: Any) -> None:
-        record(loop, *arguments)
-        if loop.totals.increments == 4:
-            loop._stop.set()
+    def stopped(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 4:
+            signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "_record", once)
-    assert not distill(teacher, tmp_path / "parts", SMALL).finished
-    monkeypatch.undo()
+    assert not distill(teacher, tmp_path / "parts", SMALL, observe=stopped).finished
+    assert len(seen) == 4
     RunDirectory.open(teacher).promote(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
     assert again.taught_by is not None
