@@ -15,7 +15,7 @@ from incr_core.commands.cli import main
 from incr_core.commands.distill import Lesson, Taught, distill
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.loop._learning import Learning
+from incr_core.loop import Progress
 from incr_core.registry import RunDirectory
 from incr_core.registry.ledger import check
 from incr_core.runs import Version, run
@@ -118,19 +118,18 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path) -> None:
     teacher = taught(tmp_path)
     whole = distill(teacher, tmp_path / "whole", SMALL)
-    record = Learning._record
+    seen: list[Progress] = []
 
-    def once(learning: Learning, *arguments: Any) -> None:
-        record(learning, *arguments)
-        if learning.state.totals.increments == 4:
+    def stopped(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Learning, "_record", once)
-    assert not distill(teacher, tmp_path / "parts", SMALL).finished
-    monkeypatch.undo()
+    assert not distill(teacher, tmp_path / "parts", SMALL, observe=stopped).finished
+    assert len(seen) == 4
     RunDirectory.open(teacher).promote(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)
     assert again.taught_by is not None

@@ -21,7 +21,6 @@ from incr_core.commands.cli import main
 from incr_core.commands.run import print_summary
 from incr_core.errors import StreamError
 from incr_core.job import Job
-from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
 from incr_core.report._course import Course, read_summary
 from incr_core.runs import Version, run
@@ -229,7 +228,7 @@ def test_where_neither_job_nor_manifest_tells_how_long_lists_are_the_stream_does
         "learner": {"objective": "binary"},
     }
     run(Job.from_document(document).resolved(), tmp_path / "new")
-    monkeypatch.setattr(Loop, "_shape_of_rows", lambda loop: {})
+    monkeypatch.setattr("incr_core.loop._commits.Commits._shape_of_rows", lambda commits: {})
     run(Job.from_document(document).resolved(), tmp_path / "old")
     assert "widths" not in RunDirectory.open(tmp_path / "old").versions()[0]
     job = tmp_path / "old" / "job.toml"

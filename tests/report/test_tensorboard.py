@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.job import Job
-from incr_core.loop._learning import Learning
+from incr_core.loop import Progress
 from incr_core.runs import run
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -51,19 +51,16 @@ def test_the_event_files_hold_the_metrics_of_every_increment(table: Path, tmp_pa
     assert len(events(tmp_path / "run")["loss/loss"]) == 8
 
 
-def test_a_resumed_run_tells_every_increment_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, lengths = Learning._record, []
+def test_a_resumed_run_tells_every_increment_once(table: Path, tmp_path: Path) -> None:
+    lengths: list[int] = []
 
-    def dies(learning: Learning, *arguments: object) -> None:
-        record(learning, *arguments)  # type: ignore[arg-type]
+    def dies(name: str, progress: Progress) -> None:
         lengths.append(len(events(tmp_path / "run").get("loss/loss", [])))
-        if learning.state.totals.increments == 5:
+        if len(lengths) == 5:
             raise RuntimeError("killed between two commits")
 
-    monkeypatch.setattr(Learning, "_record", dies)
     with pytest.raises(RuntimeError, match="killed"):
-        run(job(table), tmp_path / "run")
-    monkeypatch.undo()
+        run(job(table), tmp_path / "run", observe=dies)
     assert lengths == [0, 0, 0, 3, 3]  # written while the run goes on, once committed
     run(job(table), tmp_path / "run")
     assert_told(tmp_path / "run")
