@@ -192,6 +192,10 @@ class StandIns:
         self.account.bytes["shared"] += len(pickle.dumps(value, 5)) if self._packs else 0
         return _Shared(value)
 
+    def placed(self, actor: Any) -> bool:
+        """It is."""
+        return True
+
     def free(self) -> float:
         """As much as you like."""
         return 1e9

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 import ray
+from ray.exceptions import RayActorError
 
 from cluster._processes import Process
 from cluster._rank import Place
 from cluster._ray_metrics import Exported, Exports
-from cluster._ray_privates import draining_nodes
+from cluster._ray_privates import draining_nodes, is_placed
 from cluster._worker import ShardWorker
 from cluster._worker_messages import Setup
 from cluster.session import Session, require_ray
@@ -25,7 +26,7 @@ from incr_core.errors import EngineError
 if TYPE_CHECKING:
     from incr_core.job import ClusterSection, Job
 
-__all__ = ["Actors", "RayActors", "on_ray"]
+__all__ = ["Actors", "RayActors", "never_made", "on_ray"]
 
 
 class Actors(Protocol):
@@ -59,6 +60,9 @@ class Actors(Protocol):
 
     def shared(self, value: Any) -> Any:
         """What to pass to many workers as an argument in place of a value, so that it is packed once."""
+
+    def placed(self, actor: Any) -> bool:
+        """Whether an actor that has not answered yet has room, and only starts."""
 
     def free(self) -> float:
         """For how many workers there is room now."""
@@ -135,6 +139,10 @@ class RayActors:
         """A reference to it in the object store."""
         return ray.put(value)
 
+    def placed(self, actor: Any) -> bool:
+        """By what Ray's GCS knows of it."""
+        return is_placed(actor)
+
     def free(self) -> float:
         """By what Ray counts."""
         found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
@@ -174,3 +182,10 @@ def slots_of(settings: ClusterSection) -> int:
     if not members.fixed and not members.log:
         most = min(most, max(members.least, (os.cpu_count() or 1) // settings.shards))
     return most * settings.shards + settings.spares
+
+
+def never_made(death: RayActorError) -> str:
+    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
+    if "creation task" not in str(death):
+        return ""
+    return str(death).strip().splitlines()[-1].strip()

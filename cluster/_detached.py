@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster._worker_calls import never_made
+from cluster._actors import never_made
 from cluster.session import Session
 from incr_core.errors import EngineError, JobError, RunDirectoryError
 from incr_core.job import Job

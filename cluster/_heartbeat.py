@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
+from cluster._watched_thread import WatchedThread
+
 __all__ = ["Beat", "Heartbeat", "Pulse", "Silent"]
 
 STARVED = 10
@@ -22,25 +24,26 @@ WORKING, WAITING, RECEIVING = "working", "waiting", "receiving"
 class Beat:
     """One sign of life.
 
-    number: counts up. busy: CPU seconds of the thread that works. state: "working"; "waiting", for peers or for a call;
-    or "receiving" the next increment, which may be long in coming.
+    number: counts up. busy: CPU seconds of the thread that works. state: "working"; "waiting", for peers, for a call or
+    for a processor; or "receiving" the next increment, which may be long in coming. at: where in the code.
 
-    >>> Beat.of(str(Beat(3, 1.5, "working")).encode())
-    Beat(number=3, busy=1.5, state='working')
+    >>> Beat.of(str(Beat(3, 1.5, "working", "step (fit.py, line 7)")).encode())
+    Beat(number=3, busy=1.5, state='working', at='step (fit.py, line 7)')
     """
 
     number: int
     busy: float
     state: str
+    at: str = ""
 
     def __str__(self) -> str:
-        return f"{self.number} {self.busy!r} {self.state}"
+        return f"{self.number} {self.busy!r} {self.state} {self.at}"
 
     @classmethod
     def of(cls, told: bytes) -> Beat:
         """What `str` made of it."""
-        number, busy, state = told.decode().split()
-        return cls(int(number), float(busy), state)
+        number, busy, state, *at = told.decode().split(" ", 3)
+        return cls(int(number), float(busy), state, "".join(at))
 
 
 class Heartbeat:
@@ -58,7 +61,7 @@ class Heartbeat:
         self._store = store
         self._key = key
         self._every = every
-        self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._thread = WatchedThread()
         self._state = WAITING
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -76,10 +79,16 @@ class Heartbeat:
         while True:
             number += 1
             try:
-                self._store.set(self._key, str(Beat(number, time.clock_gettime(self._clock), self._state)))
+                self._store.set(self._key, str(self._told(number)))
             except RuntimeError:  # the driver, and with it the store, is gone
                 return
             time.sleep(self._every)
+
+    def _told(self, number: int) -> Beat:
+        state = self._state
+        seen = self._thread.look(reads=state == RECEIVING)
+        # In a sharded model's layers it waits for peers without saying so; on a busy host, for a processor.
+        return Beat(number, seen.seconds, WAITING if seen.waits else state, seen.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,8 @@ class Pulse:
             elif beat is None or (missing and rest <= patience * STARVED):
                 continue
             elif rest > patience and beat.state in (WORKING, RECEIVING)[: 1 + receiving]:
-                found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in something that does not return"))
+                where = f"{beat.at}, which" if beat.at else "something that"
+                found.append(Silent(place, f"was stuck for {patience:g} s: it hangs in {where} does not return"))
         return found
 
     def _look(self) -> None:
@@ -170,9 +180,13 @@ class Pulse:
                 continue
             self._heard[place] = now
             # A beat itself costs its own thread a little, and the one that works nothing.
-            if before is None or beat.state == WAITING or beat.busy > before.busy or beat.state != before.state:
+            if before is None or beat.state == WAITING or beat.busy != before.busy or beat.state != before.state:
                 self._moved[place] = now
             self._beats[place] = beat
+
+    def waits(self) -> dict[int, bool]:
+        """Of those who gave a sign, whether they waited then."""
+        return {place: beat.state == WAITING for place, beat in enumerate(self._beats) if beat is not None}
 
     def never_heard(self) -> list[int]:
         """The places of those that never gave a sign."""

@@ -37,13 +37,22 @@ class Process:
 
     def may_run(self) -> bool:
         """Whether it is known to be there, and not stopped."""
-        if not self.is_here:
-            return False
+        return self.is_here and self._state() not in "TtZX"  # stopped, traced, or dead already
+
+    def has_ended(self) -> bool:
+        """Whether it is known to be there no more.
+
+        >>> Process.own().has_ended()
+        False
+        """
+        return self.is_here and self._state() in "ZX"
+
+    def _state(self) -> str:
+        """The letter that tells it; one that is not there is dead."""
         try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            return False
-        return state not in "TtZX"  # stopped, traced, or dead already
+            return "X"
 
     def kill(self) -> None:
         """End it where it can be ended from here; a stopped one too."""

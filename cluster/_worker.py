@@ -157,12 +157,10 @@ class ShardWorker:
         place = self.place
         if isinstance(self.worker.exchange, ReplicaExchange):
             peers.meet(f"join shard {place.shard}", place.replicas)
-            try:
+            with self._heartbeat.doing(WORKING):
                 self.worker.exchange.group = groups.between_replicas(
                     place, peers.store, generation, self._job.learner.device, self._wait
                 )
-            except RuntimeError as error:
-                raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
 
     def start(
         self,

@@ -11,17 +11,24 @@ from typing import Any
 
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from cluster._actors import Actors
+from cluster._actors import Actors, never_made
+from cluster._causes import Causes
 from cluster._heartbeat import Pulse
 from cluster._peers import ended_key
 from cluster._processes import Process
 from cluster._rank import Place
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
-__all__ = ["Member", "NoRoom", "WorkerCalls", "never_made"]
+__all__ = ["Member", "NoRoom", "WorkerCalls"]
 
 LOOK = 1.0
 """Seconds between looks at who is alive, while a call takes long."""
+
+SOON = 0.05
+"""Seconds between looks for the cause, once a call has failed."""
+
+GRACE = 0.5
+"""Seconds in which the end of a process may become known whose peers have failed."""
 
 SLOW_START = 10.0
 """Seconds of waiting for workers to start after which somebody is told what is waited for."""
@@ -143,6 +150,8 @@ class WorkerCalls:
                 self._actors.results([call])
             except (RayActorError, RayTaskError) as error:
                 return self._explained(calls, error)
+        if gone := self._gone():
+            return gone
         # Who has done it may be at what was begun behind it.
         waiting = {number for number, call in calls.items() if call not in ended}
         silent = [one for one in self._pulse.lost(receiving=bool(ended)) if one.place in waiting]
@@ -151,39 +160,55 @@ class WorkerCalls:
             raise self._cannot_start(never)
         return {one.place: one.told for one in silent}
 
+    def _gone(self) -> dict[int, str]:
+        """Whose process has ended, as far as that can be seen from this host: Ray tells it later."""
+        return {
+            number: "died"
+            for number, member in self._members.items()
+            if member.process is not None and member.process.has_ended()
+        }
+
     def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
         """A call has failed: who is lost, by place, and why. Raises what is the job's own fault.
 
         When a worker dies, its peers' exchanges may fail a moment before its death is known.
         """
-        lost, raised = dict[int, str](), dict[int, BaseException]()
-        waiting, until = dict(calls), time.monotonic() + self._timeout
-        self._pulse.listen()
-        while waiting and not lost and time.monotonic() < until:
-            ended = self._actors.ended(list(waiting.values()), least=1, timeout=LOOK)
+        found, waiting = Causes(), dict(calls)
+        until = time.monotonic() + self._timeout + LOOK  # who is silent has been so since then, or for longer
+        while True:
+            ended = self._actors.ended(list(waiting.values()), least=1, timeout=SOON) if waiting else ()
             for number in [number for number, call in waiting.items() if call in ended]:
-                try:
-                    self._actors.results([waiting.pop(number)])
-                except RayActorError as death:
-                    reason = never_made(death)
-                    if reason and self.generation == 1:
-                        raise JobError(
-                            f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
-                            "what this host has, or send it along (ray job submit --working-dir)"
-                        ) from death
-                    lost[number] = f"died, before it was made: {reason}," if reason else "died"
-                except RayTaskError as failure:
-                    raised[number] = failure.cause
-            own = {number: cause for number, cause in raised.items() if not isinstance(cause, EngineError)}
-            if own:
-                self._judge(own, calls, error)
-                lost |= {number: f"raised {type(cause).__name__}: {cause}" for number, cause in own.items()}
+                self._take_in(found, number, waiting.pop(number))
+            found.died |= {number: told for number, told in self._gone().items() if number not in found.died}
             # Who lost the connection to a peer knows not which; a node's end is known after a while.
-            lost |= {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
+            found.silent = {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
+            if found.died or (found.silent and not found.own) or time.monotonic() > until:
+                break
+            if found.own or not waiting:  # and maybe because of somebody whose end is not known yet
+                until = min(until, time.monotonic() + GRACE)
+            if not waiting:
+                time.sleep(SOON)
+        if found.own and not found.died:
+            self._judge(found.own, calls, error)
         begins = self.generation == 1 and not any(self._members[number].process for number in calls)
-        if begins and raised and not lost:  # they have not met yet: others would not meet either
-            raise EngineError(str(next(iter(raised.values())))) from error
-        return lost or dict.fromkeys(waiting or raised, "lost the connection to its peers")
+        if begins and found.raised and not found.lost:  # they have not met yet: others would not meet either
+            raise EngineError(str(next(iter(found.raised.values())))) from error
+        return found.lost or found.consequences(list(waiting), self._pulse.waits())
+
+    def _take_in(self, found: Causes, number: int, call: Any) -> None:
+        """What a call that has ended tells of its worker."""
+        try:
+            self._actors.results([call])
+        except RayActorError as death:
+            reason = never_made(death)
+            if reason and self.generation == 1:
+                raise JobError(
+                    f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
+                    "what this host has, or send it along (ray job submit --working-dir)"
+                ) from death
+            found.died[number] = f"died, before it was made: {reason}," if reason else "died"
+        except RayTaskError as failure:
+            found.raised[number] = failure.cause
 
     def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:
         """Raise what a worker raised, where another worker in its place would raise it again.
@@ -249,10 +274,3 @@ class WorkerCalls:
             f"{len(self.places)} workers with {need} each, and Ray has room for {free:g} more; "
             "lower cluster.replicas or cluster.shards, or add nodes"
         )
-
-
-def never_made(death: RayActorError) -> str:
-    """Why an actor never lived: a package that its node lacks, say; empty where it did."""
-    if "creation task" not in str(death):
-        return ""
-    return str(death).strip().splitlines()[-1].strip()

@@ -181,7 +181,8 @@ class WorkerPool(WorkerCalls):
         """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
         member = self._members.get(number)
         if member is None or member.process is None:
-            return self._room and self._patient
+            # One that has a place is slow to start, which is no reason to do without it.
+            return (self._room and self._patient) or (member is not None and self._actors.placed(member.actor))
         return member.process.may_run()
 
     def close(self) -> None:

@@ -127,7 +127,8 @@ class Attendance(Roster):
             known |= {*self._greeted.values()} | self._strangers
             if new := sorted(online - known):
                 hello = [Message(RecordDict({ORDER: ConfigRecord({})}), node, "query.hello") for node in new]
-                self._greeted |= zip(grid.push_messages(hello), new, strict=True)
+                # One whose greeting could not be sent is greeted again.
+                self._greeted |= {sent: node for sent, node in zip(grid.push_messages(hello), new, strict=True) if sent}
             self._greeted = {sent: node for sent, node in self._greeted.items() if node in online}
             said = list(grid.pull_messages(self._greeted)) if self._greeted else []
         for reply in said:

@@ -43,7 +43,11 @@ with undocumented():
         make_pull_object_fn_protobuf,
         make_push_object_fn_protobuf,
     )
-    from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+    from flwr.supercore.inflatable.inflatable_utils import (
+        ObjectPushError,
+        pull_and_inflate_object_from_tree,
+        push_objects,
+    )
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
     from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
     from flwr.supercore.protobuf.client import ProtobufClientInterceptor
@@ -65,6 +69,7 @@ __all__ = [
     "HeartbeatSender",
     "Node",
     "NodeAuthHttpInterceptor",
+    "ObjectPushError",
     "ProtobufClientInterceptor",
     "PullMessagesRequest",
     "PullTaskInputRequest",

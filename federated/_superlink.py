@@ -7,6 +7,7 @@ a run with an app that consists of names alone (our two apps, as they are instal
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 import warnings
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ PATIENCE = 60.0
 
 TRIES = 5
 """How often a run is started whose task another process has taken: a SuperLink may start ServerApps itself."""
+
+log = logging.getLogger("incr.federated")
 
 APP = """\
 [project]
@@ -77,12 +80,31 @@ class SuperLinkGrid(wire.RunGrid):
         self._heartbeat = wire.HeartbeatSender(wire.make_task_heartbeat_fn_http(self.client))
         self._heartbeat.start()
 
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages; returns the names under which their answers come, empty for those that could not be sent.
+
+        A SuperLink lets go of what comes too slowly (Flower's push sessions last 180 s). Then each is sent once more,
+        by itself: one that fails again is as good as lost on its way, and holds nobody else up.
+        """
+        wanted = list(messages)
+        try:
+            return list(super().push_messages(wanted))
+        except wire.ObjectPushError:
+            return [self._pushed_alone(message) for message in wanted]
+
+    def _pushed_alone(self, message: Message) -> str:
+        try:
+            return next(iter(super().push_messages([message])), "")
+        except wire.ObjectPushError as error:
+            log.warning("federated: a message to node %s was not sent: %s", message.metadata.dst_node_id, error)
+            return ""
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies; after `timeout` seconds, return those that are here.
 
         Flower's own looks every 3 s.
         """
-        waiting = {sent for sent in self.push_messages(list(messages)) if sent}
+        waiting = {sent for sent in self.push_messages(messages) if sent}
         deadline = None if timeout is None else time.monotonic() + timeout
         found: list[Message] = []
         pause, longest = PAUSES

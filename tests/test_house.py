@@ -27,9 +27,9 @@ PRIVATES = {
     "incr_core/numerics/_torch_privates.py",
 }
 """The files that use what other libraries keep to themselves, and check at import or first use that it is there."""
-DOCUMENTED = r"_foreach_\w+|_(save_to|load_from)_state_dict|_replace|_asdict|_fields|_make|_exit"
+DOCUMENTED = r"_foreach_\w+|_(save_to|load_from)_state_dict|_replace|_asdict|_fields|_make|_exit|_current_frames"
 """Names that look private and are not: torch's operations on lists, what its docstrings tell modules to override, those
-of named tuples, `os._exit`."""
+of named tuples, `os._exit`, `sys._current_frames`."""
 FLOWER = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy")
 """The modules that Flower documents."""
 

@@ -169,9 +169,10 @@ def test_a_range_takes_what_the_cluster_has(tmp_path: Path) -> None:
             together += len(engine.participants) == 2
             if done == 5:
                 ray.kill(strangers.pop())
-            if together == 3 and not killed:  # another stranger waits for a place
+            if together == 3 and not killed:  # and another stranger has the place before the run looks for it
                 strangers.append(stranger.remote())
                 os.kill(engine.processes[1], signal.SIGKILL)
+                ray.get(strangers[-1].here.remote())
                 killed = True
             if killed and len(engine.participants) == 1 and not end.exists():
                 end.write_text(str(done + 50))

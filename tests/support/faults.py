@@ -123,4 +123,5 @@ class Befalls(Strategy):
         elif self.how == "hangs":
             time.sleep(3600)
         else:
-            raise RuntimeError("a device has failed")
+            # Who raises the same again after it was replaced ends the run: it joins after another fault.
+            raise RuntimeError("a device has failed" + " again" * (stage == "join"))
