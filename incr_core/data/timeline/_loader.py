@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from incr_core._util import prefetch
 from incr_core.data.rates import History, with_features
@@ -123,7 +124,11 @@ class Loader:
         if self.chunks.owner is not None or self.aside:
             return make()
         return self.sharing.once(
-            RATES, turn, make, lambda made: Handed({"rates": made}), lambda handed: handed.arrays["rates"]
+            RATES,
+            turn,
+            make,
+            lambda made: Handed({"rates": torch.from_numpy(made)}),
+            lambda handed: handed.tensors["rates"].numpy(),
         )
 
     def _block(self, fragments: Sequence[Fragment], chunk: Chunk) -> Block:
