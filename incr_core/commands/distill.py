@@ -40,7 +40,7 @@ def distill(
     *,
     strength: float = 1.0,
     temperature: float = 2.0,
-    observe: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Make a run in `out` whose model was taught by the champion of the run in `directory`.
 
@@ -72,7 +72,7 @@ def distill(
         job.lesson = Taught(teacher.learner, strength, temperature)
         engine = Lesson(job, out, manifest["increment"], erased(run.path))
         try:
-            summary = Loop(job, engine, student, observe).run_to_summary(taught_by=record)
+            summary = Loop(job, engine, student, on_progress).run_to_summary(taught_by=record)
         finally:
             engine.close()
         write_report(student)

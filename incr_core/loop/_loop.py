@@ -42,8 +42,8 @@ __all__ = ["Loop"]
 class Loop:
     """Drive an engine over the stream, and commit what it learns to a run directory.
 
-    job, engine, directory: the run. observe: called after every increment. lost: who held the run before, if that one
-    was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
+    job, engine, directory: the run. on_progress: called after every increment. lost: who held the run before, if that
+    one was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
 
     `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
     """
@@ -53,7 +53,7 @@ class Loop:
         job: Job,
         engine: Engine,
         directory: RunDirectory,
-        observe: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
         lost: str = "",
         alerts: Alerts | None = None,
         stop: threading.Event | None = None,
@@ -61,7 +61,7 @@ class Loop:
         self.job = job
         self.engine = engine
         self.directory = directory
-        self.observe, self._alerts = observe, alerts
+        self.on_progress, self._alerts = on_progress, alerts
         self.objective: Objective = job.objective()
         self.totals, self._clients = Totals(), ClientSums()
         self.version = directory.latest()
@@ -264,10 +264,10 @@ class Loop:
         if self._alerts is not None:
             bad, arrived = (sum(counts) for counts in zip(*((len(a.bad), a.arriving) for a in arrivals), strict=True))
             self._alerts.counted(tick, bad, arrived)
-        if self.observe is not None:
+        if self.on_progress is not None:
             main = self.objective.main_metric
             value = so_far.get(main, math.nan)
-            self.observe(Progress(tick.name, totals.rows_learned, totals.rows_per_second, main, value))
+            self.on_progress(Progress(tick.name, totals.rows_learned, totals.rows_per_second, main, value))
 
     def _set_aside(self, tick: Tick) -> str | None:
         """Why an increment is not learned, where somebody has gone back and set its rows aside."""

@@ -134,7 +134,7 @@ def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(job(path), tmp_path / "parts", observe=stop)
+        run(job(path), tmp_path / "parts", on_progress=stop)
     assert run(job(path), tmp_path / "parts").summary.model_sha256 == whole.model_sha256
     assert run(job(path, "learner.epochs=1", "learner.warm_epochs=3"), tmp_path / "warm").summary.rows_learned == 700
 

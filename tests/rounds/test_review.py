@@ -144,7 +144,7 @@ def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[...
 def stopping(job: Job, out: Path, increments: int) -> None:
     with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}") as directory:
         loop = Loop(job, LocalEngine(job, out), directory)
-        loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
+        loop.on_progress = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
         loop.engine.close()
 
