@@ -20,7 +20,7 @@ from incr_core.models.adapt import nearest_mean
 from incr_core.objectives import Binary, Multiclass, Objective, Ranking, Regression
 from incr_core.objectives._losses import Generalised, Huber, Symmetric
 from incr_core.strategies import ACE, Context, ICaRL, Outliers, Replay, Selective, SmallLoss, Strategy
-from incr_core.strategies.mechanisms import RankWindow
+from incr_core.strategies.mechanisms import RecentRanks
 from incr_core.testing._laws import check_strategy
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -207,7 +207,7 @@ def test_new_rows_are_set_aside_once(pair: tuple[type[Strategy], type[Strategy]]
 
 
 def test_a_rank_is_the_share_at_most_as_large_and_of_its_own_class_where_asked() -> None:
-    recent = RankWindow(5)
+    recent = RecentRanks(5)
     values, classes = torch.tensor([7.0, 1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0, 0, 0, 0, 1, 1])
     for place in range(6):  # the first falls out of the ring
         recent.add(values[place : place + 1], classes[place : place + 1])
