@@ -66,7 +66,7 @@ class ClusterEngine(Engine):
         self.max_failures = settings.max_failures
         self._members = Membership(settings.members, settings.shards)
         self._states = KeptStates(self.directory)
-        self._fragments: list[str] = []
+        self._origins: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
@@ -124,9 +124,9 @@ class ClusterEngine(Engine):
         return [] if self._states.are_files and not self.job.publish.keeps_older else self.participants
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as far as the first replica has come."""
-        return self._fragments
+    def origins(self) -> Sequence[str]:
+        """Names of the stream's fragments by number, as far as the first replica has come."""
+        return self._origins
 
     @property
     def processes(self) -> list[int]:
@@ -151,7 +151,7 @@ class ClusterEngine(Engine):
             joined = self._recruiter.form()
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
-                self._fragments, self._steps = [], []
+                self._origins, self._steps = [], []
                 self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
@@ -213,7 +213,7 @@ class ClusterEngine(Engine):
         if arrivals:
             self._members.received(arrivals[0].tick.number)
         if received[0] is not None:
-            self._fragments[received[0].known :] = received[0].fragments
+            self._origins[received[0].known :] = received[0].origins
         return arrivals
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:

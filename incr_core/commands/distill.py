@@ -172,7 +172,7 @@ class Lesson(LocalEngine):
     def _leave_out(self, arrival: Arrival) -> None:
         """Take erased rows out of those to learn, as if the stream had never told their labels."""
         assert self.participant.increment is not None
-        labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.fragments))
+        labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.origins))
         if len(labelled) < arrival.labelled:
             assert labelled.rows is not None
             self.participant.increment.labelled = labelled

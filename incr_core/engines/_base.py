@@ -119,8 +119,8 @@ class Engine:
         return self.participants
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as far as they are known."""
+    def origins(self) -> Sequence[str]:
+        """What rows are from, by the number that their ids bear: names of the fragments known of the stream."""
         raise NotImplementedError
 
     def start(self, commit: Commit | None) -> None:

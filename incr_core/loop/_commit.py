@@ -33,7 +33,7 @@ def prepared(
     with checkpoint.unsynced() as unsynced:
         kept = {**state, "engine": engine.save(version), "participants": list(engine.participants)}
     increment, name = (-1, "") if last is None else (last.number, last.name)
-    tables = pending.tables(version, engine.fragments, increment)
+    tables = pending.tables(version, engine.origins, increment)
     if personal := list(engine.personal):
         shape = {**shape, "personal": personal}
     swept, retired = list(engine.swept), list(engine.retired)

@@ -243,7 +243,7 @@ class Loop:
             self._happened(tick, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
         labelled, self._reached = sum(arrival.labelled for arrival in arrivals), tick.time
         if skipped is not None:
-            pending.diverged += [whole_table(arrival.rows, self.engine.fragments, skipped) for arrival in arrivals]
+            pending.diverged += [whole_table(arrival.rows, self.engine.origins, skipped) for arrival in arrivals]
             aside = self._set_aside(tick) is not None
             self._happened(tick, "set aside" if aside else "diverged", skipped, "its rows are in quarantine", labelled)
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
