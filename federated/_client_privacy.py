@@ -99,7 +99,7 @@ class Promise:
         Raises Spent where it is before the first: the rows stay as they are.
         """
         assert participant.increment is not None
-        ids = participant.increment.labelled.rows
+        ids = participant.increment.labelled.row_ids
         assert ids is not None
         times = self._times(len(ids), participant.passes())
         question = self._question(participant, anchor, first)

@@ -184,8 +184,8 @@ def skip(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         home.check_learns(participant)
-        if participant.increment is not None and participant.increment.labelled.rows is not None:
-            home.skipped(participant.increment.labelled.rows)
+        if participant.increment is not None and participant.increment.labelled.row_ids is not None:
+            home.skipped(participant.increment.labelled.row_ids)
         participant.skip()
         return RecordDict()
 

@@ -174,9 +174,9 @@ class Lesson(LocalEngine):
         assert self.participant.increment is not None
         labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.origins))
         if len(labelled) < arrival.labelled:
-            assert labelled.rows is not None
+            assert labelled.row_ids is not None
             self.participant.increment.labelled = labelled
-            arrival.rows = labelled.rows
+            arrival.rows = labelled.row_ids
             arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> dict[str, Any]:

@@ -63,6 +63,10 @@ class AtHand:
         """Whether it has rows whose learning has not begun."""
         return not self.begun and len(self.labelled) > 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as states keep it."""
+        return {"tick": asdict(self.tick), "labelled": self.labelled.state_dict(), "begun": self.begun}
+
 
 class Participant:
     """One learner and its part of the stream.
@@ -146,11 +150,11 @@ class Participant:
     def ahead(self) -> tuple[Tensor, int] | None:
         """Ids of the rows that the next increment will offer to learn, and the passes over them; None where there is
         none. It is read for that."""
-        waiting = self.increment.labelled.rows if self.increment is not None and self.increment.waiting else None
+        waiting = self.increment.labelled.row_ids if self.increment is not None and self.increment.waiting else None
         tick = self.coming
         if tick is None or self._ahead is None:
             return None if waiting is None else (waiting, self.passes())
-        rows = self._ahead.labelled.rows
+        rows = self._ahead.labelled.row_ids
         assert rows is not None
         rows = rows if tick.warm or not self.frozen else rows[:0]
         return (rows if waiting is None else torch.cat([waiting, rows])), self._passes_of(tick)
@@ -179,10 +183,10 @@ class Participant:
         if waiting is not None:
             learns = cat([waiting, learns])
         self.increment = AtHand(increment.tick, learns)
-        assert learns.rows is not None
+        assert learns.row_ids is not None
         return Arrival(
             increment.tick,
-            learns.rows,
+            learns.row_ids,
             arriving=len(increment.arriving),
             predicted=0 if warm else len(increment.arriving),
             scored=scores.scored,
@@ -213,10 +217,10 @@ class Participant:
     def _remaining(self, waiting: Batch, number: int | None) -> Arrival:
         """An increment after the last, of the rows that still wait."""
         assert self.increment is not None
-        assert waiting.rows is not None
+        assert waiting.row_ids is not None
         number = self.increment.tick.number + 1 if number is None else number
         self.increment = AtHand(Tick(number, WAITING), waiting)
-        return Arrival(self.increment.tick, waiting.rows, observed=self.learner.observe(waiting))
+        return Arrival(self.increment.tick, waiting.row_ids, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
         """Passes over the increment at hand."""
@@ -378,7 +382,7 @@ class Participant:
             "pending": self._evaluation.pending.state_dict(),
             "cursor": self._cursor,
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
-            "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
+            "increment": at_hand.state_dict() if at_hand is not None and (whole or at_hand.waiting) else None,
             "unconsolidated": None if rows is None else rows.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
@@ -446,7 +450,7 @@ class Participant:
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:
-            self.increment = AtHand(Tick(**at_hand["tick"]), Batch(**at_hand["labelled"]), at_hand["begun"])
+            self.increment = AtHand(Tick(**at_hand["tick"]), Batch.from_state(at_hand["labelled"]), at_hand["begun"])
         exchanged: dict[str, Any] = state["exchanged"]
         return exchanged
 

@@ -184,10 +184,10 @@ def test_rows_with_times_are_learned_once_and_enter_rates_once(tmp_path: Path, e
     # read back with their rates, as they were
     last = steps[-1]
     some = next(step for step in reversed(steps) if len(step.labelled))
-    assert some.labelled.rows is not None
-    back = make().read_back(some.labelled.rows.sort().values, last.cursor)
+    assert some.labelled.row_ids is not None
+    back = make().read_back(some.labelled.row_ids.sort().values, last.cursor)
     assert back is not None
-    order = some.labelled.rows.argsort()
+    order = some.labelled.row_ids.argsort()
     assert numeric(back).numpy().tobytes() == numeric(some.labelled)[order].numpy().tobytes()
 
 

@@ -238,9 +238,9 @@ def appended(tmp_path: Path, make: Callable[..., Stream]) -> None:
         # and read back by their addresses, as they were
         for one in after[:: max(len(after) // 4, 1)]:
             if len(one.labelled):
-                assert one.labelled.rows is not None
-                back = make(folder).read_back(one.labelled.rows.sort().values, after[-1].cursor)
-                order = one.labelled.rows.argsort()
+                assert one.labelled.row_ids is not None
+                back = make(folder).read_back(one.labelled.row_ids.sort().values, after[-1].cursor)
+                order = one.labelled.row_ids.argsort()
                 assert back is not None
                 assert back.targets.equal(one.labelled.targets[order])
 

@@ -25,7 +25,7 @@ ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=0.01)
 def increment(day: int, rows: int = 26) -> Batch:
     generator = torch.Generator().manual_seed(day)
     inputs = torch.randn(rows, 4, generator=generator)
-    return Batch(inputs, inputs.argmax(1) % 3, rows=torch.arange(rows) + rows * day)
+    return Batch(inputs, inputs.argmax(1) % 3, row_ids=torch.arange(rows) + rows * day)
 
 
 def make(*strategies: Strategy, optimizer: OptimizerFactory = MOMENTUM, seed: int = 0, **rest: Any) -> Learner:
@@ -136,7 +136,7 @@ def test_the_order_of_rows_is_seeded_and_each_pass_has_its_own() -> None:
         steps = Steps(batch_size=4, accumulate=2, seed=seed)
         steps.begin(increment(0), passes=2)
         batches = [batch for step in steps.take() for batch in step]
-        rows = cat(batches).rows
+        rows = cat(batches).row_ids
         assert rows is not None
         return rows.reshape(2, -1).tolist()
 

@@ -46,7 +46,7 @@ def three(rows: int, seed: int = 0, noise: float = 0.0) -> Batch:
     inputs = 2.0 * torch.eye(3)[classes] + 0.5 * torch.randn(rows, 3, generator=generator)
     wrong = torch.rand(rows, generator=generator) < noise
     shift = torch.randint(1, 3, (rows,), generator=generator)
-    return Batch(inputs, torch.where(wrong, (classes + shift) % 3, classes), rows=torch.arange(rows))
+    return Batch(inputs, torch.where(wrong, (classes + shift) % 3, classes), row_ids=torch.arange(rows))
 
 
 def learner(strategies: list[Strategy], batch_size: int = 12, accumulate: int = 1, seed: int = 0) -> Learner:

@@ -55,11 +55,11 @@ def pack_chunk(chunk: Chunk) -> Handed:
 def unpack_chunk(handed: Handed, file: int, start: int) -> Chunk:
     """The chunk again: rows of a file, by the number that their ids bear, from offset `start` on.
 
-    >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), rows=row_ids(3, 5, 7))
+    >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), row_ids=row_ids(3, 5, 7))
     >>> nothing, places = np.zeros(2, dtype=np.int64), np.arange(2)
     >>> none = Questions(*(np.zeros((0, 2), dtype) for dtype in (np.int64, np.float64, np.int64)))
     >>> chunk = Chunk(nothing, nothing, row_ids(3, 5, 7), places, batch, none, [], places[:0], places[:1], places[1:])
-    >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.rows - 3 * 2**40
+    >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.row_ids - 3 * 2**40
     tensor([5, 6])
     """
     tensors, told, rows = handed.tensors, handed.told, handed.told["rows"]
