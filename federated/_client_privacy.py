@@ -118,13 +118,13 @@ class Promise:
             private.source = source
         update = participant.learn(anchor, first)
         weights = participant.told(update.weights)
-        if private is None and update.rows:
+        if private is None and update.num_rows:
             by, _ = clipped(weights, anchor, participant.learner.rules(), self.wanted.clip)
             noise, scale = source.like(by), self.wanted.clip * self.wanted.noise
             weights = moved(
                 {name: anchor[name] for name in weights}, {name: by[name] + scale * noise[name] for name in by}
             )
-        hidden = Update(weights, update.rows, update.losses if self.wanted.metrics else {})
+        hidden = Update(weights, update.num_rows, update.losses if self.wanted.metrics else {})
         hidden.steps = update.steps
         return hidden
 

@@ -284,7 +284,7 @@ def _answer(
 
 
 def _contribution(participant: Participant, update: Update) -> RecordDict:
-    content = tell({"rows": update.rows, "losses": update.losses, "steps": update.steps})
+    content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
     content["weights"] = pack(participant.told(update.weights))
     return content
 

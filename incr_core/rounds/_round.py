@@ -42,7 +42,7 @@ class Round:
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""
         for update in updates:
-            self.passes_rows += update.rows
+            self.passes_rows += update.num_rows
             for name, value in update.losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + value
 

@@ -246,7 +246,7 @@ class Worker:
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The mean of this worker's update and its peers'. Where that is exact, nothing that rounding left stays."""
         with_peers = time.perf_counter()
-        if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
+        if self._within.size > 1 and self.participant.learner.divides and updates[0].num_rows:
             self._merge_buffers(anchor)
         left = {} if exactly else {name: value for name, value in self._left.items() if name in updates[0].weights}
         merged = self.exchange.mean(updates[0], anchor, self.rules, left)
@@ -266,7 +266,7 @@ class Worker:
         weights = self.participant.learner.weights()
         buffers = {name: value for name, value in weights.items() if local(value) is value}
         if buffers:
-            merged, _ = self._within.mean(Update(buffers, rows=1), anchor, self.rules)
+            merged, _ = self._within.mean(Update(buffers, num_rows=1), anchor, self.rules)
             for name, value in merged.items():
                 buffers[name].copy_(value)
 
@@ -316,10 +316,10 @@ class Worker:
         while goes_on:
             updates = self._advance(pace, taken)
             done.add(updates)
-            rows += updates[0].rows
+            rows += updates[0].num_rows
             delayed.land()
             goes_on = self._goes_on(pace, len(taken))
-            delayed.launch(updates[0].rows)
+            delayed.launch(updates[0].num_rows)
         delayed.land()
         delayed.close()
         done.seconds_hidden = delayed.seconds_hidden
@@ -340,9 +340,9 @@ class Worker:
         while goes_on:
             updates = self._advance(pace, taken)
             done.add(updates)
-            rows += updates[0].rows
+            rows += updates[0].num_rows
             goes_on = self._goes_on(pace, len(taken))
-            fragments.learned(updates[0].rows, last=not goes_on)
+            fragments.learned(updates[0].num_rows, last=not goes_on)
         self._merge_others(anchor, rows)
 
     def _merge_fragment(self, update: Update, base: Weights) -> tuple[Weights, int]:
@@ -388,7 +388,7 @@ class Worker:
         return lambda: self._within.total(int(self._within.rank == 0 and own()), learner.device) > 0
 
     def _local(self, update: Update) -> Update:
-        return Update({name: local(value) for name, value in update.weights.items()}, update.rows, update.losses)
+        return Update({name: local(value) for name, value in update.weights.items()}, update.num_rows, update.losses)
 
     def _weights(self) -> Weights:
         """The weights of this worker's shard, as live views."""

@@ -64,7 +64,7 @@ def test_it_stops_when_noise_is_learned_by_heart_and_keeps_the_best_pass(patienc
     assert held.row_ids is not None
     assert [len(given) for given in learner.passes] == [48] * len(learner.costs) + [12]
     assert learner.passes[-1] == held.row_ids.tolist()
-    assert update.rows == 60
+    assert update.num_rows == 60
     assert update.losses["validation"] / 60 == pytest.approx(min(learner.costs))
 
     # Without the rows held back, it stands where the best pass has left it.
