@@ -38,7 +38,7 @@ from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, together, total_observed
+from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, joined_rounds, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class ClusterEngine(Engine):
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
             done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
-        return together(done)
+        return joined_rounds(done)
 
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
@@ -240,7 +240,7 @@ class ClusterEngine(Engine):
             due = self._due
             done: list[LearnedHere] = self._pool.call("learn", told, due)
         self._handover, self._learned = done[0].handover, [] if due is None else done
-        learned = together([one.done for one in done])
+        learned = joined_rounds([one.done for one in done])
         rows = sum(arrival.labelled for arrival in arrivals)
         self._exports.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
         return learned

@@ -77,7 +77,7 @@ class Loader:
             except FAULTS as fault:
                 self._pass_over(fragment, 0, fault)
         if chunks:
-            yield self._together(usable, chunks), True
+            yield self._sorted_block(usable, chunks), True
 
     def _one_by_one(self, fragment: Fragment) -> Generator[tuple[Block, bool]]:
         given = 0
@@ -102,7 +102,7 @@ class Loader:
             except FAULTS as fault:
                 self._pass_over(fragment, given, fault)
 
-    def _together(self, fragments: Sequence[Fragment], chunks: Sequence[Chunk]) -> Block:
+    def _sorted_block(self, fragments: Sequence[Fragment], chunks: Sequence[Chunk]) -> Block:
         """All rows of some fragments, in order of arrival, with their rates."""
         chunk = chunks[0]
         if len(chunks) > 1 or (self.chunks.predict_at is not None and not chunk.is_in_order):
