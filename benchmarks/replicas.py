@@ -76,9 +76,9 @@ class Parts:
         return counted
 
 
-def run(actors: StandIns, replicas: Any, observe: Callable[[int], None] = lambda number: None) -> pa.Table:
-    """Run with as many replicas as a job may say; returns the ledger. observe: called after each increment, with how
-    many were learned.
+def run(actors: StandIns, replicas: Any, on_progress: Callable[[int], None] = lambda number: None) -> pa.Table:
+    """Run with as many replicas as a job may say; returns the ledger. on_progress: called after each increment, with
+    how many were learned.
     """
     account = actors.account
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -92,7 +92,7 @@ def run(actors: StandIns, replicas: Any, observe: Callable[[int], None] = lambda
                 nonlocal done
                 done += 1
                 with account.of(""):
-                    observe(done)
+                    on_progress(done)
 
             try:
                 account.switch("loop")
@@ -110,7 +110,7 @@ def milliseconds(replicas: int, rounds: int, every: int) -> dict[str, Any]:
     account, found = actors.account, defaultdict[str, list[float]](list)
     last: dict[str, float] = {}
 
-    def observe(number: int) -> None:
+    def on_progress(number: int) -> None:
         now = {name: account.seconds[name] for name in ("receive", "learn", "save", "loop")}
         if last:
             for name, seconds in now.items():
@@ -118,7 +118,7 @@ def milliseconds(replicas: int, rounds: int, every: int) -> dict[str, Any]:
             found["all"].append(1000 * (sum(now.values()) - sum(last.values())))
         last.update(now)
 
-    run(actors, replicas, observe)
+    run(actors, replicas, on_progress)
     told = {name: round(statistics.median(times), 2) for name, times in found.items()}
     sizes = {
         name: round(size / actors.calls[name.split()[1]])
@@ -151,12 +151,12 @@ def memory(replicas: int, rounds: int, every: int) -> dict[str, Any]:
     found: dict[int, float] = {}
     marks = {max(1, rounds * tenth // 10) for tenth in range(11)}
 
-    def observe(number: int) -> None:
+    def on_progress(number: int) -> None:
         if number in marks:
             found[number] = round(resident(), 1)
             print(f"  {number:>7,} rounds: {found[number]:8.1f} MB", flush=True)
 
-    run(StandIns(rounds, every, packs=False), replicas, observe)
+    run(StandIns(rounds, every, packs=False), replicas, on_progress)
     return {"replicas": replicas, "publish_every": every, "megabytes": found}
 
 

@@ -109,7 +109,7 @@ def take_rounds(all_of_us: Sequence[Participant], pace: Pace, outer: Outer) -> N
                 if number == 0:
                     one.begin()
                 update = one.advance(pace.limit(number, replica))
-                updates.append(Update(copies(update.weights), update.rows))
+                updates.append(Update(copies(update.weights), update.num_rows))
         merged = outer.step(anchor, mean(updates, anchor, rules), rules)
         for one in all_of_us:
             for name, mine in one.learner.weights().items():

@@ -80,7 +80,7 @@ class ReplicaExchange:
 
         The update's own tensors then hold the mean, and are what is returned.
         """
-        return self._merge(update.weights, update.rows, anchor, rules, _mean, left)
+        return self._merge(update.weights, update.num_rows, anchor, rules, _mean, left)
 
     def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` and result as in `mean`."""

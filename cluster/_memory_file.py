@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from incr_core.data.timeline import Handed
+from incr_core.numerics import FlatLayout, FlatTensors
 
 __all__ = ["MemoryFile", "read_handed", "write_handed"]
 
+LENGTH = 8
+"""Bytes of the length of the JSON."""
+
 ALIGNED = 64
-"""Arrays begin at multiples of it."""
+"""The tensors begin at a multiple of it."""
 
 
 class MemoryFile:
@@ -47,40 +51,31 @@ class MemoryFile:
 
 
 def write_handed(made: Handed) -> MemoryFile:
-    """Arrays and JSON as a file: the length of the JSON, the JSON, and the arrays.
+    """Tensors and JSON as a file: the length of the JSON, the JSON, and the tensors as `FlatLayout` lays them.
 
-    >>> file = write_handed(Handed({"x": np.arange(3.0)}, {"rows": 3}))
+    >>> import torch
+    >>> file = write_handed(Handed({"x": torch.arange(3.0)}, {"rows": 3}))
     >>> read_handed(os.pread(file.descriptor, file.size, 0))
-    Handed(arrays={'x': array([0., 1., 2.])}, told={'rows': 3})
+    Handed(tensors={'x': tensor([0., 1., 2.])}, told={'rows': 3})
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in made.arrays.items()}
-    laid, place = [], 0
-    for name, value in arrays.items():
-        laid.append([name, value.dtype.str, list(value.shape), place])
-        place += _padded(value.nbytes)
-    head = json.dumps({"arrays": laid, "told": made.told}).encode()
-    head += b" " * (_padded(len(head) + 8) - len(head) - 8)
+    layout = FlatLayout.of(made.tensors)
+    head = json.dumps({"layout": layout.document(), "told": made.told}).encode()
+    head += b" " * (-(LENGTH + len(head)) % ALIGNED)
     descriptor = _memory()
     with open(descriptor, "wb", closefd=False) as file:
-        file.write(len(head).to_bytes(8, "little"))
+        file.write(len(head).to_bytes(LENGTH, "little"))
         file.write(head)
-        for value in arrays.values():
-            file.write(value.data.cast("B") if value.size else b"")
-            file.write(bytes(_padded(value.nbytes) - value.nbytes))
-    return MemoryFile(descriptor, 8 + len(head) + place)
+        file.writelines(layout.content(made.tensors))
+    return MemoryFile(descriptor, LENGTH + len(head) + layout.nbytes)
 
 
 def read_handed(content: Any) -> Handed:
     """What `write_handed` wrote, as views of its bytes."""
     view = memoryview(content)
-    begin = 8 + int.from_bytes(view[:8], "little")
-    head = json.loads(bytes(view[8:begin]))
-    arrays = {}
-    for name, dtype, shape, place in head["arrays"]:
-        count = int(np.prod(shape))
-        found = np.frombuffer(view, dtype, count, begin + place) if count else np.empty(0, dtype)
-        arrays[name] = found.reshape(shape)
-    return Handed(arrays, head["told"])
+    begin = LENGTH + int.from_bytes(view[:LENGTH], "little")
+    head = json.loads(bytes(view[LENGTH:begin]))
+    flat = FlatTensors(FlatLayout.from_document(head["layout"]), np.frombuffer(view, np.uint8, offset=begin))
+    return Handed(flat.tensors(copy=False), head["told"])
 
 
 def _memory() -> int:
@@ -89,7 +84,3 @@ def _memory() -> int:
         return os.memfd_create("incr rows")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED

@@ -17,7 +17,7 @@ from cluster._peers import Peers
 from cluster._rank import Place
 from incr_core.data.timeline import Handed, Item
 from incr_core.errors import EngineError
-from incr_core.numerics import FlatLayout, FlatTensors
+from incr_core.numerics import FlatLayout
 from incr_core.update import Weights
 
 __all__ = ["PeerLending"]
@@ -61,11 +61,8 @@ class PeerLending:
 
     def lend(self, taker: int, piece: int, rows: Weights) -> None:
         """Let a replica have these columns, as that piece of what it borrows."""
-        flat = FlatTensors.of(rows)
-        self._turns.offer(
-            self._item(piece, taker), Handed({"rows": flat.buffer}, {"layout": flat.layout.document()}), 1
-        )
-        self.bytes_sent += flat.buffer.nbytes
+        self._turns.offer(self._item(piece, taker), Handed(dict(rows)), 1)
+        self.bytes_sent += FlatLayout.of(rows).nbytes
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
         """Begin to fetch pieces, of which each replica in `pieces` lends a part; each waits for its parts, in order."""
@@ -91,12 +88,7 @@ class PeerLending:
         return self._generation, self._begun, piece, taker
 
     def _fetch(self, item: Item, givers: Sequence[int], over: threading.Event) -> list[Weights]:
-        found = []
-        for giver in givers:
-            handed = self._asked(item, giver, over)
-            flat = FlatTensors(FlatLayout.from_document(handed.told["layout"]), handed.arrays["rows"])
-            found.append(flat.tensors(copy=False))
-        return found
+        return [self._asked(item, giver, over).tensors for giver in givers]
 
     def _asked(self, item: Item, giver: int, over: threading.Event) -> Handed:
         """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""

@@ -55,10 +55,10 @@ class PeerTurns:
     >>> from torch.distributed import HashStore
     >>> store = HashStore()
     >>> one, other = (PeerTurns(index, 2, "127.0.0.1", lambda: store, patience=5.0) for index in range(2))
-    >>> import numpy as np
-    >>> one.offer((0, 0, 0, 0), Handed({"x": np.arange(3)}))
-    >>> other.ask((0, 0, 0, 0), 0).arrays["x"]
-    array([0, 1, 2])
+    >>> import torch
+    >>> one.offer((0, 0, 0, 0), Handed({"x": torch.arange(3)}))
+    >>> other.ask((0, 0, 0, 0), 0).tensors["x"]
+    tensor([0, 1, 2])
     >>> for reader in (one, other):
     ...     reader.close()
     """

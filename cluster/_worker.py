@@ -100,7 +100,7 @@ class ShardWorker:
         self._writer = StateWriter(meeting.join(), PATIENCE * job.cluster.timeout)
         self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.worker = self._made()
-        self._fragments_told = 0
+        self._origins_told = 0
         self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
         return Process.own()
 
@@ -174,7 +174,7 @@ class ShardWorker:
 
         found: whether to take in files that were found since. Who joins others that have begun must not.
         """
-        self._fragments_told = 0  # what it has told since the commit may never have arrived
+        self._origins_told = 0  # what it has told since the commit may never have arrived
         if self.worker.go_back(version):
             return
         self._turns.begin()
@@ -208,10 +208,10 @@ class ShardWorker:
             return None
         participant = self.worker.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
-        known = self._fragments_told
-        fragments = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
-        self._fragments_told += len(fragments)
-        return Received(arrival, steps, known, fragments)
+        known = self._origins_told
+        origins = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
+        self._origins_told += len(origins)
+        return Received(arrival, steps, known, origins)
 
     def learn(self, told: bytes, due: Due | None = None) -> LearnedHere:
         """Learn the increment at hand, in the rounds of a pace.

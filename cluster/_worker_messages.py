@@ -22,14 +22,14 @@ __all__ = ["Due", "Handover", "LearnedHere", "Received", "Saved", "SavedAt", "Se
 class Received(NamedTuple):
     """What a replica tells about the increment it took.
 
-    steps: optimiser steps it will take. fragments: of the first replica, paths of the fragments of the stream, but for
+    steps: optimiser steps it will take. origins: of the first replica, names of the fragments of the stream, but for
     the `known` first ones, which it has told before; the others know the same.
     """
 
     arrival: Arrival
     steps: int
     known: int
-    fragments: list[str]
+    origins: list[str]
 
 
 @dataclass(slots=True)

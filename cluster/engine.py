@@ -39,7 +39,7 @@ from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, together, total_observed
+from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, joined_rounds, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ClusterEngine(Engine):
         self.max_failures = settings.max_failures
         self._members = Membership(settings.members, settings.shards)
         self._states = KeptStates(self.directory)
-        self._fragments: list[str] = []
+        self._origins: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
         self._handover: Handover | None = None
@@ -119,9 +119,9 @@ class ClusterEngine(Engine):
         return [place.participant for place in self.places if place.shard == 0]
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as far as the first replica has come."""
-        return self._fragments
+    def origins(self) -> Sequence[str]:
+        """Names of the stream's fragments by number, as far as the first replica has come."""
+        return self._origins
 
     @property
     def processes(self) -> list[int]:
@@ -146,7 +146,7 @@ class ClusterEngine(Engine):
             joined = self._recruiter.form()
         with self._lost("beginning" if commit is None else "going on from the last commit"):
             if commit is None:
-                self._fragments, self._steps = [], []
+                self._origins, self._steps = [], []
                 self._pool.call("start", None, None, None)
                 return
             anew = len(joined) == len(self.places)
@@ -193,7 +193,7 @@ class ClusterEngine(Engine):
         if arrivals:
             self._members.received(arrivals[0].tick.number)
         if received[0] is not None:
-            self._fragments[received[0].known :] = received[0].fragments
+            self._origins[received[0].known :] = received[0].origins
         return arrivals
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
@@ -208,7 +208,7 @@ class ClusterEngine(Engine):
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
             done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
-        return together(done)
+        return joined_rounds(done)
 
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
         if sum(arrival.labelled for arrival in arrivals) == 0:
@@ -220,7 +220,7 @@ class ClusterEngine(Engine):
             due = self._due
             done: list[LearnedHere] = self._pool.call("learn", told, due)
         self._handover, self._learned = done[0].handover, [] if due is None else done
-        learned = together([one.done for one in done])
+        learned = joined_rounds([one.done for one in done])
         rows = sum(arrival.labelled for arrival in arrivals)
         self._exports.learned(rows, max(arrival.seconds for arrival in arrivals), learned)
         return learned

@@ -62,7 +62,7 @@ class Attendance(Roster):
         """Go on with these members of this run, none of whom is there yet."""
         self._run, self.members, self.failed = run, list(members), []
         self._goes_on = bool(members)  # from a commit, which has the weights
-        self.fragments = self.names
+        self.origins = self.names
         self._greeted: dict[str, int] = {}  # message -> node that has not said yet who it is
         self._strangers = set[int]()  # nodes that take no part
         self._come: list[Member] = []  # who has said its name, and is not open yet
@@ -176,7 +176,7 @@ class Attendance(Roster):
                 self._opened(member, answer)
                 if not new:
                     self._keeps(member)
-        self.fragments = self.names
+        self.origins = self.names
         self._describe()
 
     def _opening(self, member: Member, *, describe: bool = False) -> dict[str, Any]:

@@ -8,20 +8,20 @@ from itertools import groupby
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-__all__ = ["Answers", "TogetherApp"]
+__all__ = ["Answers", "BatchedApp"]
 
 Answers = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
-"""Messages of one group and the contexts that they meet -> a reply for each, in order."""
+"""Messages of one batch and the contexts that they meet -> a reply for each, in order."""
 
 
-class TogetherApp(ClientApp):
-    """A ClientApp with handlers for groups of messages too, where several come at once (`Worker`).
+class BatchedApp(ClientApp):
+    """A ClientApp with handlers for batches of messages too, where several come at once (`Worker`).
 
-    A group are messages in a row of one kind and, where the handler looks at a `mark`, of one mark. A message whose
-    mark is None is in no group.
+    A batch is messages in a row of one kind and, where the handler looks at a `mark`, of one mark. A message whose
+    mark is None is in no batch.
 
-    >>> app = TogetherApp()
-    >>> @app.together("query.save", lambda message: "all")
+    >>> app = BatchedApp()
+    >>> @app.batched("query.save", lambda message: "all")
     ... def save_all(messages, contexts):
     ...     return list(messages)
     >>> app.answers("query.save") is save_all, app.answers("query.open")
@@ -30,31 +30,31 @@ class TogetherApp(ClientApp):
 
     def __init__(self) -> None:
         super().__init__()
-        self._groups: dict[str, tuple[Callable[[Message], object], Answers]] = {}
+        self._batched: dict[str, tuple[Callable[[Message], object], Answers]] = {}
 
-    def together(self, action: str, mark: Callable[[Message], object]) -> Callable[[Answers], Answers]:
-        """Register what answers groups of messages of a kind, such as "train.learn"."""
+    def batched(self, action: str, mark: Callable[[Message], object]) -> Callable[[Answers], Answers]:
+        """Register what answers batches of messages of a kind, such as "train.learn"."""
 
         def register(answers: Answers) -> Answers:
-            self._groups[action] = mark, answers
+            self._batched[action] = mark, answers
             return answers
 
         return register
 
     def answers(self, action: str) -> Answers | None:
-        """What answers groups of messages of this kind; None: nothing does."""
-        found = self._groups.get(action)
+        """What answers batches of messages of this kind; None: nothing does."""
+        found = self._batched.get(action)
         return None if found is None else found[1]
 
-    def grouped(self, messages: Sequence[Message]) -> list[tuple[Answers | None, list[Message]]]:
-        """Messages in groups, in order, each with what answers it; None: one by one, by the app itself."""
+    def batches(self, messages: Sequence[Message]) -> list[tuple[Answers | None, list[Message]]]:
+        """Messages in batches, in order, each with what answers it; None: one by one, by the app itself."""
 
         def kind(message: Message) -> tuple[str, object]:
             action = message.metadata.message_type
-            mark, _ = self._groups.get(action, (None, None))
+            mark, _ = self._batched.get(action, (None, None))
             return action, None if mark is None else mark(message)
 
         return [
-            (None if mark is None else self.answers(action), list(group))
-            for (action, mark), group in groupby(messages, kind)
+            (None if mark is None else self.answers(action), list(batch))
+            for (action, mark), batch in groupby(messages, kind)
         ]

@@ -99,7 +99,7 @@ class Promise:
         Raises Spent where it is before the first: the rows stay as they are.
         """
         assert participant.increment is not None
-        ids = participant.increment.labelled.rows
+        ids = participant.increment.labelled.row_ids
         assert ids is not None
         times = self._times(len(ids), participant.passes())
         question = self._question(participant, anchor, first)
@@ -118,13 +118,13 @@ class Promise:
             private.source = source
         update = participant.learn(anchor, first)
         weights = participant.told(update.weights)
-        if private is None and update.rows:
+        if private is None and update.num_rows:
             by, _ = clipped(weights, anchor, participant.learner.rules(), self.wanted.clip)
             noise, scale = source.like(by), self.wanted.clip * self.wanted.noise
             weights = moved(
                 {name: anchor[name] for name in weights}, {name: by[name] + scale * noise[name] for name in by}
             )
-        hidden = Update(weights, update.rows, update.losses if self.wanted.metrics else {})
+        hidden = Update(weights, update.num_rows, update.losses if self.wanted.metrics else {})
         hidden.steps = update.steps
         return hidden
 

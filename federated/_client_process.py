@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated._batched_app import Answers, TogetherApp
+from federated._batched_app import Answers, BatchedApp
 from federated._flower_privates import ErrorCode
 from federated._message_batching import Envelope, unwrap
 
@@ -37,14 +37,14 @@ class Worker:
     def answer(self, envelopes: list[Envelope], shared: dict[int, Any]) -> list[Message]:
         """One reply for each message; an exception becomes an error reply, as everywhere in Flower."""
         messages = [unwrap(envelope, shared) for envelope in envelopes]
-        if not isinstance(self._app, TogetherApp):
+        if not isinstance(self._app, BatchedApp):
             return [self._answer(message) for message in messages]
         replies: list[Message] = []
-        for answers, group in self._app.grouped(messages):
+        for answers, batch in self._app.batches(messages):
             if answers is None:
-                replies += [self._answer(message) for message in group]
+                replies += [self._answer(message) for message in batch]
             else:
-                replies += self._answer_together(answers, group)
+                replies += self._answer_batch(answers, batch)
         return replies
 
     def _answer(self, message: Message) -> Message:
@@ -54,7 +54,7 @@ class Worker:
         except Exception as error:
             return _failed(message, error)
 
-    def _answer_together(self, answers: Answers, messages: list[Message]) -> list[Message]:
+    def _answer_batch(self, answers: Answers, messages: list[Message]) -> list[Message]:
         contexts = [self._context(message.metadata.dst_node_id) for message in messages]
         try:
             return answers(messages, contexts)

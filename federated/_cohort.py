@@ -92,7 +92,7 @@ class ClientCohort:
         if not exactly:
             shares = self.aggregation.shares(weighed)
             self.contributions.add(self.learners, updates, anchor, merged, self.rules, shares)
-        return merged, sum(update.rows for update in updates) or int(self.aggregation.moves_alone)
+        return merged, sum(update.num_rows for update in updates) or int(self.aggregation.moves_alone)
 
     def adopt(self, weights: Weights) -> None:
         """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""

@@ -192,8 +192,8 @@ class Owner(Home):
         """Write them into the ledger."""
         assert self._run is not None
         assert participant.increment is not None
-        assert participant.increment.labelled.rows is not None
-        self._run.account("learned", participant.increment.labelled.rows)
+        assert participant.increment.labelled.row_ids is not None
+        self._run.account("learned", participant.increment.labelled.row_ids)
 
     def skipped(self, rows: Tensor) -> None:
         """Write them into the ledger as refused."""

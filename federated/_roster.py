@@ -25,7 +25,7 @@ __all__ = ["Roster", "budget_spent", "failures_of"]
 class Roster(ABC):
     """Who the clients are, in the order of their shares in every sum, and how each is asked.
 
-    names, fragments: of the clients, and of the fragments that row ids count by, as far as they are known.
+    names, origins: of the clients, and of what rows are from by the numbers that their ids bear, as far as it is known.
     alike: whether an order that is given to all is the same for each.
     failed: clients whose answers did not come, or were left out, and why; since the last increment.
     held_out: clients that never learn, and on whose rows the model is evaluated.
@@ -36,7 +36,7 @@ class Roster(ABC):
 
     def __init__(self) -> None:
         self.bytes, self.seconds = 0, 0.0
-        self.fragments: list[str] = []
+        self.origins: list[str] = []
         self.news: list[tuple[str, str, str]] = []
         self.failed: list[tuple[int, str]] = []
         self.held_out: set[int] = set()

@@ -75,13 +75,13 @@ class Nodes(Roster):
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
         """Find the node of every client, and open it. Raises WorkerLost where a client has none."""
         bring(self._directory / "state")  # for clients in other processes
-        self.fragments, known = [], len(self.clients)
+        self.origins, known = [], len(self.clients)
         if commit is not None:
             before = [Client.from_document(document) for document in commit.engine["clients"]]
             known = len(before)
             self.clients = joined(before, self.clients)  # those that are new in the source come last
             self.held_out = _places(self._job.federated.held_out, self.names)
-            self.fragments = list(commit.engine["fragments"])
+            self.origins = list(commit.engine["fragments"])
         if self._job.federated.availability is not None:
             self._absences = Absences(self._job, self.names)
             self._absences.load_state_dict(None if commit is None else commit.engine["absences"])
@@ -151,7 +151,7 @@ class Nodes(Roster):
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self.ask("query.save", self.there, orders=orders)
         self.news = []
-        kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.fragments)}
+        kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.origins)}
         spent = {"spent": sorted(self._spent)} if self._spent else {}
         return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
 
@@ -184,11 +184,11 @@ class Nodes(Roster):
 
     def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
         """Let every client take its next increment; one whose stream has ended has nothing to tell."""
-        known = len(self.fragments)
+        known = len(self.origins)
         answers = self.ask("evaluate.receive", self.there, {"fragments": known}, anchor=anchor, shared=shared)
         arrivals: list[Arrival | None] = []
         for answer in map(told, answers.values()):
-            self.fragments += answer["fragments"][len(self.fragments) - known :]
+            self.origins += answer["fragments"][len(self.origins) - known :]
             arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
         here = [
             (client, arrival) for client, arrival in zip(self.clients, arrivals, strict=True) if arrival is not None

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
-from federated._batched_app import TogetherApp
+from federated._batched_app import BatchedApp
 from federated._client_host import KEPT, Guest, Home
 from federated._owner import Owner
 from federated._records import pack, tell, unpack
@@ -48,7 +48,7 @@ ALONE = "alone"
 CLIENT = "client"
 """The key of a node's configuration that names its owner's file."""
 
-app = TogetherApp()
+app = BatchedApp()
 
 
 def home_of(context: Context) -> Home:
@@ -140,8 +140,8 @@ def learn(message: Message, context: Context) -> Message:
     return _answer(message, home, work)
 
 
-@app.together("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
-def learn_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+@app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
+def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """Learn the increments at hand of several clients as one batch (`federated.batch_clients`)."""
     begun, homes = time.perf_counter(), [home_of(context) for context in contexts]
     orders = [message.content.config_records[ORDER] for message in messages]
@@ -184,8 +184,8 @@ def skip(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         home.check_learns(participant)
-        if participant.increment is not None and participant.increment.labelled.rows is not None:
-            home.skipped(participant.increment.labelled.rows)
+        if participant.increment is not None and participant.increment.labelled.row_ids is not None:
+            home.skipped(participant.increment.labelled.row_ids)
         participant.skip()
         return RecordDict()
 
@@ -251,8 +251,8 @@ def save(message: Message, context: Context) -> Message:
     return _answer(message, home, work, changed=False)
 
 
-@app.together("query.save", lambda message: "all")
-def save_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+@app.batched("query.save", lambda message: "all")
+def save_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """Keep the states of all clients here, and wait for the disk once."""
     with checkpoint.unsynced() as written:
         replies = [save(message, context) for message, context in zip(messages, contexts, strict=True)]
@@ -284,7 +284,7 @@ def _answer(
 
 
 def _contribution(participant: Participant, update: Update) -> RecordDict:
-    content = tell({"rows": update.rows, "losses": update.losses, "steps": update.steps})
+    content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
     content["weights"] = pack(participant.told(update.weights))
     return content
 

@@ -92,9 +92,9 @@ class FederatedEngine(Engine):
         return self._roster.names
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as the clients have told them; or the owners of rows."""
-        return self._roster.fragments
+    def origins(self) -> Sequence[str]:
+        """Names of the stream's fragments by number, as the clients have told them; or the owners of rows."""
+        return self._roster.origins
 
     def _personal(self) -> Sequence[str]:
         """Weights that are each client's own."""

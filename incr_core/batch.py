@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -50,7 +50,7 @@ class Batch:
         multilabel, (B, T) int64 for tokens.
     weights: (B,) float, or None where every row counts once.
     task: (B,) int64, or None where the stream has no tasks.
-    rows: (B,) int64 row ids (see `rows.py`), or None where nobody asks which rows these are.
+    row_ids: (B,) int64 (see `data/_row_ids.py`), or None where nobody asks which rows these are.
 
     >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
     >>> len(batch), [len(part) for part in batch.split(2)]
@@ -63,7 +63,7 @@ class Batch:
     targets: Tensor
     weights: Tensor | None = None
     task: Tensor | None = None
-    rows: Tensor | None = None
+    row_ids: Tensor | None = None
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -80,7 +80,7 @@ class Batch:
         32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
-        others = (self.targets, self.weights, self.task, self.rows)
+        others = (self.targets, self.weights, self.task, self.row_ids)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -90,8 +90,24 @@ class Batch:
             function(self.targets),
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
-            None if self.rows is None else function(self.rows),
+            None if self.row_ids is None else function(self.row_ids),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of its tensors, as states keep them.
+
+        >>> state = Batch(torch.zeros(2, 1), torch.zeros(2), row_ids=torch.arange(2)).state_dict()
+        >>> list(state), Batch.from_state(state).row_ids
+        (['inputs', 'targets', 'weights', 'task', 'rows'], tensor([0, 1]))
+        """
+        state = asdict(self)
+        state["rows"] = state.pop("row_ids")
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Batch:
+        """Back from `state_dict`."""
+        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")))
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (n,), copied, in that order."""
@@ -100,11 +116,11 @@ class Batch:
     def without(self, ids: Tensor) -> Batch:
         """The rows whose id is not among `ids` (n,).
 
-        >>> Batch(torch.zeros(3, 1), torch.arange(3.0), rows=torch.arange(3)).without(torch.tensor([1])).targets
+        >>> Batch(torch.zeros(3, 1), torch.arange(3.0), row_ids=torch.arange(3)).without(torch.tensor([1])).targets
         tensor([0., 2.])
         """
-        assert self.rows is not None, "rows of a stream have ids"
-        return self.take((~torch.isin(self.rows, ids)).nonzero().flatten())
+        assert self.row_ids is not None, "rows of a stream have ids"
+        return self.take((~torch.isin(self.row_ids, ids)).nonzero().flatten())
 
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` up to `stop`, as views."""
@@ -128,7 +144,7 @@ class Batch:
             return [None] * count if tensor is None else torch.split(tensor, size)
 
         inputs = split_inputs(self.inputs, size)
-        fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.rows))
+        fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.row_ids))
         return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
 
 
@@ -167,7 +183,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         torch.cat([batch.targets for batch in batches]),
         joined(weights),
         joined([batch.task for batch in batches]),
-        joined([batch.rows for batch in batches]),
+        joined([batch.row_ids for batch in batches]),
     )
 
 

@@ -23,18 +23,18 @@ class Update:
 
     weights: its parameters and buffers by name, after learning; they may be views of the live model. Or what gives
         them: then they are gathered once somebody asks, which in online learning nobody may.
-    rows: how many rows it learned; its share in the mean.
+    num_rows: how many rows it learned; its share in the mean.
     losses: name -> (sum over rows of the loss term), for the log. steps: how many optimiser steps it took, where that
         is told.
     """
 
-    __slots__ = ("_weights", "losses", "rows", "steps")
+    __slots__ = ("_weights", "losses", "num_rows", "steps")
 
     def __init__(
-        self, weights: Weights | Callable[[], Weights], rows: int, losses: Mapping[str, float] | None = None
+        self, weights: Weights | Callable[[], Weights], num_rows: int, losses: Mapping[str, float] | None = None
     ) -> None:
         self._weights = weights
-        self.rows = rows
+        self.num_rows = num_rows
         self.losses = dict(losses or {})
         self.steps = 0
 
@@ -67,16 +67,16 @@ def mean(
 
     out: where to write what is merged, by name; see `merge`.
 
-    >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
+    >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
     >>> mean(two, {}, {"w": "mean"})
     {'w': tensor([4.])}
     """
-    updates = [update for update in updates if update.rows > 0]
+    updates = [update for update in updates if update.num_rows > 0]
     if len(updates) == 1:
         return updates[0].weights
     if not updates:
         return dict(anchor)
-    p = shares([update.rows for update in updates])
+    p = shares([update.num_rows for update in updates])
     merged: Weights = {}
     for name in updates[0].weights:
         values = [update.weights[name] for update in updates]

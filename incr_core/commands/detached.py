@@ -93,7 +93,7 @@ def _followed(out: str, quiet: bool) -> Detached:
     if not found.goes_on:
         return found
     lock, seen, slow, said = Lock(path / ".lock"), time.monotonic(), False, list[str]()
-    with progress(Run(path).job, quiet) as observe:
+    with progress(Run(path).job, quiet) as on_progress:
         while found.goes_on:
             if lock.holder() is not None:
                 seen, slow = time.monotonic(), False
@@ -110,9 +110,10 @@ def _followed(out: str, quiet: bool) -> Detached:
                 if line not in said:
                     said.append(line)
                     print(f"incr: {shown(line)}", file=sys.stderr)
-            if observe is not None:
+            if on_progress is not None:
                 for name, done in told.get("runs", {}).items():
-                    observe(name, Progress(**{**done, "value": math.nan if done["value"] is None else done["value"]}))
+                    value = math.nan if done["value"] is None else done["value"]
+                    on_progress(name, Progress(**{**done, "value": value}))
             time.sleep(LOOK)
             found = _held(out)
     return found

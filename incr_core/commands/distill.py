@@ -40,7 +40,7 @@ def distill(
     *,
     strength: float = 1.0,
     temperature: float = 2.0,
-    observe: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Make a run in `out` whose model was taught by the champion of the run in `directory`.
 
@@ -72,7 +72,7 @@ def distill(
         job.lesson = Taught(teacher.learner, strength, temperature)
         engine = Lesson(job, out, manifest["increment"], erased(run.path))
         try:
-            summary = Loop(job, engine, student, observe).run_to_summary(taught_by=record)
+            summary = Loop(job, engine, student, on_progress).run_to_summary(taught_by=record)
         finally:
             engine.close()
         write_report(student)
@@ -172,11 +172,11 @@ class Lesson(LocalEngine):
     def _leave_out(self, arrival: Arrival) -> None:
         """Take erased rows out of those to learn, as if the stream had never told their labels."""
         assert self.participant.increment is not None
-        labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.fragments))
+        labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.origins))
         if len(labelled) < arrival.labelled:
-            assert labelled.rows is not None
+            assert labelled.row_ids is not None
             self.participant.increment.labelled = labelled
-            arrival.rows = labelled.rows
+            arrival.rows = labelled.row_ids
             arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> Saving:

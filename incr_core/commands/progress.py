@@ -37,7 +37,7 @@ def progress(job: Job, quiet: bool = False) -> Iterator[Callable[[str, Progress]
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def observe(name: str, done: Progress) -> None:
+        def on_progress(name: str, done: Progress) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(shown(name), total=total, increment="", rate=0.0, metric="")
             bar.update(
@@ -48,4 +48,4 @@ def progress(job: Job, quiet: bool = False) -> Iterator[Callable[[str, Progress]
                 metric=f"{shown(done.metric)} {done.value:.4f}",
             )
 
-        yield observe
+        yield on_progress

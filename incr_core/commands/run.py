@@ -63,8 +63,8 @@ def out_of(options: argparse.Namespace) -> str:
 def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
-    with progress(job, quiet=options.quiet) as observe:
-        run(job, out, options.on, observe, follow=options.follow)
+    with progress(job, quiet=options.quiet) as on_progress:
+        run(job, out, options.on, on_progress, follow=options.follow)
     return 0
 
 

@@ -10,7 +10,7 @@ The loop drives every engine the same way:
     saving = engine.save(version)       at a commit: participants save their state; all else that it takes (`Saving`)
     engine.close()
 
-Besides, an engine says who takes part and in what (`participants`, `fragments`), hands out the `weights`, and answers
+Besides, an engine says who takes part and in what (`participants`, `origins`), hands out the `weights`, and answers
 three questions, for which an engine of one process needs no code: `not_finite`, `leaving` and `told`. What owners of
 rows do outside of runs is another protocol (`AtOwner`).
 """
@@ -76,8 +76,8 @@ class Engine:
         raise NotImplementedError
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number, as far as they are known."""
+    def origins(self) -> Sequence[str]:
+        """What rows are from, by the number that their ids bear: names of the fragments known of the stream."""
         raise NotImplementedError
 
     def start(self, commit: Commit | None) -> None:

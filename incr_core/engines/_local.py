@@ -41,8 +41,8 @@ class LocalEngine(Engine):
         return [self.participant.name]
 
     @property
-    def fragments(self) -> Sequence[str]:
-        """Paths of the stream's fragments by number."""
+    def origins(self) -> Sequence[str]:
+        """Names of the stream's fragments by number."""
         return self.participant.stream.fragments
 
     def start(self, commit: Commit | None) -> None:

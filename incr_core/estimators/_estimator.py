@@ -98,7 +98,7 @@ class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             raise ArgumentError(f"passes and max_iter: expected at least 1, got {passes}")
         learner, first = self.learner_, self.n_rows_seen_
         rows = torch.arange(first, first + len(targets))
-        batch = Batch(torch.from_numpy(np.array(inputs, dtype=np.float64)), targets, rows=rows)
+        batch = Batch(torch.from_numpy(np.array(inputs, dtype=np.float64)), targets, row_ids=rows)
         learner.absorb(learner.observe(batch))
         learner.begin(batch, passes)
         learner.advance()

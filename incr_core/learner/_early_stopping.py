@@ -50,7 +50,7 @@ class EarlyStopping:
         def advance() -> None:
             nonlocal learned
             update = learner.advance()
-            learned += update.rows
+            learned += update.num_rows
             for name, value in update.losses.items():
                 losses[name] = losses.get(name, 0.0) + value
 

@@ -84,7 +84,7 @@ class GraphedStep:
     >>> from incr_core.learner._learner import Learner
     >>> from incr_core.objectives import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2, graphs=True)
-    >>> learner.learn(Batch(torch.randn(5, 2), torch.ones(5))).rows
+    >>> learner.learn(Batch(torch.randn(5, 2), torch.ones(5))).num_rows
     5
     """
 

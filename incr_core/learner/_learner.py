@@ -75,7 +75,7 @@ class Learner(Mergeable, Predicting, Resuming):
     >>> from incr_core.objectives import Binary
     >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
     >>> rows = Batch(torch.randn(5, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
-    >>> learner.learn(rows).rows
+    >>> learner.learn(rows).num_rows
     5
     """
 

@@ -55,7 +55,7 @@ class Commits:
         version, last, unsynced = self.next_version, pending.last, self._unsynced
         increment, name = (-1, "") if last is None else (last.number, last.name)
         kept = {**state, "engine": saving.state, "participants": list(self._engine.participants)}
-        tables = pending.tables(version, self._engine.fragments, increment)
+        tables = pending.tables(version, self._engine.origins, increment)
         manifest = {
             "increment": increment,
             "name": name,

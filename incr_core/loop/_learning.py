@@ -35,8 +35,8 @@ __all__ = ["Learning"]
 class Learning:
     """Let an engine learn increments, commit what it has learned, and return to the last commit where it must.
 
-    observe: called after every increment. lost: who held the run before, if that one was lost. alerts: tells a person
-    what happens.
+    on_progress: called after every increment. lost: who held the run before, if that one was lost. alerts: tells a
+    person what happens.
 
     state: what a commit keeps. pending: what was learned since the last one. commits: the versions.
     """
@@ -46,12 +46,12 @@ class Learning:
         job: Job,
         engine: Engine,
         directory: RunDirectory,
-        observe: Callable[[Progress], None],
+        on_progress: Callable[[Progress], None],
         lost: str,
         alerts: Alerts | None,
     ) -> None:
         self.job, self.engine, self.directory = job, engine, directory
-        self._observe, self._alerts = observe, alerts
+        self._on_progress, self._alerts = on_progress, alerts
         self.objective: Objective = job.objective()
         self.state = LoopState(job)
         self.pending = PendingCommit()
@@ -144,7 +144,7 @@ class Learning:
             self._happened(tick, "bad file", file.reason, f"{file.fragment} is in quarantine{left}", 0)
         aside = state.why_aside(tick) is not None
         if skipped is not None:
-            pending.diverged += [whole_table(arrival.rows, self.engine.fragments, skipped) for arrival in arrivals]
+            pending.diverged += [whole_table(arrival.rows, self.engine.origins, skipped) for arrival in arrivals]
             kind = "set aside" if aside else "diverged"
             self._happened(tick, kind, skipped, "its rows are in quarantine", counts.labelled)
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
@@ -165,7 +165,7 @@ class Learning:
             self._alerts.counted(tick, counts.bad, counts.arriving)
         main = self.objective.main_metric
         value, rates = so_far.get(main, math.nan), state.totals.rows_per_second
-        self._observe(Progress(tick.name, state.totals.rows_learned, rates, main, value))
+        self._on_progress(Progress(tick.name, state.totals.rows_learned, rates, main, value))
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
         events = self.state.totals.events

@@ -25,8 +25,8 @@ __all__ = ["Loop"]
 class Loop:
     """Drive an engine over the stream, and commit what it learns to a run directory.
 
-    job, engine, directory: the run. observe: called after every increment. lost: who held the run before, if that one
-    was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
+    job, engine, directory: the run. on_progress: called after every increment. lost: who held the run before, if that
+    one was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
 
     `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
     """
@@ -36,14 +36,14 @@ class Loop:
         job: Job,
         engine: Engine,
         directory: RunDirectory,
-        observe: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
         lost: str = "",
         alerts: Alerts | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self.job, self.engine, self.directory = job, engine, directory
-        self.observe = observe
-        self.learning = Learning(job, engine, directory, self._observed, lost, alerts)
+        self.on_progress = on_progress
+        self.learning = Learning(job, engine, directory, self._progressed, lost, alerts)
         self.objective = self.learning.objective
         self._stop = stop or threading.Event()
 
@@ -52,9 +52,9 @@ class Loop:
         """Sums over all increments."""
         return self.learning.state.totals
 
-    def _observed(self, progress: Progress) -> None:
-        if self.observe is not None:
-            self.observe(progress)
+    def _progressed(self, progress: Progress) -> None:
+        if self.on_progress is not None:
+            self.on_progress(progress)
 
     def run(self) -> bool:
         """Learn until the stream ends, or until asked to stop."""

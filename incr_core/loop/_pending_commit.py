@@ -56,10 +56,10 @@ class PendingCommit:
         self.bad_files += files
         return files
 
-    def tables(self, version: int, fragments: Sequence[str], increment: int) -> dict[str, pa.Table]:
+    def tables(self, version: int, origins: Sequence[str], increment: int) -> dict[str, pa.Table]:
         """What a commit takes of it: metrics, ledger, duplicates, quarantine, events and clients.
 
-        fragments: paths by number; increment: the last one.
+        origins: of rows by number; increment: the last one.
 
         >>> {name: len(table) for name, table in PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7).items()}
         {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0, 'clients': 0}
@@ -67,7 +67,7 @@ class PendingCommit:
 
         def entries(rows: dict[str, list[Tensor]]) -> pa.Table:
             learned = {name: torch.cat(ids) for name, ids in rows.items()}
-            return entries_table(version, learned, fragments, increment=increment)
+            return entries_table(version, learned, origins, increment=increment)
 
         return {
             "metrics": metrics_table(self.metrics),

@@ -29,7 +29,7 @@ def review_history(
     pending: rows learned since the last commit, by participant. arrivals, learned: of the increment that it follows,
     whose costs grow by the review's; where the review diverges, so has the increment.
     """
-    names = list(engine.fragments)
+    names = list(engine.origins)
     rows = review.draw(arrivals[0].tick.number, pending, directory.table("ledger"), names)
     if len(gone := ids_of(erased(directory.path), names)):
         left = {name: ids[~torch.isin(ids, gone)] for name, ids in rows.items()}

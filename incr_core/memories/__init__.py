@@ -13,8 +13,8 @@ from incr_core.memories._herding import Herding
 from incr_core.memories._online_herding import OnlineHerding
 from incr_core.memories._others import Others
 from incr_core.memories._prototypes import Prototypes
+from incr_core.memories._recent import RecentRows
 from incr_core.memories._reservoir import Reservoir
-from incr_core.memories._window import Window
 
 __all__ = [
     "MEMORIES",
@@ -25,8 +25,8 @@ __all__ = [
     "OnlineHerding",
     "Others",
     "Prototypes",
+    "RecentRows",
     "Reservoir",
-    "Window",
     "columns_of",
     "draw",
     "draw_held",
@@ -39,7 +39,7 @@ MEMORIES: Catalogue[type[Memory]] = Catalogue(
     {
         "reservoir": Reservoir,
         "balanced": Balanced,
-        "window": Window,
+        "window": RecentRows,
         "herding": OnlineHerding,
         "prototypes": Prototypes,
     },
@@ -53,7 +53,7 @@ def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = N
     """An empty memory; `place` is the argument to name in errors.
 
     >>> memory_named("der.memory", "window", 100)
-    Window()
+    RecentRows()
     """
     made = MEMORIES.find(name, place)(capacity, ttl)
     if not isinstance(made, Memory):

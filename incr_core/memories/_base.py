@@ -29,7 +29,7 @@ class Memory(nn.Module):
     capacity: the most rows it ever holds, or the most bytes their columns take, such as "64MB"; then how many rows that
         is follows from the first ones.
     ttl: rows live until so many more were shown; None: for ever. It must be above the capacity, or the rows would be
-        those of `Window`.
+        those of `RecentRows`.
     size: rows it holds; seen: rows it was shown. others: while an increment is learned, what is drawn beside its own
     rows, where remembered rows are drawn from the memories of all (`cluster.memory_scope`).
     """

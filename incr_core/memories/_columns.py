@@ -27,11 +27,8 @@ def columns_of(batch: Batch) -> Columns:
     else:
         columns = {"inputs": inputs}
     columns["targets"] = batch.targets
-    for name in ("weights", "task", "rows"):
-        value = getattr(batch, name)
-        if value is not None:
-            columns[name] = value
-    return columns
+    others = {"weights": batch.weights, "task": batch.task, "rows": batch.row_ids}
+    return columns | {name: value for name, value in others.items() if value is not None}
 
 
 def to_batch(columns: Mapping[str, torch.Tensor]) -> Batch:

@@ -6,7 +6,7 @@ tensors --FlatTensors.of--> layout and buffer --FlatTensors.tensors--> tensors
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,16 +24,12 @@ be seen as another type, and a cut at its multiples halves no element."""
 
 
 class Place(NamedTuple):
-    """Where a tensor lies: from the byte `start` on."""
+    """Where a tensor lies: from the byte `start` up to `stop`."""
 
     dtype: torch.dtype
     shape: torch.Size
     start: int
-
-    @property
-    def stop(self) -> int:
-        """The byte behind it."""
-        return self.start + self.shape.numel() * self.dtype.itemsize
+    stop: int
 
 
 class Piece(NamedTuple):
@@ -61,8 +57,10 @@ class FlatLayout:
         self.places: dict[str, Place] = {}
         self.nbytes = 0
         for name, dtype, shape in contents:
-            self.places[name] = place = Place(dtype, torch.Size(shape), self.nbytes)
-            self.nbytes = -(-place.stop // ALIGNED) * ALIGNED
+            shape = torch.Size(shape)
+            stop = self.nbytes + shape.numel() * dtype.itemsize
+            self.places[name] = Place(dtype, shape, self.nbytes, stop)
+            self.nbytes = -(-stop // ALIGNED) * ALIGNED
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FlatLayout:
@@ -88,9 +86,12 @@ class FlatLayout:
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """The tensors within a buffer (nbytes,), as views of it."""
+        sizes = [size for place in self.places.values() for size in (place.stop - place.start, -place.stop % ALIGNED)]
+        # For small tensors each call counts: one cut for all, and no shape where it is the length.
+        pieces = buffer.split_with_sizes(sizes)[::2]
         return {
-            name: buffer[place.start : place.stop].view(place.dtype).view(place.shape)
-            for name, place in self.places.items()
+            name: piece.view(place.dtype) if len(place.shape) == 1 else piece.view(place.dtype).view(place.shape)
+            for (name, place), piece in zip(self.places.items(), pieces, strict=True)
         }
 
     @torch.no_grad()
@@ -101,12 +102,28 @@ class FlatLayout:
         for place in self.places.values():  # what lay behind them in memory is nobody's business
             buffer[place.stop : -(-place.stop // ALIGNED) * ALIGNED] = 0
 
+    def content(self, tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+        """The bytes of the buffer in order, without a buffer: the memory of each tensor, and zeros up to the next.
+
+        Only what is not contiguous, or on a device, is copied.
+
+        >>> tensors = {"seen": torch.tensor(True), "w": torch.ones(2)}
+        >>> b"".join(FlatLayout.of(tensors).content(tensors)) == bytes(FlatTensors.of(tensors).buffer)
+        True
+        """
+        for name, place in self.places.items():
+            if place.stop > place.start:
+                plain = tensors[name].resolve_conj().resolve_neg().contiguous()
+                yield (plain if place.shape else plain[None]).view(torch.uint8).numpy(force=True).data
+            if padding := -place.stop % ALIGNED:
+                yield memoryview(bytes(padding))
+
     def cut(self, length: int) -> list[list[Piece]]:
         """What lies in each `length` bytes of the buffer, a multiple of `ALIGNED`; what is empty lies nowhere."""
         found: list[list[Piece]] = [[] for _ in range(-(-self.nbytes // length))]
-        for name, (dtype, shape, start) in self.places.items():
+        for name, (dtype, shape, start, stop) in self.places.items():
             count, size = shape.numel(), dtype.itemsize
-            for number in range(start // length, -(-(start + count * size) // length)):
+            for number in range(start // length, -(-stop // length)):
                 first = max(0, (number * length - start) // size)
                 last = min(count, ((number + 1) * length - start) // size)
                 if first < last:
@@ -149,6 +166,8 @@ class FlatTensors:
             return self.layout.views(torch.empty(0, dtype=torch.uint8))
         if copy or self.buffer.ctypes.data % ALIGNED:
             return self.layout.views(torch.from_numpy(self.buffer.copy()))
+        if self.buffer.flags.writeable:
+            return self.layout.views(torch.from_numpy(self.buffer))
         with warnings.catch_warnings():
             # Torch has no read-only tensors and says so; who asks for no copy has promised to read only.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

@@ -66,7 +66,7 @@ def _multiples(shown: list[Standing], course: Course, increments: Floats) -> str
     figure = Figure(figsize=(9.6, height))
     figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.3 / height, bottom=0.4 / height, hspace=0.45, wspace=0.12)
     grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
-    everybody = rolling(course.values, course.scored, course.window)
+    everybody = rolling(course.values, course.scored, course.span)
     for place, axes in enumerate(grid.flat):
         if place >= len(shown):
             axes.set_visible(False)

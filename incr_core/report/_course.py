@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["Course", "Floats", "days", "floats", "read_summary", "rolling", "window_sum"]
+__all__ = ["Course", "Floats", "days", "floats", "moving_sum", "read_summary", "rolling"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Course:
     losses: dict[str, Floats]
     versions: Floats
     final: float
-    window: int
+    span: int
     label: str
     """The name of the last increment."""
     events: dict[str, Floats]
@@ -73,7 +73,7 @@ class Course:
             versions=floats(table, "version"),
             final=np.nan if final is None else float(final),  # null in JSON
             # A fortieth of the run is smooth enough to read and short enough to show drift.
-            window=max(1, round(table.num_rows / 40)),
+            span=max(1, round(table.num_rows / 40)),
             label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
             events={} if events is None else _places(events, x, floats(table, "increment")),
         )
@@ -116,25 +116,25 @@ def days(names: Sequence[Any]) -> Floats | None:
     return np.asarray(since, np.float64) if ordered else None
 
 
-def rolling(values: Floats, weights: Floats, window: int) -> Floats:
-    """The weighted mean over the last `window` increments; NaN where none of them has a value."""
+def rolling(values: Floats, weights: Floats, span: int) -> Floats:
+    """The weighted mean over the last `span` increments; NaN where none of them has a value."""
     known = np.isfinite(values) & (weights > 0)
-    weight = window_sum(np.where(known, weights, 0.0), window)
-    total = window_sum(np.where(known, values * weights, 0.0), window)
-    seen = window_sum(known.astype(np.float64), window) > 0
+    weight = moving_sum(np.where(known, weights, 0.0), span)
+    total = moving_sum(np.where(known, values * weights, 0.0), span)
+    seen = moving_sum(known.astype(np.float64), span) > 0
     mean = np.full(len(values), np.nan)
     np.divide(total, weight, out=mean, where=seen)
     return mean
 
 
-def window_sum(values: Floats, window: int) -> Floats:
-    """Sums over the last `window` values.
+def moving_sum(values: Floats, span: int) -> Floats:
+    """Sums over the last `span` values.
 
-    >>> window_sum(np.array([1.0, 2.0, 3.0]), 2)
+    >>> moving_sum(np.array([1.0, 2.0, 3.0]), 2)
     array([1., 3., 5.])
     """
-    sums = np.cumsum(np.concatenate([np.zeros(window), values]))
-    return np.asarray(sums[window:] - sums[:-window], np.float64)
+    sums = np.cumsum(np.concatenate([np.zeros(span), values]))
+    return np.asarray(sums[span:] - sums[:-span], np.float64)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

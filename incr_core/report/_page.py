@@ -49,13 +49,13 @@ def write_report(run: RunDirectory) -> Path:
         headline(summary, course),
         section(
             f"{words(course.metric)} over time",
-            f"Each row is predicted before it is learned. Above: mean over {increments(course.window)}. "
+            f"Each row is predicted before it is learned. Above: mean over {increments(course.span)}. "
             "Below: all rows so far.",
             metric_plot([course, *baselines]),
         )
         if course.has_metric
         else "",
-        section("Loss", f"Mean over {increments(course.window)}.", loss_plot(course)) if course.losses else "",
+        section("Loss", f"Mean over {increments(course.span)}.", loss_plot(course)) if course.losses else "",
         section("Speed", "Rows learned per second of work.", speed_plot(course) + time_bar(course))
         if course.rows.any()
         else "",

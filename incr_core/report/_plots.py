@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from incr_core.report._course import Course, rolling, window_sum
+from incr_core.report._course import Course, moving_sum, rolling
 from incr_core.report._drawing import draw, label_ends, leave_room, line_style, mark_events, new_figure, svg, x_axis
 from incr_core.report._style import OURS
 from incr_core.report._words import count, words
@@ -15,7 +15,7 @@ __all__ = ["loss_plot", "metric_plot", "speed_plot"]
 
 
 def metric_plot(courses: Sequence[Course]) -> str:
-    """The metric of the first course and of the others: above over a window, below of all rows so far."""
+    """The metric of the first course and of the others: above over some increments, below of all rows so far."""
     ours = courses[0]
     figure, (above, below) = new_figure(height=5.6, rows=2)
     styles = [line_style(i, course.name) for i, course in enumerate(courses)]
@@ -24,7 +24,7 @@ def metric_plot(courses: Sequence[Course]) -> str:
         for course, style in zip(courses, styles, strict=True):
             if course.dated != ours.dated:
                 continue
-            y = rolling(course.values, course.scored, course.window) if smooth else course.totals
+            y = rolling(course.values, course.scored, course.span) if smooth else course.totals
             last = draw(axes, course.x, y, **style)
             if last is not None:
                 text = course.name if smooth else f"{course.name} {course.final:.3f}"
@@ -39,12 +39,12 @@ def metric_plot(courses: Sequence[Course]) -> str:
 
 
 def loss_plot(course: Course) -> str:
-    """Each loss term over a window."""
+    """Each loss term over some increments."""
     figure, (axes,) = new_figure(height=2.7)
     ends = []
     spread: list[float] = []
     for i, (name, values) in enumerate(course.losses.items()):
-        y = rolling(values, course.rows, course.window)
+        y = rolling(values, course.rows, course.span)
         spread.extend(y[np.isfinite(y)])
         style = line_style(i, name)
         last = draw(axes, course.x, y, **{**style, "linewidth": 1.8})
@@ -62,8 +62,8 @@ def loss_plot(course: Course) -> str:
 def speed_plot(course: Course) -> str:
     """Rows learned per second of work."""
     figure, (axes,) = new_figure(height=2.3)
-    seconds = window_sum(sum(course.seconds.values(), np.zeros(len(course.x))), course.window)
-    rows = window_sum(course.rows, course.window)
+    seconds = moving_sum(sum(course.seconds.values(), np.zeros(len(course.x))), course.span)
+    rows = moving_sum(course.rows, course.span)
     speed = np.divide(rows, seconds, out=np.full(len(rows), np.nan), where=(seconds > 0) & (rows > 0))
     last = draw(axes, course.x, speed, color=OURS, linewidth=1.8, linestyle="-", zorder=3)
     axes.set_ylim(0, 1.15 * float(np.nanmax(speed, initial=0.0)) or 1.0)

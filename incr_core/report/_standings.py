@@ -16,7 +16,7 @@ __all__ = ["Standing", "standings"]
 _ERRORS = ("loss", "log_loss", "mae", "perplexity", "rmse")
 """Metrics of which less is better."""
 
-WINDOW = 10
+SPANS = 10
 """A recent value is that over a so-manieth of the client's increments: over fewer, one of few rows is mostly noise."""
 
 
@@ -75,7 +75,7 @@ def standings(table: pa.Table) -> list[Standing]:
     for mine in np.split(order, starts[1:]):
         of = {name: values[mine] for name, values in frame.items()}
         totals = of[f"total.{metric}"][np.isfinite(of[f"total.{metric}"])]
-        recent = rolling(of[f"metric.{metric}"], of["rows_scored"], max(1, round(len(mine) / WINDOW)))
+        recent = rolling(of[f"metric.{metric}"], of["rows_scored"], max(1, round(len(mine) / SPANS)))
         offered = of["offered"] > 0
         told = [why for why in failures[mine] if why]
         found.append(

@@ -22,7 +22,7 @@ from incr_core.rounds._probe import PROBE_ROWS, PROBED, Probe, interleaved
 from incr_core.rounds._reference import VERDICTS, Reference
 from incr_core.rounds._resharding import SavedState
 from incr_core.rounds._review import Review
-from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, take_round, together
+from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, joined_rounds, take_round
 from incr_core.rounds._side_by_side import learn_side_by_side
 from incr_core.rounds._snapshot import Snapshot
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
@@ -68,10 +68,10 @@ __all__ = [
     "check_borrowing",
     "consolidate",
     "interleaved",
+    "joined_rounds",
     "learn_side_by_side",
     "outsized",
     "personal_names",
     "take_round",
-    "together",
     "total_observed",
 ]

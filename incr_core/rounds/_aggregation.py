@@ -56,7 +56,7 @@ class Aggregation:
 class WeightedMean(Aggregation):
     """The mean, weighted by rows: FedAvg (McMahan et al. 2017). One hostile update moves it as far as it likes.
 
-    >>> two = [Update({"w": torch.tensor([1.0])}, rows=1), Update({"w": torch.tensor([5.0])}, rows=3)]
+    >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
     >>> WeightedMean().merge(two, {}, {"w": "mean"})
     {'w': tensor([4.])}
     """
@@ -67,7 +67,7 @@ class WeightedMean(Aggregation):
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
         """By rows."""
-        rows = [update.rows for update in updates]
+        rows = [update.num_rows for update in updates]
         return shares(rows) if any(rows) else [0.0] * len(rows)
 
     def merge_shared(
@@ -89,7 +89,7 @@ class TrimmedMean(Aggregation):
     Every client counts alike, whatever rows it claims. What merges by "sum" moves by n times the trimmed mean of what
     clients added; "max" stays the maximum. At most a `share` of the clients may be hostile.
 
-    >>> four = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, 3.0, -90.0)]
+    >>> four = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, 3.0, -90.0)]
     >>> TrimmedMean(0.25).merge(four, {}, {"w": "mean"})
     {'w': tensor([1.5000])}
     """
@@ -114,7 +114,7 @@ class Median(Aggregation):
 
     Right while fewer than half of the clients are hostile. Every client counts alike; see `TrimmedMean`.
 
-    >>> three = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, -90.0)]
+    >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
     >>> Median().merge(three, {}, {"w": "mean"})
     {'w': tensor([1.])}
     """
@@ -141,7 +141,7 @@ class Krum(Aggregation):
     keep: how many, 1 is Krum; None: all but f, which is Multi-Krum. Fewer than three updates have no neighbours to
     compare: then it is the mean of all. The paper needs n >= 2 f + 3.
 
-    >>> three = [Update({"w": torch.tensor([value])}, rows=1) for value in (1.0, 2.0, -90.0)]
+    >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
     >>> Krum(0.34).merge(three, {}, {"w": "mean"})
     {'w': tensor([1.])}
     """
@@ -154,7 +154,7 @@ class Krum(Aggregation):
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The mean of those that are kept."""
-        counted = [update for update in updates if update.rows > 0]
+        counted = [update for update in updates if update.num_rows > 0]
         merged = mean([counted[place] for place in self.kept(counted, rules)], anchor, rules)
         others = Median().merge(counted, anchor, rules)
         return {name: value if rules.get(name, "mean") == "mean" else others[name] for name, value in merged.items()}
@@ -204,7 +204,7 @@ def _by_number(
     centre: Callable[[Tensor], Tensor],
 ) -> Weights:
     """Merge every number of every entry for itself. centre: of values (n, numbers), the numbers."""
-    counted = [update for update in updates if update.rows > 0]
+    counted = [update for update in updates if update.num_rows > 0]
     if not counted:
         return dict(anchor)
     merged: Weights = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from incr_core.batch import Batch
 from incr_core.data.timeline import Tick
@@ -22,3 +23,7 @@ class AtHand:
     def waiting(self) -> bool:
         """Whether it has rows whose learning has not begun."""
         return not self.begun and len(self.labelled) > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as states keep it."""
+        return {"tick": asdict(self.tick), "labelled": self.labelled.state_dict(), "begun": self.begun}

@@ -53,7 +53,7 @@ def capped(updates: Sequence[Update], most: float) -> Sequence[Update]:
 
     Their rows, and sums over rows, are scaled.
     """
-    rows = [update.rows for update in updates]
+    rows = [update.num_rows for update in updates]
     counted = capped_rows(rows, most)
     if counted == rows:
         return updates
@@ -61,7 +61,7 @@ def capped(updates: Sequence[Update], most: float) -> Sequence[Update]:
 
 
 def _counted(update: Update, rows: int) -> Update:
-    losses: Mapping[str, float] = {name: value * (rows / update.rows) for name, value in update.losses.items()}
+    losses: Mapping[str, float] = {name: value * (rows / update.num_rows) for name, value in update.losses.items()}
     found = Update(lambda: update.weights, rows, losses)
     found.steps = update.steps
     return found

@@ -79,10 +79,10 @@ class Contributions:
             one = self.one(participant)
             one.rounds += 1
             one.weight += weight / self.rounds
-            if update.rows:
+            if update.num_rows:
                 one.norm = _joined(one.norm, distance(update.weights, anchor, rules), one.rounds)
                 one.drift = _joined(one.drift, distance(update.weights, merged, rules), one.rounds)
-                one.loss = _joined(one.loss, update.losses.get("loss", math.nan) / update.rows, one.rounds)
+                one.loss = _joined(one.loss, update.losses.get("loss", math.nan) / update.num_rows, one.rounds)
 
 
 def _joined(mean: float, value: float, count: int) -> float:

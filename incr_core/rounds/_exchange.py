@@ -46,7 +46,7 @@ class Exchange(Protocol):
 class Alone:
     """The exchange of a worker without peers.
 
-    >>> Alone().mean(Update({"w": torch.ones(1)}, rows=3), {}, {})
+    >>> Alone().mean(Update({"w": torch.ones(1)}, num_rows=3), {}, {})
     ({'w': tensor([1.])}, 3)
     """
 
@@ -67,7 +67,7 @@ class Alone:
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
     ) -> tuple[Weights, int]:
         """Its own update."""
-        return mean([update], anchor, rules), update.rows
+        return mean([update], anchor, rules), update.num_rows
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
         """Its own state."""

@@ -161,7 +161,7 @@ class Exchanging:
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
         """The mean of this worker's update and its peers'. Where that is exact, nothing that rounding left stays."""
         with_peers = time.perf_counter()
-        if self._within.size > 1 and self.participant.learner.divides and updates[0].rows:
+        if self._within.size > 1 and self.participant.learner.divides and updates[0].num_rows:
             self._merge_buffers(anchor)
         left = {} if exactly else {name: value for name, value in self._left.items() if name in updates[0].weights}
         merged = self.exchange.mean(updates[0], anchor, self.rules, left)
@@ -181,7 +181,7 @@ class Exchanging:
         weights = self.participant.learner.weights()
         buffers = {name: value for name, value in weights.items() if local(value) is value}
         if buffers:
-            merged, _ = self._within.mean(Update(buffers, rows=1), anchor, self.rules)
+            merged, _ = self._within.mean(Update(buffers, num_rows=1), anchor, self.rules)
             for name, value in merged.items():
                 buffers[name].copy_(value)
 
@@ -248,7 +248,7 @@ class Exchanging:
         """Learn a round that is exchanged otherwise than by `merge`; returns of how many rows."""
         updates = self._advance(pace, taken)
         done.add(updates)
-        return updates[0].rows
+        return updates[0].num_rows
 
     def _learned_weights(self) -> Weights:
         """Those that are learned, and averaged."""
@@ -297,7 +297,7 @@ class Exchanging:
         return lambda: self._within.total(int(self._within.rank == 0 and own()), learner.device) > 0
 
     def _local(self, update: Update) -> Update:
-        return Update({name: local(value) for name, value in update.weights.items()}, update.rows, update.losses)
+        return Update({name: local(value) for name, value in update.weights.items()}, update.num_rows, update.losses)
 
     def _weights(self) -> Weights:
         """The weights of this worker's shard, as live views."""

@@ -48,7 +48,7 @@ class Fragments:
         step: the outer step, from B_f and the mean to the next B_f.
 
     >>> weights = {"a": torch.tensor([8.0]), "b": torch.tensor([4.0])}
-    >>> halve = lambda own, base: ({name: value / 2 for name, value in own.weights.items()}, own.rows)
+    >>> halve = lambda own, base: ({name: value / 2 for name, value in own.weights.items()}, own.num_rows)
     >>> fragments = Fragments(lambda: weights, [["a"], ["b"]], halve, lambda base, mean: mean)
     >>> fragments.learned(3, last=False); weights
     {'a': tensor([4.]), 'b': tensor([4.])}

@@ -38,21 +38,21 @@ def outsized(
     updates none is too large: nobody can tell. It finds faults rather than malice: many updates just below the bound
     still move the mean.
 
-    >>> moved = [Update({"w": torch.tensor([value])}, rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
+    >>> moved = [Update({"w": torch.tensor([value])}, num_rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
     >>> outsized(moved, {"w": torch.zeros(1)}, {"w": "mean"})
     {3: 'weights moved by 30, where the median is 1.1; at most 5.5 is believed of 10 rows'}
     """
-    counted = [place for place, update in enumerate(updates) if update.rows > 0]
+    counted = [place for place, update in enumerate(updates) if update.num_rows > 0]
     if len(counted) < _LEAST:
         return {}
     found: dict[int, str] = {}
-    usual_rows = median(updates[place].rows for place in counted)
+    usual_rows = median(updates[place].num_rows for place in counted)
     for rule, kind in _KINDS.items():
         moved = {place: _distance(updates[place], anchor, rules, rule) for place in counted}
         # Who adds to a sum to which the others add nothing is not believed at all.
         usual = median([distance for distance in moved.values() if distance or rule == "sum"] or [0.0])
         for place, distance in moved.items():
-            rows = updates[place].rows
+            rows = updates[place].num_rows
             most = largest * usual * max(1.0, rows / usual_rows)
             if distance > most:
                 told = f"where the median is {usual:.3g}; at most {most:.3g} is believed of {rows:,} rows"

@@ -116,11 +116,11 @@ class Participant(Resuming):
     def ahead(self) -> tuple[Tensor, int] | None:
         """Ids of the rows that the next increment will offer to learn, and the passes over them; None where there is
         none. It is read for that."""
-        waiting = self.increment.labelled.rows if self.increment is not None and self.increment.waiting else None
+        waiting = self.increment.labelled.row_ids if self.increment is not None and self.increment.waiting else None
         tick = self.coming
         if tick is None or self._ahead is None:
             return None if waiting is None else (waiting, self.passes())
-        rows = self._ahead.labelled.rows
+        rows = self._ahead.labelled.row_ids
         assert rows is not None
         rows = rows if tick.warm or not self.frozen else rows[:0]
         return (rows if waiting is None else torch.cat([waiting, rows])), self._passes_of(tick)
@@ -149,10 +149,10 @@ class Participant(Resuming):
         if waiting is not None:
             learns = cat([waiting, learns])
         self.increment = AtHand(increment.tick, learns)
-        assert learns.rows is not None
+        assert learns.row_ids is not None
         return Arrival(
             increment.tick,
-            learns.rows,
+            learns.row_ids,
             arriving=len(increment.arriving),
             predicted=0 if warm else len(increment.arriving),
             scored=scores.scored,
@@ -183,10 +183,10 @@ class Participant(Resuming):
     def _remaining(self, waiting: Batch, number: int | None) -> Arrival:
         """An increment after the last, of the rows that still wait."""
         assert self.increment is not None
-        assert waiting.rows is not None
+        assert waiting.row_ids is not None
         number = self.increment.tick.number + 1 if number is None else number
         self.increment = AtHand(Tick(number, WAITING), waiting)
-        return Arrival(self.increment.tick, waiting.rows, observed=self.learner.observe(waiting))
+        return Arrival(self.increment.tick, waiting.row_ids, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
         """Passes over the increment at hand."""

@@ -52,9 +52,9 @@ class Prequential:
         """
         arriving, warm = increment.arriving, increment.tick.warm
         if len(arriving) and not warm and self.learner.objective.ready:
-            assert arriving.rows is not None
+            assert arriving.row_ids is not None
             with self.learner.answering() or nullcontext():
-                self.pending.add(arriving.rows, self.learner.predict(arriving.inputs))
+                self.pending.add(arriving.row_ids, self.learner.predict(arriving.inputs))
         scores = self._score(increment)
         if self.probes and not warm:
             of_arriving = [probe.of_arriving(arriving.inputs) for probe in self.probes]
@@ -64,8 +64,8 @@ class Prequential:
 
     def _score(self, increment: Increment) -> Scores:
         revealed, objective = increment.revealed, self.learner.objective
-        assert revealed.rows is not None
-        place, predictions = self.pending.take(revealed.rows)
+        assert revealed.row_ids is not None
+        place, predictions = self.pending.take(revealed.row_ids)
         targets = revealed.targets[place]
         probed = [probe.of_scored(objective, predictions, targets) for probe in self.probes]
         if len(place) == 0:

@@ -31,7 +31,7 @@ class PrivateMean(Aggregation):
 
     >>> mean = PrivateMean(noise=0.0, clip=1.0, secret=b"s")
     >>> mean.clients = 2
-    >>> two = [Update({"w": torch.tensor([value])}, rows=1) for value in (0.5, 9.0)]
+    >>> two = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (0.5, 9.0)]
     >>> mean.merge(two, {"w": torch.zeros(1)}, {"w": "mean"})
     {'w': tensor([0.7500])}
     """
@@ -57,7 +57,7 @@ class PrivateMean(Aggregation):
             if rules.get(name, "mean") == "mean"
         }
         for update in updates:
-            if update.rows > 0:
+            if update.num_rows > 0:
                 steps, norm = clipped(update.weights, anchor, rules, clip)
                 norms.append(norm)
                 for name, step in steps.items():
@@ -80,7 +80,7 @@ class PrivateMean(Aggregation):
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
         """Alike."""
-        return [1 / self.clients if update.rows else 0.0 for update in updates]
+        return [1 / self.clients if update.num_rows else 0.0 for update in updates]
 
     def _purpose(self, sums: Mapping[str, Tensor]) -> bytes:
         found = hashlib.sha256(self._merged.to_bytes(8, "big"))

@@ -7,7 +7,7 @@ nobody keeps a second set of weights, and a commit costs one forward pass over t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Reference:
     >>> reference = Reference(size=2)
     >>> for day in range(3):
     ...     rows = torch.arange(4) + 4 * day
-    ...     reference.add(Batch(torch.ones(4, 1), torch.ones(4), rows=rows))
+    ...     reference.add(Batch(torch.ones(4, 1), torch.ones(4), row_ids=rows))
     ...     judged = reference.judge(learner)
     ...     reference.follow("promote")
     >>> judged[0], judged[1] == judged[2], len(reference.rows_held())
@@ -108,28 +108,30 @@ class Reference:
     def rows_held(self) -> Tensor:
         """The ids (n,) of all rows that are kept here."""
         held = [one.rows for one in self._past] + ([] if self._since is None else [self._since])
-        return torch.cat([torch.empty(0, dtype=torch.int64), *(rows.rows for rows in held if rows.rows is not None)])
+        return torch.cat(
+            [torch.empty(0, dtype=torch.int64), *(rows.row_ids for rows in held if rows.row_ids is not None)]
+        )
 
     def erase(self, ids: Tensor) -> None:
         """Delete rows by their ids (n,)."""
         for place, one in enumerate(self._past):
-            assert one.rows.rows is not None, "rows of a stream have ids"
-            left = ~torch.isin(one.rows.rows, ids)
+            assert one.rows.row_ids is not None, "rows of a stream have ids"
+            left = ~torch.isin(one.rows.row_ids, ids)
             self._past[place] = Slice(one.level, one.rows.take(left.nonzero().flatten()), one.losses[left])
         self._since = None if self._since is None else self._since.without(ids)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, and the champion's losses; between a verdict and the next, which is when a state is saved."""
         return {
-            "past": [{"level": one.level, "rows": asdict(one.rows), "losses": one.losses} for one in self._past],
-            "since": None if self._since is None else asdict(self._since),
+            "past": [{"level": one.level, "rows": one.rows.state_dict(), "losses": one.losses} for one in self._past],
+            "since": None if self._since is None else self._since.state_dict(),
             "judged": self._judged,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
-        self._past = [Slice(one["level"], Batch(**one["rows"]), one["losses"]) for one in state["past"]]
-        self._since = None if state["since"] is None else Batch(**state["since"])
+        self._past = [Slice(one["level"], Batch.from_state(one["rows"]), one["losses"]) for one in state["past"]]
+        self._since = None if state["since"] is None else Batch.from_state(state["since"])
         self._judged = state["judged"]
 
 
@@ -152,9 +154,9 @@ def _losses(learner: Learner, rows: Batch) -> Tensor:
 
 def _smallest(rows: Batch, count: int) -> Tensor:
     """The places of the `count` rows whose ids have the smallest hashes, in their order."""
-    assert rows.rows is not None, "rows of a stream have ids"
+    assert rows.row_ids is not None, "rows of a stream have ids"
     if len(rows) <= count:
         return torch.arange(len(rows))
-    hashes = rows.rows * FIBONACCI  # int64 wraps
+    hashes = rows.row_ids * FIBONACCI  # int64 wraps
     hashes = (hashes ^ (hashes >> 29)) * FIBONACCI
     return hashes.argsort(stable=True)[:count].sort().values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ class Resuming:
             "pending": self._evaluation.pending.state_dict(),
             "cursor": self._cursor,
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
-            "increment": asdict(at_hand) if at_hand is not None and (whole or at_hand.waiting) else None,
+            "increment": at_hand.state_dict() if at_hand is not None and (whole or at_hand.waiting) else None,
             "unconsolidated": None if rows is None else rows.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
@@ -152,7 +151,7 @@ class Resuming:
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:
-            self.increment = AtHand(Tick(**at_hand["tick"]), Batch(**at_hand["labelled"]), at_hand["begun"])
+            self.increment = AtHand(Tick(**at_hand["tick"]), Batch.from_state(at_hand["labelled"]), at_hand["begun"])
         exchanged: dict[str, Any] = state["exchanged"]
         return exchanged
 

@@ -16,7 +16,7 @@ from incr_core.rounds._contributions import Contributions
 from incr_core.rounds._outer import Outer
 from incr_core.update import Update, Weights
 
-__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "take_round", "together"]
+__all__ = ["Cohort", "Consolidated", "Round", "consolidate", "joined_rounds", "take_round"]
 
 
 @dataclass(slots=True)
@@ -42,16 +42,16 @@ class Round:
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""
         for update in updates:
-            self.passes_rows += update.rows
+            self.passes_rows += update.num_rows
             for name, value in update.losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + value
 
 
-def together(rounds: Sequence[Round]) -> Round:
+def joined_rounds(rounds: Sequence[Round]) -> Round:
     """What several workers did at the same time, as one: sums, and the longest of their times.
 
     >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
-    >>> both = together([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
+    >>> both = joined_rounds([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
     >>> both.losses, both.passes_rows, both.seconds_learning
     ({'loss': 4.0}, 4, 0.5)
     """

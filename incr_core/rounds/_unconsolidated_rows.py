@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -70,14 +69,14 @@ class UnconsolidatedRows:
 
     def state_dict(self) -> dict[str, Any]:
         """The rows kept, and the counts."""
-        kept = asdict(cat(self._kept)) if self._kept else None
+        kept = cat(self._kept).state_dict() if self._kept else None
         return {"kept": kept, "sizes": list(map(len, self._kept)), "rows": self.count, "number": self.number}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
         self.count, self.number, self._kept = state["rows"], state["number"], []
         if state["kept"] is not None:
-            whole, start = Batch(**state["kept"]), 0
+            whole, start = Batch.from_state(state["kept"]), 0
             for size in state["sizes"]:
                 self._kept.append(whole.slice(start, start + size))
                 start += size

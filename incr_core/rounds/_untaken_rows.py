@@ -31,8 +31,8 @@ def taken(learner: Learner, stream: Stream, rows: Batch) -> Iterator[None]:
         untaken = learner.answers(rows.inputs, TOLD - 1)[1]
         if not untaken:
             raise
-        assert rows.rows is not None, "rows of a stream have ids"
-        numbers, offsets = fragment_of(rows.rows).tolist(), offset_of(rows.rows).tolist()
+        assert rows.row_ids is not None, "rows of a stream have ids"
+        numbers, offsets = fragment_of(rows.row_ids).tolist(), offset_of(rows.row_ids).tolist()
         named = ", ".join(f"row {offsets[at]} of {stream.fragments[numbers[at]]}" for at in untaken)
         what = "at least those" if len(untaken) == TOLD else "those"
         raise StreamError(

@@ -33,7 +33,7 @@ class FedNova(WeightedMean):
 
     momentum: that of the clients' optimiser; in a job, the one that `learner.optimizer` says.
 
-    >>> two = [Update({"w": torch.tensor([4.0])}, rows=1), Update({"w": torch.tensor([2.0])}, rows=1)]
+    >>> two = [Update({"w": torch.tensor([4.0])}, num_rows=1), Update({"w": torch.tensor([2.0])}, num_rows=1)]
     >>> two[0].steps, two[1].steps = 4, 1
     >>> FedNova().merge(two, {"w": torch.zeros(1)}, {"w": "mean"})  # 2.5 / 2 * (4 / 4 + 2 / 1)
     {'w': tensor([3.7500])}
@@ -57,15 +57,15 @@ class FedNova(WeightedMean):
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
         """By rows, where the step is their mean."""
-        return super().shares(updates) if _alike([update for update in updates if update.rows > 0]) else None
+        return super().shares(updates) if _alike([update for update in updates if update.num_rows > 0]) else None
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The step; the mean by rows where somebody does not tell its steps, as after a review."""
-        counted = [update for update in updates if update.rows > 0]
+        counted = [update for update in updates if update.num_rows > 0]
         if _alike(counted):
             return mean(counted, anchor, rules)
         lengths = [self.length(update.steps) for update in counted]
-        p = shares([update.rows for update in counted])
+        p = shares([update.num_rows for update in counted])
         common = sum(share * length for share, length in zip(p, lengths, strict=True))
         factors = [share * common / length for share, length in zip(p, lengths, strict=True)]
         return _stepped(counted, factors, anchor, rules)
@@ -98,14 +98,14 @@ class QFedAvg(Aggregation):
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
         """The step; the mean by rows of what strategies make of the model, which has no loss."""
-        counted = [update for update in updates if update.rows > 0]
+        counted = [update for update in updates if update.num_rows > 0]
         if not counted:
             return dict(anchor)
         if not all("loss" in update.losses for update in counted):
             return mean(counted, anchor, rules)
         factors, total = [], 0.0
         for update in counted:
-            loss = max(update.losses.get("loss", 0.0) / update.rows, 0.0) + 1e-10
+            loss = max(update.losses.get("loss", 0.0) / update.num_rows, 0.0) + 1e-10
             factors.append(loss**self.q / self.lr)
             total += self.q * loss ** (self.q - 1) * _square(update, anchor, rules) / self.lr**2 + factors[-1]
         if not math.isfinite(total):
@@ -135,7 +135,7 @@ def _stepped(
     """a + sum_i c_i (w_i - a), added one after the other."""
     moved = [name for name in updates[0].weights if rules.get(name, "mean") == "mean"]
     others = [
-        Update({name: value for name, value in update.weights.items() if name not in moved}, update.rows)
+        Update({name: value for name, value in update.weights.items() if name not in moved}, update.num_rows)
         for update in updates
     ]
     merged = mean(others, anchor, rules)

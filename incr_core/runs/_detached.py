@@ -17,7 +17,7 @@ from incr_core.errors import EngineError, IncrError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.loop import Progress
 from incr_core.registry import STOP, Detached, RunDirectory, asked, is_run, write_progress
-from incr_core.runs._learn import Observe, learn
+from incr_core.runs._learn import OnProgress, learn
 from incr_core.runs._run import Run
 from incr_core.storage import Lock, is_address
 
@@ -100,8 +100,8 @@ def _await_lease(path: Path) -> None:
 def _learned(job: Job, path: Path, on: str, here: Detached, lost: str) -> Detached:
     """Learn; returns what is to be told then. lost: who held the run before, in words."""
     try:
-        with _telling(path) as observe:
-            learn(job, path, on, observe, lost)
+        with _telling(path) as on_progress:
+            learn(job, path, on, on_progress, lost)
         if Run(path).summary.finished:
             return replace(here, ended="finished", error="")
         error = "it was asked to end"
@@ -134,7 +134,7 @@ class _Told(logging.StreamHandler[Any]):
         self._said = [*self._said[-9:], record.getMessage()]
         write_progress(self._path, {"said": self._said, "runs": self._runs})
 
-    def observe(self, name: str, done: Progress) -> None:
+    def on_progress(self, name: str, done: Progress) -> None:
         self._runs[name] = asdict(done)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
@@ -142,11 +142,11 @@ class _Told(logging.StreamHandler[Any]):
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[Observe]:
+def _telling(path: Path) -> Iterator[OnProgress]:
     told = _Told(path)
     log.addHandler(told)
     try:
-        yield told.observe
+        yield told.on_progress
     finally:
         log.removeHandler(told)
 

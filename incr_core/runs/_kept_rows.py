@@ -77,8 +77,7 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
         reference.erase(ids)
         state["reference"] = reference.state_dict()
     if (at_hand := state["increment"]) is not None:
-        left = Batch(**at_hand["labelled"]).without(ids)
-        at_hand["labelled"] = {name: getattr(left, name) for name in at_hand["labelled"]}
+        at_hand["labelled"] = Batch.from_state(at_hand["labelled"]).without(ids).state_dict()
 
 
 def _reference(state: Mapping[str, Any]) -> Reference | None:

@@ -20,9 +20,9 @@ from incr_core.registry import CHANGE, STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
 
-__all__ = ["Observe", "learn"]
+__all__ = ["OnProgress", "learn"]
 
-Observe = Callable[[str, Progress], None]
+OnProgress = Callable[[str, Progress], None]
 """Called with the name of the run (the job's, then each baseline's) and its progress after every increment."""
 
 
@@ -31,7 +31,13 @@ LOOK = 0.25
 
 
 def learn(
-    job: Job, out: Path, on: str | EngineSettings, observe: Observe | None, lost: str = "", *, follow: bool = False
+    job: Job,
+    out: Path,
+    on: str | EngineSettings,
+    on_progress: OnProgress | None,
+    lost: str = "",
+    *,
+    follow: bool = False,
 ) -> Job:
     """Run a job on an engine, in a run directory, and its baselines in this process; returns the job as it was run.
 
@@ -44,10 +50,10 @@ def learn(
     baselines = _baselines(job)
     alerts = Alerts.of(job, out)
     with nullcontext() if alerts is None else alerts:
-        finished = _learn_one(job, out, kind, observe, job.name, lost, alerts, follow=follow)
+        finished = _learn_one(job, out, kind, on_progress, job.name, lost, alerts, follow=follow)
     local, _ = engine_chosen(job, "local")
     for name, baseline in baselines.items() if finished and not follow else ():
-        if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, observe, name):
+        if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, on_progress, name):
             break
     write_report(RunDirectory.open(out))
     return job
@@ -70,7 +76,7 @@ def _learn_one(
     job: Job,
     out: Path,
     kind: type[Engine],
-    observe: Observe | None,
+    on_progress: OnProgress | None,
     name: str,
     lost: str = "",
     alerts: Alerts | None = None,
@@ -86,8 +92,8 @@ def _learn_one(
         def seen(done: Progress) -> None:
             if tracker is not None:
                 tracker.follow()
-            if observe is not None:
-                observe(name, done)
+            if on_progress is not None:
+                on_progress(name, done)
 
         # Between two increments a signal must not end the process either.
         signals = set_by_signals(stop) if follow else nullcontext()

@@ -16,7 +16,7 @@ from incr_core.report import write_report
 from incr_core.runs._change import change
 from incr_core.runs._engine_choice import EngineSettings
 from incr_core.runs._erase import erase, rows_where
-from incr_core.runs._learn import Observe, learn
+from incr_core.runs._learn import OnProgress, learn
 from incr_core.runs._status import Status
 from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
@@ -63,17 +63,19 @@ class Run:
             self._job = Job.from_document(RunDirectory.open(self.path).job(), place=str(self.path / "job.toml"))
         return self._job
 
-    def run(self, on: str | EngineSettings = "local", observe: Observe | None = None, *, follow: bool = False) -> Self:
+    def run(
+        self, on: str | EngineSettings = "local", on_progress: OnProgress | None = None, *, follow: bool = False
+    ) -> Self:
         """Learn to the end of the stream, from the last commit where one is there; returns the run itself.
 
-        on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`. observe:
+        on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`. on_progress:
         called with the name of the run (the job's, then each baseline's) and its progress after every increment.
 
         Files that come to a folder meanwhile are learned too. A signal stops the run after the increment at hand:
         then `summary.finished` is False, and the same call goes on. follow: wait for more files until a signal, or
         `stop`, ends it.
         """
-        self._job = learn(self.job, self.path, on, observe, follow=follow)
+        self._job = learn(self.job, self.path, on, on_progress, follow=follow)
         return self
 
     @property
@@ -184,7 +186,7 @@ def run(
     job: Job,
     out: str | Path,
     on: str | EngineSettings = "local",
-    observe: Observe | None = None,
+    on_progress: OnProgress | None = None,
     *,
     follow: bool = False,
 ) -> Run:
@@ -192,4 +194,4 @@ def run(
 
     For the rest see `Run.run`.
     """
-    return Run(out, job).run(on, observe, follow=follow)
+    return Run(out, job).run(on, on_progress, follow=follow)

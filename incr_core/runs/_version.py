@@ -169,9 +169,9 @@ def _asked(version: Version, encoded: EncodedRows, place: str) -> tuple[torch.Te
             f"{place}: expected rows that the model can take, got {len(untaken):,} that it cannot, as row "
             f"{int(offsets[first])}: {untaken[first]}; look whether the model is at fault"
         )
-    assert batch.rows is not None
+    assert batch.row_ids is not None
     bad = [
-        BadRow(int(batch.rows[at]), place, int(offsets[at]), "", "a row that the model can take", why, "")
+        BadRow(int(batch.row_ids[at]), place, int(offsets[at]), "", "a row that the model can take", why, "")
         for at, why in untaken.items()
     ]
     left = torch.tensor([at for at in range(len(batch)) if at not in untaken], dtype=torch.int64)

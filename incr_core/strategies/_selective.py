@@ -11,7 +11,7 @@ from incr_core.objectives import Binary, Multiclass
 from incr_core.strategies._arguments import not_negative, one_of
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
-from incr_core.strategies.mechanisms import RankWindow
+from incr_core.strategies.mechanisms import RecentRanks
 
 __all__ = ["Selective"]
 
@@ -45,7 +45,7 @@ class Selective(Strategy):
         self.beta = not_negative("selective.beta", beta)
         self.by = one_of("selective.by", by, CRITERIA)
         self.history = history
-        self.recent = RankWindow(history, "selective.history")
+        self.recent = RecentRanks(history, "selective.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

@@ -10,7 +10,7 @@ from incr_core.objectives import Multiclass
 from incr_core.strategies._arguments import at_least_one, fraction
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
-from incr_core.strategies.mechanisms import RankWindow
+from incr_core.strategies.mechanisms import RecentRanks
 
 __all__ = ["SmallLoss"]
 
@@ -44,7 +44,7 @@ class SmallLoss(Strategy):
         self.warmup = at_least_one("small_loss.warmup", warmup)
         self.history = history
         self.per_class = per_class
-        self.recent = RankWindow(history, "small_loss.history")
+        self.recent = RecentRanks(history, "small_loss.history")
 
     def attach(self, ctx: Context) -> None:
         """Check that there are classes where they are needed."""

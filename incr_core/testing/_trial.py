@@ -45,7 +45,7 @@ def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
         chances = torch.tensor([1.0 / (1 + day), 1.0, 0.5 + day])
         targets = torch.multinomial(chances, rows, replacement=True, generator=generator)
         inputs = centres[targets] + 0.5 * torch.randn(rows, 4, generator=generator)
-        yield Batch(inputs, targets, rows=torch.arange(rows) + day * rows)
+        yield Batch(inputs, targets, row_ids=torch.arange(rows) + day * rows)
 
 
 class Trial:

@@ -68,7 +68,7 @@ def test_updates_merge_as_in_one_place(rows: list[int]) -> None:
 
     def merge(exchange: ReplicaExchange) -> Weights:
         mine = updates[exchange.rank]
-        merged, total = exchange.mean(Update(copied(mine.weights), mine.rows), anchor, RULES)
+        merged, total = exchange.mean(Update(copied(mine.weights), mine.num_rows), anchor, RULES)
         totals.append(total)
         return merged
 

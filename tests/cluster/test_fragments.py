@@ -95,7 +95,7 @@ def take_rounds(both: list[Participant], count: int, step: Callable[..., Weights
         for one in both if number == 0 else ():
             one.begin()
         for replica, one in enumerate(both):
-            rows = one.advance(1).rows
+            rows = one.advance(1).num_rows
             since[replica] = [before + rows for before in since[replica]]
         for turn in range(len(groups)) if number == rounds - 1 else [number % len(groups)]:
             exchanged = [

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from cluster import _reader_cache as shelves
 from cluster._peer_transfer import PeerTurns
 from incr_core.data.timeline import Handed, Item
 
-ARRAYS: dict[str, np.ndarray[Any, Any]] = {
-    "floats": np.random.default_rng(0).normal(size=(1000, 7)).astype(np.float32),
-    "nothing": np.zeros((0, 3)),
-    "hashes": np.array([2**64 - 1], dtype=np.uint64),
-    "columns": np.arange(6)[::2],
-    "flags": np.array([True, False]),
+TENSORS = {
+    "flag": torch.tensor(True),
+    "floats": torch.randn(1000, 7, generator=torch.Generator().manual_seed(0)),
+    "nothing": torch.zeros(0, 3, dtype=torch.float64),
+    "hashes": torch.from_numpy(np.array([2**64 - 1], dtype=np.uint64)),
+    "columns": torch.arange(6)[::2],
+    "narrow": torch.ones(3, dtype=torch.bfloat16),
 }
 
 
@@ -48,32 +50,32 @@ def test_what_is_asked_for_is_what_was_made(pair: tuple[PeerTurns, PeerTurns, An
     one, other, store = pair
     if not local:
         changed(store, 0, local="")
-    one.offer(at(0), Handed(ARRAYS, {"rows": 3, "text": "\udcff"}))
+    one.offer(at(0), Handed(TENSORS, {"rows": 3, "text": "\udcff"}))
     found = other.ask(at(0), 0)
     assert found is not None
     assert found.told == {"rows": 3, "text": "\udcff"}
-    for name, value in ARRAYS.items():
-        assert (found.arrays[name].dtype, found.arrays[name].shape) == (value.dtype, value.shape)
-        assert found.arrays[name].tobytes() == value.tobytes()
-        assert found.arrays[name].flags.writeable
+    for name, value in TENSORS.items():
+        assert (found.tensors[name].dtype, found.tensors[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(found.tensors[name], value)
+        assert found.tensors[name].numel() == 0 or found.tensors[name].data_ptr() % 16 == 0
 
 
 def test_what_is_written_to_is_ones_own() -> None:
     store = HashStore()
     turns = [PeerTurns(index, 3, "127.0.0.1", lambda: store, 2.0) for index in range(3)]
-    turns[0].offer(at(0), Handed({"x": np.zeros(3)}))
+    turns[0].offer(at(0), Handed({"x": torch.zeros(3)}))
     one, other = (turns[index].ask(at(0), 0) for index in (1, 2))
     assert one is not None
     assert other is not None
-    one.arrays["x"][:] = 7
-    assert other.arrays["x"].tolist() == [0, 0, 0]
+    one.tensors["x"][:] = 7
+    assert other.tensors["x"].tolist() == [0, 0, 0]
     for reader in turns:
         reader.close()
 
 
 def test_who_asks_early_waits(pair: tuple[PeerTurns, PeerTurns, Any]) -> None:
     one, other, _ = pair
-    threading.Timer(0.2, lambda: one.offer(at(5), Handed(ARRAYS))).start()
+    threading.Timer(0.2, lambda: one.offer(at(5), Handed(TENSORS))).start()
     assert other.ask(at(5), 0) is not None
 
 
@@ -81,7 +83,7 @@ def test_what_will_never_come_is_not_waited_for(pair: tuple[PeerTurns, PeerTurns
     one, other, _ = pair
     one.offer(at(1), None)  # it cannot be made
     assert other.ask(at(1), 0) is None
-    one.offer(at(2), Handed(ARRAYS))
+    one.offer(at(2), Handed(TENSORS))
     assert other.ask(at(2), 0) is not None
     assert other.ask(at(2), 0) is None  # it was let go: all have had it
     one.reach(at(9))
@@ -89,7 +91,7 @@ def test_what_will_never_come_is_not_waited_for(pair: tuple[PeerTurns, PeerTurns
     assert other.ask(at(3), 7) is None  # there is no such reader
     changed(_, 0, token="0" * 32)
     third = PeerTurns(1, 2, "127.0.0.1", lambda: _, 2.0)
-    one.offer(at(9), Handed(ARRAYS))
+    one.offer(at(9), Handed(TENSORS))
     assert third.ask(at(9), 0) is None  # who does not know the token gets nothing
     third.close()
     assert other.ask(at(10), 0) is None  # and what does not come in time
@@ -97,13 +99,13 @@ def test_what_will_never_come_is_not_waited_for(pair: tuple[PeerTurns, PeerTurns
 
 def test_who_takes_a_lost_readers_place_is_asked_instead(pair: tuple[PeerTurns, PeerTurns, Any]) -> None:
     one, other, store = pair
-    one.offer(at(0), Handed(ARRAYS))
+    one.offer(at(0), Handed(TENSORS))
     assert other.ask(at(0), 0) is not None
     found: list[Handed | None] = []
     asking = threading.Thread(target=lambda: found.extend(other.ask(at(1), 0) for _ in range(2)))
     asking.start()  # of one that says nothing any more
     fresh = PeerTurns(0, 2, "127.0.0.1", lambda: store, 2.0)
-    fresh.offer(at(1), Handed(ARRAYS))
+    fresh.offer(at(1), Handed(TENSORS))
     asking.join()
     assert [one is not None for one in found] == [False, True]
     fresh.close()
@@ -114,7 +116,7 @@ def test_what_nobody_takes_makes_room(monkeypatch: pytest.MonkeyPatch, pair: tup
     one, other, _ = pair
     for place in range(4):
         one.reach(at(place))
-        one.offer(at(place), Handed({"x": np.zeros(500)}))
+        one.offer(at(place), Handed({"x": torch.zeros(500, dtype=torch.float64)}))
     assert [other.ask(at(place), 0) is not None for place in range(4)] == [False, False, False, True]
     one.begin()
     one.reach(at(4))

@@ -69,12 +69,12 @@ def test_those_who_inherit_are_told_of_all_others_once() -> None:
 def test_the_driver_keeps_nothing_of_increments_that_are_folded() -> None:
     kept = list[int]()
 
-    def observe(number: int) -> None:
+    def on_progress(number: int) -> None:
         if number % 32 == 1:  # the first after those before were folded into a segment
             gc.collect()
             kept.append(len(gc.get_objects()))
 
-    run(StandIns(129, packs=False), 4, observe)
+    run(StandIns(129, packs=False), 4, on_progress)
     assert abs(kept[-1] - kept[-3]) < 50
 
 

@@ -163,7 +163,7 @@ def test_a_range_takes_what_the_cluster_has(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path / "run", (job := fed_job(tmp_path, "1..2")).toml(), "cluster") as directory:
         engine = ClusterEngine(job, tmp_path / "run")
 
-        def observe(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             nonlocal together, killed
             done = progress.rows // 8
             together += len(engine.participants) == 2
@@ -178,7 +178,7 @@ def test_a_range_takes_what_the_cluster_has(tmp_path: Path) -> None:
                 end.write_text(str(done + 50))
 
         try:
-            Loop(job, engine, directory, observe).run()
+            Loop(job, engine, directory, on_progress).run()
             log = engine.told()["replicas"]
             sha256 = model_sha256(engine.weights())
         finally:

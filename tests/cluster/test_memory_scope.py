@@ -44,7 +44,7 @@ HEART = Heartbeat(HashStore(), "alive", every=1000.0)
 def rows_of(replica: int, count: int) -> Batch:
     """Rows whose ids say whose they are: replica r has 1000 r, 1000 r + 1, ..."""
     ids = 1000 * replica + torch.arange(count)
-    return Batch(torch.randn(count, 2), (ids % 2).float(), rows=ids)
+    return Batch(torch.randn(count, 2), (ids % 2).float(), row_ids=ids)
 
 
 def remembering(replica: int, count: int, *strategies: Strategy) -> Learner:

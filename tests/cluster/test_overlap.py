@@ -92,7 +92,7 @@ def take_rounds(both: list[Participant], step: Callable[..., Weights]) -> None:
                 for name in steered:
                     own[name].copy_((own[name] - start[name]) + base[name])
         sent = [
-            Update({name: own[name].clone() for name in steered}, update.rows)
+            Update({name: own[name].clone() for name in steered}, update.num_rows)
             for own, update in zip(weights, learned, strict=True)
         ]
     base = step(base, mean(sent, base, rules), rules)

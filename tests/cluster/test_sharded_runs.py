@@ -112,7 +112,7 @@ def test_a_range_takes_replicas_with_all_their_shards(small_job: Callable[..., J
     with RunDirectory.create(tmp_path / "run", job.toml(), "cluster") as directory:
         engine = ClusterEngine(job, tmp_path / "run")
 
-        def observe(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             nonlocal together, killed
             together += len(engine.participants) == 2
             if progress.rows == 20:
@@ -123,7 +123,7 @@ def test_a_range_takes_replicas_with_all_their_shards(small_job: Callable[..., J
                 killed = True
 
         try:
-            Loop(job, engine, directory, observe).run()
+            Loop(job, engine, directory, on_progress).run()
             log, sha256 = engine.told()["replicas"], model_sha256(engine.weights())
         finally:
             engine.close()

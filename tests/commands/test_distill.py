@@ -128,7 +128,7 @@ def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path) ->
         if len(seen) == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    assert not distill(teacher, tmp_path / "parts", SMALL, observe=stopped).finished
+    assert not distill(teacher, tmp_path / "parts", SMALL, on_progress=stopped).finished
     assert len(seen) == 4
     RunDirectory.open(teacher).promote(1)  # the champion changes in between
     again = distill(teacher, tmp_path / "parts", SMALL)

@@ -168,7 +168,7 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path, capsys: py
 def test_a_learner_forgets_rows_of_all_its_memories() -> None:
     learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD, [Replay(5), Replay(9, memory="window")])
     assert learner.drop(torch.tensor([3])) == 0
-    learner.learn(Batch(torch.randn(9, 1), torch.ones(9), rows=torch.arange(9)))
+    learner.learn(Batch(torch.randn(9, 1), torch.ones(9), row_ids=torch.arange(9)))
     held = sum(int((memory.rows_held()["rows"] == 3).sum()) for memory in learner.memories())
     assert held >= 1
     assert learner.drop(torch.tensor([3])) == held

@@ -103,12 +103,12 @@ def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp
     job = job_over(table)
     seen: list[str] = []
 
-    def observe(name: str, progress: object) -> None:
+    def on_progress(name: str, progress: object) -> None:
         seen.append(name)
         if len(seen) == 3:
             ask(tmp_path / "run", STOP)
 
-    done = run(job, tmp_path / "run", observe=observe)
+    done = run(job, tmp_path / "run", on_progress=on_progress)
     assert not done.summary.finished
     assert done.summary.rows_learned == 300
     assert run(job, tmp_path / "run").summary.finished  # the request of then is not one of now
@@ -151,13 +151,13 @@ def test_a_baseline_is_stopped_too(table: Path, tmp_path: Path) -> None:
     job = job_over(table).with_settings(["baselines={twin=[]}"])
     asked_for: list[str | None] = []
 
-    def observe(name: str, progress: object) -> None:
+    def on_progress(name: str, progress: object) -> None:
         if name == "twin" and not asked_for:
             asked_for.append(Run(tmp_path / "run").status.running)
             with pytest.raises(RunDirectoryError, match=r"expected the run .* at the baseline twin"):
                 Run(tmp_path / "run").stop(timeout=0)
 
-    done = run(job, tmp_path / "run", observe=observe)
+    done = run(job, tmp_path / "run", on_progress=on_progress)
     assert str(asked_for[0]).endswith(", at the baseline twin")
     assert Run(tmp_path / "run" / "baselines" / "twin").summary.rows_learned == 100
     assert done.summary.rows_learned == 2000

@@ -257,11 +257,11 @@ def test_a_bad_file_mended_while_the_run_is_on_is_learned_by_it(tmp_path: Path) 
     folder = write(tmp_path / "data", table, 4)
     cut(folder / "part-1.parquet", table)
 
-    def observe(name: str, progress: Any) -> None:
+    def on_progress(name: str, progress: Any) -> None:
         if progress.rows == 30:
             pq.write_table(table.slice(10, 10), folder / "part-1.parquet")
 
-    summary = run(job(folder), tmp_path / "run", observe=observe).summary
+    summary = run(job(folder), tmp_path / "run", on_progress=on_progress).summary
     assert (summary.rows_learned, summary.files_quarantined, summary.finished) == (40, 1, True)
 
 
@@ -277,14 +277,14 @@ def test_a_run_killed_anywhere_comes_to_the_same_model(tmp_path: Path) -> None:
 
     for after in (1, 2, whole.increments):
 
-        def observe(name: str, progress: Any, left: list[int] = [after]) -> None:  # noqa: B006
+        def on_progress(name: str, progress: Any, left: list[int] = [after]) -> None:  # noqa: B006
             left[0] -= 1
             if left[0] == 0:
                 raise Killed
 
         out = tmp_path / f"killed-{after}"
         with pytest.raises(Killed):
-            run(job(folder), out, observe=observe)
+            run(job(folder), out, on_progress=on_progress)
         resumed = run(job(folder), out).summary
         keys = ("model_sha256", "version", "rows_learned", "files_quarantined", "events", "increments")
         assert [getattr(resumed, key) for key in keys] == [getattr(whole, key) for key in keys]

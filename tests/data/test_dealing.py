@@ -20,7 +20,7 @@ from tests.support.streams import EVERY, flights, ids, same, same_batch, stream,
 def dealt(rows: int, count: int, size: int, before: int = 0) -> list[list[int]]:
     """The rows of an increment that each replica gets."""
     numbers = torch.arange(float(rows))
-    batch = Batch(numbers, numbers, rows=torch.arange(rows))
+    batch = Batch(numbers, numbers, row_ids=torch.arange(rows))
     return [ids([Blocks(index, count, size).deal(batch, before)]) for index in range(count)]
 
 

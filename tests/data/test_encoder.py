@@ -183,7 +183,7 @@ def test_a_row_whose_label_is_wrong_is_bad(objective: str, classes: Any, labels:
         ((2 << 40) + 1, "day.parquet", 1, "y", reason)
     ]
     assert found.batch.inputs.tolist() == [[5.0]]
-    assert found.batch.rows.tolist() == [2 << 40]
+    assert found.batch.row_ids.tolist() == [2 << 40]
 
 
 def test_a_label_not_there_yet_is_no_fault() -> None:

@@ -184,10 +184,10 @@ def test_rows_with_times_are_learned_once_and_enter_rates_once(tmp_path: Path, e
     # read back with their rates, as they were
     last = steps[-1]
     some = next(step for step in reversed(steps) if len(step.labelled))
-    assert some.labelled.rows is not None
-    back = make().read_back(some.labelled.rows.sort().values, last.cursor)
+    assert some.labelled.row_ids is not None
+    back = make().read_back(some.labelled.row_ids.sort().values, last.cursor)
     assert back is not None
-    order = some.labelled.rows.argsort()
+    order = some.labelled.row_ids.argsort()
     assert numeric(back).numpy().tobytes() == numeric(some.labelled)[order].numpy().tobytes()
 
 
@@ -286,13 +286,13 @@ def test_a_run_counts_duplicates_keeps_their_addresses_and_resumes_to_the_same_b
     for after in (1, 3, whole.increments):
         left = [after]
 
-        def observe(name: str, progress: Any) -> None:
+        def on_progress(name: str, progress: Any) -> None:
             left[0] -= 1  # noqa: B023
             if left[0] == 0:  # noqa: B023
                 raise Killed
 
         with pytest.raises(Killed):
-            run(job(folder), tmp_path / f"{after}", observe=observe)
+            run(job(folder), tmp_path / f"{after}", on_progress=on_progress)
         again = run(job(folder), tmp_path / f"{after}").summary
         keys = ("model_sha256", "version", "rows_learned", "rows_duplicate", "increments")
         assert [getattr(again, key) for key in keys] == [getattr(whole, key) for key in keys]

@@ -72,10 +72,10 @@ def stream(path: Path, owner: Partition, reads: SharedReads | None = None, **how
 def rows_of(batches: list[Batch]) -> list[Any]:
     found: list[Any] = []
     for batch in batches:
-        assert batch.rows is not None
+        assert batch.row_ids is not None
         assert isinstance(batch.inputs, dict)
         inputs = {name: values.tolist() for name, values in batch.inputs.items()}
-        found.append((batch.rows.tolist(), inputs, batch.targets.tolist()))
+        found.append((batch.row_ids.tolist(), inputs, batch.targets.tolist()))
     return found
 
 

@@ -112,11 +112,11 @@ def test_a_run_that_waits_for_rows_is_stopped_by_a_signal_and_goes_on(
     job = feed("rows", classes=[0, 1])
     learned = itertools.count(1)
 
-    def observe(name: str, progress: Any) -> None:
+    def on_progress(name: str, progress: Any) -> None:
         if next(learned) == 3:  # the source has no more: in a moment the run will wait
             threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
 
-    stopped = run(job, tmp_path / "run", observe=observe).summary
+    stopped = run(job, tmp_path / "run", on_progress=on_progress).summary
     assert (stopped.finished, stopped.rows_learned, stopped.version) == (False, 120, 3)
     sys.modules["live_feed"].more.set()
     whole = run(job, tmp_path / "whole").summary
@@ -174,12 +174,12 @@ def test_files_that_come_while_a_run_is_on_are_learned_as_by_a_run_started_when_
     first, second, third, fourth = files
     put(tmp_path / "data", first, second)
 
-    def observe(name: str, progress: Any) -> None:
+    def on_progress(name: str, progress: Any) -> None:
         put(tmp_path / "data", third)
         if progress.rows > 100:  # of the third file
             put(tmp_path / "data", fourth)
 
-    during = run(job(tmp_path / "data"), tmp_path / "during", observe=observe).summary
+    during = run(job(tmp_path / "data"), tmp_path / "during", on_progress=on_progress).summary
     for names in ([first, second], [third], [fourth]):
         put(tmp_path / "again", *names)
         between = run(job(tmp_path / "again"), tmp_path / "between").summary
@@ -197,6 +197,6 @@ def test_files_taken_away_while_a_run_is_on_do_not_keep_it_going(tmp_path: Path)
         "learner": {"objective": "binary"},
     }
     summary = run(
-        Job.from_document(document), tmp_path / "_run", observe=lambda *_: (tmp_path / "a.parquet").unlink()
+        Job.from_document(document), tmp_path / "_run", on_progress=lambda *_: (tmp_path / "a.parquet").unlink()
     ).summary
     assert (summary.finished, summary.increments, summary.version) == (True, 1, 1)

@@ -128,7 +128,7 @@ def test_a_file_still_growing_is_left_and_one_that_came_during_the_run_is_learne
 
     aged(put("a.csv", range(20)))
 
-    def observe(name: str, progress: Any) -> None:
+    def on_progress(name: str, progress: Any) -> None:
         if progress.rows == 20:
             put("b.csv", range(20, 30))
         if progress.rows == 30:
@@ -143,7 +143,7 @@ def test_a_file_still_growing_is_left_and_one_that_came_during_the_run_is_learne
             os.utime(tmp_path / "c.csv", (time.time(),) * 2)
 
     monkeypatch.setattr(time, "sleep", writes_on)
-    summary = run(job(tmp_path), tmp_path / "_run", observe=observe).summary
+    summary = run(job(tmp_path), tmp_path / "_run", on_progress=on_progress).summary
     assert (summary.rows_learned, summary.finished) == (30, True)
     assert [round(seconds) for seconds in slept] == [10, 10]
     growing.clear()
@@ -238,9 +238,9 @@ def appended(tmp_path: Path, make: Callable[..., Stream]) -> None:
         # and read back by their addresses, as they were
         for one in after[:: max(len(after) // 4, 1)]:
             if len(one.labelled):
-                assert one.labelled.rows is not None
-                back = make(folder).read_back(one.labelled.rows.sort().values, after[-1].cursor)
-                order = one.labelled.rows.argsort()
+                assert one.labelled.row_ids is not None
+                back = make(folder).read_back(one.labelled.row_ids.sort().values, after[-1].cursor)
+                order = one.labelled.row_ids.argsort()
                 assert back is not None
                 assert back.targets.equal(one.labelled.targets[order])
 

@@ -64,7 +64,7 @@ def test_no_label_is_given_out_before_a_later_prediction_could_not_know_it(
     starts = np.linspace(0, 300, 6).astype(int)
 
     def place(batch: Any) -> Any:
-        return torch.tensor(starts)[batch.rows >> 40].numpy() + (batch.rows & 0xFFFFFFFF).numpy()
+        return torch.tensor(starts)[batch.row_ids >> 40].numpy() + (batch.row_ids & 0xFFFFFFFF).numpy()
 
     learned_until = -1
     for step in steps:

@@ -97,7 +97,7 @@ def test_a_run_stopped_and_resumed_anywhere_is_one_that_never_stopped(path: Path
 def stopping(wanted: Job, out: Path, increments: int) -> None:
     with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
         loop = Loop(wanted, LocalEngine(wanted, out), directory)
-        loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
+        loop.on_progress = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
         loop.engine.close()
 

@@ -53,7 +53,7 @@ def test_an_increment_is_learned_by_the_learner_and_nothing_else() -> None:
         batch = Batch(
             torch.from_numpy(x),
             torch.from_numpy(np.searchsorted(CLASSES, y)),
-            rows=torch.arange(seed * 60, seed * 60 + 60),
+            row_ids=torch.arange(seed * 60, seed * 60 + 60),
         )
         learner.absorb(learner.observe(batch))
         learner.learn(batch)

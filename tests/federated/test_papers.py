@@ -32,7 +32,7 @@ def anchor_and_rounds(rounds: int = 3, clients: int = 4) -> tuple[Weights, list[
         updates = []
         for number in range(clients):
             step = {name: 0.1 * torch.randn(value.shape, generator=draw) for name, value in anchor.items()}
-            update = Update(step, rows=10 * (number + 1), losses={"loss": 10 * (number + 1) * (0.5 + 0.3 * number)})
+            update = Update(step, num_rows=10 * (number + 1), losses={"loss": 10 * (number + 1) * (0.5 + 0.3 * number)})
             update.steps = 2 * number + 1
             updates.append(update)
         moved.append(updates)
@@ -41,7 +41,7 @@ def anchor_and_rounds(rounds: int = 3, clients: int = 4) -> tuple[Weights, list[
 
 def at(anchor: Weights, update: Update) -> Update:
     """An update whose weights are as far from the anchor as told."""
-    there = Update({name: anchor[name] + step for name, step in update.weights.items()}, update.rows, update.losses)
+    there = Update({name: anchor[name] + step for name, step in update.weights.items()}, update.num_rows, update.losses)
     there.steps = update.steps
     return there
 
@@ -51,7 +51,7 @@ def replies(updates: list[Update]) -> list[Message]:
     answers = []
     for number, update in enumerate(updates):
         arrays = ArrayRecord({name: Array(value.numpy()) for name, value in update.weights.items()})
-        told = MetricRecord({"num-examples": update.rows, "train_loss": update.losses["loss"] / update.rows})
+        told = MetricRecord({"num-examples": update.num_rows, "train_loss": update.losses["loss"] / update.num_rows})
         asked = Message(RecordDict(), dst_node_id=number + 1, message_type="train")
         asked.metadata.__dict__["_message_id"] = str(number)
         answers.append(Message(RecordDict({"arrays": arrays, "metrics": told}), reply_to=asked))
@@ -103,7 +103,7 @@ def test_fednova_is_the_papers_update() -> None:
     p, normalized, updates = [0.1, 0.2, 0.3, 0.4], [], []
     for update in moved[0]:
         gradients = [torch.randn(5, 3, generator=draw) for _ in range(update.steps)]
-        there = Update({**anchor, "w": anchor["w"] - lr * torch.stack(gradients).sum(0)}, update.rows)
+        there = Update({**anchor, "w": anchor["w"] - lr * torch.stack(gradients).sum(0)}, update.num_rows)
         there.steps = update.steps
         updates.append(there)
         normalized.append(torch.stack(gradients).mean(0))

@@ -79,7 +79,7 @@ def test_learners_stacked_are_learners_alone(optimizer: str, strategy: str, clip
             one.begin(theirs)
         assert why_alone(stacked[0], rows[0]) == ""
         for update, wanted in zip(learn_stacked(stacked, rows, 2, anchor), expected, strict=True):
-            assert update.rows == wanted.rows
+            assert update.num_rows == wanted.num_rows
             assert update.losses["loss"] == pytest.approx(wanted.losses["loss"], rel=1e-5)
             for name, value in wanted.weights.items():
                 torch.testing.assert_close(update.weights[name], value, rtol=1e-5, atol=1e-6)

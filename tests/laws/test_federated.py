@@ -172,7 +172,9 @@ def test_a_class_that_one_client_alone_has_seen_is_known_to_all(tmp_path: Path) 
             with RunDirectory.create(tmp_path / name, job.toml(), job.fingerprint()) as directory:
                 loop = Loop(job, over(2)(job, tmp_path / name), directory)
                 if stop:
-                    loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
+                    loop.on_progress = lambda _, loop=loop, stop=stop: (
+                        loop.totals.increments >= stop and loop._stop.set()
+                    )
                 loop.run()
                 found[name] = {key: value.clone() for key, value in loop.engine.weights().items()}
                 loop.engine.close()

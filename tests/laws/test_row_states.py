@@ -106,7 +106,7 @@ def test_a_killed_run_is_proven_and_so_is_one_that_writes(tmp_path: Path) -> Non
         if (out / "versions" / "4").exists():
             time.sleep(900)  # until it is killed
 
-    child = multiprocessing.get_context("fork").Process(target=run, args=(job, out), kwargs={"observe": hold})
+    child = multiprocessing.get_context("fork").Process(target=run, args=(job, out), kwargs={"on_progress": hold})
     child.start()
     while not (out / "versions" / "4").exists() and child.is_alive():
         time.sleep(0.005)

@@ -76,7 +76,7 @@ def test_one_that_is_written_to_and_stays_is_as_good_as_one_that_is_not() -> Non
             self.mean.copy_(torch.zeros(2))
 
     learner = learner_of(Fills(persistent=False))
-    assert [learner.learn(ROWS).rows for _ in range(2)] == [4, 4]
+    assert [learner.learn(ROWS).num_rows for _ in range(2)] == [4, 4]
     assert list(learner.weights()) == ["model.linear.weight", "model.linear.bias"]
 
 
@@ -86,7 +86,7 @@ def test_a_cache_that_grows_with_its_inputs_is_no_state() -> None:
             self.mean = torch.zeros(len(inputs), 2)
 
     learner = learner_of(Positions(persistent=False))
-    assert [learner.learn(ROWS.slice(0, count)).rows for count in (4, 3)] == [4, 3]
+    assert [learner.learn(ROWS.slice(0, count)).num_rows for count in (4, 3)] == [4, 3]
 
 
 def test_a_buffer_that_a_forward_registers_is_told() -> None:

@@ -79,13 +79,13 @@ FORMS: dict[str, Callable[[], nn.Module]] = {
 def rows(count: int = 24, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(count, 3, generator=generator)
-    return Batch(inputs, (inputs[:, 0] > 0).long(), rows=torch.arange(count) + 1000 * seed)
+    return Batch(inputs, (inputs[:, 0] > 0).long(), row_ids=torch.arange(count) + 1000 * seed)
 
 
 def by_name(batch: Batch) -> Batch:
     assert isinstance(batch.inputs, Tensor)
     inputs = {"right": batch.inputs[:, 2:], "left": batch.inputs[:, :2]}
-    return Batch(inputs, batch.targets, rows=batch.rows)
+    return Batch(inputs, batch.targets, row_ids=batch.row_ids)
 
 
 def learned(model: nn.Module, strategies: list[Strategy], change: Callable[[Batch], Batch] = lambda b: b) -> Learner:

@@ -31,8 +31,8 @@ class Recorded(Learner):
         self.costs: list[float] = []
 
     def again(self, labelled: Batch, passes: int | None = None) -> None:
-        assert labelled.rows is not None
-        self.passes.append(labelled.rows.tolist())
+        assert labelled.row_ids is not None
+        self.passes.append(labelled.row_ids.tolist())
         super().again(labelled, passes)
 
     def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
@@ -44,7 +44,7 @@ def noise(rows: int = 60) -> Batch:
     """Labels that have nothing to do with the inputs: all that can be learned of them is by heart."""
     draw = torch.Generator().manual_seed(0)
     targets = (torch.rand(rows, generator=draw) > 0.5).float()
-    return Batch(torch.randn(rows, 20, generator=draw), targets, rows=torch.arange(rows))
+    return Batch(torch.randn(rows, 20, generator=draw), targets, row_ids=torch.arange(rows))
 
 
 def recorded() -> Recorded:
@@ -61,10 +61,10 @@ def test_it_stops_when_noise_is_learned_by_heart_and_keeps_the_best_pass(patienc
     update = stopping.learn(learner, kept, held, passes=50)
     best = int(np.argmin(learner.costs))
     assert len(learner.costs) == best + 1 + patience < 50
-    assert held.rows is not None
+    assert held.row_ids is not None
     assert [len(given) for given in learner.passes] == [48] * len(learner.costs) + [12]
-    assert learner.passes[-1] == held.rows.tolist()
-    assert update.rows == 60
+    assert learner.passes[-1] == held.row_ids.tolist()
+    assert update.num_rows == 60
     assert update.losses["validation"] / 60 == pytest.approx(min(learner.costs))
 
     # Without the rows held back, it stands where the best pass has left it.
@@ -83,7 +83,7 @@ def test_it_stops_when_noise_is_learned_by_heart_and_keeps_the_best_pass(patienc
 def test_what_still_gets_better_is_not_stopped() -> None:
     learner = recorded()
     inputs = torch.randn(80, 20, generator=torch.Generator().manual_seed(1))
-    rows = Batch(inputs, (inputs[:, 0] > 0).float(), rows=torch.arange(80))
+    rows = Batch(inputs, (inputs[:, 0] > 0).float(), row_ids=torch.arange(80))
     stopping = EarlyStopping(0.1, 1)
     kept, held = stopping.split(rows, seed=0)
     learner.begin(kept, 1)
@@ -134,7 +134,7 @@ def test_every_row_is_in_the_ledger_once_and_a_run_resumes(path: Path, tmp_path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(job(path), tmp_path / "parts", observe=stop)
+        run(job(path), tmp_path / "parts", on_progress=stop)
     assert run(job(path), tmp_path / "parts").summary.model_sha256 == whole.model_sha256
     assert run(job(path, "learner.epochs=1", "learner.warm_epochs=3"), tmp_path / "warm").summary.rows_learned == 700
 

@@ -68,7 +68,7 @@ def test_an_overflow_changes_nothing_but_the_scale(accumulate: int, device: str)
     other = make(planted, scale=TOO_MUCH, device=device, accumulate=accumulate, clip=1.0)
     updates = [learner.learn(rows_of()) for learner in (one, other)]
     assert scale_of(other).factor < TOO_MUCH
-    assert [update.rows for update in updates] == [96, 96]
+    assert [update.num_rows for update in updates] == [96, 96]
     assert one.context.step == other.context.step == 6 // accumulate
     assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9 ** (6 // accumulate))
     assert other.weights()["model.1.num_batches_tracked"] == 6
@@ -123,7 +123,7 @@ def test_a_gradient_that_no_scale_holds_is_told_and_its_step_not_taken() -> None
     learner = Learner(Model(4, 1), Binary(), torch.optim.SGD, batch_size=16, precision="float16")
     before = {name: value.clone() for name, value in learner.weights().items()}
     update = learner.learn(rows_of(32))
-    assert update.rows == 0
+    assert update.num_rows == 0
     assert update.losses["norm of the gradient"] == math.inf
     assert learner.context.step == 0
     assert scale_of(learner).factor == 2.0**16  # it is not the scale's fault

@@ -57,7 +57,7 @@ def rows(count: int = 20) -> Batch:
     ids = torch.randint(2, 50, (count, 7), generator=torch.Generator().manual_seed(1))
     ids[::3, 5:] = 0  # padding
     inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-    return Batch(inputs, ids[:, 1] % 3, rows=torch.arange(count))
+    return Batch(inputs, ids[:, 1] % 3, row_ids=torch.arange(count))
 
 
 @pytest.mark.parametrize("make", [classifier, generative])

@@ -25,7 +25,7 @@ ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=0.01)
 def increment(day: int, rows: int = 26) -> Batch:
     generator = torch.Generator().manual_seed(day)
     inputs = torch.randn(rows, 4, generator=generator)
-    return Batch(inputs, inputs.argmax(1) % 3, rows=torch.arange(rows) + rows * day)
+    return Batch(inputs, inputs.argmax(1) % 3, row_ids=torch.arange(rows) + rows * day)
 
 
 def make(*strategies: Strategy, optimizer: OptimizerFactory = MOMENTUM, seed: int = 0, **rest: Any) -> Learner:
@@ -118,16 +118,16 @@ def test_an_unfinished_increment_gives_way_to_another() -> None:
     second = make()
     second.load_state_dict(first.state_dict())
     second.begin(increment(1), increment=1)
-    assert second.advance().rows == 52
+    assert second.advance().num_rows == 52
     assert second.context.increment == 1
 
 
 def test_rounds_of_one_increment() -> None:
     learner = make(epochs=1)
     learner.begin(increment(0), increment=0)
-    assert learner.advance().rows == 26
+    assert learner.advance().num_rows == 26
     learner.again(increment(0))
-    assert learner.advance().rows == 26
+    assert learner.advance().num_rows == 26
     assert (learner.context.increment, learner.context.step) == (0, 8)
 
 
@@ -136,7 +136,7 @@ def test_the_order_of_rows_is_seeded_and_each_pass_has_its_own() -> None:
         steps = Steps(batch_size=4, accumulate=2, seed=seed)
         steps.begin(increment(0), passes=2)
         batches = [batch for step in steps.take() for batch in step]
-        rows = cat(batches).rows
+        rows = cat(batches).row_ids
         assert rows is not None
         return rows.reshape(2, -1).tolist()
 
@@ -204,7 +204,7 @@ def test_steps_are_counted_before_they_are_taken(rows: int, accumulate: int, sma
 def test_with_batch_norm_a_last_row_joins_the_batch_before_it() -> None:
     learner = make(accumulate=1, epochs=1, shuffle=False)
     assert learner.steps_in(9) == 2
-    assert learner.learn(increment(0, rows=9)).rows == 9
+    assert learner.learn(increment(0, rows=9)).num_rows == 9
     assert learner.context.step == 2
 
 
@@ -222,7 +222,7 @@ def test_batch_norm_and_one_row_alone() -> None:
 def test_an_increment_without_rows() -> None:
     learner = make(Replay(), EWC())
     before = {name: value.clone() for name, value in learner.weights().items()}
-    assert learner.learn(increment(0, rows=0)).rows == 0
+    assert learner.learn(increment(0, rows=0)).num_rows == 0
     for name, value in learner.weights().items():
         assert torch.equal(value, before[name])
     assert learner.predict(torch.empty(0, 4)).shape == (0, 3)

@@ -123,4 +123,4 @@ def test_a_model_that_vmap_does_not_take_is_refused_by_name() -> None:
 def test_dropout_draws_for_each_row() -> None:
     one = learner(model=nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 1)))
     one.hide_rows(1.0, 0.0).source = SecretNoise(b"s", b"p")
-    assert one.learn(rows()).rows == 7
+    assert one.learn(rows()).num_rows == 7

@@ -20,7 +20,7 @@ from incr_core.models.adapt import nearest_mean
 from incr_core.objectives import Binary, Multiclass, Objective, Ranking, Regression
 from incr_core.objectives._losses import Generalised, Huber, Symmetric
 from incr_core.strategies import ACE, Context, ICaRL, Outliers, Replay, Selective, SmallLoss, Strategy
-from incr_core.strategies.mechanisms import RankWindow
+from incr_core.strategies.mechanisms import RecentRanks
 from incr_core.testing._laws import check_strategy
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -46,7 +46,7 @@ def three(rows: int, seed: int = 0, noise: float = 0.0) -> Batch:
     inputs = 2.0 * torch.eye(3)[classes] + 0.5 * torch.randn(rows, 3, generator=generator)
     wrong = torch.rand(rows, generator=generator) < noise
     shift = torch.randint(1, 3, (rows,), generator=generator)
-    return Batch(inputs, torch.where(wrong, (classes + shift) % 3, classes), rows=torch.arange(rows))
+    return Batch(inputs, torch.where(wrong, (classes + shift) % 3, classes), row_ids=torch.arange(rows))
 
 
 def learner(strategies: list[Strategy], batch_size: int = 12, accumulate: int = 1, seed: int = 0) -> Learner:
@@ -207,7 +207,7 @@ def test_new_rows_are_set_aside_once(pair: tuple[type[Strategy], type[Strategy]]
 
 
 def test_a_rank_is_the_share_at_most_as_large_and_of_its_own_class_where_asked() -> None:
-    recent = RankWindow(5)
+    recent = RecentRanks(5)
     values, classes = torch.tensor([7.0, 1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0, 0, 0, 0, 1, 1])
     for place in range(6):  # the first falls out of the ring
         recent.add(values[place : place + 1], classes[place : place + 1])

@@ -43,7 +43,7 @@ def batches_of(model: nn.Module, **settings: Any) -> list[int]:
     draw = torch.Generator().manual_seed(0)
     labelled = Batch(torch.randn(17, 4, generator=draw), torch.randint(0, 3, (17,), generator=draw))
     learner = Learner(model, Multiclass(3), partial(torch.optim.SGD, lr=0.1), batch_size=8, **settings)
-    assert learner.learn(labelled).rows == 17
+    assert learner.learn(labelled).num_rows == 17
     assert learner.steps_in(17) == len(seen)
     return seen
 

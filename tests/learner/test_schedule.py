@@ -202,7 +202,7 @@ def test_a_job_with_a_schedule_killed_goes_on_to_the_same_bits(table: Path, tmp_
     assert whole.model_sha256 != run(job(table), tmp_path / "without").summary.model_sha256
     with RunDirectory.create(tmp_path / "parts", named.toml(), f"local:{named.fingerprint()}") as directory:
         loop = Loop(named, LocalEngine(named, tmp_path / "parts"), directory)
-        loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= 3 else None
+        loop.on_progress = lambda _: loop._stop.set() if loop.totals.increments >= 3 else None
         loop.run()
         loop.engine.close()
     assert run(named, tmp_path / "parts").summary.model_sha256 == whole.model_sha256

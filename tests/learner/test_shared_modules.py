@@ -109,7 +109,7 @@ def test_a_teacher_of_a_model_that_shares() -> None:
     model = Shared(TableShape(2, 1, 8, 1))
     learner = Learner(model, Binary(), partial(torch.optim.SGD, lr=0.1), [LwF(1.0)], batch_size=4)
     for seed in range(2):
-        assert learner.learn(rows_of(8, seed)).rows == 8
+        assert learner.learn(rows_of(8, seed)).num_rows == 8
     assert all(value.isfinite().all() for value in learner.weights().values())
 
 

@@ -94,7 +94,7 @@ def test_strategies_consolidate_where_a_task_ends(path: Path, tmp_path: Path) ->
     for stop in (5, 7, 10):
         with RunDirectory.create(out, wanted.toml(), f"local:{wanted.fingerprint()}") as directory:
             loop = Loop(wanted, LocalEngine(wanted, out), directory)
-            loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
+            loop.on_progress = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
             loop.engine.close()
     resumed = run(wanted, out).summary

@@ -84,7 +84,7 @@ class Spectral(nn.Module):
 
 def numbers(seed: int) -> Batch:
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(seed))
-    return Batch(inputs, (inputs[:, 0] > 0).long(), rows=torch.arange(24) + 100 * seed)
+    return Batch(inputs, (inputs[:, 0] > 0).long(), row_ids=torch.arange(24) + 100 * seed)
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -168,7 +168,7 @@ class Bag(nn.Module):
 
 def words(seed: int) -> Batch:
     ids = torch.randint(0, 10, (24, 3), generator=torch.Generator().manual_seed(seed))
-    return Batch(ids, (ids[:, 0] > 4).long(), rows=torch.arange(24) + 100 * seed)
+    return Batch(ids, (ids[:, 0] > 4).long(), row_ids=torch.arange(24) + 100 * seed)
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])

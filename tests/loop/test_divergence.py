@@ -115,12 +115,12 @@ def _die_after(wanted: Job, out: Path, increments: int) -> None:
 
     seen: list[str] = []
 
-    def observe(_: str, __: object) -> None:
+    def on_progress(_: str, __: object) -> None:
         seen.append("")
         if len(seen) > increments:
             os._exit(9)
 
-    run(wanted, out, observe=observe)
+    run(wanted, out, on_progress=on_progress)
 
 
 @pytest.mark.slow

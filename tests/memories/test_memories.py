@@ -293,10 +293,10 @@ def test_other_columns_are_refused(change: dict[str, Any], message: str) -> None
 
 def test_batches_become_columns_and_back() -> None:
     batch = Batch(
-        {"a": torch.ones(2), "b": torch.zeros(2, 3)}, torch.ones(2), weights=torch.ones(2), rows=torch.arange(2)
+        {"a": torch.ones(2), "b": torch.zeros(2, 3)}, torch.ones(2), weights=torch.ones(2), row_ids=torch.arange(2)
     )
     again = to_batch(columns_of(batch))
     assert isinstance(again.inputs, dict)
     assert list(again.inputs) == ["a", "b"]
     assert again.task is None
-    assert again.rows is batch.rows
+    assert again.row_ids is batch.row_ids

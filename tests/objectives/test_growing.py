@@ -67,7 +67,7 @@ def test_killed_before_and_after_the_class_arrives_it_goes_on_to_the_same_bits(t
     for stop in (3, 6):
         with RunDirectory.create(tmp_path / "parts", job.toml(), f"local:{job.fingerprint()}") as directory:
             loop = Loop(job, LocalEngine(job, tmp_path / "parts"), directory)
-            loop.observe = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
+            loop.on_progress = lambda _, loop=loop, stop=stop: loop.totals.increments >= stop and loop._stop.set()
             loop.run()
             loop.engine.close()
     assert run(job, tmp_path / "parts").summary.model_sha256 == whole.model_sha256

@@ -115,7 +115,7 @@ def test_a_job_killed_between_commits_goes_on_to_the_same_bits(tmp_path: Path) -
         whole = run(named, tmp_path / f"{name}-whole").summary
         with RunDirectory.create(tmp_path / name, named.toml(), f"local:{named.fingerprint()}") as directory:
             loop = Loop(named, LocalEngine(named, tmp_path / name), directory)
-            loop.observe = lambda done, loop=loop: loop._stop.set()
+            loop.on_progress = lambda done, loop=loop: loop._stop.set()
             loop.run()
             loop.engine.close()
         assert run(named, tmp_path / name).summary.model_sha256 == whole.model_sha256

@@ -60,7 +60,7 @@ def test_a_resumed_run_tells_every_increment_once(table: Path, tmp_path: Path) -
             raise RuntimeError("killed between two commits")
 
     with pytest.raises(RuntimeError, match="killed"):
-        run(job(table), tmp_path / "run", observe=dies)
+        run(job(table), tmp_path / "run", on_progress=dies)
     assert lengths == [0, 0, 0, 3, 3]  # written while the run goes on, once committed
     run(job(table), tmp_path / "run")
     assert_told(tmp_path / "run")

@@ -41,7 +41,7 @@ def random_updates(count: int, seed: int = 0) -> tuple[list[Update], dict[str, T
             if value.is_floating_point() or value.is_complex()
         }
         weights |= {"seen": torch.tensor(100 + 10 * (number + 1)), "flags": torch.tensor([False, True, number == 0])}
-        updates.append(Update({name: weights[name] for name in anchor}, rows=10 * (number + 1)))
+        updates.append(Update({name: weights[name] for name in anchor}, num_rows=10 * (number + 1)))
     return updates, anchor
 
 
@@ -116,7 +116,7 @@ def test_two_hostile_updates_of_ten_do_not_reach_the_merge(name: str) -> None:
 
 def test_krum_keeps_the_update_with_the_nearest_neighbours() -> None:
     points = [0.0, 1.0, 1.5, 2.5, 9.0]
-    updates = [Update({"w": torch.tensor([value])}, rows=1) for value in points]
+    updates = [Update({"w": torch.tensor([value])}, num_rows=1) for value in points]
     assert torch.equal(distances(updates, RULES), (torch.tensor([points]).T - torch.tensor([points])).abs().double())
     # n = 5, f = 1: two neighbours each. Scores: 1 + 2.25, 1 + 0.25, 0.25 + 1, 1 + 2.25, ...; the first of equals.
     assert Krum(0.2).kept(updates, RULES) == [1]
@@ -126,7 +126,7 @@ def test_krum_keeps_the_update_with_the_nearest_neighbours() -> None:
 
 def test_large_entries_are_merged_in_parts() -> None:
     values = [torch.full((300_001,), value) for value in (1.0, 2.0, 6.0)]
-    updates = [Update({"w": value}, rows=1) for value in values]
+    updates = [Update({"w": value}, num_rows=1) for value in values]
     assert torch.equal(Median().merge(updates, {"w": values[0]}, RULES)["w"], values[1])
     assert distances(updates, RULES)[0, 1] == pytest.approx(300_001**0.5)
 

@@ -33,14 +33,14 @@ def test_rows_come_back_as_they_were_when_they_were_learned(tmp_path: Path, rate
     changes: dict[str, Any] = {"partition": partition} | ({} if rates else {"rates": ()})
     given = list(stream(tmp_path / "rows", **changes).increments())
     learned = cat([step.labelled for step in given])
-    assert learned.rows is not None
+    assert learned.row_ids is not None
     chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:200]
     expected = learned.take(chosen)
-    assert expected.rows is not None
-    expected = expected.take(expected.rows.argsort())
+    assert expected.row_ids is not None
+    expected = expected.take(expected.row_ids.argsort())
     again = stream(tmp_path / "rows", **changes)
     assert again.numeric_width
-    found = again.read_back(learned.rows[chosen], given[-1].cursor)
+    found = again.read_back(learned.row_ids[chosen], given[-1].cursor)
     assert found is not None
     assert same_batch(found, expected)
 
@@ -74,12 +74,12 @@ def test_files_that_are_gone_are_left_out_and_changed_ones_refused(tmp_path: Pat
     for changes in ({}, {"rates": ()}):
         reader = stream(folder, **changes)
         given = list(reader.increments())
-        rows = torch.cat([step.labelled.rows for step in given if step.labelled.rows is not None])
+        rows = torch.cat([step.labelled.row_ids for step in given if step.labelled.row_ids is not None])
         (folder / "part-0.parquet").rename(tmp_path / "away")
         found = reader.read_back(rows, given[-1].cursor)
         assert found is not None
-        assert found.rows is not None
-        assert torch.equal(found.rows, rows[rows >= 1 << 40].sort().values)
+        assert found.row_ids is not None
+        assert torch.equal(found.row_ids, rows[rows >= 1 << 40].sort().values)
         (tmp_path / "away").rename(folder / "part-0.parquet")
     write(tmp_path / "rows", flights(500), 2)
     with pytest.raises(StreamError, match="has changed since the run read it"):
@@ -144,7 +144,7 @@ def test_a_review_of_which_every_row_is_erased_is_none(flights_job: Callable[...
 def stopping(job: Job, out: Path, increments: int) -> None:
     with RunDirectory.create(out, job.toml(), f"local:{job.fingerprint()}") as directory:
         loop = Loop(job, LocalEngine(job, out), directory)
-        loop.observe = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
+        loop.on_progress = lambda _: loop._stop.set() if loop.totals.increments >= increments else None
         loop.run()
         loop.engine.close()
 

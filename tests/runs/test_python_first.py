@@ -85,7 +85,7 @@ def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) ->
             raise Stop
 
     with pytest.raises(Stop):
-        run(job, tmp_path / "run", observe=stop)
+        run(job, tmp_path / "run", on_progress=stop)
     found = Run(tmp_path / "run")
     assert json.loads((tmp_path / "run/summary.json").read_text())["finished"]
     assert not found.summary.finished

@@ -188,7 +188,7 @@ def test_a_run_killed_midway_goes_on_with_the_same_objects_to_the_same_bits(tmp_
             raise Stop
 
     with pytest.raises(Stop):
-        open_run(tmp_path / "parts", stream=people(), **KEYS, **OWN).run(observe=die)
+        open_run(tmp_path / "parts", stream=people(), **KEYS, **OWN).run(on_progress=die)
     parts = open_run(tmp_path / "parts", stream=people(), **KEYS, **OWN)
     assert (len(parts.versions), parts.versions[-1].rows) == (2, 100)  # the third was not committed yet
     assert parts.run().summary.model_sha256 == whole.summary.model_sha256

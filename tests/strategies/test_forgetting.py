@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from incr_core.batch import Batch
 from incr_core.errors import ArgumentError, StrategyError
 from incr_core.learner import Learner
-from incr_core.memories import Herding, Prototypes, Window
+from incr_core.memories import Herding, Prototypes, RecentRows
 from incr_core.models import Activations, TableMLP, TableShape
 from incr_core.models.adapt import NearestMean
 from incr_core.objectives import Binary, Multiclass
@@ -255,7 +255,7 @@ def test_icarl_predicts_the_nearest_mean() -> None:
 
 
 def test_window_keeps_the_last_rows_through_deletion() -> None:
-    memory, generator = Window(4), torch.Generator()
+    memory, generator = RecentRows(4), torch.Generator()
     for day in range(6):
         memory.insert({"targets": torch.tensor([day]), "rows": torch.tensor([day])}, generator)
     assert memory.drop(torch.tensor([3])) == 1

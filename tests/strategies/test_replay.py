@@ -25,20 +25,20 @@ class Spy(Strategy):
         self.fresh: list[list[int]] = []
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        assert batch.rows is not None
+        assert batch.row_ids is not None
         assert len(output) == len(batch)
-        self.mixed.append(batch.rows.tolist())
+        self.mixed.append(batch.row_ids.tolist())
         return {}
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        assert batch.rows is not None
+        assert batch.row_ids is not None
         assert len(output) == len(batch)
-        self.fresh.append(batch.rows.tolist())
+        self.fresh.append(batch.row_ids.tolist())
 
 
 def increment(day: int, rows: int = 10) -> Batch:
     ids = torch.arange(rows) + day * rows
-    return Batch(torch.randn(rows, 4), ids % 3, rows=ids)
+    return Batch(torch.randn(rows, 4), ids % 3, row_ids=ids)
 
 
 def learner(*strategies: Strategy, accumulate: int = 1) -> Learner:

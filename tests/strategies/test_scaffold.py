@@ -98,7 +98,7 @@ def by_learners(counts: list[list[int]]) -> torch.Tensor:
             learners[client].adopt(anchor)
             learners[client].end(rows(client, number, asked[client]))
             states.append(learners[client].shared_state()[0])
-        shared = merge_shared(states, [update.rows for update in updates], rules, shared)
+        shared = merge_shared(states, [update.num_rows for update in updates], rules, shared)
     return anchor["model.weight"]
 
 

@@ -65,7 +65,7 @@ def finish(job: Job, folder: Path, make: MakeEngine, stop_after: int | None = No
         engine = make(job, folder)
         loop = Loop(job, engine, directory)
         if stop_after is not None:
-            loop.observe = lambda progress: loop._stop.set() if loop.totals.increments >= stop_after else None
+            loop.on_progress = lambda progress: loop._stop.set() if loop.totals.increments >= stop_after else None
         try:
             loop.run()
             sha256 = model_sha256(engine.weights())

@@ -140,7 +140,7 @@ def same(one: Iterable[Increment], other: Iterable[Increment]) -> bool:
 
 def ids(batches: Iterable[Batch]) -> list[int]:
     """The row ids of some batches, in order."""
-    return [row for batch in batches if batch.rows is not None for row in batch.rows.tolist()]
+    return [row for batch in batches if batch.row_ids is not None for row in batch.row_ids.tolist()]
 
 
 def faulty(folder: Path) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]])
             [0., 1.]])
     """
     inputs = widened(batch.inputs, torch.from_numpy(features))
-    return Batch(inputs, batch.targets, batch.weights, batch.task, batch.rows)
+    return Batch(inputs, batch.targets, batch.weights, batch.task, batch.row_ids)
 
 
 def widened(inputs: Inputs, more: Tensor) -> Inputs:

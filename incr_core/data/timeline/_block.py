@@ -65,8 +65,8 @@ class Block:
         times, known = (values if len(at) == len(values) else values[at] for values in (chunk.times, chunk.known))
         order = never = labels = np.zeros(0, dtype=np.int64)
         if delayed:
-            assert chunk.batch.rows is not None
-            order = np.lexsort((chunk.batch.rows.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
+            assert chunk.batch.row_ids is not None
+            order = np.lexsort((chunk.batch.row_ids.numpy(), times, known))[: np.count_nonzero(known < NEVER)]
             never = at[known == NEVER]
             labels = np.sort(chunk.known[chunk.known < NEVER])
         first = fragments[0].first

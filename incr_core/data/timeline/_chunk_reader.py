@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from incr_core.data.encoding import text
 from incr_core.data.sources import Fragment
@@ -185,7 +186,9 @@ class TurnReader(ChunkReader):
         chunk = maker.made(fragment, table, start, times)
         handed = pack_chunk(chunk)
         if owner is not None:
-            values, handed.arrays["owners"] = owner.marks(table, chunk.row_ids, chunk.times)
+            values, codes = owner.marks(table, chunk.row_ids, chunk.times)
+            # Arrow's memory is read-only, which no tensor can be.
+            handed.tensors["owners"] = torch.from_numpy(codes if codes.flags.writeable else codes.copy())
             handed.told["owners"] = [text(value) for value in values]
         return chunk, handed
 
@@ -193,7 +196,7 @@ class TurnReader(ChunkReader):
         """A chunk without the rows of others."""
         owner = self.chunks.owner
         if owner is not None:
-            chunk.own(np.asarray(owner.marked(handed.told["owners"], handed.arrays["owners"])))
+            chunk.own(np.asarray(owner.marked(handed.told["owners"], handed.tensors["owners"].numpy())))
         return chunk
 
     def _accepted(self, fragment: Fragment, chunk: Chunk, handed: Handed) -> Chunk:

@@ -27,7 +27,7 @@ class DealtChunk:
     >>> import pyarrow as pa
     >>> import torch
     >>> rows, times, nothing = torch.arange(3), np.zeros(3, np.int64), np.zeros(0, np.int64)
-    >>> batch = Batch(torch.arange(3.0), torch.zeros(3), rows=rows)
+    >>> batch = Batch(torch.arange(3.0), torch.zeros(3), row_ids=rows)
     >>> questions = Questions.of((), pa.table({"x": [1, 2, 3]}))
     >>> chunk = Chunk(times, times, rows, np.arange(3), batch, questions, [], nothing, nothing, nothing)
     >>> dealt = DealtChunk.of(chunk, ["AA", "UA"], np.array([1, 0, 1]))

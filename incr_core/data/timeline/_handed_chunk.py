@@ -1,4 +1,4 @@
-"""A chunk as arrays and JSON, as one reader hands it to others; what its rows' numbers tell is not sent."""
+"""A chunk as tensors and JSON, as one reader hands it to others; what its rows' numbers tell is not sent."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ def pack_chunk(chunk: Chunk) -> Handed:
     """A chunk of one fragment, of whose rows none is left out as a duplicate yet."""
     batch, questions = chunk.batch, chunk.questions
     inputs = batch.inputs if isinstance(batch.inputs, dict) else {"": batch.inputs}
-    tensors = {
+    found = {
         **{f"{INPUTS}{name}": value for name, value in inputs.items()},
         "targets": batch.targets,
         "weights": batch.weights,
         "task": batch.task,
     }
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        name: value.numpy() for name, value in tensors.items() if value is not None
-    }
+    tensors = {name: value for name, value in found.items() if value is not None}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     if chunk.times.any() or chunk.known.any():
         arrays |= {"times": chunk.times, "known": chunk.known}
     if len(chunk.good) < len(chunk.times):
@@ -43,7 +42,7 @@ def pack_chunk(chunk: Chunk) -> Handed:
     if chunk.keys is not None:
         arrays["keys"] = chunk.keys
     return Handed(
-        arrays,
+        tensors | {name: torch.from_numpy(value) for name, value in arrays.items()},
         {
             "rows": len(chunk.times),
             "bad": [asdict(row) for row in chunk.bad],
@@ -56,18 +55,15 @@ def pack_chunk(chunk: Chunk) -> Handed:
 def unpack_chunk(handed: Handed, file: int, start: int) -> Chunk:
     """The chunk again: rows of a file, by the number that their ids bear, from offset `start` on.
 
-    >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), rows=row_ids(3, 5, 7))
+    >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), row_ids=row_ids(3, 5, 7))
     >>> nothing, places = np.zeros(2, dtype=np.int64), np.arange(2)
     >>> none = Questions(*(np.zeros((0, 2), dtype) for dtype in (np.int64, np.float64, np.int64)))
     >>> chunk = Chunk(nothing, nothing, row_ids(3, 5, 7), places, batch, none, [], places[:0], places[:1], places[1:])
-    >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.rows - 3 * 2**40
+    >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.row_ids - 3 * 2**40
     tensor([5, 6])
     """
-    arrays, told, rows = handed.arrays, handed.told, handed.told["rows"]
-    fields = ("targets", "weights", "task")
-    tensors = {
-        name: torch.from_numpy(value) for name, value in arrays.items() if name in fields or name.startswith(INPUTS)
-    }
+    tensors, told, rows = handed.tensors, handed.told, handed.told["rows"]
+    arrays = {name: value.numpy() for name, value in tensors.items()}
     inputs = {name[len(INPUTS) :]: value for name, value in tensors.items() if name.startswith(INPUTS)}
     ids = row_ids(file, start, start + rows)
     good = arrays.get("good", np.arange(rows))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from incr_core._util import prefetch
 from incr_core.data.rates import History, with_features
@@ -76,7 +77,7 @@ class Loader:
             except FAULTS as fault:
                 self._pass_over(fragment, 0, fault)
         if chunks:
-            yield self._together(usable, chunks), True
+            yield self._sorted_block(usable, chunks), True
 
     def _one_by_one(self, fragment: Fragment) -> Generator[tuple[Block, bool]]:
         given = 0
@@ -101,7 +102,7 @@ class Loader:
             except FAULTS as fault:
                 self._pass_over(fragment, given, fault)
 
-    def _together(self, fragments: Sequence[Fragment], chunks: Sequence[Chunk]) -> Block:
+    def _sorted_block(self, fragments: Sequence[Fragment], chunks: Sequence[Chunk]) -> Block:
         """All rows of some fragments, in order of arrival, with their rates."""
         chunk = chunks[0]
         if len(chunks) > 1 or (self.chunks.predict_at is not None and not chunk.is_in_order):
@@ -123,7 +124,11 @@ class Loader:
         if self.chunks.owner is not None or self.aside:
             return make()
         return self.sharing.once(
-            RATES, turn, make, lambda made: Handed({"rates": made}), lambda handed: handed.arrays["rates"]
+            RATES,
+            turn,
+            make,
+            lambda made: Handed({"rates": torch.from_numpy(made)}),
+            lambda handed: handed.tensors["rates"].numpy(),
         )
 
     def _block(self, fragments: Sequence[Fragment], chunk: Chunk) -> Block:

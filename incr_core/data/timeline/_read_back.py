@@ -59,8 +59,8 @@ def by_replay(source: Source, loader: Loader, row_ids: Tensor, cursor: dict[str,
     )
     for members in overlapping(fragments, True):
         for block, _ in loader.blocks(members):
-            assert block.batch.rows is not None
-            place = torch.isin(block.batch.rows, row_ids).nonzero().flatten()
+            assert block.batch.row_ids is not None
+            place = torch.isin(block.batch.row_ids, row_ids).nonzero().flatten()
             if len(place):
                 found.append(block.batch.take(place))
                 left -= len(place)
@@ -74,5 +74,5 @@ def in_order(found: list[Batch]) -> Batch | None:
     if not found:
         return None
     batch = cat(found)
-    assert batch.rows is not None
-    return batch.take(batch.rows.argsort())
+    assert batch.row_ids is not None
+    return batch.take(batch.row_ids.argsort())

@@ -97,8 +97,8 @@ def _take_in(found: Standing, blocks: Sequence[Block], cursor: dict[str, Any], d
     place, time = cursor.get("place", 0), cursor.get("time")
     due, awaiting, bad, unlabelled = ([np.empty(0, np.int64)] for _ in range(4))
     for block in blocks:
-        assert block.batch.rows is not None
-        rows, arrived = block.batch.rows.numpy(), block.at + block.start < place
+        assert block.batch.row_ids is not None
+        rows, arrived = block.batch.row_ids.numpy(), block.at + block.start < place
         if delayed:
             ended = 0 if time is None else int(np.searchsorted(block.due, time))
             due.append(rows[block.order[:ended]])

@@ -277,8 +277,8 @@ class Timeline:
             return batch
         # By label time, whatever block a row was loaded with.
         due, arrive = (np.concatenate(column) for column in zip(*keys, strict=True))
-        assert batch.rows is not None
-        return batch.take(torch.from_numpy(np.lexsort((batch.rows.numpy(), arrive, due))))
+        assert batch.row_ids is not None
+        return batch.take(torch.from_numpy(np.lexsort((batch.row_ids.numpy(), arrive, due))))
 
     def _joined(self, slices: list[Batch]) -> Batch:
         if slices:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
+from torch import Tensor
 
 __all__ = ["Handed", "Item", "Sharing", "Turns"]
 
@@ -25,9 +25,9 @@ how many loads began at that place before (of files without rows), and two numbe
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What one reader hands to others: arrays, and JSON besides."""
+    """What one reader hands to others: tensors, and JSON besides."""
 
-    arrays: dict[str, np.ndarray[Any, Any]]
+    tensors: dict[str, Tensor]
     told: dict[str, Any] = field(default_factory=dict)
 
 

@@ -133,8 +133,8 @@ def encode_table(
             table, times = table.filter(pa.array(encoded.good)), times[encoded.good]
         past = History(rates) if history is None else History.from_table(rates, history)
         batch = with_features(batch, past.features(Questions.of(rates, table), times))
-    assert batch.rows is not None
-    return EncodedRows(batch, batch.rows, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)
+    assert batch.row_ids is not None
+    return EncodedRows(batch, batch.row_ids, sorted([*bad, *encoded.bad], key=lambda row: row.row), total)
 
 
 def outcomes_of(

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from incr_core.strategies._arguments import at_least_one
 
-__all__ = ["RankWindow"]
+__all__ = ["RecentRanks"]
 
 
-class RankWindow(nn.Module):
+class RecentRanks(nn.Module):
     """The last `size` values of some quantity of rows, in a ring, with the class of each row.
 
         rank(v) = the share of the values held that are at most v        1 while none is held
@@ -20,7 +20,7 @@ class RankWindow(nn.Module):
     Ranks are uniform on (0, 1] while the distribution of values is stationary; they need no scale, and adapt to a drift
     within `size` rows. place: the argument to name in errors.
 
-    >>> recent = RankWindow(4)
+    >>> recent = RecentRanks(4)
     >>> recent.add(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
     >>> recent.rank(torch.tensor([0.5, 2.0, 8.0])).tolist()
     [0.0, 0.5, 1.0]

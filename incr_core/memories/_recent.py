@@ -11,18 +11,20 @@ from torch import Tensor
 from incr_core.memories._base import Memory
 from incr_core.memories._columns import Columns
 
-__all__ = ["Window"]
+__all__ = ["RecentRows"]
 
 
-class Window(Memory):
+class RecentRows(Memory):
     """The last `capacity` rows, in a ring: for drifting streams, where old rows mislead.
 
-    >>> memory, generator = Window(3), torch.Generator()
+    >>> memory, generator = RecentRows(3), torch.Generator()
     >>> for day in range(5):
     ...     memory.insert({"targets": torch.tensor([float(day)])}, generator)
     >>> sorted(memory.rows_held()["targets"].tolist())
     [2.0, 3.0, 4.0]
     """
+
+    _kind = "window"  # as job files and saved states call it
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
@@ -55,11 +57,11 @@ class Window(Memory):
         self._next = self.size % max(1, self.capacity)
 
     def join(self, other: Memory) -> None:
-        """Take in the rows of another window, which were shown over the same time: the last ones of both stay."""
-        assert isinstance(other, Window)
+        """Take in the rows of another such memory, which were shown over the same time: the last ones of both stay."""
+        assert isinstance(other, RecentRows)
         self._by_age()
         other._by_age()
-        # Both end now: row i of n has the place (i + 1) / n in the time that its window is of.
+        # Both end now: row i of n has the place (i + 1) / n in the time that its memory is of.
         when = torch.cat([torch.arange(1.0, size + 1) / max(1, size) for size in (self.size, other.size)])
         self._hold(self._beside(other), when.argsort(stable=True)[-self._room(other) :])
         self._next = self.size % max(1, self.capacity)
