@@ -50,7 +50,7 @@ def write_comparison(path: Path, found: Mapping[str, Any]) -> Path:
         ),
         section(
             f"{words(first.metric)} over time",
-            f"Above: mean over {increments(first.window)}. Below: all rows so far.",
+            f"Above: mean over {increments(first.span)}. Below: all rows so far.",
             metric_plot(courses),
         )
         if first.has_metric
