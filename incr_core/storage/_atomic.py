@@ -7,7 +7,8 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -111,9 +112,19 @@ def sync_all(paths: Sequence[Path]) -> None:
 
     >>> sync_all([Path("."), Path("..")])
     """
-    with ThreadPoolExecutor(4) as pool:  # more wait for one another
-        for _ in pool.map(sync, paths):
-            pass
+    asked = [_threads().submit(sync, path) for path in paths]
+    wait(asked)  # where one is refused too: nothing may be at work on what its caller removes then
+    for one in asked:
+        one.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Those that wait for the disk, kept: to start four of them costs a commit more than they save on a quick disk."""
+    return ThreadPoolExecutor(4, thread_name_prefix="incr-sync")  # more wait for one another
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a process that was forked has none of its parent's threads
 
 
 @contextlib.contextmanager
