@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -42,6 +44,19 @@ def refuse_other_rays(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(refuse_other_rays)
+
+
+class RefuseWaiting(logging.Handler):
+    """A test that waits ten seconds for a file that it has just written fails; those about waiting replace `sleep`."""
+
+    sleep = staticmethod(time.sleep)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("stream: waiting until") and time.sleep is self.sleep:
+            pytest.fail(f'{record.getMessage()}; set stream.settle = "0s"')
+
+
+logging.getLogger("incr").addHandler(RefuseWaiting())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

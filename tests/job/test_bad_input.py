@@ -29,6 +29,7 @@ JOB = """
 [stream]
 path = "data"
 every = 200
+settle = "0s"
 predict_at = "at"
 
 [features]
