@@ -29,10 +29,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tomli_w
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from examples.flights.prepare import main as prepare
+from incr_core.metrics import binary_metrics, binary_statistics
 
 FLIGHTS = Path(__file__).parent.parent / "flights"
 INCR = [sys.executable, "-m", "incr_core.commands.cli"]
@@ -158,15 +160,6 @@ def learned_by(out: Path, rows: int) -> int | None:
     return summary["version"] if summary["rows_learned"] >= rows else None
 
 
-def auc(answers: Sequence[float], labels: Sequence[int]) -> float:
-    """How often a late flight was answered higher than one in time; half where both are equal."""
-    values, late = np.array(answers), np.array(labels, dtype=bool)
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    n = int(late.sum())
-    return float((ranks[late].sum() - n * (n + 1) / 2) / (n * (len(late) - n)))
-
-
 @contextmanager
 def process(command: Sequence[str], first: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process, and the line that begins with `first`, which it says when it is ready; it is ended afterwards."""
@@ -238,8 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     swaps = next(int(one.split()[1]) for one in metrics.splitlines() if one.startswith("incr_swaps_total "))
     offline = [*INCR, "run", job, "--json", "--out", str(home / "offline"), *settings(f"{whole}/*.parquet")]
     done = subprocess.run(offline, stdout=subprocess.PIPE, text=True, check=True)
+    answered = binary_statistics(torch.tensor(client.answers), torch.tensor(client.labels))
     found = {
-        "served": auc(client.answers, client.labels),
+        "served": binary_metrics(answered)["auc"],
         "offline": json.loads(done.stdout)["prequential"]["auc"],
         "asked": len(flights),
         "answered": len(client.answers),

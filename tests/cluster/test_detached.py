@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from incr_core.registry import STOP, Detached, asked, read_progress
 from incr_core.runs import Run
 from tests.support.cluster_runs import rows_learned, run
 from tests.support.gated import Gates, fed_job
+from tests.support.processes import wait_until
 from tests.support.raylets import Raylets
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -68,12 +68,7 @@ def kill_the_loop(out: Path) -> None:
     """End its process, and wait for another."""
     before = told(out)
     os.kill(before.pid, signal.SIGKILL)
-    wait_for(lambda: told(out).starts > before.starts)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.05)
+    wait_until(lambda: told(out).starts > before.starts)
 
 
 def test_a_detached_run_outlives_its_process_and_comes_to_the_same_bits(
@@ -85,7 +80,7 @@ def test_a_detached_run_outlives_its_process_and_comes_to_the_same_bits(
     assert f"incr attach {out}" in done.stdout
     assert f"in the actor 'fed (run {out})'" in done.stdout
 
-    wait_for((out / "versions" / "5").exists)
+    wait_until((out / "versions" / "5").exists)
     assert main(["status", str(out), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["version"], status["rows_learned"]) == (5, 40)
@@ -114,7 +109,7 @@ def test_a_loop_that_is_killed_again_and_again_loses_nothing(ray: Raylets, ray_s
     out, path, gates = tmp_path / "run", fed_job(tmp_path, publish=2), Gates(tmp_path, closed=(1, 5, 8))
     assert detached(path, out, ray.address).returncode == 0
     for _ in range(3):
-        wait_for(lambda: gates.reached)
+        wait_until(lambda: gates.reached)
         kill_the_loop(out)
         gates.open()
     assert main(["attach", str(out)]) == 0
@@ -130,7 +125,7 @@ def test_a_loop_goes_on_elsewhere_when_its_node_is_lost(
     with Raylets(cpus=0) as ray:
         nodes = [ray.join(cpus=2), ray.join(cpus=2)]
         begin(job, out, ray.address)
-        wait_for((out / "versions" / "3").exists)
+        wait_until((out / "versions" / "3").exists)
         while (node := ray.node_of(told(out).pid)) not in nodes:  # on the head, which must stay
             kill_the_loop(out)
         ray.kill(node)
@@ -148,10 +143,10 @@ def test_a_detached_run_stops_with_a_commit_and_goes_on(
     again = detached(path, out, ray.address)
     assert again.returncode == 2
     assert "is writing this run; follow it (incr attach), stop it (incr stop)" in again.stderr
-    wait_for(lambda: read_progress(out) != {})
+    wait_until(lambda: read_progress(out) != {})
     stop = Thread(target=main, args=[["stop", str(out)]])
     stop.start()
-    wait_for(lambda: asked(out, STOP))
+    wait_until(lambda: asked(out, STOP))
     gates.open()
     assert main(["attach", str(out)]) == 130
     stop.join()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,6 +16,7 @@ from incr_core.job import Job
 from incr_core.runs import Run
 from incr_core.runs._learn import learn
 from tests.support.made_up import made_up
+from tests.support.processes import begin, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,24 +34,19 @@ def test_files_are_learned_as_they_come_until_a_signal(tmp_path: Path, capsys: p
     }
     (tmp_path / "job.toml").write_text(tomli_w.dumps(document))
     command = ["run", str(tmp_path / "job.toml"), "--out", str(out), "--follow", "--json"]
-    process = subprocess.Popen([sys.executable, "-m", "incr_core.commands.cli", *command], stdout=subprocess.PIPE)
-
-    def until(holds: Callable[[], bool]) -> None:
-        while not holds():
-            assert process.poll() is None
-            time.sleep(0.02)
-
+    process = begin(command, stdout=subprocess.PIPE)
     try:
-        until(lambda: Run(out).exists() if (out / "job.toml").exists() else False)
+        wait_until(lambda: Run(out).exists(), process)
         for part in (1, 2):
             (data / f".{part}.parquet").write_bytes(b"half")
             pq.write_table(table.slice(100 * part, 100), tmp_path / "whole")
             (tmp_path / "whole").rename(data / f"{part}.parquet")
-            until(lambda part=part: Run(out).summary.rows_learned == 100 * (part + 1))  # type: ignore[misc]
+            wait_until(lambda part=part: Run(out).summary.rows_learned == 100 * (part + 1), process)  # type: ignore[misc]
         assert main(["promote", str(out), "1"]) == 0
         assert Run(out).champion.number == 1
         assert main(["rollback", str(out), "2"]) == 0
-        until(lambda: Run(out).summary.version == 5)  # 4 is version 2 again, and the third file is learned anew
+        # 4 is version 2 again, and the third file is learned anew
+        wait_until(lambda: Run(out).summary.version == 5, process)
         assert Run(out).status.running is not None
     finally:
         process.send_signal(signal.SIGTERM)

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from incr_core.registry import RunDirectory
 from incr_core.runs import Run, difference, open_run
 from tests.support.gated import Gates, fed_job
 from tests.support.made_up import made_up
+from tests.support.processes import begin, wait_until
 
 SETTINGS: dict[str, Any] = {
     "label": "tall",
@@ -122,10 +118,9 @@ def test_a_pinned_version_stays_the_champion_until_it_is_unpinned(tmp_path: Path
 @pytest.mark.slow
 def test_the_process_that_learns_goes_back_while_it_waits_for_data(tmp_path: Path) -> None:
     gates, out = Gates(tmp_path, closed=(5, 8)), tmp_path / "run"
-    command = ["run", str(fed_job(tmp_path)), "--out", str(out), "--quiet", "--set", "publish.states=9"]
-    process = subprocess.Popen([sys.executable, "-m", "incr_core.commands.cli", *command])
+    process = begin(["run", str(fed_job(tmp_path)), "--out", str(out), "--quiet", "--set", "publish.states=9"])
     try:
-        _wait(lambda: gates.reached and Run(out).status.version == 5, process)
+        wait_until(lambda: gates.reached and Run(out).status.version == 5, process)
         run = Run(out)
         assert main(["hold", str(out)]) == 0
         assert main(["rollback", str(out), "3"]) == 0
@@ -134,11 +129,11 @@ def test_the_process_that_learns_goes_back_while_it_waits_for_data(tmp_path: Pat
         with pytest.raises(VersionError, match="no version 77"):
             run.promote(77)
         gates.open()
-        _wait(lambda: gates.reached and run.status.version == 11, process)
+        wait_until(lambda: gates.reached and run.status.version == 11, process)
         assert run.champion.number == 5
         assert run.unpin().startswith("no version is pinned")
         gates.open()
-        assert process.wait(120) == 0
+        assert process.wait() == 0
     finally:
         process.kill()
         process.wait()
@@ -147,12 +142,3 @@ def test_the_process_that_learns_goes_back_while_it_waits_for_data(tmp_path: Pat
     assert audit(out).holds
     with pytest.raises(RunDirectoryError, match="expected a run directory"):
         Run(tmp_path / "nowhere").pin()
-
-
-def _wait(until: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    while True:
-        with suppress(RunDirectoryError):  # it has not begun
-            if until():
-                return
-        assert process.poll() is None, "the run has ended"
-        time.sleep(0.1)

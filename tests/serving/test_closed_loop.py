@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
+import torch
+
+from incr_core.metrics import binary_metrics, binary_statistics
+from tests.support.processes import trainer, wait_until
 
 pytest.importorskip("httptools")
 
-from examples.served.demo import auc
 from incr_core.commands.audit import audit
 from incr_core.job import Job
 from incr_core.runs import Run, run
@@ -56,6 +57,12 @@ def told(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: str(value) if hasattr(value := row[name], "year") else value for name in names}
 
 
+def answers_with(url: str, out: Path, rows: int) -> bool:
+    """Whether the server answers with a version that has learned so many rows."""
+    learned = Run(out).summary
+    return learned.rows_learned >= rows and ask(f"{url}/version")["version"] >= learned.version
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("hours", "within"), [(4, 0.03), pytest.param(26, 0.005, marks=pytest.mark.chaos)])
 def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path, hours: int, within: float) -> None:
@@ -64,22 +71,12 @@ def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path,
     pq.write_table(whole.filter(pc.less(whole["known"], BEGIN)), data / "a.parquet")
     warm = pq.read_metadata(data / "a.parquet").num_rows
     (tmp_path / "job.toml").write_text(tomli_w.dumps(job(str(data))))
-    command = ["run", str(tmp_path / "job.toml"), "--out", str(out), "--follow", "--quiet"]
-    process = subprocess.Popen([sys.executable, "-m", "incr_core.commands.cli", *command])
-
-    def learned(count: int) -> int | None:
-        """The version that has learned so many rows."""
-        assert process.poll() is None
-        found = Run(out).summary if (out / "summary.json").exists() else None
-        return found.version if found is not None and found.rows_learned >= count else None
-
     served: list[tuple[int, float, int]] = []  # version, answer, label
     waiting: list[tuple[Any, str, dict[str, Any]]] = []  # when a label is known, and of what
     later = whole.filter(pc.greater_equal(whole["at"], BEGIN)).to_pylist()
     options = ["--journal", str(tmp_path / "journal"), "--labelled", str(data), "--join-every", "0.05"]
-    try:
-        while learned(warm) is None:
-            time.sleep(0.02)
+    with trainer(tmp_path / "job.toml", out) as learning:
+        wait_until(lambda: Run(out).summary.rows_learned >= warm, learning)
         with started(out, *options) as (url, _):
             now = tick = BEGIN
             accepted = 0
@@ -101,15 +98,9 @@ def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path,
                     assert ask(f"{url}/feedback", {"feedback": labels}) == {"accepted": len(labels), "refused": []}
                     if now > tick + timedelta(hours=1):  # what was known before this hour is to answer in it
                         tick += timedelta(hours=1)
-                        while (version := learned(warm + accepted)) is None:
-                            time.sleep(0.02)
-                        while ask(f"{url}/version")["version"] < version:
-                            time.sleep(0.02)
+                        wait_until(partial(answers_with, url, out, warm + accepted), learning)
                     accepted += len(labels)
             metrics = ask(f"{url}/metrics")
-    finally:
-        process.terminate()
-        process.wait(600)
     [swaps] = [line.split()[1] for line in metrics.splitlines() if line.startswith("incr_swaps_total ")]
     assert int(swaps) >= hours - 1
     # Every row was answered, by several versions, and told once; what was known in hours that are over is learned once.
@@ -122,6 +113,7 @@ def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path,
     assert (Run(out).summary.rows_learned, audit(out).holds) == (warm + len(joined), True)
     pq.write_table(whole, tmp_path / "whole.parquet")
     offline = run(Job.from_document(job(str(tmp_path / "whole.parquet"))).resolved(), tmp_path / "offline")
-    answered = auc([answer for _, answer, _ in served], [label for _, _, label in served])
+    _, probabilities, labels = zip(*served, strict=True)
+    answered = binary_metrics(binary_statistics(torch.tensor(probabilities), torch.tensor(labels)))["auc"]
     assert offline.summary.prequential["auc"] > 0.7
     assert answered == pytest.approx(offline.summary.prequential["auc"], abs=within)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
+
+from tests.support.processes import trainer, wait_until
 
 pytest.importorskip("httptools")
 
@@ -80,18 +79,6 @@ def a_run(folder: Path) -> tuple[Path, Path]:
     return folder / "run", data
 
 
-@contextmanager
-def trainer(out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`incr run --follow`, which is told to end afterwards."""
-    command = ["run", str(out.parent / "job.toml"), "--out", str(out), "--follow", "--quiet"]
-    process = subprocess.Popen([sys.executable, "-m", "incr_core.commands.cli", *command])
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(600)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.chaos)])
 def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_path: Path, kills: int) -> None:
@@ -99,7 +86,7 @@ def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_pa
     options = ["--journal", str(tmp_path / "journal"), "--labelled", str(data), "--join-every", "0.05"]
     client, draw = Client(), random.Random(1)
     with ExitStack() as both:
-        learning = both.enter_context(trainer(out))
+        learning = both.enter_context(trainer(tmp_path / "job.toml", out))
         for kill in range(kills):
             with started(out, *options) as (url, pid):
                 enough = threading.Event()
@@ -110,7 +97,7 @@ def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_pa
                 if kill % 2:
                     learning.kill()
                     learning.wait()
-                    learning = both.enter_context(trainer(out))
+                    learning = both.enter_context(trainer(tmp_path / "job.toml", out))
                 os.kill(pid, signal.SIGKILL)
                 talking.join()
         with started(out, *options) as (url, _):
@@ -124,9 +111,7 @@ def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_pa
             client.acknowledged |= {number: number % 2 for number, _ in told}
             assert f"incr_journal_labelled_total {len(client.acknowledged)}\n" in ask(f"{url}/metrics")
         table: Any = pa.concat_tables([pq.read_table(path) for path in sorted(data.glob("feedback-*.parquet"))])
-        while Run(out).summary.rows_learned < 60 + len(table):
-            assert learning.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: Run(out).summary.rows_learned >= 60 + len(table), learning)
     found = dict(zip(table["height"].to_pylist(), table["y"].to_pylist(), strict=True))
     assert {number: found.get(number) for number in client.acknowledged} == client.acknowledged
     assert max(Counter(table["height"].to_pylist()).values()) == 1

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,14 @@ import tomli_w
 
 from tests.support.certificates import write_node_key
 from tests.support.federations import document
+from tests.support.ports import free_port
+from tests.support.processes import wait_until
 from tests.support.repository import ROOT
 
 BIN = Path(sys.executable).parent
 
 LONG = 600.0
 """Seconds to wait for what will come, however busy the machine is."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Deployment:
@@ -68,13 +62,13 @@ class Deployment:
         tls = ["--ssl-ca-certfile=tls/ca.crt", "--ssl-certfile=tls/server.pem", "--ssl-keyfile=tls/server.key"]
         safe = [*tls, "--enable-supernode-auth"] if self.secure else ["--insecure"]
         command = [str(BIN / "flower-superlink"), *safe, "--isolation=process", f"--host={host}", f"--port={port}"]
-        self.starts("superlink", command)
+        superlink = self.starts("superlink", command)
 
         def listens() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex((host, int(port))) == 0
 
-        wait_until(listens, "the SuperLink listens")
+        wait_until(listens, superlink)
 
     def registers(self, owner: str) -> None:
         """Make an owner a key, and register it with the SuperLink, as its operator does."""
@@ -140,11 +134,3 @@ class Deployment:
                 found.wait()
             with suppress(ProcessLookupError):  # what it has started, and left
                 os.killpg(found.pid, signal.SIGKILL)
-
-
-def wait_until(there: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONG
-    while not there():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain until {what}")
-        time.sleep(0.05)

@@ -44,6 +44,9 @@ DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 @contextmanager
 def forked_workers() -> Iterator[str]:
     """What to take for Python, `sys.executable`, while a Ray starts. Its workers are no longer started afterwards."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         script, address = Path(folder, "python"), str(Path(folder, "workers"))
         script.write_text(SCRIPT.format(python=sys.executable, address=address))
