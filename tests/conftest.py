@@ -209,14 +209,18 @@ def table(tmp_path: Path) -> Path:
 def ray_session() -> Iterator[None]:
     """The one Ray that tests of this process run on."""
     from cluster.session import Session
+    from tests.support.forked_workers import forked_workers
 
-    starting.append("ray_session")
-    try:
-        session = Session("local", slots=4)
-    finally:
-        starting.clear()
-    yield
-    session.close()
+    with forked_workers() as python:
+        starting.append("ray_session")
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "executable", python)
+                session = Session("local", slots=4)
+        finally:
+            starting.clear()
+        yield
+        session.close()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from cluster._worker_messages import Setup
 from cluster.engine import ClusterEngine
 from incr_core.errors import EngineError, JobError, WorkerLost
 from incr_core.job import Job
-from tests.support.raylets import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.ray]
 

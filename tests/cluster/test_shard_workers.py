@@ -18,19 +18,17 @@ from cluster._shared_folder import SharedFolder
 from cluster._worker import ShardWorker
 from cluster._worker_messages import SavedAt, Setup
 from incr_core.errors import JobError
-from incr_core.job import Job
 from incr_core.models import TableShape
 from incr_core.numerics import FlatTensors
 from incr_core.rounds import EverySteps, total_observed
 from tests.support.cluster_runs import learned_locally
-from tests.support.repository import ROOT
 from tests.support.sharded_learners import (
     Centred,
     Layers,
     gap,
     held,
 )
-from tests.support.shards import TwoShards
+from tests.support.shards import TwoShards, numbers_job
 
 pytestmark = pytest.mark.ray
 
@@ -45,17 +43,8 @@ def uncalled_of(shape: TableShape) -> nn.Module:
     return nn.Sequential(nn.Linear(2, 4), Layers("not called"))
 
 
-def numbers_job(people: Path, *settings: str) -> Job:
-    document = {
-        "name": "people",
-        "root": str(ROOT),
-        "stream": {"path": str(people), "every": 100},
-        "features": {"label": "size", "numeric": ["height", "weight"], "classes": ["large", "medium", "small"]},
-        "model": {"factory": "tests.cluster.test_shard_workers:norm_of"},
-        "learner": {"objective": "multiclass", "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.1}},
-        "cluster": {"replicas": 1, "shards": 2},
-    }
-    return Job.from_document(document, settings).resolved()
+NORM, UNCALLED = "tests.cluster.test_shard_workers:norm_of", "tests.cluster.test_shard_workers:uncalled_of"
+SHARDED = ("cluster.replicas=1", "cluster.shards=2")
 
 
 def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path | None = None) -> ShardWorker:
@@ -107,7 +96,7 @@ def learned_in_two_lives(
 def test_workers_keep_the_statistics_of_whole_batches_through_a_resume(
     people: Path, two_shards: TwoShards, tmp_path: Path
 ) -> None:
-    job = numbers_job(people)
+    job = numbers_job(people, NORM, *SHARDED)
     first, second = two_shards.run(all_learned, job.model_dump(), group=False)
     assert all(value.equal(second[name]) for name, value in first.items())
     assert gap(first, learned_locally(job, tmp_path).weights) < 1e-5
@@ -119,7 +108,7 @@ def test_workers_keep_the_statistics_of_whole_batches_through_a_resume(
 def test_buffers_of_rows_said_to_be_independent_merge_by_their_rules(
     people: Path, two_shards: TwoShards, tmp_path: Path
 ) -> None:
-    job = numbers_job(people, "model.rows=independent", "stream.every=32", "learner.shuffle=false")
+    job = numbers_job(people, NORM, *SHARDED, "model.rows=independent", "stream.every=32", "learner.shuffle=false")
     first, second = two_shards.run(one_learned, job.model_dump(), group=False)
     assert all(value.equal(second[name]) for name, value in first.items())
     x = next(iter(job.data().increments(None))).labelled.inputs
@@ -143,7 +132,7 @@ def one_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[
 
 
 def test_a_layer_that_is_not_called_is_told(people: Path, two_shards: TwoShards) -> None:
-    job = numbers_job(people, "model.factory=tests.cluster.test_shard_workers:uncalled_of")
+    job = numbers_job(people, UNCALLED, *SHARDED)
     with pytest.raises(
         JobError, match=r"reads the weights of a layer of 1.layers without calling it, .* call the layer, "
     ):
@@ -152,7 +141,7 @@ def test_a_layer_that_is_not_called_is_told(people: Path, two_shards: TwoShards)
 
 @pytest.mark.parametrize(("told", "factor"), [("none", 1.0), ("sqrt", 2.0), ("linear", 4.0)])
 def test_the_rate_follows_the_number_of_replicas(told: str, factor: float, people: Path) -> None:
-    job = numbers_job(people, "cluster.replicas=4", "cluster.shards=1", f"cluster.scale_lr={told}")
+    job = numbers_job(people, NORM, "cluster.replicas=4", "cluster.shards=1", f"cluster.scale_lr={told}")
     meeting, _store = Rendezvous.open("127.0.0.1", timedelta(seconds=20))
     worker = ShardWorker()
     with tempfile.TemporaryDirectory() as folder:

@@ -6,20 +6,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cluster._shared_folder import require_lasting
 from incr_core.errors import JobError
+from tests.support.ports import free_ports
 from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -122,12 +122,6 @@ def job_server(environment: dict[str, str]) -> Iterator[str]:
             os.killpg(head.pid, signal.SIGKILL)
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def wait_for(url: str, head: subprocess.Popen[bytes]) -> None:

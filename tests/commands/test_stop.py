@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from incr_core.errors import RunDirectoryError
 from incr_core.job import Job
 from incr_core.registry import STOP, RunDirectory, ask, asked
 from incr_core.runs import Run, run
+from tests.support.processes import begin, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +54,10 @@ def waiting(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "incr_core.commands.cli", "run", "job.toml", "--out", "run", "--json"]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = begin(["run", "job.toml", "--out", "run", "--json"], cwd=tmp_path, **pipes)
         started.append(process)
-        while process.poll() is None and not (tmp_path / "run" / "versions" / "4").exists():
-            time.sleep(0.05)
+        wait_until((tmp_path / "run" / "versions" / "4").exists, process)
         return process
 
     yield start
@@ -88,7 +87,7 @@ def test_a_run_that_waits_is_stopped_with_a_commit_and_goes_on(
     assert told["participants"] == ["all"]
 
     assert main(["stop", out]) == 0
-    said, error = process.communicate(timeout=60)
+    said, error = process.communicate()
     assert process.returncode == 130, error
     assert json.loads(said)["finished"] is False
     assert "it stands at version 4" in capsys.readouterr().out
@@ -117,7 +116,7 @@ def test_a_request_alone_ends_a_run_after_the_increment_at_hand(table: Path, tmp
 def test_a_request_alone_ends_a_run_that_waits(waiting: Callable[[], subprocess.Popen[str]], tmp_path: Path) -> None:
     process = waiting()
     ask(tmp_path / "run", STOP)
-    said, error = process.communicate(timeout=300)
+    said, error = process.communicate()
     assert process.returncode == 130, error
     assert json.loads(said)["rows_learned"] == 8
 

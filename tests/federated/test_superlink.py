@@ -22,10 +22,11 @@ from federated.engine import FederatedEngine
 from incr_core.engines import LocalEngine
 from incr_core.errors import EngineError
 from incr_core.job import Job
-from tests.support.deployment import Deployment, free_port
+from tests.support.deployment import Deployment
 from tests.support.federated_runs import finish
 from tests.support.federations import COLUMNS, deployed, document
 from tests.support.made_up import made_up
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.flower
 

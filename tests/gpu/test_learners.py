@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Batch
-from incr_core.learner import Learner, OptimizerFactory, learn_stacked, why_alone
+from incr_core.learner import Learner, OptimizerFactory
 from incr_core.memories import Memory
 from incr_core.models import TableMLP, TableShape
 from incr_core.numerics import settle_arithmetic
@@ -22,7 +22,7 @@ from incr_core.objectives import Multiclass
 from incr_core.strategies import L2SP, STRATEGIES, FedProx, Replay, Strategy
 from incr_core.testing import check_strategy
 from incr_core.testing._trial import three_classes
-from incr_core.update import Update, mean
+from tests.support.stacked import learned_alike
 from tests.support.strategy_trials import ARGUMENTS, INCREMENTS, MODELS, ZERO
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -263,25 +263,4 @@ def test_learners_stacked_are_learners_alone(optimizer: str, strategy: str) -> N
         strategies = made[strategy]
         return learner("cuda", strategies, small, optimizer=OPTIMIZERS[optimizer], batch_size=4, seed=seed)
 
-    draw = torch.Generator().manual_seed(1)
-    alone, stacked = [client(seed) for seed in range(4)], [client(seed) for seed in range(4)]
-    torch.manual_seed(0)
-    anchor = {name: value.clone() for name, value in alone[0].weights().items()}
-    for sizes in ([1, 9, 4, 17], [12, 3, 8, 1]):
-        rows = [Batch(torch.randn(n, 4, generator=draw), torch.randint(3, (n,), generator=draw)) for n in sizes]
-        updates: list[Update] = []
-        for one, own in zip(alone, rows, strict=True):
-            one.adopt(anchor)
-            one.begin(own)
-            updates.append(one.advance())
-        stacked[0].adopt(anchor)
-        for one, own in zip(stacked, rows, strict=True):
-            one.begin(own)
-        assert why_alone(stacked[0], rows[0]) == ""
-        for update, wanted in zip(learn_stacked(stacked, rows, 2, anchor), updates, strict=True):
-            close(
-                {n: v.detach().cpu() for n, v in wanted.weights.items()},
-                {n: v.cpu() for n, v in update.weights.items()},
-            )
-            assert update.losses["loss"] == pytest.approx(wanted.losses["loss"], rel=1e-4)
-        anchor = {name: value.clone() for name, value in mean(updates, anchor, {}).items()}
+    learned_alike([client(seed) for seed in range(4)], [client(seed) for seed in range(4)], rtol=1e-4, atol=1e-4)

@@ -27,15 +27,13 @@ from cluster._worker import ShardWorker
 from cluster._worker_messages import Setup
 from incr_core.batch import Batch
 from incr_core.errors import JobError
-from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.models import TableShape
 from incr_core.numerics import FlatTensors, settle_arithmetic, whole
 from incr_core.objectives import Multiclass
 from incr_core.rounds import EverySteps, total_observed
 from incr_core.update import Update, mean
-from tests.support.repository import ROOT
-from tests.support.shards import TwoShards
+from tests.support.shards import TwoShards, numbers_job
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -53,17 +51,7 @@ def plain_of(shape: TableShape) -> nn.Module:
     return nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, shape.outputs))
 
 
-def job_of(people: Path, *settings: str) -> dict[str, Any]:
-    document = {
-        "name": "people",
-        "root": str(ROOT),
-        "stream": {"path": str(people), "every": 100},
-        "features": {"label": "size", "numeric": ["height", "weight"], "classes": ["large", "medium", "small"]},
-        "model": {"factory": "tests.gpu.test_processes:plain_of"},
-        "learner": {"objective": "multiclass", "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.1}},
-        "cluster": {"replicas": 2, "average_every": 2},
-    }
-    return Job.from_document(document, settings).resolved().model_dump()
+PLAIN = "tests.gpu.test_processes:plain_of"
 
 
 def all_learned(
@@ -87,7 +75,8 @@ def all_learned(
 def test_two_replicas_on_one_gpu_exchange_over_gloo(two: TwoShards, people: Path, tmp_path: Path, wire: str) -> None:
     found, folder = {}, SharedFolder.mark(tmp_path)
     for device in ("cpu", "cuda"):
-        job = job_of(people, f"learner.device={device}", f"cluster.wire={wire}")
+        asked = "cluster.replicas=2", "cluster.average_every=2", f"cluster.wire={wire}"
+        job = numbers_job(people, PLAIN, f"learner.device={device}", *asked).model_dump()
         (first, kind, sent), (second, _, _) = two.run(all_learned, job, folder, group=False)
         assert all(torch.equal(value, second[name]) for name, value in first.items())
         assert kind == "ProcessGroupGloo"

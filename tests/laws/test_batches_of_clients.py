@@ -12,13 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from incr_core.batch import Batch
 from incr_core.job import Job
-from incr_core.learner import Learner, OptimizerFactory, learn_stacked, why_alone
+from incr_core.learner import Learner, OptimizerFactory
 from incr_core.objectives import Multiclass
 from incr_core.strategies import L2SP, FedProx, Strategy
-from incr_core.update import mean
 from tests.support.federated_runs import finish, people
+from tests.support.stacked import learned_alike
 
 pytest.importorskip("flwr.app")
 
@@ -45,11 +44,6 @@ def learner(seed: int, optimizer: str, strategy: str, clip: float | None) -> Lea
     )
 
 
-def some(rows: int, weighted: bool, draw: torch.Generator) -> Batch:
-    weights = torch.rand(rows, generator=draw) if weighted else None
-    return Batch(torch.randn(rows, 4, generator=draw), torch.randint(3, (rows,), generator=draw), weights)
-
-
 @pytest.mark.parametrize(
     ("optimizer", "strategy", "clip", "weighted"),
     [
@@ -62,29 +56,8 @@ def some(rows: int, weighted: bool, draw: torch.Generator) -> Batch:
     ],
 )
 def test_learners_stacked_are_learners_alone(optimizer: str, strategy: str, clip: float | None, weighted: bool) -> None:
-    """Over three increments, in which moments, and how many steps were taken, differ more and more."""
-    draw = torch.Generator().manual_seed(1)
-    alone = [learner(seed, optimizer, strategy, clip) for seed in range(4)]
-    stacked = [learner(seed, optimizer, strategy, clip) for seed in range(4)]
-    anchor = {name: value.clone() for name, value in alone[0].weights().items()}
-    for sizes in ([1, 9, 4, 17], [12, 3, 8, 1], [5, 5, 5, 5]):
-        rows = [some(size, weighted, draw) for size in sizes]
-        expected = []
-        for one, theirs in zip(alone, rows, strict=True):
-            one.adopt(anchor)
-            one.begin(theirs)
-            expected.append(one.advance())
-        stacked[0].adopt(anchor)
-        for one, theirs in zip(stacked, rows, strict=True):
-            one.begin(theirs)
-        assert why_alone(stacked[0], rows[0]) == ""
-        for update, wanted in zip(learn_stacked(stacked, rows, 2, anchor), expected, strict=True):
-            assert update.num_rows == wanted.num_rows
-            assert update.losses["loss"] == pytest.approx(wanted.losses["loss"], rel=1e-5)
-            for name, value in wanted.weights.items():
-                torch.testing.assert_close(update.weights[name], value, rtol=1e-5, atol=1e-6)
-        anchor = {name: value.clone() for name, value in mean(expected, anchor, {}).items()}
-    assert [one.context.step for one in stacked] == [one.context.step for one in alone]
+    alone, stacked = ([learner(seed, optimizer, strategy, clip) for seed in range(4)] for _ in range(2))
+    learned_alike(alone, stacked, weighted=weighted)
     for one, other in zip(stacked, alone, strict=True):
         assert torch.equal(one.steps.state_dict()["generator"], other.steps.state_dict()["generator"])
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,7 @@ import pytest
 from incr_core._util import SIGNATURE, Webhook, signed
 from incr_core.errors import JobError
 from incr_core.runs import Run, open_run
+from tests.support.processes import wait_until
 
 HANGS = 0
 
@@ -78,7 +78,7 @@ def test_what_fails_is_tried_again_and_what_hangs_is_left() -> None:
         hook = Webhook(server.url, b"secret", failed.append, timeout=2.0, first_wait=0.01)
         for number in range(3):
             hook.post({"number": number})
-        assert hook.close(120.0) == 0
+        assert hook.close(600.0) == 0
     assert server.asked[:4] == [500, HANGS, 429, 200]
     assert [*dict.fromkeys(message["number"] for message in server.taken)] == [0, 1, 2]
     for signature, body in server.signatures:
@@ -92,7 +92,7 @@ def test_what_is_refused_or_too_much_is_given_up_and_said() -> None:
     with serving(404) as server:
         hook = Webhook(server.url, b"", failed.append, first_wait=0.01)
         hook.post({})
-        assert hook.close(30.0) == 0
+        assert hook.close(600.0) == 0
         assert (server.asked, failed) == ([404], ["answer 404, after 1 tries"])
     with serving(HANGS) as server:
         hook = Webhook(server.url, b"", failed.append, capacity=2)
@@ -106,7 +106,7 @@ def test_a_host_that_cannot_be_one_is_said() -> None:
     failed: list[str] = []
     hook = Webhook("http://foo..bar/", b"", failed.append, first_wait=0.01, tries=2)
     hook.post({})
-    assert hook.close(30.0) == 0
+    assert hook.close(600.0) == 0
     assert failed[0].startswith("UnicodeError: ")
     assert failed[0].endswith(", after 2 tries")
 
@@ -175,10 +175,9 @@ def test_the_command_tells_when_it_is_stale_and_ends_though_nobody_answers(tmp_p
                 stderr=subprocess.PIPE,
                 text=True,
             ) as running:
-                while not one.asked and running.poll() is None:
-                    time.sleep(0.02)
+                wait_until(lambda one=one: bool(one.asked), running)  # type: ignore[misc]
                 enough.touch()
-                _, said = running.communicate(timeout=300)
+                _, said = running.communicate()
             enough.unlink()
             assert running.returncode == 0, said
     assert {message["kind"] for message in server.taken} == {"stale"}

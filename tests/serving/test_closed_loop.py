@@ -113,7 +113,7 @@ def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path,
     assert (Run(out).summary.rows_learned, audit(out).holds) == (warm + len(joined), True)
     pq.write_table(whole, tmp_path / "whole.parquet")
     offline = run(Job.from_document(job(str(tmp_path / "whole.parquet"))).resolved(), tmp_path / "offline")
-    _, probabilities, truth = zip(*served, strict=True)
-    answered = binary_metrics(binary_statistics(torch.tensor(probabilities), torch.tensor(truth)))["auc"]
+    _, probabilities, late = zip(*served, strict=True)
+    answered = binary_metrics(binary_statistics(torch.tensor(probabilities), torch.tensor(late)))["auc"]
     assert offline.summary.prequential["auc"] > 0.7
     assert answered == pytest.approx(offline.summary.prequential["auc"], abs=within)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +18,7 @@ from incr_core.runs import Run, run
 from incr_core.serving import Champion
 from incr_core.storage import ObjectStore
 from tests.support.made_up import made_up
+from tests.support.processes import kill_all_of, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -42,21 +39,8 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
     yield start
     for process in running:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process, and all below it."""
-    for pid in [process.pid, *children(process.pid)]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def await_object(store: ObjectStore, name: str, process: subprocess.Popen[bytes]) -> None:
-    while not store.exists(name):
-        assert process.poll() is None, "the run has ended"
-        time.sleep(0.05)
+        kill_all_of(process)
+        process.wait()
 
 
 def test_a_server_answers_with_the_champion_in_the_store(place: str, small_job: Callable[..., Job]) -> None:
@@ -75,7 +59,7 @@ def test_a_run_that_goes_on_is_told_of_and_stopped(
     pq.write_table(made_up(20_000), tmp_path / "people.parquet")
     job = small_job(f"stream.path={tmp_path / 'people.parquet'}", "stream.every=2")
     process = begin(job, "--out", place)
-    await_object(ObjectStore(place), "manifest/00000003", process)
+    wait_until(lambda: ObjectStore(place).exists("manifest/00000003"), process)
     assert main(["status", place, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["running"].startswith(f"pid {process.pid} on ")
     assert main(["promote", place, str(Run(place).champion.number)]) == 2
@@ -97,20 +81,12 @@ def test_a_cluster_goes_on_from_the_store_alone(
     fs.put("people.parquet", (tmp_path / "people.parquet").read_bytes())
     job = small_job(f"stream.path={fs.address}", "stream.every=20", "cluster.replicas=1")
     process = begin(job, "--on", "cluster", "--out", place)
-    await_object(store, "manifest/00000004", process)
-    end(process)
+    wait_until(lambda: store.exists("manifest/00000004"), process)
+    kill_all_of(process)
+    process.wait()
     assert begin(job, "--on", "cluster", "--out", place).wait() == 0
     here = run(job, tmp_path / "here")
     assert Run(place).summary.model_sha256 == here.summary.model_sha256
     assert main(["audit", place]) == 0
     table: pa.Table = Run(place).table("ledger")
     assert sum(table["rows"].to_pylist()) == 470
-
-
-def children(pid: int) -> list[int]:
-    """All processes below one."""
-    found = list[int]()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
-    return found

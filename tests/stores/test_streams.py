@@ -20,7 +20,8 @@ from incr_core.job import Job
 from incr_core.runs import Run, run
 from incr_core.storage import ObjectStore
 from tests.support.made_up import made_up
-from tests.support.s3_server import endpoint, free_port, refusing
+from tests.support.ports import free_port
+from tests.support.s3_server import endpoint, refusing
 
 DOCUMENT: dict[str, Any] = {
     "name": "people",

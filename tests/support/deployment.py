@@ -16,6 +16,7 @@ import tomli_w
 
 from tests.support.certificates import write_node_key
 from tests.support.federations import document
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.repository import ROOT
 
@@ -23,12 +24,6 @@ BIN = Path(sys.executable).parent
 
 LONG = 600.0
 """Seconds to wait for what will come, however busy the machine is."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Deployment:

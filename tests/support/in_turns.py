@@ -40,7 +40,7 @@ def gone_through(streams: list[Stream], steps: int | None = None, **how: object)
         try:
             for increment in increments:
                 found[place].append(increment)
-                step.wait(60)
+                step.wait(600)
                 if len(found[place]) == steps:
                     break
         except Exception as fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from incr_core.errors import RunDirectoryError
 
-__all__ = ["INCR", "begin", "trainer", "wait_until"]
+__all__ = ["INCR", "begin", "descendants", "kill_all_of", "trainer", "wait_until"]
 
 INCR = (sys.executable, "-m", "incr_core.commands.cli")
 
@@ -43,3 +44,31 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[Any] | None 
                 return
         assert process is None or process.poll() is None, "the process has ended"
         time.sleep(0.02)
+
+
+def kill_all_of(process: subprocess.Popen[Any]) -> None:
+    """Kill a process, and all below it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below one, and their command lines."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, ahead = dict[int, str](), [pid]
+    while ahead:
+        above = ahead.pop()
+        for child, parent in parents.items():
+            if parent == above:
+                ahead.append(child)
+                try:
+                    found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+                except OSError:
+                    continue
+    return found

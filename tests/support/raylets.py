@@ -5,29 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Raylets", "free_ports"]
+from tests.support.ports import free_ports
+
+__all__ = ["Raylets"]
 
 PATIENCE = 200
 """Looks at a Ray until all its nodes are there: seconds each, and minutes on a host that is busy."""
 
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens at."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def environment() -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
+
 BUCKET = "incr-tests"
 
 
@@ -98,13 +100,6 @@ def refusing(status: int, code: str) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 def answers(port: int) -> bool:

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from cluster import _process_groups as groups
 from cluster._rank import Place
 from cluster._rendezvous import Rendezvous
+from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic
+from tests.support.repository import ROOT
 
-__all__ = ["SHARDS", "TwoShards"]
+__all__ = ["SHARDS", "TwoShards", "numbers_job"]
 
 SHARDS = 2
 PATIENCE = timedelta(minutes=10)
@@ -59,6 +62,19 @@ class TwoShards:
         for end, process in zip(self._ends, self._processes, strict=True):
             end.close()
             process.join()
+
+
+def numbers_job(people: Path, factory: str, *settings: str) -> Job:
+    """A job on two numbers of the made-up table, for whose model a function of this place and name is called."""
+    document = {
+        "name": "people",
+        "root": str(ROOT),
+        "stream": {"path": str(people), "every": 100},
+        "features": {"label": "size", "numeric": ["height", "weight"], "classes": ["large", "medium", "small"]},
+        "model": {"factory": factory},
+        "learner": {"objective": "multiclass", "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.1}},
+    }
+    return Job.from_document(document, settings).resolved()
 
 
 def _serve(end: Connection) -> None:

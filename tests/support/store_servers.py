@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.s3_server import BUCKET, answers, free_port, s3_server
+from tests.support.ports import free_port
+from tests.support.s3_server import BUCKET, answers, s3_server
 
 __all__ = ["SERVERS"]
 
