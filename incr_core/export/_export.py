@@ -114,8 +114,16 @@ def export(
 
 def _json(document: Any) -> bytes:
     """A document as a file that a person can read: short lists stay on a line."""
-    lists = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")  # a text has no line break, so none is changed
-    return lists.sub(lambda found: f"[{re.sub(r',\n\s+', ', ', found[1])}]", json_text(document)).encode() + b"\n"
+    return _LIST.sub(_on_a_line, json_text(document)).encode() + b"\n"
+
+
+_LIST = re.compile(r"\[\n\s+[^\[\]{}]*?\n\s+\]")
+"""A list of plain values. No text in JSON holds a line break, so none is changed."""
+
+
+def _on_a_line(found: re.Match[str]) -> str:
+    inside = re.sub(r"(?<=\[)\n\s+|\n\s+(?=\])", "", found[0])
+    return re.sub(r",\n\s+", ", ", inside)
 
 
 def _free(out: str | Path) -> Path:
@@ -133,10 +141,10 @@ def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
     if isinstance(check, str | Path):
         if not (is_address(check) or Path(check).is_file()):
             raise StreamError(f"{check}: expected a file of rows to check on, got nothing there")
-        source = open_source(check, job.stream.format)
-        assert isinstance(source, FileSource)
-        [(name, path)] = source.paths.items()
-        return read_table(path, None, source.format_of(name), name), name
+        file = open_source(check, job.stream.format)
+        assert isinstance(file, FileSource)
+        [(name, path)] = file.paths.items()
+        return read_table(path, None, file.format_of(name), name), name
     if check is not None:
         return as_table(check, "the table"), "the table"
     try:
