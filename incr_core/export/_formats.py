@@ -58,8 +58,9 @@ class Pt2(Format):
         """Trace the model, and save the program."""
         if int8:
             quantise_linear(answering.model)
+        program = _traced(answering, example)
         with quiet():
-            torch.export.save(_traced(answering, example), folder / self.file)
+            torch.export.save(program, folder / self.file)
 
     def read(self, folder: Path, answering: Answering) -> Ask:
         """Load the program."""
@@ -84,8 +85,8 @@ class Onnx(Format):
         """Trace the model, translate it, and name the dimension that is the rows."""
         import onnx
 
+        traced = _traced(answering, example)
         with quiet():
-            traced = _traced(answering, example)
             try:
                 made = torch.onnx.export(
                     traced, dynamo=True, verbose=False, output_names=[output], opset_version=OPSET, optimize=True
@@ -171,7 +172,7 @@ def check_installed(name: str) -> None:
 def _traced(answering: Answering, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             return torch.export.export(
                 answering, (), kwargs=dict(example), dynamic_shapes={name: {0: rows} for name in example}, strict=False
             )
