@@ -29,7 +29,9 @@ def exported(numeric: dict[str, int | None], categorical: list[str]) -> Encoder:
     columns: list[dict[str, Any]] = []
     start = 0
     for name, width in numeric.items():
-        columns.append({"name": name, "kind": "numbers" if width else "number", "places": [start, start + (width or 1)]})
+        columns.append(
+            {"name": name, "kind": "numbers" if width else "number", "places": [start, start + (width or 1)]}
+        )
         start += width or 1
     columns += [{"name": name, "kind": "category", "place": place} for place, name in enumerate(categorical)]
     inputs = [
@@ -41,9 +43,7 @@ def exported(numeric: dict[str, int | None], categorical: list[str]) -> Encoder:
 
 def ours(table: pa.Table, numeric: dict[str, int | None], categorical: list[str]) -> dict[str, torch.Tensor]:
     widths = {name: width for name, width in numeric.items() if width}
-    encoder = Ours(
-        "y", list(numeric), categorical, objective="binary", classes=None, buckets=BUCKETS, widths=widths
-    )
+    encoder = Ours("y", list(numeric), categorical, objective="binary", classes=None, buckets=BUCKETS, widths=widths)
     encoded = encoder.encode(
         table.append_column("y", pa.array([0.0] * len(table))), torch.arange(len(table)), "a.parquet"
     )
