@@ -7,6 +7,7 @@
     |   +-- BadRows           some rows cannot be used and `on_bad_row = "fail"`
     +-- RunDirectoryError     the run directory belongs to another job, or is not one
     +-- VersionError          no such version
+    +-- ExportError           a version cannot be exported, or does not answer as before when it is
     +-- CheckpointError       saved state is damaged, or belongs to something else
     +-- StorageError          the run directory cannot be written
     |   +-- StoreError        an object store refuses or does not answer
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "DivergedError",
     "EngineError",
+    "ExportError",
     "IncrError",
     "JobError",
     "RunDirectoryError",
@@ -96,6 +98,10 @@ class VersionError(IncrError):
     """The version asked for does not exist."""
 
     exit_code = 2
+
+
+class ExportError(IncrError):
+    """A version cannot be exported: its model cannot be traced, or does not answer as before when it is."""
 
 
 class CheckpointError(IncrError):

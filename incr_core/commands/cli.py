@@ -131,6 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--temperature", type=float, default=2.0, help="how soft its answers are made (default: 2)")
     distill.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
 
+    export = command(
+        "export", _export, "write a version for a service that knows neither incr nor its job: docs/export.md"
+    )
+    export.add_argument("directory", metavar="DIR")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder, or an empty one")
+    formats = "onnx (default), for onnxruntime; pt2, a program of torch.export; safetensors, the weights"
+    export.add_argument("--format", default="onnx", metavar="FORMAT", help=formats)
+    export.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    export.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
+    export.add_argument(
+        "--check", metavar="ROWS.parquet", help="compare the answers on these rows (default: rows of the run's stream)"
+    )
+    export.add_argument("--quantize", metavar="int8", help="of linear layers; their cost is told")
+    export.add_argument("--json", action="store_true", help="print export.json, and nothing else")
+
     serve = command(
         "serve", _serve, "answer questions over HTTP with a run's champion, and hear what was right: docs/serving.md"
     )
@@ -278,6 +293,12 @@ def _distill(options: argparse.Namespace) -> int:
         print_summary(summary, options.out)
         print(f"  it goes on with: incr run {Path(options.out, 'job.toml')} --out {options.out}")
     return said_whether_stopped(summary)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from incr_core.commands.export import export
+
+    return export(options)
 
 
 def _serve(options: argparse.Namespace) -> int:

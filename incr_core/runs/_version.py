@@ -17,6 +17,7 @@ from incr_core.data.sources import as_table
 from incr_core.data.timeline import EncodedRows, PlainAsked, encode_file, encode_table
 from incr_core.engines import at_owner
 from incr_core.errors import IncrError, StreamError, VersionError
+from incr_core.export import export
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.numerics import settle_arithmetic
@@ -116,6 +117,18 @@ class Version:
         objective = self.learner.objective
         measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
+
+    def export(
+        self,
+        out: str | Path,
+        format: str = "onnx",
+        *,
+        check: str | Path | Any = None,
+        quantize: str | None = None,
+    ) -> dict[str, Any]:
+        """Write it into the new folder `out` for a service without incr: see `incr_core.export.export`."""
+        columns = list(self.answers.columns(torch.empty(0), 0))
+        return export(self, out, format, check=check, quantize=quantize, columns=columns)
 
     def encoded(self, rows: str | Path | Any, name: str, *, labelled: bool = False) -> EncodedRows:
         """Rows as tensors, and those that cannot be used; `name` is of a table, for errors."""
