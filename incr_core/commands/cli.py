@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    predict.add_argument("--keep", metavar="COLUMN,...", help="columns of the rows to have beside their predictions")
     predict.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 

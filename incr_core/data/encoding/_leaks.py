@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from incr_core.data.encoding._columns import is_list
 from incr_core.data.encoding._kinds import is_number
 
 __all__ = ["gives_away"]
@@ -44,7 +43,7 @@ def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool
     """
     there = pc.is_valid(label)
     column, label = column.filter(there), label.filter(there)
-    if len(label) < FEWEST or is_list(column.type) or pa.types.is_nested(column.type):
+    if len(label) < FEWEST or pa.types.is_nested(column.type) or pa.types.is_nested(label.type):
         return False
     if not classes:
         return is_number(column.type) and _fits(_floats(column), _floats(label))
