@@ -86,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
+    init = command("init", _init, "look at rows, tell what is in them, and write a job that learns them")
+    init.add_argument("rows", metavar="ROWS", help="a file or a folder: Parquet, Arrow, CSV or JSON lines")
+    init.add_argument("--label", metavar="COLUMN", help="the column to predict; none: tell the columns")
+    init.add_argument("--out", default="job.toml", metavar="JOB.toml", help="the job file to write (default: job.toml)")
+
     run = command("run", _run, "learn a job's stream; goes on where an unfinished run of the same job stands")
     run.add_argument("job", metavar="JOB.toml")
     run.add_argument("--on", default="local", metavar="ENGINE", help="local (default), cluster or federated")
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("directory", metavar="DIR")
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
+    predict.add_argument("--keep", metavar="COLUMN,...", help="columns of the rows to have beside their predictions")
     predict.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 
@@ -226,6 +232,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 # Each command imports what it needs, so that `incr --help` answers at once.
+
+
+def _init(options: argparse.Namespace) -> int:
+    from incr_core.commands.init import init
+
+    return init(options)
 
 
 def _run(options: argparse.Namespace) -> int:

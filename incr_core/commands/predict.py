@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from incr_core._util import json_text
 from incr_core.errors import ArgumentError
-from incr_core.runs import Version
+from incr_core.runs import Version, with_columns
 from incr_core.shown import shown
 from incr_core.storage import write_atomically
 
@@ -28,7 +28,10 @@ def predict(options: argparse.Namespace) -> int:
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         got = "a folder" if output.is_dir() else f"no folder {output.parent}"
         raise ArgumentError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
-    table, bad = Version.load(options.directory, options.version, client=options.client).answer(options.rows)
+    version = Version.load(options.directory, options.version, client=options.client)
+    table, bad = version.answer(options.rows)
+    keep = [name for name in (options.keep or "").split(",") if name]
+    table = with_columns(table, options.rows, keep, version.job.stream.format)
     if output is None:
         csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:

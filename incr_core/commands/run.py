@@ -63,6 +63,8 @@ def out_of(options: argparse.Namespace) -> str:
 def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
+    if not options.quiet and not options.json:
+        print("\n".join(f"{kind}: {found}" for kind, found in job.told_columns().items()), flush=True)
     with progress(job, quiet=options.quiet) as on_progress:
         run(job, out, options.on, on_progress, follow=options.follow)
     return 0

@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 from incr_core._util import names_code
+from incr_core.job._columns import told_columns
 from incr_core.job._engine_sections import AvailabilitySection, ClusterSection, FederatedSection
 from incr_core.job._fault import first_fault
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
+from incr_core.job._proposal import Proposal, looked_at, propose
+from incr_core.job._proposal_text import job_text
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import (
     AlertsSection,
@@ -32,9 +35,14 @@ __all__ = [
     "Job",
     "LearnerSection",
     "ModelSection",
+    "Proposal",
     "Replicas",
     "ServerPrivacy",
     "StreamSection",
     "first_fault",
+    "job_text",
+    "looked_at",
     "names_code",
+    "propose",
+    "told_columns",
 ]

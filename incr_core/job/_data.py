@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from incr_core.data.encoding import Encoder, column_kinds, find_classes, list_widths
+from incr_core.data.encoding import MOST_WORDS, Columns, Encoder, find_classes, list_widths, words_wanted
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SOURCES, PythonSource, SharedReads, Source, await_files, open_source, seconds
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
+from incr_core.job._columns import columns_of, is_open
 from incr_core.job._file import OBJECT, JobFile
 from incr_core.storage import address_in, is_address
 
@@ -41,9 +42,9 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
     return path if is_address(path) else str(Path(job.root, Path(path).expanduser()))
 
 
-def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
+def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any], Columns]:
     """The document of a job with what its data decides filled in: an absolute path, the columns, how long lists are,
-    the classes.
+    the classes; and what columns were taken for, and why.
 
     It waits for files that are still being written. settled: the features of a run that has begun, which are what they
     were when it did, whatever the data holds now. Raises StreamError where the data cannot be looked at, JobError where
@@ -51,7 +52,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
     """
     document = job.document()
     if job.federated.owned:
-        return _told(job, document)
+        return _told(job, document), Columns()
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
     source = source_of(job)
@@ -59,13 +60,12 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
         whole = address_in(source) if is_address(source) else str(Path(source).absolute())
         source = document["stream"]["path"] = whole
     features, objective, format = job.features, job.learner.objective, job.stream.format
-    if not features.numeric and not features.categorical and objective != "next_token":
-        kinds = settled.get("numeric"), settled.get("categorical")
-        if None in kinds:
-            taken = {*features.labels, features.weight, features.task, job.stream.predict_at, job.stream.label_at}
-            taken.update(job.stream.keys)
-            kinds = column_kinds(source, taken, format=format, tolerant=features.tolerates_bad_files, settle=settle)
-        document["features"]["numeric"], document["features"]["categorical"] = kinds
+    columns = columns_of(job, settled, source)
+    if is_open(job):
+        document["features"] |= {"numeric": columns.numeric, "categorical": columns.categorical, "text": columns.text}
+        document["features"]["exclude"] = settled.get("exclude", [*columns.left_out])
+    if columns.text and features.text_words is None:
+        document["features"]["text_words"] = settled.get("text_words") or _words(job, source, columns.text)
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
     elif _finds_classes(job):
@@ -84,14 +84,20 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> dict[str, Any]:
         document["features"]["widths"] = _widths(
             JobFile.from_document(document, objects=job.objects_given), settled.get("widths")
         )
-    return document
+    return document, columns
+
+
+def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
+    """How many words of a text count: as many as nearly all of the first rows have, within bounds."""
+    format, tolerant, settle = job.stream.format, job.features.tolerates_bad_files, seconds(job.stream.settle)
+    return words_wanted(open_source(source, format, tolerant=tolerant, settle=settle).head(columns))
 
 
 def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
     """The document of a job whose rows lie elsewhere: it must say what the data would decide."""
     features, objective = job.features, job.learner.objective
     missing = []
-    if not features.numeric and not features.categorical and objective != "next_token":
+    if is_open(job):
         missing.append("features.numeric and features.categorical: the columns to learn from")
     if objective == "multilabel" and features.classes is None and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
@@ -142,6 +148,10 @@ def encoder_of(job: JobFile) -> Encoder:
         tasks=_tasks_told(job),
         guesses=any(step.name == "experts" and step.arguments.get("features") for step in job.model.adapt),
         widths=_widths(job) if features.widths is None else features.widths,
+        date=features.date,
+        text=features.text,
+        text_buckets=features.text_buckets,
+        text_words=features.text_words or MOST_WORDS,
     )
 
 

@@ -169,6 +169,20 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _columns_are_one_thing(self) -> Self:
+        features = self.features
+        used = [*features.numeric, *features.categorical, *features.text, *features.date]
+        for name in features.exclude:
+            if name in used:
+                raise ValueError(f"features.exclude: {name} is named as a feature too; take it out of one of the two")
+        if features.text and self.learner.objective in ("ranking", "next_token"):
+            raise ValueError(
+                f'features.text: expected none with the objective "{self.learner.objective}", whose built-in model '
+                "takes no text; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_fit_the_objective(self) -> Self:
         for key, given, objective in (
             ("item", bool(self.features.item), "ranking"),

@@ -44,7 +44,11 @@ class ByColumn:
                     f"model.inputs: expected columns of features.numeric, got {column!r}, which is {kind}; "
                     f"name some of {', '.join(numeric)}"
                 )
-        left = [column for column in [*numeric, *job.features.categorical] if column not in taken]
+        left = [
+            column
+            for column in [*numeric, *job.features.categorical, *job.features.text, *job.features.date]
+            if column not in taken
+        ]
         left += ["the rates of features.rate"] * bool(job.features.rate)
         if left:
             raise JobError(

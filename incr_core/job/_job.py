@@ -10,11 +10,12 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 from torch import nn
 
-from incr_core.data.encoding import Encoder
+from incr_core.data.encoding import Columns, Encoder
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SharedReads, Source
 from incr_core.data.timeline import Partition, Stream, Turns
 from incr_core.drift import Controller
+from incr_core.job._columns import told_columns
 from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
 from incr_core.job._drift import check_judged, controller_of, probes_of
 from incr_core.job._fault import as_job_error
@@ -46,6 +47,7 @@ class Job(JobFile):
     """A job that can be run: `Job.read("job.toml")`, then `incr_core.run`."""
 
     _found: dict[str, Any] = PrivateAttr(default_factory=dict)  # what [features] said where the data has decided since
+    _columns: Columns = PrivateAttr(default_factory=Columns)  # what the data's columns were taken for, and why
     _called: dict[str, str] = PrivateAttr(default_factory=dict)  # column -> what it is called in the files
 
     def __eq__(self, other: object) -> bool:
@@ -77,11 +79,12 @@ class Job(JobFile):
         inputs and outputs. Rows with a label that is none of its classes are bad rows.
         """
         there = {} if out is None else begun(out)
-        document = discovered(self, there.get("features", {}))
+        document, columns = discovered(self, there.get("features", {}))
         job = type(self).from_document(document, objects=self.objects_given)
         before = self.document()["features"]
         found = (key for key, value in document["features"].items() if before.get(key) != value)
         job._found = {key: before.get(key) for key in found}
+        job._columns = columns
         return job
 
     def going_on(self, out: str | Path) -> Self:
@@ -91,6 +94,10 @@ class Job(JobFile):
         document = self.document()
         document["features"] |= self._found
         return type(self).from_document(document, objects=self.objects_given).resolved(out)
+
+    def told_columns(self) -> dict[str, str]:
+        """What a resolved job learns, and from what, by kind of column."""
+        return told_columns(self.document(), self._columns)
 
     def source(self) -> str | Callable[..., Any]:
         """Where the rows come from: a path, or a function that yields them."""

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from incr_core._util import build
 from incr_core.batch import Inputs
-from incr_core.data.encoding import Encoder
+from incr_core.data.encoding import Encoder, slots_of
 from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._inputs import ByColumn
@@ -33,7 +33,7 @@ def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.M
 
     outputs: what its objective asks for, a row; numeric: the numbers of a row, rates among them.
     """
-    shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
+    shape = _shape(job, encoder, outputs, numeric)
     by_column = ByColumn(job, encoder) if job.model.inputs else None
     with seeded(job.learner.seed):
         model = _plain(job, encoder, shape)
@@ -73,7 +73,7 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
             if keys.untyped_storage().data_ptr() == memory:
                 entries[name] = min(entries.get(name, EXACT), embedding.num_embeddings)
 
-    shape = TableShape(numeric, len(job.features.categorical), job.features.buckets, outputs)
+    shape = _shape(job, encoder, outputs, numeric)
     with seeded(job.learner.seed):
         model = _plain(job, encoder, shape)
         by_column.attach(model)
@@ -84,6 +84,13 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
         _answer_one(model, job, shape, of_tokens=encoder.of_tokens)
     allowed = {name: range(entries[name]) if name in entries else range(-EXACT, EXACT + 1) for name in by_column.ids}
     return {column: allowed[name] for name, columns in by_column.ids.items() for column in columns}
+
+
+def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableShape:
+    """What the model must know about encoded rows of `numeric` numbers."""
+    features, slots = job.features, slots_of(encoder.text_words)
+    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else ()
+    return TableShape(numeric, len(features.categorical), features.buckets, outputs, *text)
 
 
 def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
@@ -154,9 +161,12 @@ def _try_out(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bo
 
 def _answer_one(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bool) -> Tensor:
     inputs: Inputs = torch.zeros(1, shape.numeric, dtype=torch.int64 if of_tokens else torch.float32)
-    if shape.categorical:
-        codes = torch.zeros(1, shape.categorical, 2, dtype=torch.int64)
-        inputs = {"numeric": torch.zeros(1, shape.numeric), "categorical": codes}
+    if shape.categorical or shape.text:
+        inputs = {"numeric": torch.zeros(1, shape.numeric)}
+        if shape.categorical:
+            inputs["categorical"] = torch.zeros(1, shape.categorical, 2, dtype=torch.int64)
+        if shape.text:
+            inputs["text"] = torch.zeros(1, shape.text, shape.slots, dtype=torch.int32)
     try:
         with torch.no_grad(), answering(model):
             output: Tensor = ask(model, inputs)

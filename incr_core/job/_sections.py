@@ -115,6 +115,11 @@ class FeaturesSection(Section):
     label: str | Annotated[list[str], Field(min_length=1)]
     numeric: list[str] = []
     categorical: list[str] = []
+    text: list[str] = []
+    text_buckets: int = Field(2**15, ge=2, le=2**30)
+    text_words: int | None = Field(None, ge=1, le=4096)
+    date: list[str] = []
+    exclude: list[str] = []
     item: list[str] = []
     weight: str | None = None
     task: str | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from incr_core.batch import Inputs
 from incr_core.models._moments import Moments
+from incr_core.models._text import TextBag
 
 __all__ = ["TableMLP", "TableShape"]
 
@@ -21,13 +22,17 @@ class TableShape:
     """What a model must know about encoded rows.
 
     numeric: how many numbers a row has; categorical: how many categories; buckets: the hash buckets of each.
-    outputs: how many numbers the objective wants.
+    outputs: how many numbers the objective wants. text: how many texts; slots: the words and pairs of each;
+    text_buckets: the hash buckets of these.
     """
 
     numeric: int
     categorical: int
     buckets: int
     outputs: int
+    text: int = 0
+    slots: int = 0
+    text_buckets: int = 0
 
 
 class TableMLP(nn.Module):
@@ -37,7 +42,8 @@ class TableMLP(nn.Module):
 
     mean and std are running moments that merge exactly between workers (`Moments`). A missing number becomes 0, the
     mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
-    (hash embeddings: Svenstrup et al. 2017).
+    (hash embeddings: Svenstrup et al. 2017). Of texts, `TextBag` gives sums over words, to the layers and to the
+    output.
 
     shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
     dropout: share of hidden units silenced while learning.
@@ -60,7 +66,11 @@ class TableMLP(nn.Module):
         if shape.categorical:
             self.embedding = nn.Embedding(shape.categorical * shape.buckets, embedding)
             nn.init.normal_(self.embedding.weight, std=0.1)
-        widths = [2 * shape.numeric + shape.categorical * embedding, *hidden]
+        self.text: TextBag | None = None
+        if shape.text:
+            self.text = TextBag(shape.text, shape.text_buckets, embedding, shape.outputs)
+        of_text = 0 if self.text is None else self.text.width
+        widths = [2 * shape.numeric + shape.categorical * embedding + of_text, *hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
@@ -83,8 +93,13 @@ class TableMLP(nn.Module):
             assert categorical is not None
             found: Tensor = self.embedding(categorical + self.offsets)  # (B, C, 2, E)
             columns.append(found.sum(2).flatten(1))
+        by_word = None
+        if self.text is not None:
+            assert isinstance(inputs, dict)
+            deep, by_word = self.text(inputs["text"])
+            columns.append(deep)
         output: Tensor = self.layers(torch.cat(columns, dim=1))
-        return output
+        return output if by_word is None else output + by_word
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
         """What rows about to be learned add to the moments."""

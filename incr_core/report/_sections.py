@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from incr_core.job import told_columns
 from incr_core.registry import RunDirectory
 from incr_core.report._course import Course
 from incr_core.report._style import EVENTS, OURS, QUIET
 from incr_core.report._words import count, escaped, number, size, words
 
-__all__ = ["events", "headline", "quarantine", "section", "time_bar", "versions"]
+__all__ = ["events", "headline", "learned_from", "quarantine", "section", "time_bar", "versions"]
 
 _MOST_VERSIONS = 15
 _MOST_REASONS = 30
@@ -102,6 +103,15 @@ def _marks(manifest: Mapping[str, Any]) -> str:
 def _against_champion(manifest: Mapping[str, Any]) -> str:
     gate = manifest.get("gate", {})
     return f"{number(gate['challenger'])}, {number(gate['champion'])}" if "challenger" in gate else ""
+
+
+def learned_from(run: RunDirectory) -> str:
+    """What the run learns, and from which columns."""
+    try:
+        rows = [[escaped(kind), escaped(found)] for kind, found in told_columns(run.job()).items()]
+    except KeyError:  # of a job that is no job
+        return ""
+    return section("Columns", "What is learned, and from what.", html_table(["", "columns"], rows, numeric=()))
 
 
 def events(table: pa.Table) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from incr_core.runs._engine_choice import EngineSettings
     from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
     from incr_core.runs._from_objects import open_run
+    from incr_core.runs._kept_columns import with_columns
     from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
     from incr_core.runs._run import Run, run
     from incr_core.runs._status import Status
@@ -49,4 +50,5 @@ __all__ = [
     "rows_where",
     "run",
     "stop",
+    "with_columns",
 ]

@@ -23,6 +23,7 @@ from incr_core.learner import Learner
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory, loop_state, states_of
 from incr_core.runs._answer_columns import AnswerColumn, AnswerColumns
+from incr_core.runs._kept_columns import with_columns
 from incr_core.shown import shown
 from incr_core.storage import checkpoint
 
@@ -83,14 +84,15 @@ class Version:
         history = run.extra_table(version, "history") if "history.arrow" in manifest["files"] else None
         return cls(version, job, learner, history, manifest)
 
-    def predict(self, rows: str | Path | Any) -> pa.Table:
+    def predict(self, rows: str | Path | Any, keep: Sequence[str] = ()) -> pa.Table:
         """The predictions for rows, one each, in their order; null where a row cannot be used.
 
         Columns: `row`, the offset, then `probability` (binary: of the second class; with `class` where classes have
         other names than 0 and 1), `class` and `probability.CLASS` (multiclass), `probability.LABEL` (multilabel),
-        `token` and `probability` (next_token), `score` of the row's item (ranking), or `value`.
+        `token` and `probability` (next_token), `score` of the row's item (ranking), or `value`. keep: columns of the
+        rows that stand behind `row`, such as their ids.
         """
-        return self.answer(rows)[0]
+        return with_columns(self.answer(rows)[0], rows, keep, self.job.stream.format)
 
     def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
         """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""

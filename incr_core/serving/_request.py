@@ -88,7 +88,8 @@ def columns_of(job: Job) -> dict[str, Column]:
             return Column("number", ids=encoder.ids.get(name))
         if name == encoder.task:
             return Column("task")
-        return Column("time" if name == time and name not in encoder.categorical else "category")
+        timed = name in encoder.date or (name == time and name not in (*encoder.categorical, *encoder.text))
+        return Column("time" if timed else "category")
 
     asked = columns_asked(encoder, job.rates(), time, labelled=False)
     told = [encoder.task] if encoder.task and encoder.task not in asked else []  # read where it is there

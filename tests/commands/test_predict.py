@@ -110,8 +110,10 @@ def test_metrics_that_say_nothing_of_what_was_learned_come_with_a_word(
     job.write_text(f'[stream]\npath = "{table}"\n[features]\nlabel = "tall"\n[learner]\nobjective = "binary"\n')
     assert main(["run", str(job), "--out", str(tmp_path / "run"), "--set", setting]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 + bool(told)
-    assert told in lines[2]
+    assert lines[:2] == ["label: tall (binary, 2 classes: 0, 1)", "numbers: height, weight, score"]
+    summary = lines[next(at for at, line in enumerate(lines) if " on local: " in line) :]
+    assert len(summary) == 3 + bool(told)
+    assert told in summary[2]
     assert told[:20] in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incr_core.data import row_ids
-from incr_core.data.encoding import ColumnHash, Encoder, column_kinds, find_classes
+from incr_core.data.encoding import ColumnHash, Encoder, find_classes
 from incr_core.errors import ArgumentError, StreamError
+from tests.support.kinds import sorted_columns
 
 
 def encode(encoder: Encoder, columns: dict[str, Any], **options: Any) -> Any:
@@ -214,7 +215,9 @@ def test_a_row_with_two_faults_is_counted_once() -> None:
 
 
 def test_what_an_encoder_refuses() -> None:
-    with pytest.raises(ArgumentError, match="features: expected at least one numeric or categorical column"):
+    with pytest.raises(
+        ArgumentError, match="features: expected at least one numeric, categorical, text or date column"
+    ):
         Encoder("y", [], [], objective="binary", classes=None)
     with pytest.raises(ArgumentError, match="features: expected every column once, got x twice"):
         Encoder("y", ["x"], ["x"], objective="binary", classes=None)
@@ -260,7 +263,7 @@ def test_column_kinds() -> None:
             "y": [0],
         }
     )
-    assert column_kinds(lambda: [table], {"y", None}) == (["number", "whole", "pixels"], ["name", "flag", "coded"])
+    assert sorted_columns(lambda: [table], {"y", None}) == (["number", "whole", "pixels"], ["name", "flag", "coded"])
 
 
 def test_a_column_of_nulls_only_is_of_the_kind_it_has_further_on(tmp_path: Path) -> None:
@@ -268,14 +271,14 @@ def test_a_column_of_nulls_only_is_of_the_kind_it_has_further_on(tmp_path: Path)
         table = pa.table({"x": pa.nulls(len(late), pa.int64()), "late": late, "never": never})
         pq.write_table(table, tmp_path / f"{day}.parquet")
     pq.write_table(pa.table({"x": [1], "late": [1.5], "never": pa.nulls(1)}), tmp_path / "2.parquet")
-    assert column_kinds(tmp_path) == (["x", "late"], [])
+    assert sorted_columns(tmp_path) == (["x", "late"], [])
 
 
 def test_text_that_is_not_utf8_is_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("x,town\n1,K\xf6ln\n2,Bonn\n".encode("latin-1"))
-    assert column_kinds(path) == (["x"], ["town"])
-    assert column_kinds(lambda: [pa.table({"k": pa.array([b"\xe9"], pa.large_binary())})]) == ([], ["k"])
+    assert sorted_columns(path) == (["x"], ["town"])
+    assert sorted_columns(lambda: [pa.table({"k": pa.array([b"\xe9"], pa.large_binary())})]) == ([], ["k"])
     encoder = Encoder(None, [], ["k"], objective="binary", classes=None)
     codes = encode(encoder, {"k": [b"\xe9", b"a", b"\xe9"]}).batch.inputs["categorical"]
     assert torch.equal(codes[0], codes[2])
@@ -286,8 +289,8 @@ def test_text_in_a_csv_file_that_is_mostly_numbers_is_numeric(tmp_path: Path, wo
     values = ["n/k"] * words + [str(i) for i in range(10 - words)]
     path = tmp_path / "a.csv"
     path.write_text("x,y\n" + "".join(f"{value},0\n" for value in [*values, ""]))
-    assert column_kinds(path, {"y"}) == expected
-    assert column_kinds(lambda: [{"x": values}]) == ([], ["x"])  # elsewhere a type is no guess
+    assert sorted_columns(path, {"y"}) == expected
+    assert sorted_columns(lambda: [{"x": values}]) == ([], ["x"])  # elsewhere a type is no guess
 
 
 @pytest.mark.parametrize("values", [[[1, 2]], [{"a": 1}], [["a"]]])

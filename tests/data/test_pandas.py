@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from incr_core.data.encoding import Encoder, column_kinds
+from incr_core.data.encoding import Encoder
 from incr_core.data.sources import read_table
 from incr_core.data.timeline import Stream
 from incr_core.job import Job
 from incr_core.runs import run
+from tests.support.kinds import sorted_columns
 from tests.support.streams import categories, numbers_of
 
 X = [0.5, 1.5, 2.5, 3.5]
@@ -27,7 +28,7 @@ def kinds_of(frame: pd.DataFrame, folder: Path, **how: Any) -> list[tuple[list[s
     frame.to_parquet(folder / "a.parquet", **how)
     frame.to_feather(folder / "a.feather")
     table = pa.Table.from_pandas(frame, preserve_index=how.get("index"))
-    return [column_kinds(found) for found in (folder / "a.parquet", folder / "a.feather", lambda: [table])]
+    return [sorted_columns(found) for found in (folder / "a.parquet", folder / "a.feather", lambda: [table])]
 
 
 @pytest.mark.parametrize(
@@ -53,13 +54,13 @@ def test_an_index_that_lost_its_metadata_is_none_either(tmp_path: Path) -> None:
     table = pa.Table.from_pandas(pd.DataFrame({"x": X}), preserve_index=True).replace_schema_metadata(None)
     assert table.column_names == ["x", "__index_level_0__"]
     pq.write_table(table, tmp_path / "a.parquet")
-    assert column_kinds(tmp_path / "a.parquet") == (["x"], [])
+    assert sorted_columns(tmp_path / "a.parquet") == (["x"], [])
 
 
 @pytest.mark.parametrize("spoiled", [b"{", b"[]", b'{"index_columns": 3, "columns": [4]}', b"\xff"])
 def test_metadata_that_is_spoiled_says_nothing(tmp_path: Path, spoiled: bytes) -> None:
     pq.write_table(pa.table({"x": X}).replace_schema_metadata({"pandas": spoiled}), tmp_path / "a.parquet")
-    assert column_kinds(tmp_path / "a.parquet") == (["x"], [])
+    assert sorted_columns(tmp_path / "a.parquet") == (["x"], [])
 
 
 def test_the_index_of_a_csv_file_is_no_feature(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_the_index_of_a_csv_file_is_no_feature(tmp_path: Path) -> None:
     pd.DataFrame({"x": X}).to_csv(tmp_path / "a.csv")
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv")
     assert (tmp_path / "b.csv").read_text().startswith(",Unnamed: 0,x\n")
-    assert column_kinds(tmp_path / "a.csv") == column_kinds(tmp_path / "b.csv") == (["x"], [])
+    assert sorted_columns(tmp_path / "a.csv") == sorted_columns(tmp_path / "b.csv") == (["x"], [])
 
 
 def test_an_index_that_a_job_names_is_used(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_categorical_is_categorical_whatever_its_values(tmp_path: Path, values
 def test_a_dictionary_of_numbers_without_pandas_is_categorical(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": X, "c": pa.array([7, 8, 7, 8]).dictionary_encode()}), tmp_path / "a.parquet")
     assert pq.read_schema(tmp_path / "a.parquet").field("c").type == pa.int64()  # Parquet keeps the values
-    assert column_kinds(tmp_path / "a.parquet") == (["x"], ["c"])
+    assert sorted_columns(tmp_path / "a.parquet") == (["x"], ["c"])
 
 
 def test_a_categorical_is_known_by_what_pandas_says_where_arrow_says_nothing(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_categorical_is_known_by_what_pandas_says_where_arrow_says_nothing(tmp
         writer.write_table(table)
         writer.add_key_value_metadata({"pandas": table.schema.metadata[b"pandas"]})
     assert list(pq.read_metadata(tmp_path / "a.parquet").metadata) == [b"pandas"]
-    assert column_kinds(tmp_path / "a.parquet") == (["x"], ["c"])
+    assert sorted_columns(tmp_path / "a.parquet") == (["x"], ["c"])
 
 
 def test_a_categorical_of_numbers_that_a_job_names_numeric_is_numeric(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_nullable_types_keep_their_values_and_what_is_missing(tmp_path: Path) ->
         }
     )
     frame.to_parquet(tmp_path / "a.parquet")
-    assert column_kinds(tmp_path / "a.parquet") == (["i", "u", "f"], ["b", "s", "a"])
+    assert sorted_columns(tmp_path / "a.parquet") == (["i", "u", "f"], ["b", "s", "a"])
     table = read_table(tmp_path / "a.parquet", None, None, "a.parquet")
     encoder = Encoder(None, ["i", "u", "f", "td", "at", "tz"], ["b", "s", "a"], objective="regression", classes=None)
     batch = encoder.encode(table, torch.arange(2), "a.parquet").batch
@@ -160,7 +161,7 @@ def test_extension_types_are_read_alike_whether_pandas_is_there_or_not(tmp_path:
     marked = pa.field("p", pa.int64(), metadata={"ARROW:extension:name": "pandas.period"})
     unknown = table.set_column(1, marked, storage)
     for found in (tmp_path / "a.parquet", lambda: [table], lambda: [unknown]):
-        assert column_kinds(found) == (["x"], [])
+        assert sorted_columns(found) == (["x"], [])
     encoder = Encoder("x", ["p"], [], objective="regression", classes=None)
     [step] = Stream(tmp_path, encoder=encoder).increments()
     assert numbers_of(step.labelled).flatten().tolist() == storage.to_pylist()
@@ -182,4 +183,4 @@ def test_names_of_several_levels_are_columns_like_others(tmp_path: Path) -> None
 
 def test_column_numbers_are_names(tmp_path: Path) -> None:
     pd.DataFrame([[1.0, 2], [3, 4]], columns=pd.Index([0, 1], name="feature")).to_parquet(tmp_path / "a.parquet")
-    assert column_kinds(tmp_path / "a.parquet", {"1"}) == (["0"], [])
+    assert sorted_columns(tmp_path / "a.parquet", {"1"}) == (["0"], [])

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.batch import Batch
-from incr_core.data.encoding import Encoder, column_kinds
+from incr_core.data.encoding import Encoder
 from incr_core.data.rates import History
 from incr_core.data.sources import SharedReads
 from incr_core.data.timeline import Blocks, ByColumn, ByHash, Partition, Stream
 from incr_core.errors import StreamError
 from tests.support.decoding import count_decoded
 from tests.support.in_turns import gone_through, readers
+from tests.support.kinds import sorted_columns
 from tests.support.streams import flights, write
 from tests.support.streams import stream as timed
 
@@ -42,7 +43,7 @@ def test_to_find_the_type_of_a_column_of_nulls_no_other_is_decoded(tmp_path: Pat
         late = pa.array([1.5]) if day == 19 else pa.nulls(1)
         pq.write_table(pa.table({"x": [1.0], "late": late, "never": pa.nulls(1)}), tmp_path / f"{day}.parquet")
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "3.parquet")  # lacks them
-    assert column_kinds(tmp_path) == (["x", "late"], [])
+    assert sorted_columns(tmp_path) == (["x", "late"], [])
     assert decoded == {"x": 1, "late": 2, "never": 1}
 
 

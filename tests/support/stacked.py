@@ -40,7 +40,7 @@ def learned_alike(
             one.begin(own)
         assert why_alone(stacked[0], rows[0]) == ""
         for update, wanted in zip(learn_stacked(stacked, rows, 2, anchor), expected, strict=True):
-            assert update.rows == wanted.rows
+            assert update.num_rows == wanted.num_rows
             assert update.losses["loss"] == pytest.approx(wanted.losses["loss"], rel=rtol)
             for name, value in wanted.weights.items():
                 torch.testing.assert_close(update.weights[name], value, rtol=rtol, atol=atol)

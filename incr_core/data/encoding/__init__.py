@@ -5,29 +5,39 @@ from __future__ import annotations
 from incr_core.data.encoding._columns import is_list, parsed
 from incr_core.data.encoding._encoder import Encoded, Encoder
 from incr_core.data.encoding._hashing import ColumnHash, indexed, text
-from incr_core.data.encoding._infer import column_kinds, find_classes
+from incr_core.data.encoding._infer import Columns, column_kinds, find_classes
+from incr_core.data.encoding._kinds import ColumnKind, kind_of_column
+from incr_core.data.encoding._leaks import gives_away
 from incr_core.data.encoding._plain_rows import PlainRows, plain_category, plain_number
 from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, reject, whole_table
+from incr_core.data.encoding._text import MOST_WORDS, slots_of, words_wanted
 from incr_core.data.encoding._widths import list_widths
 
 __all__ = [
+    "MOST_WORDS",
     "BadFile",
     "BadRow",
     "ColumnHash",
+    "ColumnKind",
+    "Columns",
     "Encoded",
     "Encoder",
     "PlainRows",
     "column_kinds",
     "files_table",
     "find_classes",
+    "gives_away",
     "indexed",
     "is_list",
+    "kind_of_column",
     "list_widths",
     "parsed",
     "plain_category",
     "plain_number",
     "quarantine_table",
     "reject",
+    "slots_of",
     "text",
     "whole_table",
+    "words_wanted",
 ]

@@ -15,12 +15,14 @@ from torch import Tensor
 from incr_core.batch import Batch, Inputs
 from incr_core.data._row_ids import offset_of
 from incr_core.data.encoding._columns import Fault
+from incr_core.data.encoding._dates import PARTS
 from incr_core.data.encoding._hashing import ColumnHash, text
 from incr_core.data.encoding._id_numbers import no_ids
 from incr_core.data.encoding._labels import Labels
 from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
 from incr_core.data.encoding._quarantine import BadRow
 from incr_core.data.encoding._targets import check_labels, tokens
+from incr_core.data.encoding._text import slots_of, text_buckets
 from incr_core.data.encoding._weights import tasks, weights
 from incr_core.data.encoding._widths import check_widths
 from incr_core.errors import ArgumentError
@@ -40,11 +42,12 @@ class Encoded:
 class Encoder:
     """Turns tables into batches. It is made for rows of one shape, and nothing that it encodes changes it.
 
-    Inputs are a float32 tensor (B, N) where there are only numeric columns, otherwise {"numeric": (B, N) float32,
-    "categorical": (B, C, 2) int64}. A null number is missing, which is legitimate: it becomes NaN, for the model to
-    impute. NaN or infinity *in the data* is a bad row. A category becomes two independent hashes of its text into
-    [0, buckets): add two embeddings, and two categories that collide in one hash still differ in the other. So unseen
-    categories need no vocabulary, and null is a category of its own.
+    Inputs are a float32 tensor (B, N) where there are only numbers, otherwise {"numeric": (B, N) float32,
+    "categorical": (B, C, 2) int64, "text": (B, T, slots) int32}, without what no column is. A null number is missing,
+    which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a bad row. A category
+    becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that collide in
+    one hash still differ in the other. So unseen categories need no vocabulary, and null is a category of its own. A
+    time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of words (`text_buckets`).
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
@@ -53,10 +56,11 @@ class Encoder:
 
     Args:
         label: the label column, or several; None where there never is one.
-        numeric, categorical: the feature columns.
+        numeric, categorical, date, text: the feature columns.
         objective, classes, capacity: what labels mean, see above.
         weight, task: the columns of a row's weight and of its task, a number.
-        buckets: how many values a hash has.
+        buckets: how many values a hash has; text_buckets: that of a word.
+        text_words: how many words of a text count.
         vocabulary: how many tokens there are.
         tasks: the model gets the task of each row, a number below this, as inputs["task"] (B,) int64.
         guesses: the model guesses the task of rows to predict that do not say theirs.
@@ -64,7 +68,7 @@ class Encoder:
             number a row. None: a `Stream` finds out from its data.
 
     Attributes:
-        hashes: what hashes the categories of each column.
+        hashes: what hashes the categories of each column; word_hashes: the words.
         ids: the numeric columns whose numbers the model looks entries up by, and which there are.
 
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
@@ -90,12 +94,18 @@ class Encoder:
         tasks: int | None = None,
         guesses: bool = False,
         widths: Mapping[str, int] | None = None,
+        date: Sequence[str] = (),
+        text: Sequence[str] = (),
+        text_buckets: int = 2**15,
+        text_words: int = 256,
     ) -> None:
         self.tasks = tasks
         self.guesses = guesses
         self.labels = [label] if isinstance(label, str) else list(label or ())
         self.weight, self.task, self.vocabulary = weight, task, vocabulary
         self.numeric, self.categorical = list(numeric), list(categorical)
+        self.date, self.text = list(date), list(text)
+        self.text_buckets, self.text_words = text_buckets, text_words
         self.objective, self.buckets = objective, buckets
         check_labels(objective, self.labels, vocabulary, len(self.inputs))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
@@ -111,6 +121,7 @@ class Encoder:
         self.widths = {} if widths is None else {name: widths[name] for name in self.listed if name in widths}
         self.is_measured = widths is not None
         self.hashes = {name: ColumnHash(name) for name in self.categorical}
+        self.word_hashes = {name: ColumnHash(name) for name in self.text}
         self.ids: dict[str, range] = {}
 
     @property
@@ -121,7 +132,7 @@ class Encoder:
     @property
     def inputs(self) -> list[str]:
         """The columns that features are made of."""
-        return [*self.numeric, *self.categorical]
+        return [*self.numeric, *self.date, *self.categorical, *self.text]
 
     @property
     def columns(self) -> list[str]:
@@ -164,7 +175,7 @@ class Encoder:
 
     @property
     def places(self) -> dict[str, range]:
-        """Where among a row's N numbers those of each numeric column are.
+        """Where among a row's N numbers those of each numeric column, and then of each column of times, are.
 
         >>> columns = ["at", "pixels", "far"]
         >>> encoder = Encoder("late", columns, [], objective="binary", classes=None, widths={"pixels": 3})
@@ -174,6 +185,9 @@ class Encoder:
         found, start = {}, 0
         for name in self.numeric:
             found[name] = range(start, start + self.widths.get(name, 1))
+            start = found[name].stop
+        for name in self.date:
+            found[name] = range(start, start + PARTS)
             start = found[name].stop
         return found
 
@@ -209,12 +223,13 @@ class Encoder:
     def empty(self) -> Batch:
         """A batch of no rows, of the right widths and dtypes."""
         rows = torch.zeros(0, dtype=torch.int64)
-        inputs: Inputs = torch.zeros(0, self.width, dtype=torch.int64 if self.of_tokens else torch.float32)
+        inputs: Any = torch.zeros(0, self.width, dtype=torch.int64 if self.of_tokens else torch.float32)
+        if self.categorical or self.text:
+            inputs = {"numeric": torch.zeros(0, self.width)}
         if self.categorical:
-            inputs = {
-                "numeric": torch.zeros(0, self.width),
-                "categorical": torch.zeros(0, len(self.categorical), 2, dtype=torch.int64),
-            }
+            inputs["categorical"] = torch.zeros(0, len(self.categorical), 2, dtype=torch.int64)
+        if self.text:
+            inputs["text"] = torch.zeros(0, len(self.text), slots_of(self.text_words), dtype=torch.int32)
         width = (self.width,) if self.of_tokens else self._labels.width
         targets = torch.from_numpy(np.zeros((0, *width), self._labels.dtype))
         task = None if self.task is None else torch.zeros(0, dtype=torch.int64)
@@ -241,10 +256,13 @@ class Encoder:
         known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
         found, targets, faults = self._inputs_and_targets(table, place, known)
         numeric = torch.from_numpy(found)
-        inputs: Inputs = numeric
+        inputs: Any = numeric
+        if self.categorical or self.text:
+            inputs = {"numeric": numeric}
         if self.categorical:
-            pairs = hash_pairs(table, self.hashes, self.buckets, place)
-            inputs = {"numeric": numeric, "categorical": torch.from_numpy(pairs)}
+            inputs["categorical"] = torch.from_numpy(hash_pairs(table, self.hashes, self.buckets, place))
+        if self.text:
+            inputs["text"] = self.texts({name: table[name] for name in self.text}, place)
         weight: Tensor | None = None
         task: Tensor | None = None
         if self.weight is not None:
@@ -263,6 +281,16 @@ class Encoder:
             good[fault.index] = False
         return Encoded(batch.take(torch.from_numpy(np.flatnonzero(good))), bad, good)
 
+    def texts(self, columns: Mapping[str, pa.ChunkedArray], place: str) -> Tensor:
+        """The buckets of the words in columns of text, (B, T, slots) int32."""
+        found = [
+            text_buckets(
+                column, self.word_hashes[name], self.text_buckets, self.text_words, f"stream.features.{name} in {place}"
+            )
+            for name, column in columns.items()
+        ]
+        return torch.from_numpy(found[0][:, None] if len(found) == 1 else np.stack(found, axis=1))
+
     def _inputs_and_targets(
         self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[Fault]]:
@@ -271,7 +299,7 @@ class Encoder:
             name = self.labels[0]
             return tokens(table[name], self.widths.get(name, 1), self.vocabulary, name, place, known)
         places = self.places
-        matrix, faults = numeric_matrix(table, places, self.widths, place)
+        matrix, faults = numeric_matrix(table, places, self.widths, place, self.date)
         if self.ids:
             faults += no_ids(matrix, places, self.ids)
         targets, wrong = self._labels.targets(table, place, known)

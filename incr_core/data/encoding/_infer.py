@@ -1,8 +1,9 @@
-"""Infer what a job leaves to its data: the classes, and which columns are numeric or categorical."""
+"""Infer what a job leaves to its data: the classes, and what each column is taken for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
+from incr_core.data.encoding._kinds import MOSTLY, ColumnKind, is_number, is_text, kind_of_column
 from incr_core.data.sources import (
     FileSource,
     Fragment,
     PythonSource,
     Source,
+    check_columns,
     index_columns,
     is_mixed,
     is_opaque,
@@ -23,16 +26,13 @@ from incr_core.data.sources import (
 )
 from incr_core.errors import StreamError
 
-__all__ = ["column_kinds", "find_classes"]
+__all__ = ["Columns", "column_kinds", "find_classes"]
 
 MOST_CLASSES = 10_000
 """More distinct labels than this are not classes: the column is an id or a measurement."""
 
 FEW_CLASSES = 20
 """This many distinct labels with fractions may be classes, however few rows there are."""
-
-MOSTLY = 0.9
-"""A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
 
 
 def find_classes(
@@ -128,40 +128,89 @@ def find_classes(
     return classes
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What columns are taken for: numbers, categories, texts, and those left out, with the reason.
+
+    notes: what else is told of some of them.
+    """
+
+    numeric: list[str] = field(default_factory=list)
+    categorical: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
 def column_kinds(
     source: str | Path | Callable[[], Iterable[Any]],
     taken: Collection[str | None] = (),
     *,
+    exclude: Sequence[str] = (),
     format: str | None = None,
     tolerant: bool = False,
     settle: float = 0.0,
-) -> tuple[list[str], list[str]]:
-    """The numeric and the categorical columns of a source, from its first rows, without those `taken`.
+) -> Columns:
+    """What the columns of a source are taken for, from its first rows, without those `taken`.
 
-    Numbers and lists of numbers are numeric; text (in any encoding), booleans and whatever was written as a dictionary
-    (pandas' Categorical, of numbers too) are categorical; times, pandas' index and the rest are left out. Text in a CSV
-    file, and a column of JSON lines of several kinds, is numeric where nine in ten values are numbers. Files that
-    cannot be read are skipped if `tolerant`, and files written to within `settle` seconds always are.
+    Numbers and lists of numbers are numeric. Text (in any encoding), booleans, whole numbers that are called as ids are
+    and whatever was written as a dictionary (pandas' Categorical, of numbers too) are categorical. Text of several
+    words that is nearly always another is text. Times, pandas' index, numbers that count the rows and the rest are left
+    out. Text in a CSV file, and a column of JSON lines of several kinds, is numeric where nine in ten values are
+    numbers. Files that cannot be read are skipped if `tolerant`, and files written to within `settle` seconds always
+    are.
 
-    >>> column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
+    exclude: columns to leave out because somebody said so. Raises StreamError where one is not there.
+
+    >>> found = column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
+    >>> found.numeric, found.categorical
     (['age'], ['name'])
     """
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
     guessed = isinstance(opened, FileSource) and opened.is_csv
-    numeric: list[str] = []
-    categorical: list[str] = []
-    for name, column in _first_values(opened).items():
-        kind = column.type
+    found = Columns()
+    there = _first_values(opened)
+    if exclude:
+        check_columns([*there, *_index_names(opened)], exclude, "features.exclude")
+    for name, column in there.items():
         if name in taken:
             continue
-        # A dictionary of numbers says that the numbers are names.
-        named = pa.types.is_dictionary(kind) or pa.types.is_boolean(kind)
-        if _is_number(kind) or (is_list(kind) and _is_number(kind.value_type)):
-            numeric.append(name)
-        elif named or _is_text(kind):
-            guess = guessed and pa.types.is_string(kind) and share_of_numbers(column) >= MOSTLY
-            (numeric if guess else categorical).append(name)
-    return numeric, categorical
+        if name in exclude:
+            found.left_out[name] = "as the job says"
+            continue
+        declared = pa.types.is_dictionary(column.type)
+        _sort_in(found, name, column, kind_of_column(name, column, guessed=guessed, declared=declared))
+    return found
+
+
+def _sort_in(found: Columns, name: str, column: pa.ChunkedArray, kind: ColumnKind) -> None:
+    """Add a column to what it is taken for. The first rows tell nothing of what is the same, or null, in all of them:
+    there, its type counts."""
+    what = kind.name
+    if what in ("constant", "empty"):
+        if is_number(column.type) or (is_list(column.type) and is_number(column.type.value_type)):
+            what = "number"
+        elif is_text(column.type) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type):
+            what = "category"
+    if what in ("number", "list") and (pa.types.is_duration(column.type) or pa.types.is_time(column.type)):
+        what = "other"
+    if what in ("number", "list"):
+        found.numeric.append(name)
+    elif what in ("category", "flag", "id", "key"):
+        found.categorical.append(name)
+        found.notes[name] = f"{kind.distinct:,} values" + (f", {kind.why}" if what == "id" and kind.why else "")
+    elif what == "text":
+        found.text.append(name)
+        found.notes[name] = kind.why
+    else:
+        why = {"time": "a time: features.date makes numbers of it", "other": str(column.type)}
+        found.left_out[name] = kind.why or why.get(what, what)
+
+
+def _index_names(source: Source) -> list[str]:
+    """Columns that number or describe rows, which nobody has to leave out by name."""
+    schema = source.head().schema
+    return [*index_columns(schema), *(field.name for field in schema if is_opaque(field))]
 
 
 def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
@@ -170,7 +219,7 @@ def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
     head = source.head()
     left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
     found = {name: head[name] for name in head.column_names if name not in left_out}
-    for name in [name for name in found if is_mixed(head.schema.field(name)) and _is_text(found[name].type)]:
+    for name in [name for name in found if is_mixed(head.schema.field(name)) and is_text(found[name].type)]:
         if share_of_numbers(found[name]) >= MOSTLY:  # text for the sake of a few values
             found[name] = pa.chunked_array([], pa.float64())
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
@@ -183,17 +232,3 @@ def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
             if not untyped:
                 break
     return found
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    """Text that is not UTF-8 comes as binary."""
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

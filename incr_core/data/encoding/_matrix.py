@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from incr_core.data.encoding._columns import Fault, floats, list_matrix, parsed, unusable, values_of
+from incr_core.data.encoding._dates import date_parts
 from incr_core.data.encoding._hashing import ColumnHash
 
 __all__ = ["hash_pairs", "numeric_matrix"]
@@ -18,12 +19,12 @@ SLICE = 16_384
 
 
 def numeric_matrix(
-    table: pa.Table, places: Mapping[str, range], lists: Mapping[str, int], place: str
+    table: pa.Table, places: Mapping[str, range], lists: Mapping[str, int], place: str, dates: Collection[str] = ()
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Fault]]:
     """Columns of numbers as (B, N) float32, NaN for null, and the rows that cannot be used.
 
     places: where among the N numbers those of each column are. lists: the columns of lists, and their lengths.
-    `place` names the file in errors.
+    dates: the columns of times that become their parts. `place` names the file in errors.
 
     >>> table = pa.table({"far": [1, None], "at": [[1.0, 2.0], [3.0, 4.0]]})
     >>> numeric_matrix(table, {"far": range(1), "at": range(1, 3)}, {"at": 2}, "day.csv")[0]
@@ -36,6 +37,8 @@ def numeric_matrix(
     for name, columns in places.items():
         if name in lists:
             matrix[:, columns.start : columns.stop], found = list_matrix(table[name], len(columns), name, place)
+        elif name in dates:
+            matrix[:, columns.start : columns.stop], found = date_parts(table[name], name, place)
         else:
             plain[name], found = parsed(table[name], name, place)
         faults += found

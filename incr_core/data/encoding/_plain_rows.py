@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from incr_core.batch import Inputs
@@ -48,7 +49,7 @@ class PlainRows:
         self._width = encoder.width if not encoder.of_tokens else 0
         self._hashes, self._ids = encoder.hashes, encoder.ids
         self._tasks = int(np.iinfo(np.int64).max) if encoder.tasks is None else encoder.tasks
-        self._never = encoder.of_tokens or encoder.task in encoder.inputs
+        self._never = encoder.of_tokens or bool(encoder.date) or encoder.task in encoder.inputs
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
         """The inputs of a model for some rows, at least one; None where a value needs a closer look."""
@@ -60,9 +61,15 @@ class PlainRows:
             return None
         if numeric is None or pairs is None or task is None:
             return None
-        if not len(pairs) and not len(task):
+        if not len(pairs) and not len(task) and not self._encoder.text:
             return torch.from_numpy(numeric)
         found = {"numeric": torch.from_numpy(numeric)}
+        if self._encoder.text:
+            if not all(plain_category(row[name]) for row in rows for name in self._encoder.text):
+                return None
+            told = {name: [text(row[name]) for row in rows] for name in self._encoder.text}
+            columns = {name: pa.chunked_array([pa.array(values, pa.string())]) for name, values in told.items()}
+            found["text"] = self._encoder.texts(columns, "a request")
         if len(pairs):
             found["categorical"] = torch.from_numpy(pairs)
         if len(task):

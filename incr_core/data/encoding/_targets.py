@@ -110,7 +110,9 @@ def check_labels(objective: str, labels: Sequence[str], vocabulary: int | None, 
         )
     if objective != "next_token":
         if not features:
-            raise ArgumentError("features: expected at least one numeric or categorical column, got none; name some")
+            raise ArgumentError(
+                "features: expected at least one numeric, categorical, text or date column, got none; name some"
+            )
         return
     if features:
         raise ArgumentError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from incr_core.data.sources._declared import index_columns, is_opaque
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._fingerprint import file_fingerprint
-from incr_core.data.sources._formats import format_of, read_table
+from incr_core.data.sources._formats import check_columns, format_of, read_table
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._mixed_lines import is_mixed
 from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._remote_file import RemoteFile
+from incr_core.data.sources._sample import Sample, sample_of
 from incr_core.data.sources._settling import SETTLE, seconds
 from incr_core.data.sources._shared_reads import SharedReads
 from incr_core.data.sources._source import Source
@@ -25,11 +26,13 @@ __all__ = [
     "Listing",
     "PythonSource",
     "RemoteFile",
+    "Sample",
     "SharedReads",
     "Source",
     "Tables",
     "as_table",
     "await_files",
+    "check_columns",
     "file_fingerprint",
     "format_of",
     "index_columns",
@@ -37,5 +40,6 @@ __all__ = [
     "is_opaque",
     "open_source",
     "read_table",
+    "sample_of",
     "seconds",
 ]

@@ -189,7 +189,7 @@ class ChunkEncoder:
         numeric = [*self.encoder.numeric, *(rate.outcome for rate in self.rates if rate.outcome)]
         if self.encoder.objective == "regression":
             numeric += self.encoder.labels
-        hashed = [*self.encoder.categorical, *(name for rate in self.rates for name in rate.by)]
+        hashed = [*self.encoder.categorical, *self.encoder.date, *(name for rate in self.rates for name in rate.by)]
         return {
             name: kind_of(table.schema.field(name).type, numeric=name in numeric)
             for name in (*hashed, *numeric)

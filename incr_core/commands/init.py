@@ -1,0 +1,113 @@
+"""`incr init`: look at somebody's rows, tell what they are, and write a job that learns them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from incr_core.errors import ArgumentError
+from incr_core.job import Proposal, job_text, looked_at, propose
+from incr_core.shown import shown
+from incr_core.storage import is_address, write_atomically
+
+__all__ = ["described", "init"]
+
+USES = {
+    "label": "label",
+    "predict_at": "clock",
+    "numeric": "number",
+    "categorical": "hashed",
+    "text": "words",
+    "date": "date parts",
+    "exclude": "left out",
+}
+"""What is done with a column, in a word."""
+
+CLIMBS = 2
+"""A job file names its data by a path relative to itself, unless that leads up by more folders than this."""
+
+
+def init(options: argparse.Namespace) -> int:
+    """Print what the rows are and write a job; returns the exit code."""
+    out = Path(options.out)
+    if out.exists() or not out.absolute().parent.is_dir():
+        got = "one that is there" if out.exists() else f"no folder {shown(out.parent)}"
+        remedy = "name another, or take it away" if out.exists() else "make it"
+        raise ArgumentError(f"out {shown(out)}: expected a new file in a folder that is there, got {got}; {remedy}")
+    if options.label is None:
+        print(described(looked_at(options.rows)))
+        raise ArgumentError("label: expected the column that is to be predicted, got none; name one of these")
+    proposal = propose(options.rows, options.label)
+    name = _name_of(options.rows)
+    typed = shlex.join(["incr", "init", shown(options.rows), "--label", shown(options.label)])
+    written = job_text(proposal, path=_path_from(out, options.rows), name=name, command=typed)
+    write_atomically(out, written.encode())
+    print(described(proposal))
+    print(f"\nwrote {shown(out)}; learn it with: incr run {shown(out)} --out runs/{shown(name)}")
+    return 0
+
+
+def described(proposal: Proposal) -> str:
+    """A proposal as a table of its columns, and what else is to be said."""
+    sample = proposal.sample
+    seen = "" if sample.whole else f", {len(sample.table):,} of them looked at"
+    rows = f"{sample.rows:,} rows" if sample.rows is not None else "many rows"
+    files = f"{sample.files:,} files, " * (sample.files > 1)
+    lines = [f"{shown(proposal.path)}: {files}{rows}, {len(proposal.columns)} columns{seen}", ""]
+    chosen = proposal.label is not None
+    cells = [("column", "kind", "distinct", "missing", "example", "used as" if chosen else "", "")]
+    for column in proposal.columns:
+        kind = column.kind
+        cells.append(
+            (
+                shown(column.name, 30),
+                kind.name,
+                f"{kind.distinct:,}" if kind.distinct else "",
+                _share(kind.missing, len(sample.table)),
+                shown(column.example, 24),
+                USES[column.use] if chosen else "",
+                shown(column.why, 80),
+            )
+        )
+    widths = [max(len(row[at]) for row in cells) for at in range(6)]
+    for row in cells:
+        aligned = [f"{row[at]:>{width}}" if at in (2, 3) else f"{row[at]:{width}}" for at, width in enumerate(widths)]
+        lines.append("  ".join([*aligned, row[6]]).rstrip())
+    lines += [f"\n{note}" for note in _notes(proposal)]
+    return "\n".join(lines)
+
+
+def _notes(proposal: Proposal) -> list[str]:
+    notes = []
+    if proposal.label is not None and proposal.label.missing:
+        notes.append(f"{proposal.label.missing:,} rows have no label: they are not learned (on_bad_row)")
+    if proposal.empty_rows:
+        notes.append(f"{proposal.empty_rows:,} rows are empty but for their label: they tell nothing; look at them")
+    leaks = [shown(c.name, 60) for c in proposal.used_as("exclude") if "by itself" in c.why]
+    if leaks:
+        notes.append(
+            f"left out as too good to be true: {', '.join(leaks)}; if known when a row is predicted, "
+            "name it as a feature instead"
+        )
+    return notes
+
+
+def _share(part: int, whole: int) -> str:
+    return "" if not part else f"{100 * part / whole:.0f}%" if 100 * part >= whole else "<1%"
+
+
+def _name_of(rows: str) -> str:
+    """What a run of these rows is called: as their file, or their folder."""
+    name = Path(rows.split("*")[0].rstrip("/")).name.split(".")[0] or Path(rows).absolute().parent.name
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name).strip("-") or "job"
+
+
+def _path_from(out: Path, rows: str) -> str:
+    """The rows' path from the job file's folder on."""
+    if is_address(rows):
+        return rows
+    whole = Path(rows).expanduser().absolute()
+    relative = os.path.relpath(whole, out.absolute().parent)
+    return relative if relative.split(os.sep).count("..") <= CLIMBS else str(whole)

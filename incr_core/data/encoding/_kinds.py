@@ -1,0 +1,170 @@
+"""What kind of thing a column holds, by its name, its type and some of its values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from incr_core.data.encoding._columns import is_list, share_of_numbers
+from incr_core.data.encoding._hashing import text
+from incr_core.data.encoding._words import texts_of, words_in
+
+__all__ = ["MOSTLY", "ColumnKind", "is_number", "is_text", "kind_of_column", "names_an_id"]
+
+MOSTLY = 0.9
+"""A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
+
+FEW_ROWS = 100
+"""Of fewer rows nobody can say that a text is another in every row of the stream."""
+
+WORDS = 200
+"""How many texts are looked at to tell words from names."""
+
+_NAMES_AN_ID = re.compile(r"(^|.*[_ .-])(id|ids|uuid|guid|key|zip|zipcode|postcode|plz|phone|sku|isbn)", re.IGNORECASE)
+_CAMEL_ID = re.compile(r".*[a-z](Id|ID)")
+_ISO_DATE = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?\s*$"
+_OTHER_DATE = r"^\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([T ,]+\d{1,2}:\d\d.*)?\s*$"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnKind:
+    """What a column holds.
+
+    Attributes:
+        name: "number", "list" (of numbers), "category", "flag" (true or false), "id" (a number or text that names a
+            thing), "key" (one that names a row: another in every row), "row number" (it counts the rows), "text"
+            (words), "time", "constant", "empty" or "other".
+        distinct, missing: how many values there are besides null, and how many nulls (in CSV, empty texts).
+        why: in words, where it needs some.
+    """
+
+    name: str
+    distinct: int
+    missing: int
+    why: str = ""
+
+
+def kind_of_column(name: str, column: pa.ChunkedArray, *, guessed: bool = False, declared: bool = False) -> ColumnKind:
+    """The kind of a column, by its name and some rows.
+
+    guessed: types are a guess (CSV). declared: the file says that it holds categories, whatever their type.
+
+    >>> kind_of_column("user_id", pa.chunked_array([[7, 8, 7]])).name
+    'id'
+    >>> kind_of_column("note", pa.chunked_array([["came late again", "all is well so far", None]])).name
+    'text'
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = pc.cast(column, kind.value_type)
+        kind = column.type
+    if is_text(kind) and not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+        column = pc.if_else(pc.equal(column, pa.scalar("", kind)), pa.scalar(None, kind), column)
+    missing = column.null_count
+    if missing == len(column):
+        return ColumnKind("empty", 0, missing, "no row has a value")
+    if is_list(kind):
+        if is_number(kind.value_type) or pa.types.is_boolean(kind.value_type):
+            return ColumnKind("list", 0, missing)
+        return ColumnKind("other", 0, missing, f"lists of {kind.value_type}")
+    if not _is_plain(kind):
+        return ColumnKind("other", 0, missing, str(kind))
+    distinct = int(pc.count_distinct(column, mode="only_valid").as_py())
+
+    def found(what: str, why: str = "") -> ColumnKind:
+        return ColumnKind(what, distinct, missing, why)
+
+    if distinct == 1 and not missing and len(column) > 1:
+        return found("constant", f'"{text(column[0].as_py())}" in every row')
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return found("time")
+    if pa.types.is_boolean(kind):
+        return found("flag")
+    if declared:
+        return found("category")
+    present = len(column) - missing
+    if is_text(kind):
+        return _of_text(name, column, guessed, found, distinct, present)
+    if not is_number(kind):  # durations and times of day
+        return found("number", "in seconds")
+    if not _is_whole(column):
+        return found("number")
+    if distinct == present >= 20 and _counts_rows(column):
+        return found("row number", "it counts the rows")
+    if names_an_id(name):
+        if distinct == present >= FEW_ROWS:
+            return found("key", "another in every row")
+        return found("id", "a whole number that names a thing")
+    return found("number")
+
+
+def names_an_id(name: str) -> bool:
+    """Whether a column is called as ids are.
+
+    >>> [names_an_id(name) for name in ("id", "user_id", "userId", "ZIP", "paid", "width")]
+    [True, True, True, True, False, False]
+    """
+    return _NAMES_AN_ID.fullmatch(name) is not None or _CAMEL_ID.fullmatch(name) is not None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is text; such that is not UTF-8 comes as binary."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a type is a number."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _of_text(
+    name: str, column: pa.ChunkedArray, guessed: bool, found: Callable[..., ColumnKind], distinct: int, present: int
+) -> ColumnKind:
+    if guessed and pa.types.is_string(column.type) and share_of_numbers(column) >= MOSTLY:
+        return found("number")
+    column = texts_of(column, name)
+    if _share_like(column, _ISO_DATE) >= MOSTLY:
+        return found("time")
+    if _share_like(column, _OTHER_DATE) >= MOSTLY:
+        return found("other", "dates that are not written as 2026-01-31")
+    some = pa.chunked_array([pc.unique(pc.drop_null(column)).slice(0, WORDS)])
+    words = float(words_in(some)[1].mean())
+    if (words >= 2 and distinct >= 0.9 * present) or (words >= 4 and distinct >= 0.5 * present):
+        return found("text", f"{words:.0f} words")
+    if distinct == present >= FEW_ROWS:
+        return found("key", "another in every row")
+    return found("id" if names_an_id(name) else "category")
+
+
+def _share_like(column: pa.ChunkedArray, pattern: str) -> float:
+    there = pc.drop_null(column)
+    return int(pc.sum(pc.match_substring_regex(there, pattern)).as_py() or 0) / max(len(there), 1)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    timed = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
+    return is_text(kind) or is_number(kind) or timed or bool(pa.types.is_boolean(kind) or pa.types.is_duration(kind))
+
+
+def _is_whole(column: pa.ChunkedArray) -> bool:
+    """Whether all numbers are whole; where some are missing, pandas writes whole ones as floats."""
+    if pa.types.is_integer(column.type):
+        return True
+    values = pc.drop_null(pc.cast(column, pa.float64(), safe=False)).to_numpy()
+    return bool(np.all(np.isfinite(values) & (np.abs(values) < 2**53)) and np.all(values == np.rint(values)))
+
+
+def _counts_rows(column: pa.ChunkedArray) -> bool:
+    """Whether each row's number is one more than that of the row before."""
+    steps = np.diff(pc.cast(pc.drop_null(column), pa.float64(), safe=False).to_numpy())
+    return bool((steps == 1).all())

@@ -1,0 +1,151 @@
+"""A job proposed for somebody's files: what each column is, what is done with it and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from incr_core._util import unknown
+from incr_core.data.encoding import ColumnKind, gives_away, kind_of_column, text
+from incr_core.data.sources import FileSource, Sample, index_columns, is_opaque, open_source, sample_of
+from incr_core.errors import ArgumentError, StreamError
+from incr_core.job._proposed_label import ProposedLabel, label_of
+from incr_core.job._proposed_times import ProposedTimes, times_of
+from incr_core.shown import shown
+
+__all__ = ["Proposal", "ProposedColumn", "looked_at", "propose"]
+
+USES = {
+    "number": "numeric",
+    "list": "numeric",
+    "category": "categorical",
+    "flag": "categorical",
+    "id": "categorical",
+    "text": "text",
+    "time": "date",
+}
+"""The key of [features] in which columns of each kind are named; others are left out."""
+
+
+@dataclass(slots=True)
+class ProposedColumn:
+    """A column of a sample: its kind, an example of its values, and what is done with it.
+
+    use: a key of [features] or of [stream]; "exclude" where it is left out. why: in words, where it needs some.
+    """
+
+    name: str
+    values: pa.ChunkedArray
+    kind: ColumnKind
+    example: str
+    use: str
+    why: str
+
+
+@dataclass(slots=True)
+class Proposal:
+    """A job for some files.
+
+    empty_rows: rows in which no feature has a value.
+    """
+
+    path: str
+    sample: Sample
+    columns: list[ProposedColumn]
+    label: ProposedLabel | None = None
+    times: ProposedTimes = field(default_factory=ProposedTimes)
+    empty_rows: int = 0
+
+    def used_as(self, use: str) -> list[ProposedColumn]:
+        """The columns that are put to a use."""
+        return [column for column in self.columns if column.use == use]
+
+
+def looked_at(path: str | Path) -> Proposal:
+    """What the columns of some files hold, before a label is chosen.
+
+    Raises StreamError where there are no files, no rows, or files of several kinds.
+    """
+    source = open_source(path)
+    if not isinstance(source, FileSource):
+        raise StreamError(f"{path}: expected a file, a folder or a glob, got a function; write its job by hand")
+    sample, schema = sample_of(source), source.head().schema
+    indices = {*index_columns(schema), *(field.name for field in schema if is_opaque(field))}
+    columns = []
+    for name in sample.table.column_names:
+        values = sample.table[name]
+        at = schema.get_field_index(name)
+        declared = at >= 0 and pa.types.is_dictionary(schema.field(at).type)
+        kind = kind_of_column(name, values, guessed=source.is_csv, declared=declared)
+        if name in indices:
+            kind = ColumnKind("index", kind.distinct, kind.missing, "it numbers the rows (pandas' index)")
+        use = USES.get(kind.name, "exclude")
+        columns.append(ProposedColumn(name, values, kind, _example(values), use, kind.why))
+    return Proposal(str(path), sample, columns)
+
+
+def propose(path: str | Path, label: str) -> Proposal:
+    """A job that learns `label` from the files at `path`.
+
+    Raises ArgumentError where there is no such label, or it cannot be learned; StreamError as `looked_at`.
+    """
+    found = looked_at(path)
+    names = [column.name for column in found.columns]
+    if label not in names:
+        raise ArgumentError(f"label: {unknown(f'a column of {shown(path)}', label, names)}")
+    chosen = found.columns[names.index(label)]
+    found.label = label_of(label, chosen.values, chosen.kind)
+    chosen.use, chosen.why = "label", found.label.told
+    found.times = times_of({c.name: c.values for c in found.columns if c.kind.name in ("time", "number")})
+    for column in found.columns:
+        if column.use in ("label", "exclude"):
+            continue
+        if column.name == found.times.predict_at:
+            column.use, column.why = "predict_at", "the order in which rows are predicted and learned"
+        elif column.name in found.times.later:
+            column.use = "exclude"
+            column.why = f"mostly after {found.times.predict_at}: not known when a row is predicted?"
+        elif column.use in ("numeric", "categorical") and gives_away(
+            column.values, chosen.values, classes=found.label.objective != "regression"
+        ):
+            column.use, column.why = "exclude", f"gives {label} away by itself: known before {label} is?"
+    _keep_one(found, label)
+    found.empty_rows = _empty_rows([c.values for c in found.columns if c.use in set(USES.values())])
+    return found
+
+
+def _keep_one(found: Proposal, label: str) -> None:
+    """Take leaks for features where nothing else is left. ArgumentError where there is no feature at all."""
+    if any(column.use in set(USES.values()) for column in found.columns):
+        return
+    for column in found.columns:
+        if column.use == "exclude" and "by itself" in column.why:
+            column.use, column.why = USES[column.kind.name], f"gives {label} away by itself, and there is no other"
+    if not any(column.use in set(USES.values()) for column in found.columns):
+        raise ArgumentError(
+            f"label {label}: expected other columns to predict it from, got none that tells anything of it "
+            f"({', '.join(shown(c.name, 60) for c in found.columns if c.use != 'label') or 'no other column'})"
+        )
+
+
+def _empty_rows(columns: list[pa.ChunkedArray]) -> int:
+    """In how many rows all columns are null."""
+    empty = None
+    for column in columns:
+        null = pc.is_null(column)
+        empty = null if empty is None else pc.and_(empty, null)
+    return 0 if empty is None else int(pc.sum(empty).as_py() or 0)
+
+
+def _example(column: pa.ChunkedArray) -> str:
+    """The first value that is there."""
+    present = pc.drop_null(column.slice(0, 10_000))
+    if not len(present):
+        return ""
+    value = present[0].as_py()
+    if isinstance(value, list):
+        return f"{len(value)} values"
+    return f"{value:.6g}" if isinstance(value, float) else str(text(value))

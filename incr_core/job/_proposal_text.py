@@ -1,0 +1,100 @@
+"""A proposed job as a job file whose comments say why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tomli_w
+
+from incr_core.job._proposal import Proposal, ProposedColumn
+from incr_core.job._proposed_times import rows_an_increment
+from incr_core.shown import shown
+
+__all__ = ["job_text"]
+
+SHORT = 20_000
+"""Of a stream of fewer rows each increment is learned three times: one pass is too few steps."""
+
+WIDTH = 100
+
+
+def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
+    """The job file. path: the stream's, from the file's folder on; command: what has written it."""
+    assert proposal.label is not None
+    seen, rows = len(proposal.sample.table), proposal.sample.rows
+    of = f"all {seen:,} rows" if proposal.sample.whole else f"{seen:,} rows" + f" of {rows:,}" * bool(rows)
+    lines = [
+        f"# Written by `{command}`, which looked at {of}.",
+        "# Every key is explained in docs/job.md; what is not here has its default.",
+        "",
+        _line("name", name),
+        "",
+        "[stream]",
+        _line("path", path),
+        *_clock(proposal, rows or seen),
+        "",
+        "[features]",
+        _line("label", proposal.label.name, proposal.label.told),
+        *_columns("numeric", proposal.used_as("numeric")),
+        *_columns("categorical", proposal.used_as("categorical")),
+        *_columns("text", proposal.used_as("text")),
+        *_columns("date", proposal.used_as("date")),
+        *_columns("exclude", proposal.used_as("exclude")),
+        _line("on_bad_row", "quarantine", _bad(proposal)),
+        "",
+        "[learner]",
+        _line("objective", proposal.label.objective, f"or {proposal.label.otherwise}" * bool(proposal.label.otherwise)),
+        *([_line("epochs", 3, "passes over each increment: a short stream has few steps")] * ((rows or seen) < SHORT)),
+        "",
+        "[[strategy]]",
+        _line("name", "replay", "remembers rows and learns them again, so that what was learned stays"),
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _clock(proposal: Proposal, rows: int) -> list[str]:
+    times = proposal.times
+    if times.predict_at is None:
+        return [_line("every", rows_an_increment(rows), "rows are predicted, then learned, so many at a time")]
+    later = times.later[0] if times.later else None
+    known = later or times.predict_at
+    return [
+        _line("predict_at", times.predict_at, "rows are predicted, then learned, in the order of this time"),
+        _line("every", times.every, "how much time an increment takes"),
+        f"# {_line('label_at', known, 'when the label of a row is known; if not said, at predict_at')}",
+    ]
+
+
+def _bad(proposal: Proposal) -> str:
+    missing = proposal.label.missing if proposal.label else 0
+    lack = f"{missing:,} rows lack a label: such rows " if missing else "rows that cannot be used "
+    return f"{lack}are set aside, and told, instead of ending the run"
+
+
+def _columns(key: str, columns: Sequence[ProposedColumn]) -> list[str]:
+    """The names of columns in one line, or one a line where something is to be said of them."""
+    if not columns:
+        return []
+    if not any(column.why for column in columns):
+        line = _line(key, [column.name for column in columns])
+        if len(line) <= WIDTH:
+            return [line]
+    named = [(f"    {_toml(column.name)},", shown(column.why, 120)) for column in columns]
+    return [f"{key} = [", *(f"{name:28} # {why}" if why else name for name, why in named), "]"]
+
+
+def _line(key: str, value: Any, comment: str = "") -> str:
+    line = f"{key} = {_toml(value)}"
+    return f"{line:28} # {shown(comment, 160)}" if comment else line
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it, in one line.
+
+    >>> _toml(["a", 'b"']), _toml(3)
+    ('["a", "b\\\\""]', '3')
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")

@@ -1,0 +1,42 @@
+"""Columns of the rows themselves beside their predictions, so that it can be told which is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from incr_core.data.sources import RemoteFile, as_table, check_columns, format_of, read_table
+from incr_core.errors import ArgumentError
+from incr_core.storage import address_in, is_address
+
+__all__ = ["with_columns"]
+
+
+def with_columns(answers: pa.Table, rows: str | Path | Any, keep: Sequence[str], format: str | None) -> pa.Table:
+    """Answers with some columns of the rows behind `row`, of a file (of this format, where its name tells none) or a
+    table.
+
+    Raises StreamError where the rows have no such column, ArgumentError where answers have one.
+
+    >>> answers = pa.table({"row": [0, 1], "probability": [0.5, 0.25]})
+    >>> with_columns(answers, {"id": ["a", "b"], "x": [1, 2]}, ["id"], None).to_pylist()[1]
+    {'row': 1, 'id': 'b', 'probability': 0.25}
+    """
+    if not keep:
+        return answers
+    if taken := [name for name in keep if name in answers.column_names]:
+        raise ArgumentError(
+            f"keep {taken[0]}: expected a column that predictions do not have, got one of "
+            f"{', '.join(answers.column_names)}; leave it out, or rename it in the rows"
+        )
+    if isinstance(rows, str | Path):
+        file = RemoteFile(address_in(rows)) if is_address(rows) else Path(rows)
+        table = read_table(file, keep, format_of(file) or format, file.name)
+    else:
+        table = as_table(rows, "the table")
+        check_columns(table.column_names, keep, "the table")
+    columns = {"row": answers["row"], **{name: table[name] for name in keep}}
+    return pa.table(columns | {name: answers[name] for name in answers.column_names})
