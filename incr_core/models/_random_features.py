@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from incr_core._util import at_least_one
 
-__all__ = ["LEVELS", "RandomFeatures"]
+__all__ = ["LEVELS", "STEPS", "RandomFeatures"]
 
 LEVELS = 127
 """The largest level of a random feature. A product of two levels has 14 bits, so float32 sums 1,024 of them exactly."""
@@ -47,8 +47,10 @@ class RandomFeatures(nn.Module):
         self.register_buffer("bias", torch.from_numpy(drawn[-1] * bias).float(), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Levels, (B, F) float32."""
-        return (torch.addmm(self.bias, inputs.float(), self.projection) * STEPS).round_().clamp_(0, LEVELS)
+        """Levels, (B, F)."""
+        with torch.autocast(inputs.device.type, enabled=False):  # what is learned and what is asked must be alike
+            z = torch.addmm(self.bias, inputs.to(self.projection.dtype), self.projection)
+            return (z * STEPS).round_().clamp_(0, LEVELS)
 
     def extra_repr(self) -> str:
         """Its sizes."""

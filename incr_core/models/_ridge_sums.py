@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,14 @@ class RidgeSums(nn.Module):
         }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Tensor]) -> Self:
+        """With these sums, by name; copies of them."""
+        found = cls(*sums["cross"].shape)
+        for name in cls.merge:
+            setattr(found, name, sums[name].double().clone())
+        return found
 
     @torch.no_grad()
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None, sign: int = 1) -> None:
