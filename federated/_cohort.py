@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from federated._records import told, unpack
 from federated._roster import Roster
 from federated.client_app import SHARED
 from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer, capped, capped_rows
+from incr_core.strategies import Strategy, derived
 from incr_core.update import Update, Weights
 
 __all__ = ["ClientCohort", "Terms", "updates_of"]
@@ -43,14 +45,23 @@ class ClientCohort:
 
     roster: who the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
     of weights of their updates. max_share: what one of them may weigh in that at most, where it is a mean by rows.
+    strategies: those of the job, which derive weights from what clients share here, since no client has to be believed.
     weights: the anchor, what all stand at; and, as they were at first, those that are each client's own (personal).
     shared: the strategy state that was merged last.
     unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
     contributions: what each client has contributed to the increment at hand. learners: who has in the round at hand.
     """
 
-    def __init__(self, roster: Roster, outer: Outer, aggregation: Aggregation, max_share: float | None = None) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        outer: Outer,
+        aggregation: Aggregation,
+        max_share: float | None = None,
+        strategies: Sequence[Strategy] = (),
+    ) -> None:
         self.max_share = max_share
+        self.strategies = strategies
         self.roster = roster
         self.outer = outer
         self.aggregation = aggregation
@@ -124,6 +135,12 @@ class ClientCohort:
         else:
             rows = made.rows if self.max_share is None else capped_rows(made.rows, self.max_share)
             self.shared = self.aggregation.merge_shared(made.states, rows, rules, self.shared)
+
+    @torch.no_grad()
+    def derive(self) -> None:
+        """Let the strategies derive weights from what was merged; clients are told of both with their next message."""
+        weights, shared = derived(self.strategies, self.weights, self.shared)
+        self.weights, self.shared = {**self.weights, **weights}, {**self.shared, **shared}
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:

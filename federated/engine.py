@@ -84,7 +84,7 @@ class FederatedEngine(Engine):
     def _make_cohort(self) -> None:
         aggregation = self.job.aggregation() if self.central is None else self.central.mean
         share = self.job.federated.max_share
-        self.cohort = ClientCohort(self._roster, self.job.outer_step(), aggregation, share)
+        self.cohort = ClientCohort(self._roster, self.job.outer_step(), aggregation, share, self.job.strategies())
 
     @property
     def participants(self) -> list[str]:

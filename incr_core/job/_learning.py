@@ -13,7 +13,7 @@ from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule, optimizer_named
 from incr_core.rounds import AGGREGATIONS, OUTERS, Aggregation, Outer, Review
-from incr_core.strategies import STRATEGIES, Strategy
+from incr_core.strategies import STRATEGIES, Ridge, Strategy
 
 __all__ = [
     "aggregation_of",
@@ -47,6 +47,8 @@ def strategies_of(job: JobFile) -> list[Strategy]:
                 "name a class that inherits from incr_core.Strategy"
             )
         _check_tasks(job, section.name, made[-1], counts="every" in section.arguments)
+    if job.learner.head is not None:
+        made.append(Ridge(job.learner.head.penalty, job.learner.head.decay))
     return made
 
 

@@ -16,7 +16,7 @@ from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._inputs import ByColumn
 from incr_core.models import MODELS, TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
-from incr_core.models.adapt import ADAPTATIONS
+from incr_core.models.adapt import ADAPTATIONS, ridge
 from incr_core.numerics import seeded
 
 __all__ = ["ids_of", "model_of"]
@@ -96,7 +96,8 @@ def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableS
 def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
     if job.model.factory is not None:
         return _own(job.model.factory, job, shape)
-    sizes = job.model.hidden, job.model.embedding, job.model.dropout
+    hidden = job.model.hidden if job.learner.head is None else []  # layers that nobody teaches are of no use
+    sizes = hidden, job.model.embedding, job.model.dropout
     if encoder.of_tokens:
         return TokenCNN(shape.outputs, *sizes)
     if job.learner.objective == "ranking":
@@ -145,6 +146,9 @@ def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
     for step in job.model.adapt:
         adapt = job.named(step.name, "model.adapt.name", ADAPTATIONS)
         model = build(adapt, step.arguments, f"model.adapt {step.name}", model)
+    head = job.learner.head
+    if head is not None:
+        model = ridge(model, head.features, job.learner.seed % 2**32, head.scale, head.bias)
     return model
 
 

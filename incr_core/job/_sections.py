@@ -179,11 +179,23 @@ class GroupSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class HeadSection(Section):
+    """A last layer that is worked out, and not learned by steps."""
+
+    name: Literal["ridge"] = "ridge"
+    features: int = Field(2000, ge=1, le=2**15)
+    penalty: float = Field(10.0, gt=0, lt=math.inf)
+    decay: float = Field(0.0, ge=0, lt=1)
+    scale: float = Field(1.0, gt=0, lt=math.inf)
+    bias: float = Field(1.0, ge=0, lt=math.inf)
+
+
 class LearnerSection(Section):
     """The update rule."""
 
     objective: str
     loss: Named | None = None
+    head: HeadSection | None = None
     optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
     schedule: Named | None = None
     groups: list[GroupSection] = []
@@ -204,10 +216,19 @@ class LearnerSection(Section):
     consolidate: Literal["increment", "task", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
     frozen: bool = False
 
-    @field_validator("loss", "schedule", mode="before")
+    @field_validator("loss", "schedule", "head", mode="before")
     @classmethod
     def _others_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _solves_each_increment(self) -> Self:
+        if self.head is not None and self.consolidate != "increment":
+            raise ValueError(
+                'learner.consolidate: expected "increment" with learner.head, which is worked out anew after each, got '
+                f"{self.consolidate!r}; leave it out"
+            )
+        return self
 
     @field_validator("optimizer", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -113,10 +114,16 @@ class Learner(Mergeable, Predicting, Resuming):
         self.extra = ExtraState(model=model, objective=objective)
         keep_frozen_in_eval(model)
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        if not trainable:
+        if not trainable and not Hooks(strategies).derive:
             raise ArgumentError("learner: the model has no parameter with requires_grad; there is nothing to learn")
+        if not trainable and shard[1] > 1:
+            raise ArgumentError(
+                "cluster.shards: expected 1 for a model whose weights are worked out and not learned by steps, got "
+                f"{shard[1]}; use replicas"
+            )
         parameters = list(trainable.values())
-        self.device = parameters[0].device
+        some: Tensor = next(chain(parameters, model.parameters(), model.buffers()))
+        self.device = some.device
         self.objective.to(self.device)
         self.precision = Precision(precision, self.device, sharded=shard[1] > 1)
         self.precision.check(trainable)
@@ -148,7 +155,7 @@ class Learner(Mergeable, Predicting, Resuming):
 
         pairs_rows = rows == "together" or any(isinstance(layer, BatchNorm) for layer in model.modules())
         smallest = 2 if pairs_rows else 1
-        self.steps = Steps(batch_size, accumulate, shuffle, seed, smallest)
+        self.steps = Steps(batch_size, accumulate, shuffle and bool(parameters), seed, smallest)
         self.forwards = Forwards(
             model,
             objective,
@@ -161,7 +168,7 @@ class Learner(Mergeable, Predicting, Resuming):
         self.division = Division(
             model,
             objective,
-            parameters[0],
+            some,
             shard,
             rows,
             possible=objective.rowwise and all(one.traits.rowwise or one.off for one in strategies),
@@ -178,7 +185,9 @@ class Learner(Mergeable, Predicting, Resuming):
             strategies=bool(strategies),
         )
         self.why_eager = "it is not asked for"
-        if graphs:
+        if graphs and not parameters:
+            self.why_eager = "there are no steps"
+        elif graphs:
             self.why_eager = why_not_graphed(self.descent, self.hooks, self.precision, shards=shard[1], sparse=sparse)
         if graphs and self.why_eager and self.device.type == "cuda":
             warn_eager(self.why_eager)
@@ -242,6 +251,8 @@ class Learner(Mergeable, Predicting, Resuming):
         if self.graphs is not None:
             self.graphs.begin()
             take = self.graphs.take
+        if not self.context.parameters:  # there is no step to take
+            take = self._counted
         with self.forwards.learning:
             try:
                 for batches in self.steps.take(steps):
@@ -260,6 +271,11 @@ class Learner(Mergeable, Predicting, Resuming):
         }
         return Update(self.weights, rows, losses)
 
+    def _counted(self, batches: list[Batch]) -> int:
+        """A step that moves nothing, over rows that strategies take in when the increment ends."""
+        self.context.step += 1
+        return sum(map(len, batches))
+
     def rehearse(self, rows: Batch) -> Update:
         """One more pass over rows that were learned before, of which memories, having seen them, are not told."""
         self.again(rows, 1)
@@ -270,13 +286,18 @@ class Learner(Mergeable, Predicting, Resuming):
             self._step.after_step = self.hooks.after_step
             self.steps.close()
 
-    def end(self, labelled: Batch) -> None:
-        """Finish the increment: let the strategies consolidate what was learned."""
+    def end(self, labelled: Batch, *, derives: bool = True) -> None:
+        """Finish the increment: let the strategies consolidate what was learned.
+
+        derives: False where what they share is merged with others' first, and `derive` called then.
+        """
         if self.hooks.end:
             labelled = labelled.to(self.device)
             with self.random_state:
                 for hook in self.hooks.end:
                     hook(self.context, labelled)
+            if derives:
+                self.derive()
         if self.descent.schedule is not None:
             self.descent.schedule.after("increment")
         self.steps.close()

@@ -12,7 +12,7 @@ from incr_core.errors import CheckpointError, StrategyError
 from incr_core.models import Entries
 from incr_core.numerics import like, local, refusal_of
 from incr_core.objectives import Objective
-from incr_core.strategies import Context, Hooks, Strategy
+from incr_core.strategies import Context, Hooks, Strategy, derived
 from incr_core.update import Weights
 
 __all__ = ["Mergeable"]
@@ -99,6 +99,16 @@ class Mergeable:
         own, _ = self.shared_state()
         for name, value in own.items():
             value.copy_(merged[name])
+
+    @torch.no_grad()
+    def derive(self) -> None:
+        """Let strategies derive weights from what they share, which is now the same for all workers."""
+        if self.hooks.derive:
+            mine, own = self.weights(), self.shared_state()[0]
+            strategies = [one for one in self.strategies if isinstance(one, Strategy)]
+            for there, found in zip((mine, own), derived(strategies, mine, own), strict=True):
+                for name, value in found.items():
+                    there[name].copy_(value)
 
     @torch.no_grad()
     def observe(self, labelled: Batch) -> Weights:

@@ -100,6 +100,8 @@ def optimizer_for(
     """
     make = factory_of(optimizer, fused=not sharded and fusable(model))
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if not trainable:  # there is an optimiser all the same, of nothing: it has no state, and its step is never taken
+        return torch.optim.SGD([Parameter(torch.zeros(0))]), False
     if sparse := sparse_weights(model):
         if edited:
             sparse = keep_dense(sparse)

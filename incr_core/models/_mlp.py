@@ -61,6 +61,7 @@ class TableMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.settles = False  # whether the moments of the first rows are kept, for layers that never learn again
         self.moments = Moments(shape.numeric)
         self.embedding: nn.Embedding | None = None
         if shape.categorical:
@@ -103,6 +104,8 @@ class TableMLP(nn.Module):
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
         """What rows about to be learned add to the moments."""
+        if self.settles and bool(self.moments.sums.any()):
+            return {}
         return {"moments.sums": self.moments.measure(_parts(inputs)[0])}
 
 

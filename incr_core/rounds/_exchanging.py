@@ -210,6 +210,10 @@ class Exchanging:
             learner.adopt_shared(merged)
         self._summed = None
 
+    def derive(self) -> None:
+        """Let the strategies here derive weights from what was merged: all workers come to the same ones."""
+        self.participant.learner.derive()
+
     # -- within a round ------------------------------------------------------------------------------------------
 
     def _borrowed(self, rows: int) -> AbstractContextManager[None]:

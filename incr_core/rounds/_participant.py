@@ -281,9 +281,9 @@ class Participant(Resuming):
             self.adopt(anchor)
         assert self.increment is not None
         if self._unconsolidated is None:
-            self.learner.end(self.increment.labelled)
+            self.learner.end(self.increment.labelled, derives=False)
         elif (rows := self._unconsolidated.take()) is not None:
-            self.learner.end(rows)
+            self.learner.end(rows, derives=False)
         return self.learner.shared_state()[0]
 
     def judge(self, anchor: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -117,6 +117,9 @@ class Cohort(Protocol):
     def merge_shared(self, made: Consolidated) -> None:
         """Merge what strategies share, for all participants."""
 
+    def derive(self) -> None:
+        """Let strategies derive weights from what was merged."""
+
 
 def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Round) -> None:
     """Learn, merge, and take the outer step from the anchor.
@@ -139,3 +142,4 @@ def consolidate(cohort: Cohort) -> None:
     cohort.merge_shared(made)
     if cohort.remakes:
         cohort.adopt(cohort.merge(made.updates, anchor, exactly=True)[0])
+    cohort.derive()

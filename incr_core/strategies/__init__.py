@@ -13,7 +13,7 @@ from incr_core.strategies._ewc import EWC
 from incr_core.strategies._features import FeatureDistillation
 from incr_core.strategies._fedprox import FedProx
 from incr_core.strategies._gdumb import GDumb
-from incr_core.strategies._hooks import Hooks
+from incr_core.strategies._hooks import Hooks, derived
 from incr_core.strategies._icarl import ICaRL
 from incr_core.strategies._isolate import Isolate
 from incr_core.strategies._l2sp import L2SP
@@ -23,6 +23,7 @@ from incr_core.strategies._mir import MIR
 from incr_core.strategies._outliers import Outliers
 from incr_core.strategies._packnet import PackNet
 from incr_core.strategies._replay import Replay
+from incr_core.strategies._ridge import Ridge
 from incr_core.strategies._scaffold import Scaffold
 from incr_core.strategies._selective import Selective
 from incr_core.strategies._si import SI
@@ -57,11 +58,13 @@ __all__ = [
     "PackNet",
     "PerWeight",
     "Replay",
+    "Ridge",
     "Scaffold",
     "Selective",
     "SmallLoss",
     "Strategy",
     "Traits",
+    "derived",
 ]
 
 STRATEGIES: Catalogue[type[Strategy]] = Catalogue(

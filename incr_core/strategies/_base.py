@@ -162,6 +162,18 @@ class Strategy(MadeWith, nn.Module):
     def end(self, ctx: Context, labelled: Batch) -> None:
         """The increment, whose rows are `labelled`, is learned: consolidate."""
 
+    def derive(
+        self, weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """What follows from what all workers share, which was merged just now: weights and shared state that are others
+        from now on, by name.
+
+        weights: all that a round exchanges, "model.0.bias"; shared: this strategy's own. It is a function of the two
+        and of the strategy's arguments: a server, which has no model and never calls `attach`, works it out itself, so
+        no client has to be believed.
+        """
+        return {}, {}
+
     def answering(self, ctx: Context) -> AbstractContextManager[None] | None:
         """Inside, the model has weights of this participant's own, with which it predicts its rows; None: it has none.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from incr_core.errors import StrategyError
 from incr_core.memories import Memory
 from incr_core.strategies._base import Strategy
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "derived"]
 
 
 class Hooks:
@@ -59,6 +59,7 @@ class Hooks:
         self.after_rehearsal = [hook for hook in self.after_step if not _remembers(hook.__self__)]
         self.end = overridden("end")
         self.adopted = overridden("adopted")
+        self.derive = overridden("derive")
         self.keeps = prod(strategy.keeps for strategy in strategies)
         aside = [type(strategy).__name__ for strategy in strategies if strategy.traits.sets_aside]
         if len(aside) > 1:
@@ -72,6 +73,29 @@ class Hooks:
                 f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
                 f"{', '.join(aside)} takes them out of it; leave one of them out"
             )
+
+
+def derived(
+    strategies: Sequence[Strategy], weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What strategies make of what they share, once it is merged: weights and shared state that are others now.
+
+    shared: by the place of the strategy in the list and a name, "0.sums.count".
+
+    >>> derived([Strategy()], {}, {})
+    ({}, {})
+    """
+    new_weights: dict[str, Tensor] = {}
+    new_shared: dict[str, Tensor] = {}
+    for place, strategy in enumerate(strategies):
+        if type(strategy).derive is Strategy.derive or strategy.off:
+            continue
+        prefix = f"{place}."
+        own = {name.removeprefix(prefix): value for name, value in shared.items() if name.startswith(prefix)}
+        changed, others = strategy.derive({**weights, **new_weights}, own)
+        new_weights |= changed
+        new_shared |= {prefix + name: value for name, value in others.items()}
+    return new_weights, new_shared
 
 
 def _remembers(strategy: nn.Module) -> bool:

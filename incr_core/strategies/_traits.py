@@ -11,7 +11,7 @@ from incr_core.errors import StrategyError
 
 __all__ = ["HOOKS", "PHASES", "Traits", "check_traits"]
 
-HOOKS = ("begin", "adopted", "augment", "weigh", "loss", "after_backward", "after_step", "end")
+HOOKS = ("begin", "adopted", "augment", "weigh", "loss", "after_backward", "after_step", "end", "derive")
 """The hooks that a learner calls, in the order of an increment."""
 
 PHASES = {

@@ -22,11 +22,13 @@ from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
+from incr_core.models.adapt._ridge import RidgeHead, ridge
 from incr_core.models.adapt._text import Text, bert, ia3, peft_lora, prefix, prompt
 
 __all__ = [
     "ADAPTATIONS",
     "NearestMean",
+    "RidgeHead",
     "StreamingLDA",
     "Text",
     "adapter",
@@ -43,6 +45,7 @@ __all__ = [
     "peft_lora",
     "prefix",
     "prompt",
+    "ridge",
     "task_heads",
     "with_task",
 ]

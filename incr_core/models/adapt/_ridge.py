@@ -1,0 +1,68 @@
+"""A last layer that is worked out and not learned by steps: ridge regression on random features."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from incr_core.models._mlp import TableMLP
+from incr_core.models._patterns import replace_head
+from incr_core.models._random_features import RandomFeatures
+
+__all__ = ["RidgeHead", "ridge"]
+
+
+def ridge(model: nn.Module, features: int = 2000, seed: int = 0, scale: float = 1.0, bias: float = 1.0) -> nn.Module:
+    """Freeze a model and replace its last linear layer by `RidgeHead`, which the strategy `Ridge` fits.
+
+    What was put in is never moved again: activations of layers that move would add up to nothing. The built-in model
+    for tables is best given without hidden layers; it then keeps the scale of numbers that the first increment has, and
+    draws larger vectors for categories, which nothing will learn.
+
+    features, seed, scale, bias: those of `RandomFeatures`.
+
+    >>> ridge(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), features=50)[1]
+    RidgeHead(
+      (features): RandomFeatures(4, 50)
+    )
+    """
+    replace_head(
+        model, "ridge", lambda last: RidgeHead(last.in_features, last.out_features, features, seed, scale, bias)
+    )
+    if isinstance(model, TableMLP):
+        model.settles = True
+        if model.embedding is not None:
+            nn.init.normal_(model.embedding.weight, std=0.5**0.5)
+    return model.requires_grad_(False)
+
+
+class RidgeHead(nn.Module):
+    """Random features and a linear answer from them: h(f) W + b.
+
+    f: (B, d), what comes from the layers below; W: (F, outputs), b: (outputs), zeros until `Ridge` has worked them out.
+
+    >>> RidgeHead(3, 2, features=10)(torch.randn(4, 3)).shape
+    torch.Size([4, 2])
+    """
+
+    draws_nothing: ClassVar[bool] = True
+
+    ridge_weight: Tensor
+    ridge_bias: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, features: int = 2000, seed: int = 0, scale: float = 1.0, bias: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.features = RandomFeatures(inputs, features, seed, scale, bias)
+        self.register_buffer("ridge_weight", torch.zeros(features, outputs))
+        self.register_buffer("ridge_bias", torch.zeros(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, or a standardised value, (B, outputs)."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            levels: Tensor = self.features(inputs)
+            return F.linear(levels, self.ridge_weight.t(), self.ridge_bias)

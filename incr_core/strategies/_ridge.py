@@ -1,0 +1,166 @@
+"""Ridge regression on random features: a head that is worked out from sums of all rows, and so forgets none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core._util import fraction, positive
+from incr_core.batch import Batch
+from incr_core.errors import StrategyError
+from incr_core.models import STEPS, Moments, RidgeSums, answering
+from incr_core.models.adapt import RidgeHead
+from incr_core.objectives import Binary, Multiclass, Multilabel, Objective, Regression
+from incr_core.strategies._base import Context, Strategy
+from incr_core.strategies._traits import Traits
+
+__all__ = ["Ridge"]
+
+OBJECTIVES = (Regression, Binary, Multilabel, Multiclass)
+VALUE, EACH, ONE_OF = range(3)
+"""What an output stands for: a value, whether one thing is so, one class of several."""
+
+SHARPNESS = 1.25
+FORWARD = 4096
+
+
+class Ridge(Strategy):
+    """Add up the random features of every new row, and fit the model's `RidgeHead` by ridge regression on all of them.
+
+        end:     sums += those of the increment's rows (`RidgeSums`), merged between workers
+        derive:  W, b = argmin sum_i |y_i - h_i W - b|^2 + penalty |W|^2        sums *= (1 - decay)^(new rows)
+
+    McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", algorithm 1, with
+    b not penalised; Zhuang et al. 2022, "ACIL". y is one-hot for classes, 0 or 1 for labels, the value for a
+    regression. No row is kept, and none forgotten: the head is that of all rows at once, to rounding, in whatever order
+    or among however many workers they came. A row counts once, however many passes there are, and by its weight.
+
+    Scores s = h W + b of classes become probabilities by their residual deviation r on the rows of the sums, which is
+    taken for larger where these are few:
+
+        multiclass:          softmax(1.25 s / r), r^2 the mean over classes
+        binary, multilabel:  sigmoid(1.25 (2 s - 1) / r)
+
+    The head is solved anew when an increment ends, by a Cholesky factor: with 2,000 features this takes as long as
+    adding up 2,000 rows. Updating an inverse instead would be faster below some 100 rows, but inverses do not add up.
+
+    penalty: in rows with a feature of 1; raise it where rows are few. decay: 0 for a stream that does not drift; else
+    about the last 1 / decay rows count.
+
+    It needs a model made by `incr_core.models.adapt.ridge`, in which nothing else learns.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from incr_core.models.adapt import ridge
+    >>> from incr_core.learner import Learner
+    >>> model = ridge(nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), features=100)
+    >>> learner = Learner(model, Multiclass(3), "sgd", [Ridge(penalty=0.01)])
+    >>> for label in range(3):  # one class after another
+    ...     _ = learner.learn(Batch(label + torch.rand(50, 1) / 2, torch.full((50,), label)))
+    >>> learner.predict(torch.tensor([[0.2], [1.2], [2.2]])).argmax(1).tolist()
+    [0, 1, 2]
+    """
+
+    traits = Traits(
+        shared={"sums": "sum", "known": "max", "kind": "max"},
+        alone="it works out the only weights that change, so there are no steps of which another could be part",
+    )
+
+    def __init__(self, penalty: float = 10.0, decay: float = 0.0) -> None:
+        super().__init__()
+        self.penalty = positive("ridge.penalty", penalty)
+        self.decay = fraction("ridge.decay", decay)
+
+    def attach(self, ctx: Context) -> None:
+        """Find the head, and make room for the sums."""
+        heads = [part for part in ctx.model.modules() if isinstance(part, RidgeHead)]
+        if len(heads) != 1 or ctx.names:
+            got = f"{ctx.names[0]}, which learns" if heads and ctx.names else f"{len(heads)} of them"
+            raise StrategyError(
+                f"ridge: expected a model with one RidgeHead and nothing that learns by steps, got {got}; make it with "
+                'incr_core.models.adapt.ridge, or learner.head = "ridge"'
+            )
+        kind = next((kind for kind in OBJECTIVES if isinstance(ctx.objective, kind)), None)
+        if kind is None or getattr(ctx.objective, "loss", None) is not None:
+            got = type(ctx.objective).__name__ if kind is None else "another loss than the objective's own"
+            raise StrategyError(
+                "ridge: expected the objective Regression, Binary, Multiclass or Multilabel with its own loss, got "
+                f"{got}; use a plain head for it"
+            )
+        self._head = (heads[0],)  # in a tuple, so that the model's head is no part of this strategy's state
+        self.sums = RidgeSums(*heads[0].ridge_weight.shape)
+        meaning = VALUE if kind is Regression else ONE_OF if kind is Multiclass else EACH
+        self.register_buffer("kind", torch.tensor(meaning))
+        self.register_buffer("known", torch.zeros((), dtype=torch.float64))  # rows when the head was last solved
+
+    @torch.no_grad()
+    def end(self, ctx: Context, labelled: Batch) -> None:
+        """Take in the increment's rows."""
+        self.count(ctx.model, ctx.objective, labelled)
+
+    @torch.no_grad()
+    def count(self, model: Any, objective: Objective, rows: Batch, sign: int = 1) -> None:
+        """Take rows into the sums, or out of them: sign -1."""
+        levels = list[Tensor]()
+        reading = self._head[0].features.register_forward_hook(lambda _, inputs, output: levels.append(output))
+        try:
+            with answering(model):
+                for part in rows.split(FORWARD):
+                    model(part.inputs)
+                    self.sums.add(levels.pop(), _targets(objective, part.targets), part.weights, sign)
+        finally:
+            reading.remove()
+
+    def derive(
+        self, weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Solve for the head, then let the sums fade."""
+        sums = RidgeSums.of({name.removeprefix("sums."): value for name, value in shared.items()})
+        if float(sums.count) == float(shared["known"]):
+            return {}, {}
+        # Levels are steps of a feature.
+        weight, bias, unexplained = sums.solve(self.penalty * STEPS**2)
+        kind = int(shared["kind"])
+        if kind == VALUE:
+            mean, std = _scale(weights["objective.target.sums"])
+            weight, bias = weight / std, (bias - mean) / std
+        else:
+            sharp = SHARPNESS / _deviation(sums, unexplained, each=kind == EACH)
+            weight, bias = (
+                (weight * sharp, bias * sharp) if kind == ONE_OF else (2 * weight * sharp, (2 * bias - 1) * sharp)
+            )
+        found = {name.rpartition(".")[2]: name for name in weights if name.endswith((".ridge_weight", ".ridge_bias"))}
+        head = {found["ridge_weight"]: weight, found["ridge_bias"]: bias}
+        if self.decay:
+            sums.fade((1.0 - self.decay) ** (sums.count - shared["known"]))
+        faded = {f"sums.{name}": value for name, value in sums.named_buffers()} if self.decay else {}
+        return {name: value.to(weights[name].dtype) for name, value in head.items()}, {**faded, "known": sums.count}
+
+
+def _targets(objective: Objective, targets: Tensor) -> Tensor:
+    """As a matrix, (B, K)."""
+    if isinstance(objective, Multiclass):
+        return F.one_hot(targets, objective.outputs)
+    return targets.reshape(len(targets), -1)
+
+
+def _scale(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a regression's targets, in units of which the model answers."""
+    moments = Moments(1, torch.float64).to(target.device)
+    moments.add(target)
+    return moments.scale()
+
+
+def _deviation(sums: RidgeSums, unexplained: Tensor, *, each: bool) -> Tensor:
+    """The residual deviation of each target, or the mean one; of as many rows more as a quarter of the features nothing
+    is explained, since some of what is explained is chance."""
+    doubt = len(sums.features) / 4
+    share = sums.targets / sums.count.clamp(min=1e-300)
+    left = (sums.count * unexplained + doubt) / (sums.count + doubt) * share * (1 - share)
+    if not each:
+        left = left.sum() / (sums.targets > 0).sum().clamp(min=1)
+    return left.clamp(min=1e-4).sqrt()
