@@ -17,11 +17,14 @@ from incr_core.models._moments import Moments
 from incr_core.models._own_generators import OwnGenerators
 from incr_core.models._patterns import matches
 from incr_core.models._penultimate import Activations, one_way
+from incr_core.models._random_features import LEVELS, RandomFeatures
 from incr_core.models._restored import restored, same_bits
+from incr_core.models._ridge_sums import Ridge, RidgeSums
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
 __all__ = [
+    "LEVELS",
     "MODELS",
     "Activations",
     "Asking",
@@ -30,6 +33,9 @@ __all__ = [
     "ExtraState",
     "Moments",
     "OwnGenerators",
+    "RandomFeatures",
+    "Ridge",
+    "RidgeSums",
     "TableMLP",
     "TableShape",
     "TokenCNN",
