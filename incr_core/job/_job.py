@@ -20,6 +20,7 @@ from incr_core.job._drift import check_judged, controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
+    adapts_passes,
     aggregation_of,
     optimizer_of,
     outer_of,
@@ -196,7 +197,7 @@ class Job(JobFile):
             strategies,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
-            epochs=settings.epochs,
+            epochs=settings.most_epochs,
             shuffle=settings.shuffle,
             clip=settings.clip,
             seed=settings.seed + index,
@@ -234,6 +235,7 @@ class Job(JobFile):
             stream,
             self.learner_for(stream.numeric_width, index, wrap, shard),
             warm_passes=self.learner.warm_epochs,
+            adapts=adapts_passes(self),
             frozen=self.learner.frozen,
             probes=self.probes(),
             keeps=rows_kept(self),
