@@ -39,9 +39,10 @@ class SolvedExpert(nn.Module):
 
     The sums are all that is kept of rows, and those of two workers add up (`RidgeSums`). Solved when they have changed.
 
-    features: how many random ones; with none the answer is linear.
+    varied: how many of the inputs are of unit scale, the others mostly 0. features: how many random ones; with none the
+    answer is linear.
 
-    >>> expert = SolvedExpert(inputs=1, outputs=1)
+    >>> expert = SolvedExpert(inputs=1, outputs=1, varied=1)
     >>> x = torch.linspace(-1, 1, 200)[:, None]
     >>> for _ in range(2):
     ...     for name, value in expert.measure(x, (x**2).double()).items():
@@ -55,9 +56,10 @@ class SolvedExpert(nn.Module):
     transient: ClassVar[tuple[str, ...]] = ("_solution",)
     rows_before: Tensor
 
-    def __init__(self, inputs: int, outputs: int, features: int = FEATURES) -> None:
+    def __init__(self, inputs: int, outputs: int, varied: int, features: int = FEATURES) -> None:
         super().__init__()
-        self.random = RandomFeatures(inputs, features) if features else None
+        scale = (inputs / varied) ** 0.5
+        self.random = RandomFeatures(inputs, features, scale=scale) if features else None
         self.sums = RidgeSums(inputs + features, outputs)
         self.register_buffer("rows_before", torch.zeros((), dtype=torch.float64))
         self._solution: Solution | None = None
