@@ -51,7 +51,7 @@ class Attendance(Roster):
         self._job, self._wanted = job, job.federated
         self._grid = grid
         self._timeout = seconds(job.federated.round_timeout)
-        self._passes = max(job.learner.epochs, job.learner.warm_epochs or 1)
+        self._passes = max(job.learner.most_epochs, job.learner.warm_epochs or 1)
         probes = [max(1, len(probe.columns)) for probe in job.probes()]
         step = job.learner.batch_size * job.learner.accumulate
         once = job.learner.validation is not None

@@ -35,7 +35,7 @@ class Absences:
         assert wanted.availability is not None
         self._names, self._least = names, wanted.min_clients
         self._held_out = {*wanted.held_out}
-        self._passes = job.learner.epochs
+        self._passes = job.learner.most_epochs
         self._timed = job.stream.timed
         self._step = duration(str(job.stream.every)) if self._timed else 1
         trace = wanted.availability.trace

@@ -21,6 +21,7 @@ from incr_core.job._drift import check_judged, controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
+    adapts_passes,
     aggregation_of,
     optimizer_of,
     outer_of,
@@ -203,7 +204,7 @@ class Job(JobFile):
             strategies,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
-            epochs=settings.epochs,
+            epochs=settings.most_epochs,
             shuffle=settings.shuffle,
             clip=settings.clip,
             seed=settings.seed + index,
@@ -241,6 +242,7 @@ class Job(JobFile):
             stream,
             self.learner_for(stream.numeric_width, index, wrap, shard),
             warm_passes=self.learner.warm_epochs,
+            adapts=adapts_passes(self),
             frozen=self.learner.frozen,
             probes=self.probes(),
             keeps=rows_kept(self),

@@ -16,6 +16,7 @@ from incr_core.rounds import AGGREGATIONS, OUTERS, Aggregation, Outer, Review
 from incr_core.strategies import STRATEGIES, Ridge, Strategy
 
 __all__ = [
+    "adapts_passes",
     "aggregation_of",
     "optimizer_of",
     "outer_of",
@@ -99,12 +100,24 @@ def schedule_of(job: JobFile) -> Schedule | None:
     return Schedule(partial(kind, **arguments), each)
 
 
+def adapts_passes(job: JobFile) -> bool:
+    """Whether the passes over an increment follow from the rows known before it."""
+    if job.learner.epochs != "auto":
+        return False
+    if job.model.kind != "auto":
+        raise JobError(
+            f'learner.epochs = "auto": expected model.kind = "auto", whose statistics count the rows of all who learn, '
+            f'got "{job.model.kind}"; say how many passes'
+        )
+    return True
+
+
 def stopping_of(job: JobFile) -> EarlyStopping | None:
     """Which rows are held back, and for how many passes nothing may get better; None where all passes are made."""
     settings = job.learner
     if settings.validation is None:
         return None
-    if settings.epochs == 1 and (settings.warm_epochs or 1) == 1:
+    if settings.most_epochs == 1 and (settings.warm_epochs or 1) == 1:
         raise JobError(
             "learner.validation: expected several passes, of which some may be left out, got one; "
             "raise learner.epochs or learner.warm_epochs"

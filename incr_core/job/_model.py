@@ -15,7 +15,7 @@ from incr_core.data.encoding import Encoder, slots_of
 from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._inputs import ByColumn
-from incr_core.models import MODELS, TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
+from incr_core.models import MODELS, TableExperts, TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
 from incr_core.models.adapt import ADAPTATIONS, ridge
 from incr_core.numerics import seeded
 
@@ -104,7 +104,7 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
         numeric, categorical = _places_of_item(job, encoder)
         return TwoTower(shape, numeric, categorical, *sizes)
     try:
-        return TableMLP(shape, *sizes)
+        return (TableExperts if job.model.kind == "auto" else TableMLP)(shape, *sizes)
     except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
         raise JobError(
             f"model: expected layers that fit into memory, got hidden = {job.model.hidden} and "

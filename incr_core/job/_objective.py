@@ -5,10 +5,12 @@ from __future__ import annotations
 from incr_core._util import build, unknown
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
+from incr_core.models import TableExperts
 from incr_core.objectives import (
     LOSSES,
     OBJECTIVES,
     Binary,
+    Blend,
     GrowingMulticlass,
     Loss,
     Multiclass,
@@ -23,7 +25,36 @@ __all__ = ["objective_of"]
 
 
 def objective_of(job: JobFile) -> Objective:
-    """What the model is asked to do: one of ours, with the loss that the job wants, or anybody's."""
+    """What the model is asked to do: one of ours, with the loss that the job wants, or anybody's; of several experts,
+    what each of them is.
+    """
+    each = _of_one(job)
+    if job.model.kind != "auto":
+        return each
+    check_auto(job)
+    return Blend(each, TableExperts.LEARNED, TableExperts.SOLVED)
+
+
+def check_auto(job: JobFile) -> None:
+    """JobError for a job whose model cannot be made of experts, by the key that is in the way."""
+    features, model = job.features, job.model
+    wanted = ("binary", "multiclass", "regression")
+    in_the_way = {
+        f"learner.objective = {wanted[0]!r}, {wanted[1]!r} or {wanted[2]!r}, got {job.learner.objective!r}, of which "
+        "nobody has said how answers are mixed": job.learner.objective not in wanted,
+        "no model.factory, which makes a model of its own": model.factory is not None,
+        "no model.inputs, which name the arguments of a model of one's own": bool(model.inputs),
+        "no model.adapt, which changes a single network": bool(model.adapt),
+        "no features.ranges, since experts are weighted by their errors on rows, and of rows nothing may be told": (
+            bool(features.ranges)
+        ),
+    }
+    for expected, found in in_the_way.items():
+        if found:
+            raise JobError(f'model.kind = "auto": expected {expected}; set model.kind = "mlp", or leave the other out')
+
+
+def _of_one(job: JobFile) -> Objective:
     name = job.learner.objective
     classes = len(job.features.classes or [])
     if not classes and job.features.capacity is None and name in ("multiclass", "multilabel"):

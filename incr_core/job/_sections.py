@@ -16,6 +16,7 @@ from incr_core.data.sources import SETTLE
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.data.times import SECOND, duration
 from incr_core.drift import ACTIONS
+from incr_core.learner import MOST_PASSES
 
 __all__ = [
     "AlertsSection",
@@ -155,6 +156,7 @@ class FeaturesSection(Section):
 class ModelSection(Section):
     """The model: the built-in one for tables, or anybody's factory; `adapt` changes it, in order, before it learns."""
 
+    kind: Literal["mlp", "auto"] = "mlp"
     factory: str | None = None
     arguments: dict[str, Any] = {}
     inputs: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
@@ -201,7 +203,7 @@ class LearnerSection(Section):
     groups: list[GroupSection] = []
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)
-    epochs: int = Field(1, ge=1)
+    epochs: Literal["auto"] | Annotated[int, Field(strict=True, ge=1)] = 1
     warm_epochs: int | None = Field(None, ge=1)
     validation: float | None = Field(None, gt=0, lt=1)
     patience: int = Field(1, ge=1)
@@ -215,6 +217,11 @@ class LearnerSection(Section):
     give_up_after: int = Field(3, ge=1)
     consolidate: Literal["increment", "task", "drift"] | Annotated[int, Field(strict=True, ge=1)] = "increment"
     frozen: bool = False
+
+    @property
+    def most_epochs(self) -> int:
+        """Passes over an increment that is no warm start, at most."""
+        return MOST_PASSES if self.epochs == "auto" else self.epochs
 
     @field_validator("loss", "schedule", "head", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from incr_core.learner._adaptive_passes import MOST_PASSES, passes_after
 from incr_core.learner._early_stopping import EarlyStopping
 from incr_core.learner._learner import Learner
 from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable, optimizer_named
@@ -10,6 +11,7 @@ from incr_core.learner._schedule import SCHEDULES, Schedule
 from incr_core.learner._stacked import learn_stacked, why_alone
 
 __all__ = [
+    "MOST_PASSES",
     "OF_ROWS",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -21,5 +23,6 @@ __all__ = [
     "learn_stacked",
     "may_be_of_rows",
     "optimizer_named",
+    "passes_after",
     "why_alone",
 ]

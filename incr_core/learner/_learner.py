@@ -20,6 +20,7 @@ from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division, Rows
 from incr_core.learner._forwards import Forwards
 from incr_core.learner._graphed_step import GraphedStep, warn_eager, why_not_graphed
+from incr_core.learner._judging import judged
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
@@ -31,7 +32,7 @@ from incr_core.learner._step import Step, explain_batch_norm
 from incr_core.memories import Memory
 from incr_core.models import Entries, ExtraState, OwnGenerators, keep_frozen_in_eval
 from incr_core.numerics import BatchNorm, Precision, draws_only_from_torch, global_random_state, rewound, whole
-from incr_core.objectives import Objective
+from incr_core.objectives import Blend, Objective
 from incr_core.strategies import Context, Hooks, Strategy
 from incr_core.update import Update, Weights
 
@@ -234,6 +235,11 @@ class Learner(Mergeable, Predicting, Resuming):
         self.steps.begin(labelled, self.epochs if passes is None else passes)
 
     @property
+    def rows_known(self) -> float:
+        """How many rows all participants have learned, where the objective counts them; else 0."""
+        return float(self.objective.rows_before) if isinstance(self.objective, Blend) else 0.0
+
+    @property
     def divides(self) -> bool:
         """Whether each shard takes some of a batch's rows; what a forward does to buffers then differs between them."""
         return self.division.divides
@@ -275,6 +281,10 @@ class Learner(Mergeable, Predicting, Resuming):
         """A step that moves nothing, over rows that strategies take in when the increment ends."""
         self.context.step += 1
         return sum(map(len, batches))
+
+    def judge_experts(self, labelled: Batch) -> Weights:
+        """What rows about to be learned say of experts, where the model has several (`judged`)."""
+        return judged(self, labelled)
 
     def rehearse(self, rows: Batch) -> Update:
         """One more pass over rows that were learned before, of which memories, having seen them, are not told."""

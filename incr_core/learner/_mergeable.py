@@ -129,7 +129,11 @@ class Mergeable:
         if observe is not None:
             inputs = labelled.to(self.device).inputs
             measured |= {f"model.{name}": value for name, value in observe(inputs).items()}
-        return measured
+        return measured | self.judge_experts(labelled)
+
+    def judge_experts(self, labelled: Batch) -> Weights:
+        """What rows about to be learned say of experts, where the model has several."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def absorb(self, measured: Mapping[str, Tensor]) -> None:

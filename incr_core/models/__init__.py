@@ -11,6 +11,7 @@ from incr_core.models._asking import Asking, keeps_nothing
 from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
+from incr_core.models._forward_decay import freshness
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
@@ -20,6 +21,7 @@ from incr_core.models._penultimate import Activations, one_way
 from incr_core.models._random_features import LEVELS, STEPS, RandomFeatures
 from incr_core.models._restored import restored, same_bits
 from incr_core.models._ridge_sums import Ridge, RidgeSums
+from incr_core.models._table_experts import LearnsFromSums, TableExperts
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
@@ -32,11 +34,13 @@ __all__ = [
     "Calls",
     "Entries",
     "ExtraState",
+    "LearnsFromSums",
     "Moments",
     "OwnGenerators",
     "RandomFeatures",
     "Ridge",
     "RidgeSums",
+    "TableExperts",
     "TableMLP",
     "TableShape",
     "TokenCNN",
@@ -44,6 +48,7 @@ __all__ = [
     "answering",
     "arguments_of",
     "ask",
+    "freshness",
     "keep_frozen_in_eval",
     "keeps_nothing",
     "matches",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core._util import Catalogue
 from incr_core.objectives._base import Binary, Multiclass, Objective, Regression
+from incr_core.objectives._blend import Blend
 from incr_core.objectives._distillation import distillation_loss
 from incr_core.objectives._growing import GrowingMulticlass
 from incr_core.objectives._losses import LOSSES, Loss
@@ -15,6 +16,7 @@ __all__ = [
     "LOSSES",
     "OBJECTIVES",
     "Binary",
+    "Blend",
     "GrowingMulticlass",
     "Loss",
     "Multiclass",

@@ -49,6 +49,11 @@ class Objective(MadeWith, nn.Module):
     higher_is_better: bool = False
     target_type: torch.dtype = torch.float32
 
+    @property
+    def answers_a_row(self) -> int:
+        """How many numbers a prediction has, a row: as many as there are outputs, unless several make one."""
+        return self.outputs
+
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row, (B,)."""
         raise NotImplementedError

@@ -13,11 +13,12 @@ __all__ = ["AtHand"]
 
 @dataclass(slots=True)
 class AtHand:
-    """The increment that a participant is at: the rows it has to learn, and whether it has begun to."""
+    """The increment that a participant is at: its rows to learn, whether it has begun to, and the passes over them."""
 
     tick: Tick
     labelled: Batch
     begun: bool = False
+    passes: int = 1
 
     @property
     def waiting(self) -> bool:
@@ -26,4 +27,9 @@ class AtHand:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as states keep it."""
-        return {"tick": asdict(self.tick), "labelled": self.labelled.state_dict(), "begun": self.begun}
+        return {
+            "tick": asdict(self.tick),
+            "labelled": self.labelled.state_dict(),
+            "begun": self.begun,
+            "passes": self.passes,
+        }

@@ -26,7 +26,7 @@ from torch import Tensor
 from incr_core.batch import Batch, Limit, cat
 from incr_core.data.timeline import Increment, Stream, Tick
 from incr_core.errors import ArgumentError
-from incr_core.learner import EarlyStopping, Learner
+from incr_core.learner import EarlyStopping, Learner, passes_after
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._at_hand import AtHand
 from incr_core.rounds._orders import Orders, follow
@@ -54,6 +54,7 @@ class Participant(Resuming):
     name: unique in the run; its state is kept under it.
     stream, learner: what it owns.
     warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
+    adapts: whether passes over other increments follow from the rows known before (`passes_after`).
     frozen: learn nothing after the warm start; a baseline.
     probes: statistics to report about rows before they are learned.
     stopping: when to stop passing over an increment's rows; by default after all passes.
@@ -71,6 +72,7 @@ class Participant(Resuming):
         learner: Learner,
         *,
         warm_passes: int | None = None,
+        adapts: bool = False,
         frozen: bool = False,
         probes: Sequence[Probe] = (),
         keeps: int | None = None,
@@ -84,6 +86,7 @@ class Participant(Resuming):
         self.stream = stream
         self.learner = learner
         self.warm_passes = warm_passes
+        self.adapts = adapts
         self.frozen = frozen
         self.reports_tasks = reports_tasks
         self.stopping = stopping
@@ -148,7 +151,7 @@ class Participant(Resuming):
         learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
-        self.increment = AtHand(increment.tick, learns)
+        self.increment = AtHand(increment.tick, learns, passes=self._passes_of(increment.tick))
         assert learns.row_ids is not None
         return Arrival(
             increment.tick,
@@ -185,16 +188,19 @@ class Participant(Resuming):
         assert self.increment is not None
         assert waiting.row_ids is not None
         number = self.increment.tick.number + 1 if number is None else number
-        self.increment = AtHand(Tick(number, WAITING), waiting)
+        tick = Tick(number, WAITING)
+        self.increment = AtHand(tick, waiting, passes=self._passes_of(tick))
         return Arrival(self.increment.tick, waiting.row_ids, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
         """Passes over the increment at hand."""
         assert self.increment is not None
-        return self._passes_of(self.increment.tick)
+        return self.increment.passes
 
     def _passes_of(self, tick: Tick) -> int:
-        return self.warm_passes if tick.warm and self.warm_passes else self.learner.epochs
+        if tick.warm and self.warm_passes:
+            return self.warm_passes
+        return passes_after(self.learner.rows_known) if self.adapts else self.learner.epochs
 
     def begin(self, passes: int | None = None) -> None:
         """Prepare the rows of the increment at hand for `passes` passes."""

@@ -151,7 +151,9 @@ class Resuming:
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:
-            self.increment = AtHand(Tick(**at_hand["tick"]), Batch.from_state(at_hand["labelled"]), at_hand["begun"])
+            passes = at_hand.get("passes", self.learner.epochs)  # an earlier incr kept none
+            labelled = Batch.from_state(at_hand["labelled"])
+            self.increment = AtHand(Tick(**at_hand["tick"]), labelled, at_hand["begun"], passes)
         exchanged: dict[str, Any] = state["exchanged"]
         return exchanged
 

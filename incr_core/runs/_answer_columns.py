@@ -49,14 +49,14 @@ class AnswerColumns:
                 return told
             return {"class": AnswerColumn((values >= 0.5).astype(np.int64), self._names), **told}
         if kind in ("multiclass", "multilabel"):
-            names = self._names or [str(number) for number in range(self._objective.outputs)]
-            found = found.reshape(-1, self._objective.outputs)
+            names = self._names or [str(number) for number in range(self._objective.answers_a_row)]
+            found = found.reshape(-1, self._objective.answers_a_row)
             shares = {f"probability.{name}": AnswerColumn(found[:, at].numpy()) for at, name in enumerate(names)}
             if kind == "multilabel":
                 return shares
             return {"class": AnswerColumn(found.argmax(1).numpy(), names), **shares}
         if kind == "next_token":
-            best = found.reshape(-1, self._objective.outputs).max(1)
+            best = found.reshape(-1, self._objective.answers_a_row).max(1)
             return {"token": AnswerColumn(best.indices.numpy()), "probability": AnswerColumn(best.values.numpy())}
         if kind == "ranking":
             return {"score": AnswerColumn(found.reshape(rows, -1)[:, 0].numpy() if rows else found.numpy())}

@@ -1,0 +1,165 @@
+"""The model `kind = "auto"` for tables: experts of different kinds side by side, over the same normalised row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from incr_core.batch import Inputs
+from incr_core.models._magnitudes import Magnitudes
+from incr_core.models._mlp import TableShape
+from incr_core.models._moments import Moments
+from incr_core.models._solved_expert import SolvedExpert
+
+__all__ = ["LearnsFromSums", "TableExperts"]
+
+Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
+
+CLIP = 8.0
+"""Standard deviations from the mean beyond which a number is cut off."""
+
+WILD = 5.0
+"""Standard deviations from the mean beyond which a number moves the mean and the deviation no further."""
+
+RANDOM_EMBEDDING = 4
+"""Numbers for a category, drawn once, that the closed form is given."""
+
+
+@runtime_checkable
+class LearnsFromSums(Protocol):
+    """A model of which a part is solved from sums over rows and their targets."""
+
+    def observe_labelled(self, inputs: Inputs, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """What rows about to be learned, and numbers that stand for their targets (B, outputs), add to the sums."""
+
+
+class TableExperts(nn.Module):
+    """Four answers to one row, side by side: `objectives.Blend` teaches each, and mixes what they say.
+
+        x = [ (v - mean) / std, clipped to [-8, 8], 0 where v is missing | 1 where v is missing | `Magnitudes` of v ]
+        output = [ MLP(x, embeddings) | W x + weights of categories | ridge(x) | ridge(x, random features) ]
+
+    Mean and spread are moments that merge exactly, in which a number counts as at most five standard deviations of what
+    was known before it: a single wild one moves them no further. That a number is missing, and its magnitude, have
+    weights that begin at 0, so they cost nothing where nothing is missing or skewed. The linear part begins at 0. The
+    ridges take no steps: they are solved from sums over rows that fade (`SolvedExpert`), to which a category is a few
+    numbers drawn once for all.
+
+    shape: the rows; its outputs are those of all four. hidden, embedding, dropout: of the MLP, see `TableMLP`.
+
+    >>> model = TableExperts(TableShape(numeric=2, categorical=1, buckets=16, outputs=4), hidden=[8])
+    >>> inputs = {"numeric": torch.randn(4, 2), "categorical": torch.zeros(4, 1, 2, dtype=torch.int64)}
+    >>> model(inputs).shape
+    torch.Size([4, 4])
+    """
+
+    draws_nothing: ClassVar[bool] = True
+    LEARNED: ClassVar[int] = 2
+    SOLVED: ClassVar[int] = 2
+
+    offsets: Tensor
+    drawn: Tensor
+
+    def __init__(
+        self, shape: TableShape, hidden: Sequence[int] = (128, 64), embedding: int = 8, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        outputs = shape.outputs // (self.LEARNED + self.SOLVED)
+        entries = shape.categorical * shape.buckets
+        self.moments = Moments(shape.numeric)
+        self.magnitudes = Magnitudes(shape.numeric)
+        self.embedding = self.weights_of_categories = None
+        if shape.categorical:
+            self.embedding = nn.Embedding(entries, embedding)
+            nn.init.normal_(self.embedding.weight, std=0.1)
+            self.weights_of_categories = _zero(nn.Embedding(entries, outputs))
+        widths = [shape.numeric + shape.categorical * embedding, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        self.more = _zero(nn.Linear(2 * shape.numeric, first.out_features, bias=False))
+        self.linear = _zero(nn.Linear(3 * shape.numeric, outputs))
+        drawn = RANDOM_EMBEDDING * shape.categorical
+        varied = max(1, shape.numeric + drawn)  # of the other numbers most are 0
+        sizes = (3 * shape.numeric + drawn, outputs)
+        self.solved = nn.ModuleList([SolvedExpert(*sizes, varied, features=0), SolvedExpert(*sizes, varied)])
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("drawn", torch.randn(entries, RANDOM_EMBEDDING, generator=generator), persistent=False)
+        offsets = torch.arange(shape.categorical).reshape(-1, 1) * shape.buckets
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits or values of each expert, (B, outputs); of the one that is solved probabilities, or values."""
+        values, more, categories = self._normalised(inputs)
+        linear = self.linear(torch.cat([values, more], dim=1))
+        deep = [values]
+        if self.embedding is not None and self.weights_of_categories is not None:
+            assert categories is not None
+            deep.append(self.embedding(categories).sum(2).flatten(1))  # (B, C, 2, E)
+            linear = linear + self.weights_of_categories(categories).sum((1, 2))
+        hidden = self.layers[0](torch.cat(deep, dim=1)) + self.more(more)
+        for layer in list(self.layers)[1:]:
+            hidden = layer(hidden)
+        # Who learns by steps needs no answer that no step changes.
+        if torch.is_grad_enabled():
+            return torch.cat([hidden, linear, *[torch.zeros_like(linear)] * self.SOLVED], dim=1)
+        numbers = self._numbers(inputs)
+        return torch.cat([hidden, linear, *(expert(numbers).to(linear.dtype) for expert in self.solved)], dim=1)
+
+    def observe(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What rows about to be learned add to moments and magnitudes."""
+        numeric = _parts(inputs)[0]
+        mean, std = self.moments.scale()
+        known = self.moments.sums[0] >= 2
+        reach = torch.where(known, WILD * std, torch.inf)
+        bounded = torch.clamp(numeric, mean - reach, mean + reach)
+        sizes = self.magnitudes.measure(numeric, bounded)
+        return {
+            "moments.sums": self.moments.measure(bounded),
+            **{f"magnitudes.{name}": value for name, value in sizes.items()},
+        }
+
+    def observe_labelled(self, inputs: Inputs, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """What rows about to be learned, and numbers that stand for their targets (B, outputs), add to the sums."""
+        numbers, found = self._numbers(inputs), dict[str, Tensor]()
+        for place, expert in enumerate(self.solved):
+            assert isinstance(expert, SolvedExpert)
+            added = expert.measure(numbers, targets, weights)
+            found |= {f"solved.{place}.{name}": value for name, value in added.items()}
+        return found
+
+    def _normalised(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+        numeric, categorical = _parts(inputs)
+        missing = numeric.isnan()
+        values = self.moments.standardise(numeric).clamp(-CLIP, CLIP)
+        categories = None if categorical is None else categorical + self.offsets
+        more = torch.cat([missing.float(), self.magnitudes(numeric)], dim=1)
+        return torch.where(missing, 0.0, values), more, categories
+
+    def _numbers(self, inputs: Inputs) -> Tensor:
+        """A row as numbers of about unit scale, those of its categories drawn once for all."""
+        values, more, categories = self._normalised(inputs)
+        columns = [values, more]
+        if categories is not None:
+            columns.append(nn.functional.embedding(categories, self.drawn).sum(2).flatten(1) * 0.5**0.5)
+        return torch.cat(columns, dim=1)
+
+
+def _zero(layer: Layer) -> Layer:
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+    return layer
+
+
+def _parts(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

@@ -1,0 +1,207 @@
+"""Several experts in one model: each learns by its own loss, and answers are mixed by how right each was lately."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from incr_core.metrics import Statistics
+from incr_core.models import freshness
+from incr_core.numerics import is_stand_in, writes
+from incr_core.objectives._base import Objective, Regression
+from incr_core.objectives._least_squares_mix import least_squares_mix
+
+__all__ = ["Blend"]
+
+HALF_LIFE = 1000.0
+"""Rows after which what an expert got wrong counts half."""
+
+STEEP = 8.0
+"""By how much log-odds rise with what least squares make of 0 and 1: they are too cautious, and no probabilities."""
+
+WILD = 3.0
+"""Standard deviations of the target beyond which an error of a number counts no more."""
+
+WILD_TARGET = 5.0
+"""Standard deviations beyond which a target is cut off for experts that minimise squares in closed form."""
+
+
+class Kept(NamedTuple):
+    """What `Blend.weights` made of `errors` after so many writes to it."""
+
+    errors: Tensor
+    writes: int
+    weights: Tensor
+
+
+class Blend(Objective):
+    """One objective for several experts, whose outputs lie side by side in the model's output.
+
+        loss = sum_k loss of expert k, over those that learn by steps
+        prediction = sum_k w_k prediction_k        w = argmin w^T E w over w >= 0, sum_k w_k = 1
+        E += g(n) sum_i e_i e_i^T        e_ik = prediction_k(x_i) - y_i, of rows about to be learned, after n others
+
+    So w is the mix that would have been best lately, in the sense of the Brier score or of squared errors in units of
+    the target's spread: experts that err together share what they earn, and one that errs alone is soon left out
+    (stacking: Wolpert 1992; Breiman 1996). E is a sum over rows, with g for its decay (`freshness`), of experts as they
+    were before anybody learned them: what workers add is exact, whatever the split. Before there is any, the
+    first counts alone.
+
+    each: the objective of each expert; "binary", "multiclass" with or without `capacity`, or "regression". learned: how
+    many experts learn by steps; solved: how many follow them in the output that do not, whose numbers are values in
+    the target's unit, or least squares of 0 and 1: p = sigmoid(8 (output - 1/2)), or softmax(8 output).
+
+    >>> blend = Blend(Regression(), learned=1, solved=1)
+    >>> blend.each.target.add(torch.tensor([[2.0], [0.0], [2.0]]))  # of mean 0 and spread 1
+    >>> blend.predict(torch.tensor([[1.0, 3.0]])).tolist()
+    [1.0]
+    >>> said, true = torch.tensor([[1.0, 3.0], [-1.0, 3.0]]), torch.zeros(2, dtype=torch.float64)
+    >>> for _ in range(2):
+    ...     for name, value in blend.observe_answers(said, true).items():
+    ...         _ = blend.get_buffer(name).add_(value)
+    >>> [round(float(weight), 3) for weight in blend.weights()]  # E is diag(2, 18)
+    [0.9, 0.1]
+    """
+
+    merge: ClassVar[dict[str, str]] = {"errors": "sum", "rows_before": "sum"}
+    transient: ClassVar[tuple[str, ...]] = ("_kept",)
+    draws_nothing: ClassVar[bool] = True
+    errors: Tensor
+    rows_before: Tensor
+
+    def __init__(self, each: Objective, learned: int, solved: int = 0) -> None:
+        super().__init__()
+        self.each, self.learned, self.experts = each, learned, learned + solved
+        self.outputs = self.experts * each.outputs
+        self.main_metric, self.higher_is_better = each.main_metric, each.higher_is_better
+        self.target_type = each.target_type
+        self.register_buffer("errors", torch.zeros(self.experts, self.experts, dtype=torch.float64))
+        self.register_buffer("rows_before", torch.zeros((), dtype=torch.float64))
+        self._kept: Kept | None = None
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The sum of the experts' mean losses: each learns as it would alone."""
+        losses: list[Tensor] = [self.each(part, targets, weights) for part in self._stepping(output)]
+        return torch.stack(losses).sum()
+
+    def rows(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The sum of the experts' losses of each row, (B,)."""
+        return torch.stack([self.each.rows(part, targets) for part in self._stepping(output)]).sum(0)
+
+    def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Those of each expert, which share no output."""
+        width, found = self.each.outputs, []
+        for place, part in enumerate(self._stepping(output)):
+            ahead = place * width
+            found.append(F.pad(self.each.scores(part, generator), (ahead, self.outputs - ahead - width)))
+        return torch.cat(found)
+
+    def _stepping(self, output: Tensor) -> list[Tensor]:
+        return list(output.split(self.each.outputs, dim=1)[: self.learned])
+
+    def observe(self, targets: Tensor) -> dict[str, Tensor]:
+        """What targets add to the statistics of the objective of each expert."""
+        return {f"each.{name}": value for name, value in self.each.observe(targets).items()}
+
+    @torch.no_grad()
+    def observe_answers(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """What rows about to be learned, and the experts' outputs for them, add to `errors` and `rows_before`.
+
+        The first rows of all tell nothing of experts that have not learned.
+        """
+        rows = torch.tensor(float(len(targets)), dtype=torch.float64, device=output.device)
+        if not bool(self.rows_before) or not self.each.ready:
+            return {"errors": torch.zeros_like(self.errors), "rows_before": rows}
+        errors = self._errors(output, targets)  # (K, B, C)
+        weighed = errors if weights is None else errors * weights.double()[:, None]
+        found = torch.einsum("kbc,lbc->kl", weighed, errors)
+        return {"errors": found * freshness(self.rows_before, HALF_LIFE, early=True), "rows_before": rows}
+
+    def numbers(self, targets: Tensor) -> Tensor:
+        """Targets as what a least-squares fit is to come near, (B, outputs of an expert) float64.
+
+        0 and 1 of each class, or the value, within what is known of how far values are spread.
+        """
+        if isinstance(self.each, Regression):
+            mean, spread = self.each.target.scale()
+            reach = WILD_TARGET * spread if self.each.ready else torch.full_like(spread, torch.inf)
+            return targets.reshape(-1, 1).double().clamp(mean - reach, mean + reach)
+        if self.each.outputs == 1:
+            return targets.reshape(-1, 1).double()
+        return F.one_hot(targets, self.each.outputs).double()
+
+    def _errors(self, output: Tensor, targets: Tensor) -> Tensor:
+        answers = self.answers(output).double()
+        if isinstance(self.each, Regression):
+            spread = self.each.target.scale()[1]
+            return ((answers - targets.double()) / spread).clamp(-WILD, WILD)[:, :, None]
+        if answers.dim() == 2:
+            return (answers - targets)[:, :, None]
+        return answers - F.one_hot(targets, answers.shape[2])
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    def answers(self, output: Tensor) -> Tensor:
+        """The prediction of each expert, (K, B) or (K, B, C)."""
+        parts = output.split(self.each.outputs, dim=1)
+        return torch.stack(
+            [self.each.predict(part) for part in parts[: self.learned]]
+            + [self._meant(part) for part in parts[self.learned :]]
+        )
+
+    def _meant(self, part: Tensor) -> Tensor:
+        """What numbers of a closed form mean: values as they are; of 0 and 1, log-odds."""
+        if isinstance(self.each, Regression):
+            return part.reshape(-1).double()
+        return self.each.predict(STEEP * (part.float() - 0.5))
+
+    def predict(self, output: Tensor) -> Tensor:
+        """The mix of the experts' predictions, (B,) or (B, C)."""
+        answers = self.answers(output)
+        return torch.tensordot(self.weights().to(answers), answers, dims=1)
+
+    def weights(self) -> Tensor:
+        """What each expert counts, (K,) float64; worked out anew when `errors` has changed."""
+        errors, kept = self.errors, self._kept
+        if kept is not None and kept.errors is errors and kept.writes == writes(errors):
+            return kept.weights
+        found = least_squares_mix(errors)
+        if not is_stand_in(errors):
+            self._kept = Kept(errors, writes(errors), found)
+        return found
+
+    @property
+    def answers_a_row(self) -> int:
+        """How many numbers a prediction has."""
+        return self.each.answers_a_row
+
+    @property
+    def ready(self) -> bool:
+        """Whether predictions mean anything yet."""
+        return self.each.ready
+
+    def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Those of the objective of each expert, as are what follows."""
+        return self.each.prediction_losses(prediction, targets)
+
+    def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """1 where a prediction was wrong."""
+        return self.each.prediction_errors(prediction, targets)
+
+    def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
+        """Additive statistics of predictions."""
+        return self.each.measure(prediction, targets, weights)
+
+    def metrics(self, statistics: Statistics) -> dict[str, float]:
+        """What they amount to."""
+        return self.each.metrics(statistics)
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """A copy counts the writes to its own `errors` from 0, so it keeps nothing."""
+        return {**self.__dict__, "_kept": None}
