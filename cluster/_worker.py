@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import _process_groups as groups
-from cluster._background_writes import StateWriter, write_parts
+from cluster._background_writes import StateWriter, write_shard
 from cluster._exchange import ReplicaExchange
 from cluster._fsdp_units import explaining_uncalled
 from cluster._heartbeat import RECEIVING, WAITING, WORKING, Heartbeat
@@ -262,7 +262,7 @@ class ShardWorker:
             cut = [name for name, value in live.items() if local(value) is not value]
 
         def write() -> dict[str, Any]:
-            told = write_parts(path, snapshot.weights, cut) if hands_over else {}
+            told = write_shard(path, snapshot.weights, cut) if hands_over else {}
             snapshot.write(path)
             self._let_go(version)
             return told

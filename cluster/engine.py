@@ -26,7 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from cluster._actors import Actors, on_ray
-from cluster._background_writes import await_all, take_parts
+from cluster._background_writes import await_all, take_shards
 from cluster._draining_nodes import Leaving
 from cluster._kept_states import KeptStates
 from cluster._membership import Membership
@@ -306,7 +306,7 @@ class ClusterEngine(Engine):
         """Wait for all workers, and put the weights together that the first replica's have written."""
         told = await_all(self._written_store, keys, given_up)
         first = [place for place in self.places if place.replica == 0]
-        return take_parts([place.state(self.directory, version) for place in first], told[0])
+        return take_shards([place.state(self.directory, version) for place in first], told[0])
 
     def _settle(self) -> None:
         """Wait until no worker is writing any more."""

@@ -154,7 +154,7 @@ class TurnReader(ChunkReader):
             assert fragment.part is not None
             start, stop = int(ends[index]) - sizes[index], int(ends[index])
             table = pa.concat_tables(fragment.part(self.chunks.columns, index))
-            read = None if self.chunks.predict_at is None else times().part(start, stop)
+            read = None if self.chunks.predict_at is None else times().slice(start, stop)
             return self._made(fragment, table, fragment.start + start, read)
 
         found: dict[int, Made] = {}
