@@ -1,4 +1,4 @@
-"""One shard of one replica: a `Worker` whose peers are on the cluster.
+"""One shard of one replica: a `Contributor` whose peers are on the cluster.
 
 It knows nothing of Ray; the pool makes an actor of it.
 """
@@ -36,7 +36,7 @@ from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
 from incr_core.registry import STAY
-from incr_core.rounds import Alone, Exchange, Orders, Participant, Round, SavedState, Worker
+from incr_core.rounds import Alone, Contributor, Exchange, Orders, Participant, Round, SavedState
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
@@ -99,7 +99,7 @@ class ShardWorker:
         self._job, self._within, self._seed = job, within, place.replica
         self._writer = StateWriter(meeting.join(), PATIENCE * job.cluster.timeout)
         self._directory, self._beside_loop = run.directory, run.loop.is_here
-        self.worker = self._made()
+        self.contributor = self._made()
         self._origins_told = 0
         self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
         return Process.own()
@@ -110,7 +110,7 @@ class ShardWorker:
         host, patience = own_address(meeting.host), job.cluster.timeout
         return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
-    def _made(self) -> Worker:
+    def _made(self) -> Contributor:
         """The worker in its place, which has begun nothing and meets nobody."""
         place, job = self.place, self._job
 
@@ -129,7 +129,7 @@ class ShardWorker:
         between: Exchange = Alone()
         if place.replicas > 1:
             between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
-        return Worker(
+        return Contributor(
             participant,
             job.outer_step,
             between,
@@ -144,21 +144,21 @@ class ShardWorker:
         """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
         peers = self._peers
         peers.generation = generation
-        exchange = self.worker.exchange
+        exchange = self.contributor.exchange
         if isinstance(exchange, ReplicaExchange) and exchange.group is not None:
             exchange.group.abort()  # nothing that is still on its way may arrive later
         if replicas != self.place.replicas:
             self.place = replace(self.place, replicas=replicas)
-            self.worker.participant.close()
+            self.contributor.participant.close()
             self._turns.among(self.place.number, replicas * self.place.shards)
             if self._lending is not None:
                 self._lending.among(self.place)
-            self.worker = self._made()
+            self.contributor = self._made()
         place = self.place
-        if isinstance(self.worker.exchange, ReplicaExchange):
+        if isinstance(self.contributor.exchange, ReplicaExchange):
             peers.meet(f"join shard {place.shard}", place.replicas)
             with self._heartbeat.doing(WORKING):
-                self.worker.exchange.group = groups.between_replicas(
+                self.contributor.exchange.group = groups.between_replicas(
                     place, peers.store, generation, self._job.learner.device, self._wait
                 )
 
@@ -175,38 +175,38 @@ class ShardWorker:
         found: whether to take in files that were found since. Who joins others that have begun must not.
         """
         self._origins_told = 0  # what it has told since the commit may never have arrived
-        if self.worker.go_back(version):
+        if self.contributor.go_back(version):
             return
         self._turns.begin()
         if saved is None or weights is None:
-            self.worker.start(None, None)
+            self.contributor.start(None, None)
             return
         whole = weights.tensors(copy=False)
         with saved.here() as states:
             if saved.inherits and version is not None:
                 self._inherit(version, states, whole, found=found)
             else:
-                self.worker.start(states[0], whole, found=found)
+                self.contributor.start(states[0], whole, found=found)
 
     def _inherit(self, version: int, saved: Sequence[SavedState], weights: Weights, *, found: bool) -> None:
         place = self.place
         if place.replica >= len(saved) and self._seed == place.replica:
             self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
-            before, self.worker = self.worker.exchange, self._made()
-            if isinstance(before, ReplicaExchange) and isinstance(self.worker.exchange, ReplicaExchange):
-                self.worker.exchange.group = before.group
-        self.worker.inherit(saved, weights, place.replica, place.replicas, found=found)
+            before, self.contributor = self.contributor.exchange, self._made()
+            if isinstance(before, ReplicaExchange) and isinstance(self.contributor.exchange, ReplicaExchange):
+                self.contributor.exchange.group = before.group
+        self.contributor.inherit(saved, weights, place.replica, place.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(RECEIVING):
-            arrival = self.worker.receive()
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(RECEIVING):
+            arrival = self.contributor.receive()
             if self._kept is not None:
                 self._let_go(self._kept)
                 self._kept = None
         if arrival is None or self.place.shard > 0:
             return None
-        participant = self.worker.participant
+        participant = self.contributor.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
         known = self._origins_told
         origins = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
@@ -220,8 +220,8 @@ class ShardWorker:
         follows: each is a call less.
         """
         observed, pace = pickle.loads(told)
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            done = self.worker.learn(observed.tensors(copy=False), pace)
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
+            done = self.contributor.learn(observed.tensors(copy=False), pace)
             if due is None:
                 return LearnedHere(done)
             handover, not_finite = self.hand_over(gathers=due.gathers), None if due.gathers else self.not_finite()
@@ -231,22 +231,22 @@ class ShardWorker:
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            return self.worker.review(rows)
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
+            return self.contributor.review(rows)
 
     def judge(self) -> Tensor:
         """Compare the weights with the champion's."""
         with self._heartbeat.doing(WORKING):
-            return self.worker.judge()
+            return self.contributor.judge()
 
     def skip(self) -> None:
         """Let the rows of the increment at hand go."""
-        self.worker.skip()
+        self.contributor.skip()
 
     def order(self, orders: Orders, weights: FlatTensors | None) -> None:
         """Do what is ordered, then stand at these weights."""
         with self._heartbeat.doing(WORKING):
-            self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
+            self.contributor.order(orders, None if weights is None else weights.tensors(copy=False))
 
     def save_meanwhile(self, version: int, key: str) -> None:
         """Keep this worker's state for a version in memory, and let it be written while it learns on.
@@ -255,8 +255,8 @@ class ShardWorker:
         """
         with self._heartbeat.doing(WORKING):
             self._writer.settle()
-            snapshot, hands_over = self.worker.snapshot(version), self.place.replica == 0
-            live = self.worker.participant.learner.weights()
+            snapshot, hands_over = self.contributor.snapshot(version), self.place.replica == 0
+            live = self.contributor.participant.learner.weights()
             path = self._directory.state(self.place, version)
             assert isinstance(path, Path), "in an object store workers save before they go on"
             cut = [name for name, value in live.items() if local(value) is not value]
@@ -276,7 +276,7 @@ class ShardWorker:
 
     def not_finite(self) -> str | None:
         """The name of a weight with values that are not finite, in this worker's part; None where there is none."""
-        weights = self.worker.participant.learner.weights()
+        weights = self.contributor.participant.learner.weights()
         return next((name for name, value in weights.items() if not all_finite(local(value))), None)
 
     def save(self, version: int) -> Saved:
@@ -293,11 +293,11 @@ class ShardWorker:
         state = self._directory.state(self.place, version)
         if isinstance(state, StoredState):
             with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
-                self.worker.save(folder, version)
+                self.contributor.save(folder, version)
             return Saved(state.made)
         with self._heartbeat.doing(WORKING), ExitStack() as stack:
             unsynced = stack.enter_context(checkpoint.unsynced()) if self._beside_loop else []
-            self.worker.save(state, version)
+            self.contributor.save(state, version)
             return Saved(unsynced=unsynced)
 
     def _let_go(self, version: int) -> None:
@@ -315,7 +315,7 @@ class ShardWorker:
         """
         if self.place.replica > 0:
             return None
-        participant = self.worker.participant
+        participant = self.contributor.participant
         weights = participant.learner.weights() if gathers else {}
         gathered = {name: whole(value) for name, value in weights.items()}
         if self.place.shard > 0:

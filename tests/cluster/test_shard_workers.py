@@ -79,7 +79,7 @@ def increments_of(worker: ShardWorker, count: int) -> None:
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
-    return held(worker.worker.participant.learner)
+    return held(worker.contributor.participant.learner)
 
 
 def all_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
@@ -158,6 +158,6 @@ def test_the_rate_follows_the_number_of_replicas(told: str, factor: float, peopl
     with tempfile.TemporaryDirectory() as folder:
         place, shared = Place(1, 4, 0, 1), SharedFolder.mark(Path(folder))
         worker.build(place, "alive", 1, Setup(job.model_dump(), {}, meeting, shared))
-        learner = worker.worker.participant.learner
+        learner = worker.contributor.participant.learner
     learner.load_state_dict({**learner.state_dict(), "rate": 3.0})
     assert learner.descent.factor == 3.0 * factor, "beside what a drift has raised"

@@ -77,9 +77,11 @@ def all_learned(
     while (received := worker.receive()) is not None:
         observed = FlatTensors.of(total_observed([received.arrival]))
         worker.learn(pickle.dumps((observed, EverySteps(2))))
-    exchange = worker.worker.exchange
+    exchange = worker.contributor.exchange
     assert isinstance(exchange, ReplicaExchange)
-    found = {name: value.detach().cpu().clone() for name, value in worker.worker.participant.learner.weights().items()}
+    found = {
+        name: value.detach().cpu().clone() for name, value in worker.contributor.participant.learner.weights().items()
+    }
     return found, type(exchange.group).__name__, exchange.bytes_sent
 
 
