@@ -1,4 +1,4 @@
-"""Remembered rows, lent by workers to one another: laid on a shelf when an increment begins, and fetched by a thread.
+"""Remembered rows, lent by workers to one another: offered when an increment begins, and fetched by a thread.
 
 They go the way of rows that were read (`_peer_transfer`): through memory on one host, over a socket between two.
 Other than those, nobody can make them anew: where they do not come, the peer is lost, and the generation ends.
@@ -15,7 +15,7 @@ from functools import partial
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers
 from cluster._rank import Place
-from incr_core.data.timeline import Handed, Item
+from incr_core.data.timeline import Item, Transfer
 from incr_core.errors import EngineError
 from incr_core.numerics import FlatLayout
 from incr_core.update import Weights
@@ -61,7 +61,7 @@ class PeerLending:
 
     def lend(self, taker: int, piece: int, rows: Weights) -> None:
         """Let a replica have these columns, as that piece of what it borrows."""
-        self._turns.offer(self._item(piece, taker), Handed(dict(rows)), 1)
+        self._turns.offer(self._item(piece, taker), Transfer(dict(rows)), 1)
         self.bytes_sent += FlatLayout.of(rows).nbytes
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
@@ -90,7 +90,7 @@ class PeerLending:
     def _fetch(self, item: Item, givers: Sequence[int], over: threading.Event) -> list[Weights]:
         return [self._asked(item, giver, over).tensors for giver in givers]
 
-    def _asked(self, item: Item, giver: int, over: threading.Event) -> Handed:
+    def _asked(self, item: Item, giver: int, over: threading.Event) -> Transfer:
         """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""
         for _ in range(ATTEMPTS):
             handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)

@@ -85,10 +85,10 @@ class ShardWorker:
                 self._peers.meet(f"build replica {place.replica}", place.shards)
                 groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
                 within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
-            self._turns = self._handing(meeting, job, "rows read")
+            self._turns = self._turns_among(meeting, job, "rows read")
             self._lending: PeerLending | None = None
             if job.cluster.memory_scope == "all":
-                turns = self._handing(meeting, job, "rows remembered", bounded=False)
+                turns = self._turns_among(meeting, job, "rows remembered", bounded=False)
                 self._lending = PeerLending(turns, self._peers, place)
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
@@ -104,14 +104,14 @@ class ShardWorker:
         self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
         return Process.own()
 
-    def _handing(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
+    def _turns_among(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
         """A way for workers to hand one another what one of them has."""
         number, count = self.place.number, self.place.replicas * self.place.shards
         host, patience = own_address(meeting.host), job.cluster.timeout
         return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
     def _made(self) -> Contributor:
-        """The worker in its place, which has begun nothing and meets nobody."""
+        """The contributor that this worker is, which has begun nothing and meets nobody."""
         place, job = self.place, self._job
 
         def participant() -> Participant:
