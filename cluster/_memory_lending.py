@@ -14,7 +14,7 @@ from functools import partial
 
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.data.timeline import Item, Transfer
 from incr_core.errors import EngineError
 from incr_core.numerics import FlatLayout
@@ -35,18 +35,18 @@ class PeerLending:
     never taken for it.
     """
 
-    def __init__(self, turns: PeerTurns, peers: Peers, place: Place) -> None:
+    def __init__(self, turns: PeerTurns, peers: Peers, rank: Rank) -> None:
         self.bytes_sent = 0
         self.seconds_waited = 0.0
         self._turns, self._peers = turns, peers
         self._fetching: list[Future[list[Weights]]] = []
         self._begin_generation()
-        self.among(place)
+        self.among(rank)
 
-    def among(self, place: Place) -> None:
-        """From now on this is the worker of that place."""
-        self._place = place
-        self._turns.among(place.number, place.replicas * place.shards)
+    def among(self, rank: Rank) -> None:
+        """From now on this is the worker of that rank."""
+        self._rank = rank
+        self._turns.among(rank.number, rank.replicas * rank.shards)
 
     def begin(self) -> None:
         """All begin to lend anew: what was lent before is not asked for any more."""
@@ -66,7 +66,7 @@ class PeerLending:
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
         """Begin to fetch pieces, of which each replica in `pieces` lends a part; each waits for its parts, in order."""
-        own = self._place.replica
+        own = self._rank.replica
         items = [self._item(piece, own) for piece in range(len(pieces))]
         self._fetching = [
             self._thread.submit(self._fetch, item, givers, self._over)
@@ -93,7 +93,7 @@ class PeerLending:
     def _asked(self, item: Item, giver: int, over: threading.Event) -> Transfer:
         """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""
         for _ in range(ATTEMPTS):
-            handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)
+            handed = self._turns.ask(item, giver * self._rank.shards + self._rank.shard)
             if handed is not None:
                 return handed
             if over.wait(1.0) or item[:2] != (self._generation, self._begun):

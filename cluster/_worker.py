@@ -27,7 +27,7 @@ from cluster._node_versions import require_same
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous, own_address, use_interface_to
 from cluster._shared_store import StoredState
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, Saved, SavedAt, Setup
@@ -57,20 +57,20 @@ class ShardWorker:
         torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         return Process.own()
 
-    def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
-        """Take a place, and build the participant; returns the process.
+    def build(self, rank: Rank, key: str, generation: int, run: Setup) -> Process:
+        """Take a rank, and build the participant; returns the process.
 
         key: of the store, where signs of life go. generation: the one that begins.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        require_same(run.versions, str(place))
-        run.directory.require(str(place))
+        require_same(run.versions, str(rank))
+        run.directory.require(str(rank))
         meeting = run.meeting
-        self.place, job = place, Job.from_document(run.document, objects=run.objects)
+        self.rank, job = rank, Job.from_document(run.document, objects=run.objects)
         if run.reads_files and job.files() is None:
             raise JobError(
-                f"cluster: expected {place} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
+                f"cluster: expected {rank} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
                 "as the loop's host does, got none there; put them on storage that all nodes share, at the same path"
             )
         settle_arithmetic(job.learner.threads, job.learner.device)
@@ -81,22 +81,22 @@ class ShardWorker:
             self._heartbeat = Heartbeat(meeting.join(), key, job.cluster.timeout / BEATS)
             self._peers = Peers(meeting.join(), self._heartbeat, generation)
             within: Exchange = Alone()
-            if place.shards > 1:
-                self._peers.meet(f"build replica {place.replica}", place.shards)
-                groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
-                within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
+            if rank.shards > 1:
+                self._peers.meet(f"build replica {rank.replica}", rank.shards)
+                groups.inside_replica(rank, self._peers.store, generation, job.learner.device, self._wait)
+                within = ReplicaExchange(dist.group.WORLD, rank.shard, rank.shards, self._peers.wait)
             self._turns = self._turns_among(meeting, job, "rows read")
             self._lending: PeerLending | None = None
             if job.cluster.memory_scope == "all":
                 turns = self._turns_among(meeting, job, "rows remembered", bounded=False)
-                self._lending = PeerLending(turns, self._peers, place)
+                self._lending = PeerLending(turns, self._peers, rank)
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
-                f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
+                f"{rank}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
                 f"{str(error).splitlines()[0]}; let the nodes of the cluster reach one another on all ports"
             ) from error
 
-        self._job, self._within, self._seed = job, within, place.replica
+        self._job, self._within, self._seed = job, within, rank.replica
         self._writer = StateWriter(meeting.join(), PATIENCE * job.cluster.timeout)
         self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.contributor = self._made()
@@ -106,29 +106,29 @@ class ShardWorker:
 
     def _turns_among(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
         """A way for workers to hand one another what one of them has."""
-        number, count = self.place.number, self.place.replicas * self.place.shards
+        number, count = self.rank.number, self.rank.replicas * self.rank.shards
         host, patience = own_address(meeting.host), job.cluster.timeout
         return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
     def _made(self) -> Contributor:
         """The contributor that this worker is, which has begun nothing and meets nobody."""
-        place, job = self.place, self._job
+        rank, job = self.rank, self._job
 
         def participant() -> Participant:
             made = job.participant(
-                place.participant,
+                rank.participant,
                 self._seed,
-                partition_of(job, place),
-                (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
-                (place.shard, place.shards),
+                partition_of(job, rank),
+                (lambda model: groups.shard_model(model, rank, job.learner.device)) if rank.shards > 1 else None,
+                (rank.shard, rank.shards),
                 turns=self._turns,
             )
-            made.learner.descent.scaled = job.cluster.rate_of(place.replicas)
+            made.learner.descent.scaled = job.cluster.rate_of(rank.replicas)
             return made
 
         between: Exchange = Alone()
-        if place.replicas > 1:
-            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
+        if rank.replicas > 1:
+            between = ReplicaExchange(None, rank.replica, rank.replicas, self._peers.wait, job.cluster.wire)
         return Contributor(
             participant,
             job.outer_step,
@@ -147,19 +147,19 @@ class ShardWorker:
         exchange = self.contributor.exchange
         if isinstance(exchange, ReplicaExchange) and exchange.group is not None:
             exchange.group.abort()  # nothing that is still on its way may arrive later
-        if replicas != self.place.replicas:
-            self.place = replace(self.place, replicas=replicas)
+        if replicas != self.rank.replicas:
+            self.rank = replace(self.rank, replicas=replicas)
             self.contributor.participant.close()
-            self._turns.among(self.place.number, replicas * self.place.shards)
+            self._turns.among(self.rank.number, replicas * self.rank.shards)
             if self._lending is not None:
-                self._lending.among(self.place)
+                self._lending.among(self.rank)
             self.contributor = self._made()
-        place = self.place
+        rank = self.rank
         if isinstance(self.contributor.exchange, ReplicaExchange):
-            peers.meet(f"join shard {place.shard}", place.replicas)
+            peers.meet(f"join shard {rank.shard}", rank.replicas)
             with self._heartbeat.doing(WORKING):
                 self.contributor.exchange.group = groups.between_replicas(
-                    place, peers.store, generation, self._job.learner.device, self._wait
+                    rank, peers.store, generation, self._job.learner.device, self._wait
                 )
 
     def start(
@@ -189,13 +189,13 @@ class ShardWorker:
                 self.contributor.start(states[0], whole, found=found)
 
     def _inherit(self, version: int, saved: Sequence[SavedState], weights: Weights, *, found: bool) -> None:
-        place = self.place
-        if place.replica >= len(saved) and self._seed == place.replica:
+        rank = self.rank
+        if rank.replica >= len(saved) and self._seed == rank.replica:
             self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
             before, self.contributor = self.contributor.exchange, self._made()
             if isinstance(before, ReplicaExchange) and isinstance(self.contributor.exchange, ReplicaExchange):
                 self.contributor.exchange.group = before.group
-        self.contributor.inherit(saved, weights, place.replica, place.replicas, found=found)
+        self.contributor.inherit(saved, weights, rank.replica, rank.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
@@ -204,12 +204,12 @@ class ShardWorker:
             if self._kept is not None:
                 self._let_go(self._kept)
                 self._kept = None
-        if arrival is None or self.place.shard > 0:
+        if arrival is None or self.rank.shard > 0:
             return None
         participant = self.contributor.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
         known = self._origins_told
-        origins = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
+        origins = list(participant.stream.fragments[known:]) if self.rank.replica == 0 else []
         self._origins_told += len(origins)
         return Received(arrival, steps, known, origins)
 
@@ -255,9 +255,9 @@ class ShardWorker:
         """
         with self._heartbeat.doing(WORKING):
             self._writer.settle()
-            snapshot, hands_over = self.contributor.snapshot(version), self.place.replica == 0
+            snapshot, hands_over = self.contributor.snapshot(version), self.rank.replica == 0
             live = self.contributor.participant.learner.weights()
-            path = self._directory.state(self.place, version)
+            path = self._directory.state(self.rank, version)
             assert isinstance(path, Path), "in an object store workers save before they go on"
             cut = [name for name, value in live.items() if local(value) is not value]
 
@@ -290,7 +290,7 @@ class ShardWorker:
 
     def _save(self, version: int) -> Saved:
         """The same, but that what is too old beside it stays for now."""
-        state = self._directory.state(self.place, version)
+        state = self._directory.state(self.rank, version)
         if isinstance(state, StoredState):
             with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
                 self.contributor.save(folder, version)
@@ -306,26 +306,26 @@ class ShardWorker:
         The version before is committed, or this one would not be kept.
         """
         if not self._job.publish.keeps_older:
-            self._directory.let_go(self.place, version - STAY)
+            self._directory.let_go(self.rank, version - STAY)
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.
 
         gathers: False for all but the weights, where their parts are written.
         """
-        if self.place.replica > 0:
+        if self.rank.replica > 0:
             return None
         participant = self.contributor.participant
         weights = participant.learner.weights() if gathers else {}
         gathered = {name: whole(value) for name, value in weights.items()}
-        if self.place.shard > 0:
+        if self.rank.shard > 0:
             return None
         return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
-def partition_of(job: Job, place: Place) -> Partition | None:
+def partition_of(job: Job, rank: Rank) -> Partition | None:
     """The rows of the stream that a replica owns; None: all of them, exactly as in the local engine."""
-    replica, replicas, by = place.replica, place.replicas, job.cluster.partition
+    replica, replicas, by = rank.replica, rank.replicas, job.cluster.partition
     if replicas == 1 and job.cluster.members.fixed:
         return None
     return Blocks(replica, replicas, job.learner.batch_size) if by == "blocks" else ByHash(by, replica, replicas)
