@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 
 from cluster._process_groups import between_replicas
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 
 
@@ -20,7 +20,7 @@ def groups(workers: int) -> dict[str, float]:
     barrier = threading.Barrier(workers)
 
     def worker(rank: int) -> None:
-        place, store = Place(rank, workers, 0, 1), meeting.join()
+        place, store = Rank(rank, workers, 0, 1), meeting.join()
         barrier.wait()
         begun = time.perf_counter()
         group = between_replicas(place, store, 1, "cpu", timedelta(minutes=5))

@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from benchmarks.exchange import SHAPES, average, drawn
 from cluster import _process_groups as groups
 from cluster._exchange import ReplicaExchange
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.batch import Batch
 from incr_core.learner import Learner, OptimizerFactory, learn_stacked
 from incr_core.numerics import settle_arithmetic
@@ -276,7 +276,7 @@ def replay(repeats: int, device: str) -> list[dict[str, Any]]:
 
 
 def shard(repeats: int, device: str) -> list[dict[str, Any]]:
-    place = Place(0, 1, 0, 1)
+    place = Rank(0, 1, 0, 1)
     groups.inside_replica(place, HashStore(), 1, device, timedelta(minutes=2))
     cells = []
     try:
@@ -365,7 +365,7 @@ def replica(rank: int, port: int, repeats: int, device: str, results: Any) -> No
     """One of two processes that exchange."""
     settle_arithmetic(1, device)
     store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
-    group = groups.between_replicas(Place(rank, 2, 0, 1), store, 1, device, timedelta(minutes=2))
+    group = groups.between_replicas(Rank(rank, 2, 0, 1), store, 1, device, timedelta(minutes=2))
     exchanges = {place: ReplicaExchange(group, rank, 2) for place in {device, "cpu"}}
     weights = {place: {name: value.to(place) for name, value in drawn(rank).items()} for place in exchanges}
     flat = torch.cat([value.flatten() for value in weights[device].values()])

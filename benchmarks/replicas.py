@@ -32,7 +32,7 @@ import torch
 from benchmarks.gloo_groups import groups
 from benchmarks.stand_ins import BATCH, ROWS, Account, StandIns
 from cluster._heartbeat import Beat, Pulse
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster.engine import ClusterEngine
 from incr_core.job import Job
@@ -131,7 +131,7 @@ def milliseconds(replicas: int, rounds: int, every: int) -> dict[str, Any]:
 def look(workers: int) -> float:
     """Milliseconds of one look at the signs of life of so many workers."""
     _, store = Rendezvous.open("127.0.0.1", timedelta(seconds=10))
-    keys = [Place(replica, workers, 0, 1).key for replica in range(workers)]
+    keys = [Rank(replica, workers, 0, 1).key for replica in range(workers)]
     pulse = Pulse(store, keys, 30.0, 120.0)
     for number in range(3):
         for key in keys:

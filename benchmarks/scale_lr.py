@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.fashion_mnist import FASHION_MNIST, fashion_mnist
 from benchmarks.scores import Scores, spread
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker import partition_of
 from examples.flights.prepare import main as prepare
 from incr_core import metrics
@@ -78,7 +78,7 @@ def learn(job: Job, replicas: int) -> float:
     """The main metric of a pass."""
     settle_arithmetic(1)
     outer, statistics = job.outer_step(), Statistics()
-    places = [Place(replica, replicas, 0, 1) for replica in range(replicas)]
+    places = [Rank(replica, replicas, 0, 1) for replica in range(replicas)]
     all_of_us = [job.participant(place.participant, place.replica, partition_of(job, place)) for place in places]
     for one in all_of_us:
         one.learner.descent.scaled = job.cluster.rate_of(replicas)

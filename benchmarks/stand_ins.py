@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, Saved, Setup
 from incr_core.batch import Batch
 from incr_core.data.timeline import Blocks, Tick
@@ -66,7 +66,7 @@ def dealt(replica: int, replicas: int) -> Tensor:
 class StandIn:
     """A replica that is dealt rows, and tells of them as replicas do."""
 
-    place: Place
+    rank: Rank
 
     def __init__(self, increments: int, every: int) -> None:
         self._increments, self._every = increments, every
@@ -76,14 +76,14 @@ class StandIn:
         """One that nobody can look at, or end."""
         return Process(0, "")
 
-    def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
-        """Take a place."""
-        self.place = place
+    def build(self, rank: Rank, key: str, generation: int, run: Setup) -> Process:
+        """Take a rank."""
+        self.rank = rank
         return self.warm()
 
     def join(self, generation: int, replicas: int) -> None:
         """There are so many from now on."""
-        self.place = replace(self.place, replicas=replicas)
+        self.rank = replace(self.rank, replicas=replicas)
 
     def start(self, version: int | None, paths: Sequence[Any], weights: Any, *how: bool) -> None:
         """Go on from a commit."""
@@ -94,7 +94,7 @@ class StandIn:
         if self.number + 1 == self._increments:
             return None
         self.number += 1
-        replica, replicas = self.place.replica, self.place.replicas
+        replica, replicas = self.rank.replica, self.rank.replicas
         rows = dealt(replica, replicas) + self.number * ROWS
         arrival = Arrival(
             Tick(self.number, f"rows {self.number}"),
@@ -118,7 +118,7 @@ class StandIn:
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """The weights."""
-        return Handover(FlatTensors.of(WEIGHTS), {}, None) if self.place.replica == 0 else None
+        return Handover(FlatTensors.of(WEIGHTS), {}, None) if self.rank.replica == 0 else None
 
     def save(self, version: int) -> Saved:
         """Nothing that anybody has to be told of."""

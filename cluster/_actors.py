@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._ray_metrics import Exported, Exports
 from cluster._ray_privates import draining_nodes, is_placed
 from cluster._worker import ShardWorker
@@ -83,9 +83,9 @@ class Actors(Protocol):
 class RayWorker(ShardWorker):
     """A worker as Ray keeps it."""
 
-    def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
-        """Take a place; the process returned knows its node."""
-        made = super().build(place, key, generation, run)
+    def build(self, rank: Rank, key: str, generation: int, run: Setup) -> Process:
+        """Take a rank; the process returned knows its node."""
+        made = super().build(rank, key, generation, run)
         return replace(made, node=ray.get_runtime_context().get_node_id())
 
 

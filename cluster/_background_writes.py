@@ -26,7 +26,7 @@ from incr_core.numerics import stored, unstored
 from incr_core.storage import remove, storage, write_atomically
 from incr_core.update import Weights
 
-__all__ = ["StateWriter", "await_all", "take_parts", "write_parts"]
+__all__ = ["StateWriter", "await_all", "take_shards", "write_shard"]
 
 LOOK = 0.02
 """Seconds between looks at whether all have told."""
@@ -106,10 +106,10 @@ def await_all(store: Store, keys: Sequence[str], given_up: Callable[[], bool]) -
     return found
 
 
-def write_parts(folder: Path, weights: Weights, cut: Collection[str]) -> dict[str, Any]:
-    """Write one shard's part of the weights beside its state, for `take_parts`; returns what that must be told.
+def write_shard(folder: Path, weights: Weights, cut: Collection[str]) -> dict[str, Any]:
+    """Write a shard's rows of the weights beside its state, for `take_shards`; returns what that must be told.
 
-    cut: names of those of which it has a part of the rows; of all others it has the whole.
+    cut: names of those of which it has not all rows; of all others it has the whole.
     """
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +119,14 @@ def write_parts(folder: Path, weights: Weights, cut: Collection[str]) -> dict[st
     return {"cut": sorted(cut), "types": types}
 
 
-def take_parts(folders: Sequence[Path], told: Mapping[str, Any]) -> Weights:
-    """The whole weights, from the parts that the shards of a replica have written, in their order; these are removed.
+def take_shards(folders: Sequence[Path], told: Mapping[str, Any]) -> Weights:
+    """The whole weights, from what the shards of a replica have written, in their order; these are removed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
     ...     folders = [Path(place, "0"), Path(place, "1")]
-    ...     told = [write_parts(folder, {"w": torch.ones(2), "n": torch.tensor(3)}, ["w"]) for folder in folders]
-    ...     take_parts(folders, told[0])
+    ...     told = [write_shard(folder, {"w": torch.ones(2), "n": torch.tensor(3)}, ["w"]) for folder in folders]
+    ...     take_shards(folders, told[0])
     {'w': tensor([1., 1., 1., 1.]), 'n': tensor(3)}
     """
     parts: list[dict[str, Tensor]] = [safetensors.torch.load_file(folder / PARTS) for folder in folders]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import JobError
 
 __all__ = ["backend_among", "backend_for", "device_here", "require_own"]
@@ -49,10 +49,10 @@ def backend_among(store: Store, rank: int, size: int, device: str, patience: tim
     return (backend_for(devices) if dist.is_nccl_available() else "gloo"), devices
 
 
-def require_own(place: Place, devices: Sequence[str]) -> None:
+def require_own(rank: Rank, devices: Sequence[str]) -> None:
     """JobError where shards of a replica share a GPU: nothing is gained by that, and FSDP's messages need NCCL.
 
-    >>> require_own(Place(0, 1, 0, 2), ["GPU-1", "GPU-1"])
+    >>> require_own(Rank(0, 1, 0, 2), ["GPU-1", "GPU-1"])
     Traceback (most recent call last):
     ...
     incr_core.errors.JobError: cluster.shards: expected a GPU for each of the 2 shards of replica 0, got 1 for all of
@@ -60,6 +60,6 @@ def require_own(place: Place, devices: Sequence[str]) -> None:
     """
     if len({*devices}) < len(devices):
         raise JobError(
-            f"cluster.shards: expected a GPU for each of the {place.shards} shards of replica {place.replica}, got "
+            f"cluster.shards: expected a GPU for each of the {rank.shards} shards of replica {rank.replica}, got "
             f"{len({*devices})} for all of them; lower cluster.shards, or leave cluster.gpus at 1"
         )

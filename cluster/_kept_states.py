@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._shared_folder import SharedFolder
 from cluster._shared_store import SharedStore, StoredState
 from cluster._worker_messages import Saved
@@ -19,9 +19,9 @@ class KeptStates:
     """The states of the workers of the run in `directory`, as the driver tells workers of them.
 
     >>> states = KeptStates(Path("/shared/run"))
-    >>> str(states.of(Place(1, 2, 0, 1), 3))
+    >>> str(states.of(Rank(1, 2, 0, 1), 3))
     '/shared/run/state/replica-1/3/shard-0'
-    >>> states.are_files, len(states.of_all(Place(1, 2, 0, 1), range(2), [0], 3))
+    >>> states.are_files, len(states.of_all(Rank(1, 2, 0, 1), range(2), [0], 3))
     (True, 2)
     """
 
@@ -39,22 +39,22 @@ class KeptStates:
         """Whether they lie in the run directory, where each worker removes its own when they are old."""
         return self._copy is None
 
-    def of(self, place: Place, version: int) -> Path | StoredState:
+    def of(self, rank: Rank, version: int) -> Path | StoredState:
         """Where a worker's state of a version is."""
-        path, copy = place.state(self._directory, version), self._copy
+        path, copy = rank.state(self._directory, version), self._copy
         return path if copy is None else StoredState(copy.address, objects=copy.objects(path))
 
     def of_all(
-        self, place: Place, replicas: Iterable[int], shards: Sequence[int], version: int
+        self, rank: Rank, replicas: Iterable[int], shards: Sequence[int], version: int
     ) -> list[list[Path | StoredState]]:
         """Where the states of these shards of each of these replicas are."""
         return [
-            [self.of(replace(place, replica=replica, shard=shard), version) for shard in shards] for replica in replicas
+            [self.of(replace(rank, replica=replica, shard=shard), version) for shard in shards] for replica in replicas
         ]
 
-    def kept(self, places: Sequence[Place], version: int, saved: Sequence[Saved]) -> None:
+    def kept(self, ranks: Sequence[Rank], version: int, saved: Sequence[Saved]) -> None:
         """Workers have kept their states of a version."""
-        for place, one in zip(places, saved, strict=True):
+        for rank, one in zip(ranks, saved, strict=True):
             if self._copy is not None:
-                self._copy.stored(place.state(self._directory, version), one.objects)
+                self._copy.stored(rank.state(self._directory, version), one.objects)
         checkpoint.settle([path for one in saved for path in one.unsynced])

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.job import Replicas
 
 __all__ = ["Membership"]
@@ -40,10 +40,10 @@ class Membership:
         self.news: list[tuple[str, str, str]] = []
 
     @property
-    def places(self) -> list[Place]:
-        """All workers' places, by replica."""
+    def ranks(self) -> list[Rank]:
+        """All workers' ranks, by replica."""
         return [
-            Place(replica, self.count, shard, self.shards)
+            Rank(replica, self.count, shard, self.shards)
             for replica in range(self.count)
             for shard in range(self.shards)
         ]
@@ -62,7 +62,7 @@ class Membership:
     def retired(self) -> list[str]:
         """The names of replicas that took part, and that neither this commit nor the last one has any more."""
         kept, most = max(self.before or 0, self.count), max((count for _, count in self.log), default=0)
-        return [Place(replica, most, 0, 1).participant for replica in range(kept, most)]
+        return [Rank(replica, most, 0, 1).participant for replica in range(kept, most)]
 
     def begin(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a commit whose state this is; None: from the beginning. How many go on is for others to say."""

@@ -1,4 +1,4 @@
-"""What a reader hands to others, in a file that is memory: written once, and mapped by all on this host."""
+"""What a reader passes to others, in a file that is memory: written once, and mapped by all on this host."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from incr_core.data.timeline import Handed
+from incr_core.data.timeline import Transfer
 from incr_core.numerics import FlatLayout, FlatTensors
 
-__all__ = ["MemoryFile", "read_handed", "write_handed"]
+__all__ = ["MemoryFile", "read_transfer", "write_transfer"]
 
 LENGTH = 8
 """Bytes of the length of the JSON."""
@@ -50,13 +50,13 @@ class MemoryFile:
         self.close()
 
 
-def write_handed(made: Handed) -> MemoryFile:
+def write_transfer(made: Transfer) -> MemoryFile:
     """Tensors and JSON as a file: the length of the JSON, the JSON, and the tensors as `FlatLayout` lays them.
 
     >>> import torch
-    >>> file = write_handed(Handed({"x": torch.arange(3.0)}, {"rows": 3}))
-    >>> read_handed(os.pread(file.descriptor, file.size, 0))
-    Handed(tensors={'x': tensor([0., 1., 2.])}, told={'rows': 3})
+    >>> file = write_transfer(Transfer({"x": torch.arange(3.0)}, {"rows": 3}))
+    >>> read_transfer(os.pread(file.descriptor, file.size, 0))
+    Transfer(tensors={'x': tensor([0., 1., 2.])}, told={'rows': 3})
     """
     layout = FlatLayout.of(made.tensors)
     head = json.dumps({"layout": layout.document(), "told": made.told}).encode()
@@ -69,13 +69,13 @@ def write_handed(made: Handed) -> MemoryFile:
     return MemoryFile(descriptor, LENGTH + len(head) + layout.nbytes)
 
 
-def read_handed(content: Any) -> Handed:
-    """What `write_handed` wrote, as views of its bytes."""
+def read_transfer(content: Any) -> Transfer:
+    """What `write_transfer` wrote, as views of its bytes."""
     view = memoryview(content)
     begin = LENGTH + int.from_bytes(view[:LENGTH], "little")
     head = json.loads(bytes(view[LENGTH:begin]))
     flat = FlatTensors(FlatLayout.from_document(head["layout"]), np.frombuffer(view, np.uint8, offset=begin))
-    return Handed(flat.tensors(copy=False), head["told"])
+    return Transfer(flat.tensors(copy=False), head["told"])
 
 
 def _memory() -> int:

@@ -1,4 +1,4 @@
-"""Remembered rows, lent by workers to one another: laid on a shelf when an increment begins, and fetched by a thread.
+"""Remembered rows, lent by workers to one another: offered when an increment begins, and fetched by a thread.
 
 They go the way of rows that were read (`_peer_transfer`): through memory on one host, over a socket between two.
 Other than those, nobody can make them anew: where they do not come, the peer is lost, and the generation ends.
@@ -14,8 +14,8 @@ from functools import partial
 
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers
-from cluster._rank import Place
-from incr_core.data.timeline import Handed, Item
+from cluster._rank import Rank
+from incr_core.data.timeline import Item, Transfer
 from incr_core.errors import EngineError
 from incr_core.numerics import FlatLayout
 from incr_core.update import Weights
@@ -35,18 +35,18 @@ class PeerLending:
     never taken for it.
     """
 
-    def __init__(self, turns: PeerTurns, peers: Peers, place: Place) -> None:
+    def __init__(self, turns: PeerTurns, peers: Peers, rank: Rank) -> None:
         self.bytes_sent = 0
         self.seconds_waited = 0.0
         self._turns, self._peers = turns, peers
         self._fetching: list[Future[list[Weights]]] = []
         self._begin_generation()
-        self.among(place)
+        self.among(rank)
 
-    def among(self, place: Place) -> None:
-        """From now on this is the worker of that place."""
-        self._place = place
-        self._turns.among(place.number, place.replicas * place.shards)
+    def among(self, rank: Rank) -> None:
+        """From now on this is the worker of that rank."""
+        self._rank = rank
+        self._turns.among(rank.number, rank.replicas * rank.shards)
 
     def begin(self) -> None:
         """All begin to lend anew: what was lent before is not asked for any more."""
@@ -61,12 +61,12 @@ class PeerLending:
 
     def lend(self, taker: int, piece: int, rows: Weights) -> None:
         """Let a replica have these columns, as that piece of what it borrows."""
-        self._turns.offer(self._item(piece, taker), Handed(dict(rows)), 1)
+        self._turns.offer(self._item(piece, taker), Transfer(dict(rows)), 1)
         self.bytes_sent += FlatLayout.of(rows).nbytes
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
         """Begin to fetch pieces, of which each replica in `pieces` lends a part; each waits for its parts, in order."""
-        own = self._place.replica
+        own = self._rank.replica
         items = [self._item(piece, own) for piece in range(len(pieces))]
         self._fetching = [
             self._thread.submit(self._fetch, item, givers, self._over)
@@ -90,10 +90,10 @@ class PeerLending:
     def _fetch(self, item: Item, givers: Sequence[int], over: threading.Event) -> list[Weights]:
         return [self._asked(item, giver, over).tensors for giver in givers]
 
-    def _asked(self, item: Item, giver: int, over: threading.Event) -> Handed:
+    def _asked(self, item: Item, giver: int, over: threading.Event) -> Transfer:
         """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""
         for _ in range(ATTEMPTS):
-            handed = self._turns.ask(item, giver * self._place.shards + self._place.shard)
+            handed = self._turns.ask(item, giver * self._rank.shards + self._rank.shard)
             if handed is not None:
                 return handed
             if over.wait(1.0) or item[:2] != (self._generation, self._begun):

@@ -1,6 +1,6 @@
-"""Readers of one stream hand to one another what they made of it: through memory on one host, else over a socket.
+"""Readers of one stream pass to one another what they made of it: through memory on one host, else over a socket.
 
-What a reader hands out lies on its *shelf*, each thing in a memory file: a peer on the same host gets the file's
+What a reader offers lies in its `ReaderCache`, each thing in a memory file: a peer on the same host gets the file's
 descriptor and maps it, so that all of them use one copy; others get its bytes. A thing is let go when all have it.
 
 Whatever goes wrong (a peer that is gone, or hangs, or has let go of what is asked for), the asker hears that it is not
@@ -22,9 +22,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from cluster._memory_file import MemoryFile, read_handed, write_handed
-from cluster._reader_cache import Shelf
-from incr_core.data.timeline import Handed, Item
+from cluster._memory_file import MemoryFile, read_transfer, write_transfer
+from cluster._reader_cache import ReaderCache
+from incr_core.data.timeline import Item, Transfer
 
 __all__ = ["PeerTurns"]
 
@@ -56,7 +56,7 @@ class PeerTurns:
     >>> store = HashStore()
     >>> one, other = (PeerTurns(index, 2, "127.0.0.1", lambda: store, patience=5.0) for index in range(2))
     >>> import torch
-    >>> one.offer((0, 0, 0, 0), Handed({"x": torch.arange(3)}))
+    >>> one.offer((0, 0, 0, 0), Transfer({"x": torch.arange(3)}))
     >>> other.ask((0, 0, 0, 0), 0).tensors["x"]
     tensor([0, 1, 2])
     >>> for reader in (one, other):
@@ -75,7 +75,7 @@ class PeerTurns:
         bounded: bool = True,
     ) -> None:
         self._join, self._patience, self._what = join, patience, what
-        self._shelf = Shelf(bounded=bounded)
+        self._cache = ReaderCache(bounded=bounded)
         self._token = secrets.token_hex(TOKEN // 2)
         self._mine = threading.local()  # the connections of the thread that asks
         listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -88,37 +88,37 @@ class PeerTurns:
             local.listen()
             address["local"] = f"incr-{self._token}"
         for one in self._listeners:
-            threading.Thread(target=self._accept, args=(one,), name="incr-handing", daemon=True).start()
+            threading.Thread(target=self._accept, args=(one,), name="incr-peer-transfer", daemon=True).start()
         self._address = json.dumps(address)
         self.among(index, count)
 
     def among(self, index: int, count: int) -> None:
         """From now on this is that reader of so many."""
         self.index, self.count = index, count
-        self._shelf.takers = count - 1
+        self._cache.takers = count - 1
         self._join().set(self._key(index), self._address)
 
-    # -- handing out
+    # -- offering
 
     def begin(self) -> None:
         """The reader begins anew, maybe on other files: nothing that it made before is meant any more."""
-        self._shelf.clear()
+        self._cache.clear()
 
     def reach(self, item: Item) -> None:
         """This reader has come to an item."""
-        self._shelf.reach(item)
+        self._cache.reach(item)
 
-    def offer(self, item: Item, made: Handed | None, takers: int | None = None) -> None:
-        """Hand out what was made, to so many others (None: all); None where it cannot be."""
-        self._shelf.put(item, None if made is None else write_handed(made), takers)
+    def offer(self, item: Item, made: Transfer | None, takers: int | None = None) -> None:
+        """Offer what was made to so many others (None: all); None where it cannot be."""
+        self._cache.put(item, None if made is None else write_transfer(made), takers)
 
     def close(self) -> None:
-        """Hand out nothing any more."""
+        """Offer nothing any more."""
         for listener in self._listeners:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        self._shelf.close()
+        self._cache.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -126,7 +126,7 @@ class PeerTurns:
                 peer, _ = listener.accept()
             except OSError:  # closed
                 return
-            threading.Thread(target=self._serve, args=(peer,), name="incr-handing", daemon=True).start()
+            threading.Thread(target=self._serve, args=(peer,), name="incr-peer-transfer", daemon=True).start()
 
     def _serve(self, peer: socket.socket) -> None:
         """Answer one peer until it goes."""
@@ -137,7 +137,7 @@ class PeerTurns:
             peer.settimeout(None)
             while True:
                 *item, asker = REQUEST.unpack(_received(peer, REQUEST.size))
-                file = self._shelf.take((item[0], item[1], item[2], item[3]), asker, self._patience)
+                file = self._cache.take((item[0], item[1], item[2], item[3]), asker, self._patience)
                 if file is None:
                     peer.sendall(REPLY.pack(-1))
                 elif peer.family == socket.AF_UNIX:
@@ -148,7 +148,7 @@ class PeerTurns:
 
     # -- asking
 
-    def ask(self, item: Item, whose: int) -> Handed | None:
+    def ask(self, item: Item, whose: int) -> Transfer | None:
         """What another reader has made; None where it is not to be had."""
         peers: dict[int, _Peer] = self._mine.__dict__.setdefault("peers", {})
         try:
@@ -193,7 +193,7 @@ class _Peer:
     def __del__(self) -> None:
         self._socket.close()
 
-    def ask(self, item: Item, asker: int, stays: Callable[[], bool], patience: float) -> Handed | None:
+    def ask(self, item: Item, asker: int, stays: Callable[[], bool], patience: float) -> Transfer | None:
         """What it has made; stays: whether it is still there, where it says nothing for long."""
         peer, until = self._socket, time.monotonic() + patience
         peer.sendall(REQUEST.pack(*item, asker))
@@ -204,7 +204,7 @@ class _Peer:
                 raise EOFError
         if peer.family != socket.AF_UNIX:
             [size] = REPLY.unpack(_received(peer, REPLY.size))
-            return None if size < 0 else read_handed(_received(peer, size))
+            return None if size < 0 else read_transfer(_received(peer, size))
         reply, descriptors, _, _ = socket.recv_fds(peer, REPLY.size, 1)
         if len(reply) < REPLY.size:
             raise EOFError
@@ -212,7 +212,7 @@ class _Peer:
         if size < 0:
             return None
         with MemoryFile(descriptors[0], size) as file:
-            return read_handed(mmap.mmap(file.descriptor, size, flags=mmap.MAP_PRIVATE, prot=_WRITABLE))
+            return read_transfer(mmap.mmap(file.descriptor, size, flags=mmap.MAP_PRIVATE, prot=_WRITABLE))
 
 
 _WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE

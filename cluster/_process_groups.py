@@ -18,33 +18,33 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 
 from cluster._devices import backend_among, require_own
 from cluster._fsdp_units import check_shardable, kept_whole, units_of
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._torch_privates import nccl_group
 
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
 
-def inside_replica(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> None:
+def inside_replica(rank: Rank, store: Store, generation: int, device: str, patience: timedelta) -> None:
     """Make torch's default group of the workers of one replica, which was made in that generation.
 
     JobError where they need a GPU each, and have not.
     """
-    prefix = PrefixStore(f"{generation}/replica {place.replica}", store)
-    backend, devices = backend_among(prefix, place.shard, place.shards, device, patience)
+    prefix = PrefixStore(f"{generation}/replica {rank.replica}", store)
+    backend, devices = backend_among(prefix, rank.shard, rank.shards, device, patience)
     if device.startswith("cuda"):
-        require_own(place, devices)
-    dist.init_process_group(backend, store=prefix, rank=place.shard, world_size=place.shards, timeout=patience)
+        require_own(rank, devices)
+    dist.init_process_group(backend, store=prefix, rank=rank.shard, world_size=rank.shards, timeout=patience)
 
 
-def between_replicas(place: Place, store: Store, generation: int, device: str, patience: timedelta) -> Any:
+def between_replicas(rank: Rank, store: Store, generation: int, device: str, patience: timedelta) -> Any:
     """Make the group of the workers that hold one shard, for as long as that generation lasts."""
-    prefix = PrefixStore(f"{generation}/shard {place.shard}", store)
-    if backend_among(prefix, place.replica, place.replicas, device, patience)[0] == "nccl":
-        return nccl_group(prefix, place.replica, place.replicas, patience)
-    return dist.ProcessGroupGloo(prefix, place.replica, place.replicas, patience)
+    prefix = PrefixStore(f"{generation}/shard {rank.shard}", store)
+    if backend_among(prefix, rank.replica, rank.replicas, device, patience)[0] == "nccl":
+        return nccl_group(prefix, rank.replica, rank.replicas, patience)
+    return dist.ProcessGroupGloo(prefix, rank.replica, rank.replicas, patience)
 
 
-def shard_model(model: nn.Module, place: Place, device: str) -> nn.Module:
+def shard_model(model: nn.Module, rank: Rank, device: str) -> nn.Module:
     """Cut a model's parameters into shards over the workers of a replica, in place (FSDP2).
 
     The layers of every `nn.ModuleList` are gathered one at a time, the rest of the model at once (`units.units_of`).
@@ -58,7 +58,7 @@ def shard_model(model: nn.Module, place: Place, device: str) -> nn.Module:
     units, whole = units_of(model), kept_whole(model)
     for weight in model.parameters():
         weight.data = weight.data.contiguous()  # FSDP takes no others; the numbers are the same
-    mesh = init_device_mesh(device.partition(":")[0], (place.shards,))
+    mesh = init_device_mesh(device.partition(":")[0], (rank.shards,))
     for unit in units:
         # Whole weights must not outlive a forward: without a backward they would hide what is adopted afterwards.
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=whole)

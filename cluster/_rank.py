@@ -1,4 +1,4 @@
-"""The place of a worker among the replicas and shards of a cluster."""
+"""The rank of a worker among the replicas and shards of a cluster."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from incr_core.registry import state_folder
 
-__all__ = ["Place"]
+__all__ = ["Rank"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Rank:
     """Which worker of the cluster: shard `shard` of `shards` of replica `replica` of `replicas`.
 
-    >>> str(Place(1, 2, 0, 1)), str(Place(1, 2, 0, 4))
+    >>> str(Rank(1, 2, 0, 1)), str(Rank(1, 2, 0, 4))
     ('replica 1', 'shard 0 of replica 1')
     """
 
@@ -32,7 +32,7 @@ class Place:
     def number(self) -> int:
         """The worker's number among all, from 0.
 
-        >>> Place(1, 2, 1, 3).number
+        >>> Rank(1, 2, 1, 3).number
         4
         """
         return self.replica * self.shards + self.shard
@@ -46,7 +46,7 @@ class Place:
     def described(self) -> str:
         """As the worker's name in Ray says it.
 
-        >>> Place(1, 2, 0, 1).described, Place(1, 2, 0, 4).described
+        >>> Rank(1, 2, 0, 1).described, Rank(1, 2, 0, 4).described
         ('replica 1', 'replica 1 shard 0')
         """
         return f"replica {self.replica} shard {self.shard}" if self.shards > 1 else f"replica {self.replica}"
@@ -54,7 +54,7 @@ class Place:
     def state(self, directory: str | Path, version: int) -> Path:
         """Where the worker's state of a version is in a run directory.
 
-        >>> str(Place(1, 2, 0, 1).state("runs/flights", 3))
+        >>> str(Rank(1, 2, 0, 1).state("runs/flights", 3))
         'runs/flights/state/replica-1/3/shard-0'
         """
         return state_folder(directory, self.participant, version) / f"shard-{self.shard}"

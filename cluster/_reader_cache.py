@@ -1,4 +1,4 @@
-"""The shelf of a reader: what it has made, for as long as others may ask for it."""
+"""The cache of a reader: what it has made, for as long as others may ask for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cluster._memory_file import MemoryFile
 from incr_core.data.timeline import Item
 
-__all__ = ["Shelf"]
+__all__ = ["ReaderCache"]
 
 ROOM = 1 << 28
 """Bytes that are kept for readers that are behind; the newest thing always is."""
@@ -28,17 +28,17 @@ class _Thing:
     takers: set[int] = field(default_factory=set)
 
 
-class Shelf:
+class ReaderCache:
     """What a reader has made, until all have taken it, or there is no room for it.
 
     takers: how many others there are. bounded: whether there is room for `ROOM` only; else what is not taken lies there
     until it is cleared.
 
-    >>> shelf = Shelf(takers=1)
-    >>> shelf.put((0, 0, 0, 0), MemoryFile(-1, 7))
-    >>> shelf.take((0, 0, 0, 0), 1, patience=0.0).size
+    >>> cache = ReaderCache(takers=1)
+    >>> cache.put((0, 0, 0, 0), MemoryFile(-1, 7))
+    >>> cache.take((0, 0, 0, 0), 1, patience=0.0).size
     7
-    >>> shelf.take((0, 0, 0, 0), 1, patience=0.0) is None
+    >>> cache.take((0, 0, 0, 0), 1, patience=0.0) is None
     True
     """
 

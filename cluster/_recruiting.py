@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from cluster._membership import Membership
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker_calls import NoRoom
 from cluster._worker_pool import WorkerPool
 
@@ -29,8 +29,8 @@ class Recruiter:
         self._guests = 0  # replicas whose workers wait to join
         self._looked = 0.0
 
-    def form(self) -> list[Place]:
-        """Let a worker be in each place; returns the places of those who are new.
+    def form(self) -> list[Rank]:
+        """Let each rank have a worker; returns the ranks of those who are new.
 
         In a range there are fewer where Ray has no room for all. Raises NoRoom where those are too few.
         """
@@ -39,7 +39,7 @@ class Recruiter:
         while True:
             patient = bool(wanted.log) or members.count == wanted.least
             try:
-                return self._pool.form(members.places, patient=patient)
+                return self._pool.form(members.ranks, patient=patient)
             except NoRoom:
                 if patient:
                     raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import JobError
 from incr_core.storage import remove, storage
 
@@ -60,14 +60,14 @@ class SharedFolder:
             (path / MARK).write_text(shared.token)
         return shared
 
-    def state(self, place: Place, version: int) -> Path:
+    def state(self, rank: Rank, version: int) -> Path:
         """Where a worker keeps its state of a version."""
-        return place.state(self.path, version)
+        return rank.state(self.path, version)
 
-    def let_go(self, place: Place, version: int) -> None:
+    def let_go(self, rank: Rank, version: int) -> None:
         """Remove a replica's states of a version, if the worker is the first of its shards."""
-        if place.shard == 0:
-            remove(self.state(place, version).parent)
+        if rank.shard == 0:
+            remove(self.state(rank, version).parent)
 
     def unmark(self) -> None:
         """Take the file away."""

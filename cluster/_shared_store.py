@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import IncrError, JobError
 from incr_core.storage import ObjectStore
 
@@ -50,11 +50,11 @@ class SharedStore:
                 "give all nodes the same credentials and endpoint (docs/cluster.md)"
             )
 
-    def state(self, place: Place, version: int) -> StoredState:
+    def state(self, rank: Rank, version: int) -> StoredState:
         """Where a worker is to keep its state of a version: as objects with names that nobody has had."""
-        return StoredState(self.address, place.state(f"objects/{self.token}/{uuid4().hex[:8]}", version).as_posix())
+        return StoredState(self.address, rank.state(f"objects/{self.token}/{uuid4().hex[:8]}", version).as_posix())
 
-    def let_go(self, place: Place, version: int) -> None:
+    def let_go(self, rank: Rank, version: int) -> None:
         """Whoever writes the manifest does that."""
 
     def unmark(self) -> None:

@@ -1,4 +1,4 @@
-"""One shard of one replica: a `Worker` whose peers are on the cluster.
+"""One shard of one replica: a `Contributor` whose peers are on the cluster.
 
 It knows nothing of Ray; the pool makes an actor of it.
 """
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import _process_groups as groups
-from cluster._background_writes import StateWriter, write_parts
+from cluster._background_writes import StateWriter, write_shard
 from cluster._exchange import ReplicaExchange
 from cluster._fsdp_units import explaining_uncalled
 from cluster._heartbeat import RECEIVING, WAITING, WORKING, Heartbeat
@@ -27,7 +27,7 @@ from cluster._node_versions import require_same
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous, own_address, use_interface_to
 from cluster._shared_store import StoredState
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, Saved, SavedAt, Setup
@@ -36,7 +36,7 @@ from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
 from incr_core.registry import STAY
-from incr_core.rounds import Alone, Exchange, Orders, Participant, Round, SavedState, Worker
+from incr_core.rounds import Alone, Contributor, Exchange, Orders, Participant, Round, SavedState
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
@@ -57,20 +57,20 @@ class ShardWorker:
         torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         return Process.own()
 
-    def build(self, place: Place, key: str, generation: int, run: Setup) -> Process:
-        """Take a place, and build the participant; returns the process.
+    def build(self, rank: Rank, key: str, generation: int, run: Setup) -> Process:
+        """Take a rank, and build the participant; returns the process.
 
         key: of the store, where signs of life go. generation: the one that begins.
 
         Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
         """
-        require_same(run.versions, str(place))
-        run.directory.require(str(place))
+        require_same(run.versions, str(rank))
+        run.directory.require(str(rank))
         meeting = run.meeting
-        self.place, job = place, Job.from_document(run.document, objects=run.objects)
+        self.rank, job = rank, Job.from_document(run.document, objects=run.objects)
         if run.reads_files and job.files() is None:
             raise JobError(
-                f"cluster: expected {place} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
+                f"cluster: expected {rank} on {socket.gethostname()} to read the stream's files at {job.stream.path}, "
                 "as the loop's host does, got none there; put them on storage that all nodes share, at the same path"
             )
         settle_arithmetic(job.learner.threads, job.learner.device)
@@ -81,55 +81,55 @@ class ShardWorker:
             self._heartbeat = Heartbeat(meeting.join(), key, job.cluster.timeout / BEATS)
             self._peers = Peers(meeting.join(), self._heartbeat, generation)
             within: Exchange = Alone()
-            if place.shards > 1:
-                self._peers.meet(f"build replica {place.replica}", place.shards)
-                groups.inside_replica(place, self._peers.store, generation, job.learner.device, self._wait)
-                within = ReplicaExchange(dist.group.WORLD, place.shard, place.shards, self._peers.wait)
-            self._turns = self._handing(meeting, job, "rows read")
+            if rank.shards > 1:
+                self._peers.meet(f"build replica {rank.replica}", rank.shards)
+                groups.inside_replica(rank, self._peers.store, generation, job.learner.device, self._wait)
+                within = ReplicaExchange(dist.group.WORLD, rank.shard, rank.shards, self._peers.wait)
+            self._turns = self._turns_among(meeting, job, "rows read")
             self._lending: PeerLending | None = None
             if job.cluster.memory_scope == "all":
-                turns = self._handing(meeting, job, "rows remembered", bounded=False)
-                self._lending = PeerLending(turns, self._peers, place)
+                turns = self._turns_among(meeting, job, "rows remembered", bounded=False)
+                self._lending = PeerLending(turns, self._peers, rank)
         except (OSError, RuntimeError) as error:  # torch's errors of stores and groups are RuntimeErrors
             raise EngineError(
-                f"{place}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
+                f"{rank}: expected the driver at {meeting.host}:{meeting.port} and all workers there, got "
                 f"{str(error).splitlines()[0]}; let the nodes of the cluster reach one another on all ports"
             ) from error
 
-        self._job, self._within, self._seed = job, within, place.replica
+        self._job, self._within, self._seed = job, within, rank.replica
         self._writer = StateWriter(meeting.join(), PATIENCE * job.cluster.timeout)
         self._directory, self._beside_loop = run.directory, run.loop.is_here
-        self.worker = self._made()
+        self.contributor = self._made()
         self._origins_told = 0
         self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
         return Process.own()
 
-    def _handing(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
+    def _turns_among(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
         """A way for workers to hand one another what one of them has."""
-        number, count = self.place.number, self.place.replicas * self.place.shards
+        number, count = self.rank.number, self.rank.replicas * self.rank.shards
         host, patience = own_address(meeting.host), job.cluster.timeout
         return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
-    def _made(self) -> Worker:
-        """The worker in its place, which has begun nothing and meets nobody."""
-        place, job = self.place, self._job
+    def _made(self) -> Contributor:
+        """The contributor that this worker is, which has begun nothing and meets nobody."""
+        rank, job = self.rank, self._job
 
         def participant() -> Participant:
             made = job.participant(
-                place.participant,
+                rank.participant,
                 self._seed,
-                partition_of(job, place),
-                (lambda model: groups.shard_model(model, place, job.learner.device)) if place.shards > 1 else None,
-                (place.shard, place.shards),
+                partition_of(job, rank),
+                (lambda model: groups.shard_model(model, rank, job.learner.device)) if rank.shards > 1 else None,
+                (rank.shard, rank.shards),
                 turns=self._turns,
             )
-            made.learner.descent.scaled = job.cluster.rate_of(place.replicas)
+            made.learner.descent.scaled = job.cluster.rate_of(rank.replicas)
             return made
 
         between: Exchange = Alone()
-        if place.replicas > 1:
-            between = ReplicaExchange(None, place.replica, place.replicas, self._peers.wait, job.cluster.wire)
-        return Worker(
+        if rank.replicas > 1:
+            between = ReplicaExchange(None, rank.replica, rank.replicas, self._peers.wait, job.cluster.wire)
+        return Contributor(
             participant,
             job.outer_step,
             between,
@@ -144,22 +144,22 @@ class ShardWorker:
         """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
         peers = self._peers
         peers.generation = generation
-        exchange = self.worker.exchange
+        exchange = self.contributor.exchange
         if isinstance(exchange, ReplicaExchange) and exchange.group is not None:
             exchange.group.abort()  # nothing that is still on its way may arrive later
-        if replicas != self.place.replicas:
-            self.place = replace(self.place, replicas=replicas)
-            self.worker.participant.close()
-            self._turns.among(self.place.number, replicas * self.place.shards)
+        if replicas != self.rank.replicas:
+            self.rank = replace(self.rank, replicas=replicas)
+            self.contributor.participant.close()
+            self._turns.among(self.rank.number, replicas * self.rank.shards)
             if self._lending is not None:
-                self._lending.among(self.place)
-            self.worker = self._made()
-        place = self.place
-        if isinstance(self.worker.exchange, ReplicaExchange):
-            peers.meet(f"join shard {place.shard}", place.replicas)
+                self._lending.among(self.rank)
+            self.contributor = self._made()
+        rank = self.rank
+        if isinstance(self.contributor.exchange, ReplicaExchange):
+            peers.meet(f"join shard {rank.shard}", rank.replicas)
             with self._heartbeat.doing(WORKING):
-                self.worker.exchange.group = groups.between_replicas(
-                    place, peers.store, generation, self._job.learner.device, self._wait
+                self.contributor.exchange.group = groups.between_replicas(
+                    rank, peers.store, generation, self._job.learner.device, self._wait
                 )
 
     def start(
@@ -175,41 +175,41 @@ class ShardWorker:
         found: whether to take in files that were found since. Who joins others that have begun must not.
         """
         self._origins_told = 0  # what it has told since the commit may never have arrived
-        if self.worker.go_back(version):
+        if self.contributor.go_back(version):
             return
         self._turns.begin()
         if saved is None or weights is None:
-            self.worker.start(None, None)
+            self.contributor.start(None, None)
             return
         whole = weights.tensors(copy=False)
         with saved.here() as states:
             if saved.inherits and version is not None:
                 self._inherit(version, states, whole, found=found)
             else:
-                self.worker.start(states[0], whole, found=found)
+                self.contributor.start(states[0], whole, found=found)
 
     def _inherit(self, version: int, saved: Sequence[SavedState], weights: Weights, *, found: bool) -> None:
-        place = self.place
-        if place.replica >= len(saved) and self._seed == place.replica:
+        rank = self.rank
+        if rank.replica >= len(saved) and self._seed == rank.replica:
             self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
-            before, self.worker = self.worker.exchange, self._made()
-            if isinstance(before, ReplicaExchange) and isinstance(self.worker.exchange, ReplicaExchange):
-                self.worker.exchange.group = before.group
-        self.worker.inherit(saved, weights, place.replica, place.replicas, found=found)
+            before, self.contributor = self.contributor.exchange, self._made()
+            if isinstance(before, ReplicaExchange) and isinstance(self.contributor.exchange, ReplicaExchange):
+                self.contributor.exchange.group = before.group
+        self.contributor.inherit(saved, weights, rank.replica, rank.replicas, found=found)
 
     def receive(self) -> Received | None:
         """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(RECEIVING):
-            arrival = self.worker.receive()
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(RECEIVING):
+            arrival = self.contributor.receive()
             if self._kept is not None:
                 self._let_go(self._kept)
                 self._kept = None
-        if arrival is None or self.place.shard > 0:
+        if arrival is None or self.rank.shard > 0:
             return None
-        participant = self.worker.participant
+        participant = self.contributor.participant
         steps = participant.learner.steps_in(arrival.labelled, participant.passes())
         known = self._origins_told
-        origins = list(participant.stream.fragments[known:]) if self.place.replica == 0 else []
+        origins = list(participant.stream.fragments[known:]) if self.rank.replica == 0 else []
         self._origins_told += len(origins)
         return Received(arrival, steps, known, origins)
 
@@ -220,8 +220,8 @@ class ShardWorker:
         follows: each is a call less.
         """
         observed, pace = pickle.loads(told)
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            done = self.worker.learn(observed.tensors(copy=False), pace)
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
+            done = self.contributor.learn(observed.tensors(copy=False), pace)
             if due is None:
                 return LearnedHere(done)
             handover, not_finite = self.hand_over(gathers=due.gathers), None if due.gathers else self.not_finite()
@@ -231,22 +231,22 @@ class ShardWorker:
 
     def review(self, rows: Tensor) -> Round:
         """Learn rows of the history once more, in one round."""
-        with explaining_uncalled(self.worker.participant.learner.model), self._heartbeat.doing(WORKING):
-            return self.worker.review(rows)
+        with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
+            return self.contributor.review(rows)
 
     def judge(self) -> Tensor:
         """Compare the weights with the champion's."""
         with self._heartbeat.doing(WORKING):
-            return self.worker.judge()
+            return self.contributor.judge()
 
     def skip(self) -> None:
         """Let the rows of the increment at hand go."""
-        self.worker.skip()
+        self.contributor.skip()
 
     def order(self, orders: Orders, weights: FlatTensors | None) -> None:
         """Do what is ordered, then stand at these weights."""
         with self._heartbeat.doing(WORKING):
-            self.worker.order(orders, None if weights is None else weights.tensors(copy=False))
+            self.contributor.order(orders, None if weights is None else weights.tensors(copy=False))
 
     def save_meanwhile(self, version: int, key: str) -> None:
         """Keep this worker's state for a version in memory, and let it be written while it learns on.
@@ -255,14 +255,14 @@ class ShardWorker:
         """
         with self._heartbeat.doing(WORKING):
             self._writer.settle()
-            snapshot, hands_over = self.worker.snapshot(version), self.place.replica == 0
-            live = self.worker.participant.learner.weights()
-            path = self._directory.state(self.place, version)
+            snapshot, hands_over = self.contributor.snapshot(version), self.rank.replica == 0
+            live = self.contributor.participant.learner.weights()
+            path = self._directory.state(self.rank, version)
             assert isinstance(path, Path), "in an object store workers save before they go on"
             cut = [name for name, value in live.items() if local(value) is not value]
 
         def write() -> dict[str, Any]:
-            told = write_parts(path, snapshot.weights, cut) if hands_over else {}
+            told = write_shard(path, snapshot.weights, cut) if hands_over else {}
             snapshot.write(path)
             self._let_go(version)
             return told
@@ -276,7 +276,7 @@ class ShardWorker:
 
     def not_finite(self) -> str | None:
         """The name of a weight with values that are not finite, in this worker's part; None where there is none."""
-        weights = self.worker.participant.learner.weights()
+        weights = self.contributor.participant.learner.weights()
         return next((name for name, value in weights.items() if not all_finite(local(value))), None)
 
     def save(self, version: int) -> Saved:
@@ -290,14 +290,14 @@ class ShardWorker:
 
     def _save(self, version: int) -> Saved:
         """The same, but that what is too old beside it stays for now."""
-        state = self._directory.state(self.place, version)
+        state = self._directory.state(self.rank, version)
         if isinstance(state, StoredState):
             with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
-                self.worker.save(folder, version)
+                self.contributor.save(folder, version)
             return Saved(state.made)
         with self._heartbeat.doing(WORKING), ExitStack() as stack:
             unsynced = stack.enter_context(checkpoint.unsynced()) if self._beside_loop else []
-            self.worker.save(state, version)
+            self.contributor.save(state, version)
             return Saved(unsynced=unsynced)
 
     def _let_go(self, version: int) -> None:
@@ -306,26 +306,26 @@ class ShardWorker:
         The version before is committed, or this one would not be kept.
         """
         if not self._job.publish.keeps_older:
-            self._directory.let_go(self.place, version - STAY)
+            self._directory.let_go(self.rank, version - STAY)
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
         """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.
 
         gathers: False for all but the weights, where their parts are written.
         """
-        if self.place.replica > 0:
+        if self.rank.replica > 0:
             return None
-        participant = self.worker.participant
+        participant = self.contributor.participant
         weights = participant.learner.weights() if gathers else {}
         gathered = {name: whole(value) for name, value in weights.items()}
-        if self.place.shard > 0:
+        if self.rank.shard > 0:
             return None
         return Handover(FlatTensors.of(gathered), participant.learner.extra.state_dict(), participant.stream.history())
 
 
-def partition_of(job: Job, place: Place) -> Partition | None:
+def partition_of(job: Job, rank: Rank) -> Partition | None:
     """The rows of the stream that a replica owns; None: all of them, exactly as in the local engine."""
-    replica, replicas, by = place.replica, place.replicas, job.cluster.partition
+    replica, replicas, by = rank.replica, rank.replicas, job.cluster.partition
     if replicas == 1 and job.cluster.members.fixed:
         return None
     return Blocks(replica, replicas, job.learner.batch_size) if by == "blocks" else ByHash(by, replica, replicas)

@@ -16,7 +16,7 @@ from cluster._causes import Causes
 from cluster._heartbeat import Pulse
 from cluster._peers import ended_key
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 
 __all__ = ["Member", "NoRoom", "WorkerCalls"]
@@ -42,7 +42,7 @@ class NoRoom(JobError):
 
 @dataclass(slots=True)
 class Member:
-    """A worker in its place: the actor, its key in the store, and its process, once that is known."""
+    """The worker of a rank: the actor, its key in the store, and its process, once that is known."""
 
     actor: Any
     key: str
@@ -50,7 +50,7 @@ class Member:
 
 
 class WorkerCalls:
-    """Workers in their places, and calls to all of them.
+    """Workers by rank, and calls to all of them.
 
     Where one worker is lost, its replica is: the shards of a replica cannot go on without one another. A call then
     raises WorkerLost, and everybody else has ended what it was at.
@@ -59,29 +59,29 @@ class WorkerCalls:
     """
 
     def __init__(self, actors: Actors, store: Any, timeout: float) -> None:
-        self.places: list[Place] = []
+        self.ranks: list[Rank] = []
         self.generation = 0
         self._actors, self._store, self._timeout = actors, store, timeout
         self._members: dict[int, Member] = {}
         self._pulse = Pulse(store, (), timeout, timeout)
-        self._ahead: tuple[str, dict[int, Any]] = "", {}  # a call that was begun: its method, and by place
+        self._ahead: tuple[str, dict[int, Any]] = "", {}  # a call that was begun: its method, and by rank
         self._raised: dict[int, str] = {}  # what workers raised when they were lost, since the last commit
 
     def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Call a method of all workers with the same arguments; their results, by place."""
-        return self.call_each(method, [arguments] * len(self.places), **options)
+        """Call a method of all workers with the same arguments; their results, by rank."""
+        return self.call_each(method, [arguments] * len(self.ranks), **options)
 
     def begin(self, method: str) -> None:
         """Let all go on with a method without arguments, whatever the driver does meanwhile.
 
         The next call of that method gives its results.
         """
-        self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.places)), ()))
+        self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.ranks)), ()))
 
     def call_each(
         self, method: str, arguments: Sequence[Sequence[Any]], *, then: str = "", **options: Any
     ) -> list[Any]:
-        """Call a method of all workers, each with its own arguments; their results, by place.
+        """Call a method of all workers, each with its own arguments; their results, by rank.
 
         then: a method to `begin` behind it.
 
@@ -98,13 +98,13 @@ class WorkerCalls:
 
     def call_first(self, method: str, **options: Any) -> Any:
         """Call a method of the workers of the first replica; what the first of them returns."""
-        first = {number: () for number, place in enumerate(self.places) if place.replica == 0}
+        first = {number: () for number, rank in enumerate(self.ranks) if rank.replica == 0}
         return self._results(self._begun(method, first, options), method)[0]
 
     def _begun(
         self, method: str, arguments: Mapping[int, Sequence[Any]], options: Mapping[str, Any] | None = None
     ) -> dict[int, Any]:
-        """Begin calls of workers, each with its arguments; both by place."""
+        """Begin calls of workers, each with its arguments; both by rank."""
         if missing := [number for number in arguments if number not in self._members]:
             raise WorkerLost(f"{self._named(missing)} is lost")
         return {
@@ -129,7 +129,7 @@ class WorkerCalls:
                     lost = self._explained(calls, error)
             if lost:
                 self._end(calls, lost)
-                raise WorkerLost("; ".join(f"{self.places[number]} {reason}" for number, reason in lost.items()))
+                raise WorkerLost("; ".join(f"{self.ranks[number]} {reason}" for number, reason in lost.items()))
 
     @contextmanager
     def _ended_by_errors(self) -> Iterator[None]:
@@ -143,7 +143,7 @@ class WorkerCalls:
     # -- who is lost ---------------------------------------------------------------------------------------------
 
     def _looked_at(self, calls: Mapping[int, Any]) -> dict[int, str]:
-        """A call is slow: who is lost, by place, and why; check for calls that have failed, and for silent workers."""
+        """A call is slow: who is lost, by rank, and why; check for calls that have failed, and for silent workers."""
         ended = self._actors.ended(list(calls.values()), least=len(calls), timeout=0)
         for call in ended:
             try:
@@ -169,7 +169,7 @@ class WorkerCalls:
         }
 
     def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
-        """A call has failed: who is lost, by place, and why. Raises what is the job's own fault.
+        """A call has failed: who is lost, by rank, and why. Raises what is the job's own fault.
 
         When a worker dies, its peers' exchanges may fail a moment before its death is known.
         """
@@ -203,7 +203,7 @@ class WorkerCalls:
             reason = never_made(death)
             if reason and self.generation == 1:
                 raise JobError(
-                    f"cluster: expected {self.places[number]} to start, got {reason}; install on every node "
+                    f"cluster: expected {self.ranks[number]} to start, got {reason}; install on every node "
                     "what this host has, or send it along (ray job submit --working-dir)"
                 ) from death
             found.died[number] = f"died, before it was made: {reason}," if reason else "died"
@@ -248,9 +248,9 @@ class WorkerCalls:
 
     def _dismiss(self, numbers: Iterable[int], *, lost: bool = True) -> None:
         """End the replicas of workers, lost ones or those of whom there are to be fewer."""
-        replicas = {self.places[number].replica for number in numbers}
-        for number, place in enumerate(self.places) if replicas else ():
-            if place.replica in replicas and number in self._members:
+        replicas = {self.ranks[number].replica for number in numbers}
+        for number, rank in enumerate(self.ranks) if replicas else ():
+            if rank.replica in replicas and number in self._members:
                 member = self._members.pop(number)
                 if lost and member.process is not None:
                     member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
@@ -259,7 +259,7 @@ class WorkerCalls:
     # -- in words ------------------------------------------------------------------------------------------------
 
     def _named(self, numbers: Iterable[int]) -> str:
-        return ", ".join(str(self.places[number]) for number in numbers)
+        return ", ".join(str(self.ranks[number]) for number in numbers)
 
     def _tell_of_slow_start(self) -> bool:
         never = self._pulse.never_heard()
@@ -271,6 +271,6 @@ class WorkerCalls:
         need, free = self._actors.need, self._actors.free()
         return NoRoom(
             f"cluster: {self._named(never)} did not start within {self._pulse.start:g} s; the job needs "
-            f"{len(self.places)} workers with {need} each, and Ray has room for {free:g} more; "
+            f"{len(self.ranks)} workers with {need} each, and Ray has room for {free:g} more; "
             "lower cluster.replicas or cluster.shards, or add nodes"
         )

@@ -1,4 +1,4 @@
-"""The workers of a run: who is in which place, and who takes the place of one that is lost."""
+"""The workers of a run: who has which rank, and who takes the place of one that is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster._actors import Actors
 from cluster._heartbeat import Pulse
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker_calls import Member, NoRoom, WorkerCalls
 from cluster._worker_messages import Setup
 from incr_core.errors import WorkerLost
@@ -26,11 +26,11 @@ log = logging.getLogger("incr.cluster")
 
 
 class WorkerPool(WorkerCalls):
-    """A worker for every place, spares beside them, and calls to all of them at once.
+    """A worker for every rank, spares beside them, and calls to all of them at once.
 
-    `form` fills the empty places, with spares as far as there are any, and lets all meet anew: the next generation.
+    `form` fills the empty ranks, with spares as far as there are any, and lets all meet anew: the next generation.
 
-    actors, store, timeout: as of `WorkerCalls`. spares: how many workers wait to take a place. setup: what they are
+    actors, store, timeout: as of `WorkerCalls`. spares: how many workers wait to take a rank. setup: what they are
     built from.
     """
 
@@ -45,7 +45,7 @@ class WorkerPool(WorkerCalls):
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers, by place."""
+        """The process ids of the workers, by rank."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
 
     def nodes(self) -> dict[str, str]:
@@ -55,21 +55,21 @@ class WorkerPool(WorkerCalls):
             found.setdefault(member.process.node if member.process else "", []).append(number)
         return {node: self._named(numbers) for node, numbers in found.items()}
 
-    def form(self, places: Sequence[Place], *, patient: bool = True) -> list[Place]:
-        """Let there be a worker in each of these places, and nobody else, and let all meet; returns the places that
+    def form(self, ranks: Sequence[Rank], *, patient: bool = True) -> list[Rank]:
+        """Let there be a worker of each of these ranks, and nobody else, and let all meet; returns the ranks that
         were filled.
 
         patient: whether workers that find no room are waited for as long as a start may take, not for the timeout only.
 
         Raises NoRoom where there is none for a worker, WorkerLost where one is lost again, and what it raised.
         """
-        others = len(places) != len(self.places)
+        others = len(ranks) != len(self.ranks)
         self._patient, self._ahead = patient, ("", {})
         if others:
-            self._dismiss(range(len(places), len(self.places)), lost=False)
-            self.places = list(places)
-        self._pulse = self._pulse_of(places)
-        empty = [number for number in range(len(self.places)) if number not in self._members]
+            self._dismiss(range(len(ranks), len(self.ranks)), lost=False)
+            self.ranks = list(ranks)
+        self._pulse = self._pulse_of(ranks)
+        empty = [number for number in range(len(self.ranks)) if number not in self._members]
         if not empty and not others:
             return []
         self.generation += 1
@@ -77,7 +77,7 @@ class WorkerPool(WorkerCalls):
         for number in empty:
             self._fill(number)
         build = {
-            number: (self.places[number], self._members[number].key, self.generation, self._packed) for number in empty
+            number: (self.ranks[number], self._members[number].key, self.generation, self._packed) for number in empty
         }
         try:
             processes = self._results(self._begun("build", build), "build")
@@ -86,15 +86,13 @@ class WorkerPool(WorkerCalls):
             raise
         for number, process in zip(empty, processes, strict=True):
             self._members[number].process = process
-        self.call("join", self.generation, self.places[0].replicas)
+        self.call("join", self.generation, self.ranks[0].replicas)
         if self.generation == 1:
             self._make_spares()
-        return [self.places[number] for number in empty]
+        return [self.ranks[number] for number in empty]
 
-    def _pulse_of(self, places: Sequence[Place]) -> Pulse:
-        keys = [
-            self._members[number].key if number in self._members else place.key for number, place in enumerate(places)
-        ]
+    def _pulse_of(self, ranks: Sequence[Rank]) -> Pulse:
+        keys = [self._members[number].key if number in self._members else rank.key for number, rank in enumerate(ranks)]
         start = max(START, self._timeout) if self._patient else self._timeout
         return Pulse(self._store, keys, self._timeout, start, starved=self._has_room)
 
@@ -112,7 +110,7 @@ class WorkerPool(WorkerCalls):
 
     @property
     def here(self) -> int:
-        """How many workers have a place, and are not known to be lost."""
+        """How many workers have a rank, and are not known to be lost."""
         return len(self._members)
 
     def room(self) -> int:
@@ -126,7 +124,7 @@ class WorkerPool(WorkerCalls):
 
     @property
     def ready(self) -> int:
-        """How many wait for a place, and have started."""
+        """How many wait for a rank, and have started."""
         ready = 0
         for _, warm in self._spares:
             with suppress(GetTimeoutError, RayActorError):
@@ -139,9 +137,9 @@ class WorkerPool(WorkerCalls):
         return self.ready - self._wanted_spares
 
     def _fill(self, number: int) -> None:
-        """Put somebody in an empty place: a spare that is still alive, else somebody new."""
-        place = self.places[number]
-        key = f"{place.key}/{self.generation}"
+        """Give an empty rank to somebody: a spare that is still alive, else somebody new."""
+        rank = self.ranks[number]
+        key = f"{rank.key}/{self.generation}"
         self._pulse.replace(number, key)
         while self._spares:
             spare, warm = self._spares.pop(0)
@@ -153,7 +151,7 @@ class WorkerPool(WorkerCalls):
                 continue
             self._members[number] = Member(spare, key)
             return
-        self._members[number] = Member(self._actor(place.described)[0], key)
+        self._members[number] = Member(self._actor(rank.described)[0], key)
 
     def _actor(self, name: str) -> tuple[Any, Any]:
         """Somebody new, and the call that returns once it is there."""
@@ -166,7 +164,7 @@ class WorkerPool(WorkerCalls):
         """Say at once where there is no room for so many more workers: they start once there is."""
         # What a lost worker held is given back after a moment: then only what there is at all counts.
         total = self._actors.total()
-        found, wanted = (self._actors.free(), workers) if self.generation == 1 else (total, len(self.places))
+        found, wanted = (self._actors.free(), workers) if self.generation == 1 else (total, len(self.ranks))
         self._room = found >= wanted
         if not self._room:
             log.warning(
@@ -181,7 +179,7 @@ class WorkerPool(WorkerCalls):
         """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
         member = self._members.get(number)
         if member is None or member.process is None:
-            # One that has a place is slow to start, which is no reason to do without it.
+            # One that has a rank is slow to start, which is no reason to do without it.
             return (self._room and self._patient) or (member is not None and self._actors.placed(member.actor))
         return member.process.may_run()
 

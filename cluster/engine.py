@@ -26,11 +26,11 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from cluster._actors import Actors, on_ray
-from cluster._background_writes import await_all, take_parts
+from cluster._background_writes import await_all, take_shards
 from cluster._draining_nodes import Leaving
 from cluster._kept_states import KeptStates
 from cluster._membership import Membership
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._recruiting import Recruiter
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import require_lasting
@@ -109,14 +109,14 @@ class ClusterEngine(Engine):
         start(job, directory, token)
 
     @property
-    def places(self) -> list[Place]:
-        """The workers' places, as of the last `start`."""
-        return self._pool.places
+    def ranks(self) -> list[Rank]:
+        """The workers' ranks, as of the last `start`."""
+        return self._pool.ranks
 
     @property
     def participants(self) -> list[str]:
         """The replicas."""
-        return [place.participant for place in self.places if place.shard == 0]
+        return [rank.participant for rank in self.ranks if rank.shard == 0]
 
     @property
     def origins(self) -> Sequence[str]:
@@ -125,12 +125,12 @@ class ClusterEngine(Engine):
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers, by place."""
+        """The process ids of the workers, by rank."""
         return self._pool.processes
 
     @property
     def spares(self) -> int:
-        """How many workers have started that wait for a place."""
+        """How many workers have started that wait for a rank."""
         return self._pool.ready
 
     def start(self, commit: Commit | None) -> None:
@@ -149,7 +149,7 @@ class ClusterEngine(Engine):
                 self._origins, self._steps = [], []
                 self._pool.call("start", None, None, None)
                 return
-            anew = len(joined) == len(self.places)
+            anew = len(joined) == len(self.ranks)
             sent = self._actors.shared(FlatTensors.of(commit.weights))
             self._pool.call_each("start", [(commit.version, at, sent, anew) for at in self._saved_at(commit.version)])
 
@@ -157,18 +157,18 @@ class ClusterEngine(Engine):
         """Where what workers go on from is kept: each one's own state, or those that it takes part of."""
         members, states = self._members, self._states
         if not members.inherits and not members.cuts:
-            return [SavedAt([[states.of(place, version)]]) for place in self.places]
+            return [SavedAt([[states.of(rank, version)]]) for rank in self.ranks]
         found: dict[tuple[int | None, int | None], Any] = {}
-        return [self._taken_from(place, version, found) for place in self.places]
+        return [self._taken_from(rank, version, found) for rank in self.ranks]
 
-    def _taken_from(self, place: Place, version: int, found: dict[tuple[int | None, int | None], Any]) -> Any:
+    def _taken_from(self, rank: Rank, version: int, found: dict[tuple[int | None, int | None], Any]) -> Any:
         """The states of which a worker takes its part; found: by which replica and shard each needs them, told once."""
         members = self._members
-        key = None if members.inherits else place.replica, None if members.cuts else place.shard
+        key = None if members.inherits else rank.replica, None if members.cuts else rank.shard
         if key not in found:
-            replicas = range(members.before or 0) if members.inherits else (place.replica,)
-            shards = range(members.shards_before) if members.cuts else (place.shard,)
-            kept = self._states.of_all(place, replicas, shards, version)
+            replicas = range(members.before or 0) if members.inherits else (rank.replica,)
+            shards = range(members.shards_before) if members.cuts else (rank.shard,)
+            kept = self._states.of_all(rank, replicas, shards, version)
             found[key] = self._actors.shared(SavedAt(kept, inherits=members.inherits, cuts=members.cuts))
         return found[key]
 
@@ -181,7 +181,7 @@ class ClusterEngine(Engine):
         self._changed()
         with self._lost("receiving an increment"):
             told: list[Received | None] = self._pool.call("receive")
-        received = [found for found, place in zip(told, self.places, strict=True) if place.shard == 0]
+        received = [found for found, rank in zip(told, self.ranks, strict=True) if rank.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
         if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
             found = ", ".join("the end" if one is None else one.arrival.tick.name for one in received)
@@ -207,7 +207,7 @@ class ClusterEngine(Engine):
         self._changed()
         none = torch.empty(0, dtype=torch.int64)
         with self._lost("reviewing"):
-            done = self._pool.call_each("review", [(rows.get(place.participant, none),) for place in self.places])
+            done = self._pool.call_each("review", [(rows.get(rank.participant, none),) for rank in self.ranks])
         return joined_rounds(done)
 
     def _learn(self, arrivals: Sequence[Arrival]) -> Round:
@@ -291,13 +291,13 @@ class ClusterEngine(Engine):
                 saved = self._pool.call("save", version, then=then)
             elif then:
                 self._pool.begin(then)
-        self._states.kept(self.places, version, saved)
+        self._states.kept(self.ranks, version, saved)
         return lambda given_up: self.weights()
 
     def _begin_writing(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
         """Let all workers write their state while they learn on."""
         token = uuid4().hex[:8]
-        keys = [f"written/{token}/{place.number}" for place in self.places]
+        keys = [f"written/{token}/{rank.number}" for rank in self.ranks]
         with self._lost(f"saving version {version}"):
             self._pool.call_each("save_meanwhile", [(version, key) for key in keys])
         return partial(self._written, version, keys)
@@ -305,8 +305,8 @@ class ClusterEngine(Engine):
     def _written(self, version: int, keys: Sequence[str], given_up: Callable[[], bool]) -> Weights:
         """Wait for all workers, and put the weights together that the first replica's have written."""
         told = await_all(self._written_store, keys, given_up)
-        first = [place for place in self.places if place.replica == 0]
-        return take_parts([place.state(self.directory, version) for place in first], told[0])
+        first = [rank for rank in self.ranks if rank.replica == 0]
+        return take_shards([rank.state(self.directory, version) for rank in first], told[0])
 
     def _settle(self) -> None:
         """Wait until no worker is writing any more."""

@@ -13,7 +13,7 @@ from federated._grid import spread
 from federated._simulated_client import Client
 from incr_core.job import FederatedSection
 
-__all__ = ["batches_of", "homes_of"]
+__all__ = ["batches_of", "workers_of"]
 
 
 def batches_of(clients: Sequence[int], size: int, block: int) -> list[int]:
@@ -31,12 +31,12 @@ def batches_of(clients: Sequence[int], size: int, block: int) -> list[int]:
     return found
 
 
-def homes_of(clients: Sequence[Client], wanted: FederatedSection, workers: int) -> list[int]:
+def workers_of(clients: Sequence[Client], wanted: FederatedSection, workers: int) -> list[int]:
     """The worker of each client, so that the busiest has few rows and those of a batch are in one."""
     rows = [client.rows for client in clients]
     if not wanted.batch_clients:
         return spread(rows, workers)
     block = wanted.block(len(rows))
     blocks = [sum(rows[start : start + block]) for start in range(0, len(rows), block)]
-    homes = spread(blocks, min(workers, len(blocks)))
-    return [homes[place // block] for place in range(len(rows))]
+    found = spread(blocks, min(workers, len(blocks)))
+    return [found[place // block] for place in range(len(rows))]

@@ -1,6 +1,6 @@
-"""Where a client is at home: on a table that many share, in simulation, or with its owner. Both run the same app.
+"""The host of a client: on a table that many share, in simulation, or with its owner. Both run the same app.
 
-A home has the client's participant, keeps its state from message to message, and decides what the server hears of rows.
+A host has the client's participant, keeps its state from message to message, and decides what the server hears of rows.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from federated._records import thinned
 from incr_core.rounds import Arrival, Orders, Participant
 from incr_core.update import Update
 
-__all__ = ["KEPT", "Guest", "Home"]
+__all__ = ["KEPT", "ClientHost", "SimulatedHost"]
 
 KEPT = "(kept by its owner)"
 """In place of what rows hold."""
 
 
-class Home(ABC):
-    """The home of one client, for the time of one message."""
+class ClientHost(ABC):
+    """The host of one client, for the time of one message."""
 
     @property
     @abstractmethod
@@ -39,7 +39,7 @@ class Home(ABC):
 
     @abstractmethod
     def hello(self) -> dict[str, Any]:
-        """Who is at home here."""
+        """Who the client is."""
 
     @abstractmethod
     def open(self, order: ConfigRecord) -> Participant:
@@ -121,8 +121,8 @@ class Home(ABC):
         return failure(self.name, error)
 
 
-class Guest(Home):
-    """The home of a simulated client, whose stream is its part of a table that all see. The server tells it all."""
+class SimulatedHost(ClientHost):
+    """The host of a simulated client, whose stream is its part of a table that all see. The server tells it all."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

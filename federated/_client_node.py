@@ -15,7 +15,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from federated._client_file import ClientFile
 from federated._flower_privates import ErrorCode
 from federated._owner import Owner, describe
-from federated._owner_node import FleetNode, TurnedAway, node_key
+from federated._owner_node import OwnerNode, TurnedAway, node_key
 from federated._superlink import certificate
 from federated.client_app import CLIENT, app
 from incr_core.errors import EngineError
@@ -46,7 +46,7 @@ def serve(file: str, address: str, certificates: str | None = None, key: str | N
         with _stopped_by_signals(stop):
             while not stop.is_set():
                 try:
-                    with FleetNode(address, trusted, keys) as node:
+                    with OwnerNode(address, trusted, keys) as node:
                         owner.say(f"client {owner.name} has joined {address}")
                         away, turned = "", None
                         answer_all(node, place, stop)
@@ -96,7 +96,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def answer_all(node: FleetNode, file: str, stop: threading.Event) -> None:
+def answer_all(node: OwnerNode, file: str, stop: threading.Event) -> None:
     """Answer messages until asked to stop."""
     while not stop.is_set():
         message = node.receive()
@@ -104,7 +104,7 @@ def answer_all(node: FleetNode, file: str, stop: threading.Event) -> None:
             node.send(_answer(message, node, file))
 
 
-def _answer(message: Message, node: FleetNode, file: str) -> Message:
+def _answer(message: Message, node: OwnerNode, file: str) -> Message:
     """What the app says; it alone, whatever app the server has sent."""
     context = Context(message.metadata.run_id, node.node.node_id, {CLIENT: file}, RecordDict(), {})
     try:

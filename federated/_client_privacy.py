@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated._privacy_budget import Budget, Rows
+from federated._privacy_budget import PrivacyBudget, Rows
 from incr_core.data import ranges
 from incr_core.errors import ArgumentError, EngineError
 from incr_core.job import ClientPrivacy
@@ -41,7 +41,7 @@ class Promise:
     wanted: the promise. budget: its account. secret: of which the noise is drawn. run: in which it learns.
     """
 
-    def __init__(self, wanted: ClientPrivacy, budget: Budget, secret: bytes, run: str) -> None:
+    def __init__(self, wanted: ClientPrivacy, budget: PrivacyBudget, secret: bytes, run: str) -> None:
         self.wanted, self.budget = wanted, budget
         self._secret, self._run = secret, run
         self.spent = False  # whether what comes next cannot be paid
@@ -85,7 +85,7 @@ class Promise:
             )
 
     def affords(self, participant: Participant, generation: int | None = None) -> bool:
-        """Whether it could learn the next increment, once. generation: see `Budget.affords`."""
+        """Whether it could learn the next increment, once. generation: see `PrivacyBudget.affords`."""
         coming = participant.ahead()
         if coming is None:
             return True

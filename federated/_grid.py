@@ -36,29 +36,29 @@ _runs = count(1)
 class RayGrid(Grid):
     """Clients in Ray actors of this machine, or of the Ray cluster this process is connected to.
 
-    app: what answers messages. homes: for each client, by partition, the number of its worker.
+    app: what answers messages. workers: the number of each client's, by partition.
     config: the run config that the clients see. gpu: whether they learn on a GPU, of which workers then take shares.
 
     A worker that dies takes its clients along: messages to them are answered with an error, now and from then on.
     """
 
     def __init__(
-        self, app: ClientApp, homes: Sequence[int], config: Mapping[str, Any] | None = None, *, gpu: bool = False
+        self, app: ClientApp, workers: Sequence[int], config: Mapping[str, Any] | None = None, *, gpu: bool = False
     ) -> None:
-        self._nodes = list(range(1, len(homes) + 1))
-        self._home = dict(zip(self._nodes, homes, strict=True))
+        self._nodes = list(range(1, len(workers) + 1))
+        self._worker_of = dict(zip(self._nodes, workers, strict=True))
         self._run = run_numbered(next(_runs))
         self._numbers = count(1)
         self._flying: dict[Any, list[Message]] = {}
         self._landed: dict[str, Message] = {}
         be_server_of(self._run)
-        workers = max(homes) + 1
-        self._session = Session("local", workers)
+        processes = max(workers) + 1
+        self._session = Session("local", processes)
         # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
-        gpus = share_of(ray.cluster_resources().get("GPU", 0.0), workers) if gpu else 0.0  # type: ignore[no-untyped-call]
+        gpus = share_of(ray.cluster_resources().get("GPU", 0.0), processes) if gpu else 0.0  # type: ignore[no-untyped-call]
         actor = ray.remote(Worker).options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
-            actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(workers)
+            actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(processes)
         ]
         self._places: list[Any] = [worker.place.remote() for worker in self._workers]
 
@@ -105,8 +105,8 @@ class RayGrid(Grid):
         envelopes, shared = wrap(waiting)
         require_ray()
         store = ray.put(shared)
-        for home, worker in enumerate(self._workers):
-            mine = [place for place, message in enumerate(waiting) if self._home[_node(message)] == home]
+        for index, worker in enumerate(self._workers):
+            mine = [place for place, message in enumerate(waiting) if self._worker_of[_node(message)] == index]
             if mine:
                 call = worker.answer.remote([envelopes[place] for place in mine], store)
                 self._flying[call] = [waiting[place] for place in mine]

@@ -17,19 +17,19 @@ from incr_core import metrics
 from incr_core.metrics import Statistics
 from incr_core.rounds import Arrival
 
-__all__ = ["Withheld"]
+__all__ = ["HeldBack"]
 
 MOST_BAD = 100_000
 """Bad rows that are told of at once; the others are, with the next increments."""
 
 
-class Withheld:
+class HeldBack:
     """What one client holds back; least: over how many rows it tells.
 
     duplicates, bad: ids of rows that cannot be used, and have not been told.
 
     >>> from incr_core.data.timeline import Tick
-    >>> held = Withheld(least=10)
+    >>> held = HeldBack(least=10)
     >>> few = Arrival(Tick(0, "first"), torch.arange(4), arriving=6, predicted=6)
     >>> held.told(few)["arriving"], held.told(few)["arriving"], bool(held)
     (0, 12, False)

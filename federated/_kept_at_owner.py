@@ -18,7 +18,7 @@ import torch
 from federated._client_file import ClientFile
 from federated._client_host import KEPT as UNKNOWN
 from federated._consent import agreed
-from federated._held_back import Withheld
+from federated._held_back import HeldBack
 from federated._owner_ledger import OwnerLedger
 from incr_core.data import OFFSET_BITS, RowSet
 from incr_core.data.encoding import BadRow, quarantine_table
@@ -177,7 +177,7 @@ class _Run:
             at_hand = state["increment"]
             if at_hand is not None and not at_hand["begun"]:
                 held |= RowSet.of_ids(at_hand["labelled"]["rows"].numpy())
-            withheld = Withheld(self.file.privacy.min_rows)
+            withheld = HeldBack(self.file.privacy.min_rows)
             withheld.load_state_dict(state["exchanged"].get("withheld"))
             for untold in (withheld.duplicates, withheld.bad):
                 held |= RowSet.of_ids(untold.numpy())

@@ -24,7 +24,7 @@ from torch import Tensor
 from federated._client_file import ClientFile
 from federated._client_privacy import Promise
 from federated._consent import Declined, agreed
-from federated._held_back import Withheld
+from federated._held_back import HeldBack
 from federated._owner_ledger import OwnerLedger
 from incr_core.errors import ArgumentError, CheckpointError, StorageError
 from incr_core.numerics import settle_arithmetic
@@ -53,7 +53,7 @@ class OwnedRun:
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
         self.is_timed = False
-        self.withheld = Withheld(file.privacy.min_rows)
+        self.withheld = HeldBack(file.privacy.min_rows)
         self._participant: Participant | None = None
         self._used = 0  # bytes of all that is kept here besides the states since the last commit
 

@@ -1,4 +1,4 @@
-"""The home of a client whose rows are its own: what its file says is all that there is, whatever a server orders."""
+"""The host of a client whose rows are its own: what its file says is all that there is, whatever a server orders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from federated._client_failures import failure
 from federated._client_file import ClientFile
-from federated._client_host import KEPT, Home
+from federated._client_host import KEPT, ClientHost
 from federated._client_privacy import Promise, Spent
 from federated._consent import Declined
 from federated._owned_run import OwnedRun
 from federated._owner_ledger import STATES, OwnerLedger
-from federated._privacy_budget import Budget
+from federated._privacy_budget import PrivacyBudget
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
 from incr_core.rounds import VERDICTS, Arrival, Orders, Participant
@@ -51,7 +51,7 @@ def _say(what: str) -> None:
     print(f"incr client: {shown(what)}", file=sys.stderr, flush=True)
 
 
-class Owner(Home):
+class Owner(ClientHost):
     """The owner that a client's file tells of; this process is the only one that serves it.
 
     >>> Owner.of("/nowhere/client.toml")
@@ -76,7 +76,7 @@ class Owner(Home):
             ) from None
         self._identity = self._secret("identity")
         private = file.privacy.epsilon is not None
-        self._budget = Budget(file.folder / ACCOUNT, file.privacy) if private else None
+        self._budget = PrivacyBudget(file.folder / ACCOUNT, file.privacy) if private else None
 
     _owners: ClassVar[dict[str, Owner]] = {}
 

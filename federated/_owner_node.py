@@ -18,7 +18,7 @@ from flwr.app import Message
 from federated import _flower_wire as wire
 from incr_core.errors import EngineError, JobError
 
-__all__ = ["FleetNode", "TurnedAway", "node_key"]
+__all__ = ["OwnerNode", "TurnedAway", "node_key"]
 
 HEARTBEAT = 10.0
 """Seconds that a sign of life holds for; the SuperLink waits for twice as long before it counts a node as gone."""
@@ -33,7 +33,7 @@ class TurnedAway(EngineError):
     """The SuperLink is there, and does not let this node in."""
 
 
-class FleetNode:
+class OwnerNode:
     """A node that has joined the SuperLink at `address`, for the time of a `with`.
 
     certificates: of who signed the SuperLink's, PEM; None: no TLS. keys: with which it is registered there; None: it
@@ -58,7 +58,7 @@ class FleetNode:
         self._left = threading.Event()
         self._pause = PAUSES[0]
 
-    def __enter__(self) -> FleetNode:
+    def __enter__(self) -> OwnerNode:
         key = wire.public_key_to_bytes(self._keys[1])
         try:
             if self._registers:

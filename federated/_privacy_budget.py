@@ -22,18 +22,18 @@ from incr_core.job import ClientPrivacy
 from incr_core.privacy import Accountant
 from incr_core.storage import storage, sync_all, write_atomically
 
-__all__ = ["Budget", "Rows"]
+__all__ = ["PrivacyBudget", "Rows"]
 
 Rows = Mapping[str, Sequence[tuple[int, int]]]
 """Rows as ranges of offsets [start, stop), by file."""
 
 
-class Budget:
+class PrivacyBudget:
     """The account of one owner, in the file `path`; None: in memory.
 
     wanted: the promise, with an epsilon. simulated: whether it may be taken back, and lost with the machine.
 
-    >>> budget = Budget(None, ClientPrivacy(epsilon=10.0, noise=1.0))
+    >>> budget = PrivacyBudget(None, ClientPrivacy(epsilon=10.0, noise=1.0))
     >>> [budget.pay(str(number), 1, {}, run="r", generation=number) for number in range(5)]
     [True, True, True, False, False]
     >>> budget.pay("2", 1, {}, run="r", generation=2), round(budget.epsilon(), 2)

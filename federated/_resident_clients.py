@@ -1,4 +1,4 @@
-"""Participants at home in this process, so that a client's model and data need not be made anew for every message.
+"""Participants that stay in this process, so that a client's model and data need not be made anew for every message.
 
 Flower promises no more than that a client's `Context.state` follows it from message to message; the process that
 serves it may be another each time. So the context counts the client's generation, one for every message answered. A
@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context
 
 from federated._client_privacy import Promise
-from federated._privacy_budget import Budget
+from federated._privacy_budget import PrivacyBudget
 from federated._simulated_client import Client
 from incr_core.data.sources import SharedReads
 from incr_core.errors import ArgumentError, CheckpointError, JobError
@@ -35,14 +35,14 @@ LIVE = "live"
 
 
 @dataclass(slots=True)
-class Resident:
+class ResidentClient:
     """A participant and the generation it stands at."""
 
     participant: Participant
     generation: int
 
 
-_residents: dict[tuple[int, str, str], Resident] = {}
+_residents: dict[tuple[int, str, str], ResidentClient] = {}
 
 _promises: dict[tuple[int, str, str], Promise] = {}
 """What the residents hide, where they hide something."""
@@ -106,7 +106,7 @@ def answered(context: Context, participant: Participant) -> None:
     if record["travels"]:
         participant.save(_live(context), whole=True, generation=generation)
     record["generation"] = generation
-    _residents[_key(context)] = Resident(participant, generation)
+    _residents[_key(context)] = ResidentClient(participant, generation)
 
 
 def name_of(context: Context) -> str:
@@ -155,7 +155,7 @@ def _promise(context: Context, participant: Participant) -> None:
     folder, name = Path(str(record["folder"])), str(record["name"])
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    budget = Budget(folder / "privacy.jsonl", wanted, simulated=True)
+    budget = PrivacyBudget(folder / "privacy.jsonl", wanted, simulated=True)
     promise = Promise(wanted, budget, f"{job.learner.seed} {name}".encode(), "simulated")
     try:
         promise.check(participant)

@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated._client_batches import batches_of, homes_of
+from federated._client_batches import batches_of, workers_of
 from federated._client_failures import raise_failures
 from federated._client_names import clients_of, joined
 from federated._grid import RayGrid
@@ -34,14 +34,14 @@ from incr_core.rounds import WAITING, Arrival
 from incr_core.storage import bring
 from incr_core.update import Weights
 
-__all__ = ["Nodes"]
+__all__ = ["SimulatedNodes"]
 
 PATIENCE = 180.0
 """Seconds to wait for the nodes of all clients to appear, and for them to answer first: on a busy machine, a worker
 takes a minute to import what it needs."""
 
 
-class Nodes(Roster):
+class SimulatedNodes(Roster):
     """The clients of `clients_of`; the node with partition number i is client i. Each must answer.
 
     directory: the run directory, which they write to. grid: where they are; None starts one as the job says.
@@ -118,7 +118,7 @@ class Nodes(Roster):
         if wanted.backend == "grid":
             return RayGrid(
                 app,
-                homes_of(self.clients, wanted, workers),
+                workers_of(self.clients, wanted, workers),
                 gpu=self._job.learner.device.startswith("cuda"),
             )
         self._simulation = FlowerSimulation(app, len(self.clients), workers)

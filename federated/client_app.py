@@ -27,7 +27,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
 from federated._batched_app import BatchedApp
-from federated._client_host import KEPT, Guest, Home
+from federated._client_host import KEPT, ClientHost, SimulatedHost
 from federated._owner import Owner
 from federated._records import pack, tell, unpack
 from incr_core.errors import EngineError, JobError
@@ -51,11 +51,11 @@ CLIENT = "client"
 app = BatchedApp()
 
 
-def home_of(context: Context) -> Home:
-    """Where the client of a node is at home. EngineError where its file is none: Flower tells the server of it."""
+def host_of(context: Context) -> ClientHost:
+    """The host of the client of a node. EngineError where its file is none: Flower tells the server of it."""
     file = context.node_config.get(CLIENT)
     if file is None:
-        return Guest(context)
+        return SimulatedHost(context)
     try:
         return Owner.of(str(file))
     except Exception as error:
@@ -68,13 +68,13 @@ def home_of(context: Context) -> Home:
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Tell who is here."""
-    return Message(RecordDict({ORDER: ConfigRecord(home_of(context).hello())}), reply_to=message)
+    return Message(RecordDict({ORDER: ConfigRecord(host_of(context).hello())}), reply_to=message)
 
 
 @app.query("open")
 def open_client(message: Message, context: Context) -> Message:
     """Become a client of a job: fresh, as it was at a version, or fresh at a place in the stream."""
-    order, home = message.content.config_records[ORDER], home_of(context)
+    order, host = message.content.config_records[ORDER], host_of(context)
 
     def describe(participant: Participant) -> RecordDict:
         learner = participant.learner
@@ -95,69 +95,69 @@ def open_client(message: Message, context: Context) -> Message:
                 "spans": participant.spans,
                 "shares": bool(shared),
                 "remakes": learner.remakes,
-                "cursor": home.cursor(participant) if order["describe"] else "",
-                "coming": home.coming(participant),
+                "cursor": host.cursor(participant) if order["describe"] else "",
+                "coming": host.coming(participant),
             }
         )
 
-    return _answer(message, home, describe, home.open, changed=False)
+    return _answer(message, host, describe, host.open, changed=False)
 
 
 @app.evaluate("receive")
 def receive(message: Message, context: Context) -> Message:
     """Take the next increment: predict what arrives, score what became known, tell what there is to learn."""
-    order, home = message.content.config_records[ORDER], home_of(context)
+    order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
         number = order.get("number")
-        arrival = home.receive(participant, None if number is None else int(str(number)))
+        arrival = host.receive(participant, None if number is None else int(str(number)))
         return tell(
             {
-                "arrival": None if arrival is None else home.arrived(arrival, participant),
-                "fragments": home.fragments(order, participant),
-                "coming": home.coming(participant),
-                "holds": home.holds(participant),
+                "arrival": None if arrival is None else host.arrived(arrival, participant),
+                "fragments": host.fragments(order, participant),
+                "coming": host.coming(participant),
+                "holds": host.holds(participant),
             }
         )
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.train("learn")
 def learn(message: Message, context: Context) -> Message:
     """Learn the increment at hand, from the anchor."""
-    order, home = message.content.config_records[ORDER], home_of(context)
+    order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        home.check_learns(participant)
+        host.check_learns(participant)
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        update = home.learn(participant, anchor, bool(order["first"]))
+        update = host.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
-            home.learned(participant)
+            host.learned(participant)
         return _contribution(participant, update)
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
 def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """Learn the increments at hand of several clients as one batch (`federated.batch_clients`)."""
-    begun, homes = time.perf_counter(), [home_of(context) for context in contexts]
+    begun, hosts = time.perf_counter(), [host_of(context) for context in contexts]
     orders = [message.content.config_records[ORDER] for message in messages]
     try:
-        participants = [home.participant(order) for home, order in zip(homes, orders, strict=True)]
-        for home, participant in zip(homes, participants, strict=True):
-            home.check_learns(participant)
+        participants = [host.participant(order) for host, order in zip(hosts, orders, strict=True)]
+        for host, participant in zip(hosts, participants, strict=True):
+            host.check_learns(participant)
         anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
         updates, why = learn_side_by_side(participants, anchor, [bool(order["first"]) for order in orders])
         contents = []
-        for home, order, participant, update in zip(homes, orders, participants, updates, strict=True):
+        for host, order, participant, update in zip(hosts, orders, participants, updates, strict=True):
             if order["first"]:
-                home.learned(participant)
-            contents.append((_contribution(participant, update), home.answered(participant, changed=True)))
+                host.learned(participant)
+            contents.append((_contribution(participant, update), host.answered(participant, changed=True)))
     except Exception as error:  # of one of them, which the others cannot go on without
-        return [Message(home.failure(error), reply_to=message) for home, message in zip(homes, messages, strict=True)]
+        return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     seconds = (time.perf_counter() - begun) / len(messages)
     for content, told in contents:
         content[WORK] = ConfigRecord({"seconds": seconds, "process": os.getpid(), ALONE: why, **told})
@@ -167,54 +167,54 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
 @app.train("review")
 def review(message: Message, context: Context) -> Message:
     """Learn rows of the history once more, from the anchor."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
-        return _contribution(participant, participant.review(home.rows(rows)))
+        return _contribution(participant, participant.review(host.rows(rows)))
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.train("skip")
 def skip(message: Message, context: Context) -> Message:
     """Let the rows of the increment at hand go."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        home.check_learns(participant)
+        host.check_learns(participant)
         if participant.increment is not None and participant.increment.labelled.row_ids is not None:
-            home.skipped(participant.increment.labelled.row_ids)
+            host.skipped(participant.increment.labelled.row_ids)
         participant.skip()
         return RecordDict()
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.train("follow")
 def follow(message: Message, context: Context) -> Message:
     """Do what is ordered, with the strategy state that was merged last."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
         if SHARED in message.content:
             participant.learner.adopt_shared(unpack(message.content.array_records[SHARED], copy=False))
         orders = Orders(**json.loads(str(message.content.config_records[ORDER]["orders"])))
-        participant.follow(home.agrees(orders))
+        participant.follow(host.agrees(orders))
         return RecordDict()
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.train("consolidate")
 def consolidate(message: Message, context: Context) -> Message:
     """Let the strategies keep what was learned, at the weights that all agreed on."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        if home.consolidates(participant):
+        if host.consolidates(participant):
             shared = participant.consolidate(anchor)
         else:
             participant.adopt(anchor)
@@ -224,31 +224,31 @@ def consolidate(message: Message, context: Context) -> Message:
             content["weights"] = pack(participant.told(participant.learner.weights()))
         return content
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.evaluate("judge")
 def judge(message: Message, context: Context) -> Message:
     """Compare the anchor with the champion, on rows of the past: sums alone leave the client."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        return tell({"judged": home.judged(participant.judge(anchor))})
+        return tell({"judged": host.judged(participant.judge(anchor))})
 
-    return _answer(message, home, work)
+    return _answer(message, host, work)
 
 
 @app.query("save")
 def save(message: Message, context: Context) -> Message:
     """Keep the state for a version, on this client's own disk."""
-    home = home_of(context)
+    host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        home.save(message.content.config_records[ORDER], participant)
+        host.save(message.content.config_records[ORDER], participant)
         return RecordDict()
 
-    return _answer(message, home, work, changed=False)
+    return _answer(message, host, work, changed=False)
 
 
 @app.batched("query.save", lambda message: "all")
@@ -262,7 +262,7 @@ def save_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list
 
 def _answer(
     message: Message,
-    home: Home,
+    host: ClientHost,
     work: Callable[[Participant], RecordDict],
     begin: Callable[[ConfigRecord], Participant] | None = None,
     *,
@@ -274,11 +274,11 @@ def _answer(
     """
     begun = time.perf_counter()
     try:
-        participant = (begin or home.participant)(message.content.config_records[ORDER])
+        participant = (begin or host.participant)(message.content.config_records[ORDER])
         content = work(participant)
-        told = home.answered(participant, changed=changed)
+        told = host.answered(participant, changed=changed)
     except Exception as error:
-        return Message(home.failure(error), reply_to=message)
+        return Message(host.failure(error), reply_to=message)
     content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid(), **told})
     return Message(content, reply_to=message)
 

@@ -22,7 +22,7 @@ from federated._records import pack, told
 from federated._roster import Roster
 from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
-from federated._simulated_nodes import Nodes
+from federated._simulated_nodes import SimulatedNodes
 from federated.client_app import ROWS
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
@@ -46,7 +46,7 @@ class FederatedEngine(Engine):
     """Drive clients over a Flower `Grid`; the server holds the anchor, and neither rows nor a model.
 
     grid: where the clients are; by default one is started as `job.federated` says. With `federated.superlink` they own
-    their rows (`Owners`), otherwise they are simulated on a table that all read (`Nodes`).
+    their rows (`Owners`), otherwise they are simulated on a table that all read (`SimulatedNodes`).
 
     Of an increment's clients with rows to learn, some are drawn for each round (`Selection`). One that is drawn in none
     keeps its rows and offers them again with the next increment. In the warm start all take part.
@@ -70,7 +70,7 @@ class FederatedEngine(Engine):
                 'themselves, got "all"; leave it out (--set cluster.memory_scope=own)'
             )
         owned = job.federated.owned
-        self._roster: Roster = Owners(job, grid) if owned else Nodes(job, directory, grid)
+        self._roster: Roster = Owners(job, grid) if owned else SimulatedNodes(job, directory, grid)
         if owned and job.federated.accept_failures:
             self.max_failures = MAX_FAILURES
         self._renew()

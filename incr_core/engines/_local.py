@@ -1,4 +1,4 @@
-"""The engine of one process: a worker without peers."""
+"""The engine of one process: a contributor without peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from incr_core.engines._base import Engine
 from incr_core.engines._commit import Commit, Saving
 from incr_core.registry import state_folder
-from incr_core.rounds import Alone, Arrival, Orders, Participant, Round, SavedState, Worker, total_observed
+from incr_core.rounds import Alone, Arrival, Contributor, Orders, Participant, Round, SavedState, total_observed
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ class LocalEngine(Engine):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)
-        self.worker = Worker(job.participant, job.outer_step, Alone())
+        self.contributor = Contributor(job.participant, job.outer_step, Alone())
 
     @property
     def participant(self) -> Participant:
         """The only participant."""
-        return self.worker.participant
+        return self.contributor.participant
 
     @property
     def participants(self) -> list[str]:
@@ -48,36 +48,36 @@ class LocalEngine(Engine):
     def start(self, commit: Commit | None) -> None:
         """Begin anew, or go on from a commit."""
         if commit is None:
-            self.worker.start(None, None)
+            self.contributor.start(None, None)
         else:
             saved = SavedState([self._state(commit.version)])
-            self.worker.start(saved, commit.weights)
+            self.contributor.start(saved, commit.weights)
 
     def receive(self) -> list[Arrival]:
         """Take the next increment."""
-        arrival = self.worker.receive()
+        arrival = self.contributor.receive()
         return [] if arrival is None else [arrival]
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
         """Learn the increment, in one round, or rows of the history."""
         if rows is None:
-            return self.worker.learn(total_observed(arrivals)) if arrivals[0].labelled else Round()
+            return self.contributor.learn(total_observed(arrivals)) if arrivals[0].labelled else Round()
         if rows:
-            return self.worker.review(rows[self.participant.name])
-        self.worker.skip()
+            return self.contributor.review(rows[self.participant.name])
+        self.contributor.skip()
         return Round()
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Follow orders, then adopt the weights."""
-        self.worker.order(orders, weights)
+        self.contributor.order(orders, weights)
 
     def judge(self) -> list[Tensor]:
         """Judge the weights."""
-        return [self.worker.judge()]
+        return [self.contributor.judge()]
 
     def save(self, version: int) -> Saving:
-        """Save the worker's state."""
-        self.worker.save(self._state(version))
+        """Save the contributor's state."""
+        self.contributor.save(self._state(version))
         return Saving(
             lambda given_up: self.weights(),
             state={},

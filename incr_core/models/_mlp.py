@@ -84,7 +84,7 @@ class TableMLP(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits or values, (B, outputs)."""
-        numeric, categorical = _parts(inputs)
+        numeric, categorical = _columns(inputs)
         columns: list[Tensor] = []
         if self.shape.numeric:
             missing = numeric.isnan()
@@ -106,8 +106,8 @@ class TableMLP(nn.Module):
         """What rows about to be learned add to the moments."""
         if self.settles and bool(self.moments.sums.any()):
             return {}
-        return {"moments.sums": self.moments.measure(_parts(inputs)[0])}
+        return {"moments.sums": self.moments.measure(_columns(inputs)[0])}
 
 
-def _parts(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+def _columns(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

@@ -57,18 +57,18 @@ class TwoTower(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """[u | v], (B, outputs)."""
-        query, item = self._parts(inputs)
+        query, item = self._by_tower(inputs)
         return torch.cat([self.query(query), self.item(item)], dim=1)
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
         """What rows about to be learned add to the moments of both towers."""
-        query, item = self._parts(inputs)
+        query, item = self._by_tower(inputs)
         return {
             **{f"query.{name}": value for name, value in self.query.observe(query).items()},
             **{f"item.{name}": value for name, value in self.item.observe(item).items()},
         }
 
-    def _parts(self, inputs: Inputs) -> tuple[Inputs, Inputs]:
+    def _by_tower(self, inputs: Inputs) -> tuple[Inputs, Inputs]:
         if not isinstance(inputs, dict):
             return inputs.index_select(1, self.query_numeric), inputs.index_select(1, self.item_numeric)
         query, item = (

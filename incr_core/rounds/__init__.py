@@ -8,6 +8,7 @@ from incr_core.rounds._arrival import Arrival, Counts, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._capped import capped, capped_rows
 from incr_core.rounds._contributions import Contribution, Contributions
+from incr_core.rounds._contributor import Contributor
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._orders import Orders
 from incr_core.rounds._outer import Outer
@@ -26,7 +27,6 @@ from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, jo
 from incr_core.rounds._side_by_side import learn_side_by_side
 from incr_core.rounds._snapshot import Snapshot
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
-from incr_core.rounds._worker import Worker
 
 __all__ = [
     "AGGREGATIONS",
@@ -44,6 +44,7 @@ __all__ = [
     "Consolidated",
     "Contribution",
     "Contributions",
+    "Contributor",
     "Counts",
     "EverySteps",
     "Exchange",
@@ -62,7 +63,6 @@ __all__ = [
     "SavedState",
     "Snapshot",
     "UnconsolidatedRows",
-    "Worker",
     "capped",
     "capped_rows",
     "check_borrowing",

@@ -1,4 +1,4 @@
-"""What learning costs a worker: seconds, those of them that are spent on exchanges, and bytes sent."""
+"""What learning costs a contributor: seconds, those of them that are spent on exchanges, and bytes sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Account"]
 
 
 class Account:
-    """The costs of one increment, or one review, of a worker with this exchange, and this lending of remembered rows.
+    """The costs of an increment, or a review, of a contributor with this exchange, and this lending of remembered rows.
 
     exchanging: seconds spent on exchanges since `begin`, added by who makes them.
 

@@ -1,4 +1,4 @@
-"""How a worker merges with its peers, and the exchange of one that has none."""
+"""How a contributor merges with its peers, and the exchange of one that has none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Alone", "Exchange"]
 
 
 class Exchange(Protocol):
-    """How a worker merges named tensors with its peers; all call the same method at the same time.
+    """How a contributor merges named tensors with its peers; all call the same method at the same time.
 
-    size: how many workers merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
+    size: how many contributors merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
     rounds: the types of weights that may be rounded on their way.
     """
 
@@ -26,25 +26,25 @@ class Exchange(Protocol):
     rounds: frozenset[torch.dtype]
 
     def total(self, count: int, device: torch.device) -> int:
-        """The sum of all workers' counts. device: on which tensors can be sent."""
+        """The sum of all contributors' counts. device: on which tensors can be sent."""
 
     def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
-        """The counts of each worker, in rank order; as many of each."""
+        """The counts of each contributor, in rank order; as many of each."""
 
     def mean(
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
     ) -> tuple[Weights, int]:
-        """`update.mean` of all workers' updates, in this one's tensors or others, and how many rows they stand for.
+        """`update.mean` of all contributors' updates, in this one's tensors or others, and the rows they stand for.
 
         left: of weights that may be rounded, what rounding has left over so far; changed in place.
         """
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """`update.merge_shared` of all workers' shared strategy states, in this one's tensors or others."""
+        """`update.merge_shared` of all contributors' shared strategy states, in this one's tensors or others."""
 
 
 class Alone:
-    """The exchange of a worker without peers.
+    """The exchange of a contributor without peers.
 
     >>> Alone().mean(Update({"w": torch.ones(1)}, num_rows=3), {}, {})
     ({'w': tensor([1.])}, 3)

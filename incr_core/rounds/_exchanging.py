@@ -1,4 +1,4 @@
-"""The part of a worker that learns: rounds of its participant with those of its peers."""
+"""The part of a contributor that learns: rounds of its participant with those of its peers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ONCE = EverySteps()
 
 
 class Exchanging:
-    """The part of a worker that learns: the `Cohort` of its participant and its peers, seen from here.
+    """The part of a contributor that learns: the `Cohort` of its participant and its peers, seen from here.
 
-    Every worker takes the outer step itself, on its own shard: it is the same function of the same numbers everywhere,
+    Every contributor takes the outer step itself, on its shard: it is the same function of the same numbers everywhere,
     so the result need not be sent.
 
     make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
@@ -159,7 +159,7 @@ class Exchanging:
         return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
-        """The mean of this worker's update and its peers'. Where that is exact, nothing that rounding left stays."""
+        """The mean of its update and its peers'. Where that is exact, nothing that rounding left stays."""
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].num_rows:
             self._merge_buffers(anchor)
@@ -187,14 +187,14 @@ class Exchanging:
 
     @torch.no_grad()
     def adopt(self, weights: Weights) -> None:
-        """Take these weights, of this worker's shard."""
+        """Take these weights, of this contributor's shard."""
         for name, mine in self._weights().items():
             if mine.data_ptr() != weights[name].data_ptr():
                 mine.copy_(weights[name])
         self.participant.learner.adopted()
 
     def consolidate(self) -> Consolidated:
-        """Let the strategies consolidate on this worker's rows."""
+        """Let the strategies consolidate on this contributor's rows."""
         rows = self.participant.unconsolidated
         state = self.participant.consolidate()
         return Consolidated([rows], [state], [Update(self._weights, rows)])
@@ -304,7 +304,7 @@ class Exchanging:
         return Update({name: local(value) for name, value in update.weights.items()}, update.num_rows, update.losses)
 
     def _weights(self) -> Weights:
-        """The weights of this worker's shard, as live views."""
+        """The weights of this contributor's shard, as live views."""
         return {name: local(value) for name, value in self.participant.learner.weights().items()}
 
     def _accounted(self, done: Round) -> Round:

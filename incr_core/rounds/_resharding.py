@@ -1,4 +1,4 @@
-"""A worker's saved state, and how it is cut anew where a model is held by more or fewer shards than when it was saved.
+"""The state of a contributor, and how it is cut anew where a model is held by more or fewer shards than it was.
 
 FSDP gives each of S shards ceil(n / S) of a weight's n rows, the last ones what is left. What a state keeps of a weight
 is cut alike:
@@ -33,7 +33,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """Where the state is that a worker goes on from.
+    """Where the state is that a contributor goes on from.
 
     paths: the folder of its own state; or, to be `cut`, those of all shards that there were, in their order.
     """

@@ -48,7 +48,7 @@ class Round:
 
 
 def joined_rounds(rounds: Sequence[Round]) -> Round:
-    """What several workers did at the same time, as one: sums, and the longest of their times.
+    """What several contributors did at the same time, as one: sums, and the longest of their times.
 
     >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
     >>> both = joined_rounds([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
@@ -124,8 +124,8 @@ class Cohort(Protocol):
 def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Round) -> None:
     """Learn, merge, and take the outer step from the anchor.
 
-    learn: returns the updates made here, a worker's own or all clients'. done: to which their losses are added. In a
-    round in which no rows were learned the outer step is skipped: it would apply momentum alone.
+    learn: returns the updates made here, a contributor's own or all clients'. done: to which their losses are added. In
+    a round in which no rows were learned the outer step is skipped: it would apply momentum alone.
     """
     anchor = cohort.anchor()
     updates = learn()

@@ -15,7 +15,7 @@ __all__ = ["Snapshot"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a version, in memory: copies of a worker's weights, and of all else as tensors and JSON.
+    """The state of a version, in memory: copies of a contributor's weights, and of all else as tensors and JSON.
 
     >>> import torch
     >>> one = Snapshot.of(1, {"w": torch.ones(1)}, {"step": torch.tensor(3)})
@@ -42,5 +42,5 @@ class Snapshot:
         return unpack({name: value.clone() for name, value in self.tensors.items()}, self.structure)
 
     def write(self, path: Path) -> None:
-        """Put all but the weights on disk, as `Worker.save` does."""
+        """Put all but the weights on disk, as `Contributor.save` does."""
         checkpoint.save_packed(path, self.tensors, self.structure)

@@ -17,7 +17,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 
 from cluster._heartbeat import Beat, Pulse
 from cluster._processes import Process
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker_calls import Member, WorkerCalls
 from incr_core.errors import EngineError, WorkerLost
 
@@ -74,7 +74,7 @@ def said(*ends: tuple[Exception | None, float], gone: Collection[int] = (), beat
     calls = WorkerCalls(actors, store, timeout=0.3)  # type: ignore[arg-type]  # as much of it as is asked
     for number in range(len(ends)):
         process = Process(over.pid, here.namespace) if number in gone else None
-        calls.places.append(Place(number, len(ends), 0, 1))
+        calls.ranks.append(Rank(number, len(ends), 0, 1))
         calls._members[number] = Member(number, f"alive/{number}", process)
     keys = [f"alive/{number}" for number in range(len(ends))]
     calls._pulse = Pulse(store, keys, 0.3, 30.0, starved=lambda place: True)  # the thread that beats may be late

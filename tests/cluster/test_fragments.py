@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker import partition_of
 from incr_core.errors import JobError
 from incr_core.job import Job
@@ -75,7 +75,7 @@ def one_after_the_other(job: Job) -> Weights:
     """What two replicas come to by the law, in this process."""
     settle_arithmetic(1)
     outer = job.outer_step()
-    both = [job.participant(f"replica-{rank}", rank, partition_of(job, Place(rank, 2, 0, 1))) for rank in range(2)]
+    both = [job.participant(f"replica-{rank}", rank, partition_of(job, Rank(rank, 2, 0, 1))) for rank in range(2)]
     while None not in (arrivals := [one.receive() for one in both]):
         observed = total_observed([arrival for arrival in arrivals if arrival is not None])
         for one in both:

@@ -14,7 +14,7 @@ from cluster import _process_groups as groups
 from cluster._causes import of_peers
 from cluster._heartbeat import Beat, Pulse
 from cluster._peer_transfer import PeerTurns
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._watched_thread import Seen, WatchedThread
 from incr_core._util import prefetch
 
@@ -104,7 +104,7 @@ def test_where_another_reads_for_a_thread_it_is_that_one_which_hangs_or_waits_fo
 def test_who_waits_in_a_group_that_a_peer_does_not_join_waits_for_peers() -> None:
     def join() -> None:
         with pytest.raises(RuntimeError) as failed:
-            groups.between_replicas(Place(0, 2, 0, 1), HashStore(), 1, "cpu", timedelta(seconds=0.5))
+            groups.between_replicas(Rank(0, 2, 0, 1), HashStore(), 1, "cpu", timedelta(seconds=0.5))
         assert of_peers(failed.value)
 
     assert seen(join, lambda one: one.waits and one.at.startswith("between_replicas ("))

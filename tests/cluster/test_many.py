@@ -90,7 +90,7 @@ class Mortal(StandIns):
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
         self.log.append(method)
-        if method == self._method and actor.place.replica == 1:
+        if method == self._method and actor.rank.replica == 1:
             self._left -= 1
             self._dead = actor if self._left == 0 else self._dead
         done = super().call(actor, method, arguments, options)

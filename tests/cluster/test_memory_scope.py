@@ -19,7 +19,7 @@ from cluster._heartbeat import Heartbeat
 from cluster._memory_lending import PeerLending
 from cluster._peer_transfer import PeerTurns
 from cluster._peers import Peers, ended_key
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster.engine import ClusterEngine
 from incr_core.batch import Batch
 from incr_core.errors import EngineError, JobError
@@ -59,7 +59,7 @@ def remembering(replica: int, count: int, *strategies: Strategy) -> Learner:
 def lending_of(
     exchange: ReplicaExchange, store: Any, local: bool = True, kind: type[PeerLending] = PeerLending
 ) -> Iterator[PeerLending]:
-    place = Place(exchange.rank, exchange.size, 0, 1)
+    place = Rank(exchange.rank, exchange.size, 0, 1)
     turns = PeerTurns(place.number, exchange.size, "127.0.0.1", lambda: store, 5.0, what="test", bounded=False)
     lending = kind(turns, Peers(store, HEART), place)
     if not local:

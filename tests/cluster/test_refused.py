@@ -14,7 +14,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 
 from cluster import session
 from cluster._node_versions import require_same, versions_here
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import SharedFolder
 from cluster._worker import ShardWorker
@@ -117,4 +117,4 @@ def test_a_node_that_does_not_see_the_streams_files_is_named(
     setup = Setup(document, {}, meeting, SharedFolder.mark(tmp_path), reads_files=True)
     said = rf"expected replica 1 on {socket.gethostname()} to read the stream's files at .*only-there.*got none there;"
     with pytest.raises(JobError, match=said):
-        ShardWorker().build(Place(1, 2, 0, 1), "alive/1", 1, setup)
+        ShardWorker().build(Rank(1, 2, 0, 1), "alive/1", 1, setup)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster import _process_groups as groups
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import CheckpointError
 from incr_core.job import Job
 from incr_core.learner import Learner
@@ -43,7 +43,7 @@ def learner_of(
     return Learner(model, Multiclass(3), adam, strategies, batch_size=8, shard=shard)
 
 
-def sharded(place: Place) -> Learner:
+def sharded(place: Rank) -> Learner:
     return learner_of(lambda model: groups.shard_model(model, place, "cpu"), (place.shard, place.shards))
 
 
@@ -97,7 +97,7 @@ def test_what_is_cut_and_put_together_again_is_the_same(taught: Learner, tmp_pat
     assert_same(parts[0], state_of(taught))
 
 
-def gone_on(place: Place, paths: list[Path], out: Path, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+def gone_on(place: Rank, paths: list[Path], out: Path, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
     """In shards from what others have saved: the whole of what was taken, and the weights after an increment more."""
     learner = sharded(place)
     state = SavedState(paths, cut=True).load(learner)

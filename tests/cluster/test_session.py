@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import SharedFolder
 from cluster._worker import ShardWorker
@@ -145,4 +145,4 @@ def test_a_worker_that_cannot_reach_the_driver_says_so(job: Path, taken: socket.
         EngineError,
         match=rf"^replica 1: expected the driver at 127\.0\.0\.1:{port} and all workers there, got .*; let the",
     ):
-        ShardWorker().build(Place(1, 2, 0, 1), "alive/1", 1, setup)
+        ShardWorker().build(Rank(1, 2, 0, 1), "alive/1", 1, setup)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import SharedFolder
 from cluster._worker import ShardWorker
@@ -47,7 +47,7 @@ NORM, UNCALLED = "tests.cluster.test_shard_workers:norm_of", "tests.cluster.test
 SHARDED = ("cluster.replicas=1", "cluster.shards=2")
 
 
-def worker_of(place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path | None = None) -> ShardWorker:
+def worker_of(place: Rank, meeting: Rendezvous, job: dict[str, Any], folder: Path | None = None) -> ShardWorker:
     """folder: where it keeps its states; None: nowhere."""
     torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
     with tempfile.TemporaryDirectory() as nowhere:
@@ -68,17 +68,17 @@ def increments_of(worker: ShardWorker, count: int) -> None:
 
 
 def weights_of(worker: ShardWorker) -> dict[str, Tensor]:
-    return held(worker.worker.participant.learner)
+    return held(worker.contributor.participant.learner)
 
 
-def all_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
+def all_learned(place: Rank, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
     worker = worker_of(place, meeting, job)
     increments_of(worker, 5)
     return weights_of(worker)
 
 
 def learned_in_two_lives(
-    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: Path, version: int | None
+    place: Rank, meeting: Rendezvous, job: dict[str, Any], folder: Path, version: int | None
 ) -> dict[str, Tensor]:
     """Two increments, a commit of version 2, one more that is lost, and on from the commit of that version."""
     worker = worker_of(place, meeting, job, folder := folder / str(place.shard))
@@ -125,7 +125,7 @@ def test_buffers_of_rows_said_to_be_independent_merge_by_their_rules(
     assert first["model.1.batches"] == 2
 
 
-def one_learned(place: Place, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
+def one_learned(place: Rank, meeting: Rendezvous, job: dict[str, Any]) -> dict[str, Tensor]:
     worker = worker_of(place, meeting, job)
     increments_of(worker, 1)
     return weights_of(worker)
@@ -145,8 +145,8 @@ def test_the_rate_follows_the_number_of_replicas(told: str, factor: float, peopl
     meeting, _store = Rendezvous.open("127.0.0.1", timedelta(seconds=20))
     worker = ShardWorker()
     with tempfile.TemporaryDirectory() as folder:
-        place, shared = Place(1, 4, 0, 1), SharedFolder.mark(Path(folder))
+        place, shared = Rank(1, 4, 0, 1), SharedFolder.mark(Path(folder))
         worker.build(place, "alive", 1, Setup(job.model_dump(), {}, meeting, shared))
-        learner = worker.worker.participant.learner
+        learner = worker.contributor.participant.learner
     learner.load_state_dict({**learner.state_dict(), "rate": 3.0})
     assert learner.descent.factor == 3.0 * factor, "beside what a drift has raised"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cluster import _process_groups as groups
 from cluster._fsdp_units import units_of
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.errors import JobError
 from incr_core.models import same_bits
 from incr_core.objectives import Multiclass
@@ -122,13 +122,13 @@ def mixed_leaf() -> nn.Module:
 def test_what_cannot_be_sharded_is_refused_by_name(make: Callable[[], nn.Module], told: str) -> None:
     model = make()
     with pytest.raises(JobError) as raised:
-        groups.shard_model(model, Place(0, 1, 0, 2), "cpu")
+        groups.shard_model(model, Rank(0, 1, 0, 2), "cpu")
     message = str(raised.value)
     assert message.startswith("cluster.shards: expected parameters that can be sharded, " + told), message
     assert message.endswith(", or set shards = 1")
 
 
-def hooked_fisher(place: Place | None) -> Tensor:
+def hooked_fisher(place: Rank | None) -> Tensor:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3))
     if place is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from tests.support.sharded_learners import (
@@ -122,7 +122,7 @@ def test_where_rows_are_independent_shards_divide_them(two_shards: TwoShards) ->
 # -- rows said to be independent -----------------------------------------------------------------------------------
 
 
-def masks_of(place: Place) -> tuple[list[Tensor], Tensor]:
+def masks_of(place: Rank) -> tuple[list[Tensor], Tensor]:
     """What Dropout leaves in this shard of rows of ones, in three batches of which the last is one row; and where the
     chance of the whole replica stands afterwards."""
     seen: list[Tensor] = []
@@ -149,7 +149,7 @@ def test_each_shard_draws_its_own_chance_for_its_own_rows(two_shards: TwoShards)
 # -- going on from a saved state -----------------------------------------------------------------------------------
 
 
-def gone_on(place: Place) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+def gone_on(place: Rank) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
     """Weights of a learner, and of one that went on from its state where equal rows tell nothing."""
     learners = [sharded(perceptron, place) for _ in range(2)]
     learners[0].learn(rows())

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
 from benchmarks.stand_ins import StandIns
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._worker_calls import NoRoom
 from cluster._worker_pool import WorkerPool
 
@@ -51,7 +51,7 @@ class Slow(StandIns):
 def test_who_has_a_place_is_waited_for_and_who_has_none_is_not(room: bool) -> None:
     setup: Any = SimpleNamespace(document={"name": "people"}, directory=SimpleNamespace(path="run"))
     pool = WorkerPool(Slow(room), HashStore(), TIMEOUT, spares=0, setup=setup)
-    places = [Place(replica, 2, 0, 1) for replica in range(2)]
+    places = [Rank(replica, 2, 0, 1) for replica in range(2)]
     if room:
         assert pool.form(places, patient=False) == places
     else:

@@ -12,7 +12,7 @@ import pytest
 
 from cluster._peer_transfer import PeerTurns
 from incr_core.data.encoding import Encoder
-from incr_core.data.timeline import Blocks, ByHash, Handed, Increment, Partition, Stream
+from incr_core.data.timeline import Blocks, ByHash, Increment, Partition, Stream, Transfer
 from incr_core.data.times import SECOND
 from incr_core.errors import BadRows, StreamError
 from tests.support.in_turns import gone_through, readers
@@ -216,7 +216,7 @@ def test_a_changed_file_is_not_taken_from_another(tmp_path: Path) -> None:
     """Each reader makes sure by itself that a file is as it was, and that the others mean the same."""
     folder = write(tmp_path, flights(60), 3)
     with readers(2) as turns:
-        turns[0].offer((0, 1, 0, 0), Handed({}, {"name": "part-0.parquet 1:00"}))
+        turns[0].offer((0, 1, 0, 0), Transfer({}, {"name": "part-0.parquet 1:00"}))
         mine = next(Stream(folder, encoder=encoder(), every=5, partition=Blocks(1, 2, 4), turns=turns[1]).increments())
     assert len(mine.labelled) == 2
     cursor = list(Stream(folder, encoder=encoder(), every=5).increments())[1].cursor

@@ -13,7 +13,7 @@ import torch
 from flwr.app import Message
 
 from federated._client_failures import FAILURE
-from federated._held_back import Withheld
+from federated._held_back import HeldBack
 from federated._records import told, unpack
 from federated.client_app import ANCHOR, ORDER, WORK
 from incr_core.data.timeline import Tick
@@ -155,7 +155,7 @@ def test_a_server_that_asks_about_fewer_rows_hears_nothing(own: tuple[str, ...],
 
 def test_probes_are_over_enough_rows() -> None:
     """Of a probe over single rows, each sum is over ten; of a column with few finite values, none."""
-    held, tick = Withheld(10), Tick(0, "first")
+    held, tick = HeldBack(10), Tick(0, "first")
     rows = torch.stack([torch.tensor([[float(n), 1.0], [1.0, 1.0 if n == 3 else 0.0]]) for n in range(7)])
     assert held.told(Arrival(tick, probed=[rows]))["probed"][0].shape == (0, 2, 2)
     (blocks,) = held.told(Arrival(tick, probed=[rows]))["probed"]
@@ -165,14 +165,14 @@ def test_probes_are_over_enough_rows() -> None:
 
 
 def test_what_is_told_in_parts_adds_up_to_all(tmp_path: Path) -> None:
-    draw, held = np.random.default_rng(0), Withheld(10)
+    draw, held = np.random.default_rng(0), HeldBack(10)
     all_of: dict[str, float] = dict.fromkeys(("arriving", "scored", "sums"), 0.0)
     heard = dict(all_of)
     for number in range(200):
         count = int(draw.integers(0, 6))
         arrival = Arrival(Tick(number, ""), arriving=count, scored=count, statistics={"sums": np.ones(2) * count})
         if number == 100:  # another process
-            other = Withheld(10)
+            other = HeldBack(10)
             other.load_state_dict(held.state_dict())
             held = other
         found = held.told(arrival)

@@ -14,7 +14,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated._client_file import ClientFile
-from federated._privacy_budget import Budget
+from federated._privacy_budget import PrivacyBudget
 from federated._records import pack, told, unpack
 from federated.client_app import ANCHOR, ORDER
 from incr_core.errors import IncrError, JobError
@@ -318,7 +318,7 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_account_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, wanted = tmp_path / "privacy.jsonl", ClientPrivacy(epsilon=30.0)
-    budget = Budget(path, wanted)
+    budget = PrivacyBudget(path, wanted)
     assert budget.pay("first", 1, {}, run="r", generation=1)
     before = path.read_bytes()
 
@@ -331,4 +331,4 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_account_as_it_was(
             budget.pay("second", 1, {}, run="r", generation=2)
     assert path.read_bytes() == before
     assert budget.pay("third", 1, {}, run="r", generation=2)
-    assert [line["question"] for line in Budget(path, wanted).lines] == ["first", "third"]
+    assert [line["question"] for line in PrivacyBudget(path, wanted).lines] == ["first", "third"]

@@ -16,7 +16,7 @@ from flwr.app import Message, RecordDict
 from federated import _flower_wire as wire
 from federated._client_node import answer_all
 from federated._owner import Owner
-from federated._owner_node import FleetNode
+from federated._owner_node import OwnerNode
 from federated._superlink import SuperLinkGrid
 from federated.engine import FederatedEngine
 from incr_core.engines import LocalEngine
@@ -58,7 +58,7 @@ def test_one_owner_on_a_superlink_equals_local_bit_for_bit(
     stop, place = threading.Event(), str(tmp_path / "north.toml")
 
     def serve() -> None:
-        with FleetNode(deployment.address) as node:
+        with OwnerNode(deployment.address) as node:
             answer_all(node, place, stop)
 
     client = threading.Thread(target=serve)
@@ -95,6 +95,6 @@ def test_where_there_is_no_superlink_both_sides_say_so() -> None:
         SuperLinkGrid(address)
     with (
         pytest.raises(EngineError, match=r"--superlink .*: expected a SuperLink, got ConnectError"),
-        FleetNode(address),
+        OwnerNode(address),
     ):
         pass

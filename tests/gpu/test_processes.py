@@ -19,7 +19,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # public,
 from cluster import _process_groups as groups
 from cluster._devices import backend_among, device_here
 from cluster._exchange import ReplicaExchange
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import SharedFolder
 from cluster._torch_privates import nccl_group
@@ -55,19 +55,21 @@ PLAIN = "tests.gpu.test_processes:plain_of"
 
 
 def all_learned(
-    place: Place, meeting: Rendezvous, job: dict[str, Any], folder: SharedFolder
+    place: Rank, meeting: Rendezvous, job: dict[str, Any], folder: SharedFolder
 ) -> tuple[dict[str, Tensor], str, int]:
     """By one of two replicas: its weights, the kind of its group, and the bytes it has sent."""
-    place = Place(place.shard, 2, 0, 1)
+    place = Rank(place.shard, 2, 0, 1)
     worker = ShardWorker()
     worker.build(place, f"alive/{place}", 1, Setup(job, {}, meeting, folder))
     worker.join(1, 2)
     while (received := worker.receive()) is not None:
         observed = FlatTensors.of(total_observed([received.arrival]))
         worker.learn(pickle.dumps((observed, EverySteps(2))))
-    exchange = worker.worker.exchange
+    exchange = worker.contributor.exchange
     assert isinstance(exchange, ReplicaExchange)
-    found = {name: value.detach().cpu().clone() for name, value in worker.worker.participant.learner.weights().items()}
+    found = {
+        name: value.detach().cpu().clone() for name, value in worker.contributor.participant.learner.weights().items()
+    }
     return found, type(exchange.group).__name__, exchange.bytes_sent
 
 
@@ -86,10 +88,10 @@ def test_two_replicas_on_one_gpu_exchange_over_gloo(two: TwoShards, people: Path
         torch.testing.assert_close(found["cuda"][0][name], value, rtol=1e-2, atol=1e-2)
 
 
-def merged(place: Place, meeting: Rendezvous, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def merged(place: Rank, meeting: Rendezvous, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What two processes make of their tensors on one GPU, and what one place does."""
     rank = place.shard
-    group = groups.between_replicas(Place(rank, 2, 0, 1), meeting.join(), 1, "cuda", PATIENCE)
+    group = groups.between_replicas(Rank(rank, 2, 0, 1), meeting.join(), 1, "cuda", PATIENCE)
     rules = {"n": "sum", "m": "max"}
 
     def drawn(rank: int, device: str) -> dict[str, Tensor]:
@@ -115,7 +117,7 @@ def test_what_is_merged_over_gloo_has_the_bits_of_one_place(two: TwoShards, coun
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-def shards_of_one(place: Place, meeting: Rendezvous) -> str:
+def shards_of_one(place: Rank, meeting: Rendezvous) -> str:
     try:
         groups.inside_replica(place, meeting.join(), 1, "cuda", PATIENCE)
     except JobError as error:
@@ -148,13 +150,13 @@ def test_one_shard_learns_what_an_unsharded_model_does() -> None:
         torch.manual_seed(0)
         model: nn.Module = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)).cuda()
         if shards:
-            groups.shard_model(model, Place(0, 1, 0, 1), "cuda")
+            groups.shard_model(model, Rank(0, 1, 0, 1), "cuda")
         return Learner(model, Multiclass(3), partial(torch.optim.SGD, lr=0.1, momentum=0.9), batch_size=8)
 
     draw = torch.Generator().manual_seed(1)
     rows = Batch(torch.randn(64, 4, generator=draw), torch.randint(3, (64,), generator=draw))
     store = HashStore()
-    groups.inside_replica(Place(0, 1, 0, 1), store, 1, "cuda", PATIENCE)
+    groups.inside_replica(Rank(0, 1, 0, 1), store, 1, "cuda", PATIENCE)
     try:
         found = []
         for shards in (False, True):

@@ -63,18 +63,18 @@ class Befalls(Strategy):
         from cluster._exchange import ReplicaExchange
         from incr_core.learner import Learner
         from incr_core.numerics import FlatTensors
-        from incr_core.rounds import Snapshot, Worker
+        from incr_core.rounds import Contributor, Snapshot
         from incr_core.rounds._outer import Nesterov
 
         if ctx.generator.initial_seed() != self.seed:
             return
         wrap: dict[str, tuple[Any, str]] = {
             "join": (groups, "between_replicas"),
-            "receive": (Worker, "receive"),
+            "receive": (Contributor, "receive"),
             "absorb": (Learner, "absorb"),
             "before the exchange": (ReplicaExchange, "mean"),
             "before the outer step": (Nesterov, "step"),
-            "consolidate": (Worker, "consolidate"),
+            "consolidate": (Contributor, "consolidate"),
             "hand over": (FlatTensors, "of"),
             "before it saves": (Snapshot, "write"),
             "after it has saved": (Snapshot, "write"),

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from federated import _resident_clients as residents
-from federated._client_batches import homes_of
+from federated._client_batches import workers_of
 from federated._client_names import clients_of
 from federated._client_process import Worker
 from federated._flower_privates import Run, be_server_of, run_numbered
@@ -27,7 +27,7 @@ _runs = count(1_000_000)
 
 class InProcessGrid(Grid):
     """clients: how many. shuffle: a seed for answering in a random order. forgetful: every message meets a process in
-    which no client is at home. lose: messages that get no reply. workers: how many share the clients, as the job's
+    which no client stays. lose: messages that get no reply. workers: how many share the clients, as the job's
     batches of clients allow; of several, each is asked in a call of its own.
     """
 
@@ -46,7 +46,7 @@ class InProcessGrid(Grid):
         be_server_of(self._run)
         self._worker = Worker(app, self._run.run_id, self._nodes, {})
         self.workers = workers
-        self.homes: list[int] = [0] * clients
+        self.workers_of: list[int] = [0] * clients
         self._order = None if shuffle is None else random.Random(shuffle)
         self._forgetful = forgetful
         self._lose = lose
@@ -86,8 +86,8 @@ class InProcessGrid(Grid):
             message = unwrap(envelope, shared)
             self.sent.append((message.metadata.message_type, message.metadata.dst_node_id))
             if not self._lose(message):
-                home = self.homes[self._nodes.index(message.metadata.dst_node_id)]
-                calls.setdefault(place if self._forgetful else home, []).append(envelope)
+                worker = self.workers_of[self._nodes.index(message.metadata.dst_node_id)]
+                calls.setdefault(place if self._forgetful else worker, []).append(envelope)
         for call in calls.values():
             if self._forgetful:
                 residents.close_all()
@@ -99,7 +99,7 @@ def on(grid: InProcessGrid) -> MakeEngine:
     """Makes engines whose clients are on this grid."""
 
     def make(job: Job, folder: Path) -> FederatedEngine:
-        grid.homes = homes_of(clients_of(job), job.federated, grid.workers)
+        grid.workers_of = workers_of(clients_of(job), job.federated, grid.workers)
         return FederatedEngine(job, folder, grid)
 
     return make

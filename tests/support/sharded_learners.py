@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cluster import _process_groups as groups
-from cluster._rank import Place
+from cluster._rank import Rank
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.numerics import whole
@@ -42,7 +42,7 @@ def learner_of(model: nn.Module, shard: tuple[int, int] = (0, 1), **settings: An
     return Learner(model, Multiclass(3), sgd, batch_size=8, accumulate=2, clip=1.0, shard=shard, **settings)
 
 
-def sharded(make: Callable[[], nn.Module], place: Place, **settings: Any) -> Learner:
+def sharded(make: Callable[[], nn.Module], place: Rank, **settings: Any) -> Learner:
     torch.manual_seed(0)
     return learner_of(groups.shard_model(make(), place, "cpu"), (place.shard, place.shards), **settings)
 
@@ -51,7 +51,7 @@ def held(learner: Learner) -> dict[str, Tensor]:
     return {name: whole(value).clone() for name, value in learner.weights().items()}
 
 
-def learned_in_shards(place: Place, make: Callable[[], nn.Module], settings: dict[str, Any]) -> tuple[Any, bool]:
+def learned_in_shards(place: Rank, make: Callable[[], nn.Module], settings: dict[str, Any]) -> tuple[Any, bool]:
     learner = sharded(make, place, **settings)
     for seed in range(2):
         learner.learn(rows(seed=seed))

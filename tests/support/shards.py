@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cluster import _process_groups as groups
-from cluster._rank import Place
+from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from incr_core.job import Job
 from incr_core.numerics import settle_arithmetic
@@ -48,7 +48,7 @@ class TwoShards:
         """
         meeting, store = Rendezvous.open("127.0.0.1", PATIENCE)
         for shard, end in enumerate(self._ends):
-            end.send((Place(0, 1, shard, SHARDS), meeting, function, arguments, group))
+            end.send((Rank(0, 1, shard, SHARDS), meeting, function, arguments, group))
         found = [end.recv() for end in self._ends]
         del store
         for error in (error for error, _ in found if error is not None):

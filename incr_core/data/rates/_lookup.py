@@ -50,7 +50,7 @@ class Lookup:
                 starts = None if rate.window_us is None else times - rate.window_us
                 total, count = summed(
                     [
-                        index.parts(index.before(places, starts), stop, present)
+                        index.sums(index.before(places, starts), stop, present)
                         for (index, places, present), stop in zip(asked, stops, strict=True)
                     ]
                 )
@@ -60,7 +60,7 @@ class Lookup:
                     overall = [past.overall for past in pasts]
                     edges = [(index.before(nowhere, starts), index.before(nowhere, times)) for index in overall]
                     all_total, all_count = summed(
-                        [index.parts(*edge, True) for index, edge in zip(overall, edges, strict=True)]
+                        [index.sums(*edge, True) for index, edge in zip(overall, edges, strict=True)]
                     )
                     prior = all_total / np.maximum(all_count, 1)
                 features[:, 2 * member] = (total + rate.weight * prior) / (count + rate.weight)

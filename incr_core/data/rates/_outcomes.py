@@ -31,7 +31,7 @@ class Outcomes:
     >>> past = Outcomes.of(np.array([7, 7, 8]), np.array([1, 2, 3]), np.array([0.5, 1.0, 1.0]))
     >>> index = past.index()
     >>> places, present = index.places(np.array([7]))
-    >>> summed([index.parts(index.before(places, None), index.before(places, np.array([2])), present)])  # before 2
+    >>> summed([index.sums(index.before(places, None), index.before(places, np.array([2])), present)])  # before 2
     (array([0.5]), array([1]))
     """
 
@@ -112,7 +112,7 @@ class Index:
         rank: Any = 0 if moments is None else np.searchsorted(self.times, moments)
         return np.asarray(np.searchsorted(self.position, places + rank))
 
-    def parts(self, low: Ints, high: Ints, present: Any) -> tuple[Any, Any, Any]:
+    def sums(self, low: Ints, high: Ints, present: Any) -> tuple[Any, Any, Any]:
         """Whole and part of the sums of the entries from `low` up to `high`, and how many they are; int64."""
 
         def total(running: Ints) -> Ints:
@@ -121,13 +121,13 @@ class Index:
         return total(self.whole), total(self.part), total(self.count)
 
 
-def summed(parts: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any]:
-    """Sum and count, float64 and int64, of entries whose `parts` are known of several indices.
+def summed(several: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any]:
+    """Sum and count, float64 and int64, of entries whose `sums` are known of several indices.
 
     >>> summed([(1, 2**31, 1), (2, 2**31, 3)])
     (4.0, 4)
     """
-    whole, part, count = parts[0]
-    for one in parts[1:]:
+    whole, part, count = several[0]
+    for one in several[1:]:
         whole, part, count = whole + one[0], part + one[1], count + one[2]
     return whole + part / 2.0**32, count

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from incr_core.data.timeline._standing import Standing
     from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
     from incr_core.data.timeline._timeline import Tick
-    from incr_core.data.timeline._turns import Handed, Item, Turns
+    from incr_core.data.timeline._turns import Item, Transfer, Turns
     from incr_core.data.timeline._unseen import (
         EncodedRows,
         columns_asked,
@@ -48,7 +48,6 @@ __all__ = [
     "ByHash",
     "ByTime",
     "EncodedRows",
-    "Handed",
     "Increment",
     "Item",
     "Learned",
@@ -57,6 +56,7 @@ __all__ = [
     "Standing",
     "Stream",
     "Tick",
+    "Transfer",
     "Turns",
     "columns_asked",
     "encode_file",

@@ -71,8 +71,9 @@ class ChunkEncoder:
     def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
         """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
         dealt = self._dealt(fragment, table, start)
-        made = self.made(fragment, table, start) if dealt is None or self.owner is None else dealt.part(self.owner.mark)
-        return self.accept(fragment, made)
+        if dealt is not None and self.owner is not None:
+            return self.accept(fragment, dealt.owned_by(self.owner.mark))
+        return self.accept(fragment, self.made(fragment, table, start))
 
     def _dealt(self, fragment: Fragment, table: pa.Table, start: int) -> DealtChunk | None:
         """The chunk of all owners that share what they read; None where each must make its own: rows are bad, or there

@@ -19,14 +19,14 @@ from incr_core.data.timeline._bad_files import FAULTS
 from incr_core.data.timeline._block import joined_chunks
 from incr_core.data.timeline._chunk import Chunk
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
-from incr_core.data.timeline._handed_chunk import pack_chunk, unpack_chunk
+from incr_core.data.timeline._packed_chunk import pack_chunk, unpack_chunk
 from incr_core.data.timeline._row_times import RowTimes
-from incr_core.data.timeline._turns import Handed, Sharing
+from incr_core.data.timeline._turns import Sharing, Transfer
 
 __all__ = ["ChunkReader", "Piece", "TurnReader", "reader_of"]
 
 
-Made = tuple[Chunk, Handed]
+Made = tuple[Chunk, Transfer]
 """A chunk of all rows, and the same as it is handed over."""
 
 Piece: TypeAlias = pa.Table | Made
@@ -126,13 +126,13 @@ class TurnReader(ChunkReader):
         fragment.check()
         self.sharing.name = _name(fragment)
 
-        def make() -> tuple[Chunk | None, Handed]:
+        def make() -> tuple[Chunk | None, Transfer]:
             sizes = _sizes(fragment)
             if len(sizes) > 1:
-                return None, Handed({}, {"parts": sizes})
+                return None, Transfer({}, {"parts": sizes})
             return self._made(fragment, fragment.load(self.chunks.columns), fragment.start)
 
-        def unpack(handed: Handed) -> tuple[Chunk | None, Handed]:
+        def unpack(handed: Transfer) -> tuple[Chunk | None, Transfer]:
             return None if "parts" in handed.told else unpack_chunk(handed, fragment.file, fragment.start), handed
 
         chunk, handed = self.sharing.once(member, fragment.number, make, lambda made: made[1], unpack)
@@ -154,7 +154,7 @@ class TurnReader(ChunkReader):
             assert fragment.part is not None
             start, stop = int(ends[index]) - sizes[index], int(ends[index])
             table = pa.concat_tables(fragment.part(self.chunks.columns, index))
-            read = None if self.chunks.predict_at is None else times().part(start, stop)
+            read = None if self.chunks.predict_at is None else times().slice(start, stop)
             return self._made(fragment, table, fragment.start + start, read)
 
         found: dict[int, Made] = {}
@@ -192,14 +192,14 @@ class TurnReader(ChunkReader):
             handed.told["owners"] = [text(value) for value in values]
         return chunk, handed
 
-    def _owned(self, chunk: Chunk, handed: Handed) -> Chunk:
+    def _owned(self, chunk: Chunk, handed: Transfer) -> Chunk:
         """A chunk without the rows of others."""
         owner = self.chunks.owner
         if owner is not None:
             chunk.own(np.asarray(owner.marked(handed.told["owners"], handed.tensors["owners"].numpy())))
         return chunk
 
-    def _accepted(self, fragment: Fragment, chunk: Chunk, handed: Handed) -> Chunk:
+    def _accepted(self, fragment: Fragment, chunk: Chunk, handed: Transfer) -> Chunk:
         return self.chunks.accept(fragment, self._owned(chunk, handed))
 
 

@@ -31,7 +31,7 @@ class DealtChunk:
     >>> questions = Questions.of((), pa.table({"x": [1, 2, 3]}))
     >>> chunk = Chunk(times, times, rows, np.arange(3), batch, questions, [], nothing, nothing, nothing)
     >>> dealt = DealtChunk.of(chunk, ["AA", "UA"], np.array([1, 0, 1]))
-    >>> dealt.part("UA").batch.inputs, len(dealt.part("DL").batch)
+    >>> dealt.owned_by("UA").batch.inputs, len(dealt.owned_by("DL").batch)
     (tensor([0., 2.]), 0)
     """
 
@@ -49,7 +49,7 @@ class DealtChunk:
         order = np.argsort(codes, kind="stable")
         return cls(chunk, order, np.searchsorted(codes[order], np.arange(len(values) + 1)), owners)
 
-    def part(self, mark: str | None) -> Chunk:
+    def owned_by(self, mark: str | None) -> Chunk:
         """The chunk with the rows of one owner."""
         codes = self.owners.get(mark, [])
         found = [self.order[self.starts[code] : self.starts[code + 1]] for code in codes]

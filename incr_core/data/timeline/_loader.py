@@ -19,7 +19,7 @@ from incr_core.data.timeline._chunk import Chunk
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
 from incr_core.data.timeline._chunk_reader import Piece, reader_of
 from incr_core.data.timeline._keys import Learned
-from incr_core.data.timeline._turns import Handed, Sharing
+from incr_core.data.timeline._turns import Sharing, Transfer
 from incr_core.data.times import NEVER
 from incr_core.errors import BadRows, StreamError
 
@@ -127,7 +127,7 @@ class Loader:
             RATES,
             turn,
             make,
-            lambda made: Handed({"rates": torch.from_numpy(made)}),
+            lambda made: Transfer({"rates": torch.from_numpy(made)}),
             lambda handed: handed.tensors["rates"].numpy(),
         )
 

@@ -98,11 +98,11 @@ class RowTimes:
         wrong.append(Wrong(early, label_at, expected, "label times before prediction time"))
         return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong, zoned)
 
-    def part(self, start: int, stop: int) -> RowTimes:
+    def slice(self, start: int, stop: int) -> RowTimes:
         """Those of some consecutive rows.
 
         >>> times = RowTimes.of(pa.table({"at": [5, None, 9]}), "here", "at", None)
-        >>> times.part(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.part(1, 3).wrong]
+        >>> times.slice(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.slice(1, 3).wrong]
         ([0, 9000000], [[False, False], [True, False]])
         """
         wrong = [replace(one, rows=one.rows[start:stop]) for one in self.wrong]

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Handed", "Item", "Sharing", "Turns"]
+__all__ = ["Item", "Sharing", "Transfer", "Turns"]
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ how many loads began at that place before (of files without rows), and two numbe
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """What one reader hands to others: tensors, and JSON besides."""
+class Transfer:
+    """What one reader passes to others: tensors, and JSON besides."""
 
     tensors: dict[str, Tensor]
     told: dict[str, Any] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Turns(Protocol):
     def reach(self, item: Item) -> None:
         """This reader has come to an item: those before it, if they are let go, cannot be had from it any more."""
 
-    def offer(self, item: Item, made: Handed | None) -> None:
+    def offer(self, item: Item, made: Transfer | None) -> None:
         """Hand out what was made; None where it cannot be: whoever wants it finds out by itself."""
 
-    def ask(self, item: Item, whose: int) -> Handed | None:
+    def ask(self, item: Item, whose: int) -> Transfer | None:
         """What another reader has made, as soon as it has; None where it is not to be had."""
 
 
@@ -79,19 +79,19 @@ class Sharing:
         """What is made here, or further on in what is loaded."""
         return self.place if place is None else place, self.loads, part, 0
 
-    def ask(self, item: Item, turn: int) -> Handed | None:
+    def ask(self, item: Item, turn: int) -> Transfer | None:
         """What the others have made of it, if it is the same thing."""
         assert self.turns is not None
         handed = self.turns.ask(item, self.owner(turn))
         return handed if handed is not None and handed.told.get("name") == self.name else None
 
-    def offer(self, item: Item, made: Handed) -> None:
+    def offer(self, item: Item, made: Transfer) -> None:
         """Hand out what was made."""
         assert self.turns is not None
         made.told["name"] = self.name
         self.turns.offer(item, made)
 
-    def offering(self, item: Item, make: Callable[[], T], pack: Callable[[T], Handed]) -> T:
+    def offering(self, item: Item, make: Callable[[], T], pack: Callable[[T], Transfer]) -> T:
         """Make something and hand it out."""
         assert self.turns is not None
         try:
@@ -104,11 +104,16 @@ class Sharing:
         return made
 
     def once(
-        self, part: int, turn: int, make: Callable[[], T], pack: Callable[[T], Handed], unpack: Callable[[Handed], T]
+        self,
+        part: int,
+        turn: int,
+        make: Callable[[], T],
+        pack: Callable[[T], Transfer],
+        unpack: Callable[[Transfer], T],
     ) -> T:
         """Something that is made once by all readers together.
 
-        >>> Sharing().once(0, 3, lambda: 7, lambda made: Handed({}, {"made": made}), lambda handed: handed.told["made"])
+        >>> Sharing().once(0, 3, lambda: 7, lambda made: Transfer({}, {"made": made}), lambda sent: sent.told["made"])
         7
         """
         if self.turns is None:

@@ -54,7 +54,7 @@ class Experts(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(B, ...), as the experts'."""
-        rest, task = _parts(inputs)
+        rest, task = _rest_and_task(inputs)
         if task is None:
             if self.training or self.gate is None:
                 raise ArgumentError(
@@ -74,7 +74,7 @@ class Experts(nn.Module):
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
         """What rows about to be learned add to the statistics of their tasks' experts."""
-        rest, task = _parts(inputs)
+        rest, task = _rest_and_task(inputs)
         measured: dict[str, Tensor] = {}
         for number, member in enumerate(self.members):
             observe = getattr(member, "observe", None)
@@ -131,7 +131,7 @@ class Gate(nn.Module):
         return likeliest
 
 
-def _parts(inputs: Inputs) -> tuple[Inputs, Tensor | None]:
+def _rest_and_task(inputs: Inputs) -> tuple[Inputs, Tensor | None]:
     if isinstance(inputs, dict) and "task" in inputs:
         return split_task(inputs, "experts")
     return (next(iter(inputs.values())) if isinstance(inputs, dict) and len(inputs) == 1 else inputs), None

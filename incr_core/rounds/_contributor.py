@@ -1,4 +1,4 @@
-"""A worker: a participant and its exchanges with others. Without others, it is all there is of the local engine."""
+"""A contributor: a participant and its exchanges with others. Without others, it is all of the local engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from incr_core.rounds._snapshot import Snapshot
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
-__all__ = ["Worker"]
+__all__ = ["Contributor"]
 
 
-class Worker(Exchanging):
+class Contributor(Exchanging):
     """A participant among its peers (`Exchanging`), that begins, goes on from what it has saved, and goes back.
 
     It is made of the same arguments.
@@ -41,7 +41,7 @@ class Worker(Exchanging):
     def inherit(
         self, saved: Sequence[SavedState], weights: Weights, number: int, count: int, found: bool = True
     ) -> None:
-        """Go on as number `number` of `count` from these weights and the saved states of another number of workers.
+        """Go on as number `number` of `count` from these weights and the states of another number of contributors.
 
         found: as in `start`.
         """

@@ -13,14 +13,14 @@ from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow
 from incr_core.data.rates import Questions
 from incr_core.data.timeline._chunk import Chunk
-from incr_core.data.timeline._turns import Handed
+from incr_core.data.timeline._turns import Transfer
 
 __all__ = ["pack_chunk", "unpack_chunk"]
 
 INPUTS = "inputs/"
 
 
-def pack_chunk(chunk: Chunk) -> Handed:
+def pack_chunk(chunk: Chunk) -> Transfer:
     """A chunk of one fragment, of whose rows none is left out as a duplicate yet."""
     batch, questions = chunk.batch, chunk.questions
     inputs = batch.inputs if isinstance(batch.inputs, dict) else {"": batch.inputs}
@@ -41,7 +41,7 @@ def pack_chunk(chunk: Chunk) -> Handed:
         arrays |= {f"questions/{name}": value for name, value in asked.items()}
     if chunk.keys is not None:
         arrays["keys"] = chunk.keys
-    return Handed(
+    return Transfer(
         tensors | {name: torch.from_numpy(value) for name, value in arrays.items()},
         {
             "rows": len(chunk.times),
@@ -52,7 +52,7 @@ def pack_chunk(chunk: Chunk) -> Handed:
     )
 
 
-def unpack_chunk(handed: Handed, file: int, start: int) -> Chunk:
+def unpack_chunk(handed: Transfer, file: int, start: int) -> Chunk:
     """The chunk again: rows of a file, by the number that their ids bear, from offset `start` on.
 
     >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), row_ids=row_ids(3, 5, 7))
