@@ -54,8 +54,8 @@ def forked_workers() -> Iterator[str]:
         listener.bind(address)
         listener.listen(100)
         command = [sys.executable, "-m", "tests.support.forked_workers", str(listener.fileno())]
-        quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        with subprocess.Popen(command, pass_fds=[listener.fileno()], **quiet) as forks:
+        alone: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "start_new_session": True}
+        with subprocess.Popen(command, pass_fds=[listener.fileno()], **alone) as forks:
             try:
                 yield str(script)
             finally:
