@@ -183,7 +183,7 @@ def test_rates_are_passed_as_numbers_of_the_service(tmp_path: Path) -> None:
     row = {"height": 170.0, "weight": 70.0, "colour": "red", "rate of label in 1h": 0.5, "count in 1h": 0}
     with pytest.raises(ValueError, match=r"row 0: rate of label by colour in 2h: expected a value, got none"):
         encoder.inputs([row])
-    named = {"rate of label by colour in 2h": None, "count by colour in 2h": 7}
+    named: dict[str, float | None] = {"rate of label by colour in 2h": None, "count by colour in 2h": 7}
     with pytest.raises(ValueError, match=r"sum of the label \+ 10 \* prior.* with the row's colour .* 2 hours before"):
         encoder.inputs([row | named])
     named["rate of label by colour in 2h"] = 0.25
