@@ -73,10 +73,10 @@ def _numbers(encoder: Encoder) -> list[dict[str, Any]]:
 
 def _rates(rates: Sequence[Rate], encoder: Encoder) -> list[dict[str, Any]]:
     """Rates as two numbers each, which the service works out: they are of labels that only it knows."""
-    names = [name for rate in rates for name in rate.names]
+    names = [name for rate in rates for name in _names(rate)]
     if twice := sorted({name for name in names if names.count(name) > 1 or name in encoder.inputs}):
         raise JobError(
-            f"features.rate: expected rates of different names to export, since they are passed by name, got two "
+            "features.rate: expected rates of different names to export, since they are passed by name, got two "
             f"called {twice[0]!r}; give one another window or key"
         )
     found = []
@@ -84,13 +84,23 @@ def _rates(rates: Sequence[Rate], encoder: Encoder) -> list[dict[str, Any]]:
         start = encoder.width + at
         found.append(
             {
-                "name": rate.names[kind == "count"],
+                "name": _names(rate)[kind == "count"],
                 "kind": kind,
                 "places": [start, start + 1],
                 "means": _meaning(rate, kind),
             }
         )
     return found
+
+
+def _names(rate: Rate) -> tuple[str, str]:
+    """What its two numbers are called; the count by its outcome too, since those of two outcomes may differ.
+
+    >>> _names(Rate(["origin"], "2h", outcome="delay"))
+    ('rate of delay by origin in 2h', 'count of delay by origin in 2h')
+    """
+    name = rate.names[0]
+    return name, f"count{name.removeprefix('rate')}"
 
 
 def _meaning(rate: Rate, kind: str) -> str:

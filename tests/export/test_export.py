@@ -180,10 +180,10 @@ def test_rates_are_passed_as_numbers_of_the_service(tmp_path: Path) -> None:
     record = version.export(tmp_path / "out", "safetensors", check=ROWS)
     assert record["check"]["coded"] == 300  # with rates as they were at each row's own time
     encoder = Encoder.read(tmp_path / "out/encoder.json")
-    row = {"height": 170.0, "weight": 70.0, "colour": "red", "rate of label in 1h": 0.5, "count in 1h": 0}
+    row = {"height": 170.0, "weight": 70.0, "colour": "red", "rate of label in 1h": 0.5, "count of label in 1h": 0}
     with pytest.raises(ValueError, match=r"row 0: rate of label by colour in 2h: expected a value, got none"):
         encoder.inputs([row])
-    named = {"rate of label by colour in 2h": None, "count by colour in 2h": 7}
+    named: dict[str, float | None] = {"rate of label by colour in 2h": None, "count of label by colour in 2h": 7}
     with pytest.raises(ValueError, match=r"sum of the label \+ 10 \* prior.* with the row's colour .* 2 hours before"):
         encoder.inputs([row | named])
     named["rate of label by colour in 2h"] = 0.25
@@ -289,7 +289,7 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path, monkeypatch:
                     "rate": [{"by": ["colour"], "window": "1h"}, {"by": ["colour"], "window": "1h", "prior": 0.1}]
                 },
             },
-            "features.rate: expected rates of different names to export, .* two called 'count by colour in 1h'",
+            "features.rate: expected rates of different names to export, .* called 'count of label by colour in 1h'",
         ),
     ],
 )
