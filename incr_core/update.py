@@ -143,7 +143,7 @@ def _merged_wide(
         return result
     if rule == "sum":
         if anchor is None:
-            raise ArgumentError("merge: the rule 'sum' needs the anchor that the workers started from; pass it")
+            raise ArgumentError("merge: the rule 'sum' needs the anchor that the participants started from; pass it")
         return _added(anchor, (torch.sub(value, anchor) for value in values), out)
     if rule not in ("mean", "average"):
         raise ArgumentError(f"merge: expected the rule mean, average, sum or max, got {rule!r}")

@@ -36,6 +36,6 @@ def _entry(name: str, kind: type[Strategy]) -> str:
     traits = [f"{name}={value!r}" for name, value in kind.traits.declared().items() if name not in ("phases", "shared")]
     lines = [f"{name}({arguments})"]
     lines += [f"    {line}".rstrip() for line in text.splitlines()]
-    lines += ["", f"    hooks: {', '.join(hooks)}", f"    shared: {shared or 'nothing leaves the worker'}"]
+    lines += ["", f"    hooks: {', '.join(hooks)}", f"    shared: {shared or 'nothing leaves the participant'}"]
     lines += [f"    traits: {', '.join(traits)}"] if traits else []
     return "\n".join(lines)

@@ -42,8 +42,8 @@ class EarlyStopping:
     def learn(self, learner: Learner, kept: Batch, held: Batch, passes: int) -> Update:
         """Learn an increment that was begun with one pass over `kept`.
 
-        Returns an update in which each row counts once, however many passes were made: workers that stop at different
-        passes count by their rows. Its loss "validation" is that of the best pass.
+        Returns an update in which each row counts once, however many passes were made: participants that stop at
+        different passes count by their rows. Its loss "validation" is that of the best pass.
         """
         learned, losses = 0, dict[str, float]()
 

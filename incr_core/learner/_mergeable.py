@@ -49,7 +49,7 @@ class Mergeable:
         return self.entries.read()
 
     def rules(self) -> dict[str, str]:
-        """How each of the weights merges between workers."""
+        """How each of the weights merges between participants."""
         return dict(self.entries.rules)
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class Mergeable:
             hook(self.context)
 
     def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Strategy state that may leave the worker, and the rule by which each entry merges."""
+        """Strategy state that may leave the participant, and the rule by which each entry merges."""
         state: dict[str, Tensor] = {}
         rules: dict[str, str] = {}
         for index, strategy in enumerate(self.strategies):
@@ -102,7 +102,7 @@ class Mergeable:
 
     @torch.no_grad()
     def derive(self) -> None:
-        """Let strategies derive weights from what they share, which is now the same for all workers."""
+        """Let strategies derive weights from what they share, which is now the same for all participants."""
         if self.hooks.derive:
             mine, own = self.weights(), self.shared_state()[0]
             strategies = [one for one in self.strategies if isinstance(one, Strategy)]
@@ -114,7 +114,7 @@ class Mergeable:
     def observe(self, labelled: Batch) -> Weights:
         """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
 
-        It is additive: the sum over workers, added to the anchor before anybody learns, gives all of them the
+        It is additive: the sum over participants, added to the anchor before anybody learns, gives all of them the
         statistics of all rows. Where the learner has `typical` rows it tells of these, as many times as there are rows
         to learn, and of those nothing.
         """
@@ -137,7 +137,7 @@ class Mergeable:
 
     @torch.no_grad()
     def absorb(self, measured: Mapping[str, Tensor]) -> None:
-        """Add what all workers observed."""
+        """Add what all participants observed."""
         if measured:
             mine = self.weights()
             for name, value in measured.items():

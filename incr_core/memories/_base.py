@@ -1,6 +1,6 @@
 """Memories: a bounded number of rows kept from everything seen, to be learned again.
 
-A memory holds raw rows. It never leaves its worker unless its owner says so.
+A memory holds raw rows. It never leaves its participant unless its owner says so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every `*_statistics` function turns predictions and targets of some rows into a few float64 arrays; `add`
 merges two such dictionaries by adding, and the matching `*_metrics` function reads the numbers off. No rows
-move between workers. The order and the split do not matter either, to the last bit: floating-point addition
+move between participants. The order and the split do not matter either, to the last bit: floating-point addition
 is exact as long as the terms are multiples of one small unit and the total stays below 2**53 of them, so
 bounded terms are rounded to a grid first (`sums.on_grid`) and unbounded ones are cut into parts that lie on one
 (`sums.exact_sums`). Fractional row weights can cost the last bits of a score histogram, and nothing else.

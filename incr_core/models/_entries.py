@@ -118,12 +118,12 @@ class Entries:
 
 
 def merge_rules(module: nn.Module) -> dict[str, str]:
-    """How each tensor of a module merges between workers, by the first of its names.
+    """How each tensor of a module merges between participants, by the first of its names.
 
     Parameters: "mean", of floats or complex numbers. Such buffers: "average", the same mean, which the outer step
     leaves alone (momentum would carry a running variance below zero). Integers and booleans: "max", since a mean of
     counts or masks means nothing. A module may declare otherwise in a class attribute `merge = {buffer: rule}`; "sum"
-    adds up what each worker added to the anchor's value.
+    adds up what each participant added to the anchor's value.
 
     >>> rules = merge_rules(nn.BatchNorm1d(2))
     >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]

@@ -26,8 +26,8 @@ def freshness(rows: Tensor, half_life: float, *, early: bool = False) -> Tensor:
 
     A sum in which old rows must fade is multiplied by something, and what is multiplied does not merge by adding. To
     let new rows weigh more instead is the same but for a factor, which cancels where sums are divided by sums; and what
-    all workers add, from the same count of rows on, is added up in any order (Cormode et al. 2009, "Forward decay: a
-    practical time decay model for streaming systems"). With a half-life that grows, float64 holds it for longer than
+    all participants add, from the same count of rows on, is added up in any order (Cormode et al. 2009, "Forward decay:
+    a practical time decay model for streaming systems"). With a half-life that grows, float64 holds it for longer than
     there are rows.
 
     rows: how many came before, float64.

@@ -40,8 +40,8 @@ class TableMLP(nn.Module):
 
     x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
 
-    mean and std are running moments that merge exactly between workers (`Moments`). A missing number becomes 0, the
-    mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
+    mean and std are running moments that merge exactly between participants (`Moments`). A missing number becomes 0,
+    the mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
     (hash embeddings: Svenstrup et al. 2017). Of texts, `TextBag` gives sums over words, to the layers and to the
     output.
 

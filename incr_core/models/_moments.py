@@ -1,4 +1,4 @@
-"""Running mean and variance whose merge between workers is exact."""
+"""Running mean and variance whose merge between participants is exact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scale(NamedTuple):
 class Moments(nn.Module):
     """Count, sum and sum of squares of F features, in float64.
 
-    The three are additive, so the statistics of two workers are the sum of theirs, whatever the split:
+    The three are additive, so the statistics of two participants are the sum of theirs, whatever the split:
 
         count += n        total += sum_i x_i        square += sum_i x_i^2
         mean = total / count        var = square / count - mean^2
@@ -61,7 +61,7 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def add(self, measured: Tensor) -> None:
-        """Take in what `measure` returned, here or on another worker."""
+        """Take in what `measure` returned, here or on another participant."""
         self.sums += measured.to(self.sums.device)
 
     def scale(self) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,8 @@ class RidgeSums(nn.Module):
         count += sum_i w_i        features += sum_i w_i x_i        targets += sum_i w_i y_i
         gram += sum_i w_i x_i x_i^T        cross += sum_i w_i x_i y_i^T        squares += sum_i w_i y_i^2
 
-    The sums of two workers add up to those of all rows, rows can come in any order, and be taken out again: what is
-    left is what there would be without them. With features of whole levels (`RandomFeatures`), whole targets and no
+    The sums of two participants add up to those of all rows, rows can come in any order, and be taken out again: what
+    is left is what there would be without them. With features of whole levels (`RandomFeatures`), whole targets and no
     weights this is so to the bit, up to 2^53; else to rounding.
 
     Of the symmetric `gram` the panels on and below the diagonal are kept, one behind the other: 17 MB for 2,000

@@ -37,7 +37,7 @@ class SolvedExpert(nn.Module):
         h = [ levels of x | random features of x ]        answer = h W + b
         W, b = argmin sum_i g(n_i) |y_i - h_i W - b|^2 + penalty |W|^2        g: `freshness`
 
-    The sums are all that is kept of rows, and those of two workers add up (`RidgeSums`). Solved when they have changed.
+    The sums are all that is kept of rows, and those of participants add up (`RidgeSums`). Solved when they change.
 
     varied: how many of the inputs are of unit scale, the others mostly 0. features: how many random ones; with none the
     answer is linear.

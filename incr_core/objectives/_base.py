@@ -256,8 +256,8 @@ class Regression(Objective):
 
         l = (output - (y - mean) / std)^2        prediction = mean + std * output
 
-    mean and std are those of all targets learned so far, merged exactly between workers. They, targets and predictions
-    are float64, so that an offset of a million times the spread is no matter. loss: "huber" instead of the square.
+    mean and std are those of all targets learned so far, merged exactly between participants. They, targets and
+    predictions are float64: an offset of a million times the spread is no matter. loss: "huber" instead of the square.
 
     >>> loss = Regression()
     >>> loss.target.add(loss.observe(torch.tensor([100.0, 300.0]))["target.sums"])

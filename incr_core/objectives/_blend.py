@@ -48,7 +48,7 @@ class Blend(Objective):
     So w is the mix that would have been best lately, in the sense of the Brier score or of squared errors in units of
     the target's spread: experts that err together share what they earn, and one that errs alone is soon left out
     (stacking: Wolpert 1992; Breiman 1996). E is a sum over rows, with g for its decay (`freshness`), of experts as they
-    were before anybody learned them: what workers add is exact, whatever the split. Before there is any, the
+    were before anybody learned them: what participants add is exact, whatever the split. Before there is any, the
     first counts alone.
 
     each: the objective of each expert; "binary", "multiclass" with or without `capacity`, or "regression". learned: how

@@ -21,13 +21,13 @@ class GrowingMulticlass(Multiclass):
         l = -log softmax(output + m)[y]        m_c = 0 for classes seen, and so far down for others that p_c = 0
 
     The model has all `capacity` outputs from the start, so the optimiser's moments, memories, Fisher information,
-    checkpoints and updates of workers that have not met a class all fit, always. An output not seen yet has probability
-    0 and gets a gradient of 0: what is learned equals what a model with only the seen outputs would have learned, and
-    when a class arrives its row of the head is as it was drawn, but for weight decay.
+    checkpoints and updates of participants that have not met a class all fit, always. An output not seen yet has
+    probability 0 and gets a gradient of 0: what is learned equals what a model with only the seen outputs would have
+    learned, and when a class arrives its row of the head is as it was drawn, but for weight decay.
 
     Which classes were seen is a count of each one's rows. It is a statistic like the moments of inputs: before an
-    increment is learned the counts of all workers are added (`observe`), so a class that one worker meets is known to
-    all in the same round. A batch's own targets always count as seen.
+    increment is learned the counts of all participants are added (`observe`), so a class that one participant meets is
+    known to all in the same round. A batch's own targets always count as seen.
 
     >>> objective = GrowingMulticlass(4)
     >>> objective.counts += objective.observe(torch.tensor([0, 2, 2]))["counts"]

@@ -145,10 +145,10 @@ class Lock:
 _held: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
-def _forget_in_child() -> None:
+def _drop_in_child() -> None:
     # A forked child shares our locks and would keep them beyond our death.
     for lock in list(_held):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_drop_in_child)

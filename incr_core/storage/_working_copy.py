@@ -346,11 +346,11 @@ def _leave() -> None:
         copy.close()
 
 
-def _forget_in_child() -> None:
+def _drop_in_child() -> None:
     """A forked child has no part in the copies of its parent."""
     _copies.clear()
     COPIES.clear()
 
 
 atexit.register(_leave)
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_drop_in_child)

@@ -65,7 +65,7 @@ class Context:
         return [rate[id(self.parameters[place])] for place in (index or range(len(self.parameters)))]
 
     def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:
-        """This worker's part of each weight that has a gradient, of that gradient, and its place in `parameters`.
+        """This participant's part of each weight that has a gradient, of that gradient, and its place in `parameters`.
 
         Complex weights come as pairs of real ones, here and in `PerWeight`.
         """
@@ -133,7 +133,7 @@ class Strategy(MadeWith, nn.Module):
         """An increment starts."""
 
     def adopted(self, ctx: Context) -> None:
-        """The weights are now an anchor that all workers share: a round starts, or has ended. Gradients are off."""
+        """The weights are now an anchor that all participants share: a round starts or ends. Gradients are off."""
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
         """Append remembered rows to `batch`, whose own rows stay in front, so one forward serves new and old."""
@@ -165,8 +165,8 @@ class Strategy(MadeWith, nn.Module):
     def derive(
         self, weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """What follows from what all workers share, which was merged just now: weights and shared state that are others
-        from now on, by name.
+        """What follows from what all participants share, which was merged just now: weights and shared state that are
+        others from now on, by name.
 
         weights: all that a round exchanges, "model.0.bias"; shared: this strategy's own. It is a function of the two
         and of the strategy's arguments: a server, which has no model and never calls `attach`, works it out itself, so

@@ -32,7 +32,7 @@ class EWC(Strategy):
     strength: weight of the penalty, 0 turns it off. decay: how much of the past Fisher is kept, in [0, 1].
     samples: rows of an increment that the Fisher is estimated from. every: increments between consolidations.
 
-    The buffer `anchor` holds a, or F * a where not online: this, as F, merges exactly between workers.
+    The buffer `anchor` holds a, or F * a where not online: this, as F, merges exactly between participants.
 
     >>> EWC(strength=200.0)
     EWC(

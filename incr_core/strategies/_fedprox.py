@@ -13,7 +13,7 @@ __all__ = ["FedProx"]
 
 
 class FedProx(Strategy):
-    """Keep what one worker learns close to the anchor that all workers started the round from.
+    """Keep what one participant learns close to the anchor that all participants started the round from.
 
         loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
         at the beginning of an increment, and whenever an anchor is adopted: a <- w

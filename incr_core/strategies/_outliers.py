@@ -26,7 +26,7 @@ class Outliers(Strategy):
     d is the Mahalanobis distance of a diagonal covariance, per feature, so an ordinary row has d near 1 whatever their
     number; the weight, at strength 1, is that of Huber 1964, "Robust estimation of a location parameter", section 4.
     mean and std are those of the last `window` rows or so, in which a row counts f_i too: an outlier hardly moves them.
-    They start as the first step's, and never leave the worker.
+    They start as the first step's, and never leave the participant.
 
     strength: 0 turns it off. threshold: the distance from which a row counts less. window: rows.
 

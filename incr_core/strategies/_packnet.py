@@ -92,7 +92,7 @@ class PackNet(Strategy):
         """Settle what belongs to the last task, and put back what an exchange has rounded or an outer step moved."""
         self.done = self.ownership.owners()
         if self.done:
-            # A worker that had no rows of a task learns of it here, from what the others shared and from the anchor.
+            # A participant that had no rows of a task learns of it here, from what the others shared and the anchor.
             self.ownership.settle(ctx, self.fresh.tensors(), self.settled, self.done)
             self.settled = self.done
             self.ownership.put_back(ctx, learning=0)

@@ -31,13 +31,13 @@ FORWARD = 4096
 class Ridge(Strategy):
     """Add up the random features of every new row, and fit the model's `RidgeHead` by ridge regression on all of them.
 
-        end:     sums += those of the increment's rows (`RidgeSums`), merged between workers
+        end:     sums += those of the increment's rows (`RidgeSums`), merged between participants
         derive:  W, b = argmin sum_i |y_i - h_i W - b|^2 + penalty |W|^2        sums *= (1 - decay)^(new rows)
 
     McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", algorithm 1, with
     b not penalised; Zhuang et al. 2022, "ACIL". y is one-hot for classes, 0 or 1 for labels, the value for a
     regression. No row is kept, and none forgotten: the head is that of all rows at once, to rounding, in whatever order
-    or among however many workers they came. A row counts once, however many passes there are, and by its weight.
+    or among however many participants they came. A row counts once, however many passes there are, and by its weight.
 
     Scores s = h W + b of classes become probabilities by their residual deviation r on the rows of the sums, which is
     taken for larger where these are few:

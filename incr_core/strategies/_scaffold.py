@@ -13,19 +13,19 @@ __all__ = ["Scaffold"]
 
 
 class Scaffold(Strategy):
-    """Correct each worker's gradients by how they usually differ from everybody's, so that unlike workers do not each
-    drift to an optimum of their own (Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II).
+    """Correct each participant's gradients by how they usually differ from everybody's, so that unlike participants do
+    not each drift to an optimum of their own (Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II).
 
         every step:       g <- g - c_i + c
         after its rows:   c_i <- the mean of the g of its steps, before they were corrected
         when merged:      c <- sum_i r_i c_i / sum_i r_i
 
     For plain SGD the mean of the gradients is the paper's c_i - c + (x - y_i) / (K lr) of K steps from x to y_i; of
-    other optimisers it is what that stands for. r_i are the rows that worker i learned last, since the mean of weights
-    goes by rows; with equal rows c is the paper's. Workers that have not learned yet count as none, not as zero. Those
-    that take no part keep their c_i, and their part in c.
+    other optimisers it is what that stands for. r_i are the rows that participant i learned last, since the mean of
+    weights goes by rows; with equal rows c is the paper's. Workers that have not learned yet count as none, not as
+    zero. Those that take no part keep their c_i, and their part in c.
 
-    The c_i stay with their worker; what they sum up to is merged once an increment, however many rounds it has.
+    The c_i stay with their participant; what they sum up to is merged once an increment, however many rounds it has.
 
     >>> Scaffold().traits.shared
     {'total': 'sum', 'rows': 'sum'}
@@ -72,7 +72,7 @@ class Scaffold(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Put the worker's new part of the sum in place of its old one."""
+        """Put the participant's new part of the sum in place of its old one."""
         if self.steps == 0:
             return
         own, total = self.own.tensors(), self.total.tensors()

@@ -22,7 +22,7 @@ class SLDA(Strategy):
 
     Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis". f are the
     penultimate activations, in eval mode, by a forward of its own. The sums live in the model and add up between
-    workers exactly; a row that is learned in several passes counts as often, and row weights count as weights.
+    participants exactly; a row that is learned in several passes counts as often, and row weights count as weights.
 
     It needs a model made by `incr_core.models.adapt.lda`; shrinkage = 1 there is the nearest class mean.
 

@@ -43,7 +43,7 @@ class Traits:
     """
 
     shared: Mapping[str, str] = field(default_factory=dict)
-    """Buffers that may leave the worker, by name, and how each merges: "mean" (weighted by rows), "sum" or "max"."""
+    """Buffers that may leave the participant, by name, and how each merges: "mean" (by rows), "sum" or "max"."""
 
     rowwise: bool = True
     """Whether each row is treated alone, so that shards of a model may divide a batch's rows. False where `loss` looks
@@ -60,8 +60,8 @@ class Traits:
     learner refuses it beside a strategy that overrides `weigh` or sets rows aside too: that one would find none."""
 
     remakes: bool = False
-    """Whether `end` changes the model, its weights or buffers. What each worker made of it is then merged once more, by
-    the rules of a round but without the outer step; a change that is not declared would be lost."""
+    """Whether `end` changes the model, its weights or buffers. What each participant made of it is then merged once
+    more, by the rules of a round but without the outer step; a change that is not declared would be lost."""
 
     stacks: bool = False
     """Whether many learners that start from one anchor may be learned as one batch: it overrides no hooks but `begin`,

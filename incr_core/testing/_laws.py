@@ -205,7 +205,7 @@ class Laws(Trial):
         self._check_remakes()
 
     def _check_remakes(self) -> None:
-        """A strategy whose `end` changes the model says so, or workers would lose the change."""
+        """A strategy whose `end` changes the model says so, or participants would lose the change."""
         learner, labelled = self.learner(self.make()), self.increments[0]
         learner.begin(labelled)
         before = {name: value.clone() for name, value in learner.advance().weights.items()}
@@ -214,7 +214,7 @@ class Laws(Trial):
         self.require(
             learner.remakes or not changed,
             "merge",
-            f"`end` changes {', '.join(changed)}, and other workers never hear of it; "
+            f"`end` changes {', '.join(changed)}, and other participants never hear of it; "
             "declare traits = Traits(remakes=True)",
         )
 

@@ -36,8 +36,8 @@ class Experts(nn.Module):
         output_i = expert[t_i](x_i)        t_i told, or argmax_t log N(x_i; mean_t, diag(var_t))
 
     Aljundi et al. 2017, "Expert gate", section 3, with a Gaussian a task for a gate in place of their autoencoder: its
-    statistics are sums, gathered while learning, so workers merge them exactly. An expert whose task has no row in a
-    step gets no gradient at all, so optimiser state, momentum and weight decay rest too, and its answers stay
+    statistics are sums, gathered while learning, so participants merge them exactly. An expert whose task has no row in
+    a step gets no gradient at all, so optimiser state, momentum and weight decay rest too, and its answers stay
     the same bit for bit.
 
     inputs: a dict of "task" (B,) int64 and what the experts take, as `with_task` makes; without "task" only to predict.

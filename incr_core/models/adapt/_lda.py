@@ -38,8 +38,8 @@ class StreamingLDA(nn.Linear):
         training:  logits = W f + b, an ordinary layer, so that a learner has something to learn
 
     Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis", section 3; S is
-    theirs, kept as sums, so that any split of the rows over workers and rounds gives the same answer to rounding. With
-    shrinkage = 1 this is the nearest class mean. It solves one system of F equations a forward.
+    theirs, kept as sums, so that any split of the rows over participants and rounds gives the same answer to rounding.
+    With shrinkage = 1 this is the nearest class mean. It solves one system of F equations a forward.
 
     f: (B, F); counts: (C,), sums: (C, F), second: (F, F). Until it was shown a row it answers linearly.
 

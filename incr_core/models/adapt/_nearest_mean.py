@@ -63,7 +63,7 @@ class NearestMean(nn.Linear):
     def tell(self, means: Tensor, known: Tensor) -> None:
         """Set the class means, (classes, activations), of which `known` (classes,) says 1; the others stay as they are.
 
-        A worker that holds no row of a class knows its mean from the others.
+        A participant that holds no row of a class knows its mean from the others.
         """
         self.means.copy_(torch.where(known[:, None] > 0, F.normalize(means, dim=1), self.means))
         self.known.copy_(torch.maximum(known, self.known))
@@ -72,7 +72,7 @@ class NearestMean(nn.Linear):
         """Logits, (B, classes)."""
         if self.training:
             return super().forward(activations)
-        # The mean of several workers' means is shorter than theirs.
+        # The mean of several participants' means is shorter than theirs.
         near = F.normalize(activations, dim=-1) @ F.normalize(self.means, dim=1).to(activations.dtype).t()
         near = self.scale * torch.where(self.known > 0, near, -1.0)
         # Chosen without asking the device: a plain layer until the first mean is known.
