@@ -29,6 +29,10 @@ FITS = 0.9995
 """A column gives a number away whose rule tells at least this share of its variance."""
 
 BINS = 1000
+"""Into how many ranges of about equally many rows numbers are cut."""
+
+MOST_VOTES = 10**7
+"""Values times classes beyond which no rule is made: each value has few rows for each class."""
 
 
 def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool) -> bool:
@@ -50,9 +54,9 @@ def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool
     places, targets = _bins(column), _codes(label)
     fitted, tried = slice(0, None, 2), slice(1, None, 2)
     count = int(targets.max()) + 1
-    votes = np.zeros((int(places.max()) + 1, count), dtype=np.int32) if count < BINS else None
-    if votes is None:
+    if (int(places.max()) + 1) * count > MOST_VOTES:
         return False
+    votes = np.zeros((int(places.max()) + 1, count), dtype=np.int32)
     np.add.at(votes, (places[fitted], targets[fitted]), 1)
     commonest = int(np.bincount(targets[fitted], minlength=count).argmax())
     rule = np.where(votes.any(axis=1), votes.argmax(axis=1), commonest)
