@@ -91,8 +91,10 @@ def _bins(column: pa.ChunkedArray) -> Ints:
 def _codes(column: pa.ChunkedArray) -> Ints:
     encoded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()
     encoded = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.chunk(0)
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return pc.cast(column, pa.float64(), safe=False).to_numpy().astype(np.float64)
+    values: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy().astype(np.float64)
+    return values
