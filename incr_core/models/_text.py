@@ -55,7 +55,7 @@ class TextBag(nn.Module):
         step = max(1, AT_ONCE // max(1, text.shape[0] * text.shape[1]))
         parts = [
             (self.words(slots) * seen.unsqueeze(-1)).sum(2)
-            for slots, seen in zip(text.split(step, 2), there.split(step, 2), strict=True)
+            for slots, seen in zip(torch.split(text, step, 2), torch.split(there, step, 2), strict=True)
         ]
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         total = total * there.sum(2, keepdim=True).clamp(min=1).to(total.dtype).rsqrt()
