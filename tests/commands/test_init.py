@@ -85,7 +85,12 @@ def test_columns_are_told_apart_in_every_format(
     written = tomllib.loads(out.read_text())
     assert written["stream"] == {"path": rows.name, "predict_at": "ordered_at", "every": "1d"}
     assert written["learner"]["objective"] == "binary"
-    for words in ("gives back away by itself", "it counts the rows", "mostly after ordered_at", "6 rows have no label"):
+    for words in (
+        "gives back away by itself",
+        "it counts the rows",
+        "mostly after ordered_at",
+        "6 of these rows have no label",
+    ):
         assert words in told
     assert 'label_at = "returned_at"' in out.read_text()
 

@@ -139,7 +139,8 @@ def _of_text(
         return found("other", "dates that are not written as 2026-01-31")
     some = pa.chunked_array([pc.unique(pc.drop_null(column)).slice(0, WORDS)])
     words = float(words_in(some)[1].mean())
-    if (words >= 2 and distinct >= 0.9 * present) or (words >= 4 and distinct >= 0.5 * present):
+    spelled = _share_like(some, r"\pL\pL") >= MOSTLY
+    if spelled and ((words >= 2 and distinct >= 0.9 * present) or (words >= 4 and distinct >= 0.5 * present)):
         return found("text", f"{words:.0f} words")
     if distinct == present >= FEW_ROWS:
         return found("key", "another in every row")
