@@ -25,6 +25,9 @@ USES = {
 }
 """What is done with a column, in a word."""
 
+MOST_TOLD = 60
+"""How many columns are told one by one."""
+
 CLIMBS = 2
 """A job file names its data by a path relative to itself, unless that leads up by more folders than this."""
 
@@ -58,7 +61,7 @@ def described(proposal: Proposal) -> str:
     lines = [f"{shown(proposal.path)}: {files}{rows}, {len(proposal.columns)} columns{seen}", ""]
     chosen = proposal.label is not None
     cells = [("column", "kind", "distinct", "missing", "example", "used as" if chosen else "", "")]
-    for column in proposal.columns:
+    for column in proposal.columns[:MOST_TOLD]:
         kind = column.kind
         cells.append(
             (
@@ -75,6 +78,8 @@ def described(proposal: Proposal) -> str:
     for row in cells:
         aligned = [f"{row[at]:>{width}}" if at in (2, 3) else f"{row[at]:{width}}" for at, width in enumerate(widths)]
         lines.append("  ".join([*aligned, row[6]]).rstrip())
+    if (more := len(proposal.columns) - MOST_TOLD) > 0:
+        lines.append(f"and {more:,} more columns" + ", which the job file names" * chosen)
     lines += [f"\n{note}" for note in _notes(proposal)]
     return "\n".join(lines)
 
@@ -82,7 +87,7 @@ def described(proposal: Proposal) -> str:
 def _notes(proposal: Proposal) -> list[str]:
     notes = []
     if proposal.label is not None and proposal.label.missing:
-        notes.append(f"{proposal.label.missing:,} rows have no label: they are not learned (on_bad_row)")
+        notes.append(f"{proposal.label.missing:,} of these rows have no label: they are not learned (on_bad_row)")
     if proposal.empty_rows:
         notes.append(f"{proposal.empty_rows:,} rows are empty but for their label: they tell nothing; look at them")
     leaks = [shown(c.name, 60) for c in proposal.used_as("exclude") if "by itself" in c.why]

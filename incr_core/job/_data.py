@@ -97,7 +97,7 @@ def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
     """The document of a job whose rows lie elsewhere: it must say what the data would decide."""
     features, objective = job.features, job.learner.objective
     missing = []
-    if is_open(job):
+    if is_open(job) and not features.text and not features.date:
         missing.append("features.numeric and features.categorical: the columns to learn from")
     if objective == "multilabel" and features.classes is None and len(features.labels) > 1:
         document["features"]["classes"] = features.labels

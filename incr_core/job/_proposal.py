@@ -74,6 +74,13 @@ def looked_at(path: str | Path) -> Proposal:
         raise StreamError(f"{path}: expected a file, a folder or a glob, got a function; write its job by hand")
     sample, schema = sample_of(source), source.head().schema
     indices = {*index_columns(schema), *(field.name for field in schema if is_opaque(field))}
+    names = sample.table.column_names
+    if source.is_csv and len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), None)):
+        told = "a tab" if mark == "\t" else f'"{mark}"'
+        raise StreamError(
+            f"{shown(path)}: expected columns parted by commas, got one column called {shown(names[0], 60)}, whose "
+            f"names seem to be parted by {told}; write it with commas, or as Parquet"
+        )
     columns = []
     for name in sample.table.column_names:
         values = sample.table[name]

@@ -57,12 +57,11 @@ def _clock(proposal: Proposal, rows: int) -> list[str]:
     times = proposal.times
     if times.predict_at is None:
         return [_line("every", rows_an_increment(rows), "rows are predicted, then learned, so many at a time")]
-    later = times.later[0] if times.later else None
-    known = later or times.predict_at
+    known = times.later[0] if times.later else "..."
     return [
         _line("predict_at", times.predict_at, "rows are predicted, then learned, in the order of this time"),
         _line("every", times.every, "how much time an increment takes"),
-        f"# {_line('label_at', known, 'when the label of a row is known; if not said, at predict_at')}",
+        "# " + _line("label_at", known, "the time at which a row's label is known, if that is later"),
     ]
 
 

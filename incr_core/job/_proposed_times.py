@@ -18,7 +18,7 @@ __all__ = ["ProposedTimes", "rows_an_increment", "times_of"]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 _ARRIVES = re.compile(r"(at|time|timestamp|ts|date|datetime|day|when|created.*|.*_at|.*_ts|.*timestamp)", re.IGNORECASE)
-_OF_A_PERSON = re.compile(r".*(birth|dob|born).*", re.IGNORECASE)
+_OF_ITS_OWN = re.compile(r".*(birth|dob|born|hire|expir|due|until|valid|built|founded|released).*", re.IGNORECASE)
 _EPOCH_NAME = re.compile(r"(at|time|timestamp|ts|epoch|unix.*|.*_(at|ts|time|timestamp))", re.IGNORECASE)
 _EPOCH = range(300_000_000, 4_000_000_000)
 """Seconds since 1970 that are taken for times: of the years 1979 to 2096."""
@@ -41,13 +41,14 @@ class ProposedTimes:
 def times_of(columns: Mapping[str, pa.ChunkedArray]) -> ProposedTimes:
     """Which of some columns of times, and of numbers that may be epoch seconds, orders a stream.
 
-    It is one whose times never go back from row to row, or that is called as such columns are; the earliest of them.
+    It is one whose times never go back from row to row, or that is called as such columns are, or the only one; the
+    earliest of them.
 
     >>> times_of({"sent": pa.chunked_array([pa.array([0, 60, 120], pa.timestamp("s"))])}).predict_at
     'sent'
     """
     read = {name: found for name, column in columns.items() if (found := _read(name, column)) is not None}
-    good = {name: found for name, found in read.items() if _is_clock(name, found)}
+    good = {name: found for name, found in read.items() if _is_clock(name, found, alone=len(read) == 1)}
     if not good:
         return ProposedTimes()
     ahead = {name: sum(_share_later(other, found) > 0.5 for other in good.values()) for name, found in good.items()}
@@ -71,10 +72,10 @@ def _read(name: str, column: pa.ChunkedArray) -> Instants | None:
     return found if found.known.any() and found.wrong.mean() < 0.1 else None
 
 
-def _is_clock(name: str, times: Instants) -> bool:
-    if times.known.mean() < 0.95 or _OF_A_PERSON.fullmatch(name) or len(np.unique(times.values[times.known])) < 3:
+def _is_clock(name: str, times: Instants, *, alone: bool) -> bool:
+    if times.known.mean() < 0.95 or _OF_ITS_OWN.fullmatch(name) or len(np.unique(times.values[times.known])) < 3:
         return False
-    return _never_back(times) or _ARRIVES.fullmatch(name) is not None
+    return alone or _never_back(times) or _ARRIVES.fullmatch(name) is not None
 
 
 def _never_back(times: Instants) -> bool:

@@ -117,7 +117,7 @@ class FeaturesSection(Section):
     numeric: list[str] = []
     categorical: list[str] = []
     text: list[str] = []
-    text_buckets: int = Field(2**15, ge=2, le=2**30)
+    text_buckets: int = Field(2**16, ge=2, le=2**30)
     text_words: int | None = Field(None, ge=1, le=4096)
     date: list[str] = []
     exclude: list[str] = []

@@ -102,7 +102,12 @@ def test_columns_are_told_apart_in_every_format(
     written = tomllib.loads(out.read_text())
     assert written["stream"] == {"path": rows.name, "predict_at": "ordered_at", "every": "1d"}
     assert written["learner"]["objective"] == "binary"
-    for words in ("gives back away by itself", "it counts the rows", "mostly after ordered_at", "6 rows have no label"):
+    for words in (
+        "gives back away by itself",
+        "it counts the rows",
+        "mostly after ordered_at",
+        "6 of these rows have no label",
+    ):
         assert words in told
     assert 'label_at = "returned_at"' in out.read_text()
 
@@ -224,3 +229,11 @@ def test_what_a_job_leaves_open_is_inferred_kept_and_said(tmp_path: Path) -> Non
     )
     assert "customer_id (90 values, a whole number that names a thing)" in told["categories"]
     assert Job.from_document(job.document()).resolved() == job
+
+
+def test_a_file_with_other_marks_between_its_columns_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("x;y\n1.5;0\n2.5;1\n")
+    assert main(["init", str(tmp_path / "a.csv"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 2
+    assert 'whose names seem to be parted by ";"' in capsys.readouterr().err

@@ -96,7 +96,7 @@ class Encoder:
         widths: Mapping[str, int] | None = None,
         date: Sequence[str] = (),
         text: Sequence[str] = (),
-        text_buckets: int = 2**15,
+        text_buckets: int = 2**16,
         text_words: int = 256,
     ) -> None:
         self.tasks = tasks

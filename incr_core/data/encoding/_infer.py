@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
-from incr_core.data.encoding._kinds import MOSTLY, ColumnKind, is_number, is_text, kind_of_column
+from incr_core.data.encoding._kinds import MOSTLY, ColumnKind, is_number, is_text, kind_of_column, numbers_rows
 from incr_core.data.sources import (
     FileSource,
     Fragment,
@@ -192,6 +192,8 @@ def _sort_in(found: Columns, name: str, column: pa.ChunkedArray, kind: ColumnKin
             what = "number"
         elif is_text(column.type) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type):
             what = "category"
+    if what == "row number" and not numbers_rows(name):
+        what = "number"  # as far as the first rows tell, it may as well rise with time
     if what in ("number", "list") and (pa.types.is_duration(column.type) or pa.types.is_time(column.type)):
         what = "other"
     if what in ("number", "list"):

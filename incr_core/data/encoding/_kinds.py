@@ -14,7 +14,7 @@ from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import text
 from incr_core.data.encoding._words import texts_of, words_in
 
-__all__ = ["MOSTLY", "ColumnKind", "is_number", "is_text", "kind_of_column", "names_an_id"]
+__all__ = ["MOSTLY", "ColumnKind", "is_number", "is_text", "kind_of_column", "names_an_id", "numbers_rows"]
 
 MOSTLY = 0.9
 """A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
@@ -26,6 +26,7 @@ WORDS = 200
 """How many texts are looked at to tell words from names."""
 
 _NAMES_AN_ID = re.compile(r"(^|.*[_ .-])(id|ids|uuid|guid|key|zip|zipcode|postcode|plz|phone|sku|isbn)", re.IGNORECASE)
+_NUMBERS_ROWS = re.compile(r"id|rows?|row[_ ]?(id|no|nr|number)|index|idx|no|nr|number|#|unnamed.*", re.IGNORECASE)
 _CAMEL_ID = re.compile(r".*[a-z](Id|ID)")
 _ISO_DATE = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?\s*$"
 _OTHER_DATE = r"^\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([T ,]+\d{1,2}:\d\d.*)?\s*$"
@@ -94,7 +95,7 @@ def kind_of_column(name: str, column: pa.ChunkedArray, *, guessed: bool = False,
         return found("number", "in seconds")
     if not _is_whole(column):
         return found("number")
-    if distinct == present >= 20 and _counts_rows(column):
+    if distinct == present > 1 and _counts_rows(column) and (numbers_rows(name) or present >= FEW_ROWS):
         return found("row number", "it counts the rows")
     if names_an_id(name):
         if distinct == present >= FEW_ROWS:
@@ -110,6 +111,15 @@ def names_an_id(name: str) -> bool:
     [True, True, True, True, False, False]
     """
     return _NAMES_AN_ID.fullmatch(name) is not None or _CAMEL_ID.fullmatch(name) is not None
+
+
+def numbers_rows(name: str) -> bool:
+    """Whether a column is called as those are that count rows.
+
+    >>> [numbers_rows(name) for name in ("row", "id", "Index", "user_id", "x")]
+    [True, True, True, False, False]
+    """
+    return _NUMBERS_ROWS.fullmatch(name) is not None
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -139,7 +149,8 @@ def _of_text(
         return found("other", "dates that are not written as 2026-01-31")
     some = pa.chunked_array([pc.unique(pc.drop_null(column)).slice(0, WORDS)])
     words = float(words_in(some)[1].mean())
-    if (words >= 2 and distinct >= 0.9 * present) or (words >= 4 and distinct >= 0.5 * present):
+    spelled = _share_like(some, r"\pL\pL") >= MOSTLY
+    if spelled and ((words >= 2 and distinct >= 0.9 * present) or (words >= 4 and distinct >= 0.5 * present)):
         return found("text", f"{words:.0f} words")
     if distinct == present >= FEW_ROWS:
         return found("key", "another in every row")

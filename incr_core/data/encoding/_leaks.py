@@ -29,6 +29,10 @@ FITS = 0.9995
 """A column gives a number away whose rule tells at least this share of its variance."""
 
 BINS = 1000
+"""Into how many ranges of about equally many rows numbers are cut."""
+
+MOST_VOTES = 10**7
+"""Values times classes beyond which no rule is made: each value has few rows for each class."""
 
 
 def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool) -> bool:
@@ -50,9 +54,9 @@ def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool
     places, targets = _bins(column), _codes(label)
     fitted, tried = slice(0, None, 2), slice(1, None, 2)
     count = int(targets.max()) + 1
-    votes = np.zeros((int(places.max()) + 1, count), dtype=np.int32) if count < BINS else None
-    if votes is None:
+    if (int(places.max()) + 1) * count > MOST_VOTES:
         return False
+    votes = np.zeros((int(places.max()) + 1, count), dtype=np.int32)
     np.add.at(votes, (places[fitted], targets[fitted]), 1)
     commonest = int(np.bincount(targets[fitted], minlength=count).argmax())
     rule = np.where(votes.any(axis=1), votes.argmax(axis=1), commonest)
@@ -87,8 +91,10 @@ def _bins(column: pa.ChunkedArray) -> Ints:
 def _codes(column: pa.ChunkedArray) -> Ints:
     encoded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()
     encoded = encoded if isinstance(encoded, pa.DictionaryArray) else encoded.chunk(0)
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    codes: Ints = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return pc.cast(column, pa.float64(), safe=False).to_numpy().astype(np.float64)
+    values: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy().astype(np.float64)
+    return values

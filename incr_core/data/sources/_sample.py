@@ -69,7 +69,7 @@ def _columns_of(source: FileSource, names: list[str]) -> list[str]:
     """The columns that all files have. StreamError where one has others."""
     heads = dict(zip(source.paths, source.heads(), strict=False))
     first = next(name for name in names if name in heads)
-    columns = heads[first].column_names
+    columns: list[str] = heads[first].column_names
     for name in names:
         head = heads.get(name)
         if head is None or (not len(head) and not head.column_names):
