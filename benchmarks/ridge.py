@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.fashion_mnist import FASHION_MNIST, fashion_mnist
+from benchmarks.forgetting import standardised
 from incr_core.batch import Batch
 from incr_core.learner import Learner
 from incr_core.models.adapt import ridge
@@ -62,15 +64,16 @@ def in_turn(features: int, seed: int, stream: Sequence[Batch]) -> Learner:
 
 def by_clients(features: int, seed: int, stream: Sequence[Batch]) -> Learner:
     """Let ten clients learn their rows of each increment, and merge what they share, as a server does."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     clients = [learner_of(features, seed) for _ in range(CLIENTS)]
     shared = {name: value.clone() for name, value in clients[0].shared_state()[0].items()}
     rules = clients[0].shared_state()[1]
-    concentration = torch.full((CLIENTS,), ALPHA)
     for increment in stream:
         states, counts = [], []
-        shares = torch._sample_dirichlet(concentration.expand(10, CLIENTS).contiguous(), generator)  # of each class
-        owner = torch.multinomial(shares[increment.targets], 1, generator=generator).reshape(-1)
+        shares = torch.from_numpy(generator.dirichlet([ALPHA] * CLIENTS, 10))  # of each class
+        edges = shares.cumsum(1)[increment.targets]
+        drawn = torch.from_numpy(generator.random(len(increment)))
+        owner = (drawn[:, None] > edges).sum(1).clamp(max=CLIENTS - 1)
         for number, client in enumerate(clients):
             mine = increment.take((owner == number).nonzero().reshape(-1))
             client.adopt_shared(shared)
@@ -106,12 +109,17 @@ def head(learner: Learner) -> Tensor:
     return next(value for name, value in learner.weights().items() if name.endswith("ridge_weight")).double()
 
 
-def run(features: int, seed: int, train: Batch, test: Batch) -> dict[str, tuple[float, float, float]]:
+WAYS = ("label order", "shuffled", "10 clients", "erased")
+
+
+def run(
+    features: int, seed: int, train: Batch, test: Batch, ways: Sequence[str] = WAYS
+) -> dict[str, tuple[float, float, float]]:
     """Accuracy, distance and seconds of CPU of each way to learn."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(10, generator=generator).tolist()
     plain = increments(train, range(10))
-    ways = {
+    make = {
         "label order": lambda: in_turn(features, seed, plain),
         "shuffled": lambda: in_turn(features, seed, increments(train, order, generator)),
         "10 clients": lambda: by_clients(features, seed, plain),
@@ -119,9 +127,9 @@ def run(features: int, seed: int, train: Batch, test: Batch) -> dict[str, tuple[
     }
     found: dict[str, tuple[float, float, float]] = {}
     first: Tensor | None = None
-    for name, learn in ways.items():
+    for name in ways:
         begun = time.process_time()
-        learner = learn()
+        learner = make[name]()
         seconds = time.process_time() - begun
         weights = head(learner)
         first = weights if first is None else first
@@ -139,12 +147,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--features", nargs="+", type=int, default=[500, 2000, 4000])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--data", type=Path, default=FASHION_MNIST)
     arguments = parser.parse_args()
     settle_arithmetic(1)
-    train, test = (replace(part, inputs=(part.inputs - 0.286) / 0.353) for part in fashion_mnist(arguments.data))
+    train, test = (standardised(part) for part in fashion_mnist(arguments.data))
     for features in arguments.features:
-        runs = [run(features, seed, train, test) for seed in arguments.seeds]
+        runs = [run(features, seed, train, test, arguments.ways) for seed in arguments.seeds]
         for name in runs[0]:
             scores, apart, seconds = zip(*(found[name] for found in runs), strict=True)
             mean, deviation = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0

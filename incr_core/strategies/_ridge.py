@@ -69,6 +69,8 @@ class Ridge(Strategy):
         alone="it works out the only weights that change, so there are no steps of which another could be part",
     )
 
+    known: Tensor
+
     def __init__(self, penalty: float = 10.0, decay: float = 0.0) -> None:
         super().__init__()
         self.penalty = positive("ridge.penalty", penalty)

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import incr_core.runs._summed_rows as summed_rows
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import erase, run
+from incr_core.storage import checkpoint
 
 DAYS = 4
 
@@ -91,15 +91,17 @@ def test_a_run_goes_on_as_if_the_rows_had_never_come(tmp_path: Path) -> None:
 def test_a_kill_in_the_midst_of_it_takes_nothing_out_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "data", range(DAYS - 1))
     run(job(tmp_path / "data"), tmp_path / "run")
-    saved, real = [], summed_rows.checkpoint.save
+    saved, real = 0, checkpoint.save
 
     def killed(*arguments: Any, **manifest: Any) -> None:
+        nonlocal saved
         if saved:
             raise KeyboardInterrupt
-        saved.append(real(*arguments, **manifest))
+        saved += 1
+        real(*arguments, **manifest)
 
     with monkeypatch.context() as broken:
-        broken.setattr(summed_rows.checkpoint, "save", killed)
+        broken.setattr(checkpoint, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             erase(tmp_path / "run", ASKED)
     assert erase(tmp_path / "run", ASKED)["subtracted"] == 50

@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from incr_core.batch import Batch, cat
-from incr_core.errors import ArgumentError, StrategyError
+from incr_core.errors import ArgumentError, JobError, StrategyError
+from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.models import STEPS, TableMLP, TableShape
 from incr_core.models.adapt import RidgeHead, ridge
@@ -147,7 +148,7 @@ def test_rows_that_are_taken_out_leave_the_head_of_the_others() -> None:
 def test_sums_that_fade_count_rows_by_how_long_ago_they_came() -> None:
     stream, decay = rows(), 0.02
     one = learner(Regression(), network(1), penalty=0.5, decay=decay)
-    values = stream.inputs[:, 0].double()  # type: ignore[index,call-overload]
+    values = stream.inputs[:, 0].double()  # type: ignore[index]
     for start in (0, 30, 60):
         one.learn(Batch(stream.inputs[start : start + 30], values[start : start + 30]))  # type: ignore[index]
     weights = (1 - decay) ** torch.tensor([60.0] * 30 + [30.0] * 30 + [0.0] * 30).double()
@@ -221,3 +222,22 @@ def test_bad_settings_and_models_that_nobody_fits_are_refused() -> None:
         Learner(network(), Multiclass(3), "sgd", [EWC()])
     with pytest.raises(ArgumentError, match=r"cluster\.shards: expected 1 .* got 2; use replicas"):
         Learner(network(), Multiclass(3), "sgd", [Ridge()], shard=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"learner": {"head": "rigde"}}, 'learner.head.name: expected "ridge", got "rigde"'),
+        ({"learner": {"head": {"name": "ridge", "featurs": 5}}}, 'learner.head.featurs: .* did you mean "features"'),
+        (
+            {"learner": {"head": "ridge", "consolidate": 100}},
+            'learner.consolidate: expected "increment" with .* got 100',
+        ),
+        ({"learner": {"head": "ridge"}, "cluster": {"shards": 2}}, "cluster.shards: expected 1 .* got 2; use replicas"),
+    ],
+)
+def test_a_job_with_another_head_or_one_that_cannot_be_is_refused(settings: dict[str, Any], told: str) -> None:
+    learner = {"objective": "binary", **settings["learner"]}
+    document = {"stream": {"path": "rows"}, "features": {"label": "y"}, **settings, "learner": learner}
+    with pytest.raises(JobError, match=told):
+        Job.from_document(document)
