@@ -231,7 +231,7 @@ def test_bad_settings_and_models_that_nobody_fits_are_refused() -> None:
         ({"learner": {"head": {"name": "ridge", "featurs": 5}}}, 'learner.head.featurs: .* did you mean "features"'),
         (
             {"learner": {"head": "ridge", "consolidate": 100}},
-            'learner.consolidate: expected "increment" with .* got 100',
+            'learner.consolidate: expected "increment" .* got 100',
         ),
         ({"learner": {"head": "ridge"}, "cluster": {"shards": 2}}, "cluster.shards: expected 1 .* got 2; use replicas"),
     ],
