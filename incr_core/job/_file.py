@@ -163,6 +163,20 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_head_is_worked_out_whole(self) -> Self:
+        if self.learner.head is not None and self.learner.consolidate != "increment":
+            raise ValueError(
+                'learner.consolidate: expected "increment" with learner.head, which is worked out anew after each, got '
+                f"{self.learner.consolidate!r}; leave it out"
+            )
+        if self.learner.head is not None and self.cluster.shards != 1:
+            raise ValueError(
+                "cluster.shards: expected 1 with learner.head, of which nothing is learned by steps, got "
+                f"{self.cluster.shards}; use replicas"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_window_has_keys(self) -> Self:
         if self.stream.key_window is not None and not self.stream.keys:
             raise ValueError("stream.key_window: expected stream.key too, got none; name what tells rows apart")

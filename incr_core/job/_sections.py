@@ -228,15 +228,6 @@ class LearnerSection(Section):
     def _others_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _solves_each_increment(self) -> Self:
-        if self.head is not None and self.consolidate != "increment":
-            raise ValueError(
-                'learner.consolidate: expected "increment" with learner.head, which is worked out anew after each, got '
-                f"{self.consolidate!r}; leave it out"
-            )
-        return self
-
     @field_validator("optimizer", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:

@@ -26,7 +26,8 @@ class RandomFeatures(nn.Module):
 
     McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", section 4.
     Levels are whole numbers in float32, so sums of their products are exact in any order (`RidgeSums`); what rounding
-    adds is a noise of 1% of a feature's deviation. That they end keeps a row with wild inputs from outweighing others.
+    adds is a noise of 1% of a feature's deviation. They are worked out in float64, so that a row has the same levels in
+    whatever batch it comes. That they end keeps a row with wild inputs from outweighing others.
     P and b follow from the seed by a generator whose numbers numpy has promised to keep, so they are in no state.
 
     inputs: d, of about unit scale. features: F. scale, bias: as in the formula.
@@ -43,14 +44,14 @@ class RandomFeatures(nn.Module):
         super().__init__()
         self.inputs, self.features = inputs, at_least_one("ridge.features", features)
         drawn = np.random.RandomState(seed).standard_normal((inputs + 1, features))
-        self.register_buffer("projection", torch.from_numpy(drawn[:-1] * scale / inputs**0.5).float(), persistent=False)
-        self.register_buffer("bias", torch.from_numpy(drawn[-1] * bias).float(), persistent=False)
+        self.register_buffer("projection", torch.from_numpy(drawn[:-1] * scale / inputs**0.5), persistent=False)
+        self.register_buffer("bias", torch.from_numpy(drawn[-1] * bias), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Levels, (B, F)."""
-        with torch.autocast(inputs.device.type, enabled=False):  # what is learned and what is asked must be alike
-            z = torch.addmm(self.bias, inputs.to(self.projection.dtype), self.projection)
-            return (z * STEPS).round_().clamp_(0, LEVELS)
+        """Levels, (B, F) float32."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            z = torch.addmm(self.bias.double(), inputs.double(), self.projection.double())
+            return (z * STEPS).round_().clamp_(0, LEVELS).float()
 
     def extra_repr(self) -> str:
         """Its sizes."""

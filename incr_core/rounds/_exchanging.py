@@ -111,7 +111,7 @@ class Exchanging:
             state, rules = learner.shared_state()
             self._summed = {name: value.clone() for name, value in state.items() if rules[name] == "sum"}
         assert self.participant.increment is not None, "receive an increment before learning it"
-        several = self.exchange.size > 1 and pace.rounds != 1
+        several = self.exchange.size > 1 and pace.rounds != 1 and bool(self._steered)
         with self._borrowed(len(self.participant.increment.labelled) * self.participant.passes()):
             if several and self._overlaps:
                 self._overlap(pace, taken, done)

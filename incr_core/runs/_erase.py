@@ -27,10 +27,11 @@ from incr_core.registry import (
     loop_state,
     state_folder,
 )
-from incr_core.registry.ledger import flat
 from incr_core.report import write_report
 from incr_core.runs._baseline_runs import baseline_runs
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
+from incr_core.runs._learned_rows import learned_rows
+from incr_core.runs._summed_rows import take_out_of_sums
 from incr_core.storage import checkpoint, is_address, located, remove
 
 __all__ = ["erase", "rows_in_file", "rows_in_source", "rows_where"]
@@ -45,8 +46,9 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
     consolidate on, to compare versions on, or waiting to be learned; predictions waiting for their labels; the values
     in the quarantine. It is done in the states of all participants, and in the run's baselines. Reviews leave the rows
-    out from now on. What was worked out of rows stays as it is: weights, class means, sums, rates and metrics. A run
-    goes on as one whose memories never drew the rows.
+    out from now on. What was worked out of rows stays as it is: weights, class means, rates, metrics, and sums but for
+    those of a closed-form head, out of which rows are taken where their files can be read. A run goes on as one whose
+    memories never drew the rows.
 
     Before anything is changed, every state and quarantine is read; a damaged one, a run or a baseline that is being
     written, and a memory of prototypes in any of them, from which no row can be taken out, end it there. At the end
@@ -54,7 +56,8 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     same call, or one with the rows in DIR/erasing.parquet, has finished what was begun; it counts what it deleted
     itself. Rows erased before and learned since, when their labels came, are deleted again.
 
-    Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `remembered` in memories, `kept` to
+    Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `subtracted` of these now from the
+    sums of a closed-form head, and `summed`, which stay in them; `remembered` in memories, `kept` to
     consolidate on, `waiting` to be learned, `predicted` without a label yet and `compared` on, in the newest states;
     `quarantined`; `unknown`, in no file that the run has met; `states` of participants, those of the baselines too,
     which were read back and hold none of them. And `elsewhere`, participants that keep their states on disks of their
@@ -78,7 +81,8 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
             _check(run, found)
         for run in runs:
             begin_erasing(run.path, asked)
-        counts = [_erase_in_run(run, found, asked) for run, found in zip(runs, memories, strict=True)]
+        each = zip(runs, jobs, memories, strict=True)
+        counts = [_erase_in_run(run, one, found, asked) for run, one, found in each]
         for run in reversed(runs):  # the run itself stays marked until nothing is left to do in its baselines
             finish_erasing(run.path)
     return counts[0] | {"states": sum(count["states"] for count in counts)}
@@ -195,7 +199,7 @@ def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dict[str, Any]:
+def _erase_in_run(run: RunDirectory, job: Job, memories: Memories, asked: pa.Table) -> dict[str, Any]:
     """Take the rows out of one run, which nobody else writes; returns the counts of `erase`."""
     addresses = _once(pa.concat_tables([erased(run.path), erasing(run.path)]))
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
@@ -209,6 +213,8 @@ def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dic
                 delete_rows(state, memories, ids_of(addresses, _met(state)))
                 checkpoint.save(folder, state, **manifest)
         checkpoint.tidy(folder)
+    participants = (one for one in _states(run) if is_participants(one[1]))
+    sums = take_out_of_sums(run, job, erasing(run.path), participants)
     run.rewrite("quarantine", lambda table: _without_values(table, addresses))
     for unfinished in run.path.rglob(".tmp-*"):  # a file that a kill has left half written
         remove(unfinished)
@@ -218,6 +224,7 @@ def _erase_in_run(run: RunDirectory, memories: Memories, asked: pa.Table) -> dic
     return {
         "rows": asked.num_rows,
         **_learned(ledger, asked),
+        **sums,
         **found,
         "quarantined": sum(_among(quarantine, asked)) if quarantine.num_rows else 0,
         "unknown": asked.num_rows - len(ids_of(asked, sorted(known))),
@@ -274,19 +281,5 @@ def _without_values(table: pa.Table, addresses: pa.Table) -> tuple[pa.Table, int
 
 def _learned(ledger: pa.Table, addresses: pa.Table) -> Mapping[str, Any]:
     """How many of the rows were learned, and in which versions."""
-    if not ledger.num_rows:
-        return {"learned": 0, "versions": []}
-    entry, start, stop = flat(ledger)
-    fragments, versions = np.array(ledger["fragment"].to_pylist()), ledger["version"].to_numpy()
-    learned, found = 0, set[int]()
-    for name in addresses["fragment"].unique().to_pylist():
-        mine = np.flatnonzero(fragments[entry] == name)
-        if not len(mine):
-            continue
-        mine = mine[start[mine].argsort()]
-        offsets = np.unique(addresses.filter(pc.equal(addresses["fragment"], name))["offset"].to_numpy())
-        place = mine[np.searchsorted(start[mine], offsets, side="right") - 1]
-        inside = (start[place] <= offsets) & (offsets < stop[place])
-        learned += int(inside.sum())
-        found |= set(versions[entry[place[inside]]].tolist())
-    return {"learned": learned, "versions": sorted(found)}
+    found = learned_rows(ledger, addresses)
+    return {"learned": found.num_rows, "versions": sorted(set(found["version"].to_pylist()))}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core._util import fraction, positive
@@ -70,6 +69,8 @@ class Ridge(Strategy):
         alone="it works out the only weights that change, so there are no steps of which another could be part",
     )
 
+    known: Tensor
+
     def __init__(self, penalty: float = 10.0, decay: float = 0.0) -> None:
         super().__init__()
         self.penalty = positive("ridge.penalty", penalty)
@@ -100,11 +101,24 @@ class Ridge(Strategy):
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Take in the increment's rows."""
-        self.count(ctx.model, ctx.objective, labelled)
+        self._add(ctx.model, ctx.objective, labelled)
 
     @torch.no_grad()
-    def count(self, model: Any, objective: Objective, rows: Batch, sign: int = 1) -> None:
-        """Take rows into the sums, or out of them: sign -1."""
+    def take_out(self, model: nn.Module, objective: Objective, rows: Batch) -> None:
+        """Take rows that were learned out of the sums: what is left is what there would be without them.
+
+        The head follows when it is worked out next. StrategyError where sums have faded, of which no row can be taken.
+        """
+        if self.decay:
+            raise StrategyError(
+                f"ridge: expected sums of whole rows to take rows out of, got sums that fade (decay = {self.decay:g}); "
+                "rows leave them by themselves"
+            )
+        before = self.sums.count.clone()
+        self._add(model, objective, rows, sign=-1)
+        self.known += self.sums.count - before
+
+    def _add(self, model: nn.Module, objective: Objective, rows: Batch, sign: int = 1) -> None:
         levels = list[Tensor]()
         reading = self._head[0].features.register_forward_hook(lambda _, inputs, output: levels.append(output))
         try:
@@ -120,8 +134,6 @@ class Ridge(Strategy):
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Solve for the head, then let the sums fade."""
         sums = RidgeSums.of({name.removeprefix("sums."): value for name, value in shared.items()})
-        if float(sums.count) == float(shared["known"]):
-            return {}, {}
         # Levels are steps of a feature.
         weight, bias, unexplained = sums.solve(self.penalty * STEPS**2)
         kind = int(shared["kind"])

@@ -83,7 +83,7 @@ class Laws(Trial):
         """Resume equals uninterrupted, at the border of increments and within."""
         expected = everything(self.learned(self.make()))
         for number, labelled in enumerate(self.increments):
-            steps = self.learner().steps_in(len(labelled))
+            steps = self.learner(self.make()).steps_in(len(labelled))
             # Once within each increment, at another place; and once after each but the last, where no step is left.
             for taken in (1 + (number + 1) * steps // 4, None)[: 2 if labelled is not self.increments[-1] else 1]:
                 where = "after" if taken is None else f"{taken} of {steps} steps into"
@@ -209,7 +209,7 @@ class Laws(Trial):
         learner, labelled = self.learner(self.make()), self.increments[0]
         learner.begin(labelled)
         before = {name: value.clone() for name, value in learner.advance().weights.items()}
-        learner.end(labelled)
+        learner.end(labelled, derives=False)
         changed = [name for name, value in learner.weights().items() if not torch.equal(value, before[name])]
         self.require(
             learner.remakes or not changed,

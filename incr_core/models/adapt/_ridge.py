@@ -65,4 +65,4 @@ class RidgeHead(nn.Module):
         """Logits, or a standardised value, (B, outputs)."""
         with torch.autocast(inputs.device.type, enabled=False):
             levels: Tensor = self.features(inputs)
-            return F.linear(levels, self.ridge_weight.t(), self.ridge_bias)
+            return F.linear(levels.to(self.ridge_weight.dtype), self.ridge_weight.t(), self.ridge_bias)

@@ -1,0 +1,106 @@
+"""Rows that are erased are taken out of the sums that a closed-form head is worked out from (`Ridge.take_out`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from incr_core.batch import Batch
+from incr_core.data.timeline import Stream
+from incr_core.errors import StreamError
+from incr_core.job import Job
+from incr_core.registry import SCHEMA, RunDirectory, ids_of, loop_state
+from incr_core.runs._learned_rows import learned_rows
+from incr_core.storage import checkpoint, parquet_bytes, read_table, write_atomically
+from incr_core.strategies import Ridge
+
+__all__ = ["take_out_of_sums"]
+
+TAKEN_OUT = "taken_out"
+"""The key of a state's manifest with the ids of rows that are no part of its sums any more."""
+
+NOTED = SCHEMA.append(pa.field("at", pa.int64()))
+
+States = Iterator[tuple[Path, Any, dict[str, Any]]]
+
+
+def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: States) -> dict[str, int]:
+    """Take rows, those that were learned, out of the sums in all saved states of a run's participants.
+
+    The rows are read from the stream's files once more, and their features are worked out by each version's weights.
+    What was taken out is noted with the state, and at the end in DIR/erased/sums.parquet, so nothing is taken out
+    twice: not after a kill, nor when the same rows are asked for again.
+
+    states: folder, state and manifest of each.
+
+    Returns how many rows are `subtracted` now, and how many stay `summed`: their files are gone or have changed, the
+    sums fade, or a server has sums of its own. Both are 0 for a job without such a head.
+    """
+    strategies, latest = job.strategies(), run.latest()
+    place = next((place for place, one in enumerate(strategies) if isinstance(one, Ridge)), None)
+    if place is None or latest is None:
+        return {"subtracted": 0, "summed": 0}
+    gone = _noted(run.path)
+    left = learned_rows(run.table("ledger"), asked).join(gone, SCHEMA.names, join_type="left outer")
+    left = left.filter(pc.less(pc.fill_null(left["at"], 0), left["version"])).select([*SCHEMA.names, "version"])
+    found = left.slice(0, 0)
+    if left.num_rows and not _cannot(strategies[place], run, job, latest):
+        found = _subtracted(run, job, left, place, states)
+    if found.num_rows:
+        now = found.select(SCHEMA.names).append_column("at", pa.array([latest] * found.num_rows, pa.int64()))
+        older = gone.join(now, SCHEMA.names, join_type="left anti")
+        (run.path / "erased").mkdir(exist_ok=True)
+        write_atomically(run.path / "erased" / "sums.parquet", parquet_bytes(pa.concat_tables([older, now])))
+    return {"subtracted": found.num_rows, "summed": left.num_rows - found.num_rows}
+
+
+def _cannot(strategy: object, run: RunDirectory, job: Job, latest: int) -> bool:
+    """Whether no row can be taken out: sums that fade, those of a server, rates that only an owner of rows can tell."""
+    fades = isinstance(strategy, Ridge) and strategy.decay > 0
+    return fades or "shared" in loop_state(run.path, latest)["engine"] or bool(job.rates())
+
+
+def _subtracted(run: RunDirectory, job: Job, left: pa.Table, place: int, states: States) -> pa.Table:
+    """Take rows out of every state that has them; returns those that are in none any more."""
+    learner, stream, prefix = job.learner_for(job.numeric_width), job.data(), f"{place}."
+    ridge = learner.strategies[place]
+    assert isinstance(ridge, Ridge)
+    for folder, state, manifest in states:
+        mine = left.filter(pc.less_equal(left["version"], int(folder.relative_to(run.path).parts[2])))
+        names = list(state["cursor"]["fragments"]) if state["cursor"] else []
+        known = pc.is_in(mine["fragment"], pa.array(names, pa.string()))
+        done = torch.tensor(manifest.get(TAKEN_OUT, []), dtype=torch.int64)
+        wanted = ids_of(mine.filter(known), names)
+        rows = _read_back(stream, wanted[~torch.isin(wanted, done)], state["cursor"])
+        if rows is not None and rows.rows is not None:
+            kept = state["learner"]["strategies"]
+            learner.adopt(run.load(int(folder.relative_to(run.path).parts[2]))[0])
+            ridge.load_state_dict({n.removeprefix(prefix): v for n, v in kept.items() if n.startswith(prefix)})
+            ridge.take_out(learner.model, learner.objective, rows.to(learner.device))
+            kept |= {prefix + name: value for name, value in ridge.state_dict().items()}
+            done = torch.cat([done, rows.rows])
+            checkpoint.save(folder, state, **{**manifest, TAKEN_OUT: done.tolist()})
+        stay = mine.filter(known).filter(pa.array((~torch.isin(wanted, done)).numpy()))
+        left = left.join(pa.concat_tables([stay, mine.filter(pc.invert(known))]), SCHEMA.names, join_type="left anti")
+    return left
+
+
+def _read_back(stream: Stream, ids: Tensor, cursor: dict[str, Any] | None) -> Batch | None:
+    if cursor is None or not len(ids):
+        return None
+    try:
+        return stream.read_back(ids, cursor)
+    except StreamError:  # a file is another by now
+        return None
+
+
+def _noted(directory: Path) -> pa.Table:
+    """The rows that were taken out before, and at which version."""
+    file = directory / "erased" / "sums.parquet"
+    return read_table(file.name, file.read_bytes()) if file.is_file() else NOTED.empty_table()
