@@ -131,7 +131,7 @@ class ByHand:
             mean, spread = self.targets._scale
             y = (y - mean) / spread
         for _ in range(self.passes):
-            for part in torch.randperm(len(x), generator=self.order).split(32):
+            for part in torch.split(torch.randperm(len(x), generator=self.order), 32):
                 loss = self._loss(self.model(x[part]), y[part])
                 self.descent.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -26,9 +26,9 @@ import torch
 from benchmarks.scores import Scores
 from benchmarks.table_peers import PEERS
 from benchmarks.table_streams import BLOCK, STREAMS, Table
-from incr_core.engines._local import LocalEngine
+from incr_core.engines import LocalEngine
 from incr_core.job import Job
-from incr_core.metrics import Statistics, add
+from incr_core.metrics import Statistics, add, total
 
 RESULTS = Path(__file__).parent / "results" / "tables.json"
 OURS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def learned_by_ours(table: Table, seed: int, settings: dict[str, Any]) -> tuple[
         engine.start(None)
         begun = time.process_time()
         while arrivals := engine.receive():
-            found = add(found, arrivals[0].statistics)
+            found = add(found, total(arrival.statistics for arrival in arrivals))
             engine.learn(arrivals)
         seconds = time.process_time() - begun
         engine.close()
@@ -94,7 +94,7 @@ def figure(table: Table, predicted: Any) -> float:
 
 def show(scores: Scores, names: Sequence[str], seeds: int) -> None:
     """A line a stream: the mean of each, the best marked, ours beside the best of the others; then ranks and costs."""
-    print(f"{'':20}" + "".join(f"{name[:13]:>14}" for name in names))
+    print(f"{'':20}" + "".join(f"{name.replace('by hand, ', '')[:13]:>14}" for name in names))
     ranks: dict[str, list[float]] = {name: [] for name in names}
     costs: dict[str, list[float]] = {name: [] for name in names}
     for stream in STREAMS:

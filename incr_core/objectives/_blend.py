@@ -103,7 +103,7 @@ class Blend(Objective):
         return torch.cat(found)
 
     def _stepping(self, output: Tensor) -> list[Tensor]:
-        return list(output.split(self.each.outputs, dim=1)[: self.learned])
+        return list(torch.split(output, self.each.outputs, dim=1))[: self.learned]
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
         """What targets add to the statistics of the objective of each expert."""
@@ -149,7 +149,7 @@ class Blend(Objective):
 
     def answers(self, output: Tensor) -> Tensor:
         """The prediction of each expert, (K, B) or (K, B, C)."""
-        parts = output.split(self.each.outputs, dim=1)
+        parts = torch.split(output, self.each.outputs, dim=1)
         return torch.stack(
             [self.each.predict(part) for part in parts[: self.learned]]
             + [self._meant(part) for part in parts[self.learned :]]
@@ -164,7 +164,8 @@ class Blend(Objective):
     def predict(self, output: Tensor) -> Tensor:
         """The mix of the experts' predictions, (B,) or (B, C)."""
         answers = self.answers(output)
-        return torch.tensordot(self.weights().to(answers), answers, dims=1)
+        mixed: Tensor = torch.tensordot(self.weights().to(answers), answers, dims=1)
+        return mixed
 
     def weights(self) -> Tensor:
         """What each expert counts, (K,) float64; worked out anew when `errors` has changed."""

@@ -1,0 +1,63 @@
+"""`model.kind = "auto"` and `learner.epochs = "auto"` in a job file: what they make, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incr_core.engines import LocalEngine
+from incr_core.errors import JobError
+from incr_core.job import Job
+from incr_core.models import TableExperts
+from incr_core.objectives import Blend, Multiclass
+from tests.support.federated_runs import people
+
+AUTO = ("model.kind=auto", "learner.epochs=auto")
+
+
+def test_the_model_is_made_of_experts_and_the_objective_of_theirs(table: Path) -> None:
+    learner = people(table, *AUTO, "learner.objective=multiclass").learner_for(2)
+    assert isinstance(learner.model, TableExperts)
+    assert isinstance(learner.objective, Blend)
+    assert isinstance(learner.objective.each, Multiclass)
+
+
+def test_passes_become_fewer_as_rows_are_known(table: Path, tmp_path: Path) -> None:
+    engine = LocalEngine(people(table, *AUTO, "stream.every=600", "learner.batch_size=256"), tmp_path)
+    engine.start(None)
+    passes = []
+    while arrivals := engine.receive():
+        passes.append(engine.learn(arrivals).passes_rows / arrivals[0].labelled)
+    assert passes == [2, 10, 10, 10], "the warm start has passes of its own"
+    assert engine.participant.learner.rows_known == 2000
+    assert engine.participant._passes_of(engine.participant.increment.tick) == 10  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learner.objective=multilabel", "expected learner.objective = 'binary', 'multiclass' or 'regression', got"),
+        ("model.factory=own:model", "expected no model.factory"),
+        ('model.adapt=[{name="lora"}]', "expected no model.adapt"),
+        ("features.ranges={height=[0, 3], weight=[0, 200]}", "expected no features.ranges"),
+    ],
+)
+def test_what_cannot_be_made_of_experts_is_refused(table: Path, setting: str, message: str) -> None:
+    with pytest.raises(JobError, match=f'model.kind = "auto": {message}'):
+        people(table, "model.kind=auto", setting).objective()
+
+
+def test_passes_of_their_own_need_experts(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r'learner\.epochs = "auto": expected model\.kind = "auto"'):
+        people(table, "learner.epochs=auto").participant()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.kind", "forest"), ("learner.epochs", "many"), ("learner.epochs", 0)]
+)
+def test_other_words_are_refused_by_their_key(table: Path, key: str, value: Any) -> None:
+    with pytest.raises(JobError, match=key):
+        people(table, f"{key}={value}")
+    assert Job.from_document(people(table).document()).model.kind == "mlp"
