@@ -78,13 +78,13 @@ def _subtracted(run: RunDirectory, job: Job, left: pa.Table, place: int, states:
         done = torch.tensor(manifest.get(TAKEN_OUT, []), dtype=torch.int64)
         wanted = ids_of(mine.filter(known), names)
         rows = _read_back(stream, wanted[~torch.isin(wanted, done)], state["cursor"])
-        if rows is not None and rows.rows is not None:
+        if rows is not None and rows.row_ids is not None:
             kept = state["learner"]["strategies"]
             learner.adopt(run.load(int(folder.relative_to(run.path).parts[2]))[0])
             ridge.load_state_dict({n.removeprefix(prefix): v for n, v in kept.items() if n.startswith(prefix)})
             ridge.take_out(learner.model, learner.objective, rows.to(learner.device))
             kept |= {prefix + name: value for name, value in ridge.state_dict().items()}
-            done = torch.cat([done, rows.rows])
+            done = torch.cat([done, rows.row_ids])
             checkpoint.save(folder, state, **{**manifest, TAKEN_OUT: done.tolist()})
         stay = mine.filter(known).filter(pa.array((~torch.isin(wanted, done)).numpy()))
         left = left.join(pa.concat_tables([stay, mine.filter(pc.invert(known))]), SCHEMA.names, join_type="left anti")

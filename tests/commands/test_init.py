@@ -156,7 +156,8 @@ def test_an_objective_for_each_kind_of_label(label: list[Any], objective: str, t
     x = np.random.default_rng(0).normal(size=len(label))
     rows = as_parquet(pa.table({"x": x, "y": label}), tmp_path / "rows")
     found = propose(rows, "y").label
-    assert found is not None and (found.objective, found.told) == (objective, told)
+    assert found is not None
+    assert (found.objective, found.told) == (objective, told)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,8 @@ def test_what_a_job_leaves_open_is_inferred_kept_and_said(tmp_path: Path) -> Non
     job = Job.from_document(document).resolved()
     assert job.features.numeric == ["price"]
     assert job.features.categorical == ["customer_id", "colour", "member", "country", "code"]
-    assert job.features.text == ["note"] and job.features.text_words == 16
+    assert job.features.text == ["note"]
+    assert job.features.text_words == 16
     told = job.told_columns()
     assert told["left out"].startswith(
         "row (it counts the rows), returned_at (a time: features.date makes numbers of it)"

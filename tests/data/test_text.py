@@ -47,13 +47,16 @@ def test_words_and_pairs_are_hashed_as_documented() -> None:
 
 def test_case_marks_and_spaces_make_no_other_word_but_order_makes_another_pair() -> None:
     one, same, turned = buckets("Don't stop, NOW!", "  dont\tstop\nnow", "now stop dont")
-    assert one.tolist() == same.tolist() and one.tolist() != turned.tolist()
-    assert sorted(one[:3]) == sorted(turned[:3]) and not {*one[3:5]} & {*turned[3:5]}
+    assert one.tolist() == same.tolist()
+    assert one.tolist() != turned.tolist()
+    assert sorted(one[:3]) == sorted(turned[:3])
+    assert not {*one[3:5]} & {*turned[3:5]}
 
 
 def test_what_has_no_word_is_all_zeros() -> None:
     assert not buckets(None, "", "  ", "?! ...").any()
-    assert buckets(None, None).shape == (2, 7) and buckets().shape == (0, 7)
+    assert buckets(None, None).shape == (2, 7)
+    assert buckets().shape == (0, 7)
 
 
 def test_a_text_has_the_same_words_whatever_stands_beside_it() -> None:
@@ -89,7 +92,8 @@ def test_the_type_in_a_file_does_not_matter(column: Any) -> None:
     given = pa.table({"title": column, "body": ["a b", "c", ""], "x": [1.0, 2.0, 3.0], "y": [0, 1, 0]})
     plain = given.set_column(0, "title", pa.array(["7", "8", None]))
     found, expected = (encoder().encode(table, torch.arange(3), "a.csv").batch.inputs for table in (given, plain))
-    assert isinstance(found, dict) and isinstance(expected, dict)
+    assert isinstance(found, dict)
+    assert isinstance(expected, dict)
     assert torch.equal(found["text"], expected["text"])
     assert not encoder().encode(given, torch.arange(3), "a.csv").bad
 
@@ -110,7 +114,8 @@ def test_rows_of_a_request_have_the_bits_of_a_table() -> None:
     columns = {"title": [None if t is None else str(t).lower() if t is True else str(t) for t in titles]}
     table = pa.table({**columns, "body": ["one two"] * len(rows), "x": [1.0] * len(rows), "y": [0] * len(rows)})
     found, expected = PlainRows(made).inputs(rows), made.encode(table, torch.arange(len(rows)), "a.csv").batch.inputs
-    assert isinstance(found, dict) and isinstance(expected, dict)
+    assert isinstance(found, dict)
+    assert isinstance(expected, dict)
     assert {name: value.dtype for name, value in found.items()} == {n: v.dtype for n, v in expected.items()}
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert PlainRows(made).inputs([{"title": ["no"], "body": "", "x": 1.0}]) is None
@@ -119,7 +124,8 @@ def test_rows_of_a_request_have_the_bits_of_a_table() -> None:
 def test_an_empty_batch_has_the_shape_of_others() -> None:
     table = pa.table({"title": ["a b"], "body": ["c"], "x": [1.0], "y": [0]})
     found, empty = encoder().encode(table, torch.arange(1), "a.csv").batch.inputs, encoder().empty().inputs
-    assert isinstance(found, dict) and isinstance(empty, dict)
+    assert isinstance(found, dict)
+    assert isinstance(empty, dict)
     assert {name: value.shape[1:] for name, value in found.items()} == {n: v.shape[1:] for n, v in empty.items()}
     assert empty["text"].shape == (0, 2, 7)
 
@@ -136,7 +142,8 @@ def test_an_empty_batch_has_the_shape_of_others() -> None:
 )
 def test_a_time_is_its_days_and_where_in_day_week_and_year_it_is(column: Any) -> None:
     parts, faults = date_parts(pa.chunked_array([column]), "at", "day.csv")
-    assert not faults and np.isnan(parts[1]).all()
+    assert not faults
+    assert np.isnan(parts[1]).all()
     days, *waves = parts[0]
     assert days == pytest.approx(19782.75)
     assert waves[:2] == pytest.approx([-1, 0], abs=1e-6)  # six in the evening: three quarters of a day
@@ -149,5 +156,6 @@ def test_what_is_no_time_is_a_bad_row() -> None:
     table = pa.table({"x": [1.0, 2.0], "at": ["2024-01-01", "soon"], "y": [0, 1]})
     found = made.encode(table, torch.arange(2), "day.csv")
     assert [(row.offset, row.column, row.reason) for row in found.bad] == [(1, "at", "expected a time, got text")]
-    assert isinstance(found.batch.inputs, torch.Tensor) and found.batch.inputs.shape == (1, 8)
+    assert isinstance(found.batch.inputs, torch.Tensor)
+    assert found.batch.inputs.shape == (1, 8)
     assert made.places == {"x": range(1), "at": range(1, 8)}

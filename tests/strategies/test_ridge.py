@@ -46,7 +46,7 @@ def rows(count: int = 90, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, 3, (count,), generator=generator)
     centres = 2.0 * torch.eye(3, 4)
-    return Batch(centres[targets] + torch.randn(count, 4, generator=generator), targets, rows=torch.arange(count))
+    return Batch(centres[targets] + torch.randn(count, 4, generator=generator), targets, row_ids=torch.arange(count))
 
 
 def head(of: Learner) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def test_a_regression_far_from_zero_is_that_of_ridge_regression() -> None:
     values = 1e6 + 1e-2 * stream.inputs.sum(1).double()  # type: ignore[union-attr]
     one = learner(Regression(), network(1), penalty=1e-3)
     for part in (stream.slice(0, 20), stream.slice(20, 90)):
-        labelled = Batch(part.inputs, values[part.rows])
+        labelled = Batch(part.inputs, values[part.row_ids])
         one.absorb(one.observe(labelled))
         one.learn(labelled)
     theirs = linear_model.Ridge(1e-3 * STEPS**2).fit(levels(one, stream.inputs), values)  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def test_passes_and_the_size_of_batches_are_no_matter() -> None:
     several = Learner(network(), Multiclass(3), "adam", [Ridge()], batch_size=7, accumulate=2, epochs=3)
     update = several.learn(stream)
     one.learn(stream)
-    assert update.rows == 3 * 90
+    assert update.num_rows == 3 * 90
     assert torch.equal(head(several)[0], head(one)[0])
 
 
