@@ -130,7 +130,7 @@ def plain(x: Array, draw: np.random.Generator) -> Array:
 
 def with_holes(x: Array, draw: np.random.Generator) -> Array:
     """Half of the columns lack a number in four of ten rows."""
-    holes = np.asarray(draw.random(x.shape) < 0.4)
+    holes: Array = np.less(draw.random(x.shape), 0.4)
     holes[:, ::2] = False
     return np.where(holes, np.nan, x)
 

@@ -89,8 +89,8 @@ class Magnitudes(nn.Module):
     def _found(self) -> Tensor:
         count, logs, _ = self.logs.sums
         known = count.clamp(min=1.0)
-        skewed: Tensor = (self.negative == 0) & (count >= 2) & (self.total / known > SKEWED * (logs / known).exp())
-        return skewed
+        found: Tensor = (self.negative == 0) & (count >= 2) & (self.total / known > SKEWED * (logs / known).exp())
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy counts the writes to its own `total` from 0, so it keeps nothing."""
