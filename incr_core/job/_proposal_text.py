@@ -43,14 +43,33 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
         *_columns("exclude", proposal.used_as("exclude")),
         _line("on_bad_row", "quarantine", _bad(proposal)),
         "",
+        *_model(proposal),
         "[learner]",
         _line("objective", proposal.label.objective, f"or {proposal.label.otherwise}" * bool(proposal.label.otherwise)),
-        *([_line("epochs", 3, "passes over each increment: a short stream has few steps")] * ((rows or seen) < SHORT)),
+        *_passes(proposal, rows or seen),
         "",
         "[[strategy]]",
         _line("name", "replay", "remembers rows and learns them again, so that what was learned stays"),
+        *([_line("capacity", 500), _line("memory", "window", "the newest rows")] if _has_experts(proposal) else []),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _has_experts(proposal: Proposal) -> bool:
+    """Whether `model.kind = "auto"` is for these rows: plain tables, whose answers can be mixed."""
+    objective = proposal.label.objective if proposal.label else ""
+    return objective in ("binary", "multiclass", "regression") and not proposal.used_as("text")
+
+
+def _model(proposal: Proposal) -> list[str]:
+    why = "several models side by side, weighted by their recent errors"
+    return ["[model]", _line("kind", "auto", why), ""] if _has_experts(proposal) else []
+
+
+def _passes(proposal: Proposal, rows: int) -> list[str]:
+    if _has_experts(proposal):
+        return [_line("epochs", "auto", "passes over each increment: the more, the fewer rows are known")]
+    return [_line("epochs", 3, "passes over each increment: a short stream has few steps")] if rows < SHORT else []
 
 
 def _clock(proposal: Proposal, rows: int) -> list[str]:
