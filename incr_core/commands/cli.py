@@ -21,6 +21,9 @@ from incr_core.shown import shown
 
 __all__ = ["main"]
 
+LOST = 120
+"""How Python ends where what was printed could not be written."""
+
 OWN_WEIGHTS = "with the weights that a client has for itself; at an owner, CLIENT.toml"
 
 
@@ -48,10 +51,15 @@ def _end(code: Sequence[int]) -> None:
     """
     if code and threading.active_count() > 1:
         logging.shutdown()
+        lost = 0
         for output in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            try:
                 output.flush()
-        os._exit(code[0])
+            except (BrokenPipeError, ValueError):  # nobody reads it, or it is closed
+                pass
+            except OSError:
+                lost = LOST
+        os._exit(code[0] or lost)
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from incr_core._util import json_text
@@ -64,7 +65,8 @@ def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
     if not options.quiet and not options.json:
-        print("\n".join(f"{kind}: {found}" for kind, found in job.told_columns().items()), flush=True)
+        with suppress(OSError):  # a run is not to end for want of somebody who reads
+            print("\n".join(f"{kind}: {found}" for kind, found in job.told_columns().items()), flush=True)
     with progress(job, quiet=options.quiet) as on_progress:
         run(job, out, options.on, on_progress, follow=options.follow)
     return 0

@@ -37,14 +37,15 @@ def watch(directory: str, *, json: bool) -> None:
 
 def _changes(directory: str) -> Iterator[Status]:
     """The status now, and whenever it is another one; the last is that of a run that has ended."""
-    known = None
+    known = ""
     while True:
         status = Status.of(directory)
-        if status != known:
+        told = json_text(status.document())  # compared as text: a metric that is not a number equals nothing
+        if told != known:
             yield status
         if status.running is None and status.detached is None:
             return
-        known = status
+        known = told
         time.sleep(LOOK)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from incr_core.batch import Batch, Limit, cat
 from incr_core.data.timeline import Increment, Stream, Tick
 from incr_core.errors import ArgumentError
-from incr_core.learner import EarlyStopping, Learner, passes_after
+from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._at_hand import AtHand
 from incr_core.rounds._orders import Orders, follow
@@ -196,11 +196,6 @@ class Participant(Resuming):
         """Passes over the increment at hand."""
         assert self.increment is not None
         return self.increment.passes
-
-    def _passes_of(self, tick: Tick) -> int:
-        if tick.warm and self.warm_passes:
-            return self.warm_passes
-        return passes_after(self.learner.rows_known) if self.adapts else self.learner.epochs
 
     def begin(self, passes: int | None = None) -> None:
         """Prepare the rows of the increment at hand for `passes` passes."""

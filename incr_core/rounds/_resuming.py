@@ -9,7 +9,7 @@ from typing import Any
 
 from incr_core.batch import Batch
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
-from incr_core.learner import Learner
+from incr_core.learner import Learner, passes_after
 from incr_core.rounds._at_hand import AtHand
 from incr_core.rounds._inheritance import inherited
 from incr_core.rounds._prequential import Prequential
@@ -24,7 +24,7 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a participant that is saved, goes on from what was saved, and goes back.
 
-    stream, learner, personal, reference, increment: those of the participant.
+    stream, learner, personal, reference, increment, warm_passes, adapts: those of the participant.
 
     A participant that goes back keeps its reader, which gives once more what it has given since the last state that is
     kept in memory; where that was too much, or the state is another, another reader begins at the state's place.
@@ -35,6 +35,8 @@ class Resuming:
     personal: frozenset[str]
     reference: Reference | None
     increment: AtHand | None
+    warm_passes: int | None
+    adapts: bool
     _evaluation: Prequential
     _unconsolidated: UnconsolidatedRows | None
 
@@ -54,6 +56,11 @@ class Resuming:
         """Begin at another participant's stream position, before anything was received."""
         assert self._increments is None, "a participant begins once"
         self._cursor = cursor
+
+    def _passes_of(self, tick: Tick) -> int:
+        if tick.warm and self.warm_passes:
+            return self.warm_passes
+        return passes_after(self.learner.rows_known) if self.adapts else self.learner.epochs
 
     def _own(self) -> Weights:
         return {name: value for name, value in self.learner.weights().items() if name in self.personal}
@@ -151,9 +158,9 @@ class Resuming:
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:
-            passes = at_hand.get("passes", self.learner.epochs)  # an earlier incr kept none
-            labelled = Batch.from_state(at_hand["labelled"])
-            self.increment = AtHand(Tick(**at_hand["tick"]), labelled, at_hand["begun"], passes)
+            tick, labelled = Tick(**at_hand["tick"]), Batch.from_state(at_hand["labelled"])
+            passes = at_hand["passes"] if "passes" in at_hand else self._passes_of(tick)  # an earlier incr kept none
+            self.increment = AtHand(tick, labelled, at_hand["begun"], passes)
         exchanged: dict[str, Any] = state["exchanged"]
         return exchanged
 

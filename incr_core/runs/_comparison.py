@@ -89,12 +89,11 @@ def _compared(directory: RunDirectory, name: str, path: str) -> Compared:
     last = table.slice(max(0, table.num_rows - 1)).to_pylist()
     total = {column: sum(table[column].to_pylist()) for column in table.column_names if _is_added(column)}
     seconds = sum(value for column, value in total.items() if column.startswith("seconds_"))
-    learned = sum(version["rows"] for version in directory.versions())
     return Compared(
         name=name,
         path=path,
         engine=engine_of(directory.path) or "",
-        rows_learned=learned,
+        rows_learned=total.get("rows_labelled", 0),
         rows_scored=total.get("rows_scored", 0),
         rows_per_second=total.get("rows_labelled", 0) / seconds if seconds else None,
         versions=len(directory.versions()),
@@ -138,12 +137,12 @@ def _named(one: Mapping[str, Any]) -> str:
 def _differing(jobs: Sequence[Mapping[str, str]], engines: set[str]) -> dict[str, list[str]]:
     unused = tuple(f"{section}." for section in ENGINES if section not in engines)
     names = dict.fromkeys(name for job in jobs for name in job)
-    told = {name: [job.get(name, MISSING) for job in jobs] for name in names if name not in ("name", "root")}
-    return {
-        name: [MISSING if value == "[]" else value for value in values]
-        for name, values in told.items()
-        if len(set(values)) > 1 and not name.startswith(unused)
+    told = {
+        name: [MISSING if job.get(name, "[]") == "[]" else job[name] for job in jobs]
+        for name in names
+        if name not in ("name", "root") and not name.startswith(unused)
     }
+    return {name: values for name, values in told.items() if len(set(values)) > 1}
 
 
 def _cautions(runs: Sequence[Compared], jobs: Sequence[Mapping[str, str]]) -> list[str]:

@@ -45,6 +45,10 @@ def test_what_is_not_comparable_is_said_and_names_are_told_apart(
     assert [one["name"] for one in told["runs"]] == runs
     assert told["cautions"] == [f"metrics are over different numbers of rows: {runs[0]} 80, {runs[1]} 60"]
     assert told["settings"] == {}
+    assert [one["rows_learned"] for one in told["runs"]] == [80, 60]
+    Run(runs[0]).rollback(3)
+    assert main(["compare", *runs, "--json"]) == 0
+    assert [one["rows_learned"] for one in json.loads(capsys.readouterr().out)["runs"]] == [60, 60]
     assert main(["compare", runs[0]]) == 2
     assert "runs: expected at least two to compare, got 1" in capsys.readouterr().err
     assert main(["compare", runs[0], str(tmp_path / "nowhere")]) == 2
