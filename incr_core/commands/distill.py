@@ -19,7 +19,7 @@ from incr_core.errors import ArgumentError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.loop import Loop, Progress
-from incr_core.objectives import Regression, distillation_loss
+from incr_core.objectives import Binary, Blend, Regression, distillation_loss
 from incr_core.registry import RunDirectory, add_erased, erased, ids_of
 from incr_core.report import write_report
 from incr_core.rounds import Arrival
@@ -28,6 +28,9 @@ from incr_core.storage import located, write_atomically
 from incr_core.strategies import Context, Strategy, Traits
 
 __all__ = ["distill"]
+
+SURE = 1e-6
+"""No closer to 0 or 1 is what experts side by side are taken to answer."""
 
 RECORD = "teacher.json"
 """Who taught a run, in its directory."""
@@ -61,6 +64,7 @@ def distill(
     if out.resolve() == run.path.resolve():
         raise ArgumentError(f"--out {out}: expected another folder than the teacher's own run; choose one")
     job = Student.from_document(run.job()).with_settings([*settings, "baselines={}"])
+    _check(job)
     with RunDirectory.create(
         out, job.toml(), f"local:{job.fingerprint()}", keep=job.publish.keep, as_now=Student.as_now
     ) as student:
@@ -77,6 +81,20 @@ def distill(
             engine.close()
         write_report(student)
     return Summary.of(summary)
+
+
+def _check(student: Job) -> None:
+    """ArgumentError for a student that cannot be taught."""
+    if student.model.kind == "auto":
+        raise ArgumentError(
+            'student: expected a model of one network, got model.kind = "auto", whose experts answer each for itself; '
+            'add --student \'model.kind="mlp"\', and --student learner.epochs=1 where these are "auto"'
+        )
+    if student.learner.head is not None:
+        raise ArgumentError(
+            f"student: expected a model that learns by steps, got learner.head = {student.learner.head.name!r}, which "
+            "is worked out from sums of the rows themselves; a run of another job can learn the same stream: incr run"
+        )
 
 
 def _begun_with(out: Path) -> int | None:
@@ -131,8 +149,14 @@ class Taught(Strategy):
         teacher = self._teacher
         teacher.model.eval()
         output: Tensor = teacher.model(map_inputs(lambda value: value.to(teacher.device), inputs))
-        # Each standardises by the targets it has seen: they can agree on values only.
-        return teacher.objective.predict(output) if isinstance(teacher.objective, Regression) else output
+        objective = teacher.objective
+        each = objective.each if isinstance(objective, Blend) else objective
+        if isinstance(each, Regression):  # each standardises by the targets it has seen: they can agree on values only
+            return objective.predict(output)
+        if isinstance(objective, Blend):  # what one network would have to answer for the mix
+            told = objective.predict(output).clamp(SURE, 1.0 - SURE)
+            return told.logit().unsqueeze(1) if isinstance(each, Binary) else told.log()
+        return output
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
         """How far the student is from what it was told."""

@@ -42,8 +42,8 @@ def forget(options: argparse.Namespace) -> int:
         print(f"  taken out of the head's sums: {found['subtracted']:,} rows; the next version is one without them")
     if found["summed"]:
         print(
-            f"  still in the head's sums: {found['summed']:,} rows, whose files cannot be read as they were, or whose "
-            "sums fade, have rates or lie with a server; learn the stream anew without them"
+            f"  still in sums that answers are worked out from: {found['summed']:,} rows, whose files cannot be read "
+            "as they were, or whose sums fade, have rates or lie with a server; learn the stream anew without them"
         )
     if found["versions"]:
         print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")

@@ -66,6 +66,12 @@ def check_exportable(job: Job, learner: Learner) -> None:
             f"learner.objective: expected one of {', '.join(OUTPUTS)} to export, got {objective!r}, whose answers are "
             "no columns of one tensor; serve it (incr serve), or ask it in Python (Version.predict)"
         )
+    if job.model.kind == "auto":
+        raise JobError(
+            'model.kind = "auto": expected a model of one network to export, got experts side by side, whose mix '
+            "follows the newest rows; serve it (incr serve), or teach one network what they know: incr distill DIR "
+            "--out DIR2 --student 'model.kind=\"mlp\"' --student learner.epochs=1"
+        )
     if any(step.name == "experts" for step in job.model.adapt):
         raise JobError(
             "model.adapt experts: expected a model of one path to export, got experts, of which each row chooses one; "

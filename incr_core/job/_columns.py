@@ -46,7 +46,8 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
         tolerant=features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
     )
-    if job.model.factory is not None or job.learner.objective == "ranking":  # models that take no text
+    if job.model.factory is not None or job.model.kind == "auto" or job.learner.objective == "ranking":
+        # Models that take no text.
         categorical = [name for name in found.notes if name in found.categorical or name in found.text]
         found = replace(found, categorical=categorical, text=[])
     return replace(found, text=[*features.text, *found.text])

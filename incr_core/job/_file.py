@@ -186,9 +186,15 @@ class JobFile(Section):
     def _columns_are_one_thing(self) -> Self:
         features = self.features
         used = [*features.numeric, *features.categorical, *features.text, *features.date]
+        said = {features.weight, features.task, self.stream.predict_at, self.stream.label_at, *features.labels}
         for name in features.exclude:
             if name in used:
                 raise ValueError(f"features.exclude: {name} is named as a feature too; take it out of one of the two")
+            if name in said or name in self.stream.keys:
+                raise ValueError(
+                    f"features.exclude: expected columns that would be features, got {name}, which the job names as "
+                    "label, weight, task, key or time, and which is none; leave it out"
+                )
         if features.text and self.learner.objective in ("ranking", "next_token"):
             raise ValueError(
                 f'features.text: expected none with the objective "{self.learner.objective}", whose built-in model '

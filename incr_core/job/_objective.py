@@ -45,6 +45,9 @@ def check_auto(job: JobFile) -> None:
         "no model.factory, which makes a model of its own": model.factory is not None,
         "no model.inputs, which name the arguments of a model of one's own": bool(model.inputs),
         "no model.adapt, which changes a single network": bool(model.adapt),
+        "neither federated.privacy nor federated.client_privacy, which want inputs normalised by features.ranges": (
+            job.federated.privacy is not None or job.federated.client_privacy is not None
+        ),
         "no features.text, whose words none of the experts reads": bool(features.text),
         "no learner.head, which takes the place of the last layer of a single network": job.learner.head is not None,
         "no features.ranges, since experts are weighted by their errors on rows, and of rows nothing may be told": (

@@ -40,12 +40,14 @@ def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: State
     states: folder, state and manifest of each.
 
     Returns how many rows are `subtracted` now, and how many stay `summed`: their files are gone or have changed, the
-    sums fade, or a server has sums of its own. Both are 0 for a job without such a head.
+    sums fade, as those of experts side by side do, or a server has sums of its own. Both are 0 for a job without sums.
     """
     strategies, latest = job.strategies(), run.latest()
     place = next((place for place, one in enumerate(strategies) if isinstance(one, Ridge)), None)
-    if place is None or latest is None:
+    if latest is None or (place is None and job.model.kind != "auto"):
         return {"subtracted": 0, "summed": 0}
+    if place is None:  # experts that are worked out from sums which fade
+        return {"subtracted": 0, "summed": learned_rows(run.table("ledger"), asked).num_rows}
     gone = _noted(run.path)
     left = learned_rows(run.table("ledger"), asked).join(gone, SCHEMA.names, join_type="left outer")
     left = left.filter(pc.less(pc.fill_null(left["at"], 0), left["version"])).select([*SCHEMA.names, "version"])

@@ -117,6 +117,44 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     assert summary.rows_learned == 2000
 
 
+@pytest.mark.parametrize("label", ["tall", "size", "score"])
+def test_experts_teach_one_network_what_their_mix_answers(tmp_path: Path, label: str) -> None:
+    table, objective = made_up(400), {"tall": "binary", "size": "multiclass", "score": "regression"}[label]
+    pq.write_table(table, tmp_path / "rows.parquet")
+    document = {
+        "stream": {"path": str(tmp_path / "rows.parquet"), "every": 100},
+        "features": {"label": label, "numeric": ["height", "weight"]},
+        "model": {"kind": "auto", "hidden": [8]},
+        "learner": {"objective": objective},
+    }
+    teacher = run(Job.from_document(document).resolved(), tmp_path / "teacher")
+    mine = ['model.kind="mlp"', "model.hidden=[8]", "learner.epochs=20"]
+    taught = [Version.load(tmp_path / name) for name in told(teacher.path, tmp_path, mine)]
+    answers = [one.predict(table).select([-1]).to_pandas().to_numpy() for one in [teacher.champion, *taught]]
+    apart = [np.abs(answer - answers[0]).mean() for answer in answers[1:]]
+    assert apart[1] < apart[0], "a student that listens is closer to its teacher than one that does not"
+
+
+def told(teacher: Path, folder: Path, settings: list[str]) -> list[str]:
+    for name, strength in (("alone", 0.0), ("taught", 20.0)):
+        distill(teacher, folder / name, settings, strength=strength)
+    return ["alone", "taught"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.kind=auto"], "student: expected a model of one network"),
+        (["learner.head=ridge"], "student: expected a model that learns by steps"),
+    ],
+)
+def test_a_student_that_cannot_be_taught_is_refused(tmp_path: Path, settings: list[str], message: str) -> None:
+    teacher = taught(tmp_path, files=1)
+    with pytest.raises(ArgumentError, match=message):
+        distill(teacher, tmp_path / "student", settings)
+    assert not (tmp_path / "student").exists()
+
+
 @pytest.mark.slow
 def test_an_interrupted_lesson_goes_on_with_its_first_teacher(tmp_path: Path) -> None:
     teacher = taught(tmp_path)

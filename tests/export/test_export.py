@@ -283,6 +283,12 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path, monkeypatch:
         (
             "tall",
             "binary",
+            {"model": {"kind": "auto"}},
+            'model.kind = "auto": expected a model of one network to export, .* incr distill DIR',
+        ),
+        (
+            "tall",
+            "binary",
             {
                 "stream": {"predict_at": "at", "every": "1h"},
                 "features": {

@@ -41,6 +41,9 @@ def test_passes_become_fewer_as_rows_are_known(table: Path, tmp_path: Path) -> N
         ("learner.objective=multilabel", "expected learner.objective = 'binary', 'multiclass' or 'regression', got"),
         ("model.factory=own:model", "expected no model.factory"),
         ('model.adapt=[{name="lora"}]', "expected no model.adapt"),
+        ('features.text=["colour"]', "expected no features.text"),
+        ("learner.head=ridge", "expected no learner.head"),
+        ("federated.privacy={epsilon=9.0}", "expected neither federated.privacy nor federated.client_privacy"),
         ("features.ranges={height=[0, 3], weight=[0, 200]}", "expected no features.ranges"),
     ],
 )
