@@ -60,8 +60,13 @@ logging.getLogger("incr").addHandler(RefuseWaiting())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not import a file of which no test is wanted: those on Ray and Flower take seconds."""
+    """Do not import a file, or a folder of files, of which no test is wanted: those on Ray and Flower take seconds, and
+    a machine for the tests on a GPU may have neither.
+    """
     wanted = config.option.markexpr
+    if collection_path.is_dir():
+        files = list(collection_path.rglob("test_*.py"))
+        return True if files and all(leaves_out(wanted, file.read_text()) for file in files) else None
     # Examples in docstrings have no marker, so where one is named, no other file has anything of it.
     looks = collection_path.name.startswith("test_") or wanted.isidentifier()
     looks = looks and collection_path.suffix == ".py"

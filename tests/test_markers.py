@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from functools import cache
@@ -143,3 +144,13 @@ def test_a_test_cannot_start_ray_unmarked_or_one_of_its_own(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "test_it.py::test_it starts Ray; mark it: pytestmark = pytest.mark.ray" in done.stdout
     assert "test_it.py::test_second starts a Ray of its own; let it use the fixture ray_session" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_tests_on_a_gpu_are_collected_where_neither_ray_nor_flower_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nfor name in ('ray', 'flwr'): sys.modules[name] = None\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--collect-only"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "tests/gpu/test_runs.py" in done.stdout

@@ -21,6 +21,9 @@ from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
+EXPERTS = ("model.kind=auto", "learner.epochs=auto", 'strategy=[{name="replay", capacity=200, memory="window"}]')
+RIDGE = ('learner.head={name="ridge", features=60}', "strategy=[]", "learner.warm_epochs=1")
+
 
 def incr(*arguments: str, gpu: bool = True) -> str:
     """What a command prints; gpu: whether it sees one."""
@@ -75,6 +78,23 @@ def test_a_run_is_resumed_to_the_bit(table: Path, tmp_path: Path, graphs: bool) 
     for stop in (2, 5):
         finish(job, tmp_path / "parts", LocalEngine, stop_after=stop)
     assert finish(job, tmp_path / "parts", LocalEngine).sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("settings", [EXPERTS, RIDGE], ids=["experts", "ridge head"])
+def test_sums_are_solved_alike_at_each_run_and_resume_and_near_the_cpu(
+    table: Path, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    """Closed forms beside the network: Gram matrices, their solution and the experts' shares of the answer."""
+    job = people(table, "learner.device=cuda", *settings).resolved()
+    whole, cpu = finish(job, tmp_path / "whole", LocalEngine), people(table, *settings).resolved()
+    assert whole.score == pytest.approx(finish(cpu, tmp_path / "cpu", LocalEngine).score, abs=0.05)
+    finish(job, tmp_path / "parts", LocalEngine, stop_after=3)
+    assert finish(job, tmp_path / "parts", LocalEngine).sha256 == whole.sha256
+    found = []
+    for gpu in (True, False):
+        incr("predict", str(tmp_path / "whole"), str(table), "-o", str(tmp_path / f"{gpu}.parquet"), gpu=gpu)
+        found.append(torch.tensor(pq.read_table(tmp_path / f"{gpu}.parquet")["probability"].to_pylist()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_recorded_steps_change_no_bit_of_a_run(table: Path, tmp_path: Path) -> None:
