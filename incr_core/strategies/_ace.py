@@ -21,10 +21,10 @@ __all__ = ["ACE"]
 class ACE(Strategy):
     """Learn new rows only against the classes of their batch, so that they do not push old classes away.
 
-    loss = mean over new rows of -log softmax(output - margin * absent)[y]
-         + the mean loss of remembered rows
+        loss = mean over new rows of -log softmax(output - margin * absent)[y]
+             + the mean loss of remembered rows
 
-    absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
+        absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
 
     With a margin of infinity absent classes are left out, which is ER-ACE. With a finite margin new rows are separated
     from old classes once their outputs come close. Nothing separates old classes from new ones without remembered rows:

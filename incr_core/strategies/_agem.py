@@ -18,8 +18,8 @@ __all__ = ["AGEM"]
 class AGEM(Strategy):
     """Project each step so that it does not raise the loss of remembered rows.
 
-    r = gradient of the mean loss of `rows` remembered rows
-    g <- g - min(0, g.r / r.r) r
+        r = gradient of the mean loss of `rows` remembered rows
+        g <- g - min(0, g.r / r.r) r
 
     The memory receives the rows of an increment when the increment ends: as in the paper, it holds past tasks only.
 

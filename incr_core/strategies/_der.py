@@ -20,9 +20,9 @@ __all__ = ["DER"]
 class DER(Strategy):
     """Replay rows with their labels and with the outputs that the model had when the rows were new.
 
-    loss = mean loss of the n new rows
-         + logits * mean (output - output when it was new)^2      over round(ratio * n) remembered rows
-         + labels * mean loss                                     over as many others
+        loss = mean loss of the n new rows
+             + logits * mean (output - output when it was new)^2      over round(ratio * n) remembered rows
+             + labels * mean loss                                     over as many others
 
     alpha in the paper is `logits`, beta is `labels`: DER is labels = 0, DER++ is labels > 0. All rows share one
     forward.

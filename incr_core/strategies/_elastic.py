@@ -17,9 +17,9 @@ class ElasticNet(Strategy):
     """Penalise the change of weights within an increment by an elastic net, so that few weights move, and only a
     little.
 
-    loss += l1 * |w - a|_1 + l2 / 2 * |w - a|^2
-    l2 as a gradient:            g_j += l2 * (w_j - a_j)
-    l1 as a proximal step:       d_j = w_j - a_j after the step;  w_j <- a_j + sign(d_j) max(0, |d_j| - lr * l1)
+        loss += l1 * |w - a|_1 + l2 / 2 * |w - a|^2
+        l2 as a gradient:            g_j += l2 * (w_j - a_j)
+        l1 as a proximal step:       d_j = w_j - a_j after the step;  w_j <- a_j + sign(d_j) max(0, |d_j| - lr * l1)
 
     a are the weights at the start of the increment, and lr is the learning rate of the weight's group. The proximal
     step gives exact zeros, where a subgradient would oscillate around them. A weight without a gradient takes no step,

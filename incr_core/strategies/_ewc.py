@@ -18,10 +18,10 @@ __all__ = ["EWC"]
 class EWC(Strategy):
     """Penalise changes of weights that the predictions depend on, by their Fisher information.
 
-    loss += strength / 2 * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = strength * F_j
-    at the end of an increment: F <- decay * F + F_new,  and
-        online:   a <- w
-        else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
+        loss += strength / 2 * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = strength * F_j
+        at the end of an increment: F <- decay * F + F_new,  and
+            online:   a <- w
+            else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
     F_new is the diagonal Fisher information of the increment's rows, and w are the weights after the increment. The
     online form keeps one running F and only the last anchor, where the new loss and all earlier penalties are already

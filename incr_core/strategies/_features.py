@@ -21,8 +21,8 @@ __all__ = ["FeatureDistillation"]
 class FeatureDistillation(Strategy):
     """Keep the penultimate activations close to those at the start of the increment.
 
-    loss += strength * mean over rows and activations of (f(x) - teacher's f(x))^2
-    at the beginning of an increment but the first: teacher <- w
+        loss += strength * mean over rows and activations of (f(x) - teacher's f(x))^2
+        at the beginning of an increment but the first: teacher <- w
 
     f are the penultimate activations, the input of the model's last linear layer, so the head stays free to change. No
     regressor is needed, because teacher and student are the same model. The strategy remembers no rows; listed after a

@@ -15,8 +15,8 @@ __all__ = ["FedProx"]
 class FedProx(Strategy):
     """Keep a participant's weights close to the anchor from which all participants started the round.
 
-    loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
-    at the beginning of an increment, and whenever an anchor is adopted: a <- w
+        loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
+        at the beginning of an increment, and whenever an anchor is adopted: a <- w
 
     mu in the paper is `strength`. If an increment has several rounds, each has its own anchor. Without an exchange the
     anchor is the weights at the start of the increment.

@@ -15,7 +15,7 @@ __all__ = ["L2SP"]
 class L2SP(Strategy):
     """Penalise the distance from the initial weights, such as those of a pretrained model.
 
-    loss += strength / 2 * sum_j (w_j - a_j)^2        as a gradient: g_j += strength * (w_j - a_j)
+        loss += strength / 2 * sum_j (w_j - a_j)^2        as a gradient: g_j += strength * (w_j - a_j)
 
     a are the weights with which the learner was created; they never change.
 

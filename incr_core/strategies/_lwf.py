@@ -23,8 +23,8 @@ NEVER = -1e4
 class LwF(Strategy):
     """Keep the outputs for new rows close to those of the model at the start of the increment.
 
-    loss += strength * distillation_loss(output, teacher's output)       see `distillation_loss`
-    at the beginning of an increment but the first: teacher <- w
+        loss += strength * distillation_loss(output, teacher's output)       see `distillation_loss`
+        at the beginning of an increment but the first: teacher <- w
 
     In multiclass classification the teacher knows the classes of earlier increments, on whichever participant they were
     learned, and gives probability 0 to all others. If the others were left out instead, all old classes could lose to

@@ -19,8 +19,8 @@ __all__ = ["MAS", "sensitivity"]
 class MAS(Strategy):
     """Penalise changes of weights to which the model's outputs are sensitive.
 
-    loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
-    at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
+        loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
+        at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
 
     It needs no labels: rows with late or missing labels contribute to F as well.
 

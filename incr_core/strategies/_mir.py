@@ -16,8 +16,8 @@ __all__ = ["MIR"]
 class MIR(Strategy):
     """Replay the remembered rows whose loss the coming step would raise most.
 
-    w' = w - lr * gradient of the new rows' mean loss
-    replay the round(ratio * n) of `candidates` remembered rows with the largest loss(w') - loss(w)
+        w' = w - lr * gradient of the new rows' mean loss
+        replay the round(ratio * n) of `candidates` remembered rows with the largest loss(w') - loss(w)
 
     It costs about three forwards and one backward more than replay. The virtual step is evaluated in eval mode, so
     dropout adds no noise and BatchNorm statistics do not change.

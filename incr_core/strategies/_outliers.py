@@ -20,8 +20,8 @@ __all__ = ["Outliers"]
 class Outliers(Strategy):
     """Reduce the weight of a row with the distance of its inputs from recent rows.
 
-    d_i^2 = mean over features of ((x - mean) / std)^2        missing features left out
-    f_i   = min(1, threshold / d_i) ^ strength
+        d_i^2 = mean over features of ((x - mean) / std)^2        missing features left out
+        f_i   = min(1, threshold / d_i) ^ strength
 
     d is the Mahalanobis distance with a diagonal covariance, averaged over features, so a typical row has d near 1 for
     any number of features. With strength 1 the factor is the Huber weight. mean and std cover approximately the last

@@ -15,7 +15,7 @@ __all__ = ["Replay"]
 class Replay(Strategy):
     """Learn remembered rows again together with the new ones, in one forward.
 
-    loss = mean over the n new rows and round(ratio * n) remembered rows
+        loss = mean over the n new rows and round(ratio * n) remembered rows
 
     Args:
         capacity: Capacity of the memory, in rows or bytes; see `Memory`.

@@ -30,8 +30,8 @@ FORWARD = 4096
 class Ridge(Strategy):
     """Sum the random features of every new row, and fit the model's `RidgeHead` by ridge regression on all rows.
 
-    end:     sums += those of the increment's rows (`RidgeSums`), merged between participants
-    derive:  W, b = argmin sum_i |y_i - h_i W - b|^2 + penalty |W|^2        sums *= (1 - decay)^(new rows)
+        end:     sums += those of the increment's rows (`RidgeSums`), merged between participants
+        derive:  W, b = argmin sum_i |y_i - h_i W - b|^2 + penalty |W|^2        sums *= (1 - decay)^(new rows)
 
     y is one-hot for classes, 0 or 1 for labels, and the value for a regression. The intercept b is not penalised. No
     row is stored and none is forgotten: the head equals that of all rows at once, to rounding, for any order of rows
@@ -40,8 +40,8 @@ class Ridge(Strategy):
     Scores s = h W + b of classes become probabilities by their residual deviation r on the summed rows; r is increased
     if these are few:
 
-    multiclass:          softmax(1.25 s / r), r^2 the mean over classes
-    binary, multilabel:  sigmoid(1.25 (2 s - 1) / r)
+        multiclass:          softmax(1.25 s / r), r^2 the mean over classes
+        binary, multilabel:  sigmoid(1.25 (2 s - 1) / r)
 
     The head is solved by a Cholesky factorisation when an increment ends. With 2,000 features this takes as long as
     adding 2,000 rows. Updating an inverse instead would be faster below about 100 rows, but inverses of several

@@ -18,9 +18,9 @@ __all__ = ["SI"]
 class SI(Strategy):
     """Penalise changes of weights that contributed most to the decrease of the loss.
 
-    every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
-    end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
-    loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
+        every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
+        end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
+        loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
 
     g in the path integral p is the gradient of the loss, without this penalty and without other strategies' edits.
 

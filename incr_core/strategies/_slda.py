@@ -18,7 +18,7 @@ __all__ = ["SLDA"]
 class SLDA(Strategy):
     """Feed the activations of every new row to the model's `StreamingLDA` head, which classifies by them.
 
-    counts_y += 1        sums_y += f(x)        second += f(x) f(x)^T
+        counts_y += 1        sums_y += f(x)        second += f(x) f(x)^T
 
     f are the penultimate activations, computed in eval mode by a separate forward. The sums are part of the model and
     add up exactly between participants. A row learned in several passes counts once per pass, and row weights count as

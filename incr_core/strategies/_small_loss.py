@@ -18,8 +18,8 @@ __all__ = ["SmallLoss"]
 class SmallLoss(Strategy):
     """Leave out the rows with the largest losses; under label noise these are mostly mislabelled rows.
 
-    f_i = [rank of l_i among the last `history` losses <= 1 - rate_t] / (1 - rate_t)
-    rate_t = rate * min(1, t / warmup)        t: optimiser steps taken
+        f_i = [rank of l_i among the last `history` losses <= 1 - rate_t] / (1 - rate_t)
+        rate_t = rate * min(1, t / warmup)        t: optimiser steps taken
 
     R(T) in the paper is 1 - rate_t. This is one network instead of two that select for each other. A network learns
     regular patterns before it memorises noise (section 3 of the paper), so the warm-up comes first; rows left out

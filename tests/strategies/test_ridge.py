@@ -155,7 +155,7 @@ def test_sums_that_fade_count_rows_by_how_long_ago_they_came() -> None:
     theirs = linear_model.Ridge(0.5 * STEPS**2).fit(levels(one, stream.inputs), values, weights)  # type: ignore[arg-type]
     expected = torch.from_numpy(theirs.predict(levels(one, stream.inputs)))  # type: ignore[arg-type]
     assert float((one.predict(stream.inputs) - expected).abs().max()) < 1e-5
-    with pytest.raises(StrategyError, match=r"ridge: expected sums of whole rows .*decay = 0.02"):
+    with pytest.raises(StrategyError, match=r"ridge: expected sums of whole rows .*decay 0.02"):
         one.strategies[0].take_out(one.model, one.objective, stream)  # type: ignore[operator]
 
 

@@ -16,7 +16,7 @@ __all__ = ["QuadraticPenalty"]
 class QuadraticPenalty:
     """Add the gradient of strength / 2 * sum_j F_j (w_j - a_j)^2 in implicit form, in place:
 
-    g_j += k_j / (1 + lr * k_j) * (w_j - a_j)        with k_j = strength * F_j
+        g_j += k_j / (1 + lr * k_j) * (w_j - a_j)        with k_j = strength * F_j
 
     The plain gradient is k_j (w_j - a_j). An SGD step along it overshoots the anchor if lr * k_j > 1 and diverges above
     2, which happens for a few stiff weights at any strength that is useful for the others. The division makes the step
