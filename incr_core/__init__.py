@@ -1,8 +1,8 @@
 """Keep a PyTorch model current.
 
-The update rule is a `Learner`: a model, an `Objective`, an optimiser and `Strategy`s, which keep a `Memory` of rows. A
-`Job` names them and a stream; `run` runs it in one process, on Ray actors, or inside Flower clients, and `open_run` one
-of Python objects: both give a `Run`. The rest is in the drawers.
+The update rule is a `Learner`: a model, an `Objective`, an optimiser and `Strategy`s, some of which keep a `Memory` of
+rows. A `Job` names these and a stream. `run` runs a job in one process, on Ray actors, or inside Flower clients;
+`open_run` does so with Python objects. Both return a `Run`. Everything else is in the subpackages.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: torch takes seconds that `incr --help` need not wait."""
+    """Import a public name on first use: torch takes seconds, which `incr --help` does not need."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"incr_core.{_HOMES[name]}"), name)
     if name in __all__:
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names above, which are imported only when they are asked for."""
+    """Return the public names, which are imported on first use."""
     return __all__

@@ -1,4 +1,4 @@
-"""A batch: tensors for some rows; and the steps in which an increment's rows become batches."""
+"""Batches of rows as tensors, and the division of an increment into optimiser steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ __all__ = ["Batch", "Inputs", "Limit", "Steps", "cat", "map_inputs", "share_of",
 Inputs = Tensor | dict[str, Tensor]
 
 Limit = int | Callable[[], bool] | None
-"""How many optimiser steps to take: a number; until this, asked after each, says it is enough; None: all there are."""
+"""Limit on optimiser steps: a number; a function that is called after each step and returns True to stop; None for all.
+"""
 
 
 def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """Inputs with `function` applied to their one or several tensors.
+    """Apply `function` to the tensor or tensors of the inputs.
 
-    >>> map_inputs(torch.neg, {"a": torch.ones(1)})
-    {'a': tensor([-1.])}
+    Example:
+        >>> map_inputs(torch.neg, {"a": torch.ones(1)})
+        {'a': tensor([-1.])}
     """
     if isinstance(inputs, dict):
         return {name: function(value) for name, value in inputs.items()}
@@ -30,10 +32,11 @@ def map_inputs(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
 
 
 def split_inputs(inputs: Inputs, size: int) -> list[Inputs]:
-    """Consecutive inputs of `size` rows, as views; the last may be shorter.
+    """Split inputs into consecutive views of `size` rows; the last may be shorter.
 
-    >>> [len(part) for part in split_inputs(torch.ones(3), 2)]
-    [2, 1]
+    Example:
+        >>> [len(part) for part in split_inputs(torch.ones(3), 2)]
+        [2, 1]
     """
     if isinstance(inputs, dict):
         columns = [torch.split(value, size) for value in inputs.values()]
@@ -45,18 +48,20 @@ def split_inputs(inputs: Inputs, size: int) -> list[Inputs]:
 class Batch:
     """Tensors for B rows; treat it as immutable.
 
-    inputs: what the model takes, (B, ...) or a dict of such tensors.
-    targets: (B,) float for binary and ranking, (B,) float64 for regression, (B,) int64 for multiclass, (B, L) float for
-        multilabel, (B, T) int64 for tokens.
-    weights: (B,) float, or None where every row counts once.
-    task: (B,) int64, or None where the stream has no tasks.
-    row_ids: (B,) int64 (see `data/_row_ids.py`), or None where nobody asks which rows these are.
+    Attributes:
+        inputs: Inputs of the model, (B, ...) or a dict of such tensors.
+        targets: (B,) float for binary and ranking, (B,) float64 for regression, (B,) int64 for multiclass, (B, L) float
+            for multilabel, (B, T) int64 for tokens.
+        weights: (B,) float, or None if every row counts once.
+        task: (B,) int64, or None if the stream has no tasks.
+        row_ids: (B,) int64 (see `data/_row_ids.py`), or None if row ids are not needed.
 
-    >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
-    >>> len(batch), [len(part) for part in batch.split(2)]
-    (3, [2, 1])
-    >>> batch.take(torch.tensor([2])).inputs
-    tensor([[4., 5.]])
+    Example:
+        >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
+        >>> len(batch), [len(part) for part in batch.split(2)]
+        (3, [2, 1])
+        >>> batch.take(torch.tensor([2])).inputs
+        tensor([[4., 5.]])
     """
 
     inputs: Inputs
@@ -69,22 +74,23 @@ class Batch:
         return self.targets.shape[0]
 
     def total_weight(self) -> float | Tensor:
-        """What its rows count for together: their number, or the sum of their weights."""
+        """Return the total weight of the rows: their number, or the sum of their weights."""
         return float(len(self)) if self.weights is None else self.weights.sum()
 
     @property
     def nbytes(self) -> int:
-        """What its tensors take of memory.
+        """Memory of the tensors in bytes.
 
-        >>> Batch(torch.zeros(2, 3), torch.zeros(2)).nbytes
-        32
+        Example:
+            >>> Batch(torch.zeros(2, 3), torch.zeros(2)).nbytes
+            32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
         others = (self.targets, self.weights, self.task, self.row_ids)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with `function` applied to each of its tensors."""
+        """Return the batch with `function` applied to each of its tensors."""
         return Batch(
             map_inputs(function, self.inputs),
             function(self.targets),
@@ -94,11 +100,12 @@ class Batch:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of its tensors, as states keep them.
+        """Return copies of the tensors, for a state.
 
-        >>> state = Batch(torch.zeros(2, 1), torch.zeros(2), row_ids=torch.arange(2)).state_dict()
-        >>> list(state), Batch.from_state(state).row_ids
-        (['inputs', 'targets', 'weights', 'task', 'rows'], tensor([0, 1]))
+        Example:
+            >>> state = Batch(torch.zeros(2, 1), torch.zeros(2), row_ids=torch.arange(2)).state_dict()
+            >>> list(state), Batch.from_state(state).row_ids
+            (['inputs', 'targets', 'weights', 'task', 'rows'], tensor([0, 1]))
         """
         state = asdict(self)
         state["rows"] = state.pop("row_ids")
@@ -106,36 +113,38 @@ class Batch:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
-        """Back from `state_dict`."""
+        """Restore a batch from `state_dict`."""
         return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")))
 
     def take(self, index: Tensor) -> Batch:
-        """The rows at `index` (n,), copied, in that order."""
+        """Return copies of the rows at `index` (n,), in that order."""
         return self.map(lambda tensor: tensor.index_select(0, index))
 
     def without(self, ids: Tensor) -> Batch:
-        """The rows whose id is not among `ids` (n,).
+        """Return the rows whose id is not in `ids` (n,).
 
-        >>> Batch(torch.zeros(3, 1), torch.arange(3.0), row_ids=torch.arange(3)).without(torch.tensor([1])).targets
-        tensor([0., 2.])
+        Example:
+            >>> Batch(torch.zeros(3, 1), torch.arange(3.0), row_ids=torch.arange(3)).without(torch.tensor([1])).targets
+            tensor([0., 2.])
         """
         assert self.row_ids is not None, "rows of a stream have ids"
         return self.take((~torch.isin(self.row_ids, ids)).nonzero().flatten())
 
     def slice(self, start: int, stop: int) -> Batch:
-        """The rows from `start` up to `stop`, as views."""
+        """Return the rows from `start` up to `stop`, as views."""
         return self.map(lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`; rows that lie in pinned memory are copied to a GPU while this process goes on."""
+        """Return the batch on `device`. Copies from pinned memory to a GPU are asynchronous."""
         place = torch.device(device)
-        if self.targets.device == place:  # and with it all of the batch
+        if self.targets.device == place:  # all tensors of a batch are on one device
             return self
-        # Pinning them here would cost more than to wait for the copy. What comes from a GPU must be here to be read.
+        # Pinning here would cost more than a synchronous copy. Copies from a GPU are synchronous, because they are read
+        # at once.
         return self.map(lambda tensor: tensor.to(place, non_blocking=place.type != "cpu"))
 
     def split(self, size: int) -> list[Batch]:
-        """Consecutive batches of `size` rows, as views; the last may be shorter."""
+        """Split into consecutive batches of `size` rows, as views; the last may be shorter."""
         count = -(-len(self) // size)
         if count == 1:
             return [self]
@@ -149,12 +158,14 @@ class Batch:
 
 
 def cat(batches: Sequence[Batch]) -> Batch:
-    """One batch of all rows, in order. A field that one batch lacks is missing in the result,
-    but `weights`, where a missing one counts as ones.
+    """Concatenate batches, in order.
 
-    >>> one = Batch(torch.zeros(1, 2), torch.zeros(1))
-    >>> len(cat([one, one, one]))
-    3
+    A field that one batch lacks is missing in the result, except `weights`: missing weights count as ones.
+
+    Example:
+        >>> one = Batch(torch.zeros(1, 2), torch.zeros(1))
+        >>> len(cat([one, one, one]))
+        3
     """
     if len(batches) == 1:
         return batches[0]
@@ -188,33 +199,40 @@ def cat(batches: Sequence[Batch]) -> Batch:
 
 
 def share_of(part: float | Tensor, total: float | Tensor) -> float | Tensor:
-    """part / total, of weights of rows, which may all be 0.
+    """Return part / total for weights of rows, and 0 if all weights are 0.
 
-    >>> share_of(1.0, 4.0), float(share_of(torch.zeros(()), torch.zeros(())))
-    (0.25, 0.0)
+    Example:
+        >>> share_of(1.0, 4.0), float(share_of(torch.zeros(()), torch.zeros(())))
+        (0.25, 0.0)
     """
     return part / (total.clamp(min=torch.finfo(total.dtype).tiny) if isinstance(total, Tensor) else total)
 
 
 class Steps:
-    """The optimiser steps of an increment: its rows in a seeded order, cut into batches, grouped by step.
+    """The optimiser steps of an increment: rows in a seeded order, divided into batches, grouped by step.
 
-    batch_size: rows of a batch. accumulate: batches of a step. shuffle: each pass in a new order.
-    smallest: a last batch of fewer rows joins the one before it, for models that cannot learn from so few.
+    The state can be saved between any two steps. It contains the generator's state at the start of the increment and
+    the number of steps taken, but no rows: given the same rows again, `begin` continues at the same step.
 
-    It may be saved between any two steps. Only the generator's state at the beginning of the increment and the
-    number of steps taken are kept, never the rows: given the same rows again, `begin` goes on where it was.
+    Args:
+        batch_size: Rows per batch.
+        accumulate: Batches per step.
+        shuffle: Whether each pass has a new order.
+        seed: Seed of the order.
+        smallest: A last batch with fewer rows is merged into the batch before it, for models that cannot learn from so
+            few.
 
-    >>> steps = Steps(batch_size=2, accumulate=2, shuffle=False)
-    >>> rows = Batch(torch.arange(5.0), torch.arange(5.0))
-    >>> steps.begin(rows, passes=1)
-    >>> [[batch.inputs.tolist() for batch in step] for step in steps.take(1)]
-    [[[0.0, 1.0], [2.0, 3.0]]]
-    >>> later = Steps(batch_size=2, accumulate=2, shuffle=False)
-    >>> later.load_state_dict(steps.state_dict())
-    >>> later.begin(rows, passes=1)
-    >>> [[batch.inputs.tolist() for batch in step] for step in later.take()]
-    [[[4.0]]]
+    Example:
+        >>> steps = Steps(batch_size=2, accumulate=2, shuffle=False)
+        >>> rows = Batch(torch.arange(5.0), torch.arange(5.0))
+        >>> steps.begin(rows, passes=1)
+        >>> [[batch.inputs.tolist() for batch in step] for step in steps.take(1)]
+        [[[0.0, 1.0], [2.0, 3.0]]]
+        >>> later = Steps(batch_size=2, accumulate=2, shuffle=False)
+        >>> later.load_state_dict(steps.state_dict())
+        >>> later.begin(rows, passes=1)
+        >>> [[batch.inputs.tolist() for batch in step] for step in later.take()]
+        [[[4.0]]]
     """
 
     def __init__(
@@ -228,22 +246,22 @@ class Steps:
         self._taken = 0
         self._loaded = False
         self._generator = torch.Generator().manual_seed(seed)
-        self._begun: Tensor | None = None  # its state before an increment drew from it
+        self._begun: Tensor | None = None  # generator state before the increment drew from it
         self._steps: Iterator[list[Batch]] = iter(())
 
     def count(self, rows: int, passes: int) -> int:
-        """How many steps `passes` over that many rows take."""
+        """Return the number of steps for `passes` over that many rows."""
         full, tail = divmod(rows, self.batch_size)
         batches = full + (tail >= self.smallest or 0 < tail == rows)
         return -(-batches // self.accumulate) * passes
 
     @property
     def unfinished(self) -> bool:
-        """Whether a state was loaded from the middle of an increment, which `begin` has yet to be given again."""
+        """Whether a loaded state is in the middle of an increment that must be passed to `begin` again."""
         return self._loaded
 
     def begin(self, labelled: Batch, passes: int) -> None:
-        """Lay out an increment, or go on with the one whose middle was loaded."""
+        """Start an increment, or continue the one whose middle was loaded."""
         if not self._loaded:
             self._begun, self._taken = None, 0
         self._loaded = False
@@ -251,7 +269,7 @@ class Steps:
         self.left = self.count(len(labelled), passes) - self._taken
 
     def take(self, steps: Limit = None) -> Iterator[list[Batch]]:
-        """The batches of the next `steps` steps, or of all that are left."""
+        """Yield the batches of the next `steps` steps, or of all remaining steps."""
         number, enough = (None, steps) if callable(steps) else (steps, None)
         for step in islice(self._steps, number):
             self._taken += 1
@@ -261,33 +279,42 @@ class Steps:
                 return
 
     def places(self, rows: int, passes: int) -> list[Tensor | None]:
-        """Take all steps of an increment that has begun and of which none is taken, as the places (rows,) in it of the
-        rows of each pass, None where they come as they lie; whoever asks cuts them into batches.
+        """Take all steps of an increment at once, and return the row order of each pass.
 
-        >>> steps = Steps(batch_size=2, shuffle=False)
-        >>> steps.begin(Batch(torch.arange(3.0), torch.arange(3.0)), passes=2)
-        >>> steps.places(3, passes=2), steps.left
-        ([None, None], 0)
+        The increment must have begun without any step taken. The caller divides the rows into batches.
+
+        Args:
+            rows: Number of rows of the increment.
+            passes: Number of passes.
+
+        Returns:
+            For each pass, the places of its rows in the increment, (rows,), or None for the given order.
+
+        Example:
+            >>> steps = Steps(batch_size=2, shuffle=False)
+            >>> steps.begin(Batch(torch.arange(3.0), torch.arange(3.0)), passes=2)
+            >>> steps.places(3, passes=2), steps.left
+            ([None, None], 0)
         """
         found = [self._order(rows) for _ in range(passes)]
         self._taken, self.left, self._steps = self._taken + self.left, 0, iter(())
         return found
 
     def _order(self, rows: int) -> Tensor | None:
-        """The order of the rows in a pass; None: as they lie."""
-        if not self.shuffle or rows <= self.batch_size:  # within a batch, order is no matter
+        """Return the order of the rows in a pass, or None for the given order."""
+        if not self.shuffle or rows <= self.batch_size:  # order within a batch does not matter
             return None
         self._begun = self._generator.get_state() if self._begun is None else self._begun
         return torch.randperm(rows, generator=self._generator)
 
     def close(self) -> None:
-        """The increment is over, with all its steps taken or without."""
+        """End the increment, even if steps remain."""
         self._steps, self.left, self._loaded = iter(()), 0, False
 
     def _lay_out(self, labelled: Batch, passes: int) -> Iterator[list[Batch]]:
         for _ in range(passes):
             order = self._order(len(labelled))
-            # Permuting a pass once and cutting views is cheaper than gathering each batch.
+            # Permuting a whole pass and slicing views is cheaper than gathering each batch.
             ordered = labelled if order is None else labelled.take(order.to(labelled.targets.device, non_blocking=True))
             batches = ordered.split(self.batch_size)
             if len(batches) > 1 and len(batches[-1]) < self.smallest:
@@ -297,14 +324,14 @@ class Steps:
                 yield batches[start : start + self.accumulate]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the generator stood before the increment at hand and the steps taken of it, while some are left."""
+        """Return the generator's state before the current increment and the steps taken of it, while steps remain."""
         if self.left or self._loaded:
             begun = self._generator.get_state() if self._begun is None else self._begun
             return {"generator": begun, "taken": self._taken}
         return {"generator": self._generator.get_state(), "taken": None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; an increment that was not finished must be begun again."""
+        """Restore the state. An unfinished increment must be passed to `begin` again."""
         self.close()
         self._begun, self._taken = state["generator"].cpu(), state["taken"] or 0
         self._generator.set_state(self._begun)

@@ -1,4 +1,4 @@
-"""What one learner contributes to a round, and the mean of such contributions."""
+"""Updates, the contributions of learners to a round, and their mean."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ __all__ = ["Update", "Weights", "mean", "merge", "merge_shared", "shares"]
 Weights = dict[str, Tensor]
 
 BLOCK = 1 << 17
-"""Numbers that are merged at one time: so few that the processor's cache holds them from one operation to the next."""
+"""Number of elements merged at a time, small enough for the processor's cache."""
 
 
 class Update:
     """One learner's contribution to a round.
 
-    weights: its parameters and buffers by name, after learning; they may be views of the live model. Or what gives
-        them: then they are gathered once somebody asks, which in online learning nobody may.
-    num_rows: how many rows it learned; its share in the mean.
-    losses: name -> (sum over rows of the loss term), for the log. steps: how many optimiser steps it took, where that
-        is told.
+    Args:
+        weights: Parameters and buffers by name, after learning; they may be views of the live model. A function that
+            returns them defers gathering until they are read, which in online learning may never happen.
+        num_rows: Number of rows learned; determines the share in the mean.
+        losses: Sum of each loss term over rows, by name, for the log.
+
+    Attributes:
+        steps: Number of optimiser steps taken, if known, otherwise 0.
     """
 
     __slots__ = ("_weights", "losses", "num_rows", "steps")
@@ -47,10 +50,11 @@ class Update:
 
 
 def shares(rows: Sequence[int]) -> list[float]:
-    """p_i = rows_i / rows: each learner's share in the mean.
+    """Return p_i = rows_i / rows, each learner's share in the mean.
 
-    >>> shares([1, 3])
-    [0.25, 0.75]
+    Example:
+        >>> shares([1, 3])
+        [0.25, 0.75]
     """
     total = sum(rows)
     return [count / total for count in rows]
@@ -60,16 +64,21 @@ def shares(rows: Sequence[int]) -> list[float]:
 def mean(
     updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str], out: Mapping[str, Tensor] = {}
 ) -> Weights:
-    """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the order given (see `merge`).
+    """Merge updates into one set of weights: sum_i p_i w_i for "mean", in the given order (see `merge`).
 
-    Updates without rows are left out. Every engine does the same arithmetic in the same order, so equal updates give
-    equal bits everywhere. One update alone is returned as it is, and the mean of none is the anchor.
+    Updates without rows are skipped. Every engine performs the same arithmetic in the same order, so equal updates give
+    equal bits on all engines. A single update is returned unchanged, and the mean of none is the anchor.
 
-    out: where to write what is merged, by name; see `merge`.
+    Args:
+        updates: The updates.
+        anchor: The weights from which all learners started the round.
+        rules: Merge rule of each entry, by name; "mean" by default.
+        out: Tensors to write the result to, by name; see `merge`.
 
-    >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
-    >>> mean(two, {}, {"w": "mean"})
-    {'w': tensor([4.])}
+    Example:
+        >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
+        >>> mean(two, {}, {"w": "mean"})
+        {'w': tensor([4.])}
     """
     updates = [update for update in updates if update.num_rows > 0]
     if len(updates) == 1:
@@ -88,20 +97,30 @@ def mean(
 def merge(
     values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
-    """Merge one entry by its rule: "mean" or "average", "sum" (of what was added to the anchor) or "max".
+    """Merge the values of one entry by its rule: "mean" or "average", "sum" (of the additions to the anchor) or "max".
 
-        mean = v_1 + sum_i p_i (v_i - v_1)        over those with p_i > 0; sum_i p_i = 1
+        mean = v_1 + sum_i p_i (v_i - v_1)        over i with p_i > 0; sum_i p_i = 1
         sum  = a + sum_i (v_i - a)
 
-    The mean is taken about the first value, so that what is equal everywhere, a frozen weight for instance, stays as it
-    is: sum_i p_i v would often be the next number. Products are rounded before they are added. Types that torch cannot
-    calculate in, such as float8 and unsigned integers, are merged in a wider one (`dtypes.widened`).
+    The mean is computed relative to the first value, so that values that are equal everywhere, such as frozen weights,
+    stay unchanged; sum_i p_i v would often round to a neighbouring number. Products are rounded before they are added.
+    Dtypes without arithmetic in torch, such as float8 and unsigned integers, are merged in a wider dtype
+    (`dtypes.widened`).
 
-    out: where to write it; it may be one of the values, and is returned.
+    Args:
+        values: The values, one per learner.
+        p: Their shares.
+        rule: The merge rule.
+        anchor: The anchor's value; needed for "sum".
+        out: Tensor to write the result to; it may be one of the values.
 
-    >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
-    >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
-    tensor([14.])
+    Returns:
+        The result; `out` if given.
+
+    Example:
+        >>> one, two = torch.tensor([11.0]), torch.tensor([13.0])
+        >>> merge([one, two], [0.5, 0.5], "sum", torch.tensor([10.0]))
+        tensor([14.])
     """
     used = [*values, anchor] if rule == "sum" and anchor is not None else [*values]
 
@@ -124,7 +143,7 @@ def merge(
 def _merged(
     values: Sequence[Tensor], p: Sequence[float], rule: str, anchor: Tensor | None, out: Tensor | None
 ) -> Tensor:
-    """Values merged in the type they are calculated in; in `out` where that is theirs and there is a last operation."""
+    """Merge values in the dtype of the arithmetic; the last operation writes to `out` if that has this dtype."""
     dtype = values[0].dtype
     values = [widened(value) for value in values]
     if values[0].dtype != dtype:
@@ -152,7 +171,9 @@ def _merged_wide(
 
 
 def _added(start: Tensor, steps: Iterable[Tensor], out: Tensor | None) -> Tensor:
-    """start + step + step ..., one after the other, in the memory of the steps; what comes last in `out`, if given."""
+    """Return start + step + step ..., in order, reusing the memory of the steps; the last sum is written to `out` if
+    given.
+    """
     total, last = start, None
     for step in steps:
         total, last = start if last is None else torch.add(total, last, out=last), step
@@ -168,10 +189,18 @@ def merge_shared(
 ) -> Weights:
     """Merge the strategy state that participants share, weighted by the rows each learned.
 
-    Where nobody learned a row, all count alike. anchor: what merges by "sum", as all had it before. out: see `merge`.
+    If no participant learned a row, all have equal weight.
 
-    >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"}, {})
-    {'0.f': tensor([0.2500])}
+    Args:
+        states: Shared state of each participant, by name.
+        rows: Rows that each participant learned.
+        rules: Merge rule of each entry.
+        anchor: Previous common value of the entries that merge by "sum".
+        out: Tensors to write the result to, by name; see `merge`.
+
+    Example:
+        >>> merge_shared([{"0.f": torch.ones(1)}, {"0.f": torch.zeros(1)}], [1, 3], {"0.f": "mean"}, {})
+        {'0.f': tensor([0.2500])}
     """
     p = shares(rows if any(rows) else [1] * len(rows))
     return {

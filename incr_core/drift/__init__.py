@@ -1,4 +1,4 @@
-"""Drift: detectors over statistics that participants report, and what is done when one of them finds a drift."""
+"""Drift: detectors on statistics that participants report, and the reactions to a drift."""
 
 from __future__ import annotations
 

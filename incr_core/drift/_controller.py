@@ -1,7 +1,7 @@
-"""The controller: what a run does at a drift, and when its strategies consolidate if not after every increment.
+"""The drift controller: a run's reaction to a drift, and consolidation that is not due after every increment.
 
-Drift is detected in one place, where the loop is, in statistics that participants report with each increment before
-they learn it. So detection is the same on every engine, and orders reach all participants before the next step.
+Drift is detected in the process of the loop, from statistics that participants report before they learn an increment.
+Detection is therefore the same on every engine, and orders reach all participants before the next step.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from incr_core.rounds import PROBED, Arrival, Orders, interleaved
 __all__ = ["ACTIONS", "Alarm", "Controller"]
 
 ACTIONS = ("alert", "consolidate", "raise_rate", "flush_replay", "enlarge_replay", "restart_schedule", "rewarm")
-"""What may be done at a drift. alert: an event, as every drift is; rewarm: return to the champion's weights."""
+"""Possible actions at a drift. "alert" records an event, as every drift does; "rewarm" restores the champion's weights.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A detector, the statistic that it looks at, and the actions at a drift.
+    """A detector, the statistic that it observes, and the actions at a drift.
 
-    statistic: one of `PROBED`, or the name of a metric, of which each increment gives one value.
-    rate, lasting: the factor of `raise_rate`, and for how many increments. enlarge: the factor of `enlarge_replay`.
+    Attributes:
+        statistic: A name in `PROBED`, or the name of a metric, which has one value per increment.
+        detector: The detector.
+        actions: Names in `ACTIONS`.
+        rate: Factor of `raise_rate` on the learning rate.
+        lasting: Number of increments for which the rate stays raised.
+        enlarge: Factor of `enlarge_replay` on the capacity of memories.
     """
 
     statistic: str
@@ -41,7 +47,7 @@ class Alarm:
 
     @property
     def orders(self) -> Orders:
-        """What participants are to do at a drift."""
+        """Orders for the participants at a drift."""
         return Orders(
             consolidate="consolidate" in self.actions,
             rate=self.rate if "raise_rate" in self.actions else None,
@@ -51,7 +57,7 @@ class Alarm:
         )
 
     def described(self) -> str:
-        """What is done at a drift, in words."""
+        """Describe the actions at a drift, for reports."""
         words = {
             "raise_rate": f"learning rate x {self.rate:g} for {self.lasting} increments",
             "flush_replay": "flushed the memories",
@@ -64,9 +70,13 @@ class Alarm:
 
 
 class Controller:
-    """Decide between increments what participants are to do besides learning.
+    """Decides between increments which orders participants receive.
 
-    every: rows after which the strategies consolidate. by_task: they do before rows of a new task are learned.
+    Args:
+        alarms: The alarms.
+        objective: The objective, which computes metrics.
+        every: Number of rows after which strategies consolidate. None turns this off.
+        by_task: Whether strategies consolidate before the rows of a new task are learned.
     """
 
     def __init__(
@@ -74,13 +84,20 @@ class Controller:
     ) -> None:
         self.alarms, self.objective, self.every, self.by_task = list(alarms), objective, every, by_task
         self._tasks: set[int] = set()
-        self._raised_for = 0  # increments for which the learning rate stays raised
-        self._unconsolidated = 0  # rows learned since the strategies consolidated
+        self._raised_for = 0  # remaining increments with a raised learning rate
+        self._unconsolidated = 0  # rows learned since the last consolidation
 
     def drifts(self, arrivals: Sequence[Arrival]) -> list[tuple[Alarm, int]]:
-        """The drifts found in an increment not yet learned: the alarm, and after how many rows of its statistic."""
+        """Update the detectors with an increment that is not learned yet.
+
+        Args:
+            arrivals: The participants' reports.
+
+        Returns:
+            For each drift, the alarm and the number of rows of its statistic at that point.
+        """
         found = []
-        probe = 0  # its place in every report
+        probe = 0  # place of this alarm's statistic in every report
         for alarm in self.alarms:
             if alarm.statistic in PROBED:
                 reports = [arrival.probed[probe] for arrival in arrivals if arrival.probed]
@@ -92,7 +109,7 @@ class Controller:
         return found
 
     def new_tasks(self, arrivals: Sequence[Arrival]) -> list[int]:
-        """The tasks whose first rows are to be learned now; none unless strategies consolidate by task."""
+        """Return the tasks that occur for the first time; empty unless strategies consolidate by task."""
         if not self.by_task:
             return []
         new = sorted({task for arrival in arrivals for task in arrival.tasks} - self._tasks)
@@ -100,7 +117,7 @@ class Controller:
         return new
 
     def orders(self, signalled: Sequence[Alarm], boundary: bool = False) -> Orders:
-        """What is to be done before the increment is learned; boundary: another task begins with it."""
+        """Return the orders before the increment is learned. `boundary` means that a new task begins with it."""
         orders = Orders(consolidate=boundary)
         for alarm in signalled:
             orders |= alarm.orders
@@ -111,7 +128,7 @@ class Controller:
         return orders
 
     def learned(self, rows: int) -> Orders:
-        """What is to be done after so many rows of an increment were learned."""
+        """Return the orders after `rows` rows of an increment were learned."""
         if not rows:
             return Orders()
         self._unconsolidated += rows
@@ -123,7 +140,7 @@ class Controller:
         return Orders(consolidate=consolidate, rate=1.0 if ends else None)
 
     def _metric(self, name: str, arrivals: Sequence[Arrival]) -> tuple[npt.NDArray[np.float64], int]:
-        """An increment's value of a metric, as one sum, and the rows scored; no sum where none was."""
+        """Return an increment's value of a metric as one sum, empty if undefined, and the number of rows scored."""
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
         value = self.objective.metrics(statistics).get(name, np.nan) if statistics else np.nan
         scored = sum(arrival.scored for arrival in arrivals)
@@ -131,7 +148,7 @@ class Controller:
         return np.array(known, dtype=np.float64), scored
 
     def state_dict(self) -> dict[str, Any]:
-        """The detectors' states, and what is under way."""
+        """Return the detectors' states and the pending counts."""
         return {
             "detectors": [alarm.detector.state_dict() for alarm in self.alarms],
             "raised_for": self._raised_for,
@@ -140,7 +157,7 @@ class Controller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the state."""
         for alarm, saved in zip(self.alarms, state["detectors"], strict=True):
             alarm.detector.load_state_dict(saved)
         self._raised_for, self._unconsolidated = state["raised_for"], state["unconsolidated"]

@@ -1,12 +1,12 @@
-"""A detector of drift in a series of statistics: blocks of rows, brought to one scale, go through a test of river's.
+"""Drift detector for a series of statistics: standardised block means, followed by a change test of river.
 
-A test has thresholds in units of its input, looks at every value and costs Python time for each. So rows are averaged
-in blocks, and the block means measured in deviations from the mean of the first blocks since the last drift. What
-reaches the test is then about standard normal, whatever the statistic: one set of defaults serves a log loss, an error
-in minutes and a feature. (DDM alone counts errors, row by row.)
+A change test has thresholds in units of its input, examines every value and costs Python time for each. Rows are
+therefore averaged in blocks. Block means are standardised by the first blocks since the last drift, so the input of the
+test is approximately standard normal for any statistic. One set of defaults serves a log loss, an error in minutes and
+a feature. (DDM alone counts errors, row by row.)
 
-What the defaults are chosen for, and `tests/drift/test_detector.py` holds them to: each of three planted drifts found
-within 2,000 rows, and at most one false alarm in 100,000 stationary rows.
+Requirements on the defaults, which `tests/drift/test_detector.py` checks: each of three planted drifts is found within
+2,000 rows, and 100,000 stationary rows give at most one false alarm.
 
 Needs `pip install 'incr[drift]'`.
 """
@@ -27,31 +27,38 @@ __all__ = ["BLOCK", "Detector"]
 SCHEMA = 2
 
 BLOCK = 32
-"""Rows, at least, whose mean is one value."""
+"""Minimum number of rows whose mean is one value."""
 
 
 class Detector:
-    """Find the rows at which the mean of a series has changed.
+    """Finds the rows at which the mean of a series changes.
 
-    test: "adwin" (Bifet and Gavalda 2007), "page_hinkley" (Page 1954), "kswin" (Raab, Heusinger and Schleif 2020; sees
-        changes of shape too, and is the slowest) or "ddm" (Gama et al. 2004; errors of 0 and 1 only, in blocks of 1).
-    change: which changes are drift: a "rise", a "fall" or "both"; one that is not only restarts the test: the model
-        learns.
-    block: rows, at least, averaged into one value.
-    warm_up: blocks that set the scale, at the start and after each drift; no drift is found in them.
-    options: arguments of river's detector, in place of ours.
+    The series comes as sums and counts over a few rows each. It may have several columns; each has its own test, and
+    the tests become stricter with the number of columns.
 
-    The series comes as sums and counts over a few rows each. It may have columns: each has its own test, stricter by
-    the number of columns.
+    Args:
+        test: "adwin" (Bifet and Gavalda 2007), "page_hinkley" (Page 1954), "kswin" (Raab, Heusinger and Schleif 2020;
+            detects changes of shape too, and is the slowest) or "ddm" (Gama et al. 2004; errors of 0 and 1 only, in
+            blocks of 1).
+        change: Direction of a drift: "rise", "fall" or "both". A change in the other direction restarts the test,
+            because it shows that the model learns.
+        block: Minimum number of rows averaged into one value.
+        warm_up: Number of blocks that set the scale, at the start and after each drift. No drift is detected during
+            warm-up.
+        options: Arguments of river's detector that replace our defaults.
 
-    >>> calm = np.tile([[[0.8], [8.0]], [[2.4], [8.0]]], (500, 1, 1))
-    >>> detector = Detector("page_hinkley")
-    >>> detector.update(calm), detector.update(calm + [[4.0], [0.0]])[0]
-    ([], 8032)
-    >>> again = Detector("page_hinkley")
-    >>> again.load_state_dict(detector.state_dict())
-    >>> again.update(calm) == detector.update(calm)
-    True
+    Raises:
+        ArgumentError: River is not installed, or its detector rejects an option.
+
+    Example:
+        >>> calm = np.tile([[[0.8], [8.0]], [[2.4], [8.0]]], (500, 1, 1))
+        >>> detector = Detector("page_hinkley")
+        >>> detector.update(calm), detector.update(calm + [[4.0], [0.0]])[0]
+        ([], 8032)
+        >>> again = Detector("page_hinkley")
+        >>> again.load_state_dict(detector.state_dict())
+        >>> again.update(calm) == detector.update(calm)
+        True
     """
 
     def __init__(
@@ -67,18 +74,22 @@ class Detector:
         self.test, self.change, self.block, self.warm_up, self.options = test, change, block, warm_up, options or {}
         try:
             TESTS[test](1, self.options)
-        except TypeError as error:  # river's own constructor says which argument it does not know
+        except TypeError as error:  # river's constructor names the unknown argument
             raise ArgumentError(f"drift.{test}: {error}") from error
         self.rows = 0  # so far
         self._columns: list[_Column] = []
-        self._sum: npt.NDArray[np.float64] | None = None  # of a block not yet full, (2, F)
-        self._waiting = 0  # rows in it
+        self._sum: npt.NDArray[np.float64] | None = None  # of an incomplete block, (2, F)
+        self._waiting = 0  # number of rows in it
 
     def update(self, sums: npt.NDArray[np.float64], rows: int | None = None) -> list[int]:
-        """Take sums and counts (m, 2, F); return how many rows had been taken at each drift that was found.
+        """Update the detector; the result does not depend on how the series is divided into calls.
 
-        rows: how many rows each of the m stands for; None: as many as its largest count. Blocks without a finite value
-        are left out. How a series is cut into calls makes no difference.
+        Args:
+            sums: Sums and counts, (m, 2, F). Blocks without a finite value are skipped.
+            rows: Number of rows in each of the m entries. None takes the largest count of the entry.
+
+        Returns:
+            The number of rows processed at each drift.
         """
         found = []
         for some in sums:
@@ -93,7 +104,7 @@ class Detector:
         return found
 
     def _drifted(self, total: npt.NDArray[np.float64], known: npt.NDArray[np.float64]) -> bool:
-        """Take a block, by its sums and counts (F,)."""
+        """Process a block, given by its sums and counts (F,)."""
         means = np.divide(total, known, out=np.full_like(total, np.nan), where=known > 0)
         if self.test == "ddm" and not np.isin(means[known > 0], (0.0, 1.0)).all():
             raise ArgumentError("drift: ddm counts errors, expected 0 or 1 for each row; use adwin for other values")
@@ -108,7 +119,7 @@ class Detector:
         return [_Column(TESTS[self.test](columns, self.options), self.warm_up) for _ in range(columns)]
 
     def state_dict(self) -> State:
-        """All the state there is, as JSON can hold it."""
+        """Return the complete state, as JSON-compatible values."""
         return {
             **self._kind(),
             "rows": self.rows,
@@ -118,7 +129,7 @@ class Detector:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from `state`, as if never stopped."""
+        """Restore the state."""
         for name, value in self._kind().items():
             if state.get(name) != value:
                 raise CheckpointError(f"drift.{name}: expected {value!r}, saved was {state.get(name)!r}")
@@ -129,23 +140,25 @@ class Detector:
             column.load(saved)
 
     def _kind(self) -> State:
-        """What a state can be loaded by; river's version, because the tests' states are its own."""
+        """Return the properties that a loaded state must match. River's version is one, because test states depend on
+        it.
+        """
         kind = {"schema": SCHEMA, "test": self.test, "change": self.change, "block": self.block}
         return {**kind, "river": str(river().__version__)}
 
 
 class _Column:
-    """One column of the series: its scale, and its test."""
+    """One column of the series: its scale and its test."""
 
     def __init__(self, test: ChangeTest, warm_up: int) -> None:
         self.test = test
         self.warm_up = warm_up if test.scaled else 0
-        self.first: list[float] = []  # the values that set the scale, until there are `warm_up`
+        self.first: list[float] = []  # the values that set the scale, up to `warm_up`
         self.centre = 0.0
         self.scale = 1.0
 
     def update(self, value: float) -> int:
-        """Take a block's mean; return the direction of a change (+1, -1), or 0 for none."""
+        """Process a block mean; return the direction of a change (+1, -1), or 0 for none."""
         if math.isnan(value):
             return 0
         if len(self.first) < self.warm_up:
@@ -162,10 +175,10 @@ class _Column:
         return change
 
     def _set_scale(self) -> None:
-        """Centre and deviation of the first values, the latter from the differences of neighbours.
+        """Set the centre to the mean of the first values, and the scale from differences of neighbours.
 
-        var = mean((x[i+1] - x[i])^2) / 2 (von Neumann 1941): a slope, or a step among the first values, would
-        inflate the deviation around their mean, and dull the test until the next drift.
+        var = mean((x[i+1] - x[i])^2) / 2 (von Neumann 1941). A slope or a step among the first values would inflate the
+        deviation around the mean, and make the test insensitive until the next drift.
         """
         first = np.array(self.first)
         self.centre = float(first.mean())

@@ -1,6 +1,6 @@
-"""River's drift detectors behind one interface, with defaults for values that are about standard normal.
+"""River's drift detectors behind one interface, with defaults for approximately standard normal values.
 
-Their states are read from private attributes, since river saves a detector by pickle only. Tested with river 0.26.
+Their states are read from private attributes, because river saves detectors by pickle only. Tested with river 0.26.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ State = dict[str, Any]
 
 
 def river() -> Any:
-    """River, with its detectors; an ArgumentError says how to install it, an IncrError which one we know."""
+    """Import river and its detectors.
+
+    Raises:
+        ArgumentError: River is not installed.
+        IncrError: This version of river lacks a private attribute that is needed.
+    """
     try:
         import river
         import river.drift.binary
@@ -34,7 +39,7 @@ def river() -> Any:
 
 @cache
 def _check(river: Any) -> None:
-    """IncrError where this river lacks a private attribute that we read."""
+    """Raise an IncrError if this version of river lacks a private attribute that is read here."""
     drift = river.drift
     needed: list[tuple[Any, tuple[str, ...]]] = [
         (drift.ADWIN(), ("_helper",)),
@@ -52,38 +57,39 @@ def _check(river: Any) -> None:
 
 
 class ChangeTest:
-    """One of river's detectors; each subclass is one of them.
+    """Base class of the wrappers of river's detectors.
 
-    columns: how many tests look at the columns of one series; the more, the stricter each.
-    options: arguments of river's detector, in place of our defaults.
+    Args:
+        columns: Number of tests on the columns of one series; the tests become stricter with it.
+        options: Arguments of river's detector that replace our defaults.
     """
 
     scaled = True
-    """Whether its thresholds are in deviations, so that it needs values of unit scale."""
+    """Whether the thresholds are in standard deviations, so that values must have unit scale."""
 
     def __init__(self, columns: int, options: Mapping[str, float]) -> None:
         self.columns, self.options = columns, options
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, with river's detector as our defaults and the options make it."""
+        """Start again with a new detector of river, from our defaults and the options."""
         raise NotImplementedError
 
     def update(self, value: float) -> int:
-        """Take a value; return the direction of a change (+1, -1), or 0 for none."""
+        """Process a value; return the direction of a change (+1, -1), or 0 for none."""
         raise NotImplementedError
 
     def state(self) -> Any:
-        """All its state, as JSON can hold it."""
+        """Return the complete state, as JSON-compatible values."""
         raise NotImplementedError
 
     def load(self, state: Any) -> None:
-        """Go on from `state`."""
+        """Restore the state."""
         raise NotImplementedError
 
 
 class _Adwin(ChangeTest):
-    """Two sub-windows with unequal means. Its state is river's own bytes of the buckets, about 1 kB."""
+    """ADWIN: two sub-windows with unequal means. The state is river's serialised buckets, about 1 kB."""
 
     def restart(self) -> None:
         self.inner = river().drift.ADWIN(**{"delta": 0.002 / self.columns, "clock": 1, **self.options})
@@ -103,13 +109,13 @@ class _Adwin(ChangeTest):
 
 
 class _PageHinkley(ChangeTest):
-    """A cumulative sum that leaves its extreme by more than a threshold."""
+    """Page-Hinkley: a cumulative sum that leaves its extreme by more than a threshold."""
 
     _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
     def restart(self) -> None:
-        # For steps of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm. Of
-        # normal values 15 would do; means of few errors have a long tail.
+        # For a step of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm. For
+        # normal values 15 would suffice; the distribution of the mean of few errors has a long tail.
         defaults = {"delta": 0.5, "threshold": 25.0 + math.log(self.columns), "min_instances": 1}
         self.inner = river().drift.PageHinkley(**{**defaults, **self.options})
 
@@ -135,9 +141,9 @@ class _PageHinkley(ChangeTest):
 
 
 class _KSWIN(ChangeTest):
-    """The newest values beside as many older ones, in a Kolmogorov-Smirnov test.
+    """KSWIN: a Kolmogorov-Smirnov test of the newest values against as many older ones.
 
-    A change of shape counts too, but one that keeps the mean needs more values: try stat_size = 100 of 200.
+    It also detects changes of shape. A change that preserves the mean needs more values: try stat_size = 100 of 200.
     """
 
     scaled = False  # a rank test needs no scale
@@ -167,14 +173,14 @@ class _KSWIN(ChangeTest):
 
 
 class _DDM(ChangeTest):
-    """An error rate that leaves its minimum by so many of its deviations."""
+    """DDM: an error rate that leaves its minimum by a number of standard deviations."""
 
     scaled = False
 
     def restart(self) -> None:
-        # River's 30 rows and 3 deviations raise false alarms: where errors are few, the lowest rate is often an
-        # accident of the first rows. The rate is over all rows since the last drift, so the delay grows with them:
-        # after a long calm the other tests are faster.
+        # River's defaults of 30 rows and 3 deviations raise false alarms: if errors are rare, the minimum is often an
+        # accident of the first rows. The rate covers all rows since the last drift, so the detection delay grows with
+        # them; after a long stationary period the other tests are faster.
         self.inner = river().drift.binary.DDM(**{"warm_start": 1000, "drift_threshold": 4.0, **self.options})
 
     def update(self, value: float) -> int:

@@ -1,4 +1,4 @@
-"""Engines, where participants live and how updates travel: their protocol, and the engine of one process."""
+"""Engines: the protocol, and the engine of a single process. An engine hosts participants and transfers updates."""
 
 from __future__ import annotations
 

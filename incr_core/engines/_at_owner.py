@@ -1,4 +1,4 @@
-"""What an owner of rows does on its own host, where participants are clients: without a run, by its client's file."""
+"""Operations of a data owner on its own host, without a run, if participants are clients."""
 
 from __future__ import annotations
 
@@ -13,28 +13,37 @@ __all__ = ["AtOwner"]
 
 
 class AtOwner(Protocol):
-    """What can be done with what an owner's client keeps. file: the client's, CLIENT.toml."""
+    """Operations on the data that an owner's client stores. In all of them `file` is the client's CLIENT.toml."""
 
     def serve(self, file: str, superlink: str, certificates: str | None, key: str | None) -> None:
         """Take part in runs on the SuperLink at that address until asked to stop.
 
-        certificates, key: files, of its TLS and of the key that the client is known by there.
+        Args:
+            file: The client's CLIENT.toml.
+            superlink: Address of the SuperLink.
+            certificates: File with its TLS certificates. None connects without TLS.
+            key: File with the key that identifies the client there.
         """
 
     def described(self, file: str) -> str:
-        """The runs that the owner has taken part in, in words."""
+        """Describe the runs in which the owner has taken part."""
 
     def erase(self, file: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
-        """Delete rows from what is kept of them; returns counts, by run.
+        """Delete rows from the client's stored data; return counts, by run.
 
-        where: COLUMN=VALUE, of the owner's files. rows: a file of addresses.
+        Args:
+            file: The client's CLIENT.toml.
+            where: COLUMN=VALUE, for rows of the owner's files.
+            rows: A file of row addresses.
         """
 
     def row_states(self, file: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
-        """In which state the owner's rows are, and what is not proven of that, by run."""
+        """Return the state of the owner's rows and the unproven parts of it, by run."""
 
     def own_weights(self, file: str, run: str | None) -> dict[str, Tensor]:
-        """Weights of the owner's own, to predict its rows with, in a run by the name that owners know it by.
+        """Return the owner's personal weights of a run, for predicting its rows.
 
-        run: None: the only one that it has taken part in.
+        Args:
+            file: The client's CLIENT.toml.
+            run: The run's name among owners. None selects the only run in which the owner has taken part.
         """

@@ -1,18 +1,18 @@
-"""The protocol of an engine: where learners live and how updates travel.
+"""The protocol of an engine, which hosts learners and transfers their updates.
 
-The loop drives every engine the same way:
+The loop drives every engine in the same way:
 
     engine.start(commit)                from the beginning, or from a commit
-    arrivals = engine.receive()         every participant predicts what arrives and reports what it has to learn
+    arrivals = engine.receive()         every participant predicts its new rows and reports the rows to learn
     round = engine.learn(arrivals)      rounds of: adopt, learn, exchange, outer step
-    engine.order(orders)                before or after: what else participants are to do; usually nothing
-    engine.judge()                      before a commit, where the job has a gate
-    saving = engine.save(version)       at a commit: participants save their state; all else that it takes (`Saving`)
+    engine.order(orders)                before or after: further orders for participants; usually none
+    engine.judge()                      before a commit, if the job has a gate
+    saving = engine.save(version)       at a commit: participants save their state; describes the rest (`Saving`)
     engine.close()
 
-Besides, an engine says who takes part and in what (`participants`, `origins`), hands out the `weights`, and answers
-three questions, for which an engine of one process needs no code: `not_finite`, `leaving` and `told`. What owners of
-rows do outside of runs is another protocol (`AtOwner`).
+In addition, an engine names its participants and the origins of rows (`participants`, `origins`) and provides the
+`weights`. Three further methods have defaults that suit an engine of one process: `not_finite`, `leaving` and `told`.
+The operations of data owners outside of runs are a separate protocol (`AtOwner`).
 """
 
 from __future__ import annotations
@@ -37,33 +37,39 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Drive participants through increments. Subclasses say where participants live.
+    """Base class of the engines, which drive participants through increments. Subclasses define where participants
+    live.
 
-    job: what to run; directory: the run directory, under whose `state/` participants save theirs.
+    Args:
+        job: The job to run.
+        directory: The run directory; participants save their state below its `state/`.
     """
 
     name = "engine"
 
     max_failures = 0
-    """How many times in a row, without a commit between, `start` may be called again after WorkerLost."""
+    """Number of consecutive times, without a commit in between, that `start` may be called again after WorkerLost."""
 
     interruptible = False
-    """Whether `start` may be called after `receive` was given up while it waited."""
+    """Whether `start` may be called after a waiting `receive` was abandoned."""
 
     at_owner: ClassVar[AtOwner | None] = None
-    """What owners of rows can do on their own hosts; None where no participant is a client."""
+    """Operations of data owners on their own hosts; None if no participant is a client."""
 
     def __init__(self, job: Job, directory: Path) -> None:
-        # Merging updates must round exactly as making them does.
+        # Merging updates must round exactly as computing them does.
         settle_arithmetic(job.learner.threads, job.learner.device)
         self.job = job
         self.directory = directory
 
     @classmethod
     def detach(cls, job: Job, directory: Path, token: str) -> None:
-        """Call `runs.go_on` in a process that outlives this one, and in another whenever it is lost; returns at once.
+        """Run `runs.go_on` in a process that outlives this one and is replaced whenever it is lost; return at once.
 
-        token: what the process is known by in the run directory (`registry.Detached`), which is written before.
+        Args:
+            job: The job.
+            directory: The run directory.
+            token: Identifies the process in the run directory (`registry.Detached`), where it is written beforehand.
         """
         raise JobError(
             f"--detach: expected --on cluster, whose Ray can keep the run, got --on {cls.name}, which runs in the "
@@ -77,36 +83,39 @@ class Engine:
 
     @property
     def origins(self) -> Sequence[str]:
-        """What rows are from, by the number that their ids bear: names of the fragments known of the stream."""
+        """Names of the stream's known fragments, indexed by the number in row ids."""
         raise NotImplementedError
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit; whatever was learned since is dropped.
+        """Start from the beginning, or from a commit; rows learned after the commit are discarded.
 
-        After WorkerLost too, where `max_failures` allows: lost workers are then replaced.
+        It is also called after WorkerLost, as often as `max_failures` allows; lost workers are then replaced.
         """
         raise NotImplementedError
 
     def receive(self) -> list[Arrival]:
-        """Let every participant take its next increment; empty when the stream has ended."""
+        """Let every participant take its next increment; empty at the end of the stream."""
         raise NotImplementedError
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
-        """Learn the increment at hand, or instead `rows` of the history, once more and in one round.
+        """Learn the current increment, or instead `rows` of the history once more, in a single round.
 
-        rows: row ids (n,) by participant. If there are none, the increment is skipped: the rows in `arrivals` are
-        dropped, and an engine that has rows wait takes those out of `arrivals`.
+        Args:
+            arrivals: The participants' reports on the increment.
+            rows: Row ids (n,) by participant. If empty, the increment is skipped: the rows in `arrivals` are dropped,
+                and an engine with waiting rows removes these from `arrivals`.
         """
         raise NotImplementedError
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Let all participants follow orders, then adopt these weights, before an increment is learned or after."""
+        """Let all participants follow orders, then adopt these weights, before or after an increment is learned."""
         raise NotImplementedError
 
     def judge(self) -> list[Tensor]:
-        """Let participants compare the weights with the champion on rows of the past: sums of each (`Reference.judge`).
+        """Return each participant's sums of a comparison of the weights with the champion on past rows
+        (`Reference.judge`).
 
-        Asked before a commit, where the job has a gate; the verdict comes with the next orders.
+        It is called before a commit if the job has a gate. The verdict is part of the next orders.
         """
         raise JobError(f"publish.gate: expected an engine that judges versions, got {self.name}; leave it out")
 
@@ -115,19 +124,19 @@ class Engine:
         raise NotImplementedError
 
     def weights(self) -> Weights:
-        """The common weights of all participants, whole, on the CPU or as live views."""
+        """Return the common weights of all participants, whole, on the CPU or as live views."""
         raise NotImplementedError
 
     def not_finite(self) -> str | None:
-        """The name of a weight with values that are not finite; None where there is none."""
+        """Return the name of a weight with non-finite values, or None."""
         return next((name for name, value in self.weights().items() if not all_finite(value)), None)
 
     def leaving(self) -> str:
-        """Who is about to leave, and takes with it what is not committed, in words; told once, and otherwise empty."""
+        """Describe the participants that are about to leave with uncommitted rows, once each; otherwise empty."""
         return ""
 
     def told(self) -> dict[str, Any]:
-        """More to tell in the summary of a run."""
+        """Return additional entries for the summary of a run."""
         return {}
 
     def close(self) -> None:

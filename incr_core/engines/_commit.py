@@ -1,4 +1,4 @@
-"""A commit as an engine sees it: what one takes of it while it is made, and what it later goes on from."""
+"""Commits from an engine's point of view: what it provides for one, and what it resumes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Commit", "Saving"]
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a run goes on from: a version, its weights, and the state that the engine itself saved with it."""
+    """The state that a run resumes from: a version, its weights, and the state that the engine saved with it."""
 
     version: int
     weights: Weights
@@ -21,7 +21,7 @@ class Commit:
 
 
 def _nothing() -> None:
-    """There is nothing to do."""
+    """Do nothing."""
 
 
 def _no() -> bool:
@@ -32,20 +32,22 @@ def _no() -> bool:
 class Saving:
     """A version whose state participants are saving, until it is committed.
 
-    weights: the common ones, whole, as they were when the version was saved. Where participants go on `meanwhile`, it
-    waits until all state of the version is on the disk, and is called in another thread; it is given a function that
-    says whether nobody wants the version any more, since somebody was lost, and raises EngineError then.
-    state: of the engine itself, which goes on from it (`Commit`).
-    extra_state: state other than tensors of the first participant's modules (`ExtraState`).
-    history: the stream's recent outcomes, if predicting new rows needs them.
-    personal: weights that participants do not have in common, so that a version cannot have them.
-    swept: participants whose older states the commit removes; others remove their own.
-    retired: those who took part, and will not again: the commit removes all that they had saved.
-    news: what befell participants since the last commit, for its events: kind, what, and what was done.
-    settle: waits until nothing is being written any more; raises what went wrong with it, WorkerLost too.
-    committed: to be called when the version is.
-    regroups: asked once the commit has begun: whether there are to be other participants from now on. Then
-    `Engine.start` is called.
+    Attributes:
+        weights: Returns the common weights, whole, as of the save. If participants continue `meanwhile`, it waits until
+            all state of the version is on disk, and is called in another thread. Its argument is a function that
+            returns True if the version is abandoned because a worker was lost; it then raises EngineError.
+        state: State of the engine itself, for resuming (`Commit`).
+        swept: Participants whose older states the commit removes; the others remove their own.
+        extra_state: Non-tensor state of the first participant's modules (`ExtraState`).
+        history: The stream's recent outcomes, if predicting new rows needs them.
+        personal: Names of weights that participants do not share, which a version therefore cannot contain.
+        retired: Participants that left for good: the commit removes all their saved state.
+        news: Events at participants since the last commit: kind, subject, and reaction.
+        meanwhile: Whether participants continue while the version is saved.
+        settle: Waits for all pending writes; raises their errors, including WorkerLost.
+        committed: Called after the commit.
+        regroups: Called once the commit has begun: whether the set of participants changes now. If so, `Engine.start`
+            is called.
     """
 
     weights: Callable[[Callable[[], bool]], Weights]

@@ -1,4 +1,4 @@
-"""The engine of one process: a contributor without peers."""
+"""The engine of a single process: one contributor without peers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LocalEngine(Engine):
 
     @property
     def participants(self) -> list[str]:
-        """Its name."""
+        """Name of the only participant."""
         return [self.participant.name]
 
     @property
@@ -46,7 +46,7 @@ class LocalEngine(Engine):
         return self.participant.stream.fragments
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit."""
+        """Start from the beginning, or from a commit."""
         if commit is None:
             self.contributor.start(None, None)
         else:
@@ -59,7 +59,7 @@ class LocalEngine(Engine):
         return [] if arrival is None else [arrival]
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
-        """Learn the increment, in one round, or rows of the history."""
+        """Learn the increment, or rows of the history, in one round."""
         if rows is None:
             return self.contributor.learn(total_observed(arrivals)) if arrivals[0].labelled else Round()
         if rows:
@@ -72,7 +72,7 @@ class LocalEngine(Engine):
         self.contributor.order(orders, weights)
 
     def judge(self) -> list[Tensor]:
-        """Judge the weights."""
+        """Compare the weights with the champion."""
         return [self.contributor.judge()]
 
     def save(self, version: int) -> Saving:
@@ -90,7 +90,7 @@ class LocalEngine(Engine):
         return state_folder(self.directory, self.participant.name, version)
 
     def weights(self) -> Weights:
-        """The live weights."""
+        """Return the live weights."""
         return self.participant.learner.weights()
 
     def close(self) -> None:

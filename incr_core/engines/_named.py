@@ -1,4 +1,4 @@
-"""Engines by name: those that are installed, among them ours, and those that a module has."""
+"""Lookup of engines by name: installed ones, including those of this project, and classes in modules."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from incr_core.errors import ArgumentError, EngineError, JobError
 __all__ = ["ENGINES", "at_owner", "engine_named"]
 
 ENGINES: Catalogue[type[Engine]] = Catalogue("an engine", {}, "incr.engines", error=ArgumentError, broken=EngineError)
-"""What `--on` can name. Ours are entry points too, since the core knows neither Ray nor Flower."""
+"""Names for `--on`. The engines of this project are entry points too, because the core depends on neither Ray nor
+Flower.
+"""
 
 OURS = Path(__file__).resolve().parents[1]
-"""The core's package; our other engines are packages beside it."""
+"""The core's package. The packages of our other engines are its siblings."""
 
 
 def engine_named(name: str) -> type[Engine]:
-    """The engine of that name: an installed one, or "module:Class".
+    """Return the engine of that name: an installed one, or "module:Class".
 
-    >>> engine_named("local").__name__
-    'LocalEngine'
+    Raises:
+        ArgumentError: The name is unknown, or another module shadows the engine's package.
+
+    Example:
+        >>> engine_named("local").__name__
+        'LocalEngine'
     """
     if entry := ENGINES.plugins().get(name):
         _check_ours(entry)
@@ -32,12 +38,16 @@ def engine_named(name: str) -> type[Engine]:
 
 
 def at_owner(name: str = "federated") -> AtOwner:
-    """What owners of rows can do, with the engine of that name.
+    """Return the owner operations of the engine of that name.
 
-    >>> at_owner("local")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: client: expected --on federated, whose participants are clients, got --on local
+    Raises:
+        JobError: Participants of this engine are not clients.
+
+    Example:
+        >>> at_owner("local")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: client: expected --on federated, whose participants are clients, got --on local
     """
     found = engine_named(name).at_owner
     if found is None:
@@ -46,7 +56,7 @@ def at_owner(name: str = "federated") -> AtOwner:
 
 
 def _check_ours(entry: EntryPoint) -> None:
-    """ArgumentError where another module with the name of our engine's package shadows it."""
+    """Raise an ArgumentError if a module of the same name shadows the package of our engine."""
     package = entry.module.partition(".")[0]
     ours = OURS.with_name(package)
     found = file_of(package)

@@ -1,4 +1,4 @@
-"""Bounded memories of rows, and each by its name."""
+"""Bounded memories of rows, and the catalogue that finds them by name."""
 
 from __future__ import annotations
 
@@ -46,14 +46,24 @@ MEMORIES: Catalogue[type[Memory]] = Catalogue(
     "incr.memories",
     error=ArgumentError,
 )
-"""Memories that take rows as they come; `Herding` needs their activations too, and is iCaRL's own."""
+"""Memories that need only the rows. `Herding` also needs activations, and only iCaRL uses it."""
 
 
 def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = None) -> Memory:
-    """An empty memory; `place` is the argument to name in errors.
+    """Return an empty memory by its name in the catalogue.
 
-    >>> memory_named("der.memory", "window", 100)
-    RecentRows()
+    Args:
+        place: Name of the setting, for error messages.
+        name: A name in `MEMORIES`.
+        capacity: Number of rows, or a size such as "64MB".
+        ttl: Rows older than this many insertions are removed. None keeps them.
+
+    Raises:
+        ArgumentError: The name is unknown, or the catalogue entry does not make a `Memory`.
+
+    Example:
+        >>> memory_named("der.memory", "window", 100)
+        RecentRows()
     """
     made = MEMORIES.find(name, place)(capacity, ttl)
     if not isinstance(made, Memory):
@@ -65,14 +75,16 @@ def memory_named(place: str, name: str, capacity: int | str, ttl: int | None = N
 
 
 def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
-    """`count` of the rows available, none twice before all were drawn once: so a small memory is replayed more evenly.
+    """Draw `count` of the available rows in random order; no row repeats before all rows were drawn once.
 
-    Where the memory holds many times `count` rows, the odds of a row drawn twice are not worth a permutation.
+    A small memory is therefore replayed evenly. A memory that holds more than 16 * `count` rows is sampled with
+    replacement: repeated rows are rare there, and a permutation of all rows would cost more.
 
-    >>> memory, generator = Reservoir(4), torch.Generator().manual_seed(0)
-    >>> memory.insert({"targets": torch.arange(4)}, generator)
-    >>> sorted(draw(memory, 6, generator)["targets"].tolist()[:4])
-    [0, 1, 2, 3]
+    Example:
+        >>> memory, generator = Reservoir(4), torch.Generator().manual_seed(0)
+        >>> memory.insert({"targets": torch.arange(4)}, generator)
+        >>> sorted(draw(memory, 6, generator)["targets"].tolist()[:4])
+        [0, 1, 2, 3]
     """
     if memory.others is None:
         return draw_held(memory, count, generator)
@@ -80,7 +92,7 @@ def draw(memory: Memory, count: int, generator: torch.Generator) -> Columns:
 
 
 def draw_held(memory: Memory, count: int, generator: torch.Generator) -> Columns:
-    """As `draw`, of the rows held alone."""
+    """Draw as `draw` does, from the rows held here only."""
     if memory.size > 16 * count:
         return memory.sample_held(count, generator)
     device = generator.device

@@ -1,4 +1,4 @@
-"""As many rows of each class, each class a uniform sample of its own."""
+"""Class-balanced memory: a uniform sample of each class."""
 
 from __future__ import annotations
 
@@ -15,32 +15,40 @@ __all__ = ["Balanced"]
 
 
 class Balanced(Memory):
-    """As many rows of each class as the capacity allows, each class a uniform sample of its own rows.
+    """Equal number of rows for each class; the rows of a class are a uniform sample of its rows.
 
-    Each row draws a key in [0, 1); a class keeps its rows of smallest key (bottom-k sampling: Cohen & Kaplan 2007), k
-    being its share of the capacity. Shares are even, and what a rare class does not fill goes to the others. The rows
-    held of a class are always those of all it was shown whose key is below the smallest it ever refused, its limit;
-    a row above the limit is refused at once, so most batches cost almost nothing.
+    Each row draws a key in [0, 1). A class keeps its k rows of smallest key (bottom-k sampling), where k is its share
+    of the capacity. Shares are even; slots that a rare class cannot fill go to the other classes. The limit of a class
+    is the smallest key it has rejected. Invariant: the held rows of a class are exactly those of its rows whose key is
+    below the limit. A row above the limit is rejected at once, so most batches cost almost nothing.
 
-    With a ttl, a class that lost rows to age has no limit until it refuses a row again, so that it stays filled; newer
-    rows are then somewhat more likely than older ones.
+    With a ttl, a class that loses rows to age has no limit until it rejects a row again, so that it stays filled. Newer
+    rows are then slightly more likely than older ones.
 
-    >>> memory, generator = Balanced(10), torch.Generator().manual_seed(0)
-    >>> memory.insert({"targets": torch.zeros(100)}, generator)
-    >>> memory.insert({"targets": torch.ones(3)}, generator)
-    >>> memory.insert({"targets": torch.full((50,), 2.0)}, generator)
-    >>> memory.rows_held()["targets"].long().bincount().tolist()
-    [4, 3, 3]
+    Args:
+        capacity: Number of rows, or a size such as "64MB".
+        ttl: Rows older than this many insertions are removed. None keeps them.
+
+    Example:
+        >>> memory, generator = Balanced(10), torch.Generator().manual_seed(0)
+        >>> memory.insert({"targets": torch.zeros(100)}, generator)
+        >>> memory.insert({"targets": torch.ones(3)}, generator)
+        >>> memory.insert({"targets": torch.full((50,), 2.0)}, generator)
+        >>> memory.rows_held()["targets"].long().bincount().tolist()
+        [4, 3, 3]
+
+    Reference:
+        Cohen & Kaplan 2007, bottom-k sketches.
     """
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
-        # Classes that have refused rows, ascending, and the smallest key each has refused; behind them a class that
-        # no row is of, so that every row finds a place among them.
+        # Classes that have rejected rows, in ascending order, and the smallest key that each has rejected. The last
+        # entry is a sentinel of infinite class and limit, so that searchsorted finds a place for every row.
         self._classes = self._limits = torch.full((1,), torch.inf, dtype=torch.float64)
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows."""
+        """Insert new rows."""
         targets = columns["targets"]
         if len(targets) == 0:
             return
@@ -53,7 +61,7 @@ class Balanced(Memory):
         self._admit(columns)
 
     def join(self, other: Memory) -> None:
-        """Take in the rows of another memory: of each class those whose key is below the limits of both."""
+        """Merge another memory: of each class, keep the rows whose key is below the limits of both memories."""
         assert isinstance(other, Balanced)
         both = self._beside(other)
         self._room(other)
@@ -63,13 +71,13 @@ class Balanced(Memory):
         self._admit(both)
 
     def _lower(self, classes: Tensor, limits: Tensor) -> None:
-        """Let these classes have these limits where they are below their own."""
+        """Lower the limits of these classes to the given limits where those are smaller."""
         every, limit = torch.cat([self._classes, classes]), torch.cat([self._limits, limits])
         self._classes, which = torch.unique(every, return_inverse=True)
         self._limits = torch.full_like(self._classes, torch.inf).scatter_reduce(0, which, limit, "amin")
 
     def _admit(self, columns: Columns) -> None:
-        """Hold those of these rows that are below the limit of their class, as far as its share goes."""
+        """Store the rows whose key is below the limit of their class, up to the share of the class."""
         if not columns:
             return
         targets, key = columns["targets"], columns["key"]
@@ -92,12 +100,12 @@ class Balanced(Memory):
             self._classes, self._limits = self._classes[keep], self._limits[keep]
 
     def clear(self) -> None:
-        """Forget all rows, and what was refused."""
+        """Remove all rows and all limits."""
         super().clear()
         self._classes, self._limits = self._classes[-1:], self._limits[-1:]
 
     def _acceptable(self, targets: Tensor, key: Tensor) -> Tensor:
-        """Whether each row's key is below the limit of its class, (n,); true where the class has refused none."""
+        """Whether each row's key is below the limit of its class, (n,). True where the class has rejected no row."""
         if self._classes.device != targets.device:
             self._classes, self._limits = self._classes.to(targets.device), self._limits.to(targets.device)
         labels = targets.double()
@@ -106,7 +114,7 @@ class Balanced(Memory):
         return below | (self._classes.index_select(0, place) != labels)
 
     def _trim(self, targets: Tensor, key: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the rows held and those accepted, the best fill the memory: which of the latter stay, and their slots."""
+        """Fill the memory with the best held and accepted rows; return the accepted rows that stay, and their slots."""
         held = self.rows_held()
         keys = torch.cat([held["key"], key.index_select(0, accepted)])
         every = torch.cat([held["targets"], targets.index_select(0, accepted)])
@@ -117,7 +125,7 @@ class Balanced(Memory):
         classes = which[order]
         rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes]
         allowed = quota[classes]
-        refused = order[rank == allowed]  # the first row that each class now refuses
+        refused = order[rank == allowed]  # the first row that each class now rejects
         self._limit(labels[which[refused]].double(), keys[refused])
         stays = torch.zeros_like(every, dtype=torch.bool).index_fill_(0, order[rank < allowed], True)
         freed = (~stays[: self.size]).nonzero().flatten()
@@ -130,10 +138,10 @@ class Balanced(Memory):
         self._limits = torch.cat([self._limits[before], limits])[order]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counts, and the limit of each class."""
+        """Return the counts and the limit of each class."""
         return {**super().get_extra_state(), "classes": self._classes, "limits": self._limits}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the counts and the limits."""
         super().set_extra_state(state)
         self._classes, self._limits = state["classes"].clone(), state["limits"].clone()

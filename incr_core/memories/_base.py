@@ -1,6 +1,6 @@
-"""Memories: a bounded number of rows kept from everything seen, to be learned again.
+"""Base class of the memories: bounded sets of seen rows that are learned again.
 
-A memory holds raw rows. It never leaves its participant unless its owner says so.
+A memory holds raw rows. It stays with its participant unless the job shares it (`cluster.memory_scope`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from incr_core.numerics import in_any_order, own_buffers
 __all__ = ["Memory"]
 
 NAMES = {"onlineherding": "herding", "herding": "exemplars (of icarl)"}
-"""What a job file calls those kinds of memory that states, by their classes, call otherwise."""
+"""Names in job files of the kinds of memory that saved states name differently."""
 
 
 class Memory(nn.Module):
     """Rows in preallocated columns; subclasses decide in `insert` which rows stay.
 
-    capacity: the most rows it ever holds, or the most bytes their columns take, such as "64MB"; then how many rows that
-        is follows from the first ones.
-    ttl: rows live until so many more were shown; None: for ever. It must be above the capacity, or the rows would be
-        those of `RecentRows`.
-    size: rows it holds; seen: rows it was shown. others: while an increment is learned, what is drawn beside its own
-    rows, where remembered rows are drawn from the memories of all (`cluster.memory_scope`).
+    Args:
+        capacity: Maximum number of rows, or maximum number of bytes of their columns, such as "64MB". The first rows
+            then determine how many rows fit.
+        ttl: Rows are removed once this many later rows were inserted. None keeps them. It must be above the capacity;
+            otherwise the memory would equal `RecentRows`.
+
+    Attributes:
+        size: Number of rows held.
+        seen: Number of rows inserted so far.
+        others: Rows of the other replicas' memories to draw from beside the own rows during an increment, where
+            remembered rows are drawn from all memories (`cluster.memory_scope`); otherwise None.
     """
 
     others: Others | None = None
@@ -60,41 +65,51 @@ class Memory(nn.Module):
         return type(self).__name__.lower()
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows (n, ...), in order of arrival."""
+        """Insert new rows (n, ...), in order of arrival."""
         raise NotImplementedError
 
     @property
     def available(self) -> int:
-        """How many rows there are to draw from: those held, and the others'."""
+        """Number of rows to draw from: the rows held and those of the others."""
         return self.size if self.others is None else self.size + self.others.size
 
     def sample(self, count: int, generator: torch.Generator) -> Columns:
-        """`count` of the rows available, drawn uniformly; of those held, with replacement."""
+        """Draw `count` of the available rows uniformly; rows held here are drawn with replacement."""
         if self.others is None:
             return self.sample_held(count, generator)
         return self.others.beside(lambda own: self.sample_held(own, generator), self.size, count)
 
     def sample_held(self, count: int, generator: torch.Generator) -> Columns:
-        """`count` of the rows held, each drawn uniformly, with replacement: what subclasses may override."""
+        """Draw `count` of the rows held, uniformly and with replacement. Subclasses may override it."""
         index = torch.randint(self.size, (count,), generator=generator, device=generator.device)
         return {name: column.index_select(0, index) for name, column in own_buffers(self).items() if column is not None}
 
     def rows_held(self) -> Columns:
-        """All rows held, as views."""
+        """Return all rows held, as views."""
         return {name: column[: self.size] for name, column in own_buffers(self).items() if column is not None}
 
     def drop(self, rows: Tensor) -> int:
-        """Delete the rows with these ids (a request for erasure); returns how many were held.
+        """Delete the rows with these ids (a request for erasure).
 
-        What is left is the sample it would be had the others been alone: their freed slots are filled again only as
-        fast as new rows are drawn into them.
+        The remaining rows are the sample of the remaining stream. Freed slots are refilled only as fast as new rows are
+        drawn into them.
 
-        >>> from incr_core.memories._reservoir import Reservoir
-        >>> memory = Reservoir(4)
-        >>> columns = {"targets": torch.arange(4.0), "rows": torch.arange(4)}
-        >>> memory.insert(columns, torch.Generator())
-        >>> memory.drop(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
-        (1, [0.0, 2.0, 3.0])
+        Args:
+            rows: Row ids, (n,).
+
+        Returns:
+            Number of rows that were held and are deleted.
+
+        Raises:
+            ArgumentError: The rows held carry no ids.
+
+        Example:
+            >>> from incr_core.memories._reservoir import Reservoir
+            >>> memory = Reservoir(4)
+            >>> columns = {"targets": torch.arange(4.0), "rows": torch.arange(4)}
+            >>> memory.insert(columns, torch.Generator())
+            >>> memory.drop(torch.tensor([1, 9])), memory.rows_held()["targets"].tolist()
+            (1, [0.0, 2.0, 3.0])
         """
         if self.size == 0:
             return 0
@@ -103,7 +118,7 @@ class Memory(nn.Module):
         return self._drop(lambda held: torch.isin(held["rows"], rows.to(held["rows"].device)))
 
     def _drop(self, which: Callable[[Columns], Tensor]) -> int:
-        """Take out the rows held of which it is true, (size,); returns how many."""
+        """Delete the rows held for which `which` is true, (size,); return their number."""
         held = self.rows_held()
         keep = (~which(held)).nonzero().flatten()
         removed = self.size - len(keep)
@@ -115,14 +130,14 @@ class Memory(nn.Module):
         return removed
 
     def _dated(self, columns: Columns) -> Columns:
-        """New rows with their time of birth, where rows have a time to live."""
+        """Add the time of insertion to new rows if the memory has a ttl."""
         if self.ttl is None:
             return columns
         count = len(columns["targets"])
         return {**columns, "born": torch.arange(self.seen, self.seen + count, device=columns["targets"].device)}
 
     def _expire(self) -> None:
-        """Let go of rows that have lived their time; called when rows were shown."""
+        """Remove rows older than the ttl; called after rows were inserted."""
         if self.ttl is not None:
             self._drop(self._expired)
 
@@ -144,29 +159,35 @@ class Memory(nn.Module):
             )
 
     def clear(self) -> None:
-        """Forget all rows, as if none had been shown.
+        """Remove all rows, as if none had been inserted.
 
-        >>> from incr_core.memories._reservoir import Reservoir
-        >>> memory = Reservoir(4)
-        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.clear()
-        >>> memory.size, memory.seen
-        (0, 0)
+        Example:
+            >>> from incr_core.memories._reservoir import Reservoir
+            >>> memory = Reservoir(4)
+            >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.clear()
+            >>> memory.size, memory.seen
+            (0, 0)
         """
         for column in self.rows_held().values():
             column.zero_()
         self.size = self.seen = 0
 
     def deal(self, parts: Collection[int], of: int) -> None:
-        """Keep what is dealt to `parts`, of `of` parts that hold what is held together: row i is in part i % of.
+        """Keep only the rows of these parts, where row i is in part i % of.
 
-        So the memory of a replica is shared with those who join, or left to those who stay (`join`). Each part is the
-        sample that it would be had it been shown its part of the rows.
+        The memory of a replica is divided this way among replicas that join or remain (`join` merges the parts). Each
+        part equals a sample of its part of the rows.
 
-        >>> from incr_core.memories._reservoir import Reservoir
-        >>> memory = Reservoir(8)
-        >>> memory.insert({"targets": torch.arange(7.0)}, torch.Generator()); memory.deal([0, 2], of=3)
-        >>> memory.rows_held()["targets"].tolist(), memory.seen
-        ([0.0, 2.0, 3.0, 5.0, 6.0], 5)
+        Args:
+            parts: Numbers of the parts to keep, each below `of`.
+            of: Number of parts.
+
+        Example:
+            >>> from incr_core.memories._reservoir import Reservoir
+            >>> memory = Reservoir(8)
+            >>> memory.insert({"targets": torch.arange(7.0)}, torch.Generator()); memory.deal([0, 2], of=3)
+            >>> memory.rows_held()["targets"].tolist(), memory.seen
+            ([0.0, 2.0, 3.0, 5.0, 6.0], 5)
         """
         before = self.seen
         mine = torch.isin(torch.arange(self.size) % of, torch.tensor(list(parts), dtype=torch.int64))
@@ -174,19 +195,20 @@ class Memory(nn.Module):
             self._drop(lambda held: ~mine.to(next(iter(held.values())).device))
         self.seen = sum(before // of + (part < before % of) for part in parts)
         if "born" in (held := self.rows_held()):
-            held["born"] -= before - self.seen  # as old as they were
+            held["born"] -= before - self.seen  # ages stay the same
 
     def join(self, other: Memory) -> None:
-        """Take in what another memory of this kind holds, as if this one had been shown its rows too.
+        """Merge another memory of this kind, as if its rows had been inserted here too.
 
-        Where there is no room for all, both keep a part of theirs, by how many rows each was shown.
+        If the rows do not all fit, each memory keeps a part in proportion to the number of rows it has seen.
 
-        >>> from incr_core.memories._reservoir import Reservoir
-        >>> one, other = Reservoir(4), Reservoir(4)
-        >>> one.insert({"targets": torch.arange(4.0)}, torch.Generator())
-        >>> other.insert({"targets": torch.arange(10.0, 12.0)}, torch.Generator()); one.join(other)
-        >>> one.rows_held()["targets"].tolist(), one.seen
-        ([0.0, 1.0, 2.0, 10.0], 6)
+        Example:
+            >>> from incr_core.memories._reservoir import Reservoir
+            >>> one, other = Reservoir(4), Reservoir(4)
+            >>> one.insert({"targets": torch.arange(4.0)}, torch.Generator())
+            >>> other.insert({"targets": torch.arange(10.0, 12.0)}, torch.Generator()); one.join(other)
+            >>> one.rows_held()["targets"].tolist(), one.seen
+            ([0.0, 1.0, 2.0, 10.0], 6)
         """
         room, both = self._room(other), self._beside(other)
         theirs = min(other.size, max(room - self.size, room * other.seen // max(1, self.seen + other.seen)))
@@ -195,13 +217,13 @@ class Memory(nn.Module):
         self.seen += other.seen
 
     def _room(self, other: Memory) -> int:
-        """How many rows may be held; as many as another one may, where none have been yet, which bytes could count."""
+        """Return the capacity; take the other memory's if the own one is in bytes and no row has fixed it yet."""
         if self.budget is not None and not own_buffers(self):
             self.capacity = other.capacity
         return self.capacity
 
     def _beside(self, other: Memory) -> Columns:
-        """The rows held, and behind them those of another memory, each as old as it was, by the rows seen of both."""
+        """Return the own rows followed by those of the other memory; ages are counted in rows seen by both."""
         mine, theirs = self.rows_held(), other.rows_held()
         both = {name: torch.cat([held[name] for held in (mine, theirs) if held]) for name in mine or theirs}
         if "born" in both:
@@ -210,20 +232,22 @@ class Memory(nn.Module):
         return both
 
     def _hold(self, columns: Columns, places: Tensor) -> None:
-        """Hold these rows of some columns, and nothing else."""
+        """Hold these rows of the columns and nothing else."""
         own_buffers(self).clear()
         self._room_for({name: column[places.to(column.device)] for name, column in columns.items()})
         self.size = len(places)
 
     def enlarge(self, times: float) -> None:
-        """Make room for `times` as many rows; what is held stays, and new rows fill the room as they come. A memory
-        bounded by bytes keeps to them.
+        """Multiply the capacity by `times`. Rows held stay, and new rows fill the free slots.
 
-        >>> from incr_core.memories._reservoir import Reservoir
-        >>> memory = Reservoir(4)
-        >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.enlarge(2.5)
-        >>> memory.capacity, memory.size, len(memory.targets)
-        (10, 4, 10)
+        A memory bounded by bytes keeps its capacity.
+
+        Example:
+            >>> from incr_core.memories._reservoir import Reservoir
+            >>> memory = Reservoir(4)
+            >>> memory.insert({"targets": torch.arange(9.0)}, torch.Generator()); memory.enlarge(2.5)
+            >>> memory.capacity, memory.size, len(memory.targets)
+            (10, 4, 10)
         """
         if times < 1:
             raise ArgumentError(f"memory.enlarge: expected at least 1 times as many rows, got {times}")
@@ -236,18 +260,18 @@ class Memory(nn.Module):
         self._room_for(held)
 
     def _room_for(self, held: Columns) -> None:
-        """Columns of the whole capacity, which begin with these rows."""
+        """Allocate columns of the full capacity that begin with these rows."""
         for name, value in held.items():
             column = value.new_zeros((self.capacity, *value.shape[1:]))
             column[: len(value)] = value
             self.register_buffer(name, column)
 
     def bytes(self) -> int:
-        """The bytes its columns take."""
+        """Return the number of bytes of the columns."""
         return sum(column.nbytes for column in own_buffers(self).values() if column is not None)
 
     def _allocate(self, columns: Columns) -> None:
-        """Make room on first sight of the columns; afterwards, check that they are the same ones."""
+        """Allocate the columns at the first insertion; afterwards check that the columns are the same."""
         if not own_buffers(self):
             self._spend(columns)
             for name, column in columns.items():
@@ -268,7 +292,7 @@ class Memory(nn.Module):
                 )
 
     def _spend(self, columns: Columns) -> None:
-        """How many rows the bytes pay for."""
+        """Set the capacity to the number of rows that the byte budget allows."""
         if self.budget is None:
             return
         each = sum(column.element_size() * column[:1].numel() for column in columns.values())
@@ -281,7 +305,7 @@ class Memory(nn.Module):
         self._check_ttl()
 
     def _write(self, slots: Tensor, columns: Columns, picked: Tensor | None = None) -> None:
-        """Write rows, those `picked` of them, to slots of which none comes twice."""
+        """Write rows, or those `picked` of them, to distinct slots."""
         with in_any_order():
             for name, column in columns.items():
                 held = own_buffers(self)[name]
@@ -289,7 +313,7 @@ class Memory(nn.Module):
                 held.index_copy_(0, slots, column if picked is None else column.index_select(0, picked))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counts, kept as plain numbers so that asking for them never waits for a device."""
+        """Return the counts as Python numbers, so that reading them never waits for a device."""
         return {
             "size": self.size,
             "seen": self.seen,
@@ -300,11 +324,11 @@ class Memory(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the counts."""
         self.size, self.seen = int(state["size"]), int(state["seen"])
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        # Only the rows held: a large memory that has seen little is a small state.
+        # Save the rows held only, so that a large memory that has seen few rows has a small state.
         for name, column in self.rows_held().items():
             destination[prefix + name] = column
         destination[f"{prefix}_extra_state"] = self.get_extra_state()
@@ -320,7 +344,7 @@ class Memory(nn.Module):
         error_msgs: list[str],
     ) -> None:
         extra = state_dict.get(f"{prefix}_extra_state")
-        if extra is None:  # no memory was saved here
+        if extra is None:  # the state contains no memory here
             missing_keys.append(f"{prefix}_extra_state")
             return
         kind = extra.get("kind", self._kind)
@@ -339,7 +363,7 @@ class Memory(nn.Module):
                 f"{'' if mine[1] == theirs[1] else f' {mine[1]}'}; use the same capacity, or start a new run"
             )
         self.capacity = extra["capacity"]
-        # Take the columns of what is loaded, whether this memory has seen none yet, or more than was saved.
+        # Use the columns of the loaded state: this memory may hold none yet, or more rows than were saved.
         device = next((column.device for column in own_buffers(self).values() if column is not None), None)
         own_buffers(self).clear()
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -349,7 +373,7 @@ class Memory(nn.Module):
 
 
 def _evenly(size: int, count: int) -> Tensor:
-    """`count` of `size` places, as evenly as they come.
+    """Return `count` of `size` places, spread as evenly as possible.
 
     >>> _evenly(10, 4).tolist()
     [0, 2, 5, 7]

@@ -1,4 +1,4 @@
-"""Rows as named columns, as memories hold them, and how many of them each class gets."""
+"""Rows as named columns, the form in which memories hold them, and the division of a capacity among classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Columns = dict[str, torch.Tensor]
 
 
 def columns_of(batch: Batch) -> Columns:
-    """A batch as flat named columns, missing fields left out.
+    """Convert a batch to flat named columns, without the fields that are None.
 
-    >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
-    ['inputs/a', 'targets']
+    Example:
+        >>> sorted(columns_of(Batch({"a": torch.zeros(1)}, torch.zeros(1))))
+        ['inputs/a', 'targets']
     """
     inputs = batch.inputs
     if isinstance(inputs, dict):
@@ -32,7 +33,7 @@ def columns_of(batch: Batch) -> Columns:
 
 
 def to_batch(columns: Mapping[str, torch.Tensor]) -> Batch:
-    """The inverse of `columns_of`; columns it does not know are left out."""
+    """Convert columns to a batch, the inverse of `columns_of`. Unknown columns are dropped."""
     inputs: Any = columns.get("inputs")
     if inputs is None:
         inputs = {name[7:]: value for name, value in columns.items() if name.startswith("inputs/")}
@@ -40,9 +41,10 @@ def to_batch(columns: Mapping[str, torch.Tensor]) -> Batch:
 
 
 def one_class_a_row(memory: str, targets: torch.Tensor) -> None:
-    """ArgumentError where rows have several targets, so that no class says where they belong.
+    """Raise an ArgumentError if rows have several targets, because such rows belong to no single class.
 
-    >>> one_class_a_row("balanced", torch.zeros(3))
+    Example:
+        >>> one_class_a_row("balanced", torch.zeros(3))
     """
     if targets.dim() != 1:
         raise ArgumentError(
@@ -52,10 +54,11 @@ def one_class_a_row(memory: str, targets: torch.Tensor) -> None:
 
 
 def even_shares(counts: list[int], capacity: int) -> list[int]:
-    """Deal `capacity` evenly to classes that have `counts` rows; what one cannot fill goes to the others.
+    """Divide `capacity` evenly among classes of `counts` rows; slots that one class cannot fill go to the others.
 
-    >>> even_shares([100, 3, 50], 10)
-    [4, 3, 3]
+    Example:
+        >>> even_shares([100, 3, 50], 10)
+        [4, 3, 3]
     """
     shares = [0] * len(counts)
     open_classes = [index for index, count in enumerate(counts) if count > 0]

@@ -1,4 +1,4 @@
-"""Rows whose mean feature is close to their class's."""
+"""Herding: rows whose mean activation is close to the mean of their class."""
 
 from __future__ import annotations
 
@@ -12,20 +12,35 @@ __all__ = ["Herding", "herd"]
 
 
 class Herding(Memory):
-    """The rows of each class that stand for its mean: herding of Rebuffi et al. 2017 (iCaRL, algorithms 4 and 5).
+    """Rows of each class whose mean approximates the class mean (herding, iCaRL algorithms 4 and 5).
 
-    Every class has an even share of the capacity; what a rare class does not fill goes to the others. Its rows lie
-    in the order they were chosen, so that a smaller share keeps the first ones.
+    Every class has an even share of the capacity; slots that a rare class cannot fill go to the other classes. Rows are
+    stored in the order in which they were chosen, so that a smaller share keeps the first rows.
 
-    >>> memory = Herding(2)
-    >>> rows = {"targets": torch.tensor([0, 0, 0, 1])}
-    >>> memory.choose(rows, torch.tensor([[0.0], [1.1], [2.0], [9.0]]))
-    >>> memory.size, memory.rows_held()["targets"].tolist()
-    (2, [0, 1])
+    Args:
+        capacity: Number of rows, or a size such as "64MB".
+
+    Example:
+        >>> memory = Herding(2)
+        >>> rows = {"targets": torch.tensor([0, 0, 0, 1])}
+        >>> memory.choose(rows, torch.tensor([[0.0], [1.1], [2.0], [9.0]]))
+        >>> memory.size, memory.rows_held()["targets"].tolist()
+        (2, [0, 1])
+
+    Reference:
+        Rebuffi et al. 2017, iCaRL.
     """
 
     def choose(self, columns: Columns, activations: Tensor) -> None:
-        """Replace what is held by the best of the candidates `columns`, (n, ...), whose activations are (n, d)."""
+        """Replace the rows held by the best of the candidates.
+
+        Args:
+            columns: The candidates.
+            activations: Their penultimate activations.
+
+        Shapes:
+            columns: (n, ...) each. activations: (n, d).
+        """
         self._allocate(columns)
         labels, which, counts = torch.unique(columns["targets"], return_inverse=True, return_counts=True)
         shares = even_shares(counts.tolist(), self.capacity)
@@ -40,14 +55,16 @@ class Herding(Memory):
 
 
 def herd(activations: Tensor, count: int) -> Tensor:
-    """Choose `count` rows one after another so that the mean of those chosen stays closest to the mean of all.
+    """Choose `count` rows greedily so that the mean of the chosen rows stays closest to the mean of all.
 
         p_k = argmin_i | mu - (f_i + sum_{j<k} f_{p_j}) / k |
 
-    activations: (n, d). Returns their places, (count,), in the order chosen; none twice.
+    Shapes:
+        activations: (n, d). Returns distinct row numbers in the order chosen, (min(count, n),).
 
-    >>> herd(torch.tensor([[0.0], [1.1], [3.0]]), 2).tolist()
-    [1, 2]
+    Example:
+        >>> herd(torch.tensor([[0.0], [1.1], [3.0]]), 2).tolist()
+        [1, 2]
     """
     mean = activations.mean(0)
     total = torch.zeros_like(mean)

@@ -1,4 +1,4 @@
-"""Rows that together are like all rows of their class."""
+"""Online herding: a memory whose rows have the same mean as all rows of their class."""
 
 from __future__ import annotations
 
@@ -17,37 +17,46 @@ __all__ = ["OnlineHerding"]
 
 
 class OnlineHerding(Memory):
-    """As many rows of each class, chosen so that their mean is that of all rows of their class so far.
+    """Equal number of rows for each class, chosen so that their mean follows the mean of all rows of the class.
 
         gap = sum of the K rows held - K * mean of all rows of the class
         of a batch's rows x and the rows y held of its class, the pair of least |gap + x - y|^2 changes places, if that
         is below |gap|^2
         when shares shrink, the row y goes that leaves the least |gap + mean - y|^2, one after another
 
-    Welling 2009, "Herding dynamical weights to learn", and iCaRL choose among all rows; here rows pass once, and their
-    inputs stand for their activations. Rows drawn at random miss the mean of their class by chance, and a learner that
-    sees twenty of a class over and over learns that too.
+    Welling 2009 and iCaRL choose among all rows. This memory sees each row once, and compares inputs instead of
+    activations. The mean of randomly drawn rows differs from the class mean by chance; a learner that repeats twenty
+    rows of a class many times also fits that difference.
 
-    The mean of a class takes a slot of the capacity. Rows must have one class, and inputs of one floating tensor, its
-    numbers of comparable size. A row that is erased is taken out of the mean, and the last one leaves none; rows let go
-    before stay in it, as in the model's weights.
+    The mean of each class takes one slot of the capacity. Rows must have a single class and one floating input tensor
+    whose elements are of comparable size. Erasing a row that is held removes it from the mean; erasing the last row
+    sets the mean to zero. Rows replaced earlier stay part of the mean, as they stay part of the model's weights.
 
-    >>> memory, generator = OnlineHerding(3), torch.Generator()
-    >>> for value in (4.0, 0.0, 1.0, 9.0, 6.0):  # whose mean is 4
-    ...     memory.insert({"inputs": torch.tensor([[value]]), "targets": torch.zeros(1)}, generator)
-    >>> memory.rows_held()["inputs"].flatten().tolist()
-    [9.0, 0.0]
+    Args:
+        capacity: Number of rows, or a size such as "64MB". It must exceed the number of classes.
+        ttl: Must be None, because the means cover rows of every age.
+
+    Example:
+        >>> memory, generator = OnlineHerding(3), torch.Generator()
+        >>> for value in (4.0, 0.0, 1.0, 9.0, 6.0):  # whose mean is 4
+        ...     memory.insert({"inputs": torch.tensor([[value]]), "targets": torch.zeros(1)}, generator)
+        >>> memory.rows_held()["inputs"].flatten().tolist()
+        [9.0, 0.0]
+
+    Reference:
+        Welling 2009, "Herding dynamical weights to learn"; Rebuffi et al. 2017, iCaRL.
     """
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
         if ttl is not None:
             raise ArgumentError("memory.ttl: herding follows the mean of rows of every age; use the memory balanced")
-        # How many rows each mean is of, (C,). Means and their classes are the last C slots of inputs and targets.
+        # Number of rows in each mean, (C,). The means and their classes are stored in the last C slots of inputs and
+        # targets.
         self._counts = torch.zeros(0)
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows, (n, ...); it draws nothing."""
+        """Insert new rows, (n, ...). The generator is not used."""
         targets = columns["targets"]
         if len(targets) == 0:
             return
@@ -70,21 +79,21 @@ class OnlineHerding(Memory):
             self._exchange({name: column.index_select(0, rest) for name, column in columns.items()})
 
     def drop(self, rows: Tensor) -> int:
-        """Delete the rows with these ids, and take them out of the mean of their class."""
+        """Delete the rows with these ids, and remove them from the mean of their class."""
         held = self.rows_held()
         if "rows" in held:
             gone = torch.isin(held["rows"], rows.to(held["rows"].device)).nonzero().flatten()
             self._follow(held["targets"].index_select(0, gone), held["inputs"].index_select(0, gone), -1.0)
-            self._summary()["inputs"][self._counts <= 0] = 0  # nothing is left of which it would be the mean
+            self._summary()["inputs"][self._counts <= 0] = 0  # no rows are left in this mean
         return super().drop(rows)
 
     def deal(self, parts: Collection[int], of: int) -> None:
-        """Keep some parts of what is held; each counts as the mean of its part of the rows."""
+        """Keep some parts of the rows held; each part counts as its fraction of the rows in the means."""
         super().deal(parts, of)
         self._counts = self._counts * (len(parts) / of)
 
     def join(self, other: Memory) -> None:
-        """Take in the rows of another memory; the means become those of all rows."""
+        """Merge another memory; the means become those of all rows."""
         assert isinstance(other, OnlineHerding)
         self.seen += other.seen
         labels = other._summary().get("targets")
@@ -103,20 +112,20 @@ class OnlineHerding(Memory):
         self._keep({name: torch.cat([held[name], rows]) for name, rows in theirs.items()})
 
     def clear(self) -> None:
-        """Forget all rows, and the means."""
+        """Remove all rows and means."""
         super().clear()
         for column in self._summary().values():
             column.zero_()
         self._counts = self._counts[:0]
 
     def enlarge(self, times: float) -> None:
-        """Make room for `times` as many rows, and move the means to its end."""
+        """Multiply the capacity by `times`, and move the means to the new end."""
         means = {name: column.clone() for name, column in self._summary().items()}
         super().enlarge(times)
         self._restore(means)
 
     def _summary(self) -> Columns:
-        """The means and their classes, as views of the last slots."""
+        """Return the means and their classes, as views of the last slots."""
         start = self.capacity - len(self._counts)
         return {name: self.get_buffer(name)[start:] for name in ("inputs", "targets") if name in own_buffers(self)}
 
@@ -125,11 +134,11 @@ class OnlineHerding(Memory):
             column.copy_(means[name])
 
     def _places(self, targets: Tensor) -> Tensor:
-        """The place of each row's class among the means, (n,)."""
+        """Return the index of each row's class among the means, (n,)."""
         return (targets[:, None] == self._summary()["targets"]).long().argmax(1)
 
     def _meet(self, targets: Tensor) -> None:
-        """Give the mean of each class that is new a slot before those of the others."""
+        """Allocate a slot for the mean of each new class, before the existing means."""
         self._counts = self._counts.to(targets.device)
         new = torch.unique(targets[~torch.isin(targets, self._summary()["targets"])])
         if not len(new):
@@ -148,14 +157,14 @@ class OnlineHerding(Memory):
         means["targets"][: len(new)] = new
 
     def _follow(self, targets: Tensor, inputs: Tensor, sign: float) -> None:
-        """Count rows into the mean of their class, or out of it: n <- n +- m,  mean <- mean +- sum (x - mean) / n."""
+        """Add rows to the mean of their class, or remove them: n <- n +- m,  mean <- mean +- sum (x - mean) / n."""
         which, means = self._places(targets), self._summary()["inputs"]
         self._counts = self._counts.index_add(0, which, torch.full_like(which, sign, dtype=self._counts.dtype))
         apart = torch.zeros_like(means).index_add_(0, which, inputs - means.index_select(0, which))
         means.add_(sign * apart / self._counts.clamp(min=1).to(means).reshape(-1, *[1] * (means.dim() - 1)))
 
     def _settled(self, targets: Tensor) -> Tensor:
-        """Which rows are of a class that has its share of slots already, (n,)."""
+        """Whether each row belongs to a class that already fills its share, (n,)."""
         room = self.capacity - len(self._counts)
         if self.size < room:
             return torch.zeros_like(targets, dtype=torch.bool)
@@ -163,7 +172,7 @@ class OnlineHerding(Memory):
         return torch.isin(targets, classes[counts >= room // len(classes)])
 
     def _keep(self, every: Columns, room: int | None = None) -> None:
-        """Hold these rows; while there are too many, let go of some of the classes that are over their share."""
+        """Hold these rows; if there are too many, remove rows of the classes that exceed their share."""
         room = self.capacity - len(self._counts) if room is None else room
         if len(every["targets"]) > room:
             classes, counts = torch.unique(every["targets"], return_counts=True)
@@ -178,7 +187,7 @@ class OnlineHerding(Memory):
         self._write(torch.arange(self.size, device=every["targets"].device), every)
 
     def _exchange(self, fresh: Columns) -> None:
-        """For each class, the best exchange of a new row for one held, where it brings their mean closer."""
+        """For each class, exchange one new row for one held row if that brings their mean closer to the class mean."""
         held, means = self.rows_held(), self._summary()["inputs"].flatten(1)
         members = torch.isin(held["targets"], fresh["targets"]).nonzero().flatten()
         y, x = held["inputs"].index_select(0, members).flatten(1), fresh["inputs"].flatten(1)
@@ -190,26 +199,29 @@ class OnlineHerding(Memory):
         change = torch.cdist(x, y).square() + 2 * (along_x - along_y)
         least, slots = change.masked_fill_(x_class[:, None] != y_class, torch.inf).min(1)
         order = least.argsort(stable=True)
-        order = order[x_class[order].argsort(stable=True)]  # by class, and by what is gained within a class
+        order = order[x_class[order].argsort(stable=True)]  # by class, then by gain within a class
         best = torch.ones_like(order, dtype=torch.bool)
         best[1:] = x_class[order[1:]] != x_class[order[:-1]]
         chosen = order[best & (least[order] < 0)]
         self._write(members[slots[chosen]], fresh, chosen)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counts, and the mean of each class."""
+        """Return the counts and the mean of each class."""
         means = {f"mean_{name}": column for name, column in self._summary().items()}
         return {**super().get_extra_state(), **means, "counts": self._counts}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the counts and the means."""
         super().set_extra_state(state)
         self._counts = state["counts"].clone()
         self._restore({name: state[f"mean_{name}"] for name in self._summary()})
 
 
 def _balanced(apart: Tensor, share: int) -> Tensor:
-    """Of rows less their mean, (n, d), the places of `share` left when those go that leave the smallest sum."""
+    """Drop rows of `apart` (rows minus the class mean, (n, d)) until `share` are left; return their places.
+
+    Each step drops the row whose removal leaves the smallest sum.
+    """
     places = torch.arange(len(apart), device=apart.device)
     while len(places) > share:
         gone = (apart.sum(0) - apart).square().sum(1).argmin()

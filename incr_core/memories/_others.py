@@ -1,4 +1,4 @@
-"""Rows that others remember, drawn beside those of one's own memory."""
+"""Rows from the memories of other replicas, drawn beside the rows of the own memory."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ __all__ = ["Others"]
 
 
 class Others:
-    """A sample of the rows in other memories, which stands for all of them in what is drawn.
+    """A sample of the rows in other memories, which represents all of them when rows are drawn.
 
-    Of `count` rows drawn, `size / (own + size)` are theirs. That is exact and not left to chance: what is left over of
-    a row counts in the next draw, so two draws are one draw of as many rows. They come in the order of the sample,
-    which is drawn at random already, and from its beginning again once all have been drawn.
+    Of `count` rows drawn, `size / (own + size)` come from the others. The fraction is exact, not random: the fractional
+    remainder is carried to the next draw, so two draws equal one draw of as many rows. Rows come in the order of the
+    sample, which is random already; after the last row the sample starts again.
 
-    size: how many rows they hold. pieces: each gives rows of the sample, and may wait for them; called when they are
-    needed. left_over: of a row, from 0 to below 1; where it is drawn at random, a short increment is fair too.
+    Args:
+        size: Number of rows that the other memories hold.
+        pieces: Functions that return rows of the sample and may block. Each is called when its rows are needed.
+        left_over: Initial remainder, from 0 to below 1. A random value makes a short increment unbiased as well.
 
-    >>> others = Others(6, [lambda: {"targets": torch.tensor([7.0, 8.0])}, lambda: {"targets": torch.tensor([9.0])}])
-    >>> own = lambda count: {"targets": torch.zeros(count)}
-    >>> others.beside(own, held=2, count=3)["targets"], others.beside(own, held=2, count=3)["targets"]
-    (tensor([0., 7., 8.]), tensor([0., 9., 7.]))
+    Example:
+        >>> theirs = [lambda: {"targets": torch.tensor([7.0, 8.0])}, lambda: {"targets": torch.tensor([9.0])}]
+        >>> others = Others(6, theirs)
+        >>> own = lambda count: {"targets": torch.zeros(count)}
+        >>> others.beside(own, held=2, count=3)["targets"], others.beside(own, held=2, count=3)["targets"]
+        (tensor([0., 7., 8.]), tensor([0., 9., 7.]))
     """
 
     def __init__(self, size: int, pieces: Iterable[Callable[[], Columns]], left_over: float = 0.25) -> None:
         self.size = size
         self._pieces = list(pieces)
         self._left_over = left_over
-        self._come: Columns = {}  # what has come of the sample
-        self._next = 0  # of its rows, the one to draw
+        self._come: Columns = {}  # rows of the sample received so far
+        self._next = 0  # the next row of it to draw
 
     def beside(self, own: Callable[[int], Columns], held: int, count: int) -> Columns:
-        """`count` rows: theirs, and those that `own` draws of the rows held here."""
+        """Draw `count` rows: some of the others', and the rest with `own` from the `held` rows of this memory."""
         exact = self._left_over + count * self.size / (held + self.size)
         theirs = count if held == 0 else min(count, int(exact))
         self._left_over = max(0.0, min(exact - theirs, 1.0))

@@ -1,4 +1,4 @@
-"""Averages of rows that are alike."""
+"""Prototypes: means of similar rows of a class."""
 
 from __future__ import annotations
 
@@ -14,31 +14,38 @@ __all__ = ["Prototypes"]
 
 
 class Prototypes(Memory):
-    """Averages of rows of one class that are alike: online k-means, the same number of means for every class.
+    """Means of similar rows of one class: online k-means with the same number of means for every class.
 
-        while its class is below its share, a row takes a slot of its own
-        after that it joins the nearest mean c of its class:  n <- n + 1,  c <- c + (x - c) / n,
-                                                              spread <- spread + (|x - c|^2 / d - spread) / n
-        when shares shrink, the two means of a class that are closest, |a - b|^2 * n_a n_b / (n_a + n_b), become one
+        while its class is below its share, a row takes a new slot
+        then it joins the nearest mean c of its class:  n <- n + 1,  c <- c + (x - c) / n,
+                                                        spread <- spread + (|x - c|^2 / d - spread) / n
+        when shares shrink, the two closest means of a class, by |a - b|^2 * n_a n_b / (n_a + n_b), are merged
 
-    MacQueen 1967, the first k-means; the merging cost is that of Ward 1963. Where rows of a class come in a few
-    kinds, a mean stands for all rows of its kind, and twenty of them tell more than twenty rows. Every floating column
-    is averaged (inputs; logits), all others keep the value of the slot's first row. `spread` is the mean squared
-    distance of a slot's rows per input number, and a sample is drawn around the mean like them:
+    If the rows of a class form a few clusters, a mean represents its whole cluster, and twenty means carry more
+    information than twenty rows. Every floating column is averaged (inputs, logits); the other columns keep the value
+    of the slot's first row. `spread` is the mean squared distance of a slot's rows to their mean, divided by the number
+    of inputs. Samples are drawn around the mean with the same spread:
 
         x = c + noise * sqrt(spread) * e,  e ~ N(0, 1) for each input number
 
-    noise: 0 gives the means themselves.
+    Inputs must be one floating tensor. A row that has joined a mean cannot be removed: use another memory where rows
+    must be erasable.
 
-    Inputs must be one floating tensor. A row that has joined others cannot be taken out again: where rows must be
-    erasable, use another memory.
+    Args:
+        capacity: Number of means, or a size such as "64MB".
+        ttl: Must be None, because the means cover rows of every age.
+        noise: Factor of the standard deviation of samples. 0 gives the means themselves.
 
-    >>> memory, generator = Prototypes(2), torch.Generator()
-    >>> rows = {"inputs": torch.tensor([[0.0], [9.0], [1.0], [11.0]]), "targets": torch.zeros(4)}
-    >>> for place in range(4):
-    ...     memory.insert({name: column[place:][:1] for name, column in rows.items()}, generator)
-    >>> memory.rows_held()["inputs"].flatten().tolist(), memory.rows_held()["count"].tolist()
-    ([0.5, 10.0], [2.0, 2.0])
+    Example:
+        >>> memory, generator = Prototypes(2), torch.Generator()
+        >>> rows = {"inputs": torch.tensor([[0.0], [9.0], [1.0], [11.0]]), "targets": torch.zeros(4)}
+        >>> for place in range(4):
+        ...     memory.insert({name: column[place:][:1] for name, column in rows.items()}, generator)
+        >>> memory.rows_held()["inputs"].flatten().tolist(), memory.rows_held()["count"].tolist()
+        ([0.5, 10.0], [2.0, 2.0])
+
+    Reference:
+        MacQueen 1967 (k-means); Ward 1963 (the cost of a merge).
     """
 
     def __init__(self, capacity: int | str, ttl: int | None = None, noise: float = 1.0) -> None:
@@ -48,11 +55,11 @@ class Prototypes(Memory):
         self.noise = not_negative("memory.noise", noise)
 
     def sample_held(self, count: int, generator: torch.Generator) -> Columns:
-        """`count` rows, each drawn around a mean, the means uniformly and with replacement."""
+        """Draw means uniformly and with replacement, and draw one row around each."""
         return self.around(super().sample_held(count, generator), generator)
 
     def around(self, columns: Columns, generator: torch.Generator) -> Columns:
-        """Rows drawn around the means given."""
+        """Return rows drawn around the given means."""
         if self.noise > 0:
             means = columns["inputs"]
             drawn = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)
@@ -61,7 +68,7 @@ class Prototypes(Memory):
         return columns
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows, (n, ...); it draws nothing."""
+        """Insert new rows, (n, ...). The generator is not used."""
         count = len(columns["targets"])
         if count == 0:
             return
@@ -84,14 +91,14 @@ class Prototypes(Memory):
             self._join({name: column.index_select(0, join) for name, column in columns.items()})
 
     def drop(self, rows: Tensor) -> int:
-        """Refuse: a mean keeps something of every row in it, so no row can be taken out again."""
+        """Raise an ArgumentError: a mean contains every row that joined it, so no row can be removed."""
         raise ArgumentError(
             "memory.drop: prototypes are means of several rows, from which none can be erased; "
             "use a memory of rows, such as reservoir or balanced, where rows may have to be erased"
         )
 
     def join(self, other: Memory) -> None:
-        """Take in the means of another memory; where there are too many, the closest become one."""
+        """Merge another memory; if there are too many means, the closest are merged."""
         if other.rows_held():
             self._room(other)
             self._allocate(other.rows_held())
@@ -99,7 +106,7 @@ class Prototypes(Memory):
         self.seen += other.seen
 
     def _settled(self, targets: Tensor) -> Tensor:
-        """Which rows are of a class that has its share of slots already, (n,)."""
+        """Whether each row belongs to a class that already fills its share, (n,)."""
         if self.size < self.capacity:
             return torch.zeros_like(targets, dtype=torch.bool)
         held = self.get_buffer("targets")
@@ -108,12 +115,12 @@ class Prototypes(Memory):
         return torch.isin(targets, classes[counts >= share])
 
     def _join(self, columns: Columns) -> None:
-        """Average each row into the nearest mean of its class."""
+        """Add each row to the nearest mean of its class."""
         inputs, held = columns["inputs"].flatten(1), self.rows_held()
         distance = torch.cdist(inputs, held["inputs"].flatten(1)).square()
         distance.masked_fill_(columns["targets"][:, None] != held["targets"], torch.inf)
         least, slots = distance.min(1)
-        least = least.to(held["count"].dtype)  # inputs may be of another type
+        least = least.to(held["count"].dtype)  # inputs may have another dtype
         joined = torch.zeros_like(held["count"]).index_add_(0, slots, torch.ones_like(least))
         total = held["count"] + joined
         sums = torch.zeros_like(total).index_add_(0, slots, least / inputs.shape[1])
@@ -127,7 +134,7 @@ class Prototypes(Memory):
         held["count"].copy_(total)
 
     def _take_slots(self, fresh: Columns) -> None:
-        """Give each row a slot of its own; then, while there are too many, merge the closest of classes over share."""
+        """Give each row a new slot; if there are too many, merge the closest means of classes above their share."""
         held = self.rows_held()
         every = {name: torch.cat([held[name], column]) for name, column in fresh.items()}
         over = len(every["targets"]) - self.capacity
@@ -144,7 +151,7 @@ class Prototypes(Memory):
 
 
 def _merged(columns: Columns, share: int) -> Columns:
-    """Merge the closest pair, until `share` slots are left."""
+    """Merge the closest pair until `share` slots are left."""
     if share == 0:
         return {name: column[:0] for name, column in columns.items()}
     while len(columns["targets"]) > share:

@@ -1,4 +1,4 @@
-"""The last rows seen."""
+"""Memory of the most recent rows."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ __all__ = ["RecentRows"]
 
 
 class RecentRows(Memory):
-    """The last `capacity` rows, in a ring: for drifting streams, where old rows mislead.
+    """The last `capacity` rows, in a ring buffer. It suits drifting streams, where old rows mislead.
 
-    >>> memory, generator = RecentRows(3), torch.Generator()
-    >>> for day in range(5):
-    ...     memory.insert({"targets": torch.tensor([float(day)])}, generator)
-    >>> sorted(memory.rows_held()["targets"].tolist())
-    [2.0, 3.0, 4.0]
+    Args:
+        capacity: Number of rows, or a size such as "64MB".
+        ttl: Rows older than this many insertions are removed. None keeps them.
+
+    Example:
+        >>> memory, generator = RecentRows(3), torch.Generator()
+        >>> for day in range(5):
+        ...     memory.insert({"targets": torch.tensor([float(day)])}, generator)
+        >>> sorted(memory.rows_held()["targets"].tolist())
+        [2.0, 3.0, 4.0]
     """
 
-    _kind = "window"  # as job files and saved states call it
+    _kind = "window"  # the name in job files and saved states
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
         super().__init__(capacity, ttl)
-        self._next = 0  # the slot of the next row: behind the newest, which is the oldest once the ring is full
+        self._next = 0  # the slot of the next row: after the newest row; that of the oldest once the ring is full
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows; they push out the oldest."""
+        """Insert new rows; they replace the oldest."""
         count = len(columns["targets"])
         if count == 0:
             return
         columns = self._dated(columns)
         self._allocate(columns)
-        last = min(count, self.capacity)  # of more rows than fit, only the last stay
+        last = min(count, self.capacity)  # if more rows come than fit, only the last stay
         slots = (torch.arange(last, device=columns["targets"].device) + self._next) % self.capacity
         self._write(slots, {name: column[count - last :] for name, column in columns.items()})
         self._next = (self._next + last) % self.capacity
@@ -46,22 +51,22 @@ class RecentRows(Memory):
         self._expire()
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         super().clear()
         self._next = 0
 
     def enlarge(self, times: float) -> None:
-        """Make room for `times` as many rows, behind those held."""
+        """Multiply the capacity by `times`; the free slots follow the rows held."""
         self._by_age()
         super().enlarge(times)
         self._next = self.size % max(1, self.capacity)
 
     def join(self, other: Memory) -> None:
-        """Take in the rows of another such memory, which were shown over the same time: the last ones of both stay."""
+        """Merge another memory that covers the same period: the most recent rows of both stay."""
         assert isinstance(other, RecentRows)
         self._by_age()
         other._by_age()
-        # Both end now: row i of n has the place (i + 1) / n in the time that its memory is of.
+        # Both memories end now: row i of n was inserted at fraction (i + 1) / n of the common period.
         when = torch.cat([torch.arange(1.0, size + 1) / max(1, size) for size in (self.size, other.size)])
         self._hold(self._beside(other), when.argsort(stable=True)[-self._room(other) :])
         self._next = self.size % max(1, self.capacity)
@@ -74,17 +79,17 @@ class RecentRows(Memory):
             self._next = 0
 
     def _drop(self, which: Callable[[Columns], Tensor]) -> int:
-        """The others keep their order of age."""
+        """Delete rows; the others keep their order of age."""
         self._by_age()
         removed = super()._drop(which)
         self._next = self.size % self.capacity
         return removed
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counts, and where the ring goes on."""
+        """Return the counts and the next slot of the ring."""
         return {**super().get_extra_state(), "next": self._next}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the counts and the next slot."""
         super().set_extra_state(state)
         self._next = int(state["next"])

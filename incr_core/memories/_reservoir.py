@@ -1,4 +1,4 @@
-"""A uniform sample of everything seen."""
+"""Reservoir sampling memory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,38 @@ from incr_core.memories._columns import Columns
 __all__ = ["Reservoir"]
 
 AHEAD = 4096
-"""Rows whose slots are drawn at once: what that costs is then little beside the smallest batch."""
+"""Number of rows whose slots are drawn at once; the cost of a draw is then small compared with the smallest batch."""
 
 
 class Reservoir(Memory):
-    """A uniform sample of everything seen: algorithm R (Vitter 1985), a batch at a time.
+    """Uniform random sample of all rows seen so far (algorithm R, Vitter 1985), inserted in batches.
 
-    Row number s (from 0) takes slot s if that is below the capacity, or else a slot drawn from 0..s, if that is.
-    Rows of one batch that draw the same slot overwrite one another in order, as one by one they would. Slots from
-    `size` on are empty, freed by `drop`: which of them a row draws does not matter, so it takes the first.
+    Row s (counted from 0) takes slot s while s is below the capacity. Later rows draw a slot from 0..s and replace its
+    content if the slot is below the capacity. Rows of one batch that draw the same slot overwrite each other in order,
+    as if inserted one by one. Slots from `size` on are empty, freed by `drop`; a row that draws one of them takes the
+    first, because empty slots are interchangeable.
 
-    A slot depends on the row's number alone, so slots are drawn ahead, for `AHEAD` rows at once, and only those below
-    the capacity are kept. A batch that has none of them costs a comparison: like algorithm L (Li 1994), which draws the
-    gap to the next row that stays, but as cheap where most rows do. How rows are cut into batches changes nothing.
+    A slot depends only on the number of the row. Slots are therefore drawn ahead for `AHEAD` rows at once, and only
+    those below the capacity are stored. A batch without such a row costs one comparison. Algorithm L (Li 1994), which
+    draws the gap to the next row that stays, has the same property; drawing ahead is as fast where most rows stay. The
+    division of rows into batches does not change the sample.
 
-    With a ttl it is a sample of the last `ttl` rows: once more were shown, s stays there, so that a row is taken with
-    probability capacity / ttl, and one that is taken fills an empty slot before it takes another's.
+    With a ttl the memory is a sample of the last `ttl` rows: s stops growing at `ttl`, so a row is taken with
+    probability capacity / ttl, and a row that is taken fills an empty slot before it replaces another row.
 
-    >>> memory, generator = Reservoir(100), torch.Generator().manual_seed(0)
-    >>> for day in range(50):
-    ...     memory.insert({"targets": torch.full((20,), float(day))}, generator)
-    >>> memory.size, memory.seen, 15 < float(memory.rows_held()["targets"].mean()) < 35
-    (100, 1000, True)
+    Args:
+        capacity: Number of rows, or a size such as "64MB".
+        ttl: Rows older than this many insertions are removed. None keeps them.
+
+    Example:
+        >>> memory, generator = Reservoir(100), torch.Generator().manual_seed(0)
+        >>> for day in range(50):
+        ...     memory.insert({"targets": torch.full((20,), float(day))}, generator)
+        >>> memory.size, memory.seen, 15 < float(memory.rows_held()["targets"].mean()) < 35
+        (100, 1000, True)
+
+    Reference:
+        Vitter 1985, "Random sampling with a reservoir"; Li 1994.
     """
 
     def __init__(self, capacity: int | str, ttl: int | None = None) -> None:
@@ -44,7 +54,7 @@ class Reservoir(Memory):
         self._redraw()
 
     def insert(self, columns: Columns, generator: torch.Generator) -> None:
-        """Show the memory new rows; about capacity / seen of them stay."""
+        """Insert new rows; about capacity / seen of them stay."""
         count = len(columns["targets"])
         if count == 0:
             return
@@ -61,33 +71,34 @@ class Reservoir(Memory):
         self._expire()
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         super().clear()
         self._redraw()
 
     def enlarge(self, times: float) -> None:
-        """Make room for `times` as many rows; those to come are drawn anew, since more of them stay."""
+        """Multiply the capacity by `times`; slots of later rows are redrawn, since more of them stay."""
         super().enlarge(times)
         self._redraw()
 
     def deal(self, parts: Collection[int], of: int) -> None:
-        """Keep some parts of what is held; rows to come are drawn anew, among as many as were seen now."""
+        """Keep some parts of the rows held; slots of later rows are redrawn for the new number of rows seen."""
         super().deal(parts, of)
         self._redraw()
 
     def join(self, other: Memory) -> None:
-        """Take in what another one holds; rows to come are drawn anew."""
+        """Merge another memory; slots of later rows are redrawn."""
         super().join(other)
         self._redraw()
 
     def _redraw(self) -> None:
-        self._drawn = 0  # rows of lower number have their slot drawn
+        self._drawn = 0  # slots are drawn for all rows below this number
         self._next = 0  # the lowest number of a row that may stay
-        # Numbers of rows that will stay, and their slots, (2, n); in numpy, whose calls on a few numbers cost less.
+        # Numbers of the coming rows that stay, and their slots, (2, n). In numpy, which has less overhead for a few
+        # numbers.
         self._coming: npt.NDArray[np.int64] = np.empty((2, 0), dtype=np.int64)
 
     def _take(self, columns: Columns, stop: int, generator: torch.Generator) -> None:
-        """Place the rows that stay, of those of a number below `stop`."""
+        """Place the rows that stay among those with a number below `stop`."""
         if stop > self._drawn:
             self._draw(stop, generator)
         count = int(self._coming[0].searchsorted(stop))
@@ -98,7 +109,7 @@ class Reservoir(Memory):
         self._next = int(self._coming[0, 0]) if self._coming.shape[1] else self._drawn
 
     def _draw(self, stop: int, generator: torch.Generator) -> None:
-        """Draw the slots of more rows, up to number `stop` and on to a multiple of `AHEAD`."""
+        """Draw the slots of rows up to number `stop`, rounded up to a multiple of `AHEAD`."""
         start = max(self._drawn, self.capacity, self.seen)
         count = -(-(stop - start) // AHEAD) * AHEAD
         among = torch.arange(start + 1, start + count + 1, dtype=torch.float64)
@@ -111,13 +122,13 @@ class Reservoir(Memory):
         self._drawn = start + count
 
     def _place(self, slots: npt.NDArray[np.int64], taken: npt.NDArray[np.int64], columns: Columns) -> None:
-        """Write the rows at `taken`, ascending, to the slots they drew, or to empty ones."""
+        """Write the rows at `taken`, ascending, to the slots they drew, or to empty slots."""
         if self.ttl is not None:
             free = min(len(slots), self.capacity - self.size)
             slots[:free] = np.arange(self.size, self.size + free)
             self.size += free
         if len(taken) > 1:
-            # Of the rows that chose one slot, the last stays: sort by slot, keep the end of each run.
+            # Of several rows with the same slot the last one stays: sort by slot and keep the end of each run.
             order = slots.argsort(kind="stable")
             slots = slots[order]
             last = np.flatnonzero(np.append(slots[1:] != slots[:-1], True))
@@ -127,16 +138,16 @@ class Reservoir(Memory):
             size = self.size + len(slots) - held
             slots[held:] = np.arange(self.size, size)
             self.size = size
-        # Not waited for: a GPU that has steps to take would let the learner wait for those.
+        # The copy is non-blocking: a blocking copy would wait for all queued steps of the GPU.
         where = torch.from_numpy(np.stack([slots, taken])).to(columns["targets"].device, non_blocking=True)
         self._write(where[0], columns, where[1])
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counts, and what is drawn of the rows to come."""
+        """Return the counts and the slots drawn ahead."""
         return {**super().get_extra_state(), "drawn": self._drawn, "coming": torch.from_numpy(self._coming.copy())}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the counts and the slots."""
         super().set_extra_state(state)
         self._drawn, self._coming = int(state["drawn"]), state["coming"].cpu().numpy().copy()
         self._next = int(self._coming[0, 0]) if self._coming.shape[1] else self._drawn

@@ -1,14 +1,14 @@
-"""Prequential metrics from sums: whoever holds the rows counts them, and counts add.
+"""Prequential metrics from additive statistics.
 
-Every `*_statistics` function turns predictions and targets of some rows into a few float64 arrays; `add`
-merges two such dictionaries by adding, and the matching `*_metrics` function reads the numbers off. No rows
-move between participants. The order and the split do not matter either, to the last bit: floating-point addition
-is exact as long as the terms are multiples of one small unit and the total stays below 2**53 of them, so
-bounded terms are rounded to a grid first (`sums.on_grid`) and unbounded ones are cut into parts that lie on one
-(`sums.exact_sums`). Fractional row weights can cost the last bits of a score histogram, and nothing else.
+Every `*_statistics` function converts predictions and targets of some rows to a few float64 arrays. `add` merges two
+such dictionaries by addition, and the matching `*_metrics` function computes the metrics. No rows move between
+participants. The result does not depend on the order or the division of rows, to the last bit: floating-point addition
+is exact as long as the terms are multiples of one small unit and the total stays below 2**53 units. Bounded terms are
+rounded to a grid first (`sums.on_grid`), and unbounded ones are cut into parts on a grid (`sums.exact_sums`). The only
+exception is a score histogram with fractional row weights, which may differ in the last bits.
 
-What is undefined (no rows, one class only) is NaN, without a warning. A NaN prediction makes every metric
-NaN: the model is broken, and the mean of the other rows would hide it.
+An undefined metric (no rows, one class only) is NaN, without a warning. A NaN prediction makes every metric NaN: the
+model is broken, and the mean of the other rows would hide it.
 """
 
 from __future__ import annotations
@@ -61,10 +61,14 @@ _MAIN = {
 
 
 def main_metric(objective: str) -> tuple[str, bool]:
-    """The metric an objective is judged by, and whether higher is better.
+    """Return the main metric of an objective, and whether higher is better.
 
-    >>> main_metric("binary"), main_metric("regression")
-    (('auc', True), ('rmse', False))
+    Raises:
+        ArgumentError: The objective is unknown.
+
+    Example:
+        >>> main_metric("binary"), main_metric("regression")
+        (('auc', True), ('rmse', False))
     """
     if objective not in _MAIN:
         raise ArgumentError(f"objective: expected one of {', '.join(_MAIN)}, got {objective!r}")

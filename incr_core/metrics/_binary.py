@@ -1,4 +1,4 @@
-"""Two classes: counts of predicted probabilities against targets of 0 and 1."""
+"""Metrics of binary classification."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ __all__ = ["binary_metrics", "binary_statistics"]
 def binary_statistics(
     probability: Tensor, target: Tensor, weight: Tensor | None = None, previous: Tensor | None = None
 ) -> Statistics:
-    """Count predicted probabilities (n,) against targets (n,) of 0 and 1, each row `weight` (n,) times.
+    """Return additive statistics of predicted probabilities.
 
-    `previous` (n,) is the label the last-class baseline would have predicted for each row (see
-    `last_labels`), and adds kappa_t to the metrics.
+    Args:
+        probability: Probabilities of class 1.
+        target: Targets, 0 or 1.
+        weight: Row weights. None counts each row once.
+        previous: The label that the last-class baseline predicts for each row (see `last_labels`). It adds kappa_t to
+            the metrics.
+
+    Shapes:
+        All arguments: (n,).
     """
     p, y, w = floats(probability).clip(0.0, 1.0), floats(target), weights(weight, len(target))
     loss = -np.log(np.where(y > 0.5, p, 1.0 - p).clip(LEAST, 1.0))
     sums = on_grid(np.stack([loss, (p - y) ** 2]) * w).sum(1)
-    p = np.nan_to_num(p, copy=False, nan=0.5)  # the NaN stays in the sums, and from there in every metric
+    p = np.nan_to_num(p, copy=False, nan=0.5)  # the sums keep the NaN, which reaches every metric from there
     predicted = p > 0.5
     statistics = {
         "sums": sums,
@@ -38,17 +45,21 @@ def binary_statistics(
 
 
 def binary_metrics(statistics: Statistics) -> dict[str, float]:
-    """AUC, log loss, accuracy, precision, recall, F1, Brier, calibration error, Cohen's kappa, base rate.
+    """Return AUC, log loss, accuracy, precision, recall, F1, Brier, calibration error, Cohen's kappa, base rate.
 
-    A row is predicted positive above 0.5. Calibration error is ECE over ten equal bins (Naeini et al. 2015);
-    kappa_t, where the statistics have it, is defined under `last_labels`.
+    A row is predicted positive above 0.5. The calibration error is ECE over ten equal bins. kappa_t is defined under
+    `last_labels`, and present if the statistics contain it.
 
-    >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])
-    >>> metrics = binary_metrics(binary_statistics(*rows))
-    >>> metrics["auc"], metrics["accuracy"], metrics["brier"]
-    (0.75, 0.5, 0.225000...)
-    >>> binary_metrics({})["auc"]
-    nan
+    Example:
+        >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+        >>> metrics = binary_metrics(binary_statistics(*rows))
+        >>> metrics["auc"], metrics["accuracy"], metrics["brier"]
+        (0.75, 0.5, 0.225000...)
+        >>> binary_metrics({})["auc"]
+        nan
+
+    Reference:
+        Naeini et al. 2015 (ECE).
     """
     if not statistics:
         statistics = binary_statistics(torch.empty(0), torch.empty(0))

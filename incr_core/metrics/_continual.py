@@ -1,12 +1,11 @@
-"""How much was learned, kept and passed on, read off a T x T accuracy matrix.
+"""Continual-learning metrics of a T x T accuracy matrix.
 
-Row t of R is the model after its t-th increment, column i the score on the i-th task: R[t, i] is one
-evaluation. Counting from zero, R[i, i] is a task just learned, what lies below the diagonal is what is kept
-of it, and what lies above is what the model could do before it saw the task. Any score where higher is
-better will do.
+Row t of R is the model after its t-th increment, and column i the score on the i-th task. Counting from zero, R[i, i]
+is the score on a task just learned. Entries below the diagonal show retention of the task, entries above it the
+performance before the task was learned. Any score works for which higher is better.
 
-An entry that was not evaluated is NaN, and makes NaN what needs it. Fewer than two tasks leave forgetting
-and transfer undefined: NaN.
+An entry that was not evaluated is NaN; metrics that use it become NaN. With fewer than two tasks, forgetting and
+transfer are undefined: NaN.
 """
 
 from __future__ import annotations
@@ -24,25 +23,31 @@ Matrix = npt.ArrayLike
 
 
 def average_accuracy(matrix: Matrix) -> float:
-    """Mean score over all tasks, after the last: mean_i R[T-1, i].
+    """Return the mean score over all tasks after the last: mean_i R[T-1, i].
 
-    ACC of Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2.
+    Example:
+        >>> average_accuracy([[1.0, 0.0], [0.5, 1.0]])
+        0.75
 
-    >>> average_accuracy([[1.0, 0.0], [0.5, 1.0]])
-    0.75
+    Reference:
+        Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2 (ACC).
     """
     r = _square(matrix)
     return _mean(r[-1:].ravel())
 
 
 def forgetting(matrix: Matrix) -> float:
-    """How far old tasks fell from their best: mean_{i < T-1} (max_{t < T-1} R[t, i] - R[T-1, i]).
+    """Return the mean drop of old tasks from their best: mean_{i < T-1} (max_{t < T-1} R[t, i] - R[T-1, i]).
 
-    Negative where the last increment improved old tasks. The best is taken over models before the last one,
-    those from before the task included. Chaudhry et al., Riemannian walk (ECCV 2018).
+    It is negative if the last increment improved old tasks. The maximum covers all models before the last one,
+    including those from before the task.
 
-    >>> forgetting([[1.0, 0.0, 0.0], [0.5, 0.75, 0.0], [0.5, 0.5, 1.0]])
-    0.375
+    Example:
+        >>> forgetting([[1.0, 0.0, 0.0], [0.5, 0.75, 0.0], [0.5, 0.5, 1.0]])
+        0.375
+
+    Reference:
+        Chaudhry et al., Riemannian walk (ECCV 2018).
     """
     r = _square(matrix)
     if len(r) < 2:
@@ -51,25 +56,33 @@ def forgetting(matrix: Matrix) -> float:
 
 
 def backward_transfer(matrix: Matrix) -> float:
-    """What later tasks did to earlier ones: mean_{i < T-1} (R[T-1, i] - R[i, i]). Negative is forgetting.
+    """Return the influence of later tasks on earlier ones: mean_{i < T-1} (R[T-1, i] - R[i, i]). Negative is
+    forgetting.
 
-    BWT of Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2.
+    Example:
+        >>> backward_transfer([[0.75, 0.0], [0.5, 1.0]])
+        -0.25
 
-    >>> backward_transfer([[0.75, 0.0], [0.5, 1.0]])
-    -0.25
+    Reference:
+        Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2 (BWT).
     """
     r = _square(matrix)
     return _mean((r[-1:] - np.diagonal(r)).ravel()[:-1])
 
 
 def forward_transfer(matrix: Matrix, untrained: npt.ArrayLike) -> float:
-    """What earlier tasks did for later ones: mean_{i > 0} (R[i-1, i] - b[i]).
+    """Return the influence of earlier tasks on later ones: mean_{i > 0} (R[i-1, i] - b[i]).
 
-    `untrained` (T,) is b, the score of the model on each task before it learned anything.
-    FWT of Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2.
+    Args:
+        matrix: R, (T, T).
+        untrained: b, the score of the initial model on each task, (T,).
 
-    >>> forward_transfer([[1.0, 0.75], [1.0, 1.0]], untrained=[0.5, 0.5])
-    0.25
+    Example:
+        >>> forward_transfer([[1.0, 0.75], [1.0, 1.0]], untrained=[0.5, 0.5])
+        0.25
+
+    Reference:
+        Lopez-Paz and Ranzato, Gradient episodic memory (NeurIPS 2017), section 2 (FWT).
     """
     r, b = _square(matrix), np.asarray(untrained, dtype=np.float64)
     if b.shape != (len(r),):
@@ -78,14 +91,18 @@ def forward_transfer(matrix: Matrix, untrained: npt.ArrayLike) -> float:
 
 
 def anytime_accuracy(matrix: Matrix) -> float:
-    """Mean, over increments, of the average accuracy on the tasks seen so far: mean_t mean_{i <= t} R[t, i].
+    """Return the mean over increments of the average accuracy on the tasks so far: mean_t mean_{i <= t} R[t, i].
 
-    Two learners that end alike can differ all the way there. "Average anytime accuracy" of Caccia et al.,
-    New insights on reducing abrupt representation change (ICLR 2022); Koh et al. (ICLR 2022) take
-    the same mean over rows instead of tasks, as the area under the accuracy curve.
+    It distinguishes learners that end alike but differ on the way. Koh et al. take the same mean over rows instead of
+    tasks, as the area under the accuracy curve.
 
-    >>> anytime_accuracy([[1.0, 0.0], [0.5, 0.5]])
-    0.75
+    Example:
+        >>> anytime_accuracy([[1.0, 0.0], [0.5, 0.5]])
+        0.75
+
+    Reference:
+        Caccia et al., New insights on reducing abrupt representation change (ICLR 2022), "average anytime accuracy";
+        Koh et al. (ICLR 2022).
     """
     r = _square(matrix)
     return _mean(np.array([row[: t + 1].mean() for t, row in enumerate(r)]))

@@ -1,4 +1,4 @@
-"""AUC and calibration error from histograms of scores, which add where sorted lists cannot."""
+"""AUC and calibration error from additive histograms of scores."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from incr_core.metrics._sums import Array, on_grid, ratio
 
 __all__ = ["area", "calibration", "calibration_error", "score_histogram"]
 
-BINS = 2048  # of the score histogram; see `score_histogram` and `area`
+BINS = 2048  # bins of the score histogram; see `score_histogram` and `area`
 CALIBRATION_BINS = 10
-_SPAN = math.asinh(46.0)  # the logit of the least positive float32, about -92, halved
+_SPAN = math.asinh(46.0)  # half the logit of the least positive float32, about -92
 
 
 def score_histogram(p: Array, y: Array, w: Array) -> Array:
-    """For each class and bin of scores: rows, sum of offsets, sum of their squares: (3, 2, BINS).
+    """Return rows, sum of offsets and sum of squared offsets for each class and score bin, (3, 2, BINS).
 
-    Bins are equal in asinh(logit / 2). The logit spreads what crowds near 0 and 1 (a rare class may have
-    every probability below 0.01), and the asinh covers all of float32 without clipping, with the finest bins
-    around 1/2. Offsets run from 0 to 1 across a bin, in steps of 2**-15 that keep even the squares' sums
-    exact.
+    Bins are equal in asinh(logit / 2). The logit spreads scores near 0 and 1 (a rare class may have every probability
+    below 0.01). The asinh covers all of float32 without clipping, with the finest bins around 1/2. Offsets run from 0
+    to 1 across a bin, in steps of 2**-15, so that even the sums of squares are exact.
     """
     inside = p.clip(1e-40, 1.0 - 1e-16)
     position = (np.arcsinh(0.5 * (np.log(inside) - np.log1p(-inside))) / _SPAN + 1.0) * (BINS / 2)
@@ -34,13 +33,13 @@ def score_histogram(p: Array, y: Array, w: Array) -> Array:
 
 
 def area(scores: Array) -> float:
-    """P(score of a positive > score of a negative), ties half (Hanley and McNeil 1982).
+    """Return P(score of a positive > score of a negative), counting ties half (Hanley and McNeil 1982).
 
-    Pairs in different bins are counted. Pairs that share a bin are compared as two normal variables with the
-    means and variances seen there: exact for two points or for equal scores, and second order in the bin's
-    width for smooth ones, where a histogram alone calls them all ties. Measured against the exact AUC, for
-    10,000 rows or more: below 1e-4 when the logits spread by 0.5 or more (a histogram alone: 1e-3), below
-    1e-3 at 0.1, and 1e-2 when all of them lie within a few bins.
+    Pairs in different bins are counted. Pairs within a bin are compared as two normal variables with the means and
+    variances of the bin. This is exact for two points or for equal scores, and of second order in the bin width for
+    smooth distributions, where a histogram alone counts all pairs as ties. Measured error against the exact AUC for
+    10,000 rows or more: below 1e-4 for logits with a deviation of 0.5 or more (a histogram alone: 1e-3), below 1e-3 at
+    0.1, and 1e-2 if all logits fall within a few bins.
     """
     (negatives, positives) = scores[0]
     pairs = float(positives.sum() * negatives.sum())
@@ -55,17 +54,18 @@ def area(scores: Array) -> float:
 
 
 def calibration(confidence: Array, right: Array, w: Array) -> Array:
-    """Rows, confidence and hits in each of ten equal bins of confidence: (3, 10)."""
+    """Return rows, confidence and hits in each of ten equal bins of confidence, (3, 10)."""
     index = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     terms = (w, on_grid(w * confidence), w * right)
     return np.stack([np.bincount(index, term, CALIBRATION_BINS) for term in terms])
 
 
 def calibration_error(bins: Array) -> float:
-    """ECE, the mean distance of confidence (3, 10) from how often it is right (Naeini et al. 2015).
+    """Return ECE, the mean distance of confidence (3, 10) from accuracy (Naeini et al. 2015).
 
-    >>> calibration_error(calibration(np.array([0.75, 0.75]), np.array([1.0, 0.0]), np.ones(2)))
-    0.25
+    Example:
+        >>> calibration_error(calibration(np.array([0.75, 0.75]), np.array([1.0, 0.0]), np.ones(2)))
+        0.25
     """
     rows, confidence, hits = bins
     return ratio(float(abs(confidence - hits).sum()), float(rows.sum()))

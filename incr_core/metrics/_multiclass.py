@@ -1,4 +1,4 @@
-"""One class of many: counts per class, of a number of classes that may grow."""
+"""Metrics of multiclass classification, for a number of classes that may grow."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ __all__ = ["multiclass_metrics", "multiclass_statistics"]
 def multiclass_statistics(
     probability: Tensor, target: Tensor, weight: Tensor | None = None, previous: Tensor | None = None
 ) -> Statistics:
-    """Count predicted probabilities (n, C) against target classes (n,), each row `weight` (n,) times.
+    """Return additive statistics of predicted class probabilities.
 
-    Per class it keeps how often it was right, predicted and true: all that the metrics below ask of a
-    confusion matrix, in 3C numbers instead of C * C. A target the model has no output for had probability
-    zero. `previous`: as in `binary_statistics`.
+    The statistics count, per class, correct rows, predictions and targets. The metrics need no more of the confusion
+    matrix, and these are 3C numbers instead of C * C. A target without an output of the model has probability zero.
+
+    Args:
+        probability: Class probabilities.
+        target: Target classes.
+        weight: Row weights. None counts each row once.
+        previous: As in `binary_statistics`.
+
+    Shapes:
+        probability: (n, C). target, weight, previous: (n,).
     """
     p, y, w = floats(probability), target.detach().cpu().numpy(), weights(weight, len(target))
     outputs = p.shape[1]
     classes = max(outputs, int(y.max(initial=-1)) + 1)
     rows = np.arange(len(y))
     of_target = np.where(y < outputs, p[rows, np.minimum(y, outputs - 1)], 0.0)
-    loss = -np.log(of_target.clip(LEAST, 1.0)) + 0.0 * p.sum(1)  # a NaN beside the target counts too
+    loss = -np.log(of_target.clip(LEAST, 1.0)) + 0.0 * p.sum(1)  # propagates a NaN of any class
     p = np.nan_to_num(p, copy=False)
     top = p.argmax(1)
     right = top == y
@@ -42,14 +50,15 @@ def multiclass_statistics(
 
 
 def multiclass_metrics(statistics: Statistics) -> dict[str, float]:
-    """Accuracy, macro precision, recall and F1, log loss, Cohen's kappa, calibration error of the top class.
+    """Return accuracy, macro precision, recall and F1, log loss, Cohen's kappa, calibration error of the top class.
 
-    A class neither predicted nor true is left out of the macro means; one that is only predicted, or only
-    true, counts as zero where its precision, recall or F1 is 0/0. (So does torchmetrics.)
+    A class that is neither predicted nor true is excluded from the macro means. A class that is only predicted, or only
+    true, counts as zero if its precision, recall or F1 is 0/0, as in torchmetrics.
 
-    >>> rows = torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2])
-    >>> multiclass_metrics(multiclass_statistics(*rows))["recall"]
-    0.8333...
+    Example:
+        >>> rows = torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2])
+        >>> multiclass_metrics(multiclass_statistics(*rows))["recall"]
+        0.8333...
     """
     if not statistics:
         statistics = multiclass_statistics(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Any number of labels at once: counts per label."""
+"""Metrics of multilabel classification."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["multilabel_metrics", "multilabel_statistics"]
 
 
 def multilabel_statistics(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Statistics:
-    """Count probabilities (n, L) against targets (n, L) of 0 and 1, each row `weight` (n,) times."""
+    """Return additive statistics of label probabilities (n, L) and targets (n, L) of 0 and 1, with weights (n,)."""
     p, y, w = floats(probability).clip(0.0, 1.0), floats(target), weights(weight, len(target))
     loss = -np.log(np.where(y > 0.5, p, 1.0 - p).clip(LEAST, 1.0))
     predicted = p > 0.5
@@ -25,14 +25,15 @@ def multilabel_statistics(probability: Tensor, target: Tensor, weight: Tensor | 
 
 
 def multilabel_metrics(statistics: Statistics) -> dict[str, float]:
-    """Accuracy and log loss over all labels, and F1 over all decisions (micro) and over labels (macro).
+    """Return accuracy and log loss over all labels, and F1 over all decisions (micro) and over labels (macro).
 
     A label that is neither predicted nor true counts as zero in the macro mean, as in torchmetrics.
 
-    >>> rows = torch.tensor([[0.9, 0.8], [0.2, 0.4]]), torch.tensor([[1, 0], [0, 1]])
-    >>> metrics = multilabel_metrics(multilabel_statistics(*rows))
-    >>> metrics["micro_f1"], metrics["macro_f1"]
-    (0.5, 0.5)
+    Example:
+        >>> rows = torch.tensor([[0.9, 0.8], [0.2, 0.4]]), torch.tensor([[1, 0], [0, 1]])
+        >>> metrics = multilabel_metrics(multilabel_statistics(*rows))
+        >>> metrics["micro_f1"], metrics["macro_f1"]
+        (0.5, 0.5)
     """
     if not statistics:
         statistics = multilabel_statistics(torch.empty(0, 1), torch.empty(0, 1))

@@ -1,4 +1,4 @@
-"""Statistics as they travel, in few bytes that are quickly read, and the sum of many of them."""
+"""Compact encoding of statistics for messages, and the sum of many encoded statistics."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from incr_core.metrics._sums import Array, Statistics, padded_sum
 __all__ = ["Packed", "Told", "added", "packed", "packed_array", "total", "unpacked"]
 
 WORTH_THINNING = 1000
-"""Numbers of an array."""
+"""Minimum number of elements for which an array may be encoded sparsely."""
 
 Told = tuple[str, tuple[int, ...], bytes, bytes | None]
-"""An array as its type, its shape, its numbers, and, where these are only those that are not zero, at which places,
-int64, of the array laid flat. A plain tuple: a thousand messages of numpy's own arrays, or of a class of ours, take
-several times as long to read."""
+"""An encoded array: dtype, shape, elements and, if only the nonzero elements are included, their flat int64 places.
+Decoding a thousand messages of plain tuples is several times as fast as decoding numpy arrays or instances of a class.
+"""
 
 Packed = Mapping[str, Array | Told]
-"""Statistics as they are, or as they travel."""
+"""Statistics, plain or encoded."""
 
 
 def packed(statistics: Packed) -> dict[str, Told]:
-    """Statistics in few bytes: of few rows a histogram is mostly zero.
+    """Encode statistics compactly: a histogram of few rows is mostly zero.
 
-    >>> told = packed({"sums": np.ones(2), "scores": np.eye(1, 2000, 7)})
-    >>> told["sums"][:2], [len(content) for content in told["scores"][2:]]
-    (('<f8', (2,)), [8, 8])
+    Example:
+        >>> told = packed({"sums": np.ones(2), "scores": np.eye(1, 2000, 7)})
+        >>> told["sums"][:2], [len(content) for content in told["scores"][2:]]
+        (('<f8', (2,)), [8, 8])
     """
     return {name: array if isinstance(array, tuple) else packed_array(array) for name, array in statistics.items()}
 
 
 def packed_array(array: Array) -> Told:
-    """An array in few bytes.
+    """Encode an array compactly.
 
-    >>> unpacked(packed_array(np.array([1, 2])))
-    array([1, 2])
+    Example:
+        >>> unpacked(packed_array(np.array([1, 2])))
+        array([1, 2])
     """
     if array.size >= WORTH_THINNING:
         places = np.flatnonzero(array)
@@ -47,7 +49,7 @@ def packed_array(array: Array) -> Told:
 
 
 def unpacked(told: Array | Told) -> Array:
-    """The array. It may be one that cannot be written to."""
+    """Decode an array. The result may be read-only."""
     if not isinstance(told, tuple):
         return told
     dtype, shape, content, places = told
@@ -60,14 +62,15 @@ def unpacked(told: Array | Told) -> Array:
 
 
 def total(several: Iterable[Packed]) -> Statistics:
-    """The statistics of the rows of all, as `add` makes them one after the other; of a thousand at once, by column.
+    """Return the sum of several statistics, as repeated `add` would; added by column, which is fast for thousands.
 
-    >>> total([{"sums": np.ones(2)}, {}, packed({"sums": np.ones(2)})])
-    {'sums': array([2., 2.])}
-    >>> one = packed({"scores": np.eye(1, 2000, 7)})
-    >>> total([one, one])["scores"][0, 6:9], total([one, packed({"scores": np.eye(2, 2000, 7)})])["scores"][:, 6:10]
-    (array([0., 2., 0.]), array([[0., 2., 0., 0.],
-           [0., 0., 1., 0.]]))
+    Example:
+        >>> total([{"sums": np.ones(2)}, {}, packed({"sums": np.ones(2)})])
+        {'sums': array([2., 2.])}
+        >>> one = packed({"scores": np.eye(1, 2000, 7)})
+        >>> total([one, one])["scores"][0, 6:9], total([one, packed({"scores": np.eye(2, 2000, 7)})])["scores"][:, 6:10]
+        (array([0., 2., 0.]), array([[0., 2., 0., 0.],
+               [0., 0., 1., 0.]]))
     """
     columns: dict[str, list[Array | Told]] = {}
     for statistics in several:
@@ -77,10 +80,11 @@ def total(several: Iterable[Packed]) -> Statistics:
 
 
 def added(column: Sequence[Array | Told]) -> Array:
-    """The sum of arrays, in their order; the bytes of many small ones that are alike are laid end to end.
+    """Return the sum of arrays, in their order; small arrays of equal kind are concatenated and added at once.
 
-    >>> added([packed_array(np.array([1, 2])), packed_array(np.array([3, 4]))])
-    array([4, 6])
+    Example:
+        >>> added([packed_array(np.array([1, 2])), packed_array(np.array([3, 4]))])
+        array([4, 6])
     """
     alike = _alike(column)
     if alike:
@@ -95,7 +99,7 @@ def added(column: Sequence[Array | Told]) -> Array:
 
 
 def _alike(column: Sequence[Array | Told]) -> list[Told]:
-    """All of them, where they are packed, of one type and shape, and in few bytes; else none."""
+    """Return all arrays if they are encoded compactly with one dtype and shape, otherwise an empty list."""
     told = [one for one in column if isinstance(one, tuple)]
     kinds = {(dtype, shape, places is None) for dtype, shape, _, places in told}
     if len(told) < len(column) or len(kinds) > 1:
@@ -111,6 +115,6 @@ def _added_at_once(told: Sequence[Told]) -> Array:
         array: Array = np.zeros(shape, dtype)
         np.add.at(array.reshape(-1), np.frombuffer(b"".join(one[3] or b"" for one in told), np.int64), numbers)
         return array
-    # Not `sum`, which may take them in pairs: other bits than those of adding them in turn.
+    # Not `sum`, whose pairwise summation gives different bits than sequential addition.
     array = np.add.accumulate(numbers.reshape(len(told), -1), axis=0, dtype=dtype)[-1]
     return array.reshape(shape).copy()

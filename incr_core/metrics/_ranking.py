@@ -1,4 +1,4 @@
-"""An order of candidates: what the relevant ones earn by where they stand."""
+"""Ranking metrics: recall and NDCG at several cutoffs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ CUTOFFS = (1, 5, 10, 20)  # the k of recall@k and ndcg@k
 
 
 def ranking_statistics(scores: Tensor, relevant: Tensor, weight: Tensor | None = None) -> Statistics:
-    """Rank K candidates by scores (n, K), each row `weight` (n,) times; rows with none relevant are skipped.
+    """Return additive statistics of K candidates ranked by scores. Rows without a relevant candidate are skipped.
 
-    `relevant` is the position (n,) of the one relevant candidate, or a grade (n, K) for each, zero for
-    irrelevant.
+    Args:
+        scores: Scores of the candidates.
+        relevant: Place of the one relevant candidate, or a grade for each candidate, zero for irrelevant.
+        weight: Row weights. None counts each row once.
+
+    Shapes:
+        scores: (n, K). relevant: (n,) or (n, K). weight: (n,).
     """
     s, w = floats(scores), weights(weight, len(scores))
     if relevant.ndim == 1:
@@ -43,16 +48,20 @@ def ranking_statistics(scores: Tensor, relevant: Tensor, weight: Tensor | None =
 
 
 def ranking_metrics(statistics: Statistics) -> dict[str, float]:
-    """recall@k and ndcg@k for k in 1, 5, 10, 20, with linear gain (Jarvelin and Kekalainen 2002).
+    """Return recall@k and ndcg@k for k in 1, 5, 10, 20, with linear gain.
 
-    Candidates of equal score share the mean of what their places earn: a model that scores everything alike
-    gets what chance gets, wherever the relevant candidate happens to stand.
+    Candidates of equal score share the mean of their places' gains. A model with constant scores therefore gets the
+    value of chance, wherever the relevant candidate is listed.
 
-    >>> import torch
-    >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
-    >>> metrics = ranking_metrics(ranking_statistics(scores, torch.tensor([2, 0])))
-    >>> metrics["recall@1"], metrics["recall@5"], metrics["ndcg@5"]
-    (0.5, 1.0, 0.8154...)
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.9, 0.2, 0.1]])
+        >>> metrics = ranking_metrics(ranking_statistics(scores, torch.tensor([2, 0])))
+        >>> metrics["recall@1"], metrics["recall@5"], metrics["ndcg@5"]
+        (0.5, 1.0, 0.8154...)
+
+    Reference:
+        Jarvelin and Kekalainen 2002.
     """
     names = [f"{name}@{k}" for k in CUTOFFS for name in ("recall", "ndcg")]
     *sums, rows = statistics.get("sums", np.zeros(len(names) + 1)).tolist()
@@ -60,7 +69,7 @@ def ranking_metrics(statistics: Statistics) -> dict[str, float]:
 
 
 def _ties(sorted_scores: Array) -> tuple[Array, Array]:
-    """For each place (n, K) the first place of its run of equal scores, and the place after the last."""
+    """Return, for each place (n, K), the first place of its run of equal scores and the place after the last."""
     rows, places = sorted_scores.shape
     starts = np.ones((rows, places), dtype=bool)
     starts[:, 1:] = sorted_scores[:, 1:] != sorted_scores[:, :-1]
@@ -73,7 +82,7 @@ def _ties(sorted_scores: Array) -> tuple[Array, Array]:
 
 
 def _mean_over_ties(earned: Array, first: Array, last: Array) -> Array:
-    """What each place earns (K,), averaged over runs of equal scores: (n, K)."""
+    """Return the gain of each place (K,), averaged over runs of equal scores: (n, K)."""
     total = np.concatenate([[0.0], np.cumsum(earned)])
     mean: Array = (total[last] - total[first]) / (last - first)
     return mean

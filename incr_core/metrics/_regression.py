@@ -1,4 +1,4 @@
-"""A number: sums of errors and of their squares."""
+"""Regression metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["regression_metrics", "regression_statistics"]
 
 
 def regression_statistics(value: Tensor, target: Tensor, weight: Tensor | None = None) -> Statistics:
-    """Sum errors of predicted values (n,) against targets (n,), each row `weight` (n,) times."""
+    """Return exact sums of the errors of predicted values (n,) against targets (n,), with weights (n,)."""
     y, w = floats(target), weights(weight, len(target))
     error = floats(value) - y
     ones = np.ones_like(y)
@@ -22,15 +22,16 @@ def regression_statistics(value: Tensor, target: Tensor, weight: Tensor | None =
 
 
 def regression_metrics(statistics: Statistics) -> dict[str, float]:
-    """MAE, RMSE, R2 and bias (the mean of value - target).
+    """Return MAE, RMSE, R2 and bias (the mean of value - target).
 
-    R2 = 1 - sum e^2 / (sum y^2 - (sum y)^2 / n), where the last difference is taken between exact rationals: only the
-    squares have rounded, each to 1e-16 of itself, which is 1e-4 where targets around a million vary by one.
+    R2 = 1 - sum e^2 / (sum y^2 - (sum y)^2 / n), where the last difference is computed with exact rationals. Only the
+    squares are rounded, each to a relative 1e-16, which gives 1e-4 for targets near a million that vary by one.
 
-    >>> import torch
-    >>> rows = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])
-    >>> regression_metrics(regression_statistics(*rows))
-    {'mae': 0.3333..., 'rmse': 0.5773..., 'r2': 0.5, 'bias': 0.3333...}
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])
+        >>> regression_metrics(regression_statistics(*rows))
+        {'mae': 0.3333..., 'rmse': 0.5773..., 'r2': 0.5, 'bias': 0.3333...}
     """
     names = ("mae", "rmse", "r2", "bias")
     sums = statistics.get("sums", np.zeros((6, 1)))

@@ -1,4 +1,4 @@
-"""Equal arithmetic everywhere: determinism, seeded randomness, half precision, shards, flat buffers."""
+"""Reproducible arithmetic: determinism, seeded randomness, half precision, shards, flat buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a forward takes random numbers, and from whom: settled once, so that no step swaps states for nothing."""
+"""Static checks whether a forward draws random numbers, and from which library; run once instead of at each step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ CERTAIN = frozenset([
     nn.Unflatten,
 ])
 # fmt: on
-"""Layers of `torch.nn` that give equal outputs for equal inputs, in training too."""
+"""Layers of `torch.nn` whose outputs are deterministic, in training mode too."""
 
 DROPOUT = frozenset([nn.AlphaDropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout])
-"""Layers that draw in training mode alone."""
+"""Layers that draw random numbers in training mode only."""
 
 _DATA = (type(None), bool, int, float, complex, str, bytes, Tensor, np.ndarray, np.generic)
 _KNOWN = frozenset(
@@ -40,23 +40,27 @@ _KNOWN = frozenset(
         *("itertools", "math", "operator", "typing", "types", "__future__"),
     ]
 )
-"""Packages of which nothing draws from Python's `random` or numpy's."""
+"""Packages that never draw from Python's `random` or numpy's."""
 
 _RUNS_ANYTHING = frozenset(["__import__", "compile", "eval", "exec", "getattr", "globals", "open", "vars"])
 
 
 def draws_nothing(*modules: nn.Module, training: bool = True) -> bool:
-    """Whether it is certain that a forward of these takes no random number: only layers of known kinds, as torch made
-    them: without hooks, or a forward of their own. A class of which that is known says so: `draws_nothing = True`; its
-    subclasses each say so for themselves.
+    """Whether a forward of these modules certainly draws no random number.
 
-    training: whether the modules are in training mode; if not, Dropout draws nothing either.
+    That holds for known kinds of layers without hooks and without an overridden forward. A class declares it with
+    `draws_nothing = True`; subclasses do not inherit the declaration.
 
-    >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
-    True
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
-    >>> draws_nothing(model), draws_nothing(model, training=False)
-    (False, True)
+    Args:
+        modules: The modules.
+        training: Whether they are in training mode; if not, Dropout draws nothing either.
+
+    Example:
+        >>> draws_nothing(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        True
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+        >>> draws_nothing(model), draws_nothing(model, training=False)
+        (False, True)
     """
     kinds = CERTAIN if training else CERTAIN | DROPOUT
 
@@ -68,20 +72,21 @@ def draws_nothing(*modules: nn.Module, training: bool = True) -> bool:
 
 
 def draws_only_from_torch(*modules: nn.Module) -> bool:
-    """Whether it is certain that these draw from torch alone, and neither from Python's `random` nor from numpy's.
+    """Whether these modules certainly draw from torch only, and not from Python's `random` or numpy's.
 
-    Their code is read: what functions and classes of somebody else's name, and what those name in turn, must be known.
-    What cannot be told, such as an object of another library, counts as drawing.
+    The code is analysed: all functions and classes that user code names, and those that these name in turn, must be
+    known. Anything that cannot be analysed, such as an object of another library, counts as drawing.
 
-    >>> draws_only_from_torch(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-    True
-    >>> import random
-    >>> layer = nn.Linear(2, 2)
-    >>> layer.noise = random.gauss
-    >>> draws_only_from_torch(layer)
-    False
+    Example:
+        >>> draws_only_from_torch(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+        True
+        >>> import random
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.noise = random.gauss
+        >>> draws_only_from_torch(layer)
+        False
     """
-    seen: dict[int, Any] = {}  # by identity; held, so that no identity is given twice
+    seen: dict[int, Any] = {}  # by identity; holding the objects keeps identities unique
     left: list[Any] = list(modules)
     while left:
         value = left.pop()
@@ -96,14 +101,14 @@ def draws_only_from_torch(*modules: nn.Module) -> bool:
 
 
 def _within(value: Any) -> list[Any] | None:
-    """What else must be known for a value to be; None where it is not known itself."""
+    """Return the parts of a value that must be known as well, or None if the value itself is unknown."""
     match value:
         case dict():
             return [*value.keys(), *value.values()]
         case list() | tuple() | set() | frozenset():
             return list(value)
         case nn.Module():
-            # What made it has run already.
+            # The constructor has run already.
             return [*(part for kind in type(value).__mro__ for part in _members(kind, "__init__")), vars(value)]
         case ModuleType():
             return [] if _home(value.__name__) in _KNOWN else None
@@ -130,13 +135,13 @@ def _within(value: Any) -> list[Any] | None:
 
 
 def _members(kind: type, *but: str) -> Iterator[Any]:
-    """What a class holds, but for what Python puts there itself; nothing of a class that is known."""
+    """Yield the members of a class, except those that Python adds; none for a class of a known package."""
     if _home(kind.__module__) not in (*_KNOWN, "builtins"):
         yield from (member for name, member in vars(kind).items() if name not in ("__dict__", "__weakref__", *but))
 
 
 def _named(function: FunctionType) -> list[Any] | None:
-    """What a function's code names; None where it may run what it does not name."""
+    """Return the objects that a function's code names, or None if it may run code that it does not name."""
     found: list[Any] = [function.__defaults__, function.__kwdefaults__, function.__closure__]
     codes = [function.__code__]
     while codes:

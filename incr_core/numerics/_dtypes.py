@@ -1,4 +1,4 @@
-"""Types of numbers: which of torch's can be merged between learners, and in which type the arithmetic is done."""
+"""Dtypes: the merge rules that each supports, and the dtype in which the arithmetic is done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _UNSIGNED = frozenset((torch.uint8, torch.uint16, torch.uint32, torch.uint64))
 _INTEGERS = frozenset((torch.int8, torch.int16, torch.int32, torch.int64)) | _UNSIGNED
 
-# What torch can keep and copy, but not subtract or compare, is merged in a wider type that holds all its values.
+# Dtypes that torch can store and copy, but not subtract or compare, are merged in a wider dtype that represents all
+# their values.
 _WIDER = {
     **dict.fromkeys(_FLOAT8, torch.float32),
     torch.complex32: torch.complex64,
@@ -25,16 +26,18 @@ _SIGN = torch.iinfo(torch.int64).min
 
 
 def refusal_of(dtype: torch.dtype, rule: str) -> str | None:
-    """Why tensors of a type cannot be merged by a rule, as `expected ..., got ...; remedy`; None where they can.
+    """Return why tensors of a dtype cannot be merged by a rule, as `expected ..., got ...; remedy`, or None if they
+    can.
 
-    Means are of floats and complex numbers, "max" is of what has an order, and "sum" of what can be added.
+    Means need floating or complex numbers, "max" needs an order, and "sum" needs addition.
 
-    >>> refusal_of(torch.float32, "mean"), refusal_of(torch.uint64, "max")
-    (None, None)
-    >>> refusal_of(torch.complex64, "max")
-    "expected a type that merges by 'max', got complex64; declare another rule in its module's `merge`"
-    >>> refusal_of(torch.int4, "max")
-    'expected a type that can be added or compared, got int4; keep it as int8, say, and convert it in the forward'
+    Example:
+        >>> refusal_of(torch.float32, "mean"), refusal_of(torch.uint64, "max")
+        (None, None)
+        >>> refusal_of(torch.complex64, "max")
+        "expected a type that merges by 'max', got complex64; declare another rule in its module's `merge`"
+        >>> refusal_of(torch.int4, "max")
+        'expected a type that can be added or compared, got int4; keep it as int8, say, and convert it in the forward'
     """
     name = str(dtype).removeprefix("torch.")
     possible: tuple[str, ...]
@@ -57,12 +60,13 @@ def refusal_of(dtype: torch.dtype, rule: str) -> str | None:
 
 
 def widened(value: Tensor) -> Tensor:
-    """The values in a type in which they can be subtracted and compared; the tensor itself where its own is one.
+    """Return the values in a dtype with subtraction and comparison; the tensor itself if its dtype has both.
 
-    An unsigned integer x of 64 bits becomes x - 2^63: the same order, and the same differences modulo 2^64.
+    An unsigned 64-bit integer x becomes x - 2^63, which preserves the order, and differences modulo 2^64.
 
-    >>> widened(torch.tensor([1, 2], dtype=torch.uint16)).dtype
-    torch.int32
+    Example:
+        >>> widened(torch.tensor([1, 2], dtype=torch.uint16)).dtype
+        torch.int32
     """
     if value.dtype is torch.uint64:
         return value.view(torch.int64) ^ _SIGN
@@ -71,11 +75,12 @@ def widened(value: Tensor) -> Tensor:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Back from `widened` to the type `dtype`, rounded to the nearest.
+    """Convert from `widened` back to `dtype`, rounding to nearest.
 
-    >>> most = torch.tensor([2**64 - 1], dtype=torch.uint64)
-    >>> narrowed(widened(most), torch.uint64).tolist() == [2**64 - 1]
-    True
+    Example:
+        >>> most = torch.tensor([2**64 - 1], dtype=torch.uint64)
+        >>> narrowed(widened(most), torch.uint64).tolist() == [2**64 - 1]
+        True
     """
     if dtype is torch.uint64:
         return (value ^ _SIGN).view(torch.uint64)
@@ -83,29 +88,32 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no element is infinite or not a number.
+    """Whether all elements are finite.
 
-    >>> all_finite(torch.tensor([1.0])), all_finite(torch.tensor([float("nan")]).to(torch.float8_e4m3fn))
-    (True, False)
+    Example:
+        >>> all_finite(torch.tensor([1.0])), all_finite(torch.tensor([float("nan")]).to(torch.float8_e4m3fn))
+        (True, False)
     """
     wide = widened(value)
-    # One that is not shows in the sum, which is quicker; but finite ones may add up to more than there are numbers.
+    # A non-finite element makes the sum non-finite, which is faster to check; but finite elements may overflow the sum.
     return bool(wide.sum().isfinite()) or bool(wide.isfinite().all())
 
 
 def stored(value: Tensor) -> Tensor:
-    """The tensor as safetensors can store it, which knows complex numbers of 64 bits only: pairs of real numbers.
+    """Return a tensor that safetensors can store: complex dtypes other than complex64 become pairs of real numbers.
 
-    >>> stored(torch.tensor([1 + 2j], dtype=torch.complex128))
-    tensor([[1., 2.]], dtype=torch.float64)
+    Example:
+        >>> stored(torch.tensor([1 + 2j], dtype=torch.complex128))
+        tensor([[1., 2.]], dtype=torch.float64)
     """
     return torch.view_as_real(value.resolve_conj()) if value.dtype in _PAIRS else value
 
 
 def unstored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Back from `stored`.
+    """Convert back from `stored`.
 
-    >>> unstored(torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.complex128)
-    tensor([1.+2.j], dtype=torch.complex128)
+    Example:
+        >>> unstored(torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.complex128)
+        tensor([1.+2.j], dtype=torch.complex128)
     """
     return torch.view_as_complex(value) if dtype in _PAIRS else value

@@ -1,4 +1,4 @@
-"""Named tensors end to end in one buffer of bytes: what travels between processes, and how others find their way in it.
+"""Named tensors in one contiguous byte buffer, for transfer between processes.
 
 tensors --FlatTensors.of--> layout and buffer --FlatTensors.tensors--> tensors
 """
@@ -19,12 +19,13 @@ from incr_core.errors import ArgumentError
 __all__ = ["FlatLayout", "FlatTensors", "Piece"]
 
 ALIGNED = 16
-"""Bytes at whose multiples tensors begin: the size of a complex128, which those of all other types divide. So any may
-be seen as another type, and a cut at its multiples halves no element."""
+"""Alignment of tensors in bytes: the size of complex128, a multiple of all other element sizes. A tensor can therefore
+be viewed as another dtype, and a cut at a multiple divides no element.
+"""
 
 
 class Place(NamedTuple):
-    """Where a tensor lies: from the byte `start` up to `stop`."""
+    """Byte range of a tensor, from `start` up to `stop`."""
 
     dtype: torch.dtype
     shape: torch.Size
@@ -33,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The elements from `first` up to `last` of a tensor; `whole` where these are all."""
+    """Elements of a tensor, from `first` up to `last`; `whole` if these are all."""
 
     name: str
     first: int
@@ -42,15 +43,20 @@ class Piece(NamedTuple):
 
 
 class FlatLayout:
-    """Where tensors lie in a buffer of bytes, in the order given.
+    """Places of tensors in a byte buffer, in the given order.
 
-    contents: (name, dtype, shape) of each. nbytes: how large the buffer is, the same in any order.
+    Args:
+        contents: Name, dtype and shape of each tensor.
 
-    >>> layout = FlatLayout.of({"seen": torch.tensor(True), "w": torch.ones(2)})
-    >>> layout.document(), layout.nbytes
-    ([['seen', 'bool', []], ['w', 'float32', [2]]], 32)
-    >>> layout.views(torch.zeros(32, dtype=torch.uint8))["w"]
-    tensor([0., 0.])
+    Attributes:
+        nbytes: Size of the buffer, independent of the order.
+
+    Example:
+        >>> layout = FlatLayout.of({"seen": torch.tensor(True), "w": torch.ones(2)})
+        >>> layout.document(), layout.nbytes
+        ([['seen', 'bool', []], ['w', 'float32', [2]]], 32)
+        >>> layout.views(torch.zeros(32, dtype=torch.uint8))["w"]
+        tensor([0., 0.])
     """
 
     def __init__(self, contents: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> None:
@@ -64,12 +70,16 @@ class FlatLayout:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FlatLayout:
-        """That of these tensors."""
+        """Return the layout of these tensors."""
         return cls((name, value.dtype, value.shape) for name, value in tensors.items())
 
     @classmethod
     def from_document(cls, document: Sequence[Sequence[Any]]) -> FlatLayout:
-        """Back from `document`. ArgumentError where it tells of no tensors: it may come from anybody."""
+        """Restore a layout from `document`, which may come from an untrusted sender.
+
+        Raises:
+            ArgumentError: The document does not describe tensors.
+        """
         contents = []
         for name, told, shape in document:
             dtype = getattr(torch, str(told), None)
@@ -79,15 +89,15 @@ class FlatLayout:
         return cls(contents)
 
     def document(self) -> list[list[Any]]:
-        """The layout as JSON has it: name, type and shape of each, from which all else follows."""
+        """Return the layout as JSON-compatible values: name, dtype and shape of each tensor."""
         return [
             [name, str(place.dtype).removeprefix("torch."), list(place.shape)] for name, place in self.places.items()
         ]
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
-        """The tensors within a buffer (nbytes,), as views of it."""
+        """Return the tensors within a buffer (nbytes,), as views of it."""
         sizes = [size for place in self.places.values() for size in (place.stop - place.start, -place.stop % ALIGNED)]
-        # For small tensors each call counts: one cut for all, and no shape where it is the length.
+        # Each call matters for small tensors: one split for all, and no reshape of one-dimensional tensors.
         pieces = buffer.split_with_sizes(sizes)[::2]
         return {
             name: piece.view(place.dtype) if len(place.shape) == 1 else piece.view(place.dtype).view(place.shape)
@@ -96,20 +106,21 @@ class FlatLayout:
 
     @torch.no_grad()
     def write(self, tensors: Mapping[str, Tensor], buffer: Tensor) -> None:
-        """Copy tensors, with any strides and on whatever device, to where they belong in a buffer (nbytes,)."""
+        """Copy tensors, of any strides and device, to their places in a buffer (nbytes,)."""
         for name, view in self.views(buffer).items():
             view.copy_(tensors[name].detach().resolve_conj().resolve_neg())
-        for place in self.places.values():  # what lay behind them in memory is nobody's business
+        for place in self.places.values():  # the padding must not leak previous contents of memory
             buffer[place.stop : -(-place.stop // ALIGNED) * ALIGNED] = 0
 
     def content(self, tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-        """The bytes of the buffer in order, without a buffer: the memory of each tensor, and zeros up to the next.
+        """Yield the bytes of the buffer in order without building it: the memory of each tensor, and zero padding.
 
-        Only what is not contiguous, or on a device, is copied.
+        Only tensors that are not contiguous, or on a device, are copied.
 
-        >>> tensors = {"seen": torch.tensor(True), "w": torch.ones(2)}
-        >>> b"".join(FlatLayout.of(tensors).content(tensors)) == bytes(FlatTensors.of(tensors).buffer)
-        True
+        Example:
+            >>> tensors = {"seen": torch.tensor(True), "w": torch.ones(2)}
+            >>> b"".join(FlatLayout.of(tensors).content(tensors)) == bytes(FlatTensors.of(tensors).buffer)
+            True
         """
         for name, place in self.places.items():
             if place.stop > place.start:
@@ -119,7 +130,9 @@ class FlatLayout:
                 yield memoryview(bytes(padding))
 
     def cut(self, length: int) -> list[list[Piece]]:
-        """What lies in each `length` bytes of the buffer, a multiple of `ALIGNED`; what is empty lies nowhere."""
+        """Return the pieces of tensors in each `length` bytes of the buffer, a multiple of `ALIGNED`; empty tensors
+        have none.
+        """
         found: list[list[Piece]] = [[] for _ in range(-(-self.nbytes // length))]
         for name, (dtype, shape, start, stop) in self.places.items():
             count, size = shape.numel(), dtype.itemsize
@@ -133,43 +146,45 @@ class FlatLayout:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FlatTensors:
-    """Tensors as one numpy buffer, which Ray's object store and pickle's protocol 5 pass on without copying it.
+    """Tensors as one numpy buffer, which Ray's object store and pickle protocol 5 transfer without copying.
 
-    >>> FlatTensors.of({"w": torch.ones(2), "n": torch.tensor(3)}).tensors()
-    {'w': tensor([1., 1.]), 'n': tensor(3)}
+    Example:
+        >>> FlatTensors.of({"w": torch.ones(2), "n": torch.tensor(3)}).tensors()
+        {'w': tensor([1., 1.]), 'n': tensor(3)}
     """
 
     layout: FlatLayout
     buffer: np.ndarray[Any, np.dtype[np.uint8]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By the layout's document: types and shapes of torch take several times as long to pickle.
+        # The layout travels as its document: pickling torch dtypes and shapes takes several times as long.
         return _unpickled, (self.layout.document(), self.buffer)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> FlatTensors:
-        """Copies of tensors, on the CPU."""
+        """Copy tensors to the CPU."""
         layout = FlatLayout.of(tensors)
         buffer = torch.empty(layout.nbytes, dtype=torch.uint8)
         layout.write(tensors, buffer)
         return cls(layout, buffer.numpy())
 
     def tensors(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """The tensors, in memory of their own.
+        """Return the tensors.
 
-        copy: False gives views of the buffer, where its address is aligned; it may be read-only and shared with other
-        processes: only for who reads them and lets them go.
+        Args:
+            copy: Whether to copy them. False returns views of the buffer if its address is aligned; the buffer may be
+                read-only and shared with other processes, so the caller must only read the views, and briefly.
         """
         if self.buffer.nbytes != self.layout.nbytes:
             raise ArgumentError(f"expected {self.layout.nbytes} bytes of tensors, got {self.buffer.nbytes}")
-        if not self.buffer.nbytes:  # of which numpy tells strides that torch cannot view
+        if not self.buffer.nbytes:  # torch cannot view the strides of an empty numpy array
             return self.layout.views(torch.empty(0, dtype=torch.uint8))
         if copy or self.buffer.ctypes.data % ALIGNED:
             return self.layout.views(torch.from_numpy(self.buffer.copy()))
         if self.buffer.flags.writeable:
             return self.layout.views(torch.from_numpy(self.buffer))
         with warnings.catch_warnings():
-            # Torch has no read-only tensors and says so; who asks for no copy has promised to read only.
+            # Torch has no read-only tensors and warns; callers with copy=False only read.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             return self.layout.views(torch.from_numpy(self.buffer))
 

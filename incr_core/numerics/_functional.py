@@ -1,4 +1,4 @@
-"""A model as a plain function of whole weights, also where it is sharded."""
+"""Functional application of a model to whole weights, sharded models included."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ __all__ = ["Applied", "unsharded", "whole_weights"]
 
 
 def whole_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copies or views of all weights, gathered from every shard: those that learn, and all else the model holds.
+    """Return copies or views of all weights, gathered from every shard: the trainable ones, and all other state.
 
-    >>> learn, fixed = whole_weights(nn.BatchNorm1d(1))
-    >>> sorted(learn), sorted(fixed)
-    (['bias', 'weight'], ['num_batches_tracked', 'running_mean', 'running_var'])
+    Example:
+        >>> learn, fixed = whole_weights(nn.BatchNorm1d(1))
+        >>> sorted(learn), sorted(fixed)
+        (['bias', 'weight'], ['num_batches_tracked', 'running_mean', 'running_var'])
     """
     learn = {name: whole(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
     fixed = {name: whole(weight.detach()) for name, weight in model.named_parameters() if not weight.requires_grad}
@@ -29,18 +30,19 @@ def whole_weights(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 class Applied:
-    """A model as a function of its weights, by the names that `whole_weights` gives them, and its inputs.
+    """A model as a function of its weights, named as by `whole_weights`, and its inputs.
 
-    It is `torch.func.functional_call`, which would leave a module that stands in two places of the model with the
-    weights it was given. A buffer that the forward replaces is replaced in the dict of weights.
+    It wraps `torch.func.functional_call`, which would otherwise leave a module that occurs twice in the model with the
+    given weights. A buffer that the forward replaces is replaced in the dict of weights.
 
-    >>> import torch
-    >>> layer = nn.Linear(1, 1, bias=False)
-    >>> model = nn.Sequential(layer, layer)
-    >>> Applied(model)({"0.weight": torch.tensor([[3.0]])}, torch.tensor([[2.0]])).item()
-    18.0
-    >>> layer.weight.shape == (1, 1) and model[0].weight.requires_grad
-    True
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> model = nn.Sequential(layer, layer)
+        >>> Applied(model)({"0.weight": torch.tensor([[3.0]])}, torch.tensor([[2.0]])).item()
+        18.0
+        >>> layer.weight.shape == (1, 1) and model[0].weight.requires_grad
+        True
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -55,7 +57,7 @@ class Applied:
         }
 
     def __call__(self, weights: dict[str, Tensor], inputs: Inputs) -> Any:
-        """What the model answers."""
+        """Return the model's output."""
         given = {place: weights[name] for place, name in self._names.items() if name in weights}
         output = functional_call(self.model, given, (inputs,), tie_weights=False)
         weights |= {self._names[place]: tensor for place, tensor in given.items()}
@@ -68,13 +70,14 @@ def _own(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> Iterator[tuple[s
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Inside, a sharded model uses the weights that `Applied` gives it.
+    """Make a sharded model use the weights that `Applied` passes.
 
-    FSDP gathers weights in a hook before each forward, and would put them in the place of those given: here its hooks
-    rest. Those of anybody else are called.
+    FSDP gathers weights in a hook before each forward, and would replace the passed ones; its hooks are disabled here.
+    Other hooks are called.
 
-    >>> with unsharded(nn.Linear(1, 1)):
-    ...     pass
+    Example:
+        >>> with unsharded(nn.Linear(1, 1)):
+        ...     pass
     """
     parts = [part for part in model.modules() if any(hasattr(w, "to_local") for w in part.parameters())]
     with without_forward_hooks(parts, "torch.distributed.fsdp."):

@@ -1,4 +1,4 @@
-"""The precision of forwards, single or half under autocast; and the scale of a loss that half precision needs."""
+"""Precision of forwards, single or half under autocast, and the loss scale that float16 needs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Precision:
-    """In which precision a model runs forward on a device.
+    """The precision in which a model runs forward on a device.
 
-    name: "float32", or "bfloat16" and "float16" for autocast. scale: for float16, whose gradients are scaled up in the
-    backward. sharded: whether the model is.
+    Args:
+        name: "float32", or "bfloat16" and "float16" for autocast.
+        device: Device of the model.
+        sharded: Whether the model is sharded.
 
-    >>> with Precision("bfloat16", torch.device("cpu")).autocast():
-    ...     torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
-    torch.bfloat16
+    Attributes:
+        scale: The loss scale for float16, otherwise None.
+
+    Example:
+        >>> with Precision("bfloat16", torch.device("cpu")).autocast():
+        ...     torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype
+        torch.bfloat16
     """
 
     def __init__(self, name: str, device: torch.device, sharded: bool = False) -> None:
@@ -38,7 +44,7 @@ class Precision:
         self.scale = LossScale() if name == "float16" else None
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
-        """JobError where weights that learn are kept in half precision too, which has no room for small steps."""
+        """Raise an ArgumentError if trainable weights are float16 too, which cannot represent small steps."""
         if self.scale is not None:
             for name, weight in weights.items():
                 if weight.dtype is torch.float16:
@@ -48,25 +54,34 @@ class Precision:
                     )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A context in which forwards run in this precision."""
+        """Return a context in which forwards run in this precision."""
         kind = TYPES[self.name]
         return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
 
 
 class LossScale:
-    """By how much a loss is scaled up before its backward, so that gradients in half precision do not vanish.
+    """Factor on a loss before its backward, so that half-precision gradients do not underflow.
 
-        g = (1 / s) d(s l)/dw        s halves while g overflows, and doubles after `interval` steps without
+        g = (1 / s) d(s l)/dw        s halves while g overflows, and doubles after `interval` steps without overflow
 
-    A backward that overflows is run again with the smaller scale, over the same graph: no step is left out, every row
-    is learned, and layers with statistics have seen each row once. Micikevicius et al. 2018, "Mixed precision
-    training", section 3.2, leave such steps out.
+    A backward that overflows runs again with the smaller scale on the same graph. No step is skipped, every row is
+    learned, and layers with statistics process each row once. The paper skips such steps.
 
-    factor: an attribute; the scale s at the moment, a power of two, so that scaling rounds nothing.
+    Args:
+        factor: Initial scale.
+        least: Smallest scale.
+        interval: Steps without overflow before the scale doubles.
 
-    >>> weight, scale = Parameter(torch.tensor([3.0])), LossScale()
-    >>> scale.backward((weight**2).sum(), [weight]), weight.grad
-    (True, tensor([6.]))
+    Attributes:
+        factor: The current scale s, a power of two, so that scaling does not round.
+
+    Example:
+        >>> weight, scale = Parameter(torch.tensor([3.0])), LossScale()
+        >>> scale.backward((weight**2).sum(), [weight]), weight.grad
+        (True, tensor([6.]))
+
+    Reference:
+        Micikevicius et al. 2018, "Mixed precision training", section 3.2.
     """
 
     def __init__(self, factor: float = 2.0**16, least: float = 2.0**-16, interval: int = 2000) -> None:
@@ -76,7 +91,7 @@ class LossScale:
         self._since = 0
 
     def backward(self, loss: Tensor, parameters: Iterable[Parameter]) -> bool:
-        """Add the gradients of a loss to those there are; False, and none added, where they overflow at any scale."""
+        """Add the gradients of a loss to those present; return False, adding none, if they overflow at any scale."""
         weights = list(parameters)
         before = [weight.grad for weight in weights]
         factor = self.factor
@@ -106,21 +121,21 @@ class LossScale:
             self.factor, self._since = factor, 0
 
     def stepped(self) -> None:
-        """A step was taken: after many, try a larger scale."""
+        """Count a step; after `interval` steps, double the scale."""
         self._since += 1
         if self._since == self.interval:
             self.factor, self._since = 2 * self.factor, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale, and the steps since it changed."""
+        """Return the scale, and the steps since it changed."""
         return {"scale": self.factor, "since": self._since}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back; also from the state of torch's GradScaler, which earlier runs kept."""
+        """Restore the scale, also from the state of torch's GradScaler, which earlier versions saved."""
         self.factor, self._since = state["scale"], state.get("since", state.get("_growth_tracker", 0))
 
 
 def _finite(gradients: Iterable[Tensor | None]) -> bool:
-    """Whether all are finite: asked once, so that a GPU is waited for once."""
+    """Whether all gradients are finite, with a single synchronisation with the GPU."""
     values = [g.coalesce().values() if g.is_sparse else g for g in gradients if g is not None]
     return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())

@@ -1,8 +1,8 @@
-"""The global random states of torch, Python and numpy, owned by a learner while it works.
+"""Global random states of torch, Python and numpy, swapped in while a learner works.
 
-Dropout draws from torch's global generator and takes no other; a model of somebody's own may draw from Python's
-`random` or numpy's. A learner must not share them with whoever else runs in the process, or resuming would not be
-exact: so they are swapped in while the learner works, and out again.
+Dropout draws from torch's global generator and accepts no other; a user's model may draw from Python's `random` or from
+numpy. If a learner shared these generators with other code in the process, resuming would not be exact. Each learner
+therefore swaps its own states in while it works.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ __all__ = ["GlobalRandomState", "OwnChance", "global_random_state", "seeded"]
 
 
 class GlobalRandomState:
-    """A context manager inside which the global generators continue from this object's own state.
+    """Context manager in which the global generators continue from this object's state.
 
-    Of torch's, those that `device` draws from are swapped: the CPU's, and the GPU's where the device is one. Python's
-    and numpy's are swapped where `others` says so: to copy Python's state takes as long as a small layer's forward.
+    Torch's generators of the CPU and, if `device` is a GPU, of that GPU are swapped. Python's and numpy's are swapped
+    if `others` is true, because copying Python's state takes as long as the forward of a small layer.
 
-    >>> state = global_random_state(7)
-    >>> with state:
-    ...     first = torch.rand(1)
-    >>> other = torch.rand(1)
-    >>> with state:
-    ...     second = torch.rand(1)
-    >>> _ = torch.manual_seed(7); bool((torch.rand(2) == torch.cat([first, second])).all())
-    True
+    Example:
+        >>> state = global_random_state(7)
+        >>> with state:
+        ...     first = torch.rand(1)
+        >>> other = torch.rand(1)
+        >>> with state:
+        ...     second = torch.rand(1)
+        >>> _ = torch.manual_seed(7); bool((torch.rand(2) == torch.cat([first, second])).all())
+        True
     """
 
     def __init__(self, seed: int, device: torch.device, others: bool) -> None:
@@ -54,12 +55,12 @@ class GlobalRandomState:
             self._others.swap()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the generators."""
+        """Return the states of the generators."""
         cpu, gpu = self._mine
         return {"cpu": cpu, "gpu": gpu, "others": None if self._others is None else self._others.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from there; a state saved without a GPU, or without the others, leaves theirs as they are."""
+        """Restore the states. A state saved without a GPU, or without the others, leaves those unchanged."""
         gpu = self._mine[1] if state["gpu"] is None else state["gpu"].cpu()
         self._mine = (state["cpu"].cpu(), gpu)
         if self._others is not None and state.get("others") is not None:
@@ -76,26 +77,26 @@ class GlobalRandomState:
 
 
 class _Others:
-    """States of Python's and numpy's global generators, which change places with those in force."""
+    """States of Python's and numpy's global generators, exchanged with the active ones."""
 
     def __init__(self, seed: int) -> None:
         self._python = random.Random(seed).getstate()
         self._numpy: tuple[Any, float | None] = (np.random.MT19937(np.random.SeedSequence(seed % 2**64)), None)
 
     def swap(self) -> None:
-        """Put the states held here in force, and hold those that were."""
+        """Activate the stored states, and store the previously active ones."""
         python, numpy = random.getstate(), (np.random.mtrand.get_bit_generator(), _waiting_normal())
         random.setstate(self._python)
         self._force(*self._numpy)
         self._python, self._numpy = python, numpy
 
     def _force(self, generator: Any, waiting: float | None) -> None:
-        np.random.mtrand.set_bit_generator(generator)  # by reference: its state, of 2.5 kB, is not copied
+        np.random.mtrand.set_bit_generator(generator)  # by reference: the state of 2.5 kB is not copied
         if waiting is not None:
             np.random.set_state({**np.random.get_state(legacy=False), "has_gauss": 1, "gauss": waiting})
 
     def state_dict(self) -> dict[str, Any]:
-        """The states that are held."""
+        """Return the stored states."""
         version, words, python_waiting = self._python
         generator, waiting = self._numpy
         state = generator.state["state"]
@@ -105,7 +106,7 @@ class _Others:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hold these instead."""
+        """Replace the stored states."""
         version, words, python_waiting = state["python"]
         self._python = (version, tuple(words.tolist()), python_waiting)
         key, position, waiting = state["numpy"]
@@ -116,36 +117,40 @@ class _Others:
 
 
 def _waiting_normal() -> float | None:
-    """numpy draws normal numbers in pairs: the second, if it waits. It is no part of the generator's own state."""
+    """Return numpy's cached second normal number, if any: it draws them in pairs, and the generator's state excludes
+    it.
+    """
     state: Any = np.random.get_state(legacy=False)
     return float(state["gauss"]) if state["has_gauss"] else None
 
 
 def global_random_state(seed: int, device: torch.device | str = "cpu", *, others: bool = False) -> GlobalRandomState:
-    """The states that seeding every generator with `seed` would leave, without touching the global ones.
+    """Return the states that seeding every generator with `seed` would give, without changing the global ones.
 
-    >>> before = torch.get_rng_state()
-    >>> _ = global_random_state(7)
-    >>> torch.equal(torch.get_rng_state(), before)
-    True
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> _ = global_random_state(7)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
     """
     return GlobalRandomState(seed, torch.device(device), others)
 
 
 class OwnChance:
-    """Between `begin` and `end`, torch's global generators draw what is this shard's own, from a seed they all share.
+    """Random numbers specific to a shard between `begin` and `end`, from a common seed.
 
-    Two shards that each take some of a batch's rows would otherwise silence the same units in them. Afterwards the
-    generators of all shards stand where one number, the seed, was drawn, whatever each drew within.
+    Two shards that process different rows of a batch would otherwise drop the same units. Afterwards the generators of
+    all shards have the same state, just after the draw of the seed, regardless of the draws in between.
 
-    >>> first, second = OwnChance(torch.device("cpu"), rank=0), OwnChance(torch.device("cpu"), rank=1)
-    >>> drawn = []
-    >>> for own in (first, second):
-    ...     _ = torch.manual_seed(7)
-    ...     own.begin(); drawn.append(torch.rand(1)); own.end()
-    ...     drawn.append(torch.rand(1))
-    >>> bool(drawn[0] == drawn[2]), bool(drawn[1] == drawn[3])
-    (False, True)
+    Example:
+        >>> first, second = OwnChance(torch.device("cpu"), rank=0), OwnChance(torch.device("cpu"), rank=1)
+        >>> drawn = []
+        >>> for own in (first, second):
+        ...     _ = torch.manual_seed(7)
+        ...     own.begin(); drawn.append(torch.rand(1)); own.end()
+        ...     drawn.append(torch.rand(1))
+        >>> bool(drawn[0] == drawn[2]), bool(drawn[1] == drawn[3])
+        (False, True)
     """
 
     def __init__(self, device: torch.device, rank: int) -> None:
@@ -154,14 +159,14 @@ class OwnChance:
         self._shared: GlobalRandomState | None = None
 
     def begin(self) -> None:
-        """Draw what is this shard's own from here on."""
+        """Switch to this shard's generator."""
         seed = int(torch.randint(2**62, (1,)))
-        # A neighbouring seed is another stream: the generators mix all of its bits.
+        # A neighbouring seed gives an independent stream, because the generators mix all bits of the seed.
         self._shared = global_random_state(seed + self._rank, self._device)
         self._shared.__enter__()
 
     def end(self) -> None:
-        """Draw what all share from here on, if it was begun."""
+        """Switch back to the common generator, if `begin` was called."""
         if self._shared is not None:
             self._shared.__exit__()
             self._shared = None
@@ -169,12 +174,13 @@ class OwnChance:
 
 @contextmanager
 def rewound(device: torch.device) -> Iterator[None]:
-    """Afterwards the global generators, of torch on the CPU and on a device, of Python and of numpy, are as before.
+    """Restore the global generators of torch (CPU and `device`), Python and numpy at exit.
 
-    >>> with rewound(torch.device("cpu")):
-    ...     first = torch.rand(1), random.random(), np.random.rand()
-    >>> first == (torch.rand(1), random.random(), np.random.rand())
-    True
+    Example:
+        >>> with rewound(torch.device("cpu")):
+        ...     first = torch.rand(1), random.random(), np.random.rand()
+        >>> first == (torch.rand(1), random.random(), np.random.rand())
+        True
     """
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -187,22 +193,23 @@ def rewound(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, all global generators begin at `seed`; afterwards they are as they were before.
+    """Seed all global generators, and restore them at exit.
 
-    >>> with seeded(7):
-    ...     first = torch.rand(1), random.random(), np.random.rand()
-    >>> with seeded(7):
-    ...     again = torch.rand(1), random.random(), np.random.rand()
-    >>> first == again
-    True
+    Example:
+        >>> with seeded(7):
+        ...     first = torch.rand(1), random.random(), np.random.rand()
+        >>> with seeded(7):
+        ...     again = torch.rand(1), random.random(), np.random.rand()
+        >>> first == again
+        True
     """
-    # A GPU that nobody has asked for yet is seeded when somebody does.
+    # A GPU that is not initialised yet is seeded at its initialisation.
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     others = _Others(seed)
     with torch.random.fork_rng(gpus):
         if torch.accelerator.is_available():
             torch.manual_seed(seed)
-        else:  # manual_seed notes a stack trace for each kind of device that is not there: 3 ms
+        else:  # manual_seed records a stack trace for each missing kind of device: 3 ms
             torch.default_generator.manual_seed(seed)
         others.swap()
         try:

@@ -1,4 +1,4 @@
-"""The few operations that must know whether a tensor is a shard (a DTensor) or whole."""
+"""Operations that distinguish shards (DTensors) from whole tensors."""
 
 from __future__ import annotations
 
@@ -13,64 +13,69 @@ __all__ = ["agreed", "as_reals", "like", "load_optimizer", "local", "optimizer_s
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This worker's part of a tensor: the shard of a DTensor, or the tensor itself; a view.
+    """Return this worker's part of a tensor: the shard of a DTensor, or the tensor itself; a view.
 
-    >>> import torch
-    >>> local(torch.ones(2))
-    tensor([1., 1.])
+    Example:
+        >>> import torch
+        >>> local(torch.ones(2))
+        tensor([1., 1.])
     """
-    # Asked by attribute: importing DTensor costs a second at start, and one process alone never needs it.
+    # Tested by attribute: importing DTensor costs a second at start, and a single process never needs it.
     part = getattr(tensor, "to_local", None)
     return tensor if part is None else part()
 
 
 def as_reals(tensor: Tensor) -> Tensor:
-    """Complex numbers as pairs of real ones, (..., 2), which are weights like others; any other tensor itself; a view.
+    """View complex numbers as pairs of real ones, (..., 2); return any other tensor itself.
 
-    The gradient of a complex weight, so seen, is that of its pair.
+    The gradient of a complex weight, viewed this way, is that of its pair.
 
-    >>> import torch
-    >>> as_reals(torch.tensor([1 + 2j])), as_reals(torch.ones(1))
-    (tensor([[1., 2.]]), tensor([1.]))
+    Example:
+        >>> import torch
+        >>> as_reals(torch.tensor([1 + 2j])), as_reals(torch.ones(1))
+        (tensor([[1., 2.]]), tensor([1.]))
     """
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor: gathered from every shard (a collective call), or the tensor itself.
+    """Return the whole tensor, gathered from every shard (a collective call), or the tensor itself.
 
-    >>> import torch
-    >>> whole(torch.ones(2))
-    tensor([1., 1.])
+    Example:
+        >>> import torch
+        >>> whole(torch.ones(2))
+        tensor([1., 1.])
     """
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """The part of `tensor` that belongs where `model` is: its shard of a whole tensor, if `model` is sharded.
+    """Return the part of `tensor` that corresponds to `model`: its shard, if `model` is sharded.
 
-    >>> import torch
-    >>> like(torch.ones(2), torch.zeros(2))
-    tensor([1., 1.])
+    Example:
+        >>> import torch
+        >>> like(torch.ones(2), torch.zeros(2))
+        tensor([1., 1.])
     """
     if not _sharded(model) or _sharded(tensor):
         return local(tensor)
     from torch.distributed.tensor import distribute_tensor
 
-    # Every worker has the whole tensor already, so nothing need be sent.
+    # Every worker has the whole tensor already, so no communication is needed.
     mesh, placements = model.device_mesh, model.placements  # type: ignore[attr-defined]
     return distribute_tensor(tensor.to(model.device), mesh, placements, src_data_rank=None).to_local()
 
 
 def agreed(found: bool | None, model: Tensor) -> bool | None:
-    """What all shards of a model may act on: False where one found False, else None where one found None.
+    """Combine the findings of all shards of a model: False if any found False, else None if any found None, else True.
 
-    A collective call where `model`, one of its weights, is a shard.
+    It is a collective call if `model`, one of the weights, is a shard.
 
-    >>> import torch
-    >>> agreed(True, torch.zeros(1))
-    True
+    Example:
+        >>> import torch
+        >>> agreed(True, torch.zeros(1))
+        True
     """
     if not _sharded(model):
         return found
@@ -84,7 +89,7 @@ def agreed(found: bool | None, model: Tensor) -> bool | None:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """`optimizer.state_dict()` with this worker's part of each tensor, so that it can be kept without its peers."""
+    """Return `optimizer.state_dict()` with this worker's shard of each tensor, so that it can be saved alone."""
     state = optimizer.state_dict()
     kept = {
         place: {name: local(value) if isinstance(value, Tensor) else value for name, value in moments.items()}
@@ -94,7 +99,7 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Take back what `optimizer_state` gave, for the same parameters in the same shards."""
+    """Restore the state from `optimizer_state`, for the same parameters in the same shards."""
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     loaded = {
         place: {name: _resharded(value, parameters[place]) for name, value in moments.items()}
@@ -104,7 +109,7 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def _resharded(value: Any, parameter: Tensor) -> Any:
-    """A shard of a parameter's moment as what it was; other state, such as a step count, as it is."""
+    """Convert a shard of a parameter's moment back to a DTensor; return other state, such as counts, unchanged."""
     if not _sharded(parameter) or not isinstance(value, Tensor) or value.shape != local(parameter).shape:
         return value
     from torch.distributed.tensor import DTensor

@@ -1,9 +1,9 @@
-"""What we use of torch under private names, in one place, since it has no public way. Tested with torch 2.13.
+"""Private names of torch that are used because there is no public equivalent. Tested with torch 2.13.
 
-Hooks: a step or a forward that nobody watches may go a shorter way, so we must see whether somebody does. Buffers that
-are not persistent: torch tells of them in no other way. Base classes of norms: the public classes are leaves. How often
-a tensor was written to: what was made of it may be out of date. Parts of layers and losses of torch. That optimisers
-import torch's compiler, which nobody needs who compiles nothing. What a capture of a CUDA graph leaves when it fails.
+They serve these purposes. Hooks: a step or a forward without observers may take a shortcut, so hooks must be detected.
+Non-persistent buffers: torch exposes them in no other way. Base classes of norms: the public classes are leaves. The
+write counter of a tensor: a cache derived from the tensor may be out of date. Parts of layers and losses. Optimisers:
+the import of the compiler is avoided. CUDA graphs: a failed capture is cleaned up.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ __all__ = [
 TESTED = "2.13"
 
 writes: Callable[[Tensor], int] = attrgetter("_version")
-"""How often a tensor was written to in place, as torch counts it for autograd."""
+"""Number of in-place writes to a tensor, as torch counts it for autograd."""
 
 log_softmax_gradient: Callable[[Tensor, Tensor, int, torch.dtype], Tensor] = torch._log_softmax_backward_data
-"""From the gradient of a loss by log softmax(x), that log softmax, its dim and x's type: the gradient by x."""
+"""Map the gradient with respect to log softmax(x), log softmax(x), its dim and x's dtype to the gradient by x."""
 
 
 class ToldOfChanges(nn.Module):
-    """A module that is told when its tensors are moved, converted or loaded, for what it has made of them."""
+    """Base class of modules with caches derived from their tensors, which move, conversion and loading invalidate."""
 
     def tensors_changed(self) -> None:
-        """Let go of what was made of them."""
+        """Discard the derived caches."""
 
     def _apply(self, function: Any, recurse: bool = True) -> Self:
         self.tensors_changed()
@@ -75,58 +75,60 @@ class ToldOfChanges(nn.Module):
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """A module's own buffers, without those of its parts: the dict itself, which may be cleared."""
+    """Return a module's own buffers, without those of submodules. The dict is the live one and may be cleared."""
     return module._buffers
 
 
 def is_stand_in(tensor: Tensor) -> bool:
-    """Whether a tensor stands in for others inside torch.func, torch.export and the like, and must not outlive it."""
+    """Whether a tensor is a proxy inside torch.func, torch.export and the like, and must not be kept."""
     return type(tensor) is not Tensor or bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def forward_is_hooked(module: nn.Module) -> bool:
-    """Whether somebody put a hook before or behind the forward of this module, or a forward of its own in its place.
+    """Whether a module has forward hooks or an instance-level forward.
 
-    >>> layer = nn.Linear(1, 1)
-    >>> handle = layer.register_forward_hook(print)
-    >>> forward_is_hooked(layer), forward_is_hooked(nn.Linear(1, 1))
-    (True, False)
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> handle = layer.register_forward_hook(print)
+        >>> forward_is_hooked(layer), forward_is_hooked(nn.Linear(1, 1))
+        (True, False)
     """
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def module_is_hooked(module: nn.Module) -> bool:
-    """Whether anybody looks at the forward or backward of this module, or of all modules."""
+    """Whether hooks observe the forward or backward of this module or of all modules."""
     everywhere: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     return bool(forward_is_hooked(module) or module._backward_hooks or module._backward_pre_hooks or everywhere)
 
 
 def gradient_is_hooked(weight: Tensor) -> bool:
-    """Whether somebody put a hook on the gradient of a weight."""
+    """Whether the gradient of a weight has hooks."""
     return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
 
 
 def has_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> bool:
-    """Whether this very hook stands before the module's forward."""
+    """Whether this hook is registered before the module's forward."""
     return hook in module._forward_pre_hooks.values()
 
 
 def is_persistent(module: nn.Module, buffer: str) -> bool:
-    """Whether a module's own buffer is in its state: not where it was registered with `persistent=False`.
+    """Whether a module's own buffer is part of its state, i.e. not registered with `persistent=False`.
 
-    >>> norm = nn.BatchNorm1d(1)
-    >>> norm.register_buffer("mask", torch.ones(1), persistent=False)
-    >>> is_persistent(norm, "running_mean"), is_persistent(norm, "mask")
-    (True, False)
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> norm.register_buffer("mask", torch.ones(1), persistent=False)
+        >>> is_persistent(norm, "running_mean"), is_persistent(norm, "mask")
+        (True, False)
     """
     return buffer not in module._non_persistent_buffers_set
 
 
 @contextmanager
 def failed_capture_ended(device: torch.device, pool: Any) -> Iterator[None]:
-    """Inside, a CUDA graph is captured into a pool of memory (`torch.cuda.graph_pool_handle`).
+    """Clean up if the capture of a CUDA graph into a memory pool (`torch.cuda.graph_pool_handle`) fails.
 
-    Where that fails, torch's generator would be one that captures for ever, and so its memory: both are let go of.
+    After a failure torch's generator would stay in capture mode and keep its memory; both are released.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     generator = torch.cuda.default_generators[index]
@@ -135,13 +137,13 @@ def failed_capture_ended(device: torch.device, pool: Any) -> Iterator[None]:
         yield
     except BaseException:
         generator.graphsafe_set_state(before)
-        with suppress(RuntimeError):  # it was let go of
+        with suppress(RuntimeError):  # it is already released
             torch._C._cuda_endAllocateToPool(index, pool)
         raise
 
 
 def step_is_watched(optimizer: Optimizer) -> bool:
-    """Whether a profiler runs, or a hook is registered on the steps of this optimiser or of all."""
+    """Whether a profiler runs, or a hook is registered on the steps of this optimiser or of all optimisers."""
     return bool(
         profiler._is_profiler_enabled
         or optimizer._optimizer_step_pre_hooks
@@ -153,7 +155,7 @@ def step_is_watched(optimizer: Optimizer) -> bool:
 
 @contextmanager
 def without_forward_hooks(parts: Sequence[nn.Module], owner: str) -> Iterator[None]:
-    """Inside, those forward hooks of these modules rest that come from modules whose name begins with `owner`."""
+    """Disable the forward hooks of these modules that are defined in modules whose name begins with `owner`."""
     kept = [(part._forward_pre_hooks, part._forward_hooks) for part in parts]
 
     def others(hooks: Any) -> Any:
@@ -169,12 +171,12 @@ def without_forward_hooks(parts: Sequence[nn.Module], owner: str) -> Iterator[No
 
 
 def _spare_compiler() -> None:
-    """Let optimisers do without torch's compiler as long as nobody in the process has imported it.
+    """Avoid the import of torch's compiler by optimisers while it is not imported.
 
-    torch keeps the compiler out of some of their methods, and imports it for that when the first is called: over a
-    second of every process that learns, so of every worker on Ray and of every message that a Flower client answers.
-    What nobody has imported compiles nothing; once somebody has, all is as torch has it. Where a torch does this in
-    another way, its methods are left alone.
+    Torch excludes some optimiser methods from compilation, and imports the compiler for that at the first call. This
+    takes over a second in every process that learns, thus in every Ray worker and for every message of a Flower client.
+    As long as the compiler is not imported, nothing is compiled and the exclusion is unnecessary. Once it is imported,
+    torch's own methods run. If a version of torch implements the exclusion differently, its methods are left unchanged.
     """
     keeps_out = _compile._disable_dynamo(lambda: None).__code__
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
@@ -189,7 +191,7 @@ def _spare_compiler() -> None:
 
 
 def _spared(method: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The method; in its place what it does besides, as long as the compiler is not there."""
+    """Return a wrapper that calls `plain` while the compiler is not imported, and `method` afterwards."""
 
     @wraps(plain)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -199,7 +201,7 @@ def _spared(method: Callable[..., Any], plain: Callable[..., Any]) -> Callable[.
 
 
 def _without_gradient(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step of an optimiser through which no gradient flows, unless it is a differentiable one."""
+    """Return an optimiser step without gradient tracking, unless the optimiser is differentiable."""
 
     @wraps(step)
     def call(optimizer: Optimizer, *arguments: Any, **named: Any) -> Any:
@@ -210,7 +212,7 @@ def _without_gradient(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check() -> None:
-    """IncrError where this torch keeps something elsewhere."""
+    """Raise an IncrError if this version of torch lacks a private name that is used here."""
     layer = nn.BatchNorm1d(1)
     needed: list[tuple[object, str]] = [
         (layer, "_forward_hooks"),

@@ -1,4 +1,4 @@
-"""What is learned: loss, prediction and metrics of each kind of target."""
+"""Objectives: the loss, prediction and metrics of each kind of target."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ OBJECTIVES: Catalogue[type[Objective]] = Catalogue(
     },
     "incr.objectives",
 )
-"""With `features.capacity`, "multiclass" is `GrowingMulticlass`. An objective that is not ours takes no arguments."""
+"""With `features.capacity`, "multiclass" is `GrowingMulticlass`. Objectives of plug-ins take no arguments."""

@@ -1,6 +1,6 @@
-"""What the model is asked to do: a loss per row, a prediction, and the metrics of its predictions.
+"""Base class of the objectives, and those of binary, multiclass and regression targets.
 
-To add one, subclass `Objective` and write `rows`, `predict`, `measure` and `metrics`: see `Binary`, ten lines.
+To add one, subclass `Objective` and implement `rows`, `predict`, `measure` and `metrics`; `Binary` is a short example.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from incr_core.objectives._losses import Loss
 __all__ = ["Binary", "Multiclass", "Objective", "Regression"]
 
 EXACT_CLASSES = 16
-"""Up to this many classes the Fisher information sums over all of them; above, one is drawn a row."""
+"""Up to this number of classes the Fisher information sums over all of them; above, one class is drawn per row."""
 
 
 class Objective(MadeWith, nn.Module):
-    """A loss with its prediction and its metrics; state it learns (a target's scale) travels with the model.
+    """Base class of the objectives: a loss with its prediction and its metrics.
 
-    outputs: how many numbers the model gives for a row.
-    main_metric: the metric to look at first, and whether more is better.
-    losses: names of the losses it takes besides its own (`losses.LOSSES`).
-    rowwise: whether the loss of a row depends on no other row of its batch. Where it does, accumulation is not exact,
-    and shards each compute the whole batch.
+    State that an objective learns, such as the target's scale, travels with the model.
+
+    Attributes:
+        outputs: Number of model outputs per row.
+        main_metric: The main metric.
+        higher_is_better: Whether a higher value of it is better.
+        target_type: Dtype of targets.
+        losses: Names of alternative losses that it accepts (`losses.LOSSES`).
+        rowwise: Whether the loss of a row is independent of the other rows of its batch. If not, accumulation is not
+            exact, and each shard computes the whole batch.
     """
 
     losses: ClassVar[tuple[str, ...]] = ()
     rowwise: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Where a class has a loss of its own and no way to its mean, that is the plain one, and not a parent's short
-        cut around `rows`."""
+        """Use the plain mean loss if a class defines `rows` but not `forward`, instead of a parent's shortcut around
+        `rows`.
+        """
         super().__init_subclass__(**kwargs)
         if "rows" in vars(cls) and "forward" not in vars(cls):
             cls.forward = Objective.forward  # type: ignore[method-assign]
@@ -51,74 +57,78 @@ class Objective(MadeWith, nn.Module):
 
     @property
     def answers_a_row(self) -> int:
-        """How many numbers a prediction has, a row: as many as there are outputs, unless several make one."""
+        """Number of elements in a row's prediction. It equals `outputs` unless several outputs make one prediction."""
         return self.outputs
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row, (B,)."""
+        """Return the loss of each row, (B,)."""
         raise NotImplementedError
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The mean loss: sum_i w_i l_i / sum_i w_i, and 0 where all weights are 0."""
+        """Return the mean loss: sum_i w_i l_i / sum_i w_i, and 0 if all weights are 0."""
         losses = self.rows(output, targets)
         if weights is None:
             return losses.mean()
         return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
-        """d `forward(output, targets)` / d output, in the output's shape; None where it is left to autograd.
+        """Return d `forward(output, targets)` / d output, in the output's shape, or None to use autograd.
 
-        What is gained is the speed of linear models (`linear.py`). It must be autograd's to the bit. Where a class
-        below redefines `forward` or `rows`, and not this, autograd is asked.
+        It speeds up linear models (`linear.py`). The result must equal autograd's, bit for bit. A subclass that
+        redefines `forward` or `rows` but not this uses autograd.
         """
         return None
 
     def predict(self, output: Tensor) -> Tensor:
-        """What is told to the user: probabilities or values, (B,) or (B, C)."""
+        """Return the prediction for the user: probabilities or values, (B,) or (B, C)."""
         raise NotImplementedError
 
     @property
     def ready(self) -> bool:
-        """Whether it knows enough for predictions to mean anything; those made before are not scored."""
+        """Whether the state suffices for meaningful predictions; earlier predictions are not scored."""
         return True
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Vectors s_k, (K, B, outputs), with sum_k s_k s_k^T = E_{y ~ p(y|x)}[(d log p / d output)(...)^T], for the
-        Fisher information: exact, or an unbiased draw.
+        """Return score vectors for the Fisher information.
+
+        Vectors s_k, (K, B, outputs), with sum_k s_k s_k^T = E_{y ~ p(y|x)}[(d log p / d output)(...)^T], exact or an
+        unbiased draw.
         """
         raise NotImplementedError
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """How wrong each prediction was, (B,), for whoever watches for drift; NaN where a row tells nothing of it."""
+        """Return the loss of each prediction for drift detection, (B,); NaN if a row carries no information."""
         raise NotImplementedError
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """1 where a prediction was wrong, else 0, (B,); NaN where a row tells nothing of it."""
+        """Return 1 for each wrong prediction, else 0, (B,); NaN if a row carries no information."""
         raise NotImplementedError
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """Additive statistics of predictions against targets."""
+        """Return additive statistics of predictions against targets."""
         raise NotImplementedError
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """The metrics that the statistics amount to."""
+        """Compute the metrics from the statistics."""
         raise NotImplementedError
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """What targets about to be learned add to the objective's own buffers, by the buffer's name."""
+        """Return the additions of targets about to be learned to the objective's buffers, by name."""
         return {}
 
 
 class Binary(Objective):
-    """Two classes: binary cross-entropy of one logit, targets 0 or 1.
+    """Binary classification: binary cross-entropy of one logit, targets 0 or 1.
 
-    loss: "gce" or "sce" instead of cross-entropy.
+    Args:
+        loss: A robust loss, "gce" or "sce" of `LOSSES`, instead of cross-entropy.
 
-    >>> loss = Binary()
-    >>> round(float(loss(torch.zeros(2), torch.tensor([0.0, 1.0]))), 4)
-    0.6931
-    >>> loss.predict(torch.zeros(1)).tolist()
-    [0.5]
+    Example:
+        >>> loss = Binary()
+        >>> round(float(loss(torch.zeros(2), torch.tensor([0.0, 1.0]))), 4)
+        0.6931
+        >>> loss.predict(torch.zeros(1)).tolist()
+        [0.5]
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -132,18 +142,18 @@ class Binary(Objective):
         self.loss = loss
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The mean loss; without weights in one fused call, since this is the hot path."""
+        """Return the mean loss; without weights in one fused call, because this is the hot path."""
         if weights is None and self.loss is None:
             return F.binary_cross_entropy_with_logits(output.reshape(-1), targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """-(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the loss made of it."""
+        """Return -(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the robust loss of it."""
         ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
         return ce if self.loss is None else self.loss(ce)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
-        """(p - y) / B."""
+        """Return (p - y) / B."""
         if self.loss is not None:
             return None
         error = output.sigmoid().sub_(targets.reshape(output.shape))
@@ -151,20 +161,20 @@ class Binary(Objective):
         return error if rows == 1 else error.div_(rows)
 
     def predict(self, output: Tensor) -> Tensor:
-        """The probability of class 1, (B,)."""
+        """Return the probability of class 1, (B,)."""
         return output.reshape(-1).float().sigmoid()
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """E[(y - p)^2] = p (1 - p): one vector, sqrt(p (1 - p)), exact."""
+        """Return one vector, sqrt(p (1 - p)), since E[(y - p)^2] = p (1 - p); exact."""
         p = self.predict(output)
         return (p * (1 - p)).sqrt().reshape(1, -1, 1)
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """-(y log p + (1 - y) log(1 - p)), each logarithm at least -100."""
+        """Return -(y log p + (1 - y) log(1 - p)), with each logarithm at least -100."""
         return F.binary_cross_entropy(prediction, targets, reduction="none")
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Where p >= 1/2 is not y."""
+        """Return 1 where [p >= 1/2] differs from y."""
         return ((prediction >= 0.5) != (targets > 0.5)).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
@@ -177,13 +187,16 @@ class Binary(Objective):
 
 
 class Multiclass(Objective):
-    """One of C classes: cross-entropy of C logits, targets int64 class numbers.
+    """Multiclass classification: cross-entropy of C logits, targets int64 class numbers.
 
-    loss: "gce" or "sce" instead of cross-entropy.
+    Args:
+        classes: C.
+        loss: A robust loss, "gce" or "sce" of `LOSSES`, instead of cross-entropy.
 
-    >>> loss = Multiclass(4)
-    >>> round(float(loss(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)
-    1.3863
+    Example:
+        >>> loss = Multiclass(4)
+        >>> round(float(loss(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)
+        1.3863
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -199,47 +212,48 @@ class Multiclass(Objective):
         self.loss = loss
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The mean loss; without weights in one fused call, since this is the hot path."""
+        """Return the mean loss; without weights in one fused call, because this is the hot path."""
         if weights is None and self.loss is None:
             return F.cross_entropy(output, targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """-log softmax(output)[y], (B,), or the loss made of it."""
+        """Return -log softmax(output)[y], (B,), or the robust loss of it."""
         ce = F.cross_entropy(output, targets, reduction="none")
         return ce if self.loss is None else self.loss(ce)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
-        """(p - e_y) / B."""
+        """Return (p - e_y) / B."""
         if self.loss is not None:
             return None
         wanted = torch.zeros_like(output).scatter_(1, targets[:, None], -1.0 / len(targets))
         return log_softmax_gradient(wanted, output.log_softmax(1), 1, output.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
-        """Class probabilities, (B, C)."""
+        """Return class probabilities, (B, C)."""
         return output.float().softmax(dim=1)
 
     def visible(self, output: Tensor) -> Tensor:
-        """The output with classes that there are not yet put out of reach, (B, C): here all are there."""
+        """Return the output with unseen classes masked, (B, C). Here all classes count as seen."""
         return output
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """sqrt(p_c) (e_c - p) for every class c: exact up to `EXACT_CLASSES` classes; above, e_y - p for a drawn y."""
+        """Return sqrt(p_c) (e_c - p) for every class c, exact; above `EXACT_CLASSES` classes, e_y - p for a drawn y."""
         p = self.predict(output)
         classes = p.shape[1]
         if classes > EXACT_CLASSES:
-            # Where the model has diverged there is nothing to draw from; who looks at the loss will say so.
+            # If the model has diverged, p is NaN and cannot be drawn from; the check of the loss reports the
+            # divergence.
             drawn = torch.multinomial(p.nan_to_num(1.0), 1, generator=generator).reshape(-1)
             return (F.one_hot(drawn, classes) - p)[None]
         return p.t().sqrt()[:, :, None] * (torch.eye(classes, device=p.device)[:, None, :] - p[None])
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """-log p[y], at most 100."""
+        """Return -log p[y], at most 100."""
         return -prediction.gather(1, targets[:, None]).squeeze(1).log().clamp(min=-100.0)
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Where the likeliest class is not y."""
+        """Return 1 where the most probable class is not y."""
         return (prediction.argmax(1) != targets).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
@@ -252,17 +266,21 @@ class Multiclass(Objective):
 
 
 class Regression(Objective):
-    """A number: squared error in units of the target's own spread, so that the step size does not depend on its unit.
+    """Regression: squared error in units of the target's deviation, so that the step size is independent of the unit.
 
         l = (output - (y - mean) / std)^2        prediction = mean + std * output
 
-    mean and std are those of all targets learned so far, merged exactly between participants. They, targets and
-    predictions are float64: an offset of a million times the spread is no matter. loss: "huber" instead of the square.
+    mean and std cover all targets learned so far and merge exactly between participants. They, the targets and the
+    predictions are float64, which allows an offset of a million times the deviation.
 
-    >>> loss = Regression()
-    >>> loss.target.add(loss.observe(torch.tensor([100.0, 300.0]))["target.sums"])
-    >>> loss.predict(torch.tensor([0.0, 1.0])).tolist()
-    [200.0, 300.0]
+    Args:
+        loss: A robust loss, "huber" of `LOSSES`, instead of the square.
+
+    Example:
+        >>> loss = Regression()
+        >>> loss.target.add(loss.observe(torch.tensor([100.0, 300.0]))["target.sums"])
+        >>> loss.predict(torch.tensor([0.0, 1.0])).tolist()
+        [200.0, 300.0]
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -277,7 +295,7 @@ class Regression(Objective):
         self.loss = loss
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Squared error of the standardised target, (B,), or the loss made of the error."""
+        """Return the squared error of the standardised target, (B,), or the robust loss of the error."""
         error = self._error(output, targets)
         return error**2 if self.loss is None else self.loss(error)
 
@@ -285,27 +303,27 @@ class Regression(Objective):
         return output.reshape(-1) - self.target.standardise(targets.reshape(-1, 1)).reshape(-1).float()
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
-        """2 (output - (y - mean) / std) / B."""
+        """Return 2 (output - (y - mean) / std) / B."""
         if self.loss is not None:
             return None
         return (2 * self._error(output, targets) * (1 / len(targets))).reshape(output.shape)
 
     def predict(self, output: Tensor) -> Tensor:
-        """The value in the target's own unit, (B,)."""
+        """Return the value in the target's unit, (B,)."""
         mean, std = self.target.scale()
         return mean + std * output.reshape(-1)
 
     @property
     def ready(self) -> bool:
-        """Whether any target was seen: without one nobody knows where the values lie."""
+        """Whether a target was seen; before that the location of values is unknown."""
         return bool(self.target.sums[0].any())
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A Gaussian of unit variance in standardised units: E[(y - output)^2] = 1, exact."""
+        """Return ones: for a Gaussian of unit variance in standardised units E[(y - output)^2] = 1, exact."""
         return torch.ones_like(output.float()).reshape(1, -1, 1)
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """|prediction - y|, in the target's unit."""
+        """Return |prediction - y|, in the target's unit."""
         return (prediction - targets).abs()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
@@ -317,5 +335,5 @@ class Regression(Objective):
         return metrics.regression_metrics(statistics)
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """The moments of targets about to be learned."""
+        """Return the moments of targets about to be learned."""
         return {"target.sums": self.target.measure(targets.reshape(-1, 1))}

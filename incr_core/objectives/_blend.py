@@ -1,4 +1,4 @@
-"""Several experts in one model: each learns by its own loss, and answers are mixed by how right each was lately."""
+"""Blend of several experts in one model: separate losses, and predictions mixed by recent accuracy."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from incr_core.objectives._least_squares_mix import least_squares_mix
 __all__ = ["Blend"]
 
 HALF_LIFE = 1000.0
-"""Rows after which what an expert got wrong counts half."""
+"""Number of rows after which an error of an expert counts half."""
 
 STEEP = 8.0
-"""By how much log-odds rise with what least squares make of 0 and 1: they are too cautious, and no probabilities."""
+"""Slope of the log-odds in a least-squares output of 0 and 1, which is too cautious and not a probability."""
 
 WILD = 3.0
-"""Standard deviations of the target beyond which an error of a number counts no more."""
+"""Errors of a regression are clipped at this number of the target's standard deviations."""
 
 WILD_TARGET = 5.0
-"""Standard deviations beyond which a target is cut off for experts that minimise squares in closed form."""
+"""Targets of experts with a closed-form least-squares solution are clipped at this number of standard deviations."""
 
 
 class Kept(NamedTuple):
-    """What `Blend.weights` made of `errors` after so many writes to it."""
+    """Cache of `Blend.weights`: computed from `errors` after `writes` writes to it."""
 
     errors: Tensor
     writes: int
@@ -39,32 +39,38 @@ class Kept(NamedTuple):
 
 
 class Blend(Objective):
-    """One objective for several experts, whose outputs lie side by side in the model's output.
+    """One objective for several experts, whose outputs are concatenated in the model's output.
 
         loss = sum_k loss of expert k, over those that learn by steps
         prediction = sum_k w_k prediction_k        w = argmin w^T E w over w >= 0, sum_k w_k = 1
-        E += g(n) sum_i e_i e_i^T        e_ik = prediction_k(x_i) - y_i, of rows about to be learned, after n others
+        E += g(n) sum_i e_i e_i^T        e_ik = prediction_k(x_i) - y_i, for rows about to be learned, after n others
 
-    So w is the mix that would have been best lately, in the sense of the Brier score or of squared errors in units of
-    the target's spread: experts that err together share what they earn, and one that errs alone is soon left out
-    (stacking: Wolpert 1992; Breiman 1996). E is a sum over rows, with g for its decay (`freshness`), of experts as they
-    were before anybody learned them: what participants add is exact, whatever the split. Before there is any, the
-    first counts alone.
+    w is the mix with the lowest recent Brier score, or squared error in units of the target's deviation. Experts with
+    the same errors share their weight; an expert that is wrong where the others are right soon has weight 0. E is a sum
+    over rows, with g for its decay (`freshness`). Its errors are those of the experts before any participant learned
+    the rows, so the sum over participants is exact for any division. Before there are errors, the first expert has
+    weight 1.
 
-    each: the objective of each expert; "binary", "multiclass" with or without `capacity`, or "regression". learned: how
-    many experts learn by steps; solved: how many follow them in the output that do not, whose numbers are values in
-    the target's unit, or least squares of 0 and 1: p = sigmoid(8 (output - 1/2)), or softmax(8 output).
+    Args:
+        each: Objective of each expert: "binary", "multiclass" with or without `capacity`, or "regression".
+        learned: Number of experts that learn by steps.
+        solved: Number of experts that follow in the output and are solved in closed form. Their outputs are values in
+            the target's unit, or least squares of 0 and 1: p = sigmoid(8 (output - 1/2)), or softmax(8 output).
 
-    >>> blend = Blend(Regression(), learned=1, solved=1)
-    >>> blend.each.target.add(torch.tensor([[2.0], [0.0], [2.0]]))  # of mean 0 and spread 1
-    >>> blend.predict(torch.tensor([[1.0, 3.0]])).tolist()
-    [1.0]
-    >>> said, true = torch.tensor([[1.0, 3.0], [-1.0, 3.0]]), torch.zeros(2, dtype=torch.float64)
-    >>> for _ in range(2):
-    ...     for name, value in blend.observe_answers(said, true).items():
-    ...         _ = blend.get_buffer(name).add_(value)
-    >>> [round(float(weight), 3) for weight in blend.weights()]  # E is diag(2, 18)
-    [0.9, 0.1]
+    Example:
+        >>> blend = Blend(Regression(), learned=1, solved=1)
+        >>> blend.each.target.add(torch.tensor([[2.0], [0.0], [2.0]]))  # of mean 0 and spread 1
+        >>> blend.predict(torch.tensor([[1.0, 3.0]])).tolist()
+        [1.0]
+        >>> said, true = torch.tensor([[1.0, 3.0], [-1.0, 3.0]]), torch.zeros(2, dtype=torch.float64)
+        >>> for _ in range(2):
+        ...     for name, value in blend.observe_answers(said, true).items():
+        ...         _ = blend.get_buffer(name).add_(value)
+        >>> [round(float(weight), 3) for weight in blend.weights()]  # E is diag(2, 18)
+        [0.9, 0.1]
+
+    Reference:
+        Wolpert 1992; Breiman 1996 (stacking).
     """
 
     merge: ClassVar[dict[str, str]] = {"errors": "sum", "rows_before": "sum"}
@@ -86,16 +92,16 @@ class Blend(Objective):
     # -- learning ------------------------------------------------------------------------------------------------
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The sum of the experts' mean losses: each learns as it would alone."""
+        """Return the sum of the experts' mean losses; each expert learns as it would alone."""
         losses: list[Tensor] = [self.each(part, targets, weights) for part in self._stepping(output)]
         return torch.stack(losses).sum()
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the experts' losses of each row, (B,)."""
+        """Return the sum of the experts' losses of each row, (B,)."""
         return torch.stack([self.each.rows(part, targets) for part in self._stepping(output)]).sum(0)
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Those of each expert, which share no output."""
+        """Return the score vectors of all experts, which share no output."""
         width, found = self.each.outputs, []
         for place, part in enumerate(self._stepping(output)):
             ahead = place * width
@@ -106,14 +112,19 @@ class Blend(Objective):
         return list(torch.split(output, self.each.outputs, dim=1))[: self.learned]
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """What targets add to the statistics of the objective of each expert."""
+        """Return the targets' additions to the statistics of the experts' objective."""
         return {f"each.{name}": value for name, value in self.each.observe(targets).items()}
 
     @torch.no_grad()
     def observe_answers(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """What rows about to be learned, and the experts' outputs for them, add to `errors` and `rows_before`.
+        """Return the additions of rows about to be learned to `errors` and `rows_before`.
 
-        The first rows of all tell nothing of experts that have not learned.
+        The first rows of all add no errors, because no expert has learned yet.
+
+        Args:
+            output: The experts' outputs for the rows.
+            targets: Their targets.
+            weights: Their weights.
         """
         rows = torch.tensor(float(len(targets)), dtype=torch.float64, device=output.device)
         if not bool(self.rows_before) or not self.each.ready:
@@ -124,9 +135,9 @@ class Blend(Objective):
         return {"errors": found * freshness(self.rows_before, HALF_LIFE, early=True), "rows_before": rows}
 
     def numbers(self, targets: Tensor) -> Tensor:
-        """Targets as what a least-squares fit is to come near, (B, outputs of an expert) float64.
+        """Return the targets of a least-squares fit, (B, outputs of an expert), float64.
 
-        0 and 1 of each class, or the value, within what is known of how far values are spread.
+        These are 0 and 1 for each class, or the value, clipped by the target's known deviation.
         """
         if isinstance(self.each, Regression):
             mean, spread = self.each.target.scale()
@@ -148,7 +159,7 @@ class Blend(Objective):
     # -- answering -----------------------------------------------------------------------------------------------
 
     def answers(self, output: Tensor) -> Tensor:
-        """The prediction of each expert, (K, B) or (K, B, C)."""
+        """Return the prediction of each expert, (K, B) or (K, B, C)."""
         parts = torch.split(output, self.each.outputs, dim=1)
         return torch.stack(
             [self.each.predict(part) for part in parts[: self.learned]]
@@ -156,19 +167,19 @@ class Blend(Objective):
         )
 
     def _meant(self, part: Tensor) -> Tensor:
-        """What numbers of a closed form mean: values as they are; of 0 and 1, log-odds."""
+        """Return the prediction from closed-form outputs: values as they are, classes by log-odds."""
         if isinstance(self.each, Regression):
             return part.reshape(-1).double()
         return self.each.predict(STEEP * (part.float() - 0.5))
 
     def predict(self, output: Tensor) -> Tensor:
-        """The mix of the experts' predictions, (B,) or (B, C)."""
+        """Return the mix of the experts' predictions, (B,) or (B, C)."""
         answers = self.answers(output)
         mixed: Tensor = torch.tensordot(self.weights().to(answers), answers, dims=1)
         return mixed
 
     def weights(self) -> Tensor:
-        """What each expert counts, (K,) float64; worked out anew when `errors` has changed."""
+        """Return the weight of each expert, (K,) float64; recomputed when `errors` has changed."""
         errors, kept = self.errors, self._kept
         if kept is not None and kept.errors is errors and kept.writes == writes(errors):
             return kept.weights
@@ -179,30 +190,30 @@ class Blend(Objective):
 
     @property
     def answers_a_row(self) -> int:
-        """How many numbers a prediction has."""
+        """Number of elements in a row's prediction."""
         return self.each.answers_a_row
 
     @property
     def ready(self) -> bool:
-        """Whether predictions mean anything yet."""
+        """Whether the state suffices for meaningful predictions."""
         return self.each.ready
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Those of the objective of each expert, as are what follows."""
+        """Return the losses of predictions, by the experts' objective."""
         return self.each.prediction_losses(prediction, targets)
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """1 where a prediction was wrong."""
+        """Return 1 for each wrong prediction, by the experts' objective."""
         return self.each.prediction_errors(prediction, targets)
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """Additive statistics of predictions."""
+        """Return additive statistics of predictions, by the experts' objective."""
         return self.each.measure(prediction, targets, weights)
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """What they amount to."""
+        """Compute the metrics from the statistics, by the experts' objective."""
         return self.each.metrics(statistics)
 
     def __getstate__(self) -> Mapping[str, Any]:
-        """A copy counts the writes to its own `errors` from 0, so it keeps nothing."""
+        """Leave the cache out: a copy counts writes to its own `errors` from 0."""
         return {**self.__dict__, "_kept": None}

@@ -1,4 +1,4 @@
-"""How far a student's answers are from a teacher's, for each kind of objective."""
+"""Distillation loss for each kind of objective."""
 
 from __future__ import annotations
 
@@ -13,21 +13,35 @@ __all__ = ["distillation_loss"]
 
 
 def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """The mean over rows of the divergence of two answers, both outputs of the model.
+    """Return the mean divergence of two outputs of the model over rows.
 
-        multiclass   T^2 KL(softmax(t / T) || softmax(s / T)), over the classes that there are yet
-        binary       T^2 KL of the two Bernoulli distributions, likewise
-        multilabel   the same, in the mean over labels
-        next_token   that of multiclass, in the mean over places
+        multiclass   T^2 KL(softmax(t / T) || softmax(s / T)), over the classes seen so far
+        binary       T^2 KL of the two Bernoulli distributions at temperature T
+        multilabel   as binary, averaged over labels
+        next_token   as multiclass, averaged over places
         others       (s - t)^2
 
-    Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the size of the gradient.
+    T^2 preserves the size of the gradient.
 
-    student, teacher: (B, ...); no gradient flows to the teacher. Returns a scalar in nats (squared outputs for others).
+    Args:
+        objective: The objective.
+        student: Output of the student.
+        teacher: Output of the teacher; no gradient flows to it.
+        temperature: T.
 
-    >>> import torch
-    >>> distillation_loss(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
-    0.0
+    Shapes:
+        student, teacher: (B, ...).
+
+    Returns:
+        A scalar in nats; squared outputs for other objectives.
+
+    Example:
+        >>> import torch
+        >>> distillation_loss(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
+        0.0
+
+    Reference:
+        Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2.
     """
     teacher = teacher.detach()
     if isinstance(objective, Multiclass | NextToken):

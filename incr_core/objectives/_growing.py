@@ -1,4 +1,4 @@
-"""Classes that arrive one by one: an objective with room for more than have been seen."""
+"""Multiclass objective for classes that arrive over time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ __all__ = ["GrowingMulticlass"]
 
 
 class GrowingMulticlass(Multiclass):
-    """One of the classes seen so far, out of at most `capacity`: a head that grows without changing its shape.
+    """Multiclass classification of the classes seen so far, out of at most `capacity`.
 
-        l = -log softmax(output + m)[y]        m_c = 0 for classes seen, and so far down for others that p_c = 0
+        l = -log softmax(output + m)[y]        m_c = 0 for classes seen, and so low for others that p_c = 0
 
-    The model has all `capacity` outputs from the start, so the optimiser's moments, memories, Fisher information,
-    checkpoints and updates of participants that have not met a class all fit, always. An output not seen yet has
-    probability 0 and gets a gradient of 0: what is learned equals what a model with only the seen outputs would have
-    learned, and when a class arrives its row of the head is as it was drawn, but for weight decay.
+    The model has all `capacity` outputs from the start. Optimiser moments, memories, Fisher information, checkpoints
+    and updates of participants without a class therefore always have matching shapes. An unseen output has probability
+    0 and a gradient of 0: learning equals that of a model with the seen outputs only. When a class arrives, its row of
+    the head has its initial values, apart from weight decay.
 
-    Which classes were seen is a count of each one's rows. It is a statistic like the moments of inputs: before an
-    increment is learned the counts of all participants are added (`observe`), so a class that one participant meets is
-    known to all in the same round. A batch's own targets always count as seen.
+    The rows of each class are counted. The count is a statistic like the moments of inputs: the counts of all
+    participants are added before an increment is learned (`observe`), so a class that one participant sees is known to
+    all in the same round. The targets of a batch always count as seen.
 
-    >>> objective = GrowingMulticlass(4)
-    >>> objective.counts += objective.observe(torch.tensor([0, 2, 2]))["counts"]
-    >>> objective.predict(torch.zeros(1, 4))
-    tensor([[0.5000, 0.0000, 0.5000, 0.0000]])
+    Args:
+        capacity: Maximum number of classes.
+        loss: As for `Multiclass`.
+
+    Example:
+        >>> objective = GrowingMulticlass(4)
+        >>> objective.counts += objective.observe(torch.tensor([0, 2, 2]))["counts"]
+        >>> objective.predict(torch.zeros(1, 4))
+        tensor([[0.5000, 0.0000, 0.5000, 0.0000]])
     """
 
     merge: ClassVar[dict[str, str]] = {"counts": "sum"}
@@ -43,24 +48,28 @@ class GrowingMulticlass(Multiclass):
         self.register_buffer("counts", torch.zeros(capacity, dtype=torch.float64))
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The mean loss."""
+        """Return the mean loss."""
         return super().forward(self._masked(output, self._seen().index_fill(0, targets, True)), targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row, (B,)."""
+        """Return the loss of each row, (B,)."""
         return super().rows(self._masked(output, self._seen().index_fill(0, targets, True)), targets)
 
     def predict(self, output: Tensor) -> Tensor:
-        """Class probabilities, (B, capacity), 0 for classes not seen; before any was, all count."""
+        """Return class probabilities, (B, capacity), 0 for unseen classes; if none was seen, all count."""
         return super().predict(self.visible(output))
 
     def visible(self, output: Tensor) -> Tensor:
-        """The output with classes not seen put out of reach, (B, capacity): for a loss of one's own, or an export."""
+        """Return the output with unseen classes masked, (B, capacity), for custom losses and exports."""
         seen = self._seen()
         return self._masked(output, seen | ~seen.any())
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:
-        """How many rows of each class are about to be learned, (capacity,). ArgumentError beyond the capacity."""
+        """Return the number of rows of each class about to be learned, (capacity,).
+
+        Raises:
+            ArgumentError: A class number is not below the capacity.
+        """
         highest = int(targets.max()) if len(targets) else -1
         if highest >= self.outputs:
             raise ArgumentError(
@@ -73,5 +82,5 @@ class GrowingMulticlass(Multiclass):
         return self.counts > 0
 
     def _masked(self, output: Tensor, seen: Tensor) -> Tensor:
-        # Finite, so that 0 * log p is 0 in every distance between distributions.
+        # Finite, so that 0 * log p is 0 in every divergence.
         return output.masked_fill(~seen, torch.finfo(output.dtype).min / 2)

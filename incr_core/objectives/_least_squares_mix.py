@@ -1,4 +1,4 @@
-"""Which mix of several predictions would have been nearest to the truth, in closed form."""
+"""Optimal convex combination of predictions, in closed form."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ __all__ = ["least_squares_mix"]
 
 
 def least_squares_mix(errors: Tensor) -> Tensor:
-    """argmin w^T E w over w >= 0 with sum_k w_k = 1, (K,): the best of the closed forms for each set of experts.
+    """Return argmin w^T E w over w >= 0 with sum_k w_k = 1, (K,), by enumerating subsets of experts.
 
-    Of a set S alone the weights are E_SS^-1 1 / (1^T E_SS^-1 1); the optimum is where none of these is negative.
-    Without errors, or with some that are not finite, the first counts alone.
+    For a subset S the unconstrained weights are E_SS^-1 1 / (1^T E_SS^-1 1); the optimum is the best subset without a
+    negative weight. If E is zero or not finite, the first expert gets weight 1.
 
-    errors: E, symmetric and positive semidefinite, (K, K) float64.
+    Args:
+        errors: E, symmetric and positive semidefinite, float64.
 
-    >>> [round(float(w), 3) for w in least_squares_mix(torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=torch.float64))]
-    [0.75, 0.25]
-    >>> least_squares_mix(torch.zeros(2, 2, dtype=torch.float64)).tolist()
-    [1.0, 0.0]
+    Shapes:
+        errors: (K, K).
+
+    Example:
+        >>> [round(float(w), 3) for w in least_squares_mix(torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=torch.float64))]
+        [0.75, 0.25]
+        >>> least_squares_mix(torch.zeros(2, 2, dtype=torch.float64)).tolist()
+        [1.0, 0.0]
     """
     count, errors = len(errors), errors.detach()
     best, least = torch.zeros(count, dtype=torch.float64, device=errors.device), float("inf")
@@ -30,7 +35,7 @@ def least_squares_mix(errors: Tensor) -> Tensor:
     if not 0.0 < size < float("inf") or not bool(errors.isfinite().all()):
         return best
     scaled = errors / size
-    ridge = 1e-9 * torch.eye(count, dtype=torch.float64, device=errors.device)  # experts may be the same
+    ridge = 1e-9 * torch.eye(count, dtype=torch.float64, device=errors.device)  # experts may be identical
     for members in (list(some) for many in range(1, count + 1) for some in combinations(range(count), many)):
         part = (scaled + ridge)[members][:, members]
         weights = torch.linalg.solve(part, torch.ones(len(members), dtype=torch.float64, device=errors.device))

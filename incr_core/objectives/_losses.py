@@ -1,4 +1,4 @@
-"""Losses that a few wrong labels, or a few wild targets, cannot dominate: the option `loss` of an objective."""
+"""Robust losses against label noise and outliers: the option `loss` of an objective."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from incr_core._util import fraction, not_negative, positive
 __all__ = ["LOSSES", "Generalised", "Huber", "Loss", "Symmetric"]
 
 Loss = Callable[[Tensor], Tensor]
-"""From the cross-entropy of rows, or their error, to their loss; of the same shape."""
+"""Maps the cross-entropy of rows, or their error, to their loss of the same shape."""
 
 
 class Generalised:
@@ -20,32 +20,45 @@ class Generalised:
 
         l = (1 - p_y^q) / q         as code: -expm1(-q ce) / q with ce = -log p_y
 
-    Zhang & Sabuncu 2018, "Generalized cross entropy loss for training deep neural networks with noisy labels" (arXiv
-    1805.07836), equation 6. Its gradient is p_y^q times that of cross-entropy: rows the model finds impossible, which
-    wrong labels become, pull little.
+    Its gradient is p_y^q times that of cross-entropy, so rows that the model finds improbable, such as mislabelled
+    ones, have little influence.
 
-    >>> Generalised(q=1.0)(torch.tensor([0.1053605, 0.6931472]))
-    tensor([0.1000, 0.5000])
+    Args:
+        q: Exponent, in [0, 1].
+
+    Example:
+        >>> Generalised(q=1.0)(torch.tensor([0.1053605, 0.6931472]))
+        tensor([0.1000, 0.5000])
+
+    Reference:
+        Zhang & Sabuncu 2018, "Generalized cross entropy loss for training deep neural networks with noisy labels"
+        (arXiv 1805.07836), equation 6.
     """
 
     def __init__(self, q: float = 0.7) -> None:
         self.q = fraction("gce.q", q)
 
     def __call__(self, ce: Tensor) -> Tensor:
-        """The loss of rows with that cross-entropy."""
+        """Return the loss for the given cross-entropy."""
         return ce if self.q == 0 else -torch.expm1(-self.q * ce) / self.q
 
 
 class Symmetric:
-    """Cross-entropy, and cross-entropy with the two distributions changed over, where log 0 is taken as -4.
+    """Symmetric cross-entropy: cross-entropy plus the cross-entropy with exchanged distributions, with log 0 = -4.
 
         l = alpha ce + beta * 4 (1 - p_y)
 
-    Wang et al. 2019, "Symmetric cross entropy for robust learning with noisy labels" (arXiv 1908.06112), equations 5 to
-    7 with A = -4.
+    Args:
+        alpha: Weight of the cross-entropy.
+        beta: Weight of the reverse cross-entropy.
 
-    >>> Symmetric(alpha=1.0, beta=0.0)(torch.tensor([0.5]))
-    tensor([0.5000])
+    Example:
+        >>> Symmetric(alpha=1.0, beta=0.0)(torch.tensor([0.5]))
+        tensor([0.5000])
+
+    Reference:
+        Wang et al. 2019, "Symmetric cross entropy for robust learning with noisy labels" (arXiv 1908.06112), equations
+        5 to 7 with A = -4.
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0) -> None:
@@ -53,30 +66,36 @@ class Symmetric:
         self.beta = not_negative("sce.beta", beta)
 
     def __call__(self, ce: Tensor) -> Tensor:
-        """The loss of rows with that cross-entropy."""
+        """Return the loss for the given cross-entropy."""
         return ce * self.alpha if self.beta == 0 else self.alpha * ce - 4.0 * self.beta * torch.expm1(-ce)
 
 
 class Huber:
-    """The square of small errors, and a straight line beyond them.
+    """Huber loss: the square of small errors, linear beyond them.
 
         l = e^2 where |e| <= delta, else delta (2 |e| - delta)
 
-    Huber 1964, "Robust estimation of a location parameter", twice his rho, so that it is the squared error where it is
-    one. delta: in units of the target's spread, as the error is.
+    It is twice Huber's rho, so that small errors have the squared error.
 
-    >>> Huber(delta=1.0)(torch.tensor([0.5, -3.0]))
-    tensor([0.2500, 5.0000])
+    Args:
+        delta: Threshold, in units of the target's deviation, like the error.
+
+    Example:
+        >>> Huber(delta=1.0)(torch.tensor([0.5, -3.0]))
+        tensor([0.2500, 5.0000])
+
+    Reference:
+        Huber 1964, "Robust estimation of a location parameter".
     """
 
     def __init__(self, delta: float = 1.0) -> None:
         self.delta = positive("huber.delta", delta)
 
     def __call__(self, error: Tensor) -> Tensor:
-        """The loss of rows with that error."""
+        """Return the loss for the given error."""
         small = error.abs().clamp(max=self.delta)
         return small * (2 * error.abs() - small)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {"gce": Generalised, "sce": Symmetric, "huber": Huber}
-"""By the name a job file gives them; an objective's `losses` says which of them it takes."""
+"""Robust losses by their name in job files. An objective's `losses` lists those it accepts."""

@@ -1,4 +1,4 @@
-"""Any number of labels at once."""
+"""Multilabel objective."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ __all__ = ["Multilabel"]
 
 
 class Multilabel(Objective):
-    """Each of L labels holds or does not: the mean of L binary cross-entropies, targets (B, L) of 0 and 1.
+    """Multilabel classification: the mean of L binary cross-entropies, targets (B, L) of 0 and 1.
 
         l = -1/L sum_k (y_k log p_k + (1 - y_k) log(1 - p_k))        p = sigmoid(output)
 
-    loss: "gce" or "sce" instead of cross-entropy, of each label.
+    Args:
+        labels: L.
+        loss: A robust loss, "gce" or "sce" of `LOSSES`, instead of cross-entropy, for each label.
 
-    >>> objective = Multilabel(3)
-    >>> round(float(objective(torch.zeros(2, 3), torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))), 4)
-    0.6931
+    Example:
+        >>> objective = Multilabel(3)
+        >>> round(float(objective(torch.zeros(2, 3), torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))), 4)
+        0.6931
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -40,25 +43,26 @@ class Multilabel(Objective):
         self.loss = loss
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over labels, (B,)."""
+        """Return the mean loss over labels, (B,)."""
         ce = F.binary_cross_entropy_with_logits(output, targets, reduction="none")
         return (ce if self.loss is None else self.loss(ce)).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
-        """The probability of each label, (B, L)."""
+        """Return the probability of each label, (B, L)."""
         return output.float().sigmoid()
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """sqrt(p_k (1 - p_k)) e_k for every label k, exact, (L, B, L): labels are independent given the output."""
+        """Return sqrt(p_k (1 - p_k)) e_k for every label k, exact, (L, B, L): given the output, labels are independent.
+        """
         p = self.predict(output)
         return torch.diag_embed((p * (1 - p)).sqrt()).transpose(0, 1)
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy over labels, each logarithm at least -100."""
+        """Return the mean cross-entropy over labels, with each logarithm at least -100."""
         return F.binary_cross_entropy(prediction, targets, reduction="none").mean(1)
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Where p_k >= 1/2 is not y_k for some label k: the subset error."""
+        """Return the subset error: 1 where [p_k >= 1/2] differs from y_k for some label k."""
         return ((prediction >= 0.5) != (targets > 0.5)).any(1).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:

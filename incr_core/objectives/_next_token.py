@@ -1,4 +1,4 @@
-"""The next token of a sequence."""
+"""Next-token objective for sequences."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ __all__ = ["NextToken"]
 
 
 class NextToken(Objective):
-    """Which of V tokens comes next, at every place of a sequence: targets (B, T) int64, output (B, T, V).
+    """Next-token prediction over V tokens at every place of a sequence.
 
         l = -1/T sum_t log softmax(output_t)[y_t]
 
-    A row of T + 1 tokens gives T inputs and, one later, T targets. All T places are learned; what is predicted, and
-    measured, is the token after the last, which the model has not been shown. The model must be causal: its output at a
-    place may depend on the tokens up to there only.
+    A row of T + 1 tokens gives T inputs and, shifted by one, T targets. All T places are learned. Predictions and
+    metrics concern the last token, which is not part of the inputs. The model must be causal: its output at a place may
+    depend only on the tokens up to it.
 
-    >>> objective = NextToken(4)
-    >>> round(float(objective(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64))), 4)
-    1.3863
-    >>> objective.predict(torch.zeros(2, 5, 4)).shape
-    torch.Size([2, 4])
+    Args:
+        vocabulary: V.
+
+    Shapes:
+        targets: (B, T), int64. output: (B, T, V).
+
+    Example:
+        >>> objective = NextToken(4)
+        >>> round(float(objective(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64))), 4)
+        1.3863
+        >>> objective.predict(torch.zeros(2, 5, 4)).shape
+        torch.Size([2, 4])
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -42,32 +49,32 @@ class NextToken(Objective):
         self.outputs = vocabulary
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss over places, (B,)."""
+        """Return the mean loss over places, (B,)."""
         return F.cross_entropy(output.flatten(0, 1), targets.flatten(), reduction="none").reshape(targets.shape).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
-        """The probability of each token to come next, (B, V)."""
+        """Return the probability of each token to come next, (B, V)."""
         return output[:, -1].float().softmax(dim=1)
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """e_y - p with y drawn from p, at every place, (1, B, T V): an unbiased draw."""
+        """Return e_y - p with y drawn from p, at every place, (1, B, T V): an unbiased draw."""
         p = output.float().softmax(dim=2)
         drawn = torch.multinomial(p.flatten(0, 1), 1, generator=generator).reshape(p.shape[:2])
         return (F.one_hot(drawn, self.outputs) - p).flatten(1)[None]
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """-log p[y] of the last token, at most 100."""
+        """Return -log p[y] of the last token, at most 100."""
         return -prediction.gather(1, targets[:, -1:]).squeeze(1).log().clamp(min=-100.0)
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Where the likeliest token is not the last."""
+        """Return 1 where the most probable token is not the last."""
         return (prediction.argmax(1) != targets[:, -1]).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """See `metrics.multiclass_statistics`; of the last token of each row."""
+        """See `metrics.multiclass_statistics`, for the last token of each row."""
         return metrics.multiclass_statistics(prediction, targets[:, -1], weights)
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """See `metrics.multiclass_metrics`; and perplexity, the exponential of the log loss."""
+        """See `metrics.multiclass_metrics`; adds perplexity, the exponential of the log loss."""
         found = metrics.multiclass_metrics(statistics)
         return {"perplexity": math.exp(found["log_loss"]), **found}

@@ -1,4 +1,4 @@
-"""Which of many items belongs to a query: two towers and their inner product."""
+"""Ranking objective: two towers and the inner product of their outputs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,42 @@ __all__ = ["Ranking"]
 
 
 class Ranking(Objective):
-    """Score the item that a query chose above the items of the other rows of its batch.
+    """Rank the item of a query above the items of the other rows of its batch.
 
         output_i = [u_i | v_i], D numbers for the query and D for the item;  s_ij = u_i . v_j / temperature
         softmax    l_i = -log( exp(s_ii) / sum_j exp(s_ij) )
         bpr        l_i = mean over j != i of -log sigmoid(s_ii - s_ij)
 
-    Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", equation 3, without
-    its correction; Rendle et al. 2009, "BPR: Bayesian personalized ranking from implicit feedback" (arXiv 1205.2618),
-    section 4.1. Targets (B,): how relevant the item was; a row of relevance 0 loses nothing, its item is a candidate
-    like the others. Items of the same vector as the row's own are the same item, and none of its candidates.
+    "softmax" is used without the bias correction of its paper. Targets (B,) are the relevance of the item; a row of
+    relevance 0 has no loss, and its item is a candidate like the others. An item with the same vector as the row's own
+    is the same item, and not a candidate.
 
-    A loss needs the other rows of its batch, so larger batches ask harder questions, and `accumulate` does not make one
-    batch of several.
+    The loss depends on the other rows of the batch. Larger batches give harder questions, and `accumulate` does not
+    combine several batches into one.
 
-    A prediction is (B, 1 + candidates): the score of the row's own item, then those of the items of the next rows,
-    around the end. Recall and NDCG rank the first among all; they are means over relevant rows, and easier than a
-    ranking of the whole catalogue (Krichene & Rendle 2020, "On sampled metrics for item recommendation").
+    A prediction is (B, 1 + candidates): the score of the row's own item, followed by those of the next rows' items,
+    cyclically. Recall and NDCG rank the first among all. They are means over relevant rows, and higher than for a
+    ranking of the whole catalogue (Krichene & Rendle 2020).
 
-    dimension: D. loss: "softmax" or "bpr". temperature: of the scores. candidates: in a prediction.
+    Args:
+        dimension: D.
+        loss: "softmax" or "bpr".
+        temperature: Divisor of the scores.
+        candidates: Number of candidates in a prediction.
 
-    >>> objective = Ranking(dimension=1)
-    >>> output = torch.tensor([[1.0, 3.0], [-1.0, -3.0]])
-    >>> objective.rows(output, torch.ones(2))
-    tensor([0.0025, 0.0025])
-    >>> objective.predict(output)[:, :2]
-    tensor([[ 3., -3.],
-            [ 3., -3.]])
+    Example:
+        >>> objective = Ranking(dimension=1)
+        >>> output = torch.tensor([[1.0, 3.0], [-1.0, -3.0]])
+        >>> objective.rows(output, torch.ones(2))
+        tensor([0.0025, 0.0025])
+        >>> objective.predict(output)[:, :2]
+        tensor([[ 3., -3.],
+                [ 3., -3.]])
+
+    Reference:
+        Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", equation 3;
+        Rendle et al. 2009, "BPR: Bayesian personalized ranking from implicit feedback" (arXiv 1205.2618), section 4.1;
+        Krichene & Rendle 2020, "On sampled metrics for item recommendation".
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -64,7 +73,7 @@ class Ranking(Objective):
         self.candidates = at_least_one("ranking.candidates", candidates)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row among its batch, (B,); 0 where the relevance is."""
+        """Return the loss of each row among its batch, (B,); 0 for a relevance of 0."""
         query, item = self._vectors(output)
         scores = query @ item.t() / self.temperature
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -78,7 +87,9 @@ class Ranking(Objective):
         return losses * (targets > 0)
 
     def predict(self, output: Tensor) -> Tensor:
-        """Scores of the own item and of candidates, (B, 1 + candidates); the lowest of numbers where there is none."""
+        """Return scores of the own item and of candidates, (B, 1 + candidates); the lowest float for a missing
+        candidate.
+        """
         query, item = self._vectors(output.float())
         lowest = torch.finfo(query.dtype).min
         found = [(query * item).sum(1)]
@@ -90,13 +101,15 @@ class Ranking(Objective):
         return torch.where(scores == lowest, lowest, scores / self.temperature)
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """As if the score of the row's own item were the logit of its relevance, (1, B, 2 D): without candidates."""
+        """Return the score vectors of a logistic model of relevance in the own item's score, (1, B, 2 D), without
+        candidates.
+        """
         query, item = self._vectors(output)
         p = ((query * item).sum(1, keepdim=True) / self.temperature).sigmoid()
         return ((p * (1 - p)).sqrt() * torch.cat([item, query], dim=1) / self.temperature)[None]
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """The loss of the own item among the candidates; NaN where it is not relevant."""
+        """Return the loss of the own item among the candidates; NaN if it is not relevant."""
         own, others = prediction[:, :1], prediction[:, 1:]
         if self.loss == "softmax":
             losses = -prediction.log_softmax(1)[:, 0]
@@ -106,12 +119,12 @@ class Ranking(Objective):
         return losses.masked_fill(targets <= 0, torch.nan)
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Where some candidate scores as high as the own item; NaN where that is not relevant."""
+        """Return 1 where a candidate scores at least as high as the own item; NaN if that is not relevant."""
         beaten = (prediction[:, 1:] >= prediction[:, :1]).any(1).float()
         return beaten.masked_fill(targets <= 0, torch.nan)
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """See `metrics.ranking_statistics`, of the rows that are relevant."""
+        """See `metrics.ranking_statistics`, for the relevant rows."""
         relevant = (targets > 0).to(prediction.dtype)
         own = torch.zeros(len(prediction), dtype=torch.int64)
         return metrics.ranking_statistics(prediction, own, relevant if weights is None else relevant * weights)

@@ -1,4 +1,4 @@
-"""Differential privacy: what is clipped, the noise that hides it, and the account of what both have cost."""
+"""Differential privacy: clipping, noise, and accounting of the budget."""
 
 from incr_core.privacy._accountant import Accountant, least_noise, sampled_gaussian
 from incr_core.privacy._adaptive_clip import AdaptiveClip

@@ -1,4 +1,4 @@
-"""What one participant may change at most."""
+"""Clipping of a participant's update."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ __all__ = ["clipped", "moved"]
 def clipped(
     weights: Mapping[str, Tensor], anchor: Mapping[str, Tensor], rules: Mapping[str, str], clip: float
 ) -> tuple[dict[str, Tensor], float]:
-    """How far weights have moved from the anchor, at most `clip` in all, by what merges as a mean; and how far it was.
+    """Return the change of the weights relative to the anchor, clipped to norm `clip`, and its norm before.
 
         d = w - a        d <- d min(1, clip / |d|)        |d| over all entries together
 
-    Real numbers, in float64, complex ones as pairs; entries that merge otherwise are not in it. What is not finite
-    moves nothing.
+    The change is computed in float64, with complex numbers as pairs, for entries that merge as a mean. Other entries
+    are left out. A change with a non-finite norm becomes zero.
 
-    >>> moved, norm = clipped({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w": "mean"}, clip=1.0)
-    >>> moved["w"], norm
-    (tensor([0.6000, 0.8000], dtype=torch.float64), 5.0)
+    Args:
+        weights: The weights.
+        anchor: The anchor.
+        rules: Merge rule of each entry.
+        clip: Maximum norm.
+
+    Example:
+        >>> moved, norm = clipped({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w": "mean"}, clip=1.0)
+        >>> moved["w"], norm
+        (tensor([0.6000, 0.8000], dtype=torch.float64), 5.0)
     """
     moved = {
         name: as_reals(widened(value)).double() - as_reals(widened(anchor[name])).double()
@@ -42,10 +49,11 @@ def clipped(
 
 @torch.no_grad()
 def moved(anchor: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The anchor, moved by what `clipped` gives; entries that are not in that stay as they are.
+    """Return the anchor plus the change from `clipped`; other entries stay as they are.
 
-    >>> moved({"w": torch.ones(2), "seen": torch.tensor(3)}, {"w": torch.tensor([1.0, 0.0]).double()})
-    {'w': tensor([2., 1.]), 'seen': tensor(3)}
+    Example:
+        >>> moved({"w": torch.ones(2), "seen": torch.tensor(3)}, {"w": torch.tensor([1.0, 0.0]).double()})
+        {'w': tensor([2., 1.]), 'seen': tensor(3)}
     """
     found = {}
     for name, value in anchor.items():

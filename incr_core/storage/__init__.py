@@ -1,4 +1,4 @@
-"""State on disk without pickle, guarded by hashes, written whole or not at all."""
+"""Storage of state without pickle, protected by hashes and written atomically."""
 
 from __future__ import annotations
 

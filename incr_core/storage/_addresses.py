@@ -1,4 +1,4 @@
-"""Addresses of object stores (s3://bucket/runs/people), the file systems behind them, and how these fail."""
+"""Addresses of object stores (s3://bucket/runs/people), their file systems, and their errors."""
 
 from __future__ import annotations
 
@@ -14,46 +14,51 @@ from incr_core.errors import ArgumentError, IncrError, StoreError
 __all__ = ["address_in", "file_system", "is_address", "store_errors"]
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
-"""The extra of ours that brings the package for a kind of address."""
+"""The extra of this package that installs the client for each scheme."""
 
 PATIENCE = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}}
-"""Of the client of S3: a store that is gone is told of within half a minute, and not after a quarter of an hour."""
+"""Settings of the S3 client: an unreachable store is reported within half a minute instead of a quarter of an hour."""
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]+):/+")
 
 
 def is_address(place: object) -> bool:
-    """Whether a place is an address and not a path. pathlib makes one slash of two; that is an address too.
+    """Whether a place is an address rather than a path. pathlib reduces two slashes to one; that is an address too.
 
-    >>> is_address("s3://bucket/run"), is_address(Path("s3://bucket/run")), is_address("runs/people")
-    (True, True, False)
-    >>> is_address("package.module:function")
-    False
+    Example:
+        >>> is_address("s3://bucket/run"), is_address(Path("s3://bucket/run")), is_address("runs/people")
+        (True, True, False)
+        >>> is_address("package.module:function")
+        False
     """
     return isinstance(place, str | Path) and _SCHEME.match(str(place)) is not None
 
 
 def address_in(place: str | Path) -> str:
-    """An address as others write it: two slashes behind the scheme, and none at the end.
+    """Normalise an address: two slashes after the scheme, and none at the end.
 
-    >>> address_in(Path("s3://bucket/run/"))
-    's3://bucket/run'
+    Example:
+        >>> address_in(Path("s3://bucket/run/"))
+        's3://bucket/run'
     """
     return _SCHEME.sub(lambda found: f"{found[1].lower()}://", str(place), count=1).rstrip("/")
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The file system of fsspec for an address, and the path in it. Raises ArgumentError where its package is missing.
+    """Return fsspec's file system for an address, and the path in it, without cached listings.
 
-    Nothing that it has listed before is believed later. Keys, endpoints and all else are given as to other users of
-    fsspec: by the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, FSSPEC_S3_..., GOOGLE_APPLICATION_CREDENTIALS) and
-    in ~/.config/fsspec.
+    Keys, endpoints and other settings come from fsspec's usual places: the environment (AWS_ENDPOINT_URL,
+    AWS_ACCESS_KEY_ID, FSSPEC_S3_..., GOOGLE_APPLICATION_CREDENTIALS) and ~/.config/fsspec.
 
-    >>> system, path = file_system("memory://runs/people")
-    >>> system.protocol, path
-    ('memory', '/runs/people')
+    Raises:
+        ArgumentError: The package for this scheme is not installed, or the scheme is unknown.
+
+    Example:
+        >>> system, path = file_system("memory://runs/people")
+        >>> system.protocol, path
+        ('memory', '/runs/people')
     """
-    import fsspec  # takes a moment, which those who use none need not wait
+    import fsspec  # slow to import, and only needed for addresses
 
     scheme = address.partition(":")[0]
     options = {"config_kwargs": PATIENCE} if EXTRAS.get(scheme) == "s3" else {}
@@ -73,19 +78,20 @@ def file_system(address: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def store_errors(address: str, doing: str) -> Iterator[None]:
-    """Turn what a store or its client raises into a StoreError about `address`; FileNotFoundError stays what it is.
+    """Convert errors of a store or its client to a StoreError about `address`, except FileNotFoundError.
 
-    >>> with store_errors("s3://bucket/run", "read"):
-    ...     raise PermissionError("Access Denied")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StoreError: s3://bucket/run: cannot be read: the store refuses (Access Denied); what is ...
+    Example:
+        >>> with store_errors("s3://bucket/run", "read"):
+        ...     raise PermissionError("Access Denied")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StoreError: s3://bucket/run: cannot be read: the store refuses (Access Denied); what is ...
     """
     try:
         yield
     except (FileNotFoundError, FileExistsError, IncrError):
         raise
-    except Exception as error:  # clients have exceptions of their own, with no base that all share
+    except Exception as error:  # clients raise their own exceptions, without a common base class
         remedy = "the same command goes on from the last commit once the store answers again"
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, PermissionError) or "credentials" in reason.lower():

@@ -1,4 +1,4 @@
-"""Several small files in one: a zip without compression whose comment is the SHA-256 of every byte before it."""
+"""Archives of several small files: an uncompressed zip whose comment is the SHA-256 of all bytes before it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from incr_core.storage._integrity import REMEDY, content_of
 __all__ = ["archive_bytes", "read_archive"]
 
 _COMMENT = 64  # hexadecimal digits of a SHA-256
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # so that equal files make equal archives
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal files give equal archives
 
 
 def archive_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Files by name as the content of an archive, which any tool for zip files reads.
+    """Return an archive of files by name, which any zip tool can read.
 
-    >>> archive_bytes({"a.txt": b"a"}) == archive_bytes({"a.txt": b"a"})
-    True
+    Example:
+        >>> archive_bytes({"a.txt": b"a"}) == archive_bytes({"a.txt": b"a"})
+        True
     """
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -33,13 +34,17 @@ def archive_bytes(files: Mapping[str, bytes]) -> bytes:
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """The files of an archive, by name; CheckpointError where a byte of it has changed.
+    """Return the files of an archive, by name.
 
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = Path(file.name).write_bytes(archive_bytes({"a.txt": b"a", "b.txt": b"b"}))
-    ...     read_archive(Path(file.name))
-    {'a.txt': b'a', 'b.txt': b'b'}
+    Raises:
+        CheckpointError: A byte of the archive has changed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     size = Path(file.name).write_bytes(archive_bytes({"a.txt": b"a", "b.txt": b"b"}))
+        ...     read_archive(Path(file.name))
+        {'a.txt': b'a', 'b.txt': b'b'}
     """
     raw = content_of(path)
     if hashlib.sha256(raw[:-_COMMENT]).hexdigest().encode() != raw[-_COMMENT:]:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever is killed and however full the disk is."""
+"""Atomic writes: files and folders appear complete or not at all, even after a kill or with a full disk."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ __all__ = ["numbers_in", "remove", "storage", "sync", "sync_all", "write_atomica
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = True) -> None:
-    """Write a file through a temporary one beside it: temp, fsync, rename, fsync of the folder.
+    """Write a file atomically: temporary file beside it, fsync, rename, fsync of the folder.
 
-    durable: False for what can be made again, or is synced later: a kill leaves the old file or the new one, a loss of
-    power may leave neither.
+    Args:
+        path: The file.
+        content: Its bytes, or a function that writes them.
+        durable: False skips fsync, for data that can be recreated or is synced later. A kill still leaves the old file
+            or the new one; a loss of power may leave neither.
 
-    Raises StorageError, leaving what was at `path` as it was and no temporary file.
+    Raises:
+        StorageError: The file cannot be written; `path` is unchanged and no temporary file remains.
 
-    >>> write_atomically("/dev/null/champion", b"3")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StorageError: /dev/null/champion: cannot be written: Not a directory (ENOTDIR); ...
+    Example:
+        >>> write_atomically("/dev/null/champion", b"3")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StorageError: /dev/null/champion: cannot be written: Not a directory (ENOTDIR); ...
     """
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
@@ -49,15 +54,19 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], obj
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], needed: Sequence[Path] = ()) -> None:
-    """Make a new folder appear with all its files, or not at all. `path` must not exist yet.
+    """Create a new folder with all its files atomically. `path` must not exist yet.
 
-    needed: files and folders, written already, that must be on the disk before it appears.
+    Args:
+        path: The folder.
+        files: Contents of its files, by name.
+        needed: Files and folders, already written, that must be on disk before the folder appears.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_folder(Path(folder, "1"), {"a.txt": b"a", "b.txt": b"b"})
-    ...     sorted(file.name for file in Path(folder).rglob("*"))
-    ['1', 'a.txt', 'b.txt']
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_folder(Path(folder, "1"), {"a.txt": b"a", "b.txt": b"b"})
+        ...     sorted(file.name for file in Path(folder).rglob("*"))
+        ['1', 'a.txt', 'b.txt']
     """
     temporary = path.with_name(f".tmp-{path.name}")
     with storage(path):
@@ -75,9 +84,10 @@ def write_folder(path: Path, files: Mapping[str, bytes], needed: Sequence[Path] 
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder that nothing refers to any more; none there is fine.
+    """Remove an unreferenced file or folder; a missing one is ignored.
 
-    >>> remove(Path("/nowhere/versions/1/model.safetensors"))
+    Example:
+        >>> remove(Path("/nowhere/versions/1/model.safetensors"))
     """
     with storage(path), contextlib.suppress(FileNotFoundError):
         if path.is_dir():
@@ -87,18 +97,20 @@ def remove(path: Path) -> None:
 
 
 def numbers_in(folder: Path) -> list[int]:
-    """The files and folders in `folder` that are named by a number, ascending; a folder that is not there has none.
+    """Return the files and folders in `folder` whose names are numbers, ascending; empty for a missing folder.
 
-    >>> numbers_in(Path("/nowhere/versions"))
-    []
+    Example:
+        >>> numbers_in(Path("/nowhere/versions"))
+        []
     """
     return sorted(int(file.name) for file in folder.iterdir() if file.name.isdigit()) if folder.is_dir() else []
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
+    """Wait until a file, or the names in a folder, are on disk.
 
-    >>> sync(Path("."))
+    Example:
+        >>> sync(Path("."))
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -108,34 +120,36 @@ def sync(path: Path) -> None:
 
 
 def sync_all(paths: Sequence[Path]) -> None:
-    """Wait until all of these are on the disk; asked for side by side, they take little longer than one of them.
+    """Wait until all of these are on disk; in parallel this takes little longer than for one.
 
-    >>> sync_all([Path("."), Path("..")])
+    Example:
+        >>> sync_all([Path("."), Path("..")])
     """
     asked = [_threads().submit(sync, path) for path in paths]
-    wait(asked)  # where one is refused too: nothing may be at work on what its caller removes then
+    wait(asked)  # all, even if one fails: afterwards the caller may remove the files
     for one in asked:
         one.result()
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Those that wait for the disk, kept: to start four of them costs a commit more than they save on a quick disk."""
-    return ThreadPoolExecutor(4, thread_name_prefix="incr-sync")  # more wait for one another
+    """Return the sync threads, which are kept: starting four of them costs more than they save on a fast disk."""
+    return ThreadPoolExecutor(4, thread_name_prefix="incr-sync")  # further threads would only wait for each other
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # a process that was forked has none of its parent's threads
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses here into a StorageError about `path`.
+    """Convert errors of the operating system to a StorageError about `path`.
 
-    >>> with storage(Path("runs/flights")):
-    ...     raise OSError(errno.ENOSPC, "No space left on device")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StorageError: runs/flights: cannot be written: No space left on device (ENOSPC); ...
+    Example:
+        >>> with storage(Path("runs/flights")):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StorageError: runs/flights: cannot be written: No space left on device (ENOSPC); ...
     """
     try:
         yield

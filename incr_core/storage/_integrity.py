@@ -1,4 +1,4 @@
-"""Hashes that give away a single changed byte: of files, and inside JSON that carries its own."""
+"""Integrity checks by SHA-256: of files, and within JSON documents that contain their own checksum."""
 
 from __future__ import annotations
 
@@ -22,27 +22,32 @@ __all__ = [
     "sha256",
 ]
 
-SCHEMA = 3  # of every document with a checksum, and of a run directory
+SCHEMA = 3  # of every checksummed document, and of a run directory
 
 REMEDY = "restore it from a copy or use another version"
 
 
 def sha256(content: bytes) -> str:
-    """SHA-256 of some bytes, in hex.
+    """Return the SHA-256 of some bytes, in hex.
 
-    >>> sha256(b"")[:8]
-    'e3b0c442'
+    Example:
+        >>> sha256(b"")[:8]
+        'e3b0c442'
     """
     return hashlib.sha256(content).hexdigest()
 
 
 def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
-    """Read a file and refuse it unless its SHA-256 is the expected one.
+    """Read a file and check its SHA-256.
 
-    >>> read_verified(Path("/nowhere/model.safetensors"), "e3b0")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/model.safetensors: expected a file, found none; ...
+    Raises:
+        CheckpointError: The file is missing, truncated or changed.
+
+    Example:
+        >>> read_verified(Path("/nowhere/model.safetensors"), "e3b0")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: /nowhere/model.safetensors: expected a file, found none; ...
     """
     content = content_of(path)
     if size is not None and len(content) != size:
@@ -56,16 +61,17 @@ def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
 
 
 def checksummed(document: Mapping[str, Any]) -> bytes:
-    r"""Write a non-empty JSON object whose last entry, "sha256", covers every byte before it.
+    r"""Encode a non-empty JSON object with a last entry "sha256" that covers every byte before it.
 
-    The checksum is that of the object without the entry. This framing never changes with the schema, so that
-    an intact document of an unknown schema can be told from a damaged one.
+    The checksum is that of the object without the entry. This framing is independent of the schema, so that an intact
+    document of an unknown schema can be distinguished from a damaged one.
 
-    >>> checksummed({"schema": 3})
-    b'{"schema": 3,\n"sha256": "..."}\n'
+    Example:
+        >>> checksummed({"schema": 3})
+        b'{"schema": 3,\n"sha256": "..."}\n'
     """
     try:
-        # One entry a line, for human readers.
+        # One entry per line, for human readers.
         entries = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items())
         body = b"{" + ",\n".join(entries).encode() + b"}"
     except (TypeError, ValueError) as error:
@@ -74,24 +80,29 @@ def checksummed(document: Mapping[str, Any]) -> bytes:
 
 
 def read_checksummed(path: Path) -> dict[str, Any]:
-    """Read a JSON file that `checksummed` wrote, refusing it when any byte has changed or the schema is unknown.
+    """Read a JSON file written by `checksummed`.
 
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = Path(file.name).write_bytes(checksummed({"schema": 3, "rows": 5}))
-    ...     read_checksummed(Path(file.name))
-    {'schema': 3, 'rows': 5}
+    Raises:
+        CheckpointError: A byte has changed, or the schema is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     size = Path(file.name).write_bytes(checksummed({"schema": 3, "rows": 5}))
+        ...     read_checksummed(Path(file.name))
+        {'schema': 3, 'rows': 5}
     """
     return parse_checksummed(content_of(path), path)
 
 
 def parse_checksummed(raw: bytes, place: Path | str) -> dict[str, Any]:
-    """What `checksummed` made of a document, as that document; `place` is where it was found, for errors.
+    """Decode a document from `checksummed`; `place` is its location, for error messages.
 
-    >>> parse_checksummed(checksummed({"schema": 3})[:-1], Path("manifest.json"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: manifest.json: its contents do not match the checksum in its last line; ...
+    Example:
+        >>> parse_checksummed(checksummed({"schema": 3})[:-1], Path("manifest.json"))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: manifest.json: its contents do not match the checksum in its last line; ...
     """
     body = raw[: -len(_ending(b""))] + b"}"
     if body[:-1] + _ending(body) != raw:
@@ -110,12 +121,16 @@ def _ending(body: bytes) -> bytes:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of a file; CheckpointError where there is none.
+    """Return the bytes of a file.
 
-    >>> content_of(Path("/nowhere/commit.zip"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/commit.zip: expected a file, found none; ...
+    Raises:
+        CheckpointError: The file is missing or cannot be read.
+
+    Example:
+        >>> content_of(Path("/nowhere/commit.zip"))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: /nowhere/commit.zip: expected a file, found none; ...
     """
     try:
         return path.read_bytes() or filled(path)

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that dies with its process."""
+"""A file lock for a single writer, released by the kernel when the process ends."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from incr_core.storage._atomic import storage
 __all__ = ["Lock"]
 
 LASTING = "run"
-"""The last word in the file, where the lock is held for as long as a run goes on."""
+"""Last word in the lock file if the lock is held for the duration of a run."""
 
 OF_LOOKS = 10.0
-"""Seconds to wait where nobody writes: others that take a look hold the lock, each for a moment."""
+"""Seconds to wait if no run is in progress: other commands hold the lock briefly, one after another."""
 
 
 class Lock:
-    """A lock on the folder of the file `path`, which names the process that holds it.
+    """An exclusive lock on the folder of the file `path`, which names the process that holds it.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     lock = Lock(Path(folder, ".lock"))
-    ...     with lock.held():
-    ...         lock.taken
-    ...     lock.taken
-    True
-    False
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lock = Lock(Path(folder, ".lock"))
+        ...     with lock.held():
+        ...         lock.taken
+        ...     lock.taken
+        True
+        False
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,10 +48,15 @@ class Lock:
         return self._file is not None
 
     def take(self, patience: float = 0.5, *, lasting: bool = False) -> None:
-        """Take the lock; `patience` seconds outlast a process that only takes a look.
+        """Take the lock.
 
-        lasting: whether it is held for as long as a run goes on, so that `holder` tells of it. Who takes it so waits
-        longer for those that only look, since many may, one after another.
+        Args:
+            patience: Seconds to wait for processes that hold the lock briefly.
+            lasting: Whether the lock is held for the duration of a run, so that `holder` reports it. Such a caller
+                waits longer for brief holders, because there may be several in a row.
+
+        Raises:
+            RunDirectoryError: Another process holds the lock.
         """
         with storage(self.path):
             file = open(self.path, "a+")  # noqa: SIM115, it stays open for as long as the lock is held
@@ -76,25 +82,25 @@ class Lock:
         _held.add(self)
 
     def push(self) -> None:
-        """What is written to a folder is there."""
+        """Do nothing: files in a folder need no push."""
 
     def release(self) -> None:
-        """Give the lock back, if it is held."""
+        """Release the lock, if it is held."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def holder(self) -> str | None:
-        """The process that holds it lastingly, as "pid 123 on HOST"; None where none does."""
+        """Return the process that holds the lock for a run, as "pid 123 on HOST", or None."""
         return self._named() if self._is_held() and self._written().endswith(f" {LASTING}") else None
 
     def holder_here(self) -> int | None:
-        """The id of that process, if it is one of this host."""
+        """Return the id of that process, if it is on this host."""
         pid, host = [*self._written().split(" "), ""][:2]
         return int(pid) if self.holder() is not None and host == socket.gethostname() else None
 
     def _writes(self) -> bool:
-        """Whether the process that is named there took it lastingly, and may be alive."""
+        """Whether the process named in the file took the lock for a run and may be alive."""
         pid, host, *lasting = [*self._written().split(" "), "", ""][:3]
         if lasting != [LASTING]:
             return False
@@ -103,7 +109,7 @@ class Lock:
                 os.kill(int(pid), 0)
         except (ProcessLookupError, ValueError):
             return False
-        except PermissionError:  # somebody else's, and alive
+        except PermissionError:  # a live process of another user
             pass
         return True
 
@@ -131,7 +137,7 @@ class Lock:
 
     @contextlib.contextmanager
     def held(self, patience: float = 0.5) -> Iterator[None]:
-        """Hold the lock for a while, unless it is held already."""
+        """Hold the lock within the context, unless this object holds it already."""
         if self.taken:
             yield
             return
@@ -146,7 +152,7 @@ _held: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 def _drop_in_child() -> None:
-    # A forked child shares our locks and would keep them beyond our death.
+    # A forked child inherits the locks and would keep them after this process has ended.
     for lock in list(_held):
         lock.release()
 

@@ -1,4 +1,4 @@
-"""The hash of a model's weights, which does not depend on how a file stores them."""
+"""Hash of a model's weights, independent of the file format."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ __all__ = ["model_sha256"]
 
 
 def model_sha256(weights: Mapping[str, Tensor]) -> str:
-    r"""Hash weights: equal hash means equal model.
+    r"""Hash weights: equal hashes mean equal models.
 
-    SHA-256 over the weights in order of their names (by code point); each contributes
+    SHA-256 over the weights in order of their names (by code point). Each contributes
 
         one line of ASCII JSON: ["name", "float32", [rows, columns]] without spaces, then "\n"
-        its elements' bytes, row-major, little-endian
+        the bytes of its elements, row-major, little-endian
 
-    The line fixes how many bytes follow it, so no two different models feed the hash the same bytes. Where
-    the tensors live, their strides and whether they share memory do not matter.
+    The line determines how many bytes follow, so different models never give the same byte sequence. Device, strides
+    and shared memory of the tensors do not matter.
 
-    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(4)[::2]})
-    True
-    >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(2, dtype=torch.int32)})
-    False
+    Example:
+        >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(4)[::2]})
+        True
+        >>> model_sha256({"a": torch.zeros(2)}) == model_sha256({"a": torch.zeros(2, dtype=torch.int32)})
+        False
     """
     digest = hashlib.sha256()
     for name in sorted(weights):

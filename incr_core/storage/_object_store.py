@@ -1,4 +1,4 @@
-"""A place in an object store: whole objects by name, one of which can be made by one writer only."""
+"""A prefix in an object store: whole objects by name, with exclusive creation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["ObjectStore"]
 class ObjectStore:
     """The objects below an address. Errors of the store are StoreErrors.
 
-    >>> store = ObjectStore("memory://doc/run")
-    >>> store.create("manifest/1", b"one"), store.create("manifest/1", b"two"), store.get("manifest/1")
-    (True, False, b'one')
-    >>> store.put("writer", b"me")
-    >>> store.exists("writer"), store.get("nothing")
-    (True, None)
-    >>> store.remove(["writer", "manifest/1"]); store.names("")
-    []
+    Example:
+        >>> store = ObjectStore("memory://doc/run")
+        >>> store.create("manifest/1", b"one"), store.create("manifest/1", b"two"), store.get("manifest/1")
+        (True, False, b'one')
+        >>> store.put("writer", b"me")
+        >>> store.exists("writer"), store.get("nothing")
+        (True, None)
+        >>> store.remove(["writer", "manifest/1"]); store.names("")
+        []
     """
 
     def __init__(self, address: str) -> None:
@@ -33,7 +34,7 @@ class ObjectStore:
         return f"{self._root}/{name}"
 
     def get(self, name: str) -> bytes | None:
-        """The content of an object; None where there is none."""
+        """Return the content of an object, or None if it does not exist."""
         with store_errors(self.address, "read"):
             try:
                 return bytes(self._system.cat_file(self._path(name)))
@@ -41,7 +42,11 @@ class ObjectStore:
                 return None
 
     def get_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The contents of some objects, asked for side by side; StoreError where one is gone."""
+        """Return the contents of several objects, read in parallel.
+
+        Raises:
+            StoreError: An object does not exist.
+        """
         paths = {self._path(name): name for name in names}
         if not paths:
             return {}
@@ -49,50 +54,54 @@ class ObjectStore:
             return {paths[path]: bytes(content) for path, content in self._system.cat(list(paths)).items()}
 
     def download(self, files: Mapping[str, Path]) -> None:
-        """Write some objects, by name, to files; StoreError where one is gone."""
+        """Write objects, by name, to files.
+
+        Raises:
+            StoreError: An object does not exist.
+        """
         with self._there(), store_errors(self.address, "read"):
             if files:
                 self._system.get([self._path(name) for name in files], [str(file) for file in files.values()])
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         with store_errors(self.address, "read"):
             return bool(self._system.exists(self._path(name)))
 
     def put(self, name: str, content: bytes) -> None:
-        """Write an object, or replace it."""
+        """Write or replace an object."""
         with self._there(), store_errors(self.address, "written"):
             self._system.pipe_file(self._path(name), content)
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Write files as objects by name, side by side."""
+        """Write files as objects by name, in parallel."""
         with self._there(), store_errors(self.address, "written"):
             if files:
                 self._system.put([str(file) for file in files.values()], [self._path(name) for name in files])
 
     def create(self, name: str, content: bytes) -> bool:
-        """Make an object; False where there is one, whoever made it: the store lets one writer through."""
+        """Create an object exclusively; return False if it exists. Of several writers, the store lets one succeed."""
         with self._there(), store_errors(self.address, "written"):
             try:
                 self._system.pipe_file(self._path(name), content, mode="create")
             except FileExistsError:
-                # An answer may have been lost, and the question asked again.
+                # The response may have been lost and the request repeated.
                 return self.get(name) == content
             return True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; none there is fine."""
+        """Remove objects; missing ones are ignored."""
         paths = [self._path(name) for name in names]
         with store_errors(self.address, "written"):
             try:
                 self._system.rm(paths)
-            except FileNotFoundError:  # which not all stores mind
+            except FileNotFoundError:  # raised by some stores only
                 for path in paths:
                     with contextlib.suppress(FileNotFoundError):
                         self._system.rm_file(path)
 
     def names(self, prefix: str) -> list[str]:
-        """The objects whose names begin so, listed: to clear up, and never to find the truth."""
+        """List the objects whose names begin with `prefix`; for cleaning up only, because listings may be outdated."""
         with store_errors(self.address, "read"):
             try:
                 found = self._system.find(self._path(prefix) if prefix else self._root)

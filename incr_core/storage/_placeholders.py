@@ -1,6 +1,6 @@
-"""Files of a working copy that are empty until somebody reads them: then they are brought from the run's store.
+"""Empty placeholders in working copies, which are downloaded from the run's store when they are read.
 
-What is brought so is never empty itself, so an empty file outside of working copies is what it was: a damaged one.
+Downloaded files are never empty. An empty file outside of working copies is therefore damaged, not a placeholder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from pathlib import Path
 __all__ = ["COPIES", "filled"]
 
 COPIES: dict[Path, Callable[[Path], None]] = {}
-"""The folders of working copies in this process, and what brings a file of each."""
+"""The folders of working copies in this process, and the function that downloads a file of each."""
 
 
 def filled(path: Path) -> bytes:
-    """The content of a file that was found empty; of a plain file, nothing.
+    """Return the content of a file that was found empty: downloaded in a working copy, otherwise no bytes.
 
-    >>> filled(Path("/dev/null"))
-    b''
+    Example:
+        >>> filled(Path("/dev/null"))
+        b''
     """
     for folder, bring in COPIES.items():
         if path.is_relative_to(folder):

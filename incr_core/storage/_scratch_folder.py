@@ -1,4 +1,4 @@
-"""A temporary folder that does not outlive its process for long, however that ends."""
+"""A temporary folder that is removed soon after its process ends, even by a kill."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ PREFIX, UNFINISHED = "incr-copy-", "incr-new-"
 
 
 class ScratchFolder:
-    """A new folder in the system's temporary one.
+    """A new folder in the system's temporary folder.
 
-    A process that is killed leaves it behind. It goes when another process of this host makes one: a lock, which the
-    kernel lets go with the process, tells whose folders are still in use.
+    A killed process leaves its folder behind. The next process of this host that creates one removes it: a file lock,
+    which the kernel releases when a process ends, marks the folders in use.
 
-    >>> folder = ScratchFolder()
-    >>> folder.path.is_dir(); folder.close(); folder.path.exists()
-    True
-    False
+    Example:
+        >>> folder = ScratchFolder()
+        >>> folder.path.is_dir(); folder.close(); folder.path.exists()
+        True
+        False
     """
 
     def __init__(self) -> None:
@@ -31,17 +32,17 @@ class ScratchFolder:
         made = Path(tempfile.mkdtemp(prefix=UNFINISHED))
         self._lock = os.open(made, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        # Only now by the name that others look for: until it was locked, it looked like one that was left over.
+        # Renamed only now: before it was locked, it would have looked like a leftover.
         self.path = made.rename(made.with_name(made.name.replace(UNFINISHED, PREFIX)))
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def _remove_left_over() -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # in use, of another user, or removed meanwhile
             lock = os.open(folder, os.O_RDONLY)

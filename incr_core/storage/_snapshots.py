@@ -1,10 +1,11 @@
-"""Which objects of a store are the files of a run, at every time that its writer has committed.
+"""Snapshots: the objects of a store that are the files of a run, at every commit of its writer.
 
     ADDRESS/manifest/00000042    {"number": 42, "base": 33, "files": {path: [object, bytes], ...}, "gone": [path, ...]}
 
-A manifest is made exclusively: of two who go on from number 41, the store lets one make number 42. So the numbers have
-no gaps, and the newest is found by asking for the next one; nothing is listed. Every so many, and with the first of
-each writer, a manifest tells all files (its `base` is its own number); the others tell what changed.
+A manifest is created exclusively: of two writers that continue from number 41, the store lets one create number 42.
+Numbers therefore have no gaps, and the newest manifest is found by testing for the next number, without listing. Every
+`WHOLE` manifests, and at the first commit of each writer, a manifest lists all files (its `base` is its own number);
+the others list changes only.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from incr_core.storage._object_store import ObjectStore
 __all__ = ["Snapshot", "Snapshots"]
 
 WHOLE = 32
-"""So many manifests make up at most what a reader has to read."""
+"""Maximum number of manifests that a reader has to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The files of a run by their path in it: the object that each is, and its bytes. Number 0 has none."""
+    """The files of a run by path: the object of each, and its size in bytes. Number 0 has none."""
 
     number: int = 0
     base: int = 0
@@ -34,19 +35,20 @@ class Snapshot:
 class Snapshots:
     """The manifests of a run in a store.
 
-    >>> snapshots = Snapshots(ObjectStore("memory://doc/snapshots"))
-    >>> one = snapshots.add(Snapshot(), {"job.toml": ("objects/a/1/job.toml", 7)}, {"pid": 7})
-    >>> one.number, snapshots.newest().files == one.files
-    (1, True)
-    >>> snapshots.add(Snapshot(), {}, {"pid": 8}) is None  # somebody was faster
-    True
+    Example:
+        >>> snapshots = Snapshots(ObjectStore("memory://doc/snapshots"))
+        >>> one = snapshots.add(Snapshot(), {"job.toml": ("objects/a/1/job.toml", 7)}, {"pid": 7})
+        >>> one.number, snapshots.newest().files == one.files
+        (1, True)
+        >>> snapshots.add(Snapshot(), {}, {"pid": 8}) is None  # another writer was faster
+        True
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def newest(self, known: Snapshot | None = None) -> Snapshot:
-        """The newest one; `known` is one that was newest before."""
+        """Return the newest snapshot; `known` is an earlier one, to start from."""
         known = known or Snapshot()
         number = self._last(known.number)
         if number == known.number:
@@ -64,7 +66,7 @@ class Snapshots:
         return Snapshot(number, base, files)
 
     def writer(self, number: int) -> Mapping[str, Any]:
-        """Who made a manifest."""
+        """Return the writer of a manifest."""
         found: Mapping[str, Any] = self._document(number, self._store.get(_name(number)))["writer"]
         return found
 
@@ -76,7 +78,7 @@ class Snapshots:
         *,
         whole: bool = False,
     ) -> Snapshot | None:
-        """Make the one that follows `before`; None where somebody else has made that meanwhile."""
+        """Create the successor of `before`; return None if another writer has created it."""
         number = before.number + 1
         base = number if whole or not before.number or number - before.base >= WHOLE else before.base
         changed = files if base == number else {path: at for path, at in files.items() if before.files.get(path) != at}
@@ -92,7 +94,7 @@ class Snapshots:
         return Snapshot(number, base, dict(files)) if made else None
 
     def _last(self, known: int) -> int:
-        """The largest number, where `known` is one that is there (or 0): doubled steps ahead, and then halved ones."""
+        """Return the largest existing number, given a known one (or 0), by doubling steps and then halving them."""
         step = 1
         while self._store.exists(_name(known + step)):
             known, step = known + step, 2 * step

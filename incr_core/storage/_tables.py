@@ -1,4 +1,4 @@
-"""Tables as the content of files."""
+"""Serialisation of tables as Parquet and Arrow files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ __all__ = ["arrow_bytes", "parquet_bytes", "read_table"]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the content of a Parquet file.
+    """Return a table as the content of a Parquet file.
 
-    Whole numbers are written as their differences, in as many bits as these need: counts that go up by the same step
-    take next to nothing. Text is written as numbers of a dictionary. All of it is compressed with zstd.
+    Integers are delta-encoded in the necessary number of bits; counters with constant increments take almost no space.
+    Text is dictionary-encoded. All data is compressed with zstd.
 
-    >>> read_table("a.parquet", parquet_bytes(pa.table({"row": [1, 2]}))).num_rows
-    2
-    >>> len(parquet_bytes(pa.table({"row": range(0, 10**6, 32)}))) < 2000
-    True
+    Example:
+        >>> read_table("a.parquet", parquet_bytes(pa.table({"row": [1, 2]}))).num_rows
+        2
+        >>> len(parquet_bytes(pa.table({"row": range(0, 10**6, 32)}))) < 2000
+        True
     """
     sink = pa.BufferOutputStream()
     leaves = list(_leaves("", pa.struct(list(table.schema))))
@@ -31,7 +32,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _leaves(prefix: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    """The columns of a Parquet file by the names that it has for what is nested."""
+    """Yield the leaf columns of a Parquet file, by their names for nested types."""
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _leaves(f"{prefix}.{field.name}" if prefix else field.name, field.type)
@@ -42,10 +43,11 @@ def _leaves(prefix: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]
 
 
 def arrow_bytes(table: pa.Table) -> bytes:
-    """A table as the content of an Arrow file, with every type Arrow has.
+    """Return a table as the content of an Arrow file, which supports every Arrow type.
 
-    >>> read_table("a.arrow", arrow_bytes(pa.table({"row": [1, 2]}))).num_rows
-    2
+    Example:
+        >>> read_table("a.arrow", arrow_bytes(pa.table({"row": [1, 2]}))).num_rows
+        2
     """
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -54,15 +56,16 @@ def arrow_bytes(table: pa.Table) -> bytes:
 
 
 def read_table(name: str, content: bytes) -> pa.Table:
-    """The table in the content of a file called `name`: *.parquet, or else Arrow.
+    """Return the table in the content of a file called `name`: *.parquet, or else Arrow.
 
-    >>> read_table("a.parquet", b"PAR1 cut")
-    Traceback (most recent call last):
-    ...
-    pyarrow.lib.ArrowInvalid: Parquet ...
+    Example:
+        >>> read_table("a.parquet", b"PAR1 cut")
+        Traceback (most recent call last):
+        ...
+        pyarrow.lib.ArrowInvalid: Parquet ...
     """
     buffer = pa.BufferReader(content)
     if not name.endswith(".parquet"):
         return pa.ipc.open_file(buffer).read_all()
-    with pq.ParquetFile(buffer) as file:  # without the scanner of `pq.read_table`, which takes milliseconds to start
+    with pq.ParquetFile(buffer) as file:  # the scanner of `pq.read_table` takes milliseconds to start
         return file.read()

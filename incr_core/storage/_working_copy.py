@@ -1,13 +1,13 @@
-"""A working copy: the run at an address as a folder of this process.
+"""Working copies: a run at an address, as a folder of this process.
 
-Whoever takes the run for writing works in the folder as in any run directory, and pushes what has changed: new objects
-first, and then the manifest that names them, which is the commit. Whoever only reads pulls what is newest. Small files
-are brought at once, large ones when they are read. What a run leaves for people is beside that, under its own name.
+A writer works in the folder as in any run directory, and pushes changes: first new objects, then the manifest that
+names them, which is the commit. A reader pulls the newest snapshot. Small files are downloaded at once, large ones when
+they are read. Files for people are stored beside these under their own names.
 
-    ADDRESS/manifest/NUMBER                which objects are the run's files (`_snapshots`)
+    ADDRESS/manifest/NUMBER                the objects that are the run's files (`_snapshots`)
     ADDRESS/objects/WRITER/NUMBER/PATH     files, each written once
-    ADDRESS/writer                         who writes, and its signs of life (`_writer`)
-    ADDRESS/requests/, report.html, ...    what others ask of it, and what people look at
+    ADDRESS/writer                         the current writer and its heartbeat (`_writer`)
+    ADDRESS/requests/, report.html, ...    requests of other processes, and files for people
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from incr_core.storage._writer import Writer
 __all__ = ["WorkingCopy", "bring", "copy_of", "expose", "located", "lock_of", "told", "withdraw"]
 
 OWN = ("requests", "tensorboard", "report.html")
-"""Names, at any depth, of what is no file of the run; those that begin with a dot are not either."""
+"""Names, at any depth, that are not files of the run; the same holds for names with a leading dot."""
 
 LAZY = (".safetensors", ".arrow", ".zip")
 TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "clients", "manifests")
 
 SETTLED = 2_000_000_000
-"""Nanoseconds after which a disk's clock has gone on: what is looked at later, with the same time, is the same."""
+"""Nanoseconds after which the file system's clock has advanced: a folder read later with the same time is unchanged."""
 
 LINGER = 60.0
-"""Seconds that an object is left to those who read it after it has ceased to be a file of the run."""
+"""Seconds for which an object remains for readers after it has ceased to be a file of the run."""
 
 TRIES = 5
-"""How often what is newest is pulled anew, where it has ceased to be that meanwhile."""
+"""Maximum number of attempts to pull the newest snapshot, if it is replaced meanwhile."""
 
 Stamp = tuple[int, int, int]
 
@@ -55,13 +55,14 @@ Stamp = tuple[int, int, int]
 class WorkingCopy:
     """The folder `folder` of this process for the run at `address`; see the module.
 
-    >>> copy = WorkingCopy("memory://doc/copy")
-    >>> _ = (copy.folder / "champion").write_text("3")
-    >>> copy.push({"pid": 7}); copy.snapshot.number
-    1
-    >>> other = WorkingCopy("memory://doc/copy"); other.pull()
-    >>> (other.folder / "champion").read_text()
-    '3'
+    Example:
+        >>> copy = WorkingCopy("memory://doc/copy")
+        >>> _ = (copy.folder / "champion").write_text("3")
+        >>> copy.push({"pid": 7}); copy.snapshot.number
+        1
+        >>> other = WorkingCopy("memory://doc/copy"); other.pull()
+        >>> (other.folder / "champion").read_text()
+        '3'
     """
 
     def __init__(self, address: str) -> None:
@@ -75,32 +76,32 @@ class WorkingCopy:
         self.folder.mkdir()
         self.writer, self.pulled = Writer(self), -math.inf
         self._lock = threading.RLock()
-        self._is: dict[str, str] = {}  # which object each file is, and what tells that it has not changed since
+        self._is: dict[str, str] = {}  # object of each file, valid while its stamp in _seen is unchanged
         self._seen: dict[str, Stamp] = {}
         self._folders: dict[str, tuple[int, int, dict[str, Stamp], list[str]]] = {}
-        self._stored: dict[str, tuple[str, int]] = {}  # files that others have put in the store already
-        self._old = deque[tuple[float, list[str]]]()  # objects that pushes have left behind, and when
-        self._pushed, self._clean = False, True  # whether it has been pushed; whether nothing is in it that was not
+        self._stored: dict[str, tuple[str, int]] = {}  # files that other processes have put in the store already
+        self._old = deque[tuple[float, list[str]]]()  # objects replaced by pushes, with the time
+        self._pushed, self._clean = False, True  # whether a push was made; whether the folder has no unpushed changes
         COPIES[self.folder] = self.bring
 
     def close(self) -> None:
-        """Take the folder away."""
+        """Remove the folder."""
         COPIES.pop(self.folder, None)
         self._above.close()
 
     def path(self, name: str) -> Path:
-        """Where a file of the run is."""
+        """Return the path of a file of the run."""
         return self.folder / name
 
     # -- from the store
 
     def pull(self, *, reset: bool = False) -> None:
-        """Make the folder what the newest manifest says; reset: even if that is no news, whatever is in it."""
+        """Update the folder to the newest manifest; `reset` discards local changes even if the manifest is known."""
         for left in reversed(range(TRIES)):
             try:
                 self._pull(reset=reset)
                 return
-            except StoreError as error:  # a writer that is in a hurry has removed what we are about to read
+            except StoreError as error:  # the writer has removed objects that were about to be read
                 if not left or not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 reset = True
@@ -125,9 +126,10 @@ class WorkingCopy:
             self._clean = True
 
     def bring(self, path: Path) -> None:
-        """Bring a file that is empty as yet, or all of those below a folder; one that a run does not have stays empty.
+        """Download an empty placeholder, or all below a folder; a file outside of the run stays empty.
 
-        Raises CheckpointError where its writer has removed it meanwhile; then what is newest has been pulled.
+        Raises:
+            CheckpointError: The writer has removed it; the newest snapshot has then been pulled.
         """
         with self._lock:
             below = [name for name in self._is if self.path(name).is_relative_to(path)]
@@ -162,7 +164,11 @@ class WorkingCopy:
     # -- to the store
 
     def push(self, writer: Mapping[str, object]) -> None:
-        """Commit what has changed in the folder. StoreError where somebody else has committed meanwhile."""
+        """Commit the changes in the folder.
+
+        Raises:
+            StoreError: Another process has committed meanwhile.
+        """
         with self._lock:
             changed, gone = self._changes()
             if not changed and not gone:
@@ -191,21 +197,21 @@ class WorkingCopy:
             self._remove_old()
 
     def _remove_old(self) -> None:
-        """Remove the objects that ceased to be files so long ago that nobody reads them any more."""
+        """Remove objects that ceased to be files so long ago that no reader needs them."""
         names = list[str]()
         while self._old and time.monotonic() - self._old[0][0] > LINGER:
             names += self._old.popleft()[1]
         self.store.remove(names)
 
     def clear_up(self) -> None:
-        """Remove what writers before have left; nobody can commit it any more once there is a push of ours."""
+        """Remove uncommitted objects of earlier writers, which cannot commit them after our first push."""
         kept = {at[0] for at in self.snapshot.files.values()}
         mine = f"objects/{self.token}/"
         found = self.store.names("objects/")
         self.store.remove(name for name in found if name not in kept and not name.startswith(mine))
 
     def stored(self, folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
-        """Files of a folder that somebody else has put in the store, as objects: the next push commits them."""
+        """Register files of a folder that other processes have put in the store; the next push commits them."""
         with self._lock:
             for name, at in files.items():
                 path = folder / name
@@ -215,14 +221,14 @@ class WorkingCopy:
                 self._stored[path.relative_to(self.folder).as_posix()] = at
 
     def objects(self, folder: Path) -> dict[str, str]:
-        """The objects that the files of a folder are, by their path in it."""
+        """Return the objects of the files of a folder, by their path in it."""
         prefix = f"{folder.relative_to(self.folder).as_posix()}/"
         return {name.removeprefix(prefix): at[0] for name, at in self.snapshot.files.items() if name.startswith(prefix)}
 
     # -- what has changed
 
     def _changes(self) -> tuple[dict[str, Stamp], set[str]]:
-        """The files that are not as they were last pulled or pushed, and those that are gone."""
+        """Return the files that changed since the last pull or push, and those that are gone."""
         there = dict[str, Stamp]()
         waiting = [""]
         while waiting:
@@ -234,7 +240,7 @@ class WorkingCopy:
         return changed, self._seen.keys() - there.keys()
 
     def _within(self, prefix: str) -> tuple[dict[str, Stamp], list[str]]:
-        """The files and folders of a folder; only read where it has changed: files are never changed in place."""
+        """Return the files and folders of a folder, read only if it has changed: files are never changed in place."""
         folder = self.folder / prefix
         changed = folder.stat().st_mtime_ns
         known = self._folders.get(prefix)
@@ -263,7 +269,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 
 def _is_lazy(name: str) -> bool:
-    """Whether a file is brought when it is read: large ones, which are read by their hashes."""
+    """Whether a file is downloaded when it is read: large files, which are read with their hashes."""
     folder = name.split("/")[-2:][0]
     return name.endswith(LAZY) or (name.endswith(".parquet") and folder in TABLES)
 
@@ -272,10 +278,11 @@ _copies: dict[str, WorkingCopy] = {}
 
 
 def located(place: str | Path, within: float = 0.0) -> Path:
-    """The folder of a run: of one at an address, this process's working copy of it, as of now or `within` seconds.
+    """Return the folder of a run; for an address, this process's working copy, at most `within` seconds old.
 
-    >>> str(located("runs/people"))
-    'runs/people'
+    Example:
+        >>> str(located("runs/people"))
+        'runs/people'
     """
     if is_address(place):
         address = address_in(place)
@@ -292,9 +299,10 @@ def located(place: str | Path, within: float = 0.0) -> Path:
 
 
 def copy_of(path: Path) -> WorkingCopy | None:
-    """The working copy that a path is in; None for all others.
+    """Return the working copy that contains a path, or None.
 
-    >>> copy_of(Path("runs/people"))
+    Example:
+        >>> copy_of(Path("runs/people"))
     """
     for copy in _copies.values():
         if path.is_relative_to(copy.folder):
@@ -303,37 +311,38 @@ def copy_of(path: Path) -> WorkingCopy | None:
 
 
 def lock_of(folder: Path) -> Lock | Writer:
-    """The right to write the run in a folder."""
+    """Return the lock for writing the run in a folder."""
     copy = copy_of(folder)
     return Lock(folder / ".lock") if copy is None else copy.writer
 
 
 def bring(path: Path) -> None:
-    """Bring all that is below a path, for others than this process to read; of a plain folder nothing has to be."""
+    """Download all files below a path, for other processes to read; a no-op for a plain folder."""
     copy = copy_of(path)
     if copy is not None:
         copy.bring(path)
 
 
 def expose(path: Path) -> None:
-    """Put a file that people or other processes look for beside the run in its store; a plain file is where it is."""
+    """Put a file for people or other processes in the run's store; a no-op for a plain folder."""
     copy = copy_of(path)
     if copy is not None:
         copy.store.put(path.relative_to(copy.folder).as_posix(), path.read_bytes())
 
 
 def withdraw(path: Path) -> None:
-    """Take away what `expose` has put there."""
+    """Remove the object that `expose` has put there."""
     copy = copy_of(path)
     if copy is not None:
         copy.store.remove([path.relative_to(copy.folder).as_posix()])
 
 
 def told(text: object) -> str:
-    """A text in which working copies have the addresses that people know them by.
+    """Return a text with the addresses of working copies in place of their folders.
 
-    >>> told(Path("runs/people"))
-    'runs/people'
+    Example:
+        >>> told(Path("runs/people"))
+        'runs/people'
     """
     found = str(text)
     for copy in _copies.values():
@@ -347,7 +356,7 @@ def _leave() -> None:
 
 
 def _drop_in_child() -> None:
-    """A forked child has no part in the copies of its parent."""
+    """Forget the parent's working copies in a forked child."""
     _copies.clear()
     COPIES.clear()
 

@@ -1,7 +1,8 @@
-"""Who writes a run in a store: its signs of life, by which a second one is refused before it begins.
+"""The writer of a run in a store, and its heartbeat, by which a second writer is rejected early.
 
-That is a courtesy: what is true is who makes the next manifest. A writer whose host is gone leaves its last sign, and
-the next one waits to see that no other follows; of a process of this host it is known at once whether it is there.
+The heartbeat is advisory: the exclusive creation of the next manifest decides. If a writer's host is gone, its last
+heartbeat remains, and the next writer waits to see whether another follows. For a process of this host it is known at
+once whether it exists.
 """
 
 from __future__ import annotations
@@ -26,30 +27,31 @@ if TYPE_CHECKING:
 __all__ = ["Writer"]
 
 BEAT = 3.0
-"""Seconds from one sign of life to the next."""
+"""Seconds between heartbeats."""
 
 SILENCE = 15.0
-"""After so many seconds without one, a writer is gone."""
+"""Seconds without a heartbeat after which a writer is considered gone."""
 
 LOOK = 0.25
-"""Seconds between looks at whether a sign follows."""
+"""Seconds between checks for a new heartbeat."""
 
 _log = logging.getLogger("incr")
 
 
 class Writer:
-    """The right to write the run of a working copy: what `Lock` is to a folder.
+    """The right to write the run of a working copy, the counterpart of `Lock` for a folder.
 
-    Whoever takes it pulls what is newest; whoever gives it back pushes what has changed.
+    Taking it pulls the newest snapshot; releasing it pushes changes.
 
-    >>> from incr_core.storage._working_copy import WorkingCopy
-    >>> one, other = WorkingCopy("memory://doc/writer"), WorkingCopy("memory://doc/writer")
-    >>> with one.writer.held():
-    ...     one.writer.taken, other.writer.holder()
-    (True, None)
-    >>> one.writer.take(lasting=True); str(other.writer.holder()).partition(" on ")[0] == f"pid {os.getpid()}"
-    True
-    >>> one.writer.release(); other.writer.holder()
+    Example:
+        >>> from incr_core.storage._working_copy import WorkingCopy
+        >>> one, other = WorkingCopy("memory://doc/writer"), WorkingCopy("memory://doc/writer")
+        >>> with one.writer.held():
+        ...     one.writer.taken, other.writer.holder()
+        (True, None)
+        >>> one.writer.take(lasting=True); str(other.writer.holder()).partition(" on ")[0] == f"pid {os.getpid()}"
+        True
+        >>> one.writer.release(); other.writer.holder()
     """
 
     def __init__(self, copy: WorkingCopy) -> None:
@@ -62,13 +64,19 @@ class Writer:
 
     @property
     def taken(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process holds the right."""
         return self._ended is not None
 
     def take(self, patience: float = 0.5, *, lasting: bool = False) -> None:
-        """Take the right; RunDirectoryError where another process gives signs of life, or this one writes already.
+        """Take the right to write.
 
-        patience is that of `Lock`: here it is as long as it takes to see that nobody is there.
+        Args:
+            patience: Not used; it exists for compatibility with `Lock`. The wait is as long as needed to see that a
+                writer is gone.
+            lasting: Whether the right is held for the duration of a run.
+
+        Raises:
+            RunDirectoryError: Another process sends heartbeats, or this process holds the right already.
         """
         there = self._there()
         if self.taken:
@@ -104,14 +112,14 @@ class Writer:
         )
 
     def push(self) -> None:
-        """Commit what has changed."""
+        """Commit the changes."""
         self._copy.push(_own())
         if self._clear_up:
             self._copy.clear_up()
             self._clear_up = False
 
     def release(self) -> None:
-        """Push what has changed, and give the right back, if it is held."""
+        """Push changes and release the right, if it is held."""
         if self._ended is None or self._thread is None:
             return
         try:
@@ -127,7 +135,7 @@ class Writer:
 
     @contextlib.contextmanager
     def held(self, patience: float = 0.5) -> Iterator[None]:
-        """Hold the right for a while, unless it is held already so."""
+        """Hold the right within the context, unless it is already held briefly."""
         if self.taken and not self._lasting:
             yield
             return
@@ -138,7 +146,7 @@ class Writer:
             self.release()
 
     def holder(self) -> str | None:
-        """The process that learns, as "pid 123 on HOST"; None where none does, or its last sign is long ago."""
+        """Return the process that runs the job, as "pid 123 on HOST"; None without one, or if its heartbeat is old."""
         there = self._there()
         if there is None or not there["lasting"] or _is_gone(there):
             return None
@@ -146,7 +154,7 @@ class Writer:
         return None if since.total_seconds() > 4 * SILENCE else _named(there)  # clocks of hosts differ
 
     def holder_here(self) -> int | None:
-        """The id of that process, if it is one of this host."""
+        """Return the id of that process, if it is on this host."""
         there = self._there()
         if there is None or self.holder() is None or there["host"] != socket.gethostname():
             return None
@@ -171,9 +179,9 @@ class Writer:
         self._copy.store.put("writer", json.dumps(sign).encode())
 
     def _live(self, ended: threading.Event) -> None:
-        """Give signs, and bring in what others ask of the run."""
+        """Send heartbeats, and download the requests of other processes."""
         while not ended.wait(BEAT):
-            with contextlib.suppress(StoreError):  # whoever commits will say so
+            with contextlib.suppress(StoreError):  # the next commit will report it
                 there = self._there()
                 if there is None or there["token"] == self._copy.token:
                     self._give_sign()
@@ -187,12 +195,12 @@ class Writer:
 
 
 def _own() -> dict[str, Any]:
-    """This process, so that it can be told from all others."""
+    """Identify this process uniquely."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": _started(os.getpid())}
 
 
 def _is_gone(there: dict[str, Any]) -> bool:
-    """Whether the process is known to be gone: one of this host, since it was started, that is not there."""
+    """Whether the process is known to be gone: it was on this host since the last boot, and does not exist."""
     if (there["host"], there["boot"]) != (socket.gethostname(), _boot()):
         return False
     return _started(int(there["pid"])) != str(there["started"])
@@ -209,7 +217,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this host was started, in the kernel's time; "" where there is none (a zombie is none)."""
+    """Return the start time of a process of this host, in kernel ticks; "" if there is none or only a zombie."""
     with contextlib.suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] == "Z" else fields[19]

@@ -1,8 +1,8 @@
-"""Save nested state without loss, and refuse it when a single byte has changed.
+"""Lossless saving of nested state, with detection of any changed byte.
 
-On disk a checkpoint is a folder of two files: tensors in safetensors, everything else in `state.json`, which
-names the tensors file by its hash and carries its own checksum. So replacing `state.json` by a rename is the
-one moment at which a new state takes the place of the old.
+On disk a checkpoint is a folder of two files: tensors in safetensors, and the rest in `state.json`, which names the
+tensor file by its hash and contains its own checksum. The rename of `state.json` is therefore the single moment at
+which a new state replaces the old.
 """
 
 from __future__ import annotations
@@ -24,28 +24,38 @@ __all__ = ["load", "save", "save_packed", "settle", "tidy", "unsynced"]
 
 
 def save(path: str | Path, state: Any, **manifest: Any) -> None:
-    """Save a state in the folder `path`, replacing the one there in a single step.
+    """Save a state in the folder `path`, replacing the previous one atomically.
 
-    `manifest` is JSON-able and comes back beside the state. A kill at any moment leaves the old state or the
-    new one. Raises StorageError when the disk refuses, CheckpointError for a leaf that cannot be kept.
+    A kill at any moment leaves the old state or the new one.
 
-    >>> import tempfile, torch
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(f"{folder}/learner", {"weight": torch.ones(2)}, version=3)
-    ...     load(f"{folder}/learner")
-    ({'weight': tensor([1., 1.])}, {'version': 3})
+    Args:
+        path: The folder.
+        state: The state; see `pack`.
+        manifest: JSON-compatible values that are returned beside the state.
+
+    Raises:
+        StorageError: The disk cannot be written.
+        CheckpointError: A leaf has an unsupported type.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/learner", {"weight": torch.ones(2)}, version=3)
+        ...     load(f"{folder}/learner")
+        ({'weight': tensor([1., 1.])}, {'version': 3})
     """
     save_packed(path, *pack(state), **manifest)
 
 
 def save_packed(path: str | Path, tensors: Mapping[str, Tensor], structure: Any, **manifest: Any) -> None:
-    """Save what `pack` has made of a state; otherwise as `save`.
+    """Save the result of `pack`; otherwise as `save`.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_packed(f"{folder}/learner", *pack({"increments": 3}))
-    ...     load(f"{folder}/learner")
-    ({'increments': 3}, {})
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_packed(f"{folder}/learner", *pack({"increments": 3}))
+        ...     load(f"{folder}/learner")
+        ({'increments': 3}, {})
     """
     folder = Path(path)
     replaces = (folder / "state.json").exists()
@@ -54,14 +64,15 @@ def save_packed(path: str | Path, tensors: Mapping[str, Tensor], structure: Any,
         with storage(folder):
             sync(folder.parent)
     else:
-        # Where there was no state, none is lost by a new one that a loss of power cuts: all may go to the disk at once.
+        # If there was no state, a power loss during the write loses nothing: all files can be synced at once.
         settle(written)
 
 
 def settle(paths: Sequence[Path]) -> None:
-    """Wait until files and folders are on the disk; inside `unsynced`, leave them to who syncs afterwards.
+    """Wait until files and folders are on disk; inside `unsynced`, only record them.
 
-    >>> settle([Path(".")])
+    Example:
+        >>> settle([Path(".")])
     """
     later = _later.get()
     if later is not None:
@@ -74,16 +85,18 @@ def settle(paths: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def unsynced() -> Iterator[list[Path]]:
-    """Inside, new states are saved without waiting for the disk; gives the files and folders to sync afterwards.
+    """Save states without waiting for the disk inside the context; yields the files and folders to sync afterwards.
 
-    For states that nothing refers to before something else is on the disk too, with which they go there at once. Of
-    this thread only; whoever saves in another process of this host may leave what it has written to it (`settle`).
+    It serves states that nothing refers to before something else is on disk too, with which they are synced together.
+    It applies to this thread only; another process of this host can leave the syncing of its files to this one
+    (`settle`).
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, unsynced() as later:
-    ...     save(f"{folder}/learner", {"increments": 3})
-    ...     [path.suffix for path in later]
-    ['.safetensors', '.json', '', '']
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, unsynced() as later:
+        ...     save(f"{folder}/learner", {"increments": 3})
+        ...     [path.suffix for path in later]
+        ['.safetensors', '.json', '', '']
     """
     later: list[Path] = []
     token = _later.set(later)
@@ -108,7 +121,7 @@ def _write(
         "tensors": {"file": name, "bytes": len(content), "sha256": digest},
         "state": structure,
     }
-    described = checksummed(document)  # which refuses what JSON cannot hold, before anything is written
+    described = checksummed(document)  # raises for values that JSON cannot represent, before anything is written
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / name, content, durable=durable)
@@ -118,7 +131,7 @@ def _write(
 
 
 def tidy(path: str | Path) -> None:
-    """Remove tensors that a kill has left beside the state in a folder: those of an older or of an unfinished one."""
+    """Remove tensor files that a kill has left beside the state in a folder."""
     folder = Path(path)
     _remove_others(folder, read_checksummed(folder / "state.json")["tensors"]["file"])
 
@@ -133,13 +146,14 @@ def _remove_others(folder: Path, name: str) -> None:
 def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """Load `(state, manifest)` from a folder written by `save`.
 
-    Raises CheckpointError naming the file when one is missing, truncated or changed by as little as a bit, or
-    was written by another schema version.
+    Raises:
+        CheckpointError: A file is missing, truncated or changed, or has another schema version.
 
-    >>> load("/nowhere/learner")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/learner/state.json: expected a file, found none; ...
+    Example:
+        >>> load("/nowhere/learner")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: /nowhere/learner/state.json: expected a file, found none; ...
     """
     folder = Path(path)
     document = read_checksummed(folder / "state.json")

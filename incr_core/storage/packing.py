@@ -1,4 +1,4 @@
-"""Split nested state into what safetensors holds and what JSON holds, without loss and without pickle.
+"""Lossless division of nested state into tensors for safetensors and JSON, without pickle.
 
 state --pack--> {"0:net/weight": Tensor}, {"net": {"weight": {"$tensor": "0:net/weight"}}, "step": 3}
 """
@@ -22,20 +22,24 @@ __all__ = ["pack", "unpack"]
 def pack(state: Any, room: Mapping[str, Tensor] = {}) -> tuple[dict[str, Tensor], Any]:
     """Split nested state into flat tensors and JSON; `unpack` is its exact inverse.
 
-    Takes dicts with str or int keys, lists, tuples, None, bool, int, float, str, tensors, and numpy arrays
-    and scalars of any dtype without objects or fields. Dict subclasses come back as dict, tensors on the CPU.
-    Tensors are copied, so the result is a snapshot and memory they share is stored twice.
+    Supported are dicts with str or int keys, lists, tuples, None, bool, int, float, str, tensors, and numpy arrays and
+    scalars of any dtype without objects or fields. Dict subclasses are restored as dict, tensors on the CPU. Tensors
+    are copied, so the result is a snapshot, and shared memory is stored twice.
 
-    room: tensors of an earlier result that nobody needs any more. They are overwritten where they fit: fresh memory
-    takes the system longer to give than to fill.
+    Args:
+        state: The state.
+        room: Tensors of an earlier result that are no longer needed. They are overwritten where they fit, because the
+            system takes longer to allocate memory than to fill it.
 
-    Raises CheckpointError naming the path of the first leaf it cannot keep.
+    Raises:
+        CheckpointError: A leaf has an unsupported type; the message names its path.
 
-    >>> tensors, structure = pack({"step": 3, "weight": torch.ones(2), "seen": (1, 2)})
-    >>> structure
-    {'step': 3, 'weight': {'$tensor': '0:weight'}, 'seen': {'$tuple': [1, 2]}}
-    >>> list(tensors)
-    ['0:weight']
+    Example:
+        >>> tensors, structure = pack({"step": 3, "weight": torch.ones(2), "seen": (1, 2)})
+        >>> structure
+        {'step': 3, 'weight': {'$tensor': '0:weight'}, 'seen': {'$tuple': [1, 2]}}
+        >>> list(tensors)
+        ['0:weight']
     """
     tensors: dict[str, Tensor] = {}
     structure = _pack(state, (), tensors)
@@ -43,10 +47,11 @@ def pack(state: Any, room: Mapping[str, Tensor] = {}) -> tuple[dict[str, Tensor]
 
 
 def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
-    """Put back together what `pack` took apart.
+    """Restore the state that `pack` has split.
 
-    >>> unpack(*pack({1: (float("inf"), [torch.tensor(2)]), "name": None}))
-    {1: (inf, [tensor(2)]), 'name': None}
+    Example:
+        >>> unpack(*pack({1: (float("inf"), [torch.tensor(2)]), "name": None}))
+        {1: (inf, [tensor(2)]), 'name': None}
     """
     if isinstance(structure, list):
         return [unpack(tensors, item) for item in structure]
@@ -68,7 +73,7 @@ def unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
             return unstored(found, getattr(torch, structure["dtype"])) if "dtype" in structure else found
         case "$array" | "$scalar":
             shape, dtype = structure.get("shape", ()), np.dtype(structure["dtype"])
-            if dtype.hasobject:  # numpy would take the bytes for addresses
+            if dtype.hasobject:  # numpy would interpret the bytes as addresses
                 raise CheckpointError(f"state: expected an array of plain values, got one of type {dtype}")
             array = np.ndarray(shape, dtype, bytearray(tensors[content].numpy().tobytes()))
             return array if tag == "$array" else array[()]
@@ -80,7 +85,7 @@ def _pack(node: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     if node is None or kind in (bool, int, str):
         return node
     if kind is float:
-        # JSON has no nan or inf, and a nan's bits are part of the state.
+        # JSON has no nan or inf, and the bits of a nan are part of the state.
         return node if np.isfinite(node) else {"$float": struct.pack(">d", node).hex()}
     if kind is list:
         return [_pack(item, (*path, str(i)), tensors) for i, item in enumerate(node)]
@@ -97,7 +102,7 @@ def _pack(node: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
             return {"$tensor": key}
         return {"$tensor": key, "dtype": str(node.dtype).removeprefix("torch.")}
     if (kind is np.ndarray or isinstance(node, np.generic)) and node.dtype.kind in "biufcSUmM":
-        # As bytes, because torch has no datetime64, no text and no big-endian numbers.
+        # As bytes, because torch has no datetime64, text or big-endian numbers.
         flat = np.frombuffer(bytearray(node.tobytes()), np.uint8)
         key = _store(torch.from_numpy(flat), path, tensors)
         dtype = np.lib.format.dtype_to_descr(node.dtype)
@@ -113,7 +118,7 @@ def _pack_dict(node: dict[Any, Any], path: tuple[str, ...], tensors: dict[str, T
         if type(key) not in (str, int):
             raise _cannot_keep((*path, repr(key)), f"a key of type {type(key).__qualname__}")
         packed.append((key, _pack(value, (*path, str(key)), tensors)))
-    # A JSON object serves while its keys are text and cannot be taken for one of our tags.
+    # A JSON object suffices if all keys are text and none can be mistaken for a tag.
     if all(type(key) is str and not key.startswith("$") for key, _ in packed):
         return dict(packed)
     return {"$items": [[key, value] for key, value in packed]}
@@ -140,7 +145,7 @@ def _cannot_keep(path: tuple[str, ...], got: str) -> CheckpointError:
     )
 
 
-# What safetensors has a name for, and complex numbers of other sizes, as pairs of real ones.
+# Dtypes that safetensors supports, and other complex dtypes, which are stored as pairs of real numbers.
 _STORED = frozenset(
     getattr(torch, name)
     for name in (

@@ -1,4 +1,4 @@
-"""The strategies that come with `incr`, one a file; `STRATEGIES` is what job files can name."""
+"""The strategies of `incr`, one per file. Job files name them by the keys of `STRATEGIES`."""
 
 from __future__ import annotations
 

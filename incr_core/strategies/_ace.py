@@ -19,22 +19,27 @@ __all__ = ["ACE"]
 
 
 class ACE(Strategy):
-    """Learn new rows only against the classes beside them, so that they do not push old classes away.
+    """Learn new rows only against the classes of their batch, so that they do not push old classes away.
 
         loss = mean over new rows of -log softmax(output - margin * absent)[y]
              + the mean loss of remembered rows
 
         absent_c = 1 for classes seen before and not among the batch's new rows, 0 for the others
 
-    Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning" (ER-ACE),
-    equation 4, is margin = infinity: absent classes are left out. With a finite margin new rows are separated
-    from old classes once their outputs come near. It needs remembered rows, or nothing separates old classes from new
-    ones: ER-ACE is `[ACE(), Replay(capacity=500)]`, in any order.
+    With a margin of infinity absent classes are left out, which is ER-ACE. With a finite margin new rows are separated
+    from old classes once their outputs come close. Nothing separates old classes from new ones without remembered rows:
+    ER-ACE is `[ACE(), Replay(capacity=500)]`, in any order.
 
-    margin: how much, in nats, the outputs of absent classes are lowered; 0 turns it off.
+    Args:
+        margin: Amount, in nats, by which the outputs of absent classes are lowered. 0 turns the strategy off.
 
-    >>> ACE(margin=4.0)
-    ACE(margin=4.0)
+    Example:
+        >>> ACE(margin=4.0)
+        ACE(margin=4.0)
+
+    Reference:
+        Caccia et al. 2022, "New insights on reducing abrupt representation change in online continual learning"
+        (ER-ACE), equation 4.
     """
 
     traits = Traits(rowwise=False, sets_aside=True, shared={"seen": "max"})
@@ -51,11 +56,11 @@ class ACE(Strategy):
 
     @property
     def off(self) -> bool:
-        """With a margin of 0."""
+        """Whether the margin is 0."""
         return self.margin == 0
 
     def attach(self, ctx: Context) -> None:
-        """Check that there are classes."""
+        """Check that the objective has classes."""
         if not isinstance(ctx.objective, Multiclass):
             raise StrategyError(
                 f"ace: expected the objective Multiclass, got {type(ctx.objective).__name__}; use replay without it"
@@ -63,7 +68,7 @@ class ACE(Strategy):
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Take the new rows out of the main loss; those appended, before or after, stay in it."""
+        """Exclude the new rows from the main loss; rows appended by other strategies stay in it."""
         assert ctx.new is not None, "the learner's step sets it"
         self._new, self._weights = len(ctx.new), ctx.new.weights
         device = batch.targets.device
@@ -72,7 +77,7 @@ class ACE(Strategy):
         return replace(batch, weights=weights)
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """The cross-entropy of the new rows, with the old classes that are not among them left out."""
+        """Return the cross-entropy of the new rows, with absent old classes lowered by the margin."""
         targets = batch.targets[: self._new]
         here = torch.zeros_like(self.seen).index_fill_(0, targets, 1)
         lowered = torch.zeros_like(output[0]).masked_fill_(self.seen > here, self.margin)

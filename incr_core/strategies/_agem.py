@@ -16,26 +16,31 @@ __all__ = ["AGEM"]
 
 
 class AGEM(Strategy):
-    """Turn a step that would raise the loss of remembered rows until it does not.
+    """Project each step so that it does not raise the loss of remembered rows.
 
         r = gradient of the mean loss of `rows` remembered rows
         g <- g - min(0, g.r / r.r) r
 
-    Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", equation 11. The memory takes what an increment
-    learned when it ends, as in the paper, where it holds past tasks only.
+    The memory receives the rows of an increment when the increment ends: as in the paper, it holds past tasks only.
 
-    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
-    rows: how many the reference gradient is taken over, 0 turns it off.
-    memory: see `memories.MEMORIES`.
+    Args:
+        capacity: Capacity of the memory, in rows or bytes; see `Memory`.
+        rows: Number of rows of the reference gradient. 0 turns the strategy off.
+        memory: A name in `memories.MEMORIES`.
+        ttl: Lifetime of rows in the memory; see `Memory`.
 
-    >>> AGEM(capacity=500, rows=128)
-    AGEM(
-      capacity=500, rows=128
-      (memory): Reservoir()
-    )
+    Example:
+        >>> AGEM(capacity=500, rows=128)
+        AGEM(
+          capacity=500, rows=128
+          (memory): Reservoir()
+        )
+
+    Reference:
+        Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", equation 11.
     """
 
-    traits = Traits(phases={"after_backward": "project"})  # penalties are part of the step that is turned
+    traits = Traits(phases={"after_backward": "project"})  # penalties are part of the step that is projected
 
     def __init__(
         self, capacity: int | str = 5000, rows: int = 128, memory: str = "reservoir", ttl: int | None = None
@@ -63,23 +68,23 @@ class AGEM(Strategy):
         for weight, gradient in zip(ctx.parameters, mine, strict=True):
             weight.grad = gradient
         gradients, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        # Without asking the device whether the angle is obtuse: where it is not, the factor is 0.
+        # No synchronisation with the device: if the gradients do not conflict, the factor is 0.
         factor = (_inner(gradients, references) / _inner(references, references)).nan_to_num(0.0).clamp(max=0.0)
         turned = torch._foreach_mul([local(reference) for reference in references], factor)
         torch._foreach_sub_([local(gradient) for gradient in gradients], turned)
 
     def draws(self, rows: int, batches: int) -> int:
-        """Those of the reference gradient, of each step."""
+        """Return the rows of the reference gradients of all steps."""
         return self.rows * batches
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Show the memory what was learned."""
+        """Insert the learned rows into the memory."""
         if self.rows > 0:
             self.memory.insert(columns_of(labelled), ctx.generator)
 
 
 def _inner(left: list[Tensor], right: list[Tensor]) -> Tensor:
-    """The inner product over all weights, on every shard."""
+    """Return the inner product over all weights and shards."""
     parts = [whole((one * other).sum()) for one, other in zip(left, right, strict=True)]
     return torch.stack(parts).sum()

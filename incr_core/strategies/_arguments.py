@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to a strategy: those of `_util`, as StrategyErrors."""
+"""Argument checks of strategies: those of `_util`, raising StrategyError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a learner does besides following the loss."""
+"""Base class of the strategies, and the context that their hooks receive."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ __all__ = ["Context", "PerWeight", "Strategy"]
 
 @dataclass(slots=True)
 class Context:
-    """What a strategy may look at while the learner works.
+    """State of the learner that strategies may read during learning.
 
-    new: the rows of the current batch as they came, before strategies append, weigh or set aside any.
-    increment: the number of the increment being learned, from 0.
-    step: optimiser steps taken since the learner was made.
-    raised: the factor by which a drift's action, or the number of replicas, raises the optimiser's learning rate.
-    generator: the seeded source of every random choice; part of the learner's state.
-    names, parameters: the trainable weights of the model, in its own order.
-    rewound: a context; afterwards all random numbers, and what modules keep besides tensors, are as before.
+    Attributes:
+        model: The model being learned.
+        objective: Its objective.
+        optimizer: Its optimiser.
+        generator: Seeded source of every random choice; part of the learner's state.
+        device: Device of the model.
+        new: Rows of the current batch as received, before strategies append, weigh or set aside rows.
+        increment: Number of the current increment, from 0.
+        step: Optimiser steps taken since the learner was created.
+        raised: Factor on the optimiser's learning rate, set by a drift action or by the number of replicas.
+        names: Names of the trainable weights, in the model's order.
+        parameters: The trainable weights, in the same order.
+        rewound: Context manager that restores all random number generators and the modules' non-tensor state at exit.
     """
 
     model: nn.Module
@@ -47,17 +53,18 @@ class Context:
     rewound: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def per_new_row(self, ratio: float) -> int:
-        """`ratio` remembered rows for each new one, rounded, and at least 1; rows appended before do not count.
+        """Return `ratio` remembered rows per new row, rounded and at least 1. Rows appended earlier do not count.
 
-        >>> ctx = Context(None, None, None, None, None, new=Batch(torch.zeros(8, 1), torch.zeros(8)))
-        >>> ctx.per_new_row(0.5), ctx.per_new_row(0.01)
-        (4, 1)
+        Example:
+            >>> ctx = Context(None, None, None, None, None, new=Batch(torch.zeros(8, 1), torch.zeros(8)))
+            >>> ctx.per_new_row(0.5), ctx.per_new_row(0.01)
+            (4, 1)
         """
         assert self.new is not None, "the learner's step sets it"
         return max(1, round(ratio * len(self.new)))
 
     def rates(self, index: list[int] | None = None) -> float | list[float]:
-        """The learning rate of all weights, or a list of those at `index` where the optimiser has several groups."""
+        """Return the learning rate of all weights, or those of the weights at `index` if there are several groups."""
         groups = self.optimizer.param_groups
         if len(groups) == 1:
             return float(groups[0]["lr"]) * self.raised
@@ -65,9 +72,10 @@ class Context:
         return [rate[id(self.parameters[place])] for place in (index or range(len(self.parameters)))]
 
     def weights_and_gradients(self) -> tuple[list[Tensor], list[Tensor], list[int]]:
-        """This participant's part of each weight that has a gradient, of that gradient, and its place in `parameters`.
+        """Return the local shards of the weights that have a gradient, their gradients, and their places in
+        `parameters`.
 
-        Complex weights come as pairs of real ones, here and in `PerWeight`.
+        Complex weights are viewed as pairs of real numbers, here and in `PerWeight`.
         """
         index = [place for place, weight in enumerate(self.parameters) if weight.grad is not None]
         weights = [as_reals(local(self.parameters[place].detach())) for place in index]
@@ -76,127 +84,145 @@ class Context:
 
 
 class PerWeight(nn.Module):
-    """One tensor for every trainable weight, of its shape (its shard's, where weights are sharded), from zero.
+    """One zero-initialised tensor per trainable weight, in the shape of the weight or of its local shard.
 
-    >>> model = nn.Linear(2, 1)
-    >>> anchor = PerWeight()
-    >>> anchor.allocate(Context(model, None, None, None, None, names=["weight"], parameters=[model.weight]))
-    >>> [tuple(tensor.shape) for tensor in anchor.tensors()]
-    [(1, 2)]
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> anchor = PerWeight()
+        >>> anchor.allocate(Context(model, None, None, None, None, names=["weight"], parameters=[model.weight]))
+        >>> [tuple(tensor.shape) for tensor in anchor.tensors()]
+        [(1, 2)]
     """
 
     def allocate(self, ctx: Context) -> None:
-        """Make the tensors."""
+        """Create the tensors."""
         for name, weight in zip(ctx.names, ctx.parameters, strict=True):
-            # A buffer's name may not hold a dot.
+            # Names of buffers must not contain dots.
             self.register_buffer(name.replace(".", "/"), torch.zeros_like(as_reals(local(weight.detach()))))
 
     def tensors(self, index: list[int] | None = None) -> list[Tensor]:
-        """All of them, or those at `index`, in the order of `Context.parameters`."""
+        """Return all tensors, or those at `index`, in the order of `Context.parameters`."""
         found = [value for value in own_buffers(self).values() if value is not None]
         return found if index is None or len(index) == len(found) else [found[place] for place in index]
 
 
 class Strategy(MadeWith, nn.Module):
-    """The base of every strategy: override the hooks you need; the others cost nothing.
+    """Base class of the strategies. Override the hooks you need; the others cost nothing.
 
-    Its state is its buffers, parameters and submodules, so saving and moving to a device come free. What it declares
-    about itself is one attribute, `traits`.
+    The state of a strategy is its buffers, parameters and submodules, so saving it and moving it to a device need no
+    extra code. The class attribute `traits` declares its properties.
 
-    >>> class Lasso(Strategy):
-    ...     "Pull every weight towards zero by a constant: add strength * sum |w| to the loss."
-    ...     def __init__(self, strength: float) -> None:
-    ...         super().__init__()
-    ...         self.strength = strength
-    ...     def loss(self, ctx, batch, output):
-    ...         return {"lasso": self.strength * sum(weight.abs().sum() for weight in ctx.parameters)}
+    Example:
+        >>> class Lasso(Strategy):
+        ...     "Pull every weight towards zero by a constant: add strength * sum |w| to the loss."
+        ...     def __init__(self, strength: float) -> None:
+        ...         super().__init__()
+        ...         self.strength = strength
+        ...     def loss(self, ctx, batch, output):
+        ...         return {"lasso": self.strength * sum(weight.abs().sum() for weight in ctx.parameters)}
     """
 
     traits: ClassVar[Traits] = Traits()
-    """What the learner, the job and other strategies must know of it: see `Traits`."""
+    """Properties that the learner, the job and other strategies rely on; see `Traits`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the traits when the class is made, where its author sees the error."""
+        """Check the traits when the class is created, so that its author sees the error."""
         super().__init_subclass__(**kwargs)
         check_traits(cls, Strategy)
 
     @property
     def off(self) -> bool:
-        """Whether it is turned off: then only `attach` is called, and it conflicts with no other strategy. One that
-        adds a term to the loss must say so, since a step with terms is not computed as one without."""
+        """Whether the strategy is turned off. Then only `attach` is called, and no conflict with other strategies
+        arises.
+
+        A strategy that adds a term to the loss must override this, because a step with terms is computed differently
+        from a step without.
+        """
         return False
 
     def attach(self, ctx: Context) -> None:
-        """The learner is made: allocate what depends on the model."""
+        """Allocate state that depends on the model; called when the learner is created."""
 
     def begin(self, ctx: Context) -> None:
-        """An increment starts."""
+        """Start an increment."""
 
     def adopted(self, ctx: Context) -> None:
-        """The weights are now an anchor that all participants share: a round starts or ends. Gradients are off."""
+        """React to new weights that are an anchor shared by all participants: a round starts or ends. Gradients are
+        off.
+        """
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Append remembered rows to `batch`, whose own rows stay in front, so one forward serves new and old."""
+        """Append remembered rows to `batch`, whose own rows stay first, so that one forward serves new and old rows."""
         return batch
 
     def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:
-        """How much each row's loss counts for, (B,), times the weight it has; gradients are off. None: as it is.
+        """Return a factor for the loss weight of each row, (B,), or None for no change. Gradients are off.
 
-        The objective's loss becomes sum_i f_i w_i l_i / sum_i w_i: it is divided by the weights the rows came with. So
-        the factor of one row does not change what another counts for, and accumulation stays exact where a factor
-        depends on its own row and on state that moves in `after_step`. Choose factors of mean 1 to keep the size of a
-        step. Terms that strategies add in `loss` are theirs to weigh.
+        The objective's loss becomes sum_i f_i w_i l_i / sum_i w_i: the divisor is the sum of the original weights. The
+        factor of one row therefore does not change the contribution of another row, and accumulation stays exact if a
+        factor depends only on its own row and on state that changes in `after_step`. Factors of mean 1 preserve the
+        size of a step. A strategy that adds terms in `loss` weighs those terms itself.
         """
         return None
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """Extra terms of the loss, each logged under its name. `batch` is as augmented, `output` (B, ...) its."""
+        """Return extra loss terms, each logged under its name. `batch` is augmented; `output` (B, ...) is for it."""
         return {}
 
     def after_backward(self, ctx: Context) -> None:
         """Edit the gradients of `ctx.parameters` in place."""
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """The step is taken, gradients are off. `batch` holds only the new rows, `output` theirs from before it."""
+        """React to a step. Gradients are off. `batch` has the new rows only, `output` their outputs before it."""
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """The increment, whose rows are `labelled`, is learned: consolidate."""
+        """Consolidate after the increment, whose rows are `labelled`."""
 
     def derive(
         self, weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """What follows from what all participants share, which was merged just now: weights and shared state that are
-        others from now on, by name.
+        """Compute weights and shared state that are functions of the merged shared state.
 
-        weights: all that a round exchanges, "model.0.bias"; shared: this strategy's own. It is a function of the two
-        and of the strategy's arguments: a server, which has no model and never calls `attach`, works it out itself, so
-        no client has to be believed.
+        The result must depend on the two arguments and on the strategy's own arguments only: a server, which has no
+        model and never calls `attach`, computes it itself and need not trust any client.
+
+        Args:
+            weights: All weights that a round exchanges, by name, such as "model.0.bias".
+            shared: Shared state of this strategy, merged.
+
+        Returns:
+            The weights and the shared state that change, by name.
         """
         return {}, {}
 
     def answering(self, ctx: Context) -> AbstractContextManager[None] | None:
-        """Inside, the model has weights of this participant's own, with which it predicts its rows; None: it has none.
+        """Return a context in which the model has this participant's personal weights, or None if there are none.
 
-        What is learned, merged and published is the common model all the same.
+        The participant predicts its rows with the personal weights. Learning, merging and publishing use the common
+        model.
         """
         return None
 
     @property
     def keeps(self) -> float:
-        """About the share of rows that `weigh` gives a factor above 0. Where it is small, the learner runs no others
-        backward: the same maths, with less of it."""
+        """Approximate share of rows to which `weigh` gives a positive factor.
+
+        If it is small, the learner runs backward on those rows only, which gives the same gradients at lower cost.
+        """
         return 1.0
 
     def draws(self, rows: int, batches: int) -> int | None:
-        """About how many remembered rows it draws beside so many new ones, in so many batches, from each memory it has.
+        """Return the approximate number of remembered rows drawn from each memory for `rows` new rows in `batches`
+        batches.
 
-        That many are fetched where they are drawn from the memories of all replicas (`cluster.memory_scope`). None: it
-        draws none, and needs its memory as a whole, so that the others' can be no part of it.
+        That many rows are fetched if rows are drawn from the memories of all replicas (`cluster.memory_scope`). None
+        means that the strategy draws no rows but needs its whole memory, which therefore cannot include rows of other
+        replicas.
         """
         return rows
 
     def extra_repr(self) -> str:
-        """The arguments, for logs and reports."""
+        """Return the arguments, for logs and reports."""
         return ", ".join(
             f"{name}={value}"
             for name, value in self.__dict__.items()

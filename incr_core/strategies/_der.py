@@ -18,24 +18,32 @@ __all__ = ["DER"]
 
 
 class DER(Strategy):
-    """Give remembered rows the answers they got when they were new, and their labels.
+    """Replay rows with their labels and with the outputs that the model had when the rows were new.
 
         loss = mean loss of the n new rows
              + logits * mean (output - output when it was new)^2      over round(ratio * n) remembered rows
              + labels * mean loss                                     over as many others
 
-    Buzzega et al. 2020, "Dark experience for general continual learning", equations 6 and 7: alpha is `logits`, beta
-    `labels`; DER is labels = 0, DER++ labels > 0. All rows go through one forward.
+    alpha in the paper is `logits`, beta is `labels`: DER is labels = 0, DER++ is labels > 0. All rows share one
+    forward.
 
-    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
-    logits, labels: weights of the two terms; both 0 turns it off.
-    ratio: remembered rows per new row for each term. memory: see `memories.MEMORIES`.
+    Args:
+        capacity: Capacity of the memory, in rows or bytes; see `Memory`.
+        logits: Weight of the term on the outputs.
+        labels: Weight of the term on the labels. If both weights are 0, the strategy is off.
+        ratio: Remembered rows per new row, for each term. 0 turns the strategy off.
+        memory: A name in `memories.MEMORIES`.
+        ttl: Lifetime of rows in the memory; see `Memory`.
 
-    >>> DER(capacity=500, logits=0.2, labels=1.0)
-    DER(
-      capacity=500, logits=0.2, labels=1.0, ratio=1.0
-      (memory): Reservoir()
-    )
+    Example:
+        >>> DER(capacity=500, logits=0.2, labels=1.0)
+        DER(
+          capacity=500, logits=0.2, labels=1.0, ratio=1.0
+          (memory): Reservoir()
+        )
+
+    Reference:
+        Buzzega et al. 2020, "Dark experience for general continual learning", equations 6 and 7.
     """
 
     traits = Traits(rowwise=False)
@@ -59,7 +67,7 @@ class DER(Strategy):
 
     @property
     def off(self) -> bool:
-        """With a ratio of 0, or both weights."""
+        """Whether the ratio or both weights are 0."""
         return self.ratio == 0 or (self.logits == 0 and self.labels == 0)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
@@ -79,11 +87,11 @@ class DER(Strategy):
         return cat(parts)
 
     def draws(self, rows: int, batches: int) -> int:
-        """`ratio` for each new row and term."""
+        """Return `ratio` rows per new row and term."""
         return round(self.ratio * rows * ((self.logits > 0) + (self.labels > 0)))
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """The two terms."""
+        """Return the two terms."""
         terms = {}
         for name, rows, columns in self._terms:
             if name == "der":
@@ -93,5 +101,5 @@ class DER(Strategy):
         return terms
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Show the new rows to the memory, with the answers they got."""
+        """Insert the new rows and their outputs into the memory."""
         self.memory.insert({**columns_of(batch), "logits": output.float()}, ctx.generator)

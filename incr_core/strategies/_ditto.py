@@ -1,4 +1,4 @@
-"""A model of each participant's own beside the common one: Ditto."""
+"""Ditto: a personal model of each participant beside the common one."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ __all__ = ["Ditto"]
 
 
 class Ditto(Strategy):
-    """Learn, beside the common model, one of this participant's own, which is kept close to it and answers its rows.
+    """Learn a personal model beside the common one, keep it close to it, and predict this participant's rows with it.
 
-        every step:    v <- v - lr (dL(v) / dv + strength (v - a))        a: the anchor, the common weights that a round
-        starts from
+        every step:    v <- v - lr (dL(v) / dv + strength (v - a))
+        a: the anchor, the common weights at the start of the round
 
-    Li et al. 2021, arXiv:2012.04221, algorithm 1, whose lambda is `strength`: 0 is a model learned alone, and the
-    larger it is the nearer v stays to the common model. The common model is learned as without it, to the bit: its
-    rows, its steps and the random numbers that it draws are the same. v takes plain steps, in the same batches; it has
-    buffers of its own, and begins with the weights that all begin with. A step costs twice as much.
+    lambda in the paper is `strength`: 0 is a model learned alone; a larger value keeps v closer to the common model.
+    The common model is bit-identical to one learned without Ditto: its rows, steps and random numbers are the same. v
+    takes plain SGD steps on the same batches, has its own buffers, and starts from the common initial weights. A step
+    costs twice as much.
 
-    strength: of the pull. lr: v's learning rate; None: that of the common model's optimiser.
+    Args:
+        strength: Weight of the pull towards the anchor.
+        lr: Learning rate of v. None takes that of the common model's optimiser.
 
-    >>> Ditto(strength=0.5).extra_repr()
-    'strength=0.5'
+    Example:
+        >>> Ditto(strength=0.5).extra_repr()
+        'strength=0.5'
+
+    Reference:
+        Li et al. 2021, arXiv:2012.04221, algorithm 1.
     """
 
     traits = Traits(rowwise=False)
@@ -44,10 +50,10 @@ class Ditto(Strategy):
         self.lr = None if lr is None else positive("ditto.lr", lr)
         self.own = Snapshot()  # v
         self.anchor = PerWeight()  # a
-        self._common: list[str] = []  # buffers that are counts and sums
+        self._common: list[str] = []  #     self._common: list[str] = []  # buffers that hold counts and sums
 
     def attach(self, ctx: Context) -> None:
-        """Make room for both."""
+        """Allocate v and a."""
         self.anchor.allocate(ctx)
         self.own.allocate(ctx)
         rules = merge_rules(ctx.model)
@@ -55,17 +61,17 @@ class Ditto(Strategy):
 
     @torch.no_grad()
     def adopted(self, ctx: Context) -> None:
-        """Keep a copy of the anchor; the first one is where v begins."""
+        """Copy the anchor; the first anchor initialises v."""
         torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
         if not self.own.captured:
             self.own.capture(ctx)
 
     def begin(self, ctx: Context) -> None:
-        """Keep a copy of the weights that the increment starts from."""
+        """Copy the weights at the start of the increment."""
         self.adopted(ctx)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """A step of v on the same rows, that leaves no trace in the common model."""
+        """Take a step of v on the same rows, without any effect on the common model."""
         with ctx.rewound(), self._swapped_in(ctx):
             ctx.model.train()
             with torch.enable_grad():
@@ -85,12 +91,12 @@ class Ditto(Strategy):
             self.own.capture(ctx)
 
     def answering(self, ctx: Context) -> AbstractContextManager[None] | None:
-        """With v, once there is one."""
+        """Return a context with the weights v, once they exist."""
         return self._swapped_in(ctx) if self.own.captured else None
 
     @contextmanager
     def _swapped_in(self, ctx: Context) -> Iterator[None]:
-        """Inside, the model has v; counts and sums, such as those that inputs are normalised by, are everybody's."""
+        """Give the model the weights v. Counts and sums, such as those for normalising inputs, stay common."""
         with torch.no_grad():
             for name in self._common:
                 self.own.statistics.get_buffer(name.replace(".", "/")).copy_(local(ctx.model.get_buffer(name)))

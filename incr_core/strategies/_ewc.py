@@ -16,30 +16,40 @@ __all__ = ["EWC"]
 
 
 class EWC(Strategy):
-    """Penalise moving weights that mattered.
+    """Penalise changes of weights that the predictions depend on, by their Fisher information.
 
         loss += strength / 2 * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = strength * F_j
         at the end of an increment: F <- decay * F + F_new,  and
             online:   a <- w
             else:     a <- (decay * F * a + F_new * w) / (decay * F + F_new)
 
-    F_new is the diagonal Fisher information of the increment's rows and w the weights after them. Online is the
-    form of Schwarz et al. 2018 (Progress & Compress, section 3): one running F, and the last anchor, at which what was
-    learned and all penalties before are balanced already. Otherwise every consolidation keeps an anchor of its own, as
-    in Kirkpatrick et al. 2017 (PNAS 114): quadratics add up to one about the mean of their anchors, weighted by F, so
-    it takes no more memory; but it pulls what was learned under a penalty back towards it (Huszar 2018, PNAS 115).
+    F_new is the diagonal Fisher information of the increment's rows, and w are the weights after the increment. The
+    online form keeps one running F and only the last anchor, where the new loss and all earlier penalties are already
+    in balance. The other form keeps an anchor for each consolidation: the quadratics sum to one around the F-weighted
+    mean of their anchors, so it needs no more memory. It pulls weights that were learned under a penalty back towards
+    older anchors.
 
-    strength: weight of the penalty, 0 turns it off. decay: how much of the past Fisher is kept, in [0, 1].
-    samples: rows of an increment that the Fisher is estimated from. every: increments between consolidations.
+    Args:
+        strength: Weight of the penalty. 0 turns the strategy off.
+        decay: Factor on the past Fisher information at each consolidation, in [0, 1].
+        samples: Number of rows of an increment for estimating the Fisher information.
+        every: Increments between consolidations.
+        online: Whether to use the online form.
 
-    The buffer `anchor` holds a, or F * a where not online: this, as F, merges exactly between participants.
+    The buffer `anchor` holds a, or F * a in the form that is not online; F * a, like F, merges exactly between
+    participants.
 
-    >>> EWC(strength=200.0)
-    EWC(
-      strength=200.0, decay=1.0, samples=1024, every=1, online=True
-      (fisher): PerWeight()
-      (anchor): PerWeight()
-    )
+    Example:
+        >>> EWC(strength=200.0)
+        EWC(
+          strength=200.0, decay=1.0, samples=1024, every=1, online=True
+          (fisher): PerWeight()
+          (anchor): PerWeight()
+        )
+
+    Reference:
+        Kirkpatrick et al. 2017, PNAS 114 (one anchor per consolidation); Schwarz et al. 2018, "Progress & Compress",
+        section 3 (online); Huszar 2018, PNAS 115 (the pull towards older anchors).
     """
 
     traits = Traits(shared={"fisher": "mean", "anchor": "mean"}, phases={"end": "measure"})
@@ -58,7 +68,7 @@ class EWC(Strategy):
         self._penalty = QuadraticPenalty()
 
     def attach(self, ctx: Context) -> None:
-        """Make room for F and a."""
+        """Allocate F and a."""
         one_way(ctx.model, "ewc")
         self.fisher.allocate(ctx)
         self.anchor.allocate(ctx)
@@ -76,7 +86,7 @@ class EWC(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Estimate the Fisher information of what was just learned, and move the anchor."""
+        """Estimate the Fisher information of the learned rows, and move the anchor."""
         if self.strength == 0 or len(labelled) == 0 or (ctx.increment + 1) % self.every:
             return
         picked = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)[: self.samples]

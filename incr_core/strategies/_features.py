@@ -19,20 +19,24 @@ __all__ = ["FeatureDistillation"]
 
 
 class FeatureDistillation(Strategy):
-    """Keep the penultimate activations of rows as they were when the increment began.
+    """Keep the penultimate activations close to those at the start of the increment.
 
         loss += strength * mean over rows and activations of (f(x) - teacher's f(x))^2
         at the beginning of an increment but the first: teacher <- w
 
-    f are the penultimate activations, the input of the model's last linear layer, so the head stays free to move.
-    Romero et al. 2015, "FitNets", equation 3, without a regressor, since teacher and student are one model; Jung et al.
-    2016, "Less-forgetting learning", equation 2. It remembers no rows; listed after a replay strategy it also
-    distils the rows replayed.
+    f are the penultimate activations, the input of the model's last linear layer, so the head stays free to change. No
+    regressor is needed, because teacher and student are the same model. The strategy remembers no rows; listed after a
+    replay strategy it also distils the replayed rows.
 
-    strength: weight of the term, 0 turns it off.
+    Args:
+        strength: Weight of the term. 0 turns the strategy off.
 
-    >>> FeatureDistillation(strength=1.0).extra_repr()
-    'strength=1.0'
+    Example:
+        >>> FeatureDistillation(strength=1.0).extra_repr()
+        'strength=1.0'
+
+    Reference:
+        Romero et al. 2015, "FitNets", equation 3; Jung et al. 2016, "Less-forgetting learning", equation 2.
     """
 
     traits = Traits(rowwise=False, shared={"learned": "max"})
@@ -47,11 +51,11 @@ class FeatureDistillation(Strategy):
 
     @property
     def off(self) -> bool:
-        """With a strength of 0."""
+        """Whether the strength is 0."""
         return self.strength == 0
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the teacher and for whether anything was learned, and read the activations of every forward."""
+        """Allocate the teacher and the flag `learned`, and record the activations of every forward."""
         self._activations = Activations(ctx.model, "features")
         if not self.off:
             self._activations.keep()
@@ -59,25 +63,25 @@ class FeatureDistillation(Strategy):
         self.register_buffer("learned", torch.zeros((), dtype=torch.int64))
 
     def begin(self, ctx: Context) -> None:
-        """The model as it is becomes the teacher, once it has learned anything, here or elsewhere."""
+        """Capture the current model as the teacher, if any participant has learned rows."""
         if self.learned:
             self.teacher.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Ask the teacher about the rows so far."""
+        """Record the teacher's activations of the rows so far."""
         if self.teacher.captured:
             self.teacher(ctx, batch.inputs)
             self._taught = self._activations.last
         return batch
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """The distance from the teacher's activations."""
+        """Return the squared distance from the teacher's activations."""
         if self._taught is None:
             return {}
         student = self._activations.last[: len(self._taught)]
         return {"features": self.strength * F.mse_loss(student, self._taught)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Something was learned."""
+        """Record that rows were learned."""
         if len(labelled):
             self.learned.fill_(1)

@@ -13,18 +13,23 @@ __all__ = ["FedProx"]
 
 
 class FedProx(Strategy):
-    """Keep what one participant learns close to the anchor that all participants started the round from.
+    """Keep a participant's weights close to the anchor from which all participants started the round.
 
         loss += strength / 2 * |w - a|^2        as a gradient: g_j += strength * (w_j - a_j)
         at the beginning of an increment, and whenever an anchor is adopted: a <- w
 
-    Li et al. 2020, "Federated optimization in heterogeneous networks", equation 2, whose mu is `strength`. With several
-    rounds in an increment each has its own anchor; where nothing is exchanged, the increment's first weights are it.
+    mu in the paper is `strength`. If an increment has several rounds, each has its own anchor. Without an exchange the
+    anchor is the weights at the start of the increment.
 
-    strength: weight of the penalty, 0 turns it off.
+    Args:
+        strength: Weight of the penalty. 0 turns the strategy off.
 
-    >>> FedProx(strength=0.01).extra_repr()
-    'strength=0.01'
+    Example:
+        >>> FedProx(strength=0.01).extra_repr()
+        'strength=0.01'
+
+    Reference:
+        Li et al. 2020, "Federated optimization in heterogeneous networks", equation 2.
     """
 
     traits = Traits(stacks=True)
@@ -35,17 +40,17 @@ class FedProx(Strategy):
         self.anchor = PerWeight()
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the anchor."""
+        """Allocate the anchor."""
         self.anchor.allocate(ctx)
 
     @torch.no_grad()
     def adopted(self, ctx: Context) -> None:
-        """Keep a copy of the anchor."""
+        """Copy the anchor."""
         if self.strength > 0:
             torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def begin(self, ctx: Context) -> None:
-        """Keep a copy of the weights that the increment starts from."""
+        """Copy the weights at the start of the increment."""
         self.adopted(ctx)
 
     def after_backward(self, ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""GDumb: remember, and retrain from scratch."""
+"""GDumb: a class-balanced memory, and retraining from scratch on it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ __all__ = ["GDumb"]
 
 
 class GDumb(Strategy):
-    """Only remember rows, evenly by class; when an increment ends, retrain on them from the first weights.
+    """Store rows in a class-balanced memory, and retrain on them from the initial weights when an increment ends.
 
-        at the end of an increment: w <- the weights the learner was made with; then `passes` passes over the memory by
-        SGD in batches of `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps; what the model has counted of
-        all rows, such as the moments of its inputs, stays
+        at the end of an increment: w <- the initial weights; then `passes` passes over the memory by SGD in batches of
+        `rows`, with lr_t = lr (1 + cos(pi t / T)) / 2 over all T steps. Statistics over all rows, such as the moments
+        of
+        the inputs, are kept.
 
-    Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3. Nothing
-    is learned from new rows directly: their loss has weight 0. It cannot be combined with others, whose work it would
-    overwrite.
+    New rows are not learned directly: their loss has weight 0. The strategy cannot be combined with others, because it
+    would overwrite their work.
 
-    capacity: rows remembered, or bytes. passes: over the memory at each increment's end, 0 turns it off. lr: at the
-    start. rows: a batch's.
+    Args:
+        capacity: Capacity of the memory, in rows or bytes.
+        passes: Passes over the memory at the end of each increment. 0 turns the strategy off.
+        lr: Initial learning rate.
+        rows: Rows per batch.
 
-    >>> GDumb(capacity=500)
-    GDumb(
-      capacity=500, passes=10, lr=0.05, rows=64
-      (memory): Balanced()
-      (first): Snapshot(
-        (weights): PerWeight()
-        (statistics): Module()
-      )
-    )
+    Example:
+        >>> GDumb(capacity=500)
+        GDumb(
+          capacity=500, passes=10, lr=0.05, rows=64
+          (memory): Balanced()
+          (first): Snapshot(
+            (weights): PerWeight()
+            (statistics): Module()
+          )
+        )
+
+    Reference:
+        Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", section 3.
     """
 
     traits = Traits(
         sets_aside=True,
         remakes=True,
-        alone="it retrains from the first weights when an increment ends, and what others did is lost",
+        alone="it retrains from the initial weights when an increment ends, which discards the work of others",
     )
 
     def __init__(self, capacity: int | str = 5000, passes: int = 10, lr: float = 0.05, rows: int = 64) -> None:
@@ -60,23 +67,23 @@ class GDumb(Strategy):
 
     @property
     def off(self) -> bool:
-        """With 0 passes."""
+        """Whether `passes` is 0."""
         return self.passes == 0
 
     def attach(self, ctx: Context) -> None:
-        """Keep the first weights."""
+        """Capture the initial weights."""
         self.first.allocate(ctx)
         self.first.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Let new rows weigh nothing."""
+        """Give new rows weight 0."""
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
 
     def draws(self, rows: int, batches: int) -> None:
-        """It retrains on all that it remembers."""
+        """Return None: it retrains on its whole memory."""
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Show the new rows to the memory."""
+        """Insert the new rows into the memory."""
         self.memory.insert(columns_of(batch), ctx.generator)
 
     def end(self, ctx: Context, labelled: Batch) -> None:

@@ -1,4 +1,4 @@
-"""The hooks of a list of strategies, found once."""
+"""The overridden hooks of a list of strategies."""
 
 from __future__ import annotations
 
@@ -16,20 +16,27 @@ __all__ = ["Hooks", "derived"]
 
 
 class Hooks:
-    """For each hook, the methods of the strategies that override it; a hook that none overrides costs a step nothing.
-    They come by phase (`Traits.phases`), and within a phase as the strategies are listed.
+    """The strategies' methods that override each hook, resolved once; a hook without overrides costs nothing per step.
 
-    after_rehearsal: those of `after_step` that belong to no memory.
-    keeps: about the share of rows that all who weigh rows leave.
+    Methods are ordered by phase (`Traits.phases`), and within a phase by the order of the list.
 
-    Raises StrategyError for a strategy that declares to be alone beside another, for two that take new rows out of the
-    loss, and for one that does beside one that weighs them in it.
+    Args:
+        strategies: The learner's strategies.
 
-    >>> from incr_core.strategies._ewc import EWC
-    >>> from incr_core.strategies._replay import Replay
-    >>> hooks = Hooks([Replay(), EWC()])
-    >>> len(hooks.augment), len(hooks.end), len(hooks.weigh)
-    (1, 1, 0)
+    Attributes:
+        after_rehearsal: The `after_step` methods of strategies without a memory.
+        keeps: Approximate share of rows that remain after all strategies have weighed them.
+
+    Raises:
+        StrategyError: A strategy that must be alone has others beside it, two strategies take new rows out of the loss,
+            or one takes them out and another weighs them in it.
+
+    Example:
+        >>> from incr_core.strategies._ewc import EWC
+        >>> from incr_core.strategies._replay import Replay
+        >>> hooks = Hooks([Replay(), EWC()])
+        >>> len(hooks.augment), len(hooks.end), len(hooks.weigh)
+        (1, 1, 0)
     """
 
     def __init__(self, strategies: Sequence[Strategy]) -> None:
@@ -47,7 +54,7 @@ class Hooks:
             if strategy.traits.alone and others:
                 raise StrategyError(
                     f"strategy: expected {type(strategy).__name__} alone, got it beside {' and '.join(others)}: "
-                    f"{strategy.traits.alone}; leave one or the other out"
+                    f"{strategy.traits.alone}; remove one of them"
                 )
 
         self.begin = overridden("begin")
@@ -64,26 +71,30 @@ class Hooks:
         aside = [type(strategy).__name__ for strategy in strategies if strategy.traits.sets_aside]
         if len(aside) > 1:
             raise StrategyError(
-                f"strategy: {' and '.join(aside)} each take new rows out of the objective's loss, to learn them in "
-                "their own way; leave all but one of them out"
+                f"strategy: {' and '.join(aside)} each take new rows out of the objective's loss; "
+                "keep one of them and remove the others"
             )
         if self.weigh and aside:
             weighs = [type(hook.__self__).__name__ for hook in self.weigh]
             raise StrategyError(
-                f"strategy: {', '.join(weighs)} chooses among new rows by their weight in the objective's loss, and "
-                f"{', '.join(aside)} takes them out of it; leave one of them out"
+                f"strategy: {', '.join(weighs)} weighs new rows in the objective's loss, and {', '.join(aside)} takes "
+                "them out of it; remove one of them"
             )
 
 
 def derived(
     strategies: Sequence[Strategy], weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What strategies make of what they share, once it is merged: weights and shared state that are others now.
+    """Return the weights and the shared state that the strategies derive from the merged shared state.
 
-    shared: by the place of the strategy in the list and a name, "0.sums.count".
+    Args:
+        strategies: The learner's strategies.
+        weights: The merged weights, by name.
+        shared: Merged shared state, by place of the strategy in the list and name, such as "0.sums.count".
 
-    >>> derived([Strategy()], {}, {})
-    ({}, {})
+    Example:
+        >>> derived([Strategy()], {}, {})
+        ({}, {})
     """
     new_weights: dict[str, Tensor] = {}
     new_shared: dict[str, Tensor] = {}

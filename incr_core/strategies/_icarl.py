@@ -1,4 +1,4 @@
-"""iCaRL: exemplars, distillation and the nearest class mean."""
+"""iCaRL: exemplars, distillation and nearest-mean classification."""
 
 from __future__ import annotations
 
@@ -24,23 +24,28 @@ __all__ = ["ICaRL"]
 
 
 class ICaRL(Strategy):
-    """Learn a representation by distillation and exemplars, and predict the class whose mean is nearest in it.
+    """Learn a representation by distillation and exemplars, and predict the class with the nearest mean.
 
         loss = sum over classes of binary cross-entropy(output, q) / classes, mean over new and remembered rows, where
         q_c = sigmoid(teacher's output_c) for classes of earlier increments, and [y = c] for the others
-        at the end of an increment: exemplars by herding; class means, from normalised activations of the exemplars,
-        into the model's `NearestMean` head
+        at the end of an increment: exemplars by herding; class means of the exemplars' normalised activations are
+            written
+        to the model's `NearestMean` head
         at the beginning of an increment but the first: teacher <- w
 
-    Earlier increments count wherever they were learned.
+    Earlier increments count on whichever participant they were learned. Rows appended by a replay strategy that is
+    listed before this one are learned like exemplars; rows appended by a later one keep their own loss.
 
-    Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5. Rows that a
-    replay strategy listed before it appends are learned like exemplars; those of one listed after keep their own loss.
+    Args:
+        capacity: Number of exemplars, or their bytes.
+        ratio: Exemplars per new row in each batch. 0 turns the strategy off.
 
-    capacity: exemplars, or their bytes. ratio: exemplars per new row in each batch; 0 turns it all off.
+    Example:
+        >>> ICaRL(capacity=500).memory
+        Herding()
 
-    >>> ICaRL(capacity=500).memory
-    Herding()
+    Reference:
+        Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithms 2 to 5.
     """
 
     traits = Traits(rowwise=False, sets_aside=True, remakes=True, shared={"seen": "max"})
@@ -59,11 +64,11 @@ class ICaRL(Strategy):
 
     @property
     def off(self) -> bool:
-        """With a ratio of 0."""
+        """Whether the ratio is 0."""
         return self.ratio == 0
 
     def attach(self, ctx: Context) -> None:
-        """Check the head, and make room for the teacher."""
+        """Check the head, and allocate the teacher."""
         if not isinstance(ctx.objective, Multiclass):
             raise StrategyError(f"icarl: expected the objective Multiclass, got {type(ctx.objective).__name__}")
         self._activations = Activations(ctx.model, "icarl")
@@ -74,18 +79,18 @@ class ICaRL(Strategy):
                 f"got {type(head).__name__}; make it with incr_core.models.adapt.nearest_mean(model), "
                 'or [[model.adapt]] name = "nearest_mean"'
             )
-        self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
+        self._head = (head,)  # in a tuple, so that the model's head is not part of this strategy's state
         self._activations.keep()
         self.teacher.allocate(ctx)
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs))
 
     def begin(self, ctx: Context) -> None:
-        """The model as it is becomes the teacher, once it has learned anything."""
+        """Capture the current model as the teacher, if rows were learned before."""
         if self.seen.any():
             self.teacher.capture(ctx)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Append exemplars, and ask the teacher about all."""
+        """Append exemplars, and record the teacher's output for all rows."""
         if self.memory.available:
             count = ctx.per_new_row(self.ratio)
             batch = cat([batch, to_batch(self.memory.sample(count, ctx.generator))])
@@ -95,11 +100,11 @@ class ICaRL(Strategy):
         return replace(batch, weights=torch.zeros(len(batch), device=batch.targets.device))
 
     def draws(self, rows: int, batches: int) -> int:
-        """`ratio` for each new row."""
+        """Return `ratio` rows per new row."""
         return round(self.ratio * rows)
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """Binary cross-entropy of every class, old classes against the teacher."""
+        """Return the binary cross-entropy of every class; old classes have the teacher's output as target."""
         rows = output[: self._rows]
         wanted = F.one_hot(batch.targets[: self._rows], output.shape[1]).to(rows.dtype)
         if self._taught is not None:
@@ -111,7 +116,7 @@ class ICaRL(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Choose exemplars among those held and the increment's rows, and tell the head the class means."""
+        """Choose exemplars among those held and the increment's rows, and set the class means of the head."""
         if len(labelled) == 0:
             return
         candidates = labelled if self.memory.size == 0 else cat([to_batch(self.memory.rows_held()), labelled])
@@ -124,7 +129,7 @@ class ICaRL(Strategy):
         self.seen[labelled.targets] = 1.0
 
     def _normalised(self, ctx: Context, batch: Batch) -> Tensor:
-        """f / |f| of every row, (n, d), in eval mode."""
+        """Return f / |f| of every row, (n, d), in eval mode."""
         training = ctx.model.training
         ctx.model.eval()
         found = []

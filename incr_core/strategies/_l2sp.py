@@ -1,4 +1,4 @@
-"""L2 towards the starting point."""
+"""L2-SP: an L2 penalty towards the starting point."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ __all__ = ["L2SP"]
 
 
 class L2SP(Strategy):
-    """Pull every weight towards where the learner started, a pretrained model for instance.
+    """Penalise the distance from the initial weights, such as those of a pretrained model.
 
         loss += strength / 2 * sum_j (w_j - a_j)^2        as a gradient: g_j += strength * (w_j - a_j)
 
-    a are the weights the learner was made with; they never move. Li et al. 2018, "Explicit inductive bias for transfer
-    learning with convolutional networks", equation 2.
+    a are the weights with which the learner was created; they never change.
 
-    strength: weight of the penalty, 0 turns it off.
+    Args:
+        strength: Weight of the penalty. 0 turns the strategy off.
 
-    >>> L2SP(strength=0.1).extra_repr()
-    'strength=0.1'
+    Example:
+        >>> L2SP(strength=0.1).extra_repr()
+        'strength=0.1'
+
+    Reference:
+        Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional networks", equation 2.
     """
 
     traits = Traits(stacks=True)
@@ -35,7 +39,7 @@ class L2SP(Strategy):
 
     @torch.no_grad()
     def attach(self, ctx: Context) -> None:
-        """Keep a copy of the starting point."""
+        """Copy the initial weights."""
         self.anchor.allocate(ctx)
         torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 

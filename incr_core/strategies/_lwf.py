@@ -17,24 +17,30 @@ from incr_core.strategies.mechanisms import Snapshot
 __all__ = ["LwF"]
 
 NEVER = -1e4
-"""The logarithm of a probability that is 0 in every type, and yet finite: 0 * NEVER is 0."""
+"""A log-probability whose exponential is 0 in every dtype, yet finite, so that 0 * NEVER is 0."""
 
 
 class LwF(Strategy):
-    """Keep answering new rows as the model did when the increment began.
+    """Keep the outputs for new rows close to those of the model at the start of the increment.
 
         loss += strength * distillation_loss(output, teacher's output)       see `distillation_loss`
         at the beginning of an increment but the first: teacher <- w
 
-    Li & Hoiem 2016, "Learning without forgetting", equation 2. Of several classes, a teacher knows those of earlier
-    increments, wherever these were learned, and gives all others probability 0. If they were left out instead, old
-    classes could all lose to new ones at no cost. It remembers no rows; listed after a replay strategy it also distils
-    the rows replayed.
+    In multiclass classification the teacher knows the classes of earlier increments, on whichever participant they were
+    learned, and gives probability 0 to all others. If the others were left out instead, all old classes could lose to
+    new ones at no cost. The strategy remembers no rows; listed after a replay strategy it also distils the replayed
+    rows.
 
-    strength: weight of the term, 0 turns it off. temperature: how soft the answers are made.
+    Args:
+        strength: Weight of the term. 0 turns the strategy off.
+        temperature: Divisor of the logits; a higher value gives softer targets.
 
-    >>> LwF(strength=1.0).extra_repr()
-    'strength=1.0, temperature=2.0'
+    Example:
+        >>> LwF(strength=1.0).extra_repr()
+        'strength=1.0, temperature=2.0'
+
+    Reference:
+        Li & Hoiem 2016, "Learning without forgetting", equation 2.
     """
 
     traits = Traits(rowwise=False, shared={"learned": "max"})
@@ -51,29 +57,29 @@ class LwF(Strategy):
 
     @property
     def off(self) -> bool:
-        """With a strength of 0."""
+        """Whether the strength is 0."""
         return self.strength == 0
 
     def attach(self, ctx: Context) -> None:
-        """Make room for the teacher, and for which outputs were learned, and which of them before this teacher."""
+        """Allocate the teacher and two masks of outputs: learned so far, and learned before this teacher."""
         self.teacher.allocate(ctx)
         self.register_buffer("learned", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
         self.register_buffer("taught", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
 
     def begin(self, ctx: Context) -> None:
-        """The model as it is becomes the teacher, once it has learned anything."""
+        """Capture the current model as the teacher, if rows were learned before."""
         if self.learned.any():
             self.teacher.capture(ctx)
             self.taught.copy_(self.learned)
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Ask the teacher about the rows so far."""
+        """Record the teacher's output for the rows so far."""
         if self.teacher.captured:
             self._answers = self.teacher(ctx, batch.inputs)
         return batch
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """The divergence from the teacher."""
+        """Return the divergence from the teacher."""
         if self._answers is None:
             return {}
         student, answers = output[: len(self._answers)], self._answers
@@ -82,6 +88,6 @@ class LwF(Strategy):
         return {"lwf": self.strength * distillation_loss(ctx.objective, student, answers, self.temperature)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Something was learned: of several classes these, of other outputs all."""
+        """Mark the learned outputs: in multiclass classification the classes of the rows, otherwise all."""
         if len(labelled):
             self.learned[labelled.targets if isinstance(ctx.objective, Multiclass) else slice(None)] = 1

@@ -17,19 +17,24 @@ __all__ = ["MAS", "sensitivity"]
 
 
 class MAS(Strategy):
-    """Penalise moving weights that the model's answers are sensitive to.
+    """Penalise changes of weights to which the model's outputs are sensitive.
 
         loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
         at the end of an increment: F <- decay * F + mean_x | d |output(x)|^2 / d w |,  a <- w
 
-    Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4. It needs no labels: rows of a stream whose labels
-    come late, or never, tell what matters as well.
+    It needs no labels: rows with late or missing labels contribute to F as well.
 
-    strength: weight of the penalty, 0 turns it off. decay: how much of the past F is kept, in [0, 1].
-    samples: rows of an increment that F is estimated from.
+    Args:
+        strength: Weight of the penalty. 0 turns the strategy off.
+        decay: Factor on the past F at each consolidation, in [0, 1].
+        samples: Number of rows of an increment for estimating F.
 
-    >>> MAS(strength=2.0).extra_repr()
-    'strength=2.0, decay=1.0, samples=1024'
+    Example:
+        >>> MAS(strength=2.0).extra_repr()
+        'strength=2.0, decay=1.0, samples=1024'
+
+    Reference:
+        Aljundi et al. 2018, "Memory aware synapses", equations 2 to 4.
     """
 
     traits = Traits(shared={"importance": "mean", "anchor": "mean"}, phases={"end": "measure"})
@@ -44,7 +49,7 @@ class MAS(Strategy):
         self._penalty = QuadraticPenalty()
 
     def attach(self, ctx: Context) -> None:
-        """Make room for F and a."""
+        """Allocate F and a."""
         one_way(ctx.model, "mas")
         self.importance.allocate(ctx)
         self.anchor.allocate(ctx)
@@ -58,7 +63,7 @@ class MAS(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Measure what the answers now depend on, and move the anchor."""
+        """Estimate the sensitivity of the outputs, and move the anchor."""
         if self.strength == 0 or len(labelled) == 0:
             return
         picked = torch.randperm(len(labelled), generator=ctx.generator, device=ctx.generator.device)[: self.samples]
@@ -69,11 +74,12 @@ class MAS(Strategy):
 
 
 def sensitivity(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """mean_x | d |output(x)|^2 / d w_j | for every trainable weight, by name; the model runs in eval mode.
+    """Return mean_x | d |output(x)|^2 / d w_j | for every trainable weight, by name. The model runs in eval mode.
 
-    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
-    >>> sensitivity(model, Batch(torch.tensor([[3.0]]), torch.ones(1)))["weight"]
-    tensor([[18.]])
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
+        >>> sensitivity(model, Batch(torch.tensor([[3.0]]), torch.ones(1)))["weight"]
+        tensor([[18.]])
     """
     weights, fixed = whole_weights(model)
     applied = Applied(model)

@@ -14,24 +14,30 @@ __all__ = ["MIR"]
 
 
 class MIR(Strategy):
-    """Replay the remembered rows that the coming step would harm most.
+    """Replay the remembered rows whose loss the coming step would raise most.
 
         w' = w - lr * gradient of the new rows' mean loss
         replay the round(ratio * n) of `candidates` remembered rows with the largest loss(w') - loss(w)
 
-    Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", section 3.1. It costs about
-    three forwards and a backward more than replay. The look ahead runs in eval mode, so dropout does not blur it and
-    BatchNorm's statistics do not move.
+    It costs about three forwards and one backward more than replay. The virtual step is evaluated in eval mode, so
+    dropout adds no noise and BatchNorm statistics do not change.
 
-    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
-    ratio: replayed rows per new row, 0 turns it off. candidates: rows searched in.
-    memory: see `memories.MEMORIES`.
+    Args:
+        capacity: Capacity of the memory, in rows or bytes; see `Memory`.
+        ratio: Replayed rows per new row. 0 turns the strategy off.
+        candidates: Number of remembered rows to choose from.
+        memory: A name in `memories.MEMORIES`.
+        ttl: Lifetime of rows in the memory; see `Memory`.
 
-    >>> MIR(capacity=500)
-    MIR(
-      capacity=500, ratio=1.0, candidates=50
-      (memory): Reservoir()
-    )
+    Example:
+        >>> MIR(capacity=500)
+        MIR(
+          capacity=500, ratio=1.0, candidates=50
+          (memory): Reservoir()
+        )
+
+    Reference:
+        Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", section 3.1.
     """
 
     def __init__(
@@ -62,14 +68,14 @@ class MIR(Strategy):
         return cat([batch, found.take(harm.topk(count).indices)])
 
     def draws(self, rows: int, batches: int) -> int:
-        """Those in which it looks for the ones to replay."""
+        """Return the number of candidates of all batches."""
         return 0 if self.ratio == 0 else max(self.candidates * batches, round(self.ratio * rows))
 
     def _harm(self, ctx: Context, batch: Batch, found: Batch) -> Tensor:
-        """loss(w') - loss(w) of every row found, (n,)."""
+        """Return loss(w') - loss(w) of every row found, (n,)."""
         with torch.no_grad():
             before = ctx.objective.rows(ctx.model(found.inputs), found.targets)
-        # An accumulating step already holds gradients: they are put aside.
+        # Save gradients that an accumulating step already holds.
         held = [weight.grad for weight in ctx.parameters]
         for weight in ctx.parameters:
             weight.grad = None
@@ -86,6 +92,6 @@ class MIR(Strategy):
         return after - before
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Show the new rows to the memory."""
+        """Insert the new rows into the memory."""
         if self.ratio > 0:
             self.memory.insert(columns_of(batch), ctx.generator)

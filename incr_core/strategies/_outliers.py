@@ -1,4 +1,4 @@
-"""Learn less from rows that lie far from the others."""
+"""Down-weighting of rows whose inputs are outliers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ __all__ = ["Outliers"]
 
 
 class Outliers(Strategy):
-    """Let a row count less the further its inputs lie from those of recent rows.
+    """Reduce the weight of a row with the distance of its inputs from recent rows.
 
         d_i^2 = mean over features of ((x - mean) / std)^2        missing features left out
         f_i   = min(1, threshold / d_i) ^ strength
 
-    d is the Mahalanobis distance of a diagonal covariance, per feature, so an ordinary row has d near 1 whatever their
-    number; the weight, at strength 1, is that of Huber 1964, "Robust estimation of a location parameter", section 4.
-    mean and std are those of the last `window` rows or so, in which a row counts f_i too: an outlier hardly moves them.
-    They start as the first step's, and never leave the participant.
+    d is the Mahalanobis distance with a diagonal covariance, averaged over features, so a typical row has d near 1 for
+    any number of features. With strength 1 the factor is the Huber weight. mean and std cover approximately the last
+    `window` rows, each weighted by its f_i, so that an outlier hardly changes them. They start with the first step, and
+    never leave the participant.
 
-    strength: 0 turns it off. threshold: the distance from which a row counts less. window: rows.
+    Args:
+        strength: Exponent of the factor. 0 turns the strategy off.
+        threshold: Distance above which a row counts less.
+        window: Number of rows that mean and std cover.
 
-    >>> Outliers(threshold=4.0).extra_repr()
-    'strength=1.0, threshold=4.0, window=10000'
+    Example:
+        >>> Outliers(threshold=4.0).extra_repr()
+        'strength=1.0, threshold=4.0, window=10000'
+
+    Reference:
+        Huber 1964, "Robust estimation of a location parameter", section 4.
     """
 
     traits = Traits(rowwise=False)
@@ -44,7 +51,7 @@ class Outliers(Strategy):
         self._sums: Tensor | None = None  # weight, sum and sum of squares of each feature, (3, F), float64
 
     def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:
-        """Weigh rows by their distance."""
+        """Return a factor for each row by its distance."""
         if self.strength == 0 or self._sums is None:
             return None
         return self._factor(_numbers(batch.inputs)).to(output.dtype)
@@ -55,7 +62,7 @@ class Outliers(Strategy):
         weight, total, square = self._sums
         mean = total / weight.clamp(min=1e-12)
         variance = square / weight.clamp(min=1e-12) - mean * mean
-        # A feature that never varied has no scale to measure a distance by.
+        # A constant feature has no scale for a distance.
         flat = variance <= 1e-12 * (1 + mean * mean)
         z = ((values - mean) / variance.clamp(min=1e-300).sqrt()).masked_fill(flat | values.isnan(), 0.0)
         counted = (~flat & ~values.isnan()).sum(1).clamp(min=1)
@@ -64,7 +71,7 @@ class Outliers(Strategy):
         return factor
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Take in the new rows, and let the older ones fade."""
+        """Add the new rows to the sums, and decay the older ones."""
         if self.strength == 0:
             return
         values = _numbers(batch.inputs)
@@ -76,16 +83,16 @@ class Outliers(Strategy):
         self._sums = fresh if self._sums is None else fading * self._sums + fresh
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The sums, where rows were seen."""
+        """Return the sums, or None before the first row."""
         return {"sums": self._sums}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the sums."""
         self._sums = None if state["sums"] is None else state["sums"].clone()
 
 
 def _numbers(inputs: Inputs) -> Tensor:
-    """The floating inputs of rows side by side, (B, F) in float64."""
+    """Return the floating inputs of rows side by side, (B, F), in float64."""
     tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
     floating = [tensor.flatten(1).double() for tensor in tensors if tensor.is_floating_point()]
     if not floating or not sum(tensor.shape[1] for tensor in floating):

@@ -1,4 +1,4 @@
-"""PackNet: several tasks in one network, none of which disturbs another."""
+"""PackNet: several tasks in one network without interference."""
 
 from __future__ import annotations
 
@@ -21,40 +21,53 @@ __all__ = ["PackNet"]
 
 
 class PackNet(Strategy):
-    """Give each task the weights that matter to it, keep those still for ever, and learn the next task in the rest.
+    """Assign the most important free weights to each task, freeze them, and learn the next task with the rest.
 
         while task t is learned:   g_j <- 0 and w_j <- k_j after the step, for weights of earlier tasks (o_j > 0)
-        at its end:                of each tensor's free weights the share `keep` with the largest |w_j| becomes the
-                                   task's, o_j <- t + 1, and the rest 0; `retrain` passes over the task's; k <- w
-        a prediction for task t:   w_j for 0 < o_j <= t + 1, else 0; with the buffers (BatchNorm) as at its end
+        at its end:                of each tensor's free weights the share `keep` with the largest |w_j| is assigned to
+            the
+                                   task, o_j <- t + 1, and the rest set to 0; `retrain` passes over the task's weights;
+                                   k <- w
+        prediction for task t:     w_j for 0 < o_j <= t + 1, else 0; with the buffers (BatchNorm) as at its end
 
-    Mallya & Lazebnik 2018, "PackNet", section 3. Biases and scales, tensors of one dimension, belong to the first task.
-    Weights are put back after each step, so momentum and weight decay do not move them either: what `as_task` answers
-    for a finished task is the same, bit for bit, whatever comes later.
+    Biases and scales (tensors of one dimension) belong to the first task. Weights are restored after each step, so
+    momentum and weight decay do not move them either: the output of `as_task` for a finished task never changes, bit
+    for bit.
 
-    Tasks are increments, `every` of them a task. keep: the share of free weights a task gets. tasks: how many tasks get
-    weights; later increments go on learning, unpruned, in what the last one left; 1 turns it off. retrain: passes over
-    the last increment's rows after pruning, in batches of `batch_size`. Workers that stand at the same weights prune
-    alike; what each of them retrained is averaged at once, and published. What an exchange rounds, or an outer step's
-    momentum moves, is put back when the next increment begins.
+    A task consists of `every` increments. Workers with the same weights prune identically; their retrained weights are
+    averaged at once and published. Changes by a rounding exchange or by an outer step's momentum are undone at the
+    start of the next increment.
 
-    >>> PackNet(keep=0.5, tasks=3)
-    PackNet(
-      keep=0.5, tasks=3, retrain=1, every=1, batch_size=128, done=0, settled=0
-      (ownership): Ownership(
-        (owner): PerWeight()
-        (kept): PerWeight()
-      )
-      (fresh): PerWeight()
-      (statistics): Module()
-    )
+    Args:
+        keep: Share of the free weights that a task gets.
+        tasks: Number of tasks. Later increments are learned without pruning in the weights of the last task. 1 turns
+            the strategy off.
+        retrain: Passes over the last increment's rows after pruning.
+        every: Increments per task.
+        batch_size: Rows per batch when retraining.
+
+    Example:
+        >>> PackNet(keep=0.5, tasks=3)
+        PackNet(
+          keep=0.5, tasks=3, retrain=1, every=1, batch_size=128, done=0, settled=0
+          (ownership): Ownership(
+            (owner): PerWeight()
+            (kept): PerWeight()
+          )
+          (fresh): PerWeight()
+          (statistics): Module()
+        )
+
+    Reference:
+        Mallya & Lazebnik 2018, "PackNet", section 3.
     """
 
     traits = Traits(
         shared={"ownership.owner": "max", "fresh": "mean"},
         needs_boundaries=True,
         remakes=True,
-        # Teachers and anchors are copies of what was put back; what others measure at the end is the pruned network.
+        # Teachers and anchors are copies of the restored weights. Strategies that measure at the end see the pruned
+        # network.
         phases={"begin": "remake", "after_backward": "restrict", "after_step": "restrict", "end": "remake"},
     )
 
@@ -74,11 +87,11 @@ class PackNet(Strategy):
         self.statistics = nn.Module()
 
     def attach(self, ctx: Context) -> None:
-        """Make room for owners, kept weights, and buffers for every task but the last."""
+        """Allocate owners, kept weights, and buffers for every task but the last."""
         for name, weight in zip(ctx.names, ctx.parameters, strict=True):
             if weight.is_complex():
                 raise StrategyError(
-                    f"packnet: expected weights that are real numbers, to be given to tasks one by one, got {name} of "
+                    f"packnet: expected real weights, which can be assigned to tasks one by one, got {name} of "
                     f"{str(weight.dtype).removeprefix('torch.')}; keep it as pairs (torch.view_as_real), or freeze it"
                 )
         _check_prunable(ctx.model)
@@ -89,26 +102,26 @@ class PackNet(Strategy):
             self.statistics.register_buffer(name.replace(".", "/"), room)
 
     def begin(self, ctx: Context) -> None:
-        """Settle what belongs to the last task, and put back what an exchange has rounded or an outer step moved."""
+        """Store the weights of the last task, and undo changes by the exchange or by the outer step."""
         self.done = self.ownership.owners()
         if self.done:
-            # A participant that had no rows of a task learns of it here, from what the others shared and the anchor.
+            # A participant without rows of a task receives its weights here, from the shared state and the anchor.
             self.ownership.settle(ctx, self.fresh.tensors(), self.settled, self.done)
             self.settled = self.done
             self.ownership.put_back(ctx, learning=0)
 
     def after_backward(self, ctx: Context) -> None:
-        """Weights of earlier tasks get no gradient, so that clipping does not count theirs."""
+        """Zero the gradients of earlier tasks' weights, so that clipping ignores them."""
         if self.done:
             self.ownership.mask_gradients(ctx, learning=0)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Undo what momentum and weight decay did to weights of earlier tasks."""
+        """Undo the effect of momentum and weight decay on weights of earlier tasks."""
         if self.done:
             self.ownership.put_back(ctx, learning=0)
 
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Prune, retrain, and keep."""
+        """Prune, retrain, and keep the weights of the task."""
         if self.done >= self.tasks - 1 or len(labelled) == 0 or (ctx.increment + 1) % self.every:
             return
         self.done += 1
@@ -138,9 +151,9 @@ class PackNet(Strategy):
 
     @contextmanager
     def as_task(self, ctx: Context, task: int) -> Iterator[None]:
-        """Inside, the model is the one that finished this task, counted from 0, and in eval mode.
+        """Give the model the weights of a finished task, counted from 0, in eval mode.
 
-        The task being learned, and any after it, is the model as it is.
+        For the current task and later ones the model stays as it is.
         """
         live = [local(weight.detach()) for weight in ctx.parameters] + [local(value) for value in ctx.model.buffers()]
         before, training = [tensor.clone() for tensor in live], ctx.model.training
@@ -158,16 +171,16 @@ class PackNet(Strategy):
             ctx.model.train(training)
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many tasks are finished, and how many of them have settled."""
+        """Return how many tasks are finished, and how many of them are stored."""
         return {"done": self.done, "settled": self.settled}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take it back."""
+        """Restore both counts."""
         self.done, self.settled = state["done"], state["settled"]
 
 
 def _check_prunable(model: nn.Module) -> None:
-    """StrategyError names a weight that is divided by its own norm: where that is pruned, it is no number."""
+    """Raise a StrategyError for a weight that is divided by its own norm: pruning it to 0 would give NaN."""
     for name, part in model.named_modules():
         named = {key for key, _ in part.named_parameters(recurse=False)}
         for weight in sorted(key.removesuffix("_v") for key in named if key.endswith("_v")):
@@ -179,7 +192,7 @@ def _check_prunable(model: nn.Module) -> None:
 
 def _not_prunable(weight: str) -> StrategyError:
     return StrategyError(
-        f"packnet: expected weights that may become 0, got {weight}, which is made of others, by a weight_norm say: "
-        "divided by their own norm they would be no number; take the parametrization away "
+        f"packnet: expected weights that may become 0, got {weight}, which is computed from others, such as by "
+        "weight_norm, and becomes NaN when its norm is 0; remove the parametrization "
         "(torch.nn.utils.parametrize.remove_parametrizations)"
     )

@@ -13,22 +13,27 @@ __all__ = ["Replay"]
 
 
 class Replay(Strategy):
-    """Learn remembered rows again beside the new ones, in one forward.
+    """Learn remembered rows again together with the new ones, in one forward.
 
         loss = mean over the n new rows and round(ratio * n) remembered rows
 
-    Chaudhry et al. 2019, "On tiny episodic memories in continual learning" (ER).
+    Args:
+        capacity: Capacity of the memory, in rows or bytes; see `Memory`.
+        ratio: Remembered rows per new row in each batch. 0 turns the strategy off.
+        memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number for every class; "herding",
+            the same number for every class with the mean of their class; "window", the last rows. See
+            `memories.MEMORIES`.
+        ttl: Lifetime of rows in the memory; see `Memory`.
 
-    capacity, ttl: of the memory (`Memory`): rows or bytes, and how long rows live.
-    ratio: remembered rows per new row in each batch; 0 turns replay off.
-    memory: "reservoir", a uniform sample of all rows seen; "balanced", the same number of every class;
-    "herding", as many whose mean is that of their class; "window", the last rows; see `memories.MEMORIES`.
+    Example:
+        >>> Replay(capacity=500, ratio=1.0)
+        Replay(
+          capacity=500, ratio=1.0
+          (memory): Reservoir()
+        )
 
-    >>> Replay(capacity=500, ratio=1.0)
-    Replay(
-      capacity=500, ratio=1.0
-      (memory): Reservoir()
-    )
+    Reference:
+        Chaudhry et al. 2019, "On tiny episodic memories in continual learning" (ER).
     """
 
     def __init__(
@@ -44,15 +49,15 @@ class Replay(Strategy):
         if self.memory.available == 0 or self.ratio == 0:
             return batch
         count = ctx.per_new_row(self.ratio)
-        # With replacement: k draws for k micro-batches are then one draw for all, and accumulation stays exact.
+        # With replacement, k draws for k micro-batches equal one draw for all, so accumulation stays exact.
         remembered = to_batch(self.memory.sample(count, ctx.generator))
         return cat([batch, remembered])
 
     def draws(self, rows: int, batches: int) -> int:
-        """`ratio` for each new row."""
+        """Return `ratio` rows per new row."""
         return round(self.ratio * rows)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Show the new rows to the memory."""
+        """Insert the new rows into the memory."""
         if self.ratio > 0:
             self.memory.insert(columns_of(batch), ctx.generator)

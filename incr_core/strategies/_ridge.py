@@ -1,4 +1,4 @@
-"""Ridge regression on random features: a head that is worked out from sums of all rows, and so forgets none."""
+"""Ridge regression on random features: a head computed from sums over all rows, without forgetting."""
 
 from __future__ import annotations
 
@@ -21,52 +21,58 @@ __all__ = ["Ridge"]
 
 OBJECTIVES = (Regression, Binary, Multilabel, Multiclass)
 VALUE, EACH, ONE_OF = range(3)
-"""What an output stands for: a value, whether one thing is so, one class of several."""
+"""Meaning of an output: a real value, one binary label, or one class of several."""
 
 SHARPNESS = 1.25
 FORWARD = 4096
 
 
 class Ridge(Strategy):
-    """Add up the random features of every new row, and fit the model's `RidgeHead` by ridge regression on all of them.
+    """Sum the random features of every new row, and fit the model's `RidgeHead` by ridge regression on all rows.
 
         end:     sums += those of the increment's rows (`RidgeSums`), merged between participants
         derive:  W, b = argmin sum_i |y_i - h_i W - b|^2 + penalty |W|^2        sums *= (1 - decay)^(new rows)
 
-    McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", algorithm 1, with
-    b not penalised; Zhuang et al. 2022, "ACIL". y is one-hot for classes, 0 or 1 for labels, the value for a
-    regression. No row is kept, and none forgotten: the head is that of all rows at once, to rounding, in whatever order
-    or among however many participants they came. A row counts once, however many passes there are, and by its weight.
+    y is one-hot for classes, 0 or 1 for labels, and the value for a regression. The intercept b is not penalised. No
+    row is stored and none is forgotten: the head equals that of all rows at once, to rounding, for any order of rows
+    and any number of participants. A row counts once for any number of passes, and by its weight.
 
-    Scores s = h W + b of classes become probabilities by their residual deviation r on the rows of the sums, which is
-    taken for larger where these are few:
+    Scores s = h W + b of classes become probabilities by their residual deviation r on the summed rows; r is increased
+    if these are few:
 
         multiclass:          softmax(1.25 s / r), r^2 the mean over classes
         binary, multilabel:  sigmoid(1.25 (2 s - 1) / r)
 
-    The head is solved anew when an increment ends, by a Cholesky factor: with 2,000 features this takes as long as
-    adding up 2,000 rows. Updating an inverse instead would be faster below some 100 rows, but inverses do not add up.
+    The head is solved by a Cholesky factorisation when an increment ends. With 2,000 features this takes as long as
+    adding 2,000 rows. Updating an inverse instead would be faster below about 100 rows, but inverses of several
+    participants cannot be added.
 
-    penalty: in rows with a feature of 1; raise it where rows are few. decay: 0 for a stream that does not drift; else
-    about the last 1 / decay rows count.
+    The model must come from `incr_core.models.adapt.ridge` and have no other trainable weights.
 
-    It needs a model made by `incr_core.models.adapt.ridge`, in which nothing else learns.
+    Args:
+        penalty: Weight of |W|^2, in rows with a feature of 1. Raise it if rows are few.
+        decay: 0 for a stream without drift; otherwise about the last 1 / decay rows count.
 
-    >>> import torch
-    >>> from torch import nn
-    >>> from incr_core.models.adapt import ridge
-    >>> from incr_core.learner import Learner
-    >>> model = ridge(nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), features=100)
-    >>> learner = Learner(model, Multiclass(3), "sgd", [Ridge(penalty=0.01)])
-    >>> for label in range(3):  # one class after another
-    ...     _ = learner.learn(Batch(label + torch.rand(50, 1) / 2, torch.full((50,), label)))
-    >>> learner.predict(torch.tensor([[0.2], [1.2], [2.2]])).argmax(1).tolist()
-    [0, 1, 2]
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from incr_core.models.adapt import ridge
+        >>> from incr_core.learner import Learner
+        >>> model = ridge(nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), features=100)
+        >>> learner = Learner(model, Multiclass(3), "sgd", [Ridge(penalty=0.01)])
+        >>> for label in range(3):  # one class after another
+        ...     _ = learner.learn(Batch(label + torch.rand(50, 1) / 2, torch.full((50,), label)))
+        >>> learner.predict(torch.tensor([[0.2], [1.2], [2.2]])).argmax(1).tolist()
+        [0, 1, 2]
+
+    Reference:
+        McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", algorithm 1;
+        Zhuang et al. 2022, "ACIL".
     """
 
     traits = Traits(
         shared={"sums": "sum", "known": "max", "kind": "max"},
-        alone="it works out the only weights that change, so there are no steps of which another could be part",
+        alone="it computes the only weights that change, so there are no steps in which another could take part",
     )
 
     known: Tensor
@@ -77,12 +83,12 @@ class Ridge(Strategy):
         self.decay = fraction("ridge.decay", decay)
 
     def attach(self, ctx: Context) -> None:
-        """Find the head, and make room for the sums."""
+        """Find the head, and allocate the sums."""
         heads = [part for part in ctx.model.modules() if isinstance(part, RidgeHead)]
         if len(heads) != 1 or ctx.names:
-            got = f"{ctx.names[0]}, which learns" if heads and ctx.names else f"{len(heads)} of them"
+            got = f"{ctx.names[0]}, which is trainable" if heads and ctx.names else f"{len(heads)} of them"
             raise StrategyError(
-                f"ridge: expected a model with one RidgeHead and nothing that learns by steps, got {got}; make it with "
+                f"ridge: expected a model with one RidgeHead and no trainable weights, got {got}; make it with "
                 'incr_core.models.adapt.ridge, or learner.head = "ridge"'
             )
         kind = next((kind for kind in OBJECTIVES if isinstance(ctx.objective, kind)), None)
@@ -92,7 +98,7 @@ class Ridge(Strategy):
                 "ridge: expected the objective Regression, Binary, Multiclass or Multilabel with its own loss, got "
                 f"{got}; use a plain head for it"
             )
-        self._head = (heads[0],)  # in a tuple, so that the model's head is no part of this strategy's state
+        self._head = (heads[0],)  # in a tuple, so that the model's head is not part of this strategy's state
         self.sums = RidgeSums(*heads[0].ridge_weight.shape)
         meaning = VALUE if kind is Regression else ONE_OF if kind is Multiclass else EACH
         self.register_buffer("kind", torch.tensor(meaning))
@@ -100,19 +106,22 @@ class Ridge(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Take in the increment's rows."""
+        """Add the increment's rows to the sums."""
         self._add(ctx.model, ctx.objective, labelled)
 
     @torch.no_grad()
     def take_out(self, model: nn.Module, objective: Objective, rows: Batch) -> None:
-        """Take rows that were learned out of the sums: what is left is what there would be without them.
+        """Subtract learned rows from the sums, which then equal those of the remaining rows.
 
-        The head follows when it is worked out next. StrategyError where sums have faded, of which no row can be taken.
+        The head changes when it is next solved.
+
+        Raises:
+            StrategyError: The sums decay, so that rows cannot be subtracted.
         """
         if self.decay:
             raise StrategyError(
-                f"ridge: expected sums of whole rows to take rows out of, got sums that fade (decay = {self.decay:g}); "
-                "rows leave them by themselves"
+                f"ridge: expected sums of whole rows to subtract rows from, got sums with decay {self.decay:g}; "
+                "rows leave them over time"
             )
         before = self.sums.count.clone()
         self._add(model, objective, rows, sign=-1)
@@ -132,9 +141,9 @@ class Ridge(Strategy):
     def derive(
         self, weights: Mapping[str, Tensor], shared: Mapping[str, Tensor]
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Solve for the head, then let the sums fade."""
+        """Solve for the head, then decay the sums."""
         sums = RidgeSums.of({name.removeprefix("sums."): value for name, value in shared.items()})
-        # Levels are steps of a feature.
+        # Features are counted in levels, so the penalty is scaled by the squared number of levels per unit.
         weight, bias, unexplained = sums.solve(self.penalty * STEPS**2)
         kind = int(shared["kind"])
         if kind == VALUE:
@@ -154,22 +163,25 @@ class Ridge(Strategy):
 
 
 def _targets(objective: Objective, targets: Tensor) -> Tensor:
-    """As a matrix, (B, K)."""
+    """Return the targets as a matrix, (B, K)."""
     if isinstance(objective, Multiclass):
         return F.one_hot(targets, objective.outputs)
     return targets.reshape(len(targets), -1)
 
 
 def _scale(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a regression's targets, in units of which the model answers."""
+    """Return mean and deviation of a regression's targets, the units of the model's output."""
     moments = Moments(1, torch.float64).to(target.device)
     moments.add(target)
     return moments.scale()
 
 
 def _deviation(sums: RidgeSums, unexplained: Tensor, *, each: bool) -> Tensor:
-    """The residual deviation of each target, or the mean one; of as many rows more as a quarter of the features nothing
-    is explained, since some of what is explained is chance."""
+    """Return the residual deviation of each target, or their mean.
+
+    Part of the explained variance is chance: the estimate adds pseudo-rows without any, a quarter of the number of
+    features.
+    """
     doubt = len(sums.features) / 4
     share = sums.targets / sums.count.clamp(min=1e-300)
     left = (sums.count * unexplained + doubt) / (sums.count + doubt) * share * (1 - share)

@@ -1,4 +1,4 @@
-"""Control variates of SCAFFOLD."""
+"""SCAFFOLD: control variates of the participants."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ __all__ = ["Scaffold"]
 
 
 class Scaffold(Strategy):
-    """Correct each participant's gradients by how they usually differ from everybody's, so that unlike participants do
-    not each drift to an optimum of their own (Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II).
+    """Correct each participant's gradients by their usual difference from the mean of all participants.
+
+    Without the correction, participants with different data each drift towards their own optimum.
 
         every step:       g <- g - c_i + c
-        after its rows:   c_i <- the mean of the g of its steps, before they were corrected
+        after its rows:   c_i <- mean of the steps' g before the correction
         when merged:      c <- sum_i r_i c_i / sum_i r_i
 
-    For plain SGD the mean of the gradients is the paper's c_i - c + (x - y_i) / (K lr) of K steps from x to y_i; of
-    other optimisers it is what that stands for. r_i are the rows that participant i learned last, since the mean of
-    weights goes by rows; with equal rows c is the paper's. Workers that have not learned yet count as none, not as
-    zero. Those that take no part keep their c_i, and their part in c.
+    For plain SGD the mean of the gradients equals the paper's c_i - c + (x - y_i) / (K lr), for K steps from x to y_i.
+    For other optimisers it is the mean gradient that this expression approximates. r_i are the rows that participant i
+    learned last, because weights are averaged by rows; with equal rows c is the paper's. Workers that have not learned
+    yet are left out instead of counting as zero. Participants that do not take part in a round keep their c_i and their
+    share of c.
 
-    The c_i stay with their participant; what they sum up to is merged once an increment, however many rounds it has.
+    The c_i stay with their participants; only their weighted sum is merged, once per increment for any number of
+    rounds.
 
-    >>> Scaffold().traits.shared
-    {'total': 'sum', 'rows': 'sum'}
+    Example:
+        >>> Scaffold().traits.shared
+        {'total': 'sum', 'rows': 'sum'}
+
+    Reference:
+        Karimireddy et al. 2020, arXiv:1910.06378, algorithm 1, option II.
     """
 
     traits = Traits(shared={"total": "sum", "rows": "sum"}, phases={"after_backward": "record"})
@@ -41,20 +48,20 @@ class Scaffold(Strategy):
         super().__init__()
         self.own = PerWeight()  # c_i
         self.total = PerWeight()  # sum_i r_i c_i
-        self.gradients = PerWeight()  # of the steps since the increment began, summed up
+        self.gradients = PerWeight()  # sum over the steps of the increment
         self.correction = PerWeight()  # c - c_i
         self.register_buffer("rows", torch.zeros((), dtype=torch.float64))  # sum_i r_i
         self.register_buffer("mine", torch.zeros((), dtype=torch.float64))  # r_i
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def attach(self, ctx: Context) -> None:
-        """Make room."""
+        """Allocate all tensors."""
         for tensors in (self.own, self.total, self.gradients, self.correction):
             tensors.allocate(ctx)
 
     @torch.no_grad()
     def begin(self, ctx: Context) -> None:
-        """Take the correction from what was merged last."""
+        """Compute the correction from the last merged state."""
         self.steps.zero_()
         torch._foreach_zero_(self.gradients.tensors())
         corrections = self.correction.tensors()
@@ -64,7 +71,7 @@ class Scaffold(Strategy):
             torch._foreach_sub_(corrections, self.own.tensors())
 
     def after_backward(self, ctx: Context) -> None:
-        """Take note of the gradient, and correct it."""
+        """Add the gradient to the sum, and correct it."""
         _, gradients, index = ctx.weights_and_gradients()
         self.steps += 1
         torch._foreach_add_(self.gradients.tensors(index), gradients)
@@ -72,7 +79,7 @@ class Scaffold(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Put the participant's new part of the sum in place of its old one."""
+        """Replace the participant's contribution to the sum."""
         if self.steps == 0:
             return
         own, total = self.own.tensors(), self.total.tensors()

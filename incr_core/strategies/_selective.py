@@ -21,21 +21,27 @@ CRITERIA = ["class", "loss", "uncertainty"]
 class Selective(Strategy):
     """Learn from each row with a probability that grows with its loss, its uncertainty or the rarity of its class.
 
-        p_i = rank_i ^ beta                      by "loss": among the last `history` losses; by "uncertainty": among the
-                                                 entropies of their predictions
+        p_i = rank_i ^ beta                                by "loss": rank among the last `history` losses;
+                                                           by "uncertainty": rank among the entropies of predictions
         p_i = (rarest share / share of y_i) ^ beta         by "class": shares of the classes among the last rows
         f_i = [drawn with probability p_i] / mean p
 
-    Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers" (arXiv 1910.00762), equation 2,
-    for the loss. A row not drawn counts nothing in the loss; the others count more, so that a step keeps its size: a
-    rank is uniform, so mean p is 1 / (1 + beta). Where few rows are drawn, only they are run backward, after a
-    second forward of their own (`RowWeighting`). Where labels are wrong, the largest losses are those of wrong labels:
-    then use small_loss.
+    A row that is not drawn has factor 0, and the division by mean p preserves the size of a step. A rank is uniform, so
+    mean p is 1 / (1 + beta). If few rows are drawn, only these run backward, after a second forward (`RowWeighting`).
+    If labels are noisy, the largest losses belong to wrong labels: use small_loss instead.
 
-    beta: how sharply to choose; 0 takes all rows. by: see above. history: rows that ranks and shares are taken among.
+    Args:
+        beta: Sharpness of the selection. 0 takes all rows.
+        by: "loss", "uncertainty" or "class".
+        history: Number of recent rows for ranks and shares.
 
-    >>> Selective(beta=1.0).extra_repr()
-    'beta=1.0, by=loss, history=1024'
+    Example:
+        >>> Selective(beta=1.0).extra_repr()
+        'beta=1.0, by=loss, history=1024'
+
+    Reference:
+        Jiang et al. 2019, "Accelerating deep learning by focusing on the biggest losers" (arXiv 1910.00762), equation
+        2, for the loss.
     """
 
     traits = Traits(rowwise=False)
@@ -48,7 +54,7 @@ class Selective(Strategy):
         self.recent = RecentRanks(history, "selective.history")
 
     def attach(self, ctx: Context) -> None:
-        """Check that there are classes where they are needed."""
+        """Check that the objective has classes if the criterion needs them."""
         if self.by != "loss" and not isinstance(ctx.objective, Binary | Multiclass):
             raise StrategyError(
                 f'selective.by: expected the objective binary or multiclass for "{self.by}", '
@@ -57,7 +63,7 @@ class Selective(Strategy):
 
     @property
     def keeps(self) -> float:
-        """The mean of p; by class it is not known beforehand."""
+        """Return the mean of p. By class it is not known beforehand, and 1 is returned."""
         return 1.0 if self.by == "class" else 1.0 / (1.0 + self.beta)
 
     def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:
@@ -69,13 +75,13 @@ class Selective(Strategy):
         return (draw < chance).to(output.dtype) / mean
 
     def _chance(self, ctx: Context, batch: Batch, output: Tensor) -> tuple[Tensor, float | Tensor]:
-        """How likely each row is learned from, (B,), and how likely one is in the mean."""
+        """Return p_i of each row, (B,), and the mean of p."""
         if self.by == "class":
             classes, shares = self.recent.shares()
             rarest = shares.min()
             mean = (shares * (rarest / shares).pow(self.beta)).sum()
             place = torch.searchsorted(classes, batch.targets.long()).clamp(max=len(classes) - 1)
-            # A class not held yet is rarer than the rarest.
+            # A class not seen yet gets the smallest share held.
             share = torch.where(classes[place] == batch.targets, shares[place], rarest)
             return (rarest / share).pow(self.beta), mean
         return self.recent.rank(self._score(ctx, batch, output)).pow(self.beta), 1.0 / (1.0 + self.beta)
@@ -91,7 +97,7 @@ class Selective(Strategy):
         return entropy
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Take in what the new rows scored."""
+        """Record the scores of the new rows."""
         if self.beta > 0:
             classes = batch.targets if self.by == "class" else None
             scores = torch.zeros(len(batch)) if self.by == "class" else self._score(ctx, batch, output)

@@ -16,25 +16,29 @@ __all__ = ["SI"]
 
 
 class SI(Strategy):
-    """Penalise moving weights that earned much of the loss's fall.
+    """Penalise changes of weights that contributed most to the decrease of the loss.
 
         every step:            p_j <- p_j - g_j * (w_j after the step - w_j before it)
         end of an increment:   F_j <- F_j + max(0, p_j) / ((w_j - a_j)^2 + damping),  a <- w,  p <- 0
         loss += strength * sum_j F_j (w_j - a_j)^2        gradient: see `QuadraticPenalty`, k_j = 2 * strength * F_j
 
-    g in the path integral p is the gradient of the loss, without this penalty and other strategies' edits. Zenke et al.
-    2017, "Continual learning through synaptic intelligence", section 3, equations 3 to 5.
+    g in the path integral p is the gradient of the loss, without this penalty and without other strategies' edits.
 
-    strength: weight of the penalty, 0 turns it off. damping: keeps F finite where a weight barely moved, in squared
-    units of weights.
+    Args:
+        strength: Weight of the penalty. 0 turns the strategy off.
+        damping: Keeps F finite for weights that barely moved, in squared units of weights.
 
-    >>> SI(strength=0.5).extra_repr()
-    'strength=0.5, damping=0.1'
+    Example:
+        >>> SI(strength=0.5).extra_repr()
+        'strength=0.5, damping=0.1'
+
+    Reference:
+        Zenke et al. 2017, "Continual learning through synaptic intelligence", section 3, equations 3 to 5.
     """
 
     traits = Traits(
         shared={"importance": "mean", "anchor": "mean"},
-        # It reads gradients before others edit them, and weights after the last one has moved them.
+        # Gradients are read before other strategies edit them, weights after the last strategy has moved them.
         phases={"after_backward": "record", "after_step": "measure", "end": "measure"},
     )
 
@@ -52,13 +56,13 @@ class SI(Strategy):
 
     @torch.no_grad()
     def attach(self, ctx: Context) -> None:
-        """Start the first path at the weights as they are."""
+        """Start the first path at the initial weights."""
         for state in (self.importance, self.anchor, self.path):
             state.allocate(ctx)
         torch._foreach_copy_(self.anchor.tensors(), [as_reals(local(weight)) for weight in ctx.parameters])
 
     def after_backward(self, ctx: Context) -> None:
-        """Keep copies of gradients and weights for the path (views would move along), then add the penalty."""
+        """Copy gradients and weights for the path (views would change with them), then add the penalty's gradient."""
         if self.strength == 0:
             return
         weights, gradients, self._index = ctx.weights_and_gradients()
@@ -68,7 +72,7 @@ class SI(Strategy):
         self._penalty(ctx, self.anchor.tensors(index), self.importance.tensors(index), 2 * self.strength)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Walk the path: subtract gradient times movement."""
+        """Add gradient times movement to the path."""
         if self.strength == 0:
             return
         weights = [as_reals(local(ctx.parameters[place])) for place in self._index]
@@ -77,7 +81,7 @@ class SI(Strategy):
 
     @torch.no_grad()
     def end(self, ctx: Context, labelled: Batch) -> None:
-        """Turn the path into importance, and start the next one here."""
+        """Convert the path to importance, and start the next path here."""
         if self.strength == 0 or len(labelled) == 0:
             return
         for weight, importance, anchor, path in zip(

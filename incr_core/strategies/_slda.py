@@ -16,28 +16,32 @@ __all__ = ["SLDA"]
 
 
 class SLDA(Strategy):
-    """Show the activations of every new row to the model's `StreamingLDA` head, which predicts by them.
+    """Feed the activations of every new row to the model's `StreamingLDA` head, which classifies by them.
 
         counts_y += 1        sums_y += f(x)        second += f(x) f(x)^T
 
-    Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis". f are the
-    penultimate activations, in eval mode, by a forward of its own. The sums live in the model and add up between
-    participants exactly; a row that is learned in several passes counts as often, and row weights count as weights.
+    f are the penultimate activations, computed in eval mode by a separate forward. The sums are part of the model and
+    add up exactly between participants. A row learned in several passes counts once per pass, and row weights count as
+    weights.
 
-    It needs a model made by `incr_core.models.adapt.lda`; shrinkage = 1 there is the nearest class mean.
+    The model must come from `incr_core.models.adapt.lda`; shrinkage = 1 there is the nearest class mean.
 
-    >>> import torch
-    >>> from torch import nn
-    >>> from incr_core.models.adapt import lda
-    >>> from incr_core.learner import Learner
-    >>> model = lda(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))
-    >>> learner = Learner(model, Multiclass(2), torch.optim.SGD, [SLDA()])
-    >>> _ = learner.learn(Batch(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])))
-    >>> learner.predict(torch.tensor([[0.0, 2.0]])).argmax().item()
-    0
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from incr_core.models.adapt import lda
+        >>> from incr_core.learner import Learner
+        >>> model = lda(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))
+        >>> learner = Learner(model, Multiclass(2), torch.optim.SGD, [SLDA()])
+        >>> _ = learner.learn(Batch(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])))
+        >>> learner.predict(torch.tensor([[0.0, 2.0]])).argmax().item()
+        0
+
+    Reference:
+        Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant analysis".
     """
 
-    traits = Traits(phases={"after_step": "measure"})  # activations at the weights that the step leaves
+    traits = Traits(phases={"after_step": "measure"})  # activations at the weights after the step
 
     def attach(self, ctx: Context) -> None:
         """Find the head."""
@@ -52,10 +56,10 @@ class SLDA(Strategy):
                 f"slda: expected a model whose last layer is StreamingLDA, got {type(head).__name__}; "
                 'make it with incr_core.models.adapt.lda, or [[model.adapt]] name = "lda"'
             )
-        self._head = (head,)  # in a tuple, so that the model's head is no part of this strategy's state
+        self._head = (head,)  # in a tuple, so that the model's head is not part of this strategy's state
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Take in the new rows."""
+        """Add the activations of the new rows."""
         training = ctx.model.training
         ctx.model.eval()
         with self._activations.read():

@@ -1,4 +1,4 @@
-"""The small-loss trick against wrong labels."""
+"""Small-loss selection against label noise."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ __all__ = ["SmallLoss"]
 
 
 class SmallLoss(Strategy):
-    """Leave out the rows that fit worst: where labels are wrong, those are mostly the wrong ones.
+    """Leave out the rows with the largest losses; under label noise these are mostly mislabelled rows.
 
         f_i = [rank of l_i among the last `history` losses <= 1 - rate_t] / (1 - rate_t)
         rate_t = rate * min(1, t / warmup)        t: optimiser steps taken
 
-    Han et al. 2018, "Co-teaching: robust training of deep neural networks with extremely noisy labels" (arXiv
-    1804.06872), algorithm 1, whose R(T) is 1 - rate_t, with one network instead of two that select for each other: a
-    network learns what is regular before it learns what is not (its section 3), so the warm-up comes first, and rows
-    left out come back if they fit later. Losses are ranked among those of recent rows, not of the batch, so small
-    batches are served too, and those of one class only.
+    R(T) in the paper is 1 - rate_t. This is one network instead of two that select for each other. A network learns
+    regular patterns before it memorises noise (section 3 of the paper), so the warm-up comes first; rows left out
+    return if their loss falls later. Losses are ranked among those of recent rows, not of the batch, so that small
+    batches and batches of one class work too.
 
-    rate: the share of wrong labels to expect, 0 turns it off, below 1. warmup: steps until it is expected in full.
-    per_class: rank among rows of the same class, so that a rare class is not taken for noise.
+    Args:
+        rate: Expected share of wrong labels, below 1. 0 turns the strategy off.
+        warmup: Steps until the full rate applies.
+        history: Number of recent losses for the ranks.
+        per_class: Rank among rows of the same class, so that a rare class is not mistaken for noise.
 
-    >>> SmallLoss(rate=0.2).extra_repr()
-    'rate=0.2, warmup=500, history=1024, per_class=False'
+    Example:
+        >>> SmallLoss(rate=0.2).extra_repr()
+        'rate=0.2, warmup=500, history=1024, per_class=False'
+
+    Reference:
+        Han et al. 2018, "Co-teaching: robust training of deep neural networks with extremely noisy labels" (arXiv
+        1804.06872), algorithm 1.
     """
 
     traits = Traits(rowwise=False)
@@ -47,7 +54,7 @@ class SmallLoss(Strategy):
         self.recent = RecentRanks(history, "small_loss.history")
 
     def attach(self, ctx: Context) -> None:
-        """Check that there are classes where they are needed."""
+        """Check that the objective has classes if they are needed."""
         if self.per_class and not isinstance(ctx.objective, Multiclass):
             raise StrategyError(
                 f"small_loss.per_class: expected the objective multiclass, got {type(ctx.objective).__name__}; "
@@ -64,7 +71,7 @@ class SmallLoss(Strategy):
         return (rank <= 1 - rate).to(losses.dtype) / (1 - rate)
 
     def after_step(self, ctx: Context, batch: Batch, output: Tensor) -> None:
-        """Take in the losses of the new rows."""
+        """Record the losses of the new rows."""
         if self.rate > 0:
             classes = batch.targets if self.per_class else None
             self.recent.add(ctx.objective.rows(output, batch.targets), classes)

@@ -1,4 +1,4 @@
-"""What a strategy declares about itself, read when a learner is made: so strategies compose, or are refused."""
+"""Declared properties of a strategy, checked when a learner is created: strategies compose or are rejected."""
 
 from __future__ import annotations
 
@@ -12,70 +12,76 @@ from incr_core.errors import StrategyError
 __all__ = ["HOOKS", "PHASES", "Traits", "check_traits"]
 
 HOOKS = ("begin", "adopted", "augment", "weigh", "loss", "after_backward", "after_step", "end", "derive")
-"""The hooks that a learner calls, in the order of an increment."""
+"""The hooks of a learner, in the order of an increment."""
 
 PHASES = {
     "record": "reads the gradient of the loss before any strategy edits it",
-    "remake": "changes weights that others are about to copy or to measure",
-    "main": "adds terms and gradients, moves weights, remembers rows: every hook that declares no phase",
-    "project": "turns the sum of the gradients added so far",
-    "restrict": "keeps weights still: masks gradients, puts values back",
-    "measure": "reads the weights that all others have left behind",
+    "remake": "changes weights that others are about to copy or measure",
+    "main": "adds terms and gradients, moves weights, stores rows: every hook without a declared phase",
+    "project": "projects the sum of the gradients added so far",
+    "restrict": "keeps weights fixed: masks gradients, restores values",
+    "measure": "reads the weights after all other strategies",
 }
-"""The phases of a hook, first to last, and what belongs there. Within a phase, strategies come as they are listed."""
+"""The phases of a hook, first to last, and their purpose. Within a phase, strategies keep the order of the list."""
 
 RULES = ("mean", "sum", "max")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Traits:
-    """Declared by a strategy as a class attribute, `traits = Traits(...)`; what is left out is as for most strategies.
+    """Properties of a strategy, declared as the class attribute `traits = Traits(...)`. The defaults suit most
+    strategies.
 
-    Raises StrategyError for a trait, a hook, a phase or a merge rule that does not exist, and for a value of another
-    type.
+    Raises:
+        StrategyError: A trait, hook, phase or merge rule does not exist, or a value has the wrong type.
 
-    >>> Traits(rowwise=False, phases={"end": "measure"})
-    Traits(rowwise=False, phases={'end': 'measure'})
-    >>> Traits(rowise=False)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StrategyError: traits: expected a trait, got 'rowise'; did you mean 'rowwise'?
+    Example:
+        >>> Traits(rowwise=False, phases={"end": "measure"})
+        Traits(rowwise=False, phases={'end': 'measure'})
+        >>> Traits(rowise=False)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StrategyError: traits: expected a trait, got 'rowise'; did you mean 'rowwise'?
     """
 
     shared: Mapping[str, str] = field(default_factory=dict)
     """Buffers that may leave the participant, by name, and how each merges: "mean" (by rows), "sum" or "max"."""
 
     rowwise: bool = True
-    """Whether each row is treated alone, so that shards of a model may divide a batch's rows. False where `loss` looks
-    at several rows together or at which rows are new, or where `after_step` looks at `output`."""
+    """Whether each row is treated alone, so that shards of a model may divide a batch's rows. False if `loss` reads
+    several rows together or depends on which rows are new, or if `after_step` reads `output`.
+    """
 
     needs_tasks: bool = False
     """Whether each row must have a task (`features.task`)."""
 
     needs_boundaries: bool = False
-    """Whether an increment, or what `learner.consolidate` makes of several, must be a task."""
+    """Whether an increment, or the several increments that `learner.consolidate` combines, must be a task."""
 
     sets_aside: bool = False
-    """Whether `augment` takes new rows out of the objective's loss, by weight 0, to learn them in its own way. The
-    learner refuses it beside a strategy that overrides `weigh` or sets rows aside too: that one would find none."""
+    """Whether `augment` gives new rows weight 0 in the objective's loss and learns them in another way. The learner
+    rejects it beside a strategy that overrides `weigh` or sets rows aside too, because no weighted rows would remain.
+    """
 
     remakes: bool = False
-    """Whether `end` changes the model, its weights or buffers. What each participant made of it is then merged once
-    more, by the rules of a round but without the outer step; a change that is not declared would be lost."""
+    """Whether `end` changes the model's weights or buffers. The participants' models are then merged once more, by the
+    rules of a round but without the outer step. An undeclared change would be lost.
+    """
 
     stacks: bool = False
-    """Whether many learners that start from one anchor may be learned as one batch: it overrides no hooks but `begin`,
-    `adopted` and `after_backward`; its state is the same for all of them; and `after_backward` may be given weights and
-    gradients of many, (K, ...) each, treats each number alone and draws nothing."""
+    """Whether many learners that start from one anchor can be learned as one batch. The strategy then overrides no
+    hooks but `begin`, `adopted` and `after_backward`; its state is the same for all learners; and `after_backward`
+    accepts weights and gradients of many learners, (K, ...) each, works elementwise and draws no random numbers.
+    """
 
     alone: str = ""
-    """Why it cannot be combined with any other strategy, if so: the reason that the learner gives when it refuses."""
+    """Reason why it cannot be combined with any other strategy, or empty. The learner quotes it in its error."""
 
     phases: Mapping[str, str] = field(default_factory=dict)
-    """Hook -> phase (`PHASES`), for hooks that must come before or after those of other strategies."""
+    """Hook -> phase (`PHASES`), for hooks that must run before or after those of other strategies."""
 
     def __new__(cls, **given: object) -> Self:
-        """Refuse a trait that does not exist in our own words; `__init__` takes the others."""
+        """Raise a StrategyError for an unknown trait; `__init__` handles the others."""
         known = [one.name for one in fields(cls)]
         for name in given:
             if name not in known:
@@ -99,18 +105,20 @@ class Traits:
                 raise StrategyError(f"traits.phases.{hook}: {unknown('a phase', phase, PHASES)}")
 
     def place(self, hook: str) -> int:
-        """The phase of a hook as a number that sorts.
+        """Return the phase of a hook as a sortable number.
 
-        >>> Traits().place("end") < Traits(phases={"end": "measure"}).place("end")
-        True
+        Example:
+            >>> Traits().place("end") < Traits(phases={"end": "measure"}).place("end")
+            True
         """
         return list(PHASES).index(self.phases.get(hook, "main"))
 
     def declared(self) -> dict[str, Any]:
-        """The traits that differ from the default, by name.
+        """Return the traits that differ from the default, by name.
 
-        >>> Traits(remakes=True, alone="").declared()
-        {'remakes': True}
+        Example:
+            >>> Traits(remakes=True, alone="").declared()
+            {'remakes': True}
         """
         default = type(self)()
         return {
@@ -128,7 +136,7 @@ def _type_of(trait: Any) -> type:
 
 
 def check_traits(kind: type[Any], base: type[Any]) -> None:
-    """StrategyError where a class declares traits in another way, or traits of a hook that it does not override."""
+    """Raise a StrategyError if a class declares traits in another form, or for a hook that it does not override."""
     traits = kind.__dict__.get("traits", kind.traits)
     if not isinstance(traits, Traits):
         raise StrategyError(

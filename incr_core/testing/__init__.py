@@ -1,4 +1,4 @@
-"""Laws that a strategy of one's own must keep, and streams for studying forgetting and drift."""
+"""Laws for user-defined strategies, and streams for studying forgetting and drift."""
 
 from __future__ import annotations
 

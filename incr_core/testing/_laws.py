@@ -1,4 +1,4 @@
-"""The laws that every strategy obeys, as one check for strategies of one's own."""
+"""The laws that every strategy obeys, as a single check for user-defined strategies."""
 
 from __future__ import annotations
 
@@ -32,38 +32,47 @@ def check_strategy(
     increments: Sequence[Batch] | None = None,
     device: str = "cpu",
 ) -> None:
-    """Check that a strategy obeys the laws; AssertionError says which one it breaks, where, and what to look at.
+    """Check that a strategy obeys the laws.
 
-    resume      stopped after any increment or step, saved, and loaded by a fresh learner, or by the same one after it
-                has learned on: the same bits
-    tidy        torch's global random state and the rows it is given stay as they are
-    zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
-    state       names and shapes in its state, but for rows held, are the same after day 1 and day 100
-    moves       it learns a float64 model, and a model on a GPU where there is one
-    merge       what it shares merges the same in any order and grouping, and taking back its own changes nothing; it
-                declares `Traits.remakes` if it changes the model when an increment ends
-    memory      no memory holds more rows than its capacity, or takes more bytes than after its first rows
+        resume      stopped after any increment or step, saved, and loaded by a new learner, or by the same one after
+                    further learning: the same bits
+        tidy        torch's global random state and the given rows stay unchanged
+        zero        `zero()`, the strategy with its strength at 0, learns the same bits as no strategy
+        state       names and shapes in its state, except the number of rows held, are the same after day 1 and day 100
+        moves       it learns a float64 model, and a model on a GPU if there is one
+        merge       its shared state merges the same in any order and grouping, and adopting its own state changes
+                    nothing; it declares `Traits.remakes` if it changes the model when an increment ends
+        memory      no memory holds more rows than its capacity, or takes more bytes than after its first rows
 
-    make: makes a new strategy at each call, always with the same arguments.
-    model, objective, increments: what to try it on, from float inputs; the default is a small MLP with Dropout and
-    three increments of 38 rows of three classes, so that the last batch is ragged. device: where to learn them.
+    Args:
+        make: Creates a new strategy at each call, always with the same arguments.
+        zero: Creates the strategy with strength 0. None skips this law.
+        model: Creates the model. The default is a small MLP with Dropout.
+        objective: Creates the objective. The default has three classes.
+        increments: Increments with float inputs. The default is three increments of 38 rows of three classes, so that
+            the last batch is ragged.
+        device: Device to learn on.
 
-    >>> from incr_core.strategies import Replay
-    >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
+    Raises:
+        AssertionError: The strategy breaks a law; the message names the law, the place and the likely cause.
 
-    One whose state is not saved:
+    Example:
+        >>> from incr_core.strategies import Replay
+        >>> check_strategy(partial(Replay, capacity=10), zero=partial(Replay, ratio=0.0))
 
-    >>> class Forgetful(Strategy):
-    ...     "Weigh the loss by the number of the step, since it was made."
-    ...     steps = 0
-    ...     def loss(self, ctx, batch, output):
-    ...         self.steps += 1
-    ...         return {"forgetful": self.steps * 0.01 * output.square().mean()}
-    >>> check_strategy(Forgetful)
-    Traceback (most recent call last):
-    ...
-    AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
-    learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
+        A strategy whose state is not saved:
+
+        >>> class Forgetful(Strategy):
+        ...     "Weigh the loss by the number of the step, since it was made."
+        ...     steps = 0
+        ...     def loss(self, ctx, batch, output):
+        ...         self.steps += 1
+        ...         return {"forgetful": self.steps * 0.01 * output.square().mean()}
+        >>> check_strategy(Forgetful)
+        Traceback (most recent call last):
+        ...
+        AssertionError: Forgetful breaks the law of resume: stopped 3 of 10 steps into increment 0, saved and loaded, it
+        learns another model.layers.0.weight (up to ... away); keep all it depends on in buffers or get_extra_state
     """
     laws = Laws(make, model or Small, objective or partial(Multiclass, 3), list(increments or three_classes()), device)
     laws.check_resume()
@@ -80,11 +89,12 @@ class Laws(Trial):
     """One check for each law."""
 
     def check_resume(self) -> None:
-        """Resume equals uninterrupted, at the border of increments and within."""
+        """Check that resume equals uninterrupted learning, at the boundaries of increments and within."""
         expected = everything(self.learned(self.make()))
         for number, labelled in enumerate(self.increments):
             steps = self.learner(self.make()).steps_in(len(labelled))
-            # Once within each increment, at another place; and once after each but the last, where no step is left.
+            # Once within each increment, at different places, and once after each increment but the last, where no step
+            # is left.
             for taken in (1 + (number + 1) * steps // 4, None)[: 2 if labelled is not self.increments[-1] else 1]:
                 where = "after" if taken is None else f"{taken} of {steps} steps into"
                 for by, fresh in (("", True), (" by the learner that had learned on", False)):
@@ -99,7 +109,7 @@ class Laws(Trial):
                         )
 
     def _resumed(self, number: int, taken: int | None, fresh: bool) -> Learner:
-        """Learn all increments, but stop in the one of that number and go on with a fresh learner, or the same one."""
+        """Learn all increments, but stop in increment `number` and continue with a new learner or the same one."""
         learner = self.learner(self.make())
         for labelled in self.increments[:number]:
             learner.learn(labelled)
@@ -107,12 +117,12 @@ class Laws(Trial):
         learner.advance(taken)
         if taken is None:
             learner.end(self.increments[number])
-        # As through a file, but for the disk.
+        # Pack and unpack the state as a file would, without the disk.
         tensors, rest = pack({"weights": learner.weights(), "learner": learner.state_dict()})
         state = unpack(tensors, json.loads(json.dumps(rest)))
         if fresh:
             learner = self.learner(self.make(), seed=4)
-        else:  # a loss in the middle of the next increment
+        else:  # a restart in the middle of the next increment
             learner.begin(self.increments[(number + (taken is None)) % len(self.increments)])
             learner.advance(3)
         learner.adopt(state["weights"])
@@ -122,9 +132,9 @@ class Laws(Trial):
         return learner
 
     def check_tidy(self) -> None:
-        """Nothing outside the learner is touched."""
+        """Check that nothing outside the learner is changed."""
         before, rows = torch.get_rng_state(), [labelled.map(torch.clone) for labelled in self.increments]
-        self.learned(self.make(), shuffle=False)  # batches in order are views of the rows, and not of a copy
+        self.learned(self.make(), shuffle=False)  # unshuffled batches are views of the rows, not copies
         untouched = torch.equal(torch.get_rng_state(), before)
         self.require(untouched, "tidiness", "it draws from torch's global generator; use ctx.generator")
         for number, (now, then) in enumerate(zip(self.increments, rows, strict=True)):
@@ -132,14 +142,14 @@ class Laws(Trial):
             self.require(all(same), "tidiness", f"it changes the rows of increment {number}; return new ones instead")
 
     def check_zero(self, zero: Callable[[], Strategy]) -> None:
-        """Zero strength equals no strategy, bit for bit."""
+        """Check that zero strength equals no strategy, bit for bit."""
         expected, found = self.learned().weights(), self.learned(zero()).weights()
         for name, value in expected.items():
             same, distance = compare(found[name], value)
             self.require(same, "zero strength", f"{zero()} learns another {name} than no strategy ({distance})")
 
     def check_state(self) -> None:
-        """The state has the same names on day 1 and day 100, and the same shapes but for how many rows are held."""
+        """Check that the state has the same names and shapes on day 1 and day 100, except the number of rows held."""
         learner = self.learner(self.make())
 
         def layout() -> dict[str, Any]:
@@ -160,7 +170,7 @@ class Laws(Trial):
         )
 
     def check_moves(self) -> None:
-        """A float64 model is learned in float64, and a model on a GPU, where there is one, on that GPU."""
+        """Check that a float64 model is learned in float64, and a model on a GPU, if there is one, on that GPU."""
         moves = [("cpu", torch.float64)] + [("cuda", torch.float32)] * torch.cuda.is_available()
         for device, dtype in moves:
 
@@ -181,14 +191,14 @@ class Laws(Trial):
                 self.require(weight.dtype == dtype, "moves", f"{name} of a {dtype} model became {weight.dtype}")
 
     def check_merge(self) -> None:
-        """Shared state merges alike in any order and grouping."""
+        """Check that shared state merges to the same result in any order and grouping."""
         learners = [self.learner(self.make()) for _ in range(3)]
         for learner, labelled in zip(learners, self.increments * 3, strict=False):
             learner.learn(labelled)
         states, rules = [learner.shared_state()[0] for learner in learners], learners[0].shared_state()[1]
         for name in self.make().traits.shared:
             exists = any(f"{key}.".startswith(f"0.{name}.") for key in rules)
-            self.require(exists, "merge", f"its trait `shared` names {name!r}, which is no buffer of it")
+            self.require(exists, "merge", f"its trait `shared` names {name!r}, which is not one of its buffers")
         rows = [10, 20, 30]
         for name, rule in rules.items():
             values = [state[name] for state in states]
@@ -205,7 +215,9 @@ class Laws(Trial):
         self._check_remakes()
 
     def _check_remakes(self) -> None:
-        """A strategy whose `end` changes the model says so, or participants would lose the change."""
+        """Check that a strategy whose `end` changes the model declares it; otherwise participants would lose the
+        change.
+        """
         learner, labelled = self.learner(self.make()), self.increments[0]
         learner.begin(labelled)
         before = {name: value.clone() for name, value in learner.advance().weights.items()}
@@ -214,12 +226,12 @@ class Laws(Trial):
         self.require(
             learner.remakes or not changed,
             "merge",
-            f"`end` changes {', '.join(changed)}, and other participants never hear of it; "
+            f"`end` changes {', '.join(changed)}, and other participants do not receive the change; "
             "declare traits = Traits(remakes=True)",
         )
 
     def check_memory(self) -> None:
-        """Memories stay within their rows and their bytes."""
+        """Check that memories stay within their rows and their bytes."""
         learner, taken = self.learner(self.make()), dict[str, int]()
         for labelled in self.increments:
             learner.learn(labelled)

@@ -1,8 +1,8 @@
-"""Streams for studying forgetting: a set of rows, made into increments that change from one to the next.
+"""Streams for studying forgetting: increments whose distribution changes, made from one set of rows.
 
-Every scenario takes rows and gives a list of increments, each a `Batch` with `task` filled in; applied with the same
-arguments to test rows, it gives the test rows of each task. `drifting` takes such a list, and makes it a stream that
-goes over from each to the next.
+Every scenario takes rows and returns a list of increments, each a `Batch` with `task` filled in. Applied to test rows
+with the same arguments, it returns the test rows of each task. `drifting` converts such a list to a stream with gradual
+transitions.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ __all__ = ["blurry", "class_incremental", "drifting", "permuted", "rotated", "ta
 
 
 def class_incremental(rows: Batch, classes_each: int, order: Sequence[int] | None = None) -> list[Batch]:
-    """New classes with every increment, `classes_each` at a time, in the order of their numbers or in `order`.
+    """Divide rows into increments of new classes, `classes_each` at a time, in ascending order or in `order`.
 
-    Rows keep their order within an increment. van de Ven & Tolias 2019, "Three scenarios for continual learning".
+    Rows keep their order within an increment.
 
-    >>> rows = Batch(torch.zeros(4, 1), torch.tensor([0, 2, 1, 3]))
-    >>> [part.targets.tolist() for part in class_incremental(rows, 2)]
-    [[0, 1], [2, 3]]
+    Example:
+        >>> rows = Batch(torch.zeros(4, 1), torch.tensor([0, 2, 1, 3]))
+        >>> [part.targets.tolist() for part in class_incremental(rows, 2)]
+        [[0, 1], [2, 3]]
+
+    Reference:
+        van de Ven & Tolias 2019, "Three scenarios for continual learning".
     """
     classes = torch.unique(rows.targets).tolist() if order is None else list(order)
     if classes_each < 1 or len(classes) % classes_each:
@@ -39,25 +43,32 @@ def class_incremental(rows: Batch, classes_each: int, order: Sequence[int] | Non
 
 
 def task_incremental(rows: Batch, classes_each: int, order: Sequence[int] | None = None) -> list[Batch]:
-    """As `class_incremental`, but targets count from 0 within each task: the task is known, and the head is shared
-    or chosen by `Batch.task`.
+    """Divide rows as `class_incremental`, with targets that count from 0 within each task.
 
-    >>> rows = Batch(torch.zeros(4, 1), torch.tensor([0, 2, 1, 3]))
-    >>> [part.targets.tolist() for part in task_incremental(rows, 2)]
-    [[0, 1], [0, 1]]
+    The task is known, and the head is shared or selected by `Batch.task`.
+
+    Example:
+        >>> rows = Batch(torch.zeros(4, 1), torch.tensor([0, 2, 1, 3]))
+        >>> [part.targets.tolist() for part in task_incremental(rows, 2)]
+        [[0, 1], [0, 1]]
     """
     increments = class_incremental(rows, classes_each, order)
     return [replace(part, targets=torch.unique(part.targets, return_inverse=True)[1]) for part in increments]
 
 
 def permuted(rows: Batch, tasks: int, seed: int = 0) -> list[Batch]:
-    """All rows in every increment, their features shuffled in a new, fixed order in each; the first is as it is.
+    """Return all rows in every increment, with features in a new fixed permutation each; the first is unchanged.
 
-    inputs: (N, d). Goodfellow et al. 2013; Kirkpatrick et al. 2017, section 2.2.
+    Shapes:
+        rows.inputs: (N, d).
 
-    >>> rows = Batch(torch.arange(3.0)[None], torch.tensor([0]))
-    >>> [sorted(part.inputs.flatten().tolist()) for part in permuted(rows, 2)]
-    [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]
+    Example:
+        >>> rows = Batch(torch.arange(3.0)[None], torch.tensor([0]))
+        >>> [sorted(part.inputs.flatten().tolist()) for part in permuted(rows, 2)]
+        [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]
+
+    Reference:
+        Goodfellow et al. 2013; Kirkpatrick et al. 2017, section 2.2.
     """
     inputs, generator = _tensor(rows, "permuted"), torch.Generator().manual_seed(seed)
     width = inputs.shape[1]
@@ -66,13 +77,18 @@ def permuted(rows: Batch, tasks: int, seed: int = 0) -> list[Batch]:
 
 
 def rotated(rows: Batch, tasks: int, degrees: float = 180.0) -> list[Batch]:
-    """All rows in every increment, turned by equal steps from 0 up to `degrees`.
+    """Return all rows in every increment, rotated by equal steps from 0 to `degrees`.
 
-    inputs: (N, side * side), square images. Lopez-Paz & Ranzato 2017, section 4.
+    Shapes:
+        rows.inputs: (N, side * side), square images.
 
-    >>> rows = Batch(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))
-    >>> [part.inputs.flatten().round().tolist() for part in rotated(rows, 2)]
-    [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
+    Example:
+        >>> rows = Batch(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))
+        >>> [part.inputs.flatten().round().tolist() for part in rotated(rows, 2)]
+        [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
+
+    Reference:
+        Lopez-Paz & Ranzato 2017, section 4.
     """
     inputs = _tensor(rows, "rotated")
     side = round(inputs.shape[1] ** 0.5)
@@ -90,13 +106,17 @@ def rotated(rows: Batch, tasks: int, degrees: float = 180.0) -> list[Batch]:
 
 
 def blurry(rows: Batch, classes_each: int, blur: float = 0.1, seed: int = 0) -> list[Batch]:
-    """As `class_incremental`, but a share `blur` of the rows comes in any increment: no boundary is sharp.
+    """Divide rows as `class_incremental`, but a fraction `blur` of the rows goes to a random increment.
 
-    Rows are shuffled within increments. `task` is the one a row's class belongs to. Bang et al. 2021, "Rainbow memory".
+    Rows are shuffled within increments. `task` is the task that a row's class belongs to.
 
-    >>> rows = Batch(torch.zeros(400, 1), torch.arange(400) % 4)
-    >>> [len(part) for part in blurry(rows, 2, blur=0.0)]
-    [200, 200]
+    Example:
+        >>> rows = Batch(torch.zeros(400, 1), torch.arange(400) % 4)
+        >>> [len(part) for part in blurry(rows, 2, blur=0.0)]
+        [200, 200]
+
+    Reference:
+        Bang et al. 2021, "Rainbow memory".
     """
     if not 0 <= blur <= 1:
         raise StreamError(f"blurry.blur: expected a share of rows from 0 to 1, got {blur}")
@@ -114,26 +134,38 @@ def blurry(rows: Batch, classes_each: int, blur: float = 0.1, seed: int = 0) -> 
 
 
 def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: int = 0) -> list[Batch]:
-    """All rows of one concept after the other, in increments of `every` rows; a drift takes about `width` rows.
+    """Return a stream of all concepts in sequence, in increments of `every` rows; a drift takes about `width` rows.
 
         p(t) = 1 / (1 + exp(-4 (t - t0) / width))
 
-    is the probability that row t is of the new concept or one after it, where those before it have t0 rows in all
-    (Bifet et al. 2009, "New ensemble methods for evolving data streams", section 2: MOA's ConceptDriftStream): an
-    abrupt drift with a width of 0, else a gradual one (Gama et al. 2014, "A survey on concept drift adaptation").
+    is the probability that row t belongs to the new concept or a later one, where the earlier concepts have t0 rows in
+    total. The drift is abrupt with a width of 0, otherwise gradual.
 
-    That every row may come once, concepts are not drawn a place at a time: each row's place is moved by a logistic
-    variable of scale width / 4, which leaves 1 - p(t) of the old concept at t and brings p(t) of the new one. Then rows
-    take the places of their concept in the order they were given. `task` is the number of the concept.
+    Every row occurs once. Instead of drawing a concept for each place, the place of each row is shifted by a logistic
+    variable of scale width / 4, which leaves 1 - p(t) of the old concept at t and brings p(t) of the new one. Rows then
+    take the places of their concept in the given order. `task` is the number of the concept.
 
-    Raises StreamError, also where a drift is wider than a concept has rows: it would meet the next drift, or the end.
+    Args:
+        concepts: The rows of each concept.
+        every: Rows per increment.
+        width: Length of a drift in rows.
+        seed: Seed of the shifts.
 
-    >>> before, after = (Batch(torch.full((4, 1), value), torch.zeros(4)) for value in (1.0, 2.0))
-    >>> [part.inputs.flatten().tolist() for part in drifting([before, after], every=3)]
-    [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0], [2.0, 2.0]]
-    >>> turning = permuted(Batch(torch.rand(500, 9), torch.zeros(500)), tasks=3)
-    >>> [len(part) for part in drifting(turning, every=600, width=100)]
-    [600, 600, 300]
+    Raises:
+        StreamError: The arguments are invalid, or a drift is wider than a concept and would meet the next drift or the
+            end.
+
+    Example:
+        >>> before, after = (Batch(torch.full((4, 1), value), torch.zeros(4)) for value in (1.0, 2.0))
+        >>> [part.inputs.flatten().tolist() for part in drifting([before, after], every=3)]
+        [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0], [2.0, 2.0]]
+        >>> turning = permuted(Batch(torch.rand(500, 9), torch.zeros(500)), tasks=3)
+        >>> [len(part) for part in drifting(turning, every=600, width=100)]
+        [600, 600, 300]
+
+    Reference:
+        Bifet et al. 2009, "New ensemble methods for evolving data streams", section 2 (MOA's ConceptDriftStream); Gama
+        et al. 2014, "A survey on concept drift adaptation".
     """
     sizes = [len(concept) for concept in concepts]
     if len(sizes) < 2 or not all(sizes):
@@ -159,7 +191,7 @@ def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: in
     assert stream.task is not None
     u = torch.rand(len(stream), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     moved = torch.arange(len(stream)) + width / 4 * torch.logit(u, eps=1e-12)
-    # The concept of each place, and from it the places of each concept, in order.
+    # Determine the concept of each place, and from it the places of each concept, in order.
     places = torch.argsort(stream.task[torch.argsort(moved)], stable=True)
     return stream.take(torch.argsort(places)).split(every)
 

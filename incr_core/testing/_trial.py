@@ -1,4 +1,4 @@
-"""What a strategy is tried on: a small model, rows of three classes, and learners of the same seed."""
+"""Test bench for strategies: a small model, rows of three classes, and learners with equal seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_SIZE, ACCUMULATE = 4, 2
 
 
 class Small(nn.Module):
-    """4 numbers in, 3 classes out; its layers have names with dots, which buffers may not have."""
+    """A model with 4 inputs and 3 classes. Its layers have dotted names, which buffers must not have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,10 +34,11 @@ class Small(nn.Module):
 
 
 def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
-    """Increments of rows around three points in four dimensions; the later, the fewer of class 0.
+    """Yield increments of rows around three points in four dimensions; class 0 becomes rarer over time.
 
-    >>> [len(labelled) for labelled in three_classes(increments=2, rows=5)]
-    [5, 5]
+    Example:
+        >>> [len(labelled) for labelled in three_classes(increments=2, rows=5)]
+        [5, 5]
     """
     generator = torch.Generator().manual_seed(11)
     centres = torch.randn(3, 4, generator=generator)
@@ -49,7 +50,7 @@ def three_classes(increments: int = 3, rows: int = 38) -> Iterator[Batch]:
 
 
 class Trial:
-    """A strategy under test, and what it is tried on."""
+    """A strategy under test, with the model, objective and increments of the test."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Trial:
         self.name = type(make()).__name__
 
     def require(self, holds: bool, law: str, text: str) -> None:
-        """Raise unless it holds."""
+        """Raise an AssertionError unless `holds`."""
         if not holds:
             raise AssertionError(f"{self.name} breaks the law of {law}: {text}")
 
@@ -79,7 +80,7 @@ class Trial:
         device: str | None = None,
         shuffle: bool = True,
     ) -> Learner:
-        """A learner with the weights of `seed`."""
+        """Return a learner whose model is initialised with `seed`."""
         before = torch.get_rng_state()
         torch.manual_seed(seed)
         model = self.model().to(device or self.device, dtype)
@@ -97,7 +98,7 @@ class Trial:
         )
 
     def learned(self, *strategies: Strategy, shuffle: bool = True) -> Learner:
-        """A learner that has learned all increments."""
+        """Return a learner that has learned all increments."""
         learner = self.learner(*strategies, shuffle=shuffle)
         for labelled in self.increments:
             learner.learn(labelled)
@@ -105,13 +106,13 @@ class Trial:
 
 
 def everything(learner: Learner) -> dict[str, Any]:
-    """Weights, and every leaf of the learner's state, by name."""
+    """Return the weights and every leaf of the learner's state, by name."""
     tensors, rest = pack({"state": learner.state_dict()})
     return {**learner.weights(), **tensors, "the state's other values": rest}
 
 
 def compare(found: Any, expected: Any) -> tuple[bool, str]:
-    """Whether two values are equal to the bit, and how they differ."""
+    """Return whether two values are bit-identical, and a description of the difference."""
     if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
         return bool(found == expected), f"{found} instead of {expected}"
     if found.shape != expected.shape or found.dtype != expected.dtype:

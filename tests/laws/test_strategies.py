@@ -131,7 +131,7 @@ class Greedy(Strategy):
         (Loud, "Loud breaks the law of tidiness: it draws from torch's global generator; use ctx.generator"),
         (Vandal, "Vandal breaks the law of tidiness: it changes the rows of increment 0"),
         (Growing, "Growing breaks the law of state: .* 0.day1, 0.day10, .* change"),
-        (Misspelt, "Misspelt breaks the law of merge: its trait `shared` names 'fischer', which is no buffer of it"),
+        (Misspelt, "Misspelt breaks the law of merge: its trait `shared` names 'fischer', which is not"),
         (
             Quiet,
             r"Quiet breaks the law of merge: `end` changes model.layers.0.weight, and .*; declare .*\(remakes=True\)",

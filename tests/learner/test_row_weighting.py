@@ -194,7 +194,7 @@ def test_remembered_rows_are_weighed_too() -> None:
 
 
 def test_what_takes_new_rows_out_of_the_loss_leaves_nothing_to_choose() -> None:
-    with pytest.raises(StrategyError, match=r"strategy: SmallLoss chooses among new rows .* and ACE takes"):
+    with pytest.raises(StrategyError, match=r"strategy: SmallLoss weighs new rows .* and ACE takes"):
         learner([ACE(), SmallLoss(), Replay()])
     learner([ACE(), Replay()])
 

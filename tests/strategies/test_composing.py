@@ -259,13 +259,13 @@ def test_gdumb_stands_alone(other: Make) -> None:
     name = getattr(other, "__name__", "")
     with pytest.raises(StrategyError, match=rf"strategy: expected GDumb alone, got it beside {name}: it retrains from"):
         learner([other(), GDumb()])
-    with pytest.raises(StrategyError, match=rf"got it beside {name} and {name}: .* lost; leave one or the other out"):
+    with pytest.raises(StrategyError, match=rf"got it beside {name} and {name}: .* discards .*; remove one of them"):
         learner([GDumb(), other(), other()])
 
 
 def test_ones_own_may_stand_alone_too() -> None:
     learner([Jealous()])
-    with pytest.raises(StrategyError, match="expected Jealous alone, got it beside L2SP: it knows best; leave"):
+    with pytest.raises(StrategyError, match="expected Jealous alone, got it beside L2SP: it knows best; remove"):
         learner([L2SP(), Jealous()])
 
 

@@ -155,7 +155,7 @@ def test_sums_that_fade_count_rows_by_how_long_ago_they_came() -> None:
     theirs = linear_model.Ridge(0.5 * STEPS**2).fit(levels(one, stream.inputs), values, weights)  # type: ignore[arg-type]
     expected = torch.from_numpy(theirs.predict(levels(one, stream.inputs)))  # type: ignore[arg-type]
     assert float((one.predict(stream.inputs) - expected).abs().max()) < 1e-5
-    with pytest.raises(StrategyError, match=r"ridge: expected sums of whole rows .*decay = 0.02"):
+    with pytest.raises(StrategyError, match=r"ridge: expected sums of whole rows .*decay 0.02"):
         one.strategies[0].take_out(one.model, one.objective, stream)  # type: ignore[operator]
 
 
@@ -199,8 +199,8 @@ def test_the_model_for_tables_keeps_the_scale_that_it_found_first() -> None:
 @pytest.mark.parametrize(
     ("model", "objective", "strategies", "told"),
     [
-        (nn.Sequential(nn.Linear(4, 3)), Multiclass(3), [Ridge()], "RidgeHead and nothing that learns by steps, got 0"),
-        (nn.Sequential(nn.Linear(4, 4), network()), Multiclass(3), [Ridge()], "got 0.weight, which learns"),
+        (nn.Sequential(nn.Linear(4, 3)), Multiclass(3), [Ridge()], "RidgeHead and no trainable weights, got 0"),
+        (nn.Sequential(nn.Linear(4, 4), network()), Multiclass(3), [Ridge()], "got 0.weight, which is trainable"),
         (network(), Ranking(3), [Ridge()], "Multilabel with its own loss, got Ranking"),
         (network(), Multiclass(3, LOSSES["gce"]()), [Ridge()], "got another loss than the objective's own"),
         (network(), Multiclass(3), [Ridge(), Replay()], "expected Ridge alone, got it beside Replay"),

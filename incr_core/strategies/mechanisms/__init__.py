@@ -1,4 +1,4 @@
-"""Parts that strategies share: Fisher information, penalties, snapshots, ownership of weights, ranks."""
+"""Components that strategies share: Fisher information, penalties, snapshots, ownership of weights, ranks."""
 
 from __future__ import annotations
 

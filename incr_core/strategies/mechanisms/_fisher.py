@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher information, from per-sample gradients."""
+"""Diagonal Fisher information from per-sample gradients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from incr_core.objectives import Objective
 __all__ = ["fisher_diagonal", "gradients_of_rows", "rows_at_once"]
 
 GRADIENT_FLOATS = 6_000_000
-"""Gradients of single rows held at a time. Beyond some 24 MB the allocator asks the system for fresh pages each time,
-and clearing them takes ten times as long as the gradients."""
+"""Maximum number of elements in per-row gradients held at once. Above some 24 MB the allocator requests new pages from
+the system each time, and clearing these takes ten times as long as computing the gradients.
+"""
 
 
 def fisher_diagonal(
@@ -27,22 +28,33 @@ def fisher_diagonal(
     generator: torch.Generator | None = None,
     chunk: int | None = None,
 ) -> dict[str, Tensor]:
-    """How strongly the model's predictions depend on each weight: the mean over rows of
+    """Return the diagonal Fisher information of the weights, the mean over rows of
 
         F_j = E_{y ~ p(y|x)} [ (d log p(y|x) / d w_j)^2 ] = sum_k ( d (s_k . output(x)) / d w_j )^2
 
-    where the score vectors s_k of the objective satisfy sum_k s_k s_k^T = E_y[score score^T] (`Objective.scores`).
-    The expectation is over the model's own predictions, exact for few outputs and by one draw a row for many
-    (Kirkpatrick et al. 2017; Kunstner et al. 2019 on why neither labels nor squared batch gradients will do).
+    where the score vectors s_k of the objective satisfy sum_k s_k s_k^T = E_y[score score^T] (`Objective.scores`). The
+    expectation is over the model's own predictions. It is exact for few outputs, and estimated by one draw per row for
+    many. Labels or squared batch gradients would give a different quantity (Kunstner et al. 2019).
 
-    batch: N rows; chunk: how many at a time, see `rows_at_once`. Returns one tensor per trainable parameter, by name,
-    of its whole shape, also where `model` is sharded (a collective call then); complex weights count as pairs of real
-    ones, (..., 2). The model runs in eval mode.
+    Args:
+        model: The model; it runs in eval mode.
+        objective: Supplies the scores.
+        batch: N rows.
+        generator: Source of the draws.
+        chunk: Rows at a time; see `rows_at_once`.
 
-    >>> from incr_core.objectives import Binary
-    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.zeros_(model.weight)
-    >>> fisher_diagonal(model, Binary(), Batch(torch.tensor([[2.0]]), torch.ones(1)))["weight"]
-    tensor([[1.]])
+    Returns:
+        One tensor per trainable parameter, by name, in its whole shape. If `model` is sharded, this is a collective
+        call. Complex weights count as pairs of real numbers, (..., 2).
+
+    Example:
+        >>> from incr_core.objectives import Binary
+        >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.zeros_(model.weight)
+        >>> fisher_diagonal(model, Binary(), Batch(torch.tensor([[2.0]]), torch.ones(1)))["weight"]
+        tensor([[1.]])
+
+    Reference:
+        Kirkpatrick et al. 2017; Kunstner et al. 2019.
     """
     weights, fixed = whole_weights(model)
     total = {name: torch.zeros_like(as_reals(weight)) for name, weight in weights.items()}
@@ -71,15 +83,17 @@ def fisher_diagonal(
 
 
 def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
-    """The gradient of function(weights, *row) by the weights, for each row of batched arguments: (B, ...) each.
+    """Return a function that computes the gradient of function(weights, *row) by the weights for each row, (B, ...)
+    each.
 
-    All rows at once by vmap. A model that chooses its way by its values knows no vmap, such as a transformer that looks
-    whether anything is padding, nor does an embedding with sparse gradients, or a recurrent layer; of such a one, row
-    after row.
+    All rows are computed at once by vmap. vmap fails for models with control flow that depends on values (such as a
+    transformer that checks for padding), embeddings with sparse gradients, and recurrent layers; their rows are
+    computed one by one.
 
-    >>> gradients = gradients_of_rows(lambda weights, x: weights["w"] * x if x > 0 else weights["w"] * 0)
-    >>> gradients({"w": torch.tensor(1.0)}, torch.tensor([3.0, -4.0]))
-    {'w': tensor([3., 0.])}
+    Example:
+        >>> gradients = gradients_of_rows(lambda weights, x: weights["w"] * x if x > 0 else weights["w"] * 0)
+        >>> gradients({"w": torch.tensor(1.0)}, torch.tensor([3.0, -4.0]))
+        {'w': tensor([3., 0.])}
     """
     at_once = vmap(grad(lambda weights, row: function(weights, *row)), in_dims=(None, 0), randomness="different")
     mapped = True
@@ -96,7 +110,7 @@ def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str
             try:
                 found: dict[str, Tensor] = at_once(weights, rows)
                 return found
-            except RuntimeError:  # torch has as many words for it as layers; what is at fault itself fails below too
+            except RuntimeError:  # the messages vary by layer; a genuine fault fails again below
                 mapped = False
         leaves, layout = tree_flatten(rows)
         each = [
@@ -108,9 +122,10 @@ def gradients_of_rows(function: Callable[..., Tensor]) -> Callable[..., dict[str
 
 
 def rows_at_once(weights: Mapping[str, Tensor]) -> int:
-    """How many rows' own gradients to hold at a time: many for small models, few for large ones.
+    """Return how many rows' gradients to hold at once: many for small models, few for large ones.
 
-    >>> rows_at_once({"w": torch.zeros(10, 10)}), rows_at_once({"w": torch.zeros(1000, 1000)})
-    (64, 6)
+    Example:
+        >>> rows_at_once({"w": torch.zeros(10, 10)}), rows_at_once({"w": torch.zeros(1000, 1000)})
+        (64, 6)
     """
     return min(64, max(1, GRADIENT_FLOATS // sum(weight.numel() for weight in weights.values())))

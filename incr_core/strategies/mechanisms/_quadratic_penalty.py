@@ -1,4 +1,4 @@
-"""The gradient of a quadratic penalty, taken implicitly so that no strength makes a step overshoot."""
+"""Implicit gradient of a quadratic penalty, which does not overshoot at any strength."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ __all__ = ["QuadraticPenalty"]
 
 
 class QuadraticPenalty:
-    """Add to gradients what the penalty strength / 2 * sum_j F_j (w_j - a_j)^2 asks for, in place:
+    """Add the gradient of strength / 2 * sum_j F_j (w_j - a_j)^2 in implicit form, in place:
 
         g_j += k_j / (1 + lr * k_j) * (w_j - a_j)        with k_j = strength * F_j
 
-    The plain gradient is k_j (w_j - a_j); a step of SGD along it overshoots the anchor once lr * k_j > 1 and diverges
-    beyond 2, which a few stiff weights do to any strength that holds the others. The division makes the step that of
-    implicit Euler: w_j comes closer by the factor 1 / (1 + lr * k_j), whatever k_j, and where lr * k_j is small nothing
-    changes (Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.3).
+    The plain gradient is k_j (w_j - a_j). An SGD step along it overshoots the anchor if lr * k_j > 1 and diverges above
+    2, which happens for a few stiff weights at any strength that is useful for the others. The division makes the step
+    that of implicit Euler: the distance shrinks by the factor 1 / (1 + lr * k_j) for every k_j. If lr * k_j is small,
+    the step is practically unchanged.
 
     The factors k_j / (1 + lr * k_j) are cached between steps, and recomputed when F, the strength or a learning rate
-    has changed. They are not part of the state: another process computes the same ones.
+    changes. They are not part of the state, because another process computes the same factors.
 
-    >>> weight = torch.nn.Parameter(torch.tensor([3.0])); weight.grad = torch.zeros(1)
-    >>> ctx = Context(None, None, torch.optim.SGD([weight], lr=0.5), None, None, names=["w"], parameters=[weight])
-    >>> QuadraticPenalty()(ctx, [torch.ones(1)], [torch.tensor([1e9])], 1.0)
-    >>> ctx.optimizer.step(); weight.data
-    tensor([1.])
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0])); weight.grad = torch.zeros(1)
+        >>> ctx = Context(None, None, torch.optim.SGD([weight], lr=0.5), None, None, names=["w"], parameters=[weight])
+        >>> QuadraticPenalty()(ctx, [torch.ones(1)], [torch.tensor([1e9])], 1.0)
+        >>> ctx.optimizer.step(); weight.data
+        tensor([1.])
+
+    Reference:
+        Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.3.
     """
 
     def __init__(self) -> None:
@@ -41,15 +45,19 @@ class QuadraticPenalty:
     def __call__(self, ctx: Context, anchors: list[Tensor], stiffness: list[Tensor], strength: float) -> None:
         """Edit the gradients.
 
-        anchors, stiffness: a and F of the weights that have gradients, in that order. lr: each weight's own.
+        Args:
+            ctx: The learner's context.
+            anchors: a of the weights that have gradients, in order.
+            stiffness: F of the same weights.
+            strength: The factor on F.
         """
         weights, gradients, index = ctx.weights_and_gradients()
         factors = self._factors_of(stiffness, strength, ctx.rates(index))
         torch._foreach_addcmul_(gradients, torch._foreach_sub(weights, anchors), factors)
 
     def _factors_of(self, stiffness: list[Tensor], strength: float, lr: float | list[float]) -> list[Tensor]:
-        # Torch counts in-place changes of a tensor, for autograd: so a change of F by loading, merging or moving is
-        # noticed.
+        # Torch counts in-place changes of a tensor for autograd. The counter detects a change of F by loading, merging
+        # or moving.
         made_of = (strength, lr, [writes(value) for value in stiffness])
         same = len(stiffness) == len(self._stiffness) and all(map(is_, stiffness, self._stiffness))
         if not same or made_of != self._made_of:

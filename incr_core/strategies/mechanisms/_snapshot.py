@@ -1,4 +1,4 @@
-"""A second set of weights for the model: those of an earlier time."""
+"""Snapshot of a model's weights at an earlier time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(nn.Module):
-    """Weights and buffers that the model can take for a forward.
+    """Weights and buffers that can replace those of the model during a forward.
 
-    They are swapped in place, shard by shard, so a snapshot costs the memory of the weights and works on a sharded
-    model too. Swapping in place invalidates an autograd graph built before: ask a teacher before the student's own
+    They are swapped in place, shard by shard, so a snapshot costs the memory of the weights and supports sharded
+    models. Swapping in place invalidates an autograd graph that was built before: run a teacher before the student's
     forward, in `augment`.
 
-    >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
-    >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
-    >>> teacher = Snapshot(); teacher.allocate(ctx); teacher.capture(ctx)
-    >>> _ = nn.init.zeros_(model.weight)
-    >>> teacher(ctx, torch.ones(1, 1)), model.weight.item()
-    (tensor([[1.]]), 0.0)
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False); _ = nn.init.ones_(model.weight)
+        >>> ctx = Context(model, None, None, None, None, names=["weight"], parameters=[model.weight])
+        >>> teacher = Snapshot(); teacher.allocate(ctx); teacher.capture(ctx)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> teacher(ctx, torch.ones(1, 1)), model.weight.item()
+        (tensor([[1.]]), 0.0)
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class Snapshot(nn.Module):
         self._heads: tuple[NearestMean, ...] = ()
 
     def allocate(self, ctx: Context) -> None:
-        """Make room for a copy of the trainable weights and of the model's buffers."""
+        """Allocate a copy of the trainable weights and of the model's buffers."""
         self.weights.allocate(ctx)
         for name, buffer in ctx.model.named_buffers():
             self.statistics.register_buffer(name.replace(".", "/"), torch.zeros_like(local(buffer)))
@@ -48,13 +49,13 @@ class Snapshot(nn.Module):
 
     @torch.no_grad()
     def capture(self, ctx: Context) -> None:
-        """Take the model's weights as they are now."""
+        """Copy the model's current weights and buffers."""
         torch._foreach_copy_(self._held(), self._live(ctx))
         self.captured = True
 
     @torch.no_grad()
     def restore(self, ctx: Context) -> None:
-        """Give the model these weights, for good; of the buffers, sums over rows seen stay as they are."""
+        """Write these weights to the model permanently. Buffers that are sums over rows seen keep their values."""
         rules = merge_rules(ctx.model)
         summed = [rules[name] == "sum" for name, _ in ctx.model.named_buffers()]
         kept = [False] * len(ctx.parameters) + summed
@@ -63,14 +64,14 @@ class Snapshot(nn.Module):
                 live.copy_(held)
 
     def forward(self, ctx: Context, inputs: Inputs) -> Tensor:
-        """The model's output with these weights, in eval mode and without gradients, (B, ...)."""
+        """Return the model's output with these weights, in eval mode and without gradients, (B, ...)."""
         with torch.no_grad(), self.swapped_in(ctx):
             output: Tensor = ctx.model(inputs)
         return output
 
     @contextmanager
     def swapped_in(self, ctx: Context) -> Iterator[None]:
-        """Inside, the model has these weights and is in eval mode; a `NearestMean` head still answers linearly."""
+        """Give the model these weights in eval mode. A `NearestMean` head still answers linearly."""
         live, held = self._live(ctx), self._held()
         kept = [tensor.clone() for tensor in live]
         training = ctx.model.training
@@ -87,11 +88,11 @@ class Snapshot(nn.Module):
             ctx.model.train(training)
 
     def get_extra_state(self) -> dict[str, bool]:
-        """Whether it has weights to teach from."""
+        """Return whether weights were captured."""
         return {"captured": self.captured}
 
     def set_extra_state(self, state: dict[str, bool]) -> None:
-        """Take it back."""
+        """Restore it."""
         self.captured = state["captured"]
 
     def _live(self, ctx: Context) -> list[Tensor]:
