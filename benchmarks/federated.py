@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from federated.engine import FederatedEngine
 from incr_core.batch import Batch
 from incr_core.job import Job
-from incr_core.learner import Learner, learn_stacked, why_alone
+from incr_core.learner import Learner, learn_stacked, learn_stateless, why_alone
 from incr_core.numerics import settle_arithmetic
 from incr_core.objectives import Multiclass
 from incr_core.update import Update, Weights, mean
@@ -93,6 +93,11 @@ class Rows:
         """One client's."""
         own = slice(client * self._rows, (client + 1) * self._rows)
         return self.inputs[own], self.targets[own]
+
+    def of_many(self, clients: Sequence[int]) -> tuple[Batch, Tensor]:
+        """Those of several clients, one after the other, and how many each has."""
+        places = (torch.tensor(clients)[:, None] * self._rows + torch.arange(self._rows)).flatten()
+        return Batch(self.inputs, self.targets).take(places), torch.full((len(clients),), self._rows)
 
 
 def by_hand(case: Case, rows: Rows, drawn: Sequence[int]) -> Weights:
@@ -149,6 +154,17 @@ def batched(rows: Rows, drawn: Sequence[int], pool: Sequence[Learner], anchor: W
     return mean(updates, anchor, {})
 
 
+def stateless(rows: Rows, drawn: Sequence[int], learner: Learner, anchor: Weights, at_once: int) -> Weights:
+    """A round of clients that keep nothing, so many as one batch, with one learner."""
+    updates: list[Update] = []
+    learner.adopt(anchor)
+    for start in range(0, len(drawn), at_once):
+        theirs, sizes = rows.of_many(drawn[start : start + at_once])
+        assert not why_alone(learner, theirs)
+        updates.append(learn_stateless(learner, theirs, sizes, 1, anchor))
+    return mean(updates, anchor, {})
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """The CPU seconds that some work took in this process, and what came of it."""
     begun = time.process_time()
@@ -168,6 +184,10 @@ def compare_learners(case: Case, repeats: int) -> dict[str, Any]:
             "by hand": partial(by_hand, case, rows, drawn),
             "one by one": partial(one_by_one, rows, drawn, pool, anchor),
             **{f"{size} at once": partial(batched, rows, drawn, pool, anchor, size) for size in case.at_once},
+            **{
+                f"{size} at once, stateless": partial(stateless, rows, drawn, pool[0], anchor, size)
+                for size in case.at_once
+            },
         }
         expected: Weights = {}
         for name, arm in arms.items():

@@ -9,6 +9,7 @@ from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable,
 from incr_core.learner._predicting import OF_ROWS, may_be_of_rows
 from incr_core.learner._schedule import SCHEDULES, Schedule
 from incr_core.learner._stacked import learn_stacked, why_alone
+from incr_core.learner._stateless import learn_stateless
 
 __all__ = [
     "MOST_PASSES",
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "fusable",
     "learn_stacked",
+    "learn_stateless",
     "may_be_of_rows",
     "optimizer_named",
     "passes_after",

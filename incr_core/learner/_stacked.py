@@ -28,7 +28,7 @@ from incr_core.numerics import writes
 from incr_core.strategies import Strategy
 from incr_core.update import Update, Weights
 
-__all__ = ["learn_stacked", "why_alone"]
+__all__ = ["descend", "laid_out", "learn_stacked", "why_alone"]
 
 
 def why_alone(learner: Learner, rows: Batch | None = None) -> str:
@@ -96,7 +96,7 @@ def _tried(learner: Learner, rows: Batch) -> str:
 
 
 @dataclass(slots=True)
-class _Steps:
+class StackedSteps:
     """The batches of K learners, most steps first.
 
     places (K, T * B): of each learner's rows among those of all, filled up with its first; real: which are no filling.
@@ -127,31 +127,44 @@ def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: in
     order = sorted(range(len(learners)), key=lambda k: -learners[k].steps.left)
     ranked, theirs = [learners[k] for k in order], [rows[k] for k in order]
     counts = [len(batch) for batch in rows]
-    sizes = [counts[k] for k in order]
-    steps = _laid_out(ranked, sizes, passes, first.device)
-    together = cat(theirs).to(first.device)
-    parameters = first.context.parameters
-    stacked = [weight.detach().expand(len(ranked), *weight.shape).clone() for weight in parameters]
+    sizes = torch.tensor([counts[k] for k in order])
+    steps = torch.tensor([learner.steps.left for learner in ranked])
+    orders = [learner.steps.places(len(own), passes) for learner, own in zip(ranked, theirs, strict=True)]
+    layout = laid_out(sizes, sizes.cumsum(0) - sizes, steps, first.steps.batch_size, passes, orders, first.device)
     optimizer = StackedOptimizer([learner.descent for learner in ranked])
-    losses = torch.zeros(len(ranked), dtype=torch.float64, device=first.device)
-    first.forwards.set_mode(training=True)
-    context, active, weights = first.context, 0, list[Tensor]()
+    stacked, losses = descend(first, cat(theirs).to(first.device), layout, optimizer)
+    optimizer.close()
+    return _updates(learners, counts, passes, order, stacked, losses.tolist(), anchor)
+
+
+def descend(
+    learner: Learner, rows: Batch, steps: StackedSteps, optimizer: StackedOptimizer
+) -> tuple[list[Tensor], Tensor]:
+    """Take the steps of K learners of the kind of `learner`, from its weights on.
+
+    rows: those of all, which `steps` has the places of. Returns their weights, (K, ...) each, and the sums of their
+    rows' losses, (K,) float64; both in the order of the steps.
+    """
+    count = len(steps.counts)
+    stacked = [weight.detach().expand(count, *weight.shape).clone() for weight in learner.context.parameters]
+    losses = torch.zeros(count, dtype=torch.float64, device=learner.device)
+    learner.forwards.set_mode(training=True)
+    context, active, weights = learner.context, 0, list[Tensor]()
     for step in range(max(steps.counts)):
         if (now := steps.active(step)) != active:
             active = now
             weights = [value[:active].detach().requires_grad_() for value in stacked]
-            context = replace(first.context, parameters=weights)  # type: ignore[arg-type]
-        inputs, targets, weight, taken = _batches(together, steps, step, active)
-        found = _losses(first, weights, inputs, targets, weight)
+            context = replace(learner.context, parameters=weights)  # type: ignore[arg-type]
+        inputs, targets, weight, taken = _batches(rows, steps, step, active)
+        found = _losses(learner, weights, inputs, targets, weight)
         found.sum().backward()  # type: ignore[no-untyped-call]
         losses[:active] += found.detach() * taken
-        for hook in first.hooks.after_backward:
+        for hook in learner.hooks.after_backward:
             hook(context)
-        if first.descent.clip is not None:
-            _clip(weights, first.descent.clip)
+        if learner.descent.clip is not None:
+            _clip(weights, learner.descent.clip)
         optimizer.step(weights)
-    optimizer.close()
-    return _updates(learners, counts, passes, order, stacked, losses.tolist(), anchor)
+    return stacked, losses
 
 
 def _rates(learner: Learner) -> list[float]:
@@ -182,36 +195,39 @@ def _updates(
     return [update for update in updates if update is not None]
 
 
-def _laid_out(learners: Sequence[Learner], rows: Sequence[int], passes: int, device: torch.device) -> _Steps:
-    """The steps of each learner, in the order that it would take them in alone; its rows lie on that device.
+def laid_out(
+    sizes: Tensor,
+    offsets: Tensor,
+    steps: Tensor,
+    batch_size: int,
+    passes: int,
+    orders: Sequence[Sequence[Tensor | None]],
+    device: torch.device,
+) -> StackedSteps:
+    """The steps of K learners, most steps first, in the order that each would take them in alone.
 
-    rows: how many each has.
+    sizes, offsets, steps: (K,) how many rows each has, where they begin among those of all, and how many steps it
+    takes. orders: the places of each one's rows in each pass, None where they come as they lie; none at all: all do.
     """
-    size, counts = learners[0].steps.batch_size, [learner.steps.left for learner in learners]
-    size = min(size, max(rows))
-    sizes = torch.tensor(rows)
-    offsets = sizes.cumsum(0) - sizes
-    per_pass = [count // passes for count in counts]
-    places = offsets.unsqueeze(1).expand(len(rows), max(counts) * size).clone()
+    size = min(batch_size, int(sizes.max()))
+    places = offsets.unsqueeze(1).expand(len(sizes), int(steps.max()) * size).clone()
     real = torch.zeros_like(places, dtype=torch.bool)
-    who = torch.arange(len(rows)).repeat_interleave(sizes)
-    at = torch.arange(int(sizes.sum())) - offsets.repeat_interleave(sizes)
-    orders = [learner.steps.places(count, passes) for learner, count in zip(learners, rows, strict=True)]
-    begins = torch.tensor(per_pass).repeat_interleave(sizes) * size
+    who = torch.arange(len(sizes)).repeat_interleave(sizes)
+    at = torch.arange(len(who)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    begins = (steps // passes).repeat_interleave(sizes) * size
     lying: Sequence[Tensor] = ()
     for number in range(passes):
         given, found = [each[number] for each in orders], at
         if any(order is not None for order in given):
-            lying = lying or torch.split(at, list(rows))
+            lying = lying or torch.split(at, sizes.tolist())
             found = torch.cat([lie if order is None else order for lie, order in zip(lying, given, strict=True)])
-        order = found + offsets.repeat_interleave(sizes)
-        places[who, number * begins + at] = order
+        places[who, number * begins + at] = found + offsets.repeat_interleave(sizes)
         real[who, number * begins + at] = True
-    taken = real.view(len(rows), -1, size).sum(2)
-    return _Steps(places.to(device), real.to(device), taken, counts, size)
+    taken = real.view(len(sizes), -1, size).sum(2)
+    return StackedSteps(places.to(device), real.to(device), taken, steps.tolist(), size)
 
 
-def _batches(rows: Batch, steps: _Steps, step: int, active: int) -> tuple[Inputs, Tensor, Tensor | None, Tensor]:
+def _batches(rows: Batch, steps: StackedSteps, step: int, active: int) -> tuple[Inputs, Tensor, Tensor | None, Tensor]:
     """The batches of the first learners at a step: inputs and targets (A, B, ...), weights (A, B) or None, and how many
     rows each has."""
     cut = slice(step * steps.size, (step + 1) * steps.size)

@@ -53,18 +53,20 @@ class StackedOptimizer:
                w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)        t counted for each learner
 
     descents: of the K learners, all with the same settings; their parameters in the same order. `close` gives each its
-    state back.
+    state back. count: instead, K learners with the settings of one, whose optimisers begin without moments and are not
+    gone on with.
     """
 
-    def __init__(self, descents: Sequence[Descent]) -> None:
-        self._descents = descents
+    def __init__(self, descents: Sequence[Descent], count: int = 0) -> None:
+        self._descents, self._count = descents, count or len(descents)
+        self._begins = bool(count)
         first = descents[0]
         self._sgd = type(first.optimizer) is SGD
         groups = {id(weight): group for group in first.optimizer.param_groups for weight in group["params"]}
         self._settings: list[Mapping[str, Any]] = [groups[id(weight)] for weight in first.parameters]
         self._lr = [float(group["lr"]) * first.factor for group in self._settings]
         self._state: list[dict[str, Tensor]] = [{} for _ in first.parameters]
-        self._taken = torch.zeros(len(descents), dtype=torch.int64)
+        self._taken = torch.zeros(self._count, dtype=torch.int64)
         for place, weight in enumerate(first.parameters):
             self._gather(place, weight)
 
@@ -73,8 +75,15 @@ class StackedOptimizer:
         names = ["momentum_buffer"] if self._sgd else ["exp_avg", "exp_avg_sq"]
         if self._sgd and not self._settings[place]["momentum"]:
             return
-        held = [descent.optimizer.state[descent.parameters[place]] for descent in self._descents]
         state, nothing = self._state[place], torch.zeros_like(weight)
+        if self._begins:
+            state |= {name: torch.zeros(self._count, *weight.shape, device=weight.device) for name in names}
+            if self._sgd:
+                state["fresh"] = torch.ones(self._count, dtype=torch.bool, device=weight.device)
+            else:
+                state["step"] = torch.zeros(self._count, dtype=torch.float64, device=weight.device)
+            return
+        held = [descent.optimizer.state[descent.parameters[place]] for descent in self._descents]
         for name in names:
             found = [each.get(name) for each in held]
             state[name] = torch.stack([nothing if value is None else value for value in found])
@@ -129,6 +138,7 @@ class StackedOptimizer:
 
     def close(self) -> None:
         """Give each optimiser its state, as views of the stacked one."""
+        assert not self._begins, "the optimisers are not gone on with"
         took = (self._taken > 0).tolist()
         for place, state in enumerate(self._state):
             parts = {name: value.unbind(0) for name, value in state.items() if name not in ("fresh", "step")}
