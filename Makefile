@@ -9,7 +9,7 @@ GPU_PARALLEL ?= -n 8
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-federated demo-serve demo-full niid test chaos s3 quick lint types laws gpu unit install lock latest dist clean
+.PHONY: demo demo-federated demo-serve demo-full niid test chaos s3 quick lint types laws gpu unit docs install lock latest dist clean
 
 demo: install
 	@$(BIN)/python -m examples.flights.demo
@@ -66,6 +66,10 @@ gpu: $(if $(GPU_PYTHON),,install)
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(GPU_PARALLEL) -p no:benchmark -W default -m gpu tests
 	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu
 
+# The documentation site, in site/. With SERVE=1 on http://127.0.0.1:8000, rebuilt as pages change.
+docs: install
+	$(BIN)/mkdocs $(if $(SERVE),serve,build --clean)
+
 install: $(VENV)/.installed
 
 # Plain pip, so that an index of CPU builds that pip is set up with is respected; every version is the lock's.
@@ -94,4 +98,4 @@ dist: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) .venv-latest .venv-lock runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-lock runs build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,7 @@ from tests.support.repository import ROOT
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("incr_core", "cluster", "federated")
-GENERATED = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist")
+GENERATED = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "site")
 JOB = """
 [stream]
 path = "people.parquet"

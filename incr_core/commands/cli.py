@@ -19,7 +19,7 @@ from incr_core.commands import STOPPED
 from incr_core.errors import ArgumentError, IncrError
 from incr_core.shown import shown
 
-__all__ = ["main"]
+__all__ = ["main", "parsers"]
 
 LOST = 120
 """How Python ends where what was printed could not be written."""
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: None, as the command `incr` calls it, for those of the process.
     """
     if arguments is not None:
-        options = _parser().parse_args(arguments)
+        options = parsers()[0].parse_args(arguments)
         return _guarded(options.command, options)
     code: list[int] = []
     atexit.register(_end, code)  # before what a command imports registers anything, and so called after all of it
-    options = _parser().parse_args()
+    options = parsers()[0].parse_args()
     apart = options.command is _run and options.on != "local"
     code.append(_guarded(_run_apart if apart else options.command, options))
     return code[0]
@@ -83,14 +83,21 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and the parser of each command by its name.
+
+    >>> _, commands = parsers()
+    >>> commands["versions"].parse_args(["runs/people"]).directory
+    'runs/people'
+    """
     parser = argparse.ArgumentParser(
         prog="incr", description="Keep a PyTorch model current: learn increments of data as they come."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    named: dict[str, argparse.ArgumentParser] = {}
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+        added = named[name] = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
         return added
 
@@ -236,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("directory", metavar="DIR")
 
     command("strategies", _strategies, "list the strategies: formula, paper, hooks, what is shared")
-    return parser
+    return parser, named
 
 
 # Each command imports what it needs, so that `incr --help` answers at once.
