@@ -5,13 +5,12 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from federated._owner_records import NAMED, is_name
 from incr_core.errors import JobError
-from incr_core.job import ClientPrivacy, first_fault
+from incr_core.job import ClientPrivacy, Settle, TimeZone, first_fault
 
 __all__ = ["ClientFile"]
 
@@ -25,16 +24,8 @@ class _Data(_Section):
 
     path: str = Field(min_length=1)
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
-    time_zone: str | None = None
-    settle: str | None = None
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, value: str | None) -> str | None:
-        try:
-            return value if value is None else ZoneInfo(value).key
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f'expected a time zone such as "Europe/Berlin" or "UTC", got {value!r}') from None
+    time_zone: TimeZone | None = None
+    settle: Settle | None = None
 
 
 class _Allow(_Section):

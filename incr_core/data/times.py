@@ -18,7 +18,19 @@ import pyarrow.compute as pc
 
 from incr_core.errors import ArgumentError, StreamError
 
-__all__ = ["NAIVE", "NEVER", "SECOND", "Instants", "duration", "instant", "instants", "label", "leaps", "readable"]
+__all__ = [
+    "NAIVE",
+    "NEVER",
+    "SECOND",
+    "Instants",
+    "duration",
+    "instant",
+    "instants",
+    "is_duration",
+    "label",
+    "leaps",
+    "readable",
+]
 
 SECOND = 1_000_000
 """One second, in the unit of this module."""
@@ -27,6 +39,7 @@ NEVER = int(np.iinfo(np.int64).max)
 """Later than every time: the label time of a row whose label never comes."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"\s*(\d+)\s*([smhdw])\s*")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?"
 _ISO = NAIVE + r"(Z|[+-]\d\d:?\d\d)?$"
@@ -56,6 +69,16 @@ class Instants:
     zoned: bool | None = None
 
 
+def is_duration(text: str) -> bool:
+    """Whether a text is a duration above 0, as `duration` reads it.
+
+    >>> is_duration("90s"), is_duration("0s"), is_duration("file")
+    (True, False, False)
+    """
+    match = _DURATION.fullmatch(text)
+    return match is not None and int(match[1]) > 0
+
+
 def duration(text: str, place: str = "stream.every") -> int:
     """Microseconds in a duration such as "15m", "1h", "1d" or "7d".
 
@@ -66,7 +89,7 @@ def duration(text: str, place: str = "stream.every") -> int:
     ...
     incr_core.errors.ArgumentError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
     """
-    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", text)
+    match = _DURATION.fullmatch(text)
     if match is None or int(match[1]) == 0:
         raise ArgumentError(f'{place}: expected a duration such as "15m", "1h" or "1d", got {text!r}')
     return int(match[1]) * _UNITS[match[2]] * SECOND

@@ -10,6 +10,7 @@ from incr_core._util import names_code
 from incr_core.job._columns import told_columns
 from incr_core.job._engine_sections import AvailabilitySection, ClusterSection, FederatedSection
 from incr_core.job._fault import first_fault
+from incr_core.job._field_types import Settle, TimeZone
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
@@ -38,7 +39,9 @@ __all__ = [
     "Proposal",
     "Replicas",
     "ServerPrivacy",
+    "Settle",
     "StreamSection",
+    "TimeZone",
     "first_fault",
     "job_text",
     "looked_at",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from incr_core.data.times import duration
+from incr_core.job._field_types import Duration
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._replicas import Replicas
 from incr_core.job._sections import Named, Section
@@ -169,7 +169,7 @@ class FederatedSection(Section):
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
     certificates: str | None = None
     min_clients: int = Field(1, ge=1)
-    round_timeout: str = "10m"
+    round_timeout: Duration = "10m"
     accept_failures: bool = True
     checks: bool = True
     privacy: ServerPrivacy | None = None
@@ -266,9 +266,3 @@ class FederatedSection(Section):
     @classmethod
     def _aggregation_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("round_timeout")
-    @classmethod
-    def _is_a_duration(cls, value: str) -> str:
-        duration(value, "federated.round_timeout")
-        return value

@@ -80,11 +80,12 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{'.'.join(map(str, [*path, unknown]))}: unknown key; {hint}"
     if fault["type"] == "missing":
         return f"{'.'.join(map(str, fault['loc']))}: missing; the job needs it"
-    if fault["type"] == "value_error":
-        message = fault["msg"].removeprefix("Value error, ")
-        return f"{place}: {message}" if place else message
     # Of a key that may be one of several kinds of value, each kind that it is not complains.
     same = [other for other in faults if _key_at(model, other["loc"])[0] == path]
+    own = next((other["msg"] for other in same if other["type"] == "value_error"), None)
+    if own is not None:  # a message of ours says more than pydantic's
+        message = own.removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
     return f"{place}: expected {_expected(same)}, got {_shown(fault['input'])}{_remedy(same, place, kind, default)}"
 
 

@@ -34,7 +34,8 @@ USES = {
 class ProposedColumn:
     """A column of a sample: its kind, an example of its values, and what is done with it.
 
-    use: a key of [features] or of [stream]; "exclude" where it is left out. why: in words, where it needs some.
+    use: a key of [features] or of [stream]; "exclude" where it is left out. why: in words, where it needs some. leaks:
+    whether it is left out since it gives the label away.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ProposedColumn:
     example: str
     use: str
     why: str
+    leaks: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ def propose(path: str | Path, label: str) -> Proposal:
             column.values, chosen.values, classes=found.label.objective != "regression"
         ):
             column.use, column.why = "exclude", f"gives {label} away by itself: known before {label} is?"
+            column.leaks = True
     _keep_one(found, label)
     found.empty_rows = _empty_rows([c.values for c in found.columns if c.use in set(USES.values())])
     return found
@@ -129,7 +132,7 @@ def _keep_one(found: Proposal, label: str) -> None:
     if any(column.use in set(USES.values()) for column in found.columns):
         return
     for column in found.columns:
-        if column.use == "exclude" and "by itself" in column.why:
+        if column.leaks:
             column.use, column.why = USES[column.kind.name], f"gives {label} away by itself, and there is no other"
     if not any(column.use in set(USES.values()) for column in found.columns):
         raise ArgumentError(

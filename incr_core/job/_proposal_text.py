@@ -23,7 +23,7 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
     """The job file. path: the stream's, from the file's folder on; command: what has written it."""
     assert proposal.label is not None
     seen, rows = len(proposal.sample.table), proposal.sample.rows
-    of = f"all {seen:,} rows" if proposal.sample.whole else f"{seen:,} rows" + f" of {rows:,}" * bool(rows)
+    of = f"all {seen:,} rows" if proposal.sample.whole else f"{seen:,} rows" + ("" if rows is None else f" of {rows:,}")
     lines = [
         f"# Written by `{command}`, which looked at {of}.",
         "# Every key is explained in docs/job.md; what is not here has its default.",

@@ -9,6 +9,7 @@ from torch import nn
 from incr_core._util import Catalogue
 from incr_core.models._asking import Asking, keeps_nothing
 from incr_core.models._calling import Calls, arguments_of, ask
+from incr_core.models._derived import Derived
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
 from incr_core.models._forward_decay import freshness
@@ -32,6 +33,7 @@ __all__ = [
     "Activations",
     "Asking",
     "Calls",
+    "Derived",
     "Entries",
     "ExtraState",
     "LearnsFromSums",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from incr_core.models._derived import Derived
 from incr_core.models._moments import Moments
-from incr_core.numerics import is_stand_in, writes
 
 __all__ = ["Magnitudes"]
 
@@ -20,14 +20,6 @@ CLIP = 4.0
 
 NOTHING = -3.0
 """Standard deviations below the mean at which 0 is put, which has no logarithm."""
-
-
-class Skewed(NamedTuple):
-    """Which columns `Magnitudes.skewed` found after so many writes to `total`."""
-
-    total: Tensor
-    writes: int
-    columns: Tensor
 
 
 class Magnitudes(nn.Module):
@@ -50,7 +42,6 @@ class Magnitudes(nn.Module):
 
     draws_nothing: ClassVar[bool] = True
     merge: ClassVar[dict[str, str]] = {"negative": "sum", "total": "sum"}
-    transient: ClassVar[tuple[str, ...]] = ("_skewed",)
     negative: Tensor
     total: Tensor
 
@@ -59,7 +50,7 @@ class Magnitudes(nn.Module):
         self.logs = Moments(features)
         self.register_buffer("negative", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("total", torch.zeros(features, dtype=torch.float64))
-        self._skewed: Skewed | None = None
+        self._skewed = Derived[tuple[Tensor]]()
 
     def measure(self, values: Tensor, bounded: Tensor) -> dict[str, Tensor]:
         """What rows (B, F) add to the buffers; bounded: the same, wild ones cut off, for the mean."""
@@ -75,26 +66,13 @@ class Magnitudes(nn.Module):
         return torch.where(self.skewed(), torch.where(values == 0, NOTHING, found), 0.0)
 
     def skewed(self) -> Tensor:
-        """The columns whose logarithm is of use, (F,) bool; kept until `total`, which changes last, does."""
-        total, kept = self.total, self._skewed
-        if total.is_cuda and torch.cuda.is_current_stream_capturing():
-            return self._found()  # a graph works them out at each replay
-        if kept is not None and kept.total is total and kept.writes == writes(total):
-            return kept.columns
-        columns = self._found()
-        if not is_stand_in(total):
-            self._skewed = Skewed(total, writes(total), columns)
-        return columns
+        """The columns whose logarithm is of use, (F,) bool."""
+        return self._skewed.of(self.total, self._found)[0]  # of the buffers, `total` is the last to change
 
-    def _found(self) -> Tensor:
+    def _found(self) -> tuple[Tensor]:
         count, logs, _ = self.logs.sums
         known = count.clamp(min=1.0)
-        found: Tensor = (self.negative == 0) & (count >= 2) & (self.total / known > SKEWED * (logs / known).exp())
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy counts the writes to its own `total` from 0, so it keeps nothing."""
-        return {**self.__dict__, "_skewed": None}
+        return ((self.negative == 0) & (count >= 2) & (self.total / known > SKEWED * (logs / known).exp()),)
 
 
 def _log(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from incr_core.batch import Inputs
 from incr_core.models._moments import Moments
 from incr_core.models._text import TextBag
 
-__all__ = ["TableMLP", "TableShape"]
+__all__ = ["TableMLP", "TableShape", "numbers_and_categories"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TableMLP(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits or values, (B, outputs)."""
-        numeric, categorical = _columns(inputs)
+        numeric, categorical = numbers_and_categories(inputs)
         columns: list[Tensor] = []
         if self.shape.numeric:
             missing = numeric.isnan()
@@ -106,8 +106,9 @@ class TableMLP(nn.Module):
         """What rows about to be learned add to the moments."""
         if self.settles and bool(self.moments.sums.any()):
             return {}
-        return {"moments.sums": self.moments.measure(_columns(inputs)[0])}
+        return {"moments.sums": self.moments.measure(numbers_and_categories(inputs)[0])}
 
 
-def _columns(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+def numbers_and_categories(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """A batch's numbers (B, F), and its categories (B, C, 2) where it has any."""
     return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

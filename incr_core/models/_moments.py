@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from incr_core.numerics import is_stand_in, writes
+from incr_core.models._derived import Derived
 
 __all__ = ["Moments"]
-
-
-class Scale(NamedTuple):
-    """What `Moments.scale` made of `sums` after so many writes to it."""
-
-    sums: Tensor
-    writes: int
-    mean: Tensor
-    std: Tensor
 
 
 class Moments(nn.Module):
@@ -43,14 +34,13 @@ class Moments(nn.Module):
     draws_nothing: ClassVar[bool] = True
 
     merge: ClassVar[dict[str, str]] = {"sums": "sum"}
-    transient: ClassVar[tuple[str, ...]] = ("_scale",)
     sums: Tensor
 
     def __init__(self, features: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
         self.register_buffer("sums", torch.zeros(3, features, dtype=torch.float64))
-        self._scale: Scale | None = None
+        self._scale = Derived[tuple[Tensor, Tensor]]()
 
     def measure(self, values: Tensor) -> Tensor:
         """What the rows `values` (B, F) would add: (3, F) of count, sum and sum of squares."""
@@ -65,19 +55,8 @@ class Moments(nn.Module):
         self.sums += measured.to(self.sums.device)
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (F,) each; (0, 1) where nothing is known.
-
-        They are kept until `sums` changes, which may happen anywhere: a tensor counts the writes to itself.
-        """
-        sums, kept = self.sums, self._scale
-        if sums.is_cuda and torch.cuda.is_current_stream_capturing():
-            return self._measured()  # a graph works them out at each replay, from `sums` as it then is
-        if kept is not None and kept.sums is sums and kept.writes == writes(sums):
-            return kept.mean, kept.std
-        mean, std = self._measured()
-        if not is_stand_in(mean):
-            self._scale = Scale(sums, writes(sums), mean, std)
-        return mean, std
+        """Mean and standard deviation, (F,) each; (0, 1) where nothing is known."""
+        return self._scale.of(self.sums, self._measured)
 
     def _measured(self) -> tuple[Tensor, Tensor]:
         count, total, square = self.sums
@@ -94,7 +73,3 @@ class Moments(nn.Module):
         """(values - mean) / std, (B, F). Missing values stay missing (NaN)."""
         mean, std = self.scale()
         return (values - mean) / std
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy counts the writes to its own `sums` from 0, so it keeps nothing."""
-        return {**self.__dict__, "_scale": None}

@@ -111,20 +111,24 @@ class RidgeSums(nn.Module):
             value *= factor
 
     @torch.no_grad()
-    def solve(self, penalty: float) -> Ridge:
+    def solve(self, penalty: float, features: int | None = None) -> Ridge:
         """argmin sum_i w_i |y_i - x_i W - b|^2 + penalty |W|^2, where b is not penalised; of no rows, zeros.
 
             m = features / count        W = (gram - count m m^T + penalty I)^-1 (cross - m targets^T)        b = y - m W
 
         By a Cholesky factor, F^3 / 3 steps. A penalty that is too small for float64 is raised tenfold until it is not.
+
+        features: of so many features, the first ones, alone; None: of all.
         """
-        count = self.count.clamp(min=1e-300)
-        mean, target = self.features / count, self.targets / count
-        gram = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+        count, size = self.count.clamp(min=1e-300), len(self.features) if features is None else features
+        total = self.features[:size]
+        mean, target = total / count, self.targets / count
+        gram = torch.zeros(size, size, dtype=torch.float64, device=mean.device)
         for (first, last), panel in self._panels():
-            gram[first:last, :last] = panel
-        gram.addr_(self.features, mean, alpha=-1.0)  # of which only what is below the diagonal is read
-        cross = torch.addr(self.cross, self.features, target, alpha=-1.0)
+            if first < size:
+                gram[first:last, :last] = panel[: size - first, :size]
+        gram.addr_(total, mean, alpha=-1.0)  # of which only what is below the diagonal is read
+        cross = torch.addr(self.cross[:size], total, target, alpha=-1.0)
         diagonal, penalised = gram.diagonal(), 0.0
         while True:
             diagonal += penalty - penalised

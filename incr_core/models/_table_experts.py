@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Inputs
 from incr_core.models._magnitudes import Magnitudes
-from incr_core.models._mlp import TableShape
+from incr_core.models._mlp import TableShape, numbers_and_categories
 from incr_core.models._moments import Moments
-from incr_core.models._solved_expert import SolvedExpert
+from incr_core.models._solved_experts import SolvedExperts
 
 __all__ = ["LearnsFromSums", "TableExperts"]
 
@@ -46,7 +47,7 @@ class TableExperts(nn.Module):
     Mean and spread are moments that merge exactly, in which a number counts as at most five standard deviations of what
     was known before it: a single wild one moves them no further. That a number is missing, and its magnitude, have
     weights that begin at 0, so they cost nothing where nothing is missing or skewed. The linear part begins at 0. The
-    ridges take no steps: they are solved from sums over rows that fade (`SolvedExpert`), to which a category is a few
+    ridges take no steps: they are solved from sums over rows that fade (`SolvedExperts`), to which a category is a few
     numbers drawn once for all.
 
     shape: the rows; its outputs are those of all four. hidden, embedding, dropout: of the MLP, see `TableMLP`.
@@ -91,10 +92,10 @@ class TableExperts(nn.Module):
         self.linear = _zero(nn.Linear(3 * shape.numeric, outputs))
         drawn = RANDOM_EMBEDDING * shape.categorical
         varied = max(1, shape.numeric + drawn)  # of the other numbers most are 0
-        sizes = (3 * shape.numeric + drawn, outputs)
-        self.solved = nn.ModuleList([SolvedExpert(*sizes, varied, features=0), SolvedExpert(*sizes, varied)])
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("drawn", torch.randn(entries, RANDOM_EMBEDDING, generator=generator), persistent=False)
+        self.solved = SolvedExperts(3 * shape.numeric + drawn, outputs, varied)
+        # Drawn by a generator whose numbers numpy has promised to keep, so they are in no state.
+        numbers = np.random.RandomState(0).standard_normal((entries, RANDOM_EMBEDDING))
+        self.register_buffer("drawn", torch.from_numpy(numbers).float(), persistent=False)
         offsets = torch.arange(shape.categorical).reshape(-1, 1) * shape.buckets
         self.register_buffer("offsets", offsets, persistent=False)
 
@@ -113,12 +114,11 @@ class TableExperts(nn.Module):
         # Who learns by steps needs no answer that no step changes.
         if torch.is_grad_enabled():
             return torch.cat([hidden, linear, *[torch.zeros_like(linear)] * self.SOLVED], dim=1)
-        numbers = self._numbers(inputs)
-        return torch.cat([hidden, linear, *(expert(numbers).to(linear.dtype) for expert in self.solved)], dim=1)
+        return torch.cat([hidden, linear, self.solved(self._numbers(inputs)).to(linear.dtype)], dim=1)
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
         """What rows about to be learned add to moments and magnitudes."""
-        numeric = _parts(inputs)[0]
+        numeric, _ = numbers_and_categories(inputs)
         mean, std = self.moments.scale()
         known = self.moments.sums[0] >= 2
         reach = torch.where(known, WILD * std, torch.inf)
@@ -131,15 +131,11 @@ class TableExperts(nn.Module):
 
     def observe_labelled(self, inputs: Inputs, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """What rows about to be learned, and numbers that stand for their targets (B, outputs), add to the sums."""
-        numbers, found = self._numbers(inputs), dict[str, Tensor]()
-        for place, expert in enumerate(self.solved):
-            assert isinstance(expert, SolvedExpert)
-            added = expert.measure(numbers, targets, weights)
-            found |= {f"solved.{place}.{name}": value for name, value in added.items()}
-        return found
+        added = self.solved.measure(self._numbers(inputs), targets, weights)
+        return {f"solved.{name}": value for name, value in added.items()}
 
     def _normalised(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
-        numeric, categorical = _parts(inputs)
+        numeric, categorical = numbers_and_categories(inputs)
         missing = numeric.isnan()
         values = self.moments.standardise(numeric).clamp(-CLIP, CLIP)
         categories = None if categorical is None else categorical + self.offsets
@@ -159,7 +155,3 @@ def _zero(layer: Layer) -> Layer:
     for weight in layer.parameters():
         nn.init.zeros_(weight)
     return layer
-
-
-def _parts(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    return (inputs["numeric"], inputs.get("categorical")) if isinstance(inputs, dict) else (inputs, None)

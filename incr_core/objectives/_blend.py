@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.metrics import Statistics
-from incr_core.models import freshness
-from incr_core.numerics import is_stand_in, writes
+from incr_core.models import Derived, freshness
 from incr_core.objectives._base import Objective, Regression
 from incr_core.objectives._least_squares_mix import least_squares_mix
 
@@ -28,14 +26,6 @@ WILD = 3.0
 
 WILD_TARGET = 5.0
 """Targets of experts with a closed-form least-squares solution are clipped at this number of standard deviations."""
-
-
-class Kept(NamedTuple):
-    """Cache of `Blend.weights`: computed from `errors` after `writes` writes to it."""
-
-    errors: Tensor
-    writes: int
-    weights: Tensor
 
 
 class Blend(Objective):
@@ -74,7 +64,6 @@ class Blend(Objective):
     """
 
     merge: ClassVar[dict[str, str]] = {"errors": "sum", "rows_before": "sum"}
-    transient: ClassVar[tuple[str, ...]] = ("_kept",)
     draws_nothing: ClassVar[bool] = True
     errors: Tensor
     rows_before: Tensor
@@ -87,7 +76,7 @@ class Blend(Objective):
         self.target_type = each.target_type
         self.register_buffer("errors", torch.zeros(self.experts, self.experts, dtype=torch.float64))
         self.register_buffer("rows_before", torch.zeros((), dtype=torch.float64))
-        self._kept: Kept | None = None
+        self._weights = Derived[tuple[Tensor]]()
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -179,14 +168,8 @@ class Blend(Objective):
         return mixed
 
     def weights(self) -> Tensor:
-        """Return the weight of each expert, (K,) float64; recomputed when `errors` has changed."""
-        errors, kept = self.errors, self._kept
-        if kept is not None and kept.errors is errors and kept.writes == writes(errors):
-            return kept.weights
-        found = least_squares_mix(errors)
-        if not is_stand_in(errors):
-            self._kept = Kept(errors, writes(errors), found)
-        return found
+        """Return the weight of each expert, (K,) float64."""
+        return self._weights.of(self.errors, lambda: (least_squares_mix(self.errors),))[0]
 
     @property
     def answers_a_row(self) -> int:
@@ -213,7 +196,3 @@ class Blend(Objective):
     def metrics(self, statistics: Statistics) -> dict[str, float]:
         """Compute the metrics from the statistics, by the experts' objective."""
         return self.each.metrics(statistics)
-
-    def __getstate__(self) -> Mapping[str, Any]:
-        """Leave the cache out: a copy counts writes to its own `errors` from 0."""
-        return {**self.__dict__, "_kept": None}

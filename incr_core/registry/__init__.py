@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from incr_core.registry._requests import CHANGE, STOP, answer, answered, ask, asked, request
     from incr_core.registry._row_states import RowStates
     from incr_core.registry._run_directory import RunDirectory
+    from incr_core.registry._run_totals import WORK, RunTotals
     from incr_core.registry._segments import Segment, Segments, read_index
     from incr_core.registry._versions import loop_state
     from incr_core.registry._violation import Violation
@@ -27,10 +28,12 @@ __all__ = [
     "SCHEMA",
     "STAY",
     "STOP",
+    "WORK",
     "Committed",
     "Detached",
     "RowStates",
     "RunDirectory",
+    "RunTotals",
     "Segment",
     "Segments",
     "Violation",

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from incr_core.registry import WORK
+
 __all__ = ["Course", "Floats", "days", "floats", "moving_sum", "read_summary", "rolling"]
 
 Floats = npt.NDArray[np.float64]
@@ -61,10 +63,7 @@ class Course:
             totals=totals,
             rows=np.nan_to_num(floats(table, "rows_labelled")),
             scored=np.nan_to_num(floats(table, "rows_scored")),
-            seconds={
-                kind: np.nan_to_num(floats(table, f"seconds_{kind}"))
-                for kind in ("predicting", "learning", "exchanging")
-            },
+            seconds={phase: np.nan_to_num(floats(table, f"seconds_{phase}")) for phase in WORK},
             losses={
                 column.removeprefix("loss."): floats(table, column)
                 for column in names

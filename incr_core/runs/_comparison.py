@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.errors import ArgumentError
-from incr_core.registry import RunDirectory, engine_of
+from incr_core.registry import RunDirectory, RunTotals, engine_of
 from incr_core.storage import located
 
 __all__ = ["Compared", "Comparison", "compare"]
@@ -85,29 +85,17 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
 
 
 def _compared(directory: RunDirectory, name: str, path: str) -> Compared:
-    table = directory.table("metrics")
-    last = table.slice(max(0, table.num_rows - 1)).to_pylist()
-    total = {column: sum(table[column].to_pylist()) for column in table.column_names if _is_added(column)}
-    seconds = sum(value for column, value in total.items() if column.startswith("seconds_"))
+    totals = RunTotals.of(directory.table("metrics"))
     return Compared(
         name=name,
         path=path,
         engine=engine_of(directory.path) or "",
-        rows_learned=total.get("rows_labelled", 0),
-        rows_scored=total.get("rows_scored", 0),
-        rows_per_second=total.get("rows_labelled", 0) / seconds if seconds else None,
+        rows_learned=totals.rows_learned,
+        rows_scored=totals.rows_scored,
+        rows_per_second=totals.rows_per_second,
         versions=len(directory.versions()),
-        metrics={
-            column.removeprefix("total."): value
-            for row in last
-            for column, value in row.items()
-            if column.startswith("total.") and value is not None
-        },
+        metrics=totals.metrics,
     )
-
-
-def _is_added(column: str) -> bool:
-    return column in ("rows_scored", "rows_labelled") or column.startswith("seconds_")
 
 
 def _metric(run: Compared) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from incr_core.registry import STOP, Detached, RunDirectory, asked, engine_of, read_progress
+from incr_core.registry import STOP, Detached, RunDirectory, RunTotals, asked, engine_of, read_progress
 from incr_core.report import standings
 from incr_core.runs._baseline_runs import going_on
 
@@ -53,12 +53,9 @@ class Status:
         directory = RunDirectory.open(path)
         version = directory.latest()
         last = next((found for found in directory.versions() if found["version"] == version), {})
-        metrics = directory.table("metrics").to_pylist()
-        mine = [row for row in metrics if row["version"] == version]
-        learning = sum(row["seconds_learning"] + row["seconds_exchanging"] + row["seconds_predicting"] for row in mine)
-        learned = sum(row["rows_labelled"] for row in mine)
-        # A version that restores another has learned nothing itself.
-        so_far: dict[str, Any] = next(reversed(mine or metrics), {})
+        metrics = directory.table("metrics")
+        so_far, newest = RunTotals.of(metrics), RunTotals.of(directory.table("metrics", version or 1, version))
+        increment: dict[str, Any] = next(iter(metrics.slice(max(0, metrics.num_rows - 1)).to_pylist()), {})
         ledger, events = directory.table("ledger"), directory.table("events")
         return cls(
             name=str(directory.job().get("name", "")),
@@ -66,15 +63,11 @@ class Status:
             running=None if (found := going_on(directory.path)) is None else found[1],
             version=version,
             champion=directory.champion(),
-            increment=so_far.get("increment"),
-            after=str(so_far.get("name", "")),
-            rows_learned=sum(row["rows_labelled"] for row in metrics),
-            rows_per_second=learned / learning if learning else None,
-            metrics={
-                name.removeprefix("total."): value
-                for name, value in so_far.items()
-                if name.startswith("total.") and value is not None
-            },
+            increment=increment.get("increment"),
+            after=str(increment.get("name", "")),
+            rows_learned=so_far.rows_learned,
+            rows_per_second=newest.rows_per_second,
+            metrics=so_far.metrics,
             participants=sorted(ledger["participant"].unique().to_pylist()) if ledger.num_rows else [],
             events=dict(Counter(events["kind"].to_pylist())) if events.num_rows else {},
             committed=last.get("created"),

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from incr_core._util import fraction, positive
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.models import STEPS, Moments, RidgeSums, answering
 from incr_core.models.adapt import RidgeHead
 from incr_core.objectives import Binary, Multiclass, Multilabel, Objective, Regression
+from incr_core.strategies._arguments import fraction, positive
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Participant, total_observed
 from incr_core.rounds._delayed_mean import DelayedMean
+from incr_core.runs import compare
 from incr_core.storage import model_sha256
 from incr_core.update import Update, Weights, mean
 from tests.support.cluster_runs import learned_on_cluster, run
@@ -115,6 +117,12 @@ def test_overlapping_rounds_are_delayed_means(small_job: Callable[..., Job], tmp
     assert all(done.seconds_hidden >= 0 for done in found.rounds)
 
 
+def seconds_of_work(path: Path) -> float:
+    table = RunDirectory.open(path).table("metrics")
+    kinds = ("predicting", "learning", "exchanging")
+    return sum(float(pc.sum(table[f"seconds_{kind}"]).as_py()) for kind in kinds)
+
+
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.chaos
 def test_law_1_a_resumed_run_equals_an_uninterrupted_one(small_job: Callable[..., Job], tmp_path: Path) -> None:
@@ -124,6 +132,10 @@ def test_law_1_a_resumed_run_equals_an_uninterrupted_one(small_job: Callable[...
     assert run(job, tmp_path / "parts") == whole
     hidden = RunDirectory.open(tmp_path / "whole").table("metrics")["seconds_hidden"].to_pylist()
     assert any(hidden), "some of the exchanges are hidden"
+    compared = compare([tmp_path / "whole", tmp_path / "parts"]).runs  # what was hidden is no work of its own
+    assert [one.rows_per_second for one in compared] == [
+        one.rows_learned / seconds_of_work(Path(one.path)) for one in compared
+    ]
 
 
 def test_one_exchange_an_increment_hides_nothing(small_job: Callable[..., Job]) -> None:

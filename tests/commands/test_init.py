@@ -239,3 +239,15 @@ def test_a_file_with_other_marks_between_its_columns_is_told(
     (tmp_path / "a.csv").write_text("x;y\n1.5;0\n2.5;1\n")
     assert main(["init", str(tmp_path / "a.csv"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 2
     assert 'whose names seem to be parted by ";"' in capsys.readouterr().err
+
+
+def test_of_many_files_only_some_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 200 files 20 are looked at, whatever their format: those in between may even be broken."""
+    (tmp_path / "days").mkdir()
+    looked_at = set(np.linspace(0, 199, 20).round().astype(int).tolist())
+    for day in range(200):
+        rows = "".join(f"{day + place},{place % 2}\n" for place in range(4))
+        text = f"x,y\n{rows}" if day in looked_at else "x,y\n1,2,3\n4\n"
+        (tmp_path / "days" / f"{day:03}.csv").write_text(text)
+    assert main(["init", str(tmp_path / "days"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 0
+    assert kinds(tmp_path / "job.toml")["numeric"] == ["x"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from incr_core.models import TableExperts, TableShape
 from incr_core.models._magnitudes import Magnitudes
-from incr_core.models._solved_expert import PENALTY, SolvedExpert
+from incr_core.models._solved_experts import PENALTY, SolvedExperts
 
 
 def absorb(model: torch.nn.Module, measured: dict[str, Tensor]) -> None:
@@ -70,16 +70,17 @@ def test_magnitudes_are_of_skewed_columns_without_negative_numbers() -> None:
 
 
 def test_what_is_solved_is_the_ridge_of_the_rows() -> None:
-    expert = SolvedExpert(inputs=2, outputs=1, varied=2, features=16)
+    experts = SolvedExperts(inputs=2, outputs=1, varied=2, features=16)
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(80, 2, generator=draw), torch.randn(80, 1, generator=draw).double()
-    absorb(expert, expert.measure(x, y))  # only counted
-    assert not expert(x).any()
-    absorb(expert, expert.measure(x, y))
-    h = expert._features(x).double().numpy()
-    centred, target = h - h.mean(0), y.numpy() - y.numpy().mean()
+    absorb(experts, experts.measure(x, y))  # only counted
+    assert not experts(x).any()
+    absorb(experts, experts.measure(x, y))
     fresh, now = 2 ** (80 / 4000), 2 ** (160 / 4000)
-    gram = fresh * centred.T @ centred + PENALTY * now * np.eye(h.shape[1])
-    weight = np.linalg.solve(gram, fresh * centred.T @ target)
-    expected = torch.from_numpy(centred @ weight + y.numpy().mean()).float()
-    torch.testing.assert_close(expert(x), expected, rtol=1e-4, atol=1e-4)
+    features = experts._features(x).double().numpy()
+    for place, h in enumerate((features[:, :2], features)):
+        centred, target = h - h.mean(0), y.numpy() - y.numpy().mean()
+        gram = fresh * centred.T @ centred + PENALTY * now * np.eye(h.shape[1])
+        weight = np.linalg.solve(gram, fresh * centred.T @ target)
+        expected = torch.from_numpy(centred @ weight + y.numpy().mean()).float()
+        torch.testing.assert_close(experts(x)[:, [place]], expected, rtol=1e-4, atol=1e-4)

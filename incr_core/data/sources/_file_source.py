@@ -111,24 +111,27 @@ class FileSource(Source):
         """
         fault: StreamError | None = None
         read = False
-        for name, path in self.paths.items():
+        for name in self.paths:
             if name in self.young:
                 continue
             try:
-                own = None if columns is None else self._own(columns)
-                if (self._format or format_of(path)) == "parquet":
-                    table = parquet_head(path, own, name, typed)
-                else:
-                    table = read_table(path, None if typed else own, self._format, name).slice(0, HEAD)
+                table = self.head_of(name, columns, typed=typed)
             except StreamError as found:
                 if not self.tolerant:
                     raise
                 fault = fault or found
                 continue
             read = True
-            yield self._renamed(table)
+            yield table
         if fault is not None and not read:
             raise fault
+
+    def head_of(self, name: str, columns: Sequence[str] | None = None, *, typed: bool = False) -> pa.Table:
+        """Some rows of one file, to look at, as `heads` gives them. StreamError where it cannot be read."""
+        path, own = self.paths[name], None if columns is None else self._own(columns)
+        if (self._format or format_of(path)) == "parquet":
+            return self._renamed(parquet_head(path, own, name, typed))
+        return self._renamed(read_table(path, None if typed else own, self._format, name).slice(0, HEAD))
 
     # -- what columns are called
 

@@ -66,14 +66,11 @@ def sample_of(source: FileSource) -> Sample:
 
 
 def _columns_of(source: FileSource, names: list[str]) -> list[str]:
-    """The columns that all files have. StreamError where one has others."""
-    heads = dict(zip(source.paths, source.heads(), strict=False))
-    first = next(name for name in names if name in heads)
-    columns: list[str] = heads[first].column_names
-    for name in names:
-        head = heads.get(name)
-        if head is None or (not len(head) and not head.column_names):
-            continue
+    """The columns that all these files have. StreamError where one has others."""
+    heads = {name: head for name in names if (head := source.head_of(name)).column_names}
+    first = next(iter(heads), names[0])
+    columns: list[str] = heads[first].column_names if heads else []
+    for name, head in heads.items():
         lacks = [column for column in columns if column not in head.column_names]
         more = [column for column in head.column_names if column not in columns]
         if lacks or more:
