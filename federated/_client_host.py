@@ -187,6 +187,7 @@ class SimulatedHost(ClientHost):
         told = {
             **document,
             "statistics": thinned(arrival.statistics),
+            "sliced": {name: [rows, thinned(sums)] for name, (rows, sums) in arrival.sliced.items()},
             "tick": asdict(arrival.tick),
             "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
             # What a fault quotes of the data stands in brackets.

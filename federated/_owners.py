@@ -168,6 +168,7 @@ class Owners(Attendance):
             ],
             **{key: document[key] for key in ("arriving", "predicted", "scored", "seconds")},
             **{key: document[key] for key in ("statistics", "observed", "probed", "tasks")},
+            sliced={name: (rows, sums) for name, (rows, sums) in document["sliced"].items()},
         )
 
     def _numbered(self, member: Member, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -51,6 +51,7 @@ class Batch:
     weights: (B,) float, or None where every row counts once.
     task: (B,) int64, or None where the stream has no tasks.
     row_ids: (B,) int64 (see `data/_row_ids.py`), or None where nobody asks which rows these are.
+    slices: (B, columns) int64 (see `data/encoding/_slices.py`), for metrics; None where the job names no slices.
 
     >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
     >>> len(batch), [len(part) for part in batch.split(2)]
@@ -64,6 +65,7 @@ class Batch:
     weights: Tensor | None = None
     task: Tensor | None = None
     row_ids: Tensor | None = None
+    slices: Tensor | None = None
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -80,7 +82,7 @@ class Batch:
         32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
-        others = (self.targets, self.weights, self.task, self.row_ids)
+        others = (self.targets, self.weights, self.task, self.row_ids, self.slices)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -91,10 +93,11 @@ class Batch:
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
             None if self.row_ids is None else function(self.row_ids),
+            None if self.slices is None else function(self.slices),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of its tensors, as states keep them.
+        """Copies of its tensors, as states keep them: without slices, which only predictions need.
 
         >>> state = Batch(torch.zeros(2, 1), torch.zeros(2), row_ids=torch.arange(2)).state_dict()
         >>> list(state), Batch.from_state(state).row_ids
@@ -102,6 +105,7 @@ class Batch:
         """
         state = asdict(self)
         state["rows"] = state.pop("row_ids")
+        del state["slices"]
         return state
 
     @classmethod
@@ -122,6 +126,14 @@ class Batch:
         assert self.row_ids is not None, "rows of a stream have ids"
         return self.take((~torch.isin(self.row_ids, ids)).nonzero().flatten())
 
+    def without_slices(self) -> Batch:
+        """The same rows, as they are learned: slices are for metrics of predictions only.
+
+        >>> Batch(torch.zeros(1, 1), torch.zeros(1), slices=torch.zeros(1, 2)).without_slices().slices is None
+        True
+        """
+        return self if self.slices is None else replace(self, slices=None)
+
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` up to `stop`, as views."""
         return self.map(lambda tensor: tensor[start:stop])
@@ -135,7 +147,7 @@ class Batch:
         return self.map(lambda tensor: tensor.to(place, non_blocking=place.type != "cpu"))
 
     def split(self, size: int) -> list[Batch]:
-        """Consecutive batches of `size` rows, as views; the last may be shorter."""
+        """Consecutive batches of `size` rows to learn, as views; the last may be shorter."""
         count = -(-len(self) // size)
         if count == 1:
             return [self]
@@ -184,6 +196,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined(weights),
         joined([batch.task for batch in batches]),
         joined([batch.row_ids for batch in batches]),
+        joined([batch.slices for batch in batches]),
     )
 
 

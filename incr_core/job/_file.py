@@ -203,6 +203,23 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _slices_are_of_columns(self) -> Self:
+        slices, values = self.features.slices, self.features.slice_values or {}
+        if twice := sorted({name for name in slices if slices.count(name) > 1}):
+            raise ValueError(f"features.slices: expected every column once, got {twice[0]} twice; take one out")
+        if label := [name for name in slices if name in self.features.labels]:
+            raise ValueError(
+                f"features.slices: expected columns other than the label, got {label[0]}, within whose values there is "
+                "nothing to predict; take it out"
+            )
+        if unnamed := [name for name in values if name not in slices]:
+            raise ValueError(
+                f"features.slice_values: expected values of the columns in features.slices, got those of {unnamed[0]}; "
+                "add it there, or take it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_fit_the_objective(self) -> Self:
         for key, given, objective in (
             ("item", bool(self.features.item), "ranking"),
@@ -353,6 +370,8 @@ _OPERATIONAL = [
     ("learner", "graphs"),
     ("cluster", "gpus"),
     ("features", "on_bad_file"),
+    ("features", "slices"),
+    ("features", "slice_values"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
     *(("federated", key) for key in ("certificates", "accept_failures")),
     ("publish", "keep"),

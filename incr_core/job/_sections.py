@@ -130,6 +130,8 @@ class FeaturesSection(Section):
     buckets: int = Field(1024, ge=2)
     widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+    slices: list[str] = []
+    slice_values: dict[str, Annotated[list[str | int | float | bool], Field(min_length=1, max_length=100)]] | None = None
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
     on_bad_file: Literal["fail", "quarantine"] | None = None

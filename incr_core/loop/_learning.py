@@ -155,8 +155,9 @@ class Learning:
         version = self.commits.next_version
         if state.gate is not None:
             state.gate.learned(counts.labelled if skipped is None else 0)
+        sliced = state.slices.add((arrival.sliced for arrival in arrivals), self.objective)
         pending.metrics.append(
-            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None)
+            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None) | sliced
         )
         if (told := learned.contributions) is not None:
             of = self.engine.participants, arrivals, told, state.clients, self.objective, version

@@ -30,7 +30,8 @@ class Arrival:
 
     rows: ids of the rows to learn, (n,) int64. duplicates: ids of rows that were learned before.
     arriving: rows that arrived; predicted: those of them that count as predictions; scored: earlier predictions whose
-    labels became known. statistics: additive, of the rows scored.
+    labels became known. statistics: additive, of the rows scored. sliced: slice -> how many of these rows are in it, and
+    their statistics.
     observed: what the rows to learn add to the running statistics of the model and the objective; packed, where another
     process has sent it.
     probed: for each `Probe`, sums over rows scored or arriving. tasks: of the rows to learn, if strategies consolidate
@@ -50,6 +51,7 @@ class Arrival:
     bad: Sequence[BadRow] = field(default_factory=list)
     bad_files: Sequence[BadFile] = field(default_factory=list)
     seconds: float = 0.0
+    sliced: Mapping[str, tuple[int, Packed]] = field(default_factory=dict)
 
     @property
     def labelled(self) -> int:
@@ -72,6 +74,7 @@ class Arrival:
             "statistics": metrics.packed(self.statistics),
             "observed": {name: _packed(value) for name, value in self.observed.items()},
             "probed": [_packed(value) for value in self.probed],
+            "sliced": {name: (rows, metrics.packed(sums)) for name, (rows, sums) in self.sliced.items()},
         }
         return _arrived, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
 

@@ -101,7 +101,7 @@ class Participant(Resuming):
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
         self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None
-        self._evaluation = Prequential(learner, probes)
+        self._evaluation = Prequential(learner, probes, () if stream.slices is None else stream.slices.names)
         self._passes: tuple[Batch, Batch, int] | None = None  # rows to pass over, held back, and how often at most
 
     @property
@@ -147,7 +147,7 @@ class Participant(Resuming):
         self._cursor, self._learned = increment.cursor, increment.learned
         with taken(self.learner, self.stream, increment.arriving):
             scores = self._evaluation.evaluate(increment)
-        warm, labelled = increment.tick.warm, increment.labelled
+        warm, labelled = increment.tick.warm, increment.labelled.without_slices()
         learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
@@ -167,6 +167,7 @@ class Participant(Resuming):
             bad=increment.bad,
             bad_files=increment.bad_files,
             seconds=time.perf_counter() - begun,
+            sliced=scores.sliced,
         )
 
     def _next(self) -> Increment | None:
