@@ -23,7 +23,7 @@ SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift
 STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", "key", "key_window", "time_zone")
 """What of the stream a job decides; the rest is the owner's."""
 
-PUBLISH = ("gate", "reference")
+PUBLISH = ("gate", "reference", "holdout")
 """What of publishing is done at a client: it keeps rows to judge versions on."""
 
 GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")

@@ -1,9 +1,10 @@
 """What an owner's client has not told yet, because it is over too few rows: it is told once there are more.
 
 Counts, sums for metrics, probes, and rows that cannot be used are added up from increment to increment until they are
-over `least` rows. Of slices, those of one column are told together, so that no difference between two sums is over fewer
-rows: what is over fewer counts as the column's other values, and all wait until these are none, or enough. Rows to learn need nothing here: those that a server has not heard of wait with the client, and come
-first among the next increment's (`Participant.receive`).
+over `least` rows. Slices of one column are told together, so that no difference between two sums is over fewer rows:
+they wait until each is over enough, or, where a value is rare, until it can count among the other values. Rows to learn
+need nothing here: those that a server has not heard of wait with the client, and come first among the next increment's
+(`Participant.receive`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ __all__ = ["HeldBack"]
 
 MOST_BAD = 100_000
 """Bad rows that are told of at once; the others are, with the next increments."""
+
+
+PATIENCE = 20
+"""Times `least` rows of a column that are held back before values of fewer than `least` rows count among the others."""
 
 
 class HeldBack:
@@ -102,7 +107,9 @@ class HeldBack:
         for others in dict.fromkeys(self.slices.others(name) for name in self._sliced) if self.slices else ():
             assert self.slices is not None
             held = {name: value for name, value in self._sliced.items() if self.slices.others(name) == others}
-            few = {name for name, (rows, _) in held.items() if name == others or not self.may_tell(rows)}
+            few = [name for name, (rows, _) in held.items() if name == others or not self.may_tell(rows)]
+            if {*few} - {others} and sum(rows for rows, _ in held.values()) < PATIENCE * self.least:
+                continue
             rest: dict[str, tuple[int, Packed]] = {}
             for name in few:
                 rest = _added(rest, {others: held[name]})

@@ -199,8 +199,9 @@ def _check(asked: Asked, content: RecordDict) -> None:
         document = told(content)
         _check_coming(document["coming"])
         _check_arrival(document["arrival"], asked)
-        if not isinstance(document["holds"], bool):
-            raise Refused("holds, which is neither true nor false")
+        for name in ("holds", "back"):
+            if not isinstance(document[name], bool):
+                raise Refused(f"{name}, which is neither true nor false")
         if asked.known.timed and document["arrival"] is not None and document["coming"] is not None:
             now_at, next_at = document["arrival"]["tick"]["time"], document["coming"]["time"]
             if next_at <= now_at:  # the others would wait for it for ever
@@ -215,6 +216,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "evaluate.judge":
         _check_judged(told(content)["judged"])
+    elif asked.action == "evaluate.compare":
+        _check_compared(told(content), asked.known)
     elif asked.action == "train.consolidate":
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
@@ -251,6 +254,13 @@ def _check_judged(sums: Tensor) -> None:
     if sums.shape != (5,) or not sums.is_floating_point() or not 0 <= float(sums[0]) <= MOST:
         raise Refused("sums over rows of the past that are none")
     _check_finite({"sums over rows of the past": sums})
+
+
+def _check_compared(document: Mapping[str, Any], known: Known) -> None:
+    """Sums over rows held back, and what the metrics of both versions are made of."""
+    _check_judged(document["sums"])
+    for name in ("champion", "challenger"):
+        _check_sums(document[name], known.sums)
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:

@@ -21,7 +21,16 @@ from incr_core.data.encoding import (
     words_wanted,
 )
 from incr_core.data.rates import Rate
-from incr_core.data.sources import SOURCES, FileSource, PythonSource, SharedReads, Source, await_files, open_source, seconds
+from incr_core.data.sources import (
+    SOURCES,
+    FileSource,
+    PythonSource,
+    SharedReads,
+    Source,
+    await_files,
+    open_source,
+    seconds,
+)
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
 from incr_core.job._columns import columns_of, is_open
@@ -105,8 +114,8 @@ def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
 
 
 def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """The values that each sliced column is divided by: the job's, those of the run that has begun, or the most frequent
-    of the files' first rows."""
+    """The values that each sliced column is divided by: those of the job, of the run that has begun, or the most
+    frequent of the files' first rows."""
     named = {**settled, **(job.features.slice_values or {})}
     asked = [name for name in job.features.slices if name not in named]
     if asked:
@@ -116,8 +125,8 @@ def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]
         named |= {name: frequent_values(tables, name) for name in asked}
         if empty := [name for name in asked if not named[name]]:
             raise JobError(
-                f"features.slices: expected a column with values among the first rows, got none in {empty[0]}; name its "
-                f"values in features.slice_values, or leave it out"
+                f"features.slices: expected a column with values among the first rows, got none in {empty[0]}; name "
+                "its values in features.slice_values, or leave it out"
             )
     return {name: named[name] for name in job.features.slices}
 

@@ -263,4 +263,6 @@ class Job(JobFile):
             stopping=stopping_of(self),
             personal=personal,
             reference=Reference(self.publish.reference) if self.publish.gate else None,
+            holdout=self.publish.holdout,
+            rows_per_hour=self.limits.rows_per_hour,
         )

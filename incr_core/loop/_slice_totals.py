@@ -43,8 +43,8 @@ class SliceTotals:
             objective: What the statistics are of.
 
         Returns:
-            Columns of the table of metrics. Of each slice with rows in the increment: how many, and the objective's main
-            metric on them. Of each slice with rows so far: the same over all increments.
+            Columns of the table of metrics. Of each slice with rows in the increment: how many, and the main metric on
+            them. Of each slice with rows so far: the same over all increments.
         """
         told, main = list(reports), objective.main_metric
         row: dict[str, float] = {}

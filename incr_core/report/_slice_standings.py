@@ -40,9 +40,7 @@ class SliceStanding:
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it; None for what is not known."""
-        return {
-            key: None if isinstance(one, float) and math.isnan(one) else one for key, one in asdict(self).items()
-        }
+        return {key: None if isinstance(one, float) and math.isnan(one) else one for key, one in asdict(self).items()}
 
 
 def slice_standings(table: pa.Table) -> list[SliceStanding]:

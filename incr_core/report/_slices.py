@@ -25,8 +25,8 @@ def slices(table: pa.Table) -> str:
     ]
     left = len(found) - len(rows)
     note = (
-        f"Each row is predicted before it is learned. The worst by {metric} first, those of fewer than {FEW} rows last. "
-        "Gap: how much worse than all rows. Recent: over the newest tenth of its rows."
+        f"Each row is predicted before it is learned. The worst by {metric} first, those of fewer than {FEW} rows "
+        "last. Gap: how much worse than all rows. Recent: over the newest tenth of its rows."
     )
     body = html_table(["slice", metric, "gap", "recent", "rows"], rows, numeric=(1, 2, 3, 4))
     return section("Slices", note, body + (f"<p>and {count(left)} better ones</p>" if left > 0 else ""))

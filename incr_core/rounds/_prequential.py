@@ -28,8 +28,8 @@ Sliced = dict[str, tuple[int, Packed]]
 class Scores:
     """What an increment's labels say of earlier predictions.
 
-    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums. sliced: slice -> how
-    many of these predictions are in it, and their statistics.
+    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums. sliced: slice ->
+    how many of these predictions are in it, and their statistics.
     """
 
     scored: int
@@ -41,8 +41,8 @@ class Scores:
 class Prequential:
     """Predict an increment's rows with a learner, and score the predictions whose labels it brings.
 
-    probes: statistics to report besides. slices: the names of the slices that rows are in (`Batch.slices`). pending: the
-    predictions not scored yet.
+    probes: statistics to report besides. slices: the names of the slices that rows are in (`Batch.slices`). pending:
+    the predictions not scored yet.
     """
 
     def __init__(self, learner: Learner, probes: Sequence[Probe], slices: Sequence[str] = ()) -> None:

@@ -38,7 +38,7 @@ OWN = ("requests", "tensorboard", "report.html")
 """Names, at any depth, of what is no file of the run; those that begin with a dot are not either."""
 
 LAZY = (".safetensors", ".arrow", ".zip")
-TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "clients", "manifests")
+TABLES = ("metrics", "ledger", "duplicates", "dropped", "quarantine", "events", "clients", "manifests")
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which a disk's clock has gone on: what is looked at later, with the same time, is the same."""

@@ -206,14 +206,15 @@ def test_slices_of_few_rows_count_as_others_and_wait_where_these_are_few() -> No
 
     assert hears(small=20, large=12) == {"size=small": 20, "size=large": 12}
     assert hears(small=20, large=4) == {}, "all rows but the small ones would be four"
-    assert hears(large=3, others=8) == {"size=small": 20, "size: others": 15}
+    assert hears(large=3, others=12) == {}
     other = HeldBack(10, held.slices)
-    assert hears(small=9, others=2) == {"size: others": 11}
-    assert hears(small=12, others=2) == {}
     other.load_state_dict(held.state_dict())  # another process
     held = other
-    assert hears(small=1, large=12) == {}
-    assert hears(others=9) == {"size=small": 13, "size=large": 12, "size: others": 11}
+    assert hears(large=3) == {}, "sums are told with those of all rows"
+    assert hears(others=20) == {"size=small": 20, "size=large": 10, "size: others": 32}
+    assert hears(small=190, others=3) == {}
+    assert hears(large=9, others=5) == {"size=small": 190, "size: others": 17}, "what is rare is among the others"
+    assert hears(small=199, large=2) == {}, "and waits where these are too few"
 
 
 def test_what_is_told_in_parts_adds_up_to_all(tmp_path: Path) -> None:
