@@ -36,7 +36,7 @@ from incr_core.errors import EngineError, JobError
 from incr_core.job import Job
 from incr_core.numerics import FlatTensors, all_finite, local, settle_arithmetic, whole
 from incr_core.registry import STAY
-from incr_core.rounds import Alone, Contributor, Exchange, Orders, Participant, Round, SavedState
+from incr_core.rounds import Alone, Comparison, Contributor, Exchange, Orders, Participant, Round, SavedState
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
 
@@ -238,6 +238,11 @@ class ShardWorker:
         """Compare the weights with the champion's."""
         with self._heartbeat.doing(WORKING):
             return self.contributor.judge()
+
+    def compare(self, champion: FlatTensors) -> Comparison:
+        """Compare the weights with the champion's on the rows held back."""
+        with self._heartbeat.doing(WORKING):
+            return self.contributor.compare(champion.tensors(copy=False))
 
     def skip(self) -> None:
         """Let the rows of the increment at hand go."""

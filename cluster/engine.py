@@ -39,7 +39,17 @@ from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
-from incr_core.rounds import Arrival, Orders, Pace, Round, check_borrowing, joined_rounds, total_observed
+from incr_core.rounds import (
+    WAITING,
+    Arrival,
+    Comparison,
+    Orders,
+    Pace,
+    Round,
+    check_borrowing,
+    joined_rounds,
+    total_observed,
+)
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -183,13 +193,15 @@ class ClusterEngine(Engine):
             told: list[Received | None] = self._pool.call("receive")
         received = [found for found, rank in zip(told, self.ranks, strict=True) if rank.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
+        if arrivals and arrivals[0].tick.name == WAITING:  # rows held back, which not every replica has
+            arrivals = [Arrival(arrivals[0].tick) if found is None else found.arrival for found in received]
         if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
             found = ", ".join("the end" if one is None else one.arrival.tick.name for one in received)
             raise StreamError(
                 f"stream: expected the same increment in every replica, got {found}; "
                 "did files appear while the replicas began to read? run the same command again"
             )
-        self._steps, self._ended = [found.steps for found in received if found is not None], not arrivals
+        self._steps, self._ended = [found.steps if found is not None else 0 for found in received], not arrivals
         if arrivals:
             self._members.received(arrivals[0].tick.number)
         if received[0] is not None:
@@ -258,6 +270,12 @@ class ClusterEngine(Engine):
         with self._lost("judging the weights"):
             judged: list[Tensor] = self._pool.call("judge")
         return judged
+
+    def compare(self, champion: Weights) -> list[Comparison]:
+        """Let all workers compare the weights with the champion's."""
+        with self._lost("comparing the weights"):
+            compared: list[Comparison] = self._pool.call("compare", self._actors.shared(FlatTensors.of(champion)))
+        return compared
 
     def save(self, version: int) -> Saving:
         """Let all workers keep their state for this version."""

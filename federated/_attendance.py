@@ -55,7 +55,9 @@ class Attendance(Roster):
         probes = [max(1, len(probe.columns)) for probe in job.probes()]
         step = job.learner.batch_size * job.learner.accumulate
         once = job.learner.validation is not None
-        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes, once)
+        slices = job.slices()
+        names = frozenset(() if slices is None else slices.names)
+        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes, once, names)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:

@@ -20,7 +20,7 @@ from federated import _resident_clients as residents
 from federated._client_failures import failure
 from federated._client_privacy import Promise
 from federated._records import thinned
-from incr_core.rounds import Arrival, Orders, Participant
+from incr_core.rounds import Arrival, Comparison, Orders, Participant
 from incr_core.update import Update
 
 __all__ = ["KEPT", "ClientHost", "SimulatedHost"]
@@ -84,6 +84,11 @@ class ClientHost(ABC):
         """Whether there is what it has not told, and will not before there is more."""
         return False
 
+    def holds_back(self, participant: Participant) -> bool:
+        """Whether rows are left that wait for the next increment, as they are held back of this one."""
+        at_hand = participant.increment
+        return at_hand is not None and at_hand.held is not None
+
     def check_learns(self, participant: Participant) -> None:  # noqa: B027
         """An error where the rows at hand may not be learned, or let go."""
 
@@ -95,6 +100,11 @@ class ClientHost(ABC):
         """Of a comparison with the champion, sums (5,) over rows of the past, what may be told."""
         hidden = self.promise is not None and not self.promise.wanted.metrics
         return torch.zeros_like(sums) if hidden else sums
+
+    def compared(self, comparison: Comparison) -> Comparison:
+        """Of a comparison with the champion on rows held back, what may be told."""
+        hidden = self.promise is not None and not self.promise.wanted.metrics
+        return Comparison() if hidden else comparison
 
     def rows(self, told: Tensor) -> Tensor:
         """The ids of rows of the history that the server asks for; none where what is learned of rows has its price."""
@@ -187,6 +197,7 @@ class SimulatedHost(ClientHost):
         told = {
             **document,
             "statistics": thinned(arrival.statistics),
+            "sliced": {name: [rows, thinned(sums)] for name, (rows, sums) in arrival.sliced.items()},
             "tick": asdict(arrival.tick),
             "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
             # What a fault quotes of the data stands in brackets.

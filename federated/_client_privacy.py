@@ -132,7 +132,7 @@ class Promise:
         """What may be told of an increment: counts of rows; sums for metrics where the owner says so."""
         if self.wanted.metrics:
             return document
-        return {**document, "statistics": {}, "scored": 0, "probed": [], "tasks": []}
+        return {**document, "statistics": {}, "sliced": {}, "scored": 0, "probed": [], "tasks": []}
 
     def told(self) -> dict[str, Any]:
         """What is told of the account with every answer."""

@@ -23,7 +23,7 @@ SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift
 STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", "key", "key_window", "time_zone")
 """What of the stream a job decides; the rest is the owner's."""
 
-PUBLISH = ("gate", "reference")
+PUBLISH = ("gate", "reference", "holdout")
 """What of publishing is done at a client: it keeps rows to judge versions on."""
 
 GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")
@@ -87,7 +87,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
     """All columns that a job names."""
     stream, features = document["stream"], document["features"]
     named: list[Any] = [stream.get("predict_at"), stream.get("label_at"), stream.get("key")]
-    keys = ("label", "numeric", "categorical", "text", "date", "item", "weight", "task")
+    keys = ("label", "numeric", "categorical", "text", "date", "item", "weight", "task", "slices")
     named += [features.get(key) for key in keys]
     for rate in features.get("rate", ()):
         named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]

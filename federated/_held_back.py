@@ -1,8 +1,10 @@
 """What an owner's client has not told yet, because it is over too few rows: it is told once there are more.
 
 Counts, sums for metrics, probes, and rows that cannot be used are added up from increment to increment until they are
-over `least` rows. Rows to learn need nothing here: those that a server has not heard of wait with the client, and come
-first among the next increment's (`Participant.receive`).
+over `least` rows. Slices of one column are told together, so that no difference between two sums is over fewer rows:
+they wait until each is over enough, or, where a value is rare, until it can count among the other values. Rows to learn
+need nothing here: those that a server has not heard of wait with the client, and come first among the next increment's
+(`Participant.receive`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from incr_core import metrics
-from incr_core.metrics import Statistics
+from incr_core.data.encoding import Slices
+from incr_core.metrics import Packed, Statistics
 from incr_core.rounds import Arrival
 
 __all__ = ["HeldBack"]
@@ -23,8 +26,12 @@ MOST_BAD = 100_000
 """Bad rows that are told of at once; the others are, with the next increments."""
 
 
+PATIENCE = 20
+"""Times `least` rows of a column that are held back before values of fewer than `least` rows count among the others."""
+
+
 class HeldBack:
-    """What one client holds back; least: over how many rows it tells.
+    """What one client holds back; least: over how many rows it tells. slices: those of the job.
 
     duplicates, bad: ids of rows that cannot be used, and have not been told.
 
@@ -35,13 +42,14 @@ class HeldBack:
     (0, 12, False)
     """
 
-    def __init__(self, least: int) -> None:
-        self.least = least
+    def __init__(self, least: int, slices: Slices | None = None) -> None:
+        self.least, self.slices = least, slices
         self._begin()
 
     def _begin(self) -> None:
         self._counts = dict.fromkeys(("arriving", "predicted", "scored"), 0)
         self._statistics: Statistics = {}
+        self._sliced: dict[str, tuple[int, Packed]] = {}
         self._probed: list[Tensor] = []
         self.duplicates = self.bad = torch.zeros(0, dtype=torch.int64)
 
@@ -65,6 +73,8 @@ class HeldBack:
         told["statistics"] = self._statistics if told["scored"] else {}
         if told["scored"]:
             self._statistics = {}
+        self._sliced = _added(self._sliced, arrival.sliced)
+        told["sliced"] = self._slices() if told["scored"] else {}
         learns = self.may_tell(arrival.labelled)
         return {
             **told,
@@ -91,6 +101,24 @@ class HeldBack:
         self._counts[key] = 0
         return count
 
+    def _slices(self) -> dict[str, tuple[int, Packed]]:
+        """Slices of the columns of which enough rows are known, with what is over fewer among the other values."""
+        told: dict[str, tuple[int, Packed]] = {}
+        for others in dict.fromkeys(self.slices.others(name) for name in self._sliced) if self.slices else ():
+            assert self.slices is not None
+            held = {name: value for name, value in self._sliced.items() if self.slices.others(name) == others}
+            few = [name for name, (rows, _) in held.items() if name == others or not self.may_tell(rows)]
+            if {*few} - {others} and sum(rows for rows, _ in held.values()) < PATIENCE * self.least:
+                continue
+            rest: dict[str, tuple[int, Packed]] = {}
+            for name in few:
+                rest = _added(rest, {others: held[name]})
+            if rest and not self.may_tell(rest[others][0]):
+                continue
+            told |= {name: value for name, value in held.items() if name not in few} | rest
+            self._sliced = {name: value for name, value in self._sliced.items() if name not in held}
+        return told
+
     def _blocks(self, probed: list[Tensor]) -> list[Tensor]:
         """Sums over enough rows each, (m, 2, F), of probes that may be over fewer; what is left over is held."""
         if not probed:
@@ -105,6 +133,7 @@ class HeldBack:
         return {
             "counts": dict(self._counts),
             "statistics": dict(self._statistics),
+            "sliced": {name: [rows, dict(metrics.total([sums]))] for name, (rows, sums) in self._sliced.items()},
             "probed": list(self._probed),
             "duplicates": self.duplicates,
             "bad": self.bad,
@@ -115,8 +144,20 @@ class HeldBack:
         self._begin()
         if state:
             self._counts, self._statistics = dict(state["counts"]), dict(state["statistics"])
+            self._sliced = {name: (rows, sums) for name, (rows, sums) in state.get("sliced", {}).items()}
             self._probed = list(state["probed"])
             self.duplicates, self.bad = state["duplicates"], state["bad"]
+
+
+def _added(
+    held: Mapping[str, tuple[int, Packed]], new: Mapping[str, tuple[int, Packed]]
+) -> dict[str, tuple[int, Packed]]:
+    """The rows and the sums of slices, added up."""
+    both = dict(held)
+    for name, (rows, sums) in new.items():
+        before, so_far = both.get(name, (0, {}))
+        both[name] = before + rows, metrics.total([so_far, sums])
+    return both
 
 
 def _merged(blocks: Tensor, least: int) -> tuple[Tensor, Tensor]:

@@ -177,6 +177,8 @@ class _Run:
             at_hand = state["increment"]
             if at_hand is not None and not at_hand["begun"]:
                 held |= RowSet.of_ids(at_hand["labelled"]["rows"].numpy())
+            if at_hand is not None and "held" in at_hand:
+                held |= RowSet.of_ids(at_hand["held"]["rows"].numpy())
             withheld = HeldBack(self.file.privacy.min_rows)
             withheld.load_state_dict(state["exchanged"].get("withheld"))
             for untold in (withheld.duplicates, withheld.bad):

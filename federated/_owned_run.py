@@ -53,7 +53,7 @@ class OwnedRun:
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
         self.is_timed = False
-        self.withheld = HeldBack(file.privacy.min_rows)
+        self.withheld = HeldBack(file.privacy.min_rows)  # of no slices, until the job is known
         self._participant: Participant | None = None
         self._used = 0  # bytes of all that is kept here besides the states since the last commit
 
@@ -201,6 +201,7 @@ class OwnedRun:
         told = json.loads((self.folder / "job.json").read_text())
         job = agreed(self.file, told["job"])
         self.is_timed = job.stream.timed
+        self.withheld.slices = job.slices()
         settle_arithmetic(job.learner.threads, job.learner.device)
         made = job.participant(self.file.name, int(told["index"]), personal=job.federated.personal)
         if self.promise is not None:

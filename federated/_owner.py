@@ -27,7 +27,7 @@ from federated._owner_ledger import STATES, OwnerLedger
 from federated._privacy_budget import PrivacyBudget
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
-from incr_core.rounds import VERDICTS, Arrival, Orders, Participant
+from incr_core.rounds import VERDICTS, Arrival, Comparison, Orders, Participant
 from incr_core.shown import shown
 from incr_core.storage import Lock, storage, write_atomically
 from incr_core.update import Update
@@ -168,8 +168,15 @@ class Owner(ClientHost):
         """Rows, or what is to be told of them, that are too few."""
         assert self._run is not None
         at_hand = participant.increment
-        few = at_hand is not None and at_hand.waiting and not self._run.withheld.may_tell(len(at_hand.labelled))
+        few = at_hand is not None and at_hand.waiting and not self._run.withheld.may_tell(len(at_hand.left))
         return few or bool(self._run.withheld)
+
+    def holds_back(self, participant: Participant) -> bool:
+        """Where these rows are enough to be offered."""
+        assert self._run is not None
+        at_hand = participant.increment
+        back = at_hand is not None and super().holds_back(participant)
+        return back and at_hand is not None and self._run.withheld.may_tell(len(at_hand.left))
 
     def check_learns(self, participant: Participant) -> None:
         """Declined where the rows at hand are too few: the server has not been told of them."""
@@ -185,7 +192,7 @@ class Owner(ClientHost):
         """Where the rows since the last time are enough."""
         assert self._run is not None
         at_hand = participant.increment
-        fresh = participant.spans or (at_hand is not None and not at_hand.waiting)
+        fresh = participant.spans or (at_hand is not None and (at_hand.begun or not at_hand.waiting))
         return fresh and self._run.withheld.may_tell(participant.unconsolidated)
 
     def learned(self, participant: Participant) -> None:
@@ -205,6 +212,11 @@ class Owner(ClientHost):
         assert self._run is not None
         return super().judged(sums) if self._run.withheld.may_tell(int(sums[0])) else torch.zeros_like(sums)
 
+    def compared(self, comparison: Comparison) -> Comparison:
+        """Nothing where it is over too few rows."""
+        assert self._run is not None
+        return super().compared(comparison) if self._run.withheld.may_tell(comparison.rows) else Comparison()
+
     def rows(self, told: Tensor) -> Tensor:
         """By the numbers that the ledger has given them."""
         assert self._run is not None
@@ -221,6 +233,11 @@ class Owner(ClientHost):
         if orders.verdict not in (None, *VERDICTS):
             raise EngineError(
                 f"client {self.name}: expected a verdict ({', '.join(VERDICTS)}), got {shown(orders.verdict, 40)}"
+            )
+        if orders.share is not None:
+            raise EngineError(
+                f"client {self.name}: expected to learn all rows that were told of, got an order to learn a share of "
+                f"{shown(orders.share, 40)}"
             )
         if orders.aside is not None and type(orders.aside) is not int:
             raise EngineError(

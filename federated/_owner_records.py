@@ -40,6 +40,7 @@ class Member:
     told: how many rows it has told of, which have numbers since. learned: how many of them are in the model.
     ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain. holds: whether it
     has rows, or what is to be told of them, that are too few to be told of (its owner's `privacy.min_rows`).
+    back: whether it has rows left that it holds back from learning until its next increment (`publish.holdout`).
     erased: how many rows its owner has erased since.
     epsilon: what it has spent of its privacy, as it says; limit: of how much. spent: whether it learns no more.
     node: where it is, None while it is away. opened: whether it knows of this start of the run.
@@ -61,6 +62,7 @@ class Member:
     ledger: str = ""
     held: bool = False
     holds: bool = False
+    back: bool = False
     erased: int = 0
     epsilon: float = 0.0
     limit: float = 0.0

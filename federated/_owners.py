@@ -83,7 +83,7 @@ class Owners(Attendance):
                 "rows": member.told,
                 "ledger_sha256": member.ledger,
                 "rows_erased": member.erased,
-                "rows_pending": self._waits_for(member) or member.holds or member.held or member.spent,
+                "rows_pending": self._waits_for(member) or member.holds or member.held or member.back or member.spent,
                 **({"epsilon": member.epsilon, "epsilon_limit": member.limit} if member.limit else {}),
             }
             for member in self.members
@@ -110,9 +110,10 @@ class Owners(Attendance):
             documents = {client: told(answer) for client, answer in answers.items()}
             for client, document in documents.items():
                 self._coming(self.members[client], document)
-                self.members[client].holds = document["holds"]
+                self.members[client].holds, self.members[client].back = document["holds"], document["back"]
                 if document["arrival"] is None:
                     self.members[client].coming, self.members[client].held = None, False
+                    self.members[client].back = False
                 else:
                     self._count_empty(self.members[client], document["arrival"])
             documents = {client: found for client, found in documents.items() if found["arrival"] is not None}
@@ -129,13 +130,17 @@ class Owners(Attendance):
 
     def _due(self) -> list[int]:
         """Whose turn it is."""
-        there, held_out = [member for member in self.members if member.there], self.held_out
+        there = [member for member in self.members if member.there]
         window = min((member.coming for member in there if member.coming is not None), default=None)
         return [
             member.index
             for member in there
-            if (member.coming == window if member.coming is not None else member.held and member.index not in held_out)
+            if (member.coming == window if member.coming is not None else self._has_left(member))
         ]
+
+    def _has_left(self, member: Member) -> bool:
+        """Whether it has rows to learn, though no increment of its own is left."""
+        return (member.held or member.back) and member.index not in self.held_out
 
     def _arrivals(self, told_of: Mapping[int, Mapping[str, Any]]) -> list[Arrival]:
         leader = told_of[min(told_of)]["tick"]
@@ -168,6 +173,7 @@ class Owners(Attendance):
             ],
             **{key: document[key] for key in ("arriving", "predicted", "scored", "seconds")},
             **{key: document[key] for key in ("statistics", "observed", "probed", "tasks")},
+            sliced={name: (rows, sums) for name, (rows, sums) in document["sliced"].items()},
         )
 
     def _numbered(self, member: Member, count: int) -> Tensor:

@@ -69,7 +69,7 @@ class Known:
     sums: the dimensions of each sum for metrics, by its name; empty where only its objective's rows would tell.
     probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
     step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
-    once: whether rows are told once, however many passes there were, as where passes stop early.
+    once: whether rows are told once, however many passes there were, as where passes stop early. slices: their names.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
@@ -78,6 +78,7 @@ class Known:
     step: int = 0
     passes: int = 1
     once: bool = False
+    slices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,9 @@ def _check(asked: Asked, content: RecordDict) -> None:
         document = told(content)
         _check_coming(document["coming"])
         _check_arrival(document["arrival"], asked)
-        if not isinstance(document["holds"], bool):
-            raise Refused("holds, which is neither true nor false")
+        for name in ("holds", "back"):
+            if not isinstance(document[name], bool):
+                raise Refused(f"{name}, which is neither true nor false")
         if asked.known.timed and document["arrival"] is not None and document["coming"] is not None:
             now_at, next_at = document["arrival"]["tick"]["time"], document["coming"]["time"]
             if next_at <= now_at:  # the others would wait for it for ever
@@ -214,6 +216,8 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "evaluate.judge":
         _check_judged(told(content)["judged"])
+    elif asked.action == "evaluate.compare":
+        _check_compared(told(content), asked.known)
     elif asked.action == "train.consolidate":
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
@@ -250,6 +254,13 @@ def _check_judged(sums: Tensor) -> None:
     if sums.shape != (5,) or not sums.is_floating_point() or not 0 <= float(sums[0]) <= MOST:
         raise Refused("sums over rows of the past that are none")
     _check_finite({"sums over rows of the past": sums})
+
+
+def _check_compared(document: Mapping[str, Any], known: Known) -> None:
+    """Sums over rows held back, and what the metrics of both versions are made of."""
+    _check_judged(document["sums"])
+    for name in ("champion", "challenger"):
+        _check_sums(document[name], known.sums)
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:
@@ -321,6 +332,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
     _check_sums(arrival["statistics"], asked.known.sums)
+    _check_slices(arrival, asked.known)
     probed, probes = arrival["probed"], asked.known.probes
     if probed and [value.shape[1:] for value in probed] != [(2, count) for count in probes]:
         raise Refused(f"probes of other shapes than the {len(probes)} that the job has")
@@ -328,6 +340,16 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
     tasks = arrival["tasks"]
     if len(tasks) > MOST_NAMES or not all(type(task) is int and abs(task) < LATEST for task in tasks):
         raise Refused("tasks that are no numbers")
+
+
+def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
+    """Slices are of the job, and their counts are counts."""
+    for name, (rows, sums) in arrival["sliced"].items():
+        if name not in known.slices:
+            raise Refused(f"metrics of the slice {shown(name, 40)}, which the job does not name")
+        if type(rows) is not int or not 0 < rows <= MOST:
+            raise Refused(f"metrics of a slice of {shown(rows, 40)} rows")
+        _check_sums(sums, known.sums)
 
 
 def _check_sums(told_of: Mapping[str, Any], known: Mapping[str, int]) -> None:

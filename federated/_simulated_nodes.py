@@ -293,6 +293,7 @@ def _arrival(document: dict[str, Any]) -> Arrival:
     records = {
         "tick": Tick(**document["tick"]),
         "statistics": filled(document["statistics"]),
+        "sliced": {name: (rows, filled(sums)) for name, (rows, sums) in document["sliced"].items()},
         "bad": [BadRow(**row) for row in document["bad"]],
         "bad_files": [BadFile(**file) for file in document["bad_files"]],
     }

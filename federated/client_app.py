@@ -9,6 +9,7 @@
     train.follow         do what is ordered besides
     train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
     evaluate.judge       compare this anchor with the champion, on rows of your past -> sums
+    evaluate.compare     compare this anchor with these weights, on rows held back -> sums
     query.save           keep your state for a version
 
 It runs unchanged on our `RayGrid`, in Flower's simulation, on a SuperNode and in `incr client`. A node whose
@@ -30,6 +31,7 @@ from federated._batched_app import BatchedApp
 from federated._client_host import KEPT, ClientHost, SimulatedHost
 from federated._owner import Owner
 from federated._records import pack, tell, unpack
+from incr_core import metrics
 from incr_core.errors import EngineError, JobError
 from incr_core.rounds import Orders, Participant, learn_side_by_side
 from incr_core.shown import shown
@@ -38,8 +40,8 @@ from incr_core.update import Update
 
 __all__ = ["app"]
 
-ANCHOR, SHARED, ROWS, ORDER, WORK = "anchor", "shared", "rows", "order", "work"
-"""Records of a message: weights to start from, merged strategy state, rows to review, what to do; and of an answer:
+ANCHOR, CHAMPION, SHARED, ROWS, ORDER, WORK = "anchor", "champion", "shared", "rows", "order", "work"
+"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, what to do; of an answer:
 what it took."""
 
 ALONE = "alone"
@@ -118,6 +120,7 @@ def receive(message: Message, context: Context) -> Message:
                 "fragments": host.fragments(order, participant),
                 "coming": host.coming(participant),
                 "holds": host.holds(participant),
+                "back": host.holds_back(participant),
             }
         )
 
@@ -235,6 +238,21 @@ def judge(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
         return tell({"judged": host.judged(participant.judge(anchor))})
+
+    return _answer(message, host, work)
+
+
+@app.evaluate("compare")
+def compare(message: Message, context: Context) -> Message:
+    """Compare the anchor with the champion on the rows held back: sums alone leave the client."""
+    host = host_of(context)
+
+    def work(participant: Participant) -> RecordDict:
+        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        champion = unpack(message.content.array_records[CHAMPION], copy=False)
+        found = host.compared(participant.compare(champion, anchor))
+        measured = {"champion": metrics.total([found.champion]), "challenger": metrics.total([found.challenger])}
+        return tell({"sums": found.sums, **measured})
 
     return _answer(message, host, work)
 

@@ -23,12 +23,13 @@ from federated._roster import Roster
 from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
 from federated._simulated_nodes import SimulatedNodes
-from federated.client_app import ROWS
+from federated.client_app import CHAMPION, ROWS
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
 from incr_core.rounds import (
     Arrival,
+    Comparison,
     Contributions,
     Orders,
     Round,
@@ -267,6 +268,13 @@ class FederatedEngine(Engine):
         """Let all clients that are there judge the anchor."""
         answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
         return [told(answer)["judged"] for answer in answers.values()]
+
+    def compare(self, champion: Weights) -> list[Comparison]:
+        """Let all clients that are there compare the anchor with the champion."""
+        there, record = self._roster.there, {CHAMPION: pack(champion)}
+        records = [record for _ in there]
+        answers = self._roster.ask("evaluate.compare", there, anchor=self.cohort.anchor(), records=records)
+        return [Comparison(**told(answer)) for answer in answers.values()]
 
     def save(self, version: int) -> Saving:
         """Let every client keep its state for this version, on its own disk.

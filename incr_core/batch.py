@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -55,6 +55,7 @@ class Batch:
         weights: (B,) float, or None if every row counts once.
         task: (B,) int64, or None if the stream has no tasks.
         row_ids: (B,) int64 (see `data/_row_ids.py`), or None if row ids are not needed.
+        slices: (B, columns) int64 (see `data/encoding/_slices.py`), for metrics; None if the job names no slices.
 
     Example:
         >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
@@ -69,6 +70,7 @@ class Batch:
     weights: Tensor | None = None
     task: Tensor | None = None
     row_ids: Tensor | None = None
+    slices: Tensor | None = None
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -86,7 +88,7 @@ class Batch:
             32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
-        others = (self.targets, self.weights, self.task, self.row_ids)
+        others = (self.targets, self.weights, self.task, self.row_ids, self.slices)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -97,10 +99,11 @@ class Batch:
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
             None if self.row_ids is None else function(self.row_ids),
+            None if self.slices is None else function(self.slices),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of the tensors, for a state.
+        """Return copies of the tensors, for a state. Slices are left out: only predictions need them.
 
         Example:
             >>> state = Batch(torch.zeros(2, 1), torch.zeros(2), row_ids=torch.arange(2)).state_dict()
@@ -109,6 +112,7 @@ class Batch:
         """
         state = asdict(self)
         state["rows"] = state.pop("row_ids")
+        del state["slices"]
         return state
 
     @classmethod
@@ -130,6 +134,15 @@ class Batch:
         assert self.row_ids is not None, "rows of a stream have ids"
         return self.take((~torch.isin(self.row_ids, ids)).nonzero().flatten())
 
+    def without_slices(self) -> Batch:
+        """Return the same rows without their slices, which only metrics of predictions need.
+
+        Example:
+            >>> Batch(torch.zeros(1, 1), torch.zeros(1), slices=torch.zeros(1, 2)).without_slices().slices is None
+            True
+        """
+        return self if self.slices is None else replace(self, slices=None)
+
     def slice(self, start: int, stop: int) -> Batch:
         """Return the rows from `start` up to `stop`, as views."""
         return self.map(lambda tensor: tensor[start:stop])
@@ -144,7 +157,7 @@ class Batch:
         return self.map(lambda tensor: tensor.to(place, non_blocking=place.type != "cpu"))
 
     def split(self, size: int) -> list[Batch]:
-        """Split into consecutive batches of `size` rows, as views; the last may be shorter."""
+        """Split into consecutive batches of `size` rows to learn, as views; the last may be shorter."""
         count = -(-len(self) // size)
         if count == 1:
             return [self]
@@ -195,6 +208,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined(weights),
         joined([batch.task for batch in batches]),
         joined([batch.row_ids for batch in batches]),
+        joined([batch.slices for batch in batches]),
     )
 
 

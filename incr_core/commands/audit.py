@@ -183,7 +183,7 @@ def _not_numbered(folder: Path, version: int | None, committed: Committed) -> li
         for member in members:
             mine = {
                 name: table.filter(pc.equal(table["fragment"], member["name"]))
-                for name in ("ledger", "duplicates", "quarantine")
+                for name in ("ledger", "duplicates", "dropped", "quarantine")
                 if (table := committed.tables[name]).num_rows
             }
             rows = sum(table.num_rows if name == "quarantine" else count(table) for name, table in mine.items())
@@ -212,7 +212,7 @@ def _standing(
 
 def _fragments(committed: Committed, cursor: Mapping[str, Any] | None) -> list[str]:
     names = dict.fromkeys((cursor or {}).get("fragments", ()))
-    for table in (committed.tables[name] for name in ("ledger", "duplicates", "quarantine")):
+    for table in (committed.tables[name] for name in ("ledger", "duplicates", "dropped", "quarantine")):
         if table.num_rows:
             names |= dict.fromkeys(table["fragment"].unique().to_pylist())
     return list(names)

@@ -107,6 +107,8 @@ def print_summary(summary: dict[str, Any], out: str) -> None:
         print(f"  {summary['rows_quarantined']:,} rows in quarantine: {shown(f'{out}/quarantine')}")
     if summary["rows_duplicate"]:
         print(f"  {summary['rows_duplicate']:,} rows learned before: {shown(f'{out}/duplicates')}")
+    if summary.get("rows_dropped"):
+        print(f"  {summary['rows_dropped']:,} rows above the limits, not learned: {shown(f'{out}/dropped')}")
     if summary["files_quarantined"]:
         print(f"  {summary['files_quarantined']:,} files in quarantine: {shown(f'{out}/quarantine')}")
     if summary["events"]:

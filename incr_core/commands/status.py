@@ -88,14 +88,32 @@ def described(status: Status) -> str:
     lines.append(f"  {status.rows_learned:,} rows learned{by}{rate}")
     if status.metrics:
         lines.append("  " + "  ".join(f"{shown(name)} {value:.4f}" for name, value in status.metrics.items()))
-    lines += _clients(status.clients)
+    lines += _slices(status.slices) + _clients(status.clients)
     if status.events:
         lines.append("  events: " + ", ".join(f"{kind} {count:,}" for kind, count in status.events.items()))
     return "\n".join(lines)
 
 
 SHOWN = 5
-"""So many clients are told of, and so many participants by their names."""
+"""So many clients and slices are told of, and so many participants by their names."""
+
+
+def _slices(slices: list[dict[str, Any]]) -> list[str]:
+    """A line for each of the worst.
+
+    >>> told = {"metric": "auc", "recent": 0.6, "rows": 900}
+    >>> print("\\n".join(_slices([{"slice": "origin=JFK", "value": 0.61, "gap": 0.05, **told}])))
+      slices, the worst first (1 in all):
+        origin=JFK: auc 0.6100, 0.0500 worse than all rows; recently 0.6000; 900 rows
+    """
+    lines = [f"  slices, the worst first ({len(slices):,} in all):"] if slices else []
+    for one in slices[:SHOWN]:
+        value = "no value yet" if one["value"] is None else f"{one['metric']} {one['value']:.4f}"
+        gap = "" if one["gap"] is None else f", {abs(one['gap']):.4f} {'better' if one['gap'] < 0 else 'worse'}"
+        gap += " than all rows" if gap else ""
+        recent = "" if one["recent"] is None else f"; recently {one['recent']:.4f}"
+        lines.append(f"    {shown(one['slice'])}: {value}{gap}{recent}; {one['rows']:,} rows")
+    return lines
 
 
 def _clients(clients: list[dict[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ The loop drives every engine in the same way:
     round = engine.learn(arrivals)      rounds of: adopt, learn, exchange, outer step
     engine.order(orders)                before or after: further orders for participants; usually none
     engine.judge()                      before a commit, if the job has a gate
+    engine.compare(champion)            before a commit, if the gate holds rows back
     saving = engine.save(version)       at a commit: participants save their state; describes the rest (`Saving`)
     engine.close()
 
@@ -27,7 +28,7 @@ from incr_core.engines._at_owner import AtOwner
 from incr_core.engines._commit import Commit, Saving
 from incr_core.errors import JobError
 from incr_core.numerics import all_finite, settle_arithmetic
-from incr_core.rounds import Arrival, Orders, Round
+from incr_core.rounds import Arrival, Comparison, Orders, Round
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -118,6 +119,13 @@ class Engine:
         It is called before a commit if the job has a gate. The verdict is part of the next orders.
         """
         raise JobError(f"publish.gate: expected an engine that judges versions, got {self.name}; leave it out")
+
+    def compare(self, champion: Weights) -> list[Comparison]:
+        """Let participants compare the weights with the champion's on the rows held back (`Participant.compare`).
+
+        Asked before a commit, where the job has `publish.holdout`.
+        """
+        raise JobError(f"publish.holdout: expected an engine that compares versions, got {self.name}; leave it out")
 
     def save(self, version: int) -> Saving:
         """Let participants save their state for this version, which is about to be committed."""

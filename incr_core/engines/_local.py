@@ -11,7 +11,17 @@ from torch import Tensor
 from incr_core.engines._base import Engine
 from incr_core.engines._commit import Commit, Saving
 from incr_core.registry import state_folder
-from incr_core.rounds import Alone, Arrival, Contributor, Orders, Participant, Round, SavedState, total_observed
+from incr_core.rounds import (
+    Alone,
+    Arrival,
+    Comparison,
+    Contributor,
+    Orders,
+    Participant,
+    Round,
+    SavedState,
+    total_observed,
+)
 from incr_core.update import Weights
 
 if TYPE_CHECKING:
@@ -74,6 +84,10 @@ class LocalEngine(Engine):
     def judge(self) -> list[Tensor]:
         """Compare the weights with the champion."""
         return [self.contributor.judge()]
+
+    def compare(self, champion: Weights) -> list[Comparison]:
+        """Compare the weights."""
+        return [self.contributor.compare(champion)]
 
     def save(self, version: int) -> Saving:
         """Save the contributor's state."""

@@ -10,16 +10,34 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from incr_core.data.encoding import MOST_WORDS, Columns, Encoder, find_classes, list_widths, words_wanted
+from incr_core.data.encoding import (
+    MOST_WORDS,
+    Columns,
+    Encoder,
+    Slices,
+    find_classes,
+    frequent_values,
+    list_widths,
+    words_wanted,
+)
 from incr_core.data.rates import Rate
-from incr_core.data.sources import SOURCES, PythonSource, SharedReads, Source, await_files, open_source, seconds
+from incr_core.data.sources import (
+    SOURCES,
+    FileSource,
+    PythonSource,
+    SharedReads,
+    Source,
+    await_files,
+    open_source,
+    seconds,
+)
 from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
 from incr_core.job._columns import columns_of, is_open
 from incr_core.job._file import OBJECT, JobFile
 from incr_core.storage import address_in, is_address
 
-__all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "source_of", "stream_of"]
+__all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "slices_of", "source_of", "stream_of"]
 
 TASKED = ("task_heads", "experts")
 """Adaptations that make a model which is told the task of each row."""
@@ -80,6 +98,8 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
             source, features.labels[0], objective=objective, format=format, tolerant=tolerant, settle=settle
         )
         document["features"]["classes"] = classes
+    if features.slices:
+        document["features"]["slice_values"] = _slice_values(job, source, settled.get("slice_values") or {})
     with contextlib.suppress(StreamError):  # whoever has the rows will say what is wrong, or find out
         document["features"]["widths"] = _widths(
             JobFile.from_document(document, objects=job.objects_given), settled.get("widths")
@@ -91,6 +111,30 @@ def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
     """How many words of a text count: as many as nearly all of the first rows have, within bounds."""
     format, tolerant, settle = job.stream.format, job.features.tolerates_bad_files, seconds(job.stream.settle)
     return words_wanted(open_source(source, format, tolerant=tolerant, settle=settle).head(columns))
+
+
+def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The values that each sliced column is divided by: those of the job, of the run that has begun, or the most
+    frequent of the files' first rows."""
+    named = {**settled, **(job.features.slice_values or {})}
+    asked = [name for name in job.features.slices if name not in named]
+    if asked:
+        tolerant, settle = job.features.tolerates_bad_files, seconds(job.stream.settle)
+        opened = open_source(source, job.stream.format, tolerant=tolerant, settle=settle)
+        tables = list(opened.heads(asked)) if isinstance(opened, FileSource) else [opened.head(asked)]
+        named |= {name: frequent_values(tables, name) for name in asked}
+        if empty := [name for name in asked if not named[name]]:
+            raise JobError(
+                f"features.slices: expected a column with values among the first rows, got none in {empty[0]}; name "
+                "its values in features.slice_values, or leave it out"
+            )
+    return {name: named[name] for name in job.features.slices}
+
+
+def slices_of(job: JobFile) -> Slices | None:
+    """The parts of the stream whose predictions have metrics of their own; None where the job names none."""
+    values = job.features.slice_values or {}
+    return Slices({name: values.get(name, ()) for name in job.features.slices}) if job.features.slices else None
 
 
 def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +149,11 @@ def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
         missing.append("features.classes: the classes" + (" or features.capacity" if objective == "multiclass" else ""))
     if objective == "next_token" and features.labels[0] not in (features.widths or {}):
         missing.append(f"features.widths: how long the lists of {features.labels[0]} are")
+    missing += [
+        f"features.slice_values: the values of {name}"
+        for name in features.slices
+        if name not in (features.slice_values or {})
+    ]
     if missing:
         raise JobError(
             f"{'; '.join(missing)}; expected by name with federated.superlink, where this host has no rows to look at"
@@ -203,6 +252,7 @@ def stream_of(
         partition=part,
         reads=reads,
         turns=turns,
+        slices=slices_of(job),
         called=called,
     )
 

@@ -33,6 +33,7 @@ BOUNDS = {
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
     "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
     "string_too_short": "some text",
     "finite_number": "a finite number",
     "int_parsing_size": "a smaller number",

@@ -21,6 +21,7 @@ from incr_core.job._sections import (
     DriftSection,
     FeaturesSection,
     LearnerSection,
+    LimitsSection,
     ModelSection,
     Named,
     PublishSection,
@@ -67,6 +68,7 @@ class JobFile(Section):
     cluster: ClusterSection = ClusterSection()
     federated: FederatedSection = FederatedSection()
     publish: PublishSection = PublishSection()
+    limits: LimitsSection = LimitsSection()
     track: TrackSection = TrackSection()
     alerts: AlertsSection = AlertsSection()
     baselines: dict[str, list[str]] = Field(default_factory=dict)
@@ -143,6 +145,25 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _limits_can_be_kept(self) -> Self:
+        if self.limits.rows_per_hour is not None and self.stream.predict_at is None:
+            raise ValueError(
+                "limits.rows_per_hour: expected stream.predict_at, whose hours are meant, got none; name it, or set "
+                "limits.seconds"
+            )
+        if self.federated.owned and self.limits != LimitsSection():
+            raise ValueError(
+                "limits: expected none with federated.superlink, whose owners decide about their rows, got some; leave "
+                "them out"
+            )
+        if self.federated.privacy is not None and self.limits != LimitsSection():
+            raise ValueError(
+                "limits: expected none with federated.privacy, whose account is of all rows of a client, got some; "
+                "leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rounds_are_accounted_for(self) -> Self:
         if self.federated.privacy is not None and self.review is not None:
             raise ValueError(
@@ -199,6 +220,23 @@ class JobFile(Section):
             raise ValueError(
                 f'features.text: expected none with the objective "{self.learner.objective}", whose built-in model '
                 "takes no text; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_are_of_columns(self) -> Self:
+        slices, values = self.features.slices, self.features.slice_values or {}
+        if twice := sorted({name for name in slices if slices.count(name) > 1}):
+            raise ValueError(f"features.slices: expected every column once, got {twice[0]} twice; take one out")
+        if label := [name for name in slices if name in self.features.labels]:
+            raise ValueError(
+                f"features.slices: expected columns other than the label, got {label[0]}, within whose values there is "
+                "nothing to predict; take it out"
+            )
+        if unnamed := [name for name in values if name not in slices]:
+            raise ValueError(
+                f"features.slice_values: expected values of the columns in features.slices, got those of {unnamed[0]}; "
+                "add it there, or take it out"
             )
         return self
 
@@ -335,11 +373,14 @@ class JobFile(Section):
             document["federated"].pop("round_timeout", None)
         if self.publish.on_hold == "go_on":  # else the gate says what is learned
             for key in ("gate", "margin", "patience", "reference", "on_hold"):
-                del document["publish"][key]
+                if not self.publish.holdout or key != "gate":
+                    del document["publish"][key]
+        if not self.publish.holdout:  # as an earlier incr has it
+            del document["publish"]["holdout"]
         document["cluster"]["shards"] = 1
         if self.cluster.partition == "blocks":  # else each replica has a stream of its own
             document["cluster"].pop("replicas", None)
-        del document["alerts"]
+        del document["alerts"], document["limits"]
         del document["name"]  # of the folder, where none is given
         path, root = Path(self.stream.path), Path(document.pop("root"))
         if document["federated"].pop("superlink", None) is not None:
@@ -353,6 +394,8 @@ _OPERATIONAL = [
     ("learner", "graphs"),
     ("cluster", "gpus"),
     ("features", "on_bad_file"),
+    ("features", "slices"),
+    ("features", "slice_values"),
     *(("cluster", key) for key in ("address", "timeout", "spares", "max_failures")),
     *(("federated", key) for key in ("certificates", "accept_failures")),
     ("publish", "keep"),

@@ -10,13 +10,22 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 from torch import nn
 
-from incr_core.data.encoding import Columns, Encoder
+from incr_core.data.encoding import Columns, Encoder, Slices
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SharedReads, Source
 from incr_core.data.timeline import Partition, Stream, Turns
 from incr_core.drift import Controller
 from incr_core.job._columns import told_columns
-from incr_core.job._data import discovered, encoder_of, opened, rates_of, rows_in_files, source_of, stream_of
+from incr_core.job._data import (
+    discovered,
+    encoder_of,
+    opened,
+    rates_of,
+    rows_in_files,
+    slices_of,
+    source_of,
+    stream_of,
+)
 from incr_core.job._drift import check_judged, controller_of, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
@@ -129,6 +138,10 @@ class Job(JobFile):
     def rates(self) -> list[Rate]:
         """Features from labels already known."""
         return rates_of(self)
+
+    def slices(self) -> Slices | None:
+        """The parts of the stream whose predictions have metrics of their own; None where the job names none."""
+        return slices_of(self)
 
     @as_job_error()
     def data(
@@ -250,4 +263,6 @@ class Job(JobFile):
             stopping=stopping_of(self),
             personal=personal,
             reference=Reference(self.publish.reference) if self.publish.gate else None,
+            holdout=self.publish.holdout,
+            rows_per_hour=self.limits.rows_per_hour,
         )

@@ -24,6 +24,7 @@ __all__ = [
     "FeaturesSection",
     "GroupSection",
     "LearnerSection",
+    "LimitsSection",
     "ModelSection",
     "Named",
     "PublishSection",
@@ -122,6 +123,10 @@ class FeaturesSection(Section):
     buckets: int = Field(1024, ge=2)
     widths: dict[str, Annotated[int, Field(ge=1)]] | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+    slices: list[str] = []
+    slice_values: dict[str, Annotated[list[str | int | float | bool], Field(min_length=1, max_length=100)]] | None = (
+        None
+    )
     rate: list[RateSection] = []
     on_bad_row: Literal["fail", "quarantine"] = "fail"
     on_bad_file: Literal["fail", "quarantine"] | None = None
@@ -272,6 +277,7 @@ class PublishSection(Section):
     margin: float = Field(0.03, ge=0)
     patience: int = Field(14, ge=1)
     reference: int = Field(128, ge=1)
+    holdout: float = Field(0, ge=0)
     states: int = Field(2, ge=2)
     on_hold: Literal["go_on", "rollback"] = "go_on"
 
@@ -281,10 +287,35 @@ class PublishSection(Section):
             raise ValueError('publish.on_hold: expected gate = true with "rollback", got false; set it')
         return self
 
+    @model_validator(mode="after")
+    def _holds_rows_back(self) -> Self:
+        if self.holdout and not self.gate:
+            raise ValueError(
+                "publish.holdout: expected gate = true, which judges by the rows held back, got false; set it"
+            )
+        if 0.5 < self.holdout < 1 or (self.holdout >= 1 and not self.holdout.is_integer()):
+            raise ValueError(
+                "publish.holdout: expected a share of the rows up to 0.5, or a whole number of rows, got "
+                f"{self.holdout:g}"
+            )
+        if self.holdout and self.on_hold == "rollback":
+            raise ValueError(
+                'publish.holdout: expected on_hold = "go_on", got "rollback", which sets the rows of an increment '
+                "aside as a whole, while those held back of it would be learned with the next one; leave out one of the two"
+            )
+        return self
+
     @property
     def keeps_older(self) -> bool:
         """Whether states may be kept of others than the last two versions."""
         return self.gate or self.states > 2
+
+
+class LimitsSection(Section):
+    """What an increment may take; above it, a sample of its rows is learned."""
+
+    rows_per_hour: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
 
 
 class TrackSection(Section):
@@ -293,7 +324,18 @@ class TrackSection(Section):
     tensorboard: bool = False
 
 
-ALERTS = ("drift", "held", "promoted", "diverged", "quarantine", "stale", "worker lost", "rollback", "bad file")
+ALERTS = (
+    "drift",
+    "held",
+    "promoted",
+    "diverged",
+    "quarantine",
+    "stale",
+    "worker lost",
+    "rollback",
+    "bad file",
+    "limit",
+)
 """What a person may be told of."""
 
 

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from incr_core import metrics
-from incr_core.metrics import Statistics
+from incr_core.loop._named_sums import NamedSums
 from incr_core.objectives import Objective
 from incr_core.rounds import Arrival, Contributions
 
-__all__ = ["ClientSums", "client_rows"]
-
-
-class ClientSums:
-    """The statistics of each client's predictions so far, side by side.
-
-    >>> sums = ClientSums()
-    >>> _ = sums.add("north", {"sums": np.ones(2)})
-    >>> sums.add("north", {"sums": np.ones(2)})["sums"]
-    array([2., 2.])
-    >>> again = ClientSums()
-    >>> again.load_state_dict(sums.state_dict())
-    >>> again.add("south", {"sums": np.ones(3)})["sums"], again.add("north", {})["sums"]
-    (array([1., 1., 1.]), array([2., 2., 0.]))
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._sums: dict[str, Any] = {}  # statistic -> (clients, ...)
-
-    def add(self, client: str, statistics: Statistics) -> Statistics:
-        """Add those of more predictions; returns what they are now, until more is added."""
-        place = self._places.setdefault(client, len(self._places))
-        for name, value in statistics.items():
-            held = self._sums.get(name, np.zeros((0,) * (value.ndim + 1)))
-            shape = np.maximum(held.shape, (len(self._places), *value.shape))
-            if any(shape != held.shape):  # another client, or another class
-                shape[0] = max(shape[0], 2 * len(held))
-                larger = np.zeros(shape)
-                larger[tuple(map(slice, held.shape))] = held
-                held = self._sums[name] = larger
-            held[(place, *map(slice, value.shape))] += value
-        return {name: held[place] for name, held in self._sums.items() if place < len(held)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The clients, and their statistics."""
-        count = len(self._places)
-        return {"clients": list(self._places), "sums": {name: held[:count] for name, held in self._sums.items()}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
-        self._places = {name: place for place, name in enumerate(state["clients"])}
-        self._sums = {name: np.array(held) for name, held in state["sums"].items()}
+__all__ = ["client_rows"]
 
 
 def client_rows(
     names: Sequence[str],
     arrivals: Sequence[Arrival],
     contributions: Contributions,
-    sums: ClientSums,
+    sums: NamedSums,
     objective: Objective,
     version: int,
     *,

@@ -27,7 +27,8 @@ SCHEMA = pa.schema(
 class Event:
     """Something that happened at an increment.
 
-    kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost" or "node leaving".
+    kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost", "node leaving" or
+    "limit".
     what: in words. action: what was done. rows: how many rows it is about.
 
     >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind

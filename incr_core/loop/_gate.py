@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from incr_core.loop._newest import Newest
 from incr_core.rounds import Arrival
 
 __all__ = ["Gate", "Verdict"]
@@ -36,6 +37,10 @@ ODD, STILL_ODD, LEAST_ODD = 4.0, 2.0, 0.1
 """How many times as much worse than usual what arrives must be answered to be suspect, and to be so still, right after
 rows were set aside; and by which share at least.
 """
+
+MISCALIBRATED, UNUSUALLY, ENOUGH = 0.05, 4.0, 200
+"""By how much the calibration error on rows held back may rise, and in what it has usually risen by; and over how many
+rows: of fewer it is mostly noise."""
 
 MEMORY = 0.1
 """Weight of a commit in these records, exponential means."""
@@ -58,7 +63,8 @@ class Verdict:
     rows: of the past, on which champion and challenger have these mean losses; error: the standard error of their
     difference. usual: by which share a champion's loss there has usually risen. newest: mean loss of the predictions
     made of rows before they were learned, since the last commit; record: that of champions; suspect: whether it is
-    unusually bad. held: versions held in a row, with this one. why: in words.
+    unusually bad. held: versions held in a row, with this one. why: in words. newest_rows: the comparison on rows that
+    neither has learned, where the job holds some back.
     """
 
     follow: str
@@ -72,6 +78,7 @@ class Verdict:
     suspect: bool
     held: int
     why: str
+    newest_rows: Newest | None = None
 
     @property
     def promoted(self) -> bool:
@@ -81,7 +88,9 @@ class Verdict:
     def document(self) -> dict[str, Any]:
         """For a manifest; what is not known is left out."""
         told = {name: value for name, value in asdict(self).items() if not isinstance(value, float) or value == value}
-        return {"promoted": self.promoted, **{name: value for name, value in told.items() if name != "follow"}}
+        kept = {name: value for name, value in told.items() if name not in ("follow", "newest_rows")}
+        holdout = {} if self.newest_rows is None else {"holdout": self.newest_rows.document()}
+        return {"promoted": self.promoted, **kept, **holdout}
 
 
 class Gate:
@@ -114,6 +123,7 @@ class Gate:
         self.held = 0
         self.aside = 0  # commits in a row whose rows were set aside
         self._usual, self._odd = _Rise(), _Rise()  # of champions' losses on the past, and of those of what arrives
+        self._newer, self._calibration = _Rise(), _Rise()  # of losses and calibration errors on rows held back
         self._record: float | None = None  # mean loss of the champion's predictions as they came
         self._first: float | None = None  # the same of the rows that came when the first of those held did
         self._newest = [0.0, 0.0]  # rows scored since the last commit, and the sum of their losses
@@ -162,18 +172,38 @@ class Gate:
         suspect = odd > bound
         return _Standing(newest, record, odd, suspect, max(LENIENT, bound / odd) if suspect else 1.0)
 
-    def unasked(self) -> Verdict:
-        """Promote a version without asking the past, where that is not `due`."""
+    def refuses(self, newest: Newest | None) -> str:
+        """Why rows that neither version has learned speak against the new one; "" where they do not."""
+        if newest is None or self._newer.known < KNOWN:
+            return ""
+        margins, rises = SUSPECT
+        bound = (margins * self.margin + rises * self._newer.size) * abs(newest.champion)
+        if newest.change > max(bound, SURE * newest.error):
+            return newest.described()
+        if newest.rows >= ENOUGH and newest.rise > max(MISCALIBRATED, UNUSUALLY * self._calibration.size):
+            return f"calibration is worse: {newest.described()}"
+        return ""
+
+    def unasked(self, newest: Newest | None = None) -> Verdict:
+        """Promote a version without asking the past, where that is not `due`, nor are rows held back against it."""
         one, none = self._standing(), math.nan
         self._odd.add(one.odd)
+        self._learn_from(newest)
         self._took("promote", one.newest)
         why = "nothing unusual has arrived; the past was not asked"
-        return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why)
+        return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why, newest)
 
-    def verdict(self, judged: Tensor, *, wanted: bool = False) -> Verdict:
+    def _learn_from(self, newest: Newest | None) -> None:
+        """Take what a promoted version was answered on rows held back for what is usual."""
+        if newest is not None:
+            self._newer.add(newest.change / max(abs(newest.champion), TINY))
+            self._calibration.add(newest.rise)
+
+    def verdict(self, judged: Tensor, *, wanted: bool = False, newest: Newest | None = None) -> Verdict:
         """Judge the version that is about to be committed.
 
         judged: the sums of all participants (`Reference.judge`). wanted: whether a person has said that it is good.
+        newest: the comparison on rows held back, where there are any.
         """
         rows, champion, challenger, change, squared = judged.tolist()
         self.caught_up(judged)
@@ -183,7 +213,7 @@ class Gate:
         champion, challenger, change, squared = champion / count, challenger / count, change / count, squared / count
         error = math.sqrt(max(squared - change**2, 0.0) / count)
         one, usual = self._standing(), self._usual.size
-        newest, record, suspect = one.newest, one.record, one.suspect
+        arrived, record, suspect = one.newest, one.record, one.suspect
         margins, rises = SUSPECT if suspect or self.held else ANY
         share = min(one.share, self._share if self.held else 1.0)
         sure = 1.0 + (SURE - 1.0) * share
@@ -193,33 +223,40 @@ class Gate:
         if self.aside and suspect and not worse:
             # Who has not learned what came before finds these rows as strange: what they teach need not harm the past.
             worse = True
-            told = f"what arrives is answered with loss {newest:.4g} still, where champions had {record:.4g}; {told}"
+            told = f"what arrives is answered with loss {arrived:.4g} still, where champions had {record:.4g}; {told}"
+        if against := self.refuses(newest):
+            worse, told = True, f"{against}; {told}"
         follow, why = "recover" if self.held else "promote", told if rows else "no past yet"
         if worse and wanted:
             follow, why = "restart", f"promoted by hand: {told}"
         elif worse:
-            follow, why = self._doubted(newest, told)
+            follow, why = self._doubted(arrived, told, newest)
         if follow == "promote":
             self._usual.add(change / max(abs(champion), TINY))
             self._odd.add(one.odd)
+            self._learn_from(newest)
         self._share = share if follow == "hold" else 1.0
-        self._took(follow, newest)
+        self._took(follow, arrived)
         return Verdict(
-            follow, int(rows), champion, challenger, error, usual, newest, record, suspect, self.held, why
+            follow, int(rows), champion, challenger, error, usual, arrived, record, suspect, self.held, why, newest
         )  # fmt: skip
 
-    def _doubted(self, newest: float, told: str) -> tuple[str, str]:
-        """What becomes of a version that answers the past worse."""
+    def _doubted(self, arrived: float, told: str, newest: Newest | None) -> tuple[str, str]:
+        """What becomes of a version that answers the past, or rows held back, worse."""
         if self.held + self.aside < self.patience:
             return "hold", told
         if self.goes_back:
             return "restart", f"a drift: {told}; the rows of {self.aside} commits before were set aside for the same"
+        if newest is not None:  # both have answered the same rows, and learned none of them
+            if newest.change < -SURE * newest.error:
+                return "restart", f"a drift: {told}, after {self.held} versions held; but {newest.described()}"
+            return "hold", f"{told}; held {self.held} times before, and {newest.described()}"
         # The champion made the predictions that were scored when its successor was held first.
         before = max(value for value in (self._first, self._record, -math.inf) if value is not None)
-        if newest < before:
+        if arrived < before:
             return "restart", (
                 f"a drift: {told}, after {self.held} versions held; but what arrives is answered with loss "
-                f"{newest:.4g}, where the champion had {before:.4g}"
+                f"{arrived:.4g}, where the champion had {before:.4g}"
             )
         return "hold", f"{told}; held {self.held} times before, and what arrives is answered no better"
 
@@ -244,6 +281,8 @@ class Gate:
             "aside": self.aside,
             "usual": [self._usual.known, self._usual.squares],
             "odd": [self._odd.known, self._odd.squares],
+            "newer": [self._newer.known, self._newer.squares],
+            "calibration": [self._calibration.known, self._calibration.squares],
             "record": self._record,
             "first": self._first,
             "newest": list(self._newest),
@@ -256,6 +295,8 @@ class Gate:
         """Restore it."""
         self.held, self.aside, self._record = state["held"], state["aside"], state["record"]
         self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
+        none = _Rise().known, _Rise().squares  # an earlier incr held no rows back
+        self._newer, self._calibration = (_Rise(*state.get(name, none)) for name in ("newer", "calibration"))
         self._first, self._newest = state["first"], list(state["newest"])
         self._share, self._past, self._learned = state["share"], state["past"], state["learned"]
 

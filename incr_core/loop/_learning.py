@@ -20,13 +20,14 @@ from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
 from incr_core.loop._gate import Verdict, total
 from incr_core.loop._losses import Losses
+from incr_core.loop._newest import Newest
 from incr_core.loop._pending_commit import PendingCommit, metrics_row
 from incr_core.loop._review_round import review_history
 from incr_core.loop._state import LoopState
 from incr_core.loop._totals import Progress
 from incr_core.objectives import Objective
 from incr_core.registry import RunDirectory, loop_state
-from incr_core.rounds import Arrival, Counts, Orders, Round
+from incr_core.rounds import Arrival, Comparison, Counts, Orders, Round
 from incr_core.update import Weights
 
 __all__ = ["Learning"]
@@ -147,6 +148,7 @@ class Learning:
             pending.diverged += [whole_table(arrival.rows, self.engine.origins, skipped) for arrival in arrivals]
             kind = "set aside" if aside else "diverged"
             self._happened(tick, kind, skipped, "its rows are in quarantine", counts.labelled)
+        self._keep_limits(tick, counts, arrivals, learned)
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
         state.reached, state.totals.seconds = tick.time, self._seconds()
         state.totals.add(counts, learned, statistics, skipped=skipped is not None, aside=aside)
@@ -155,8 +157,9 @@ class Learning:
         version = self.commits.next_version
         if state.gate is not None:
             state.gate.learned(counts.labelled if skipped is None else 0)
+        sliced = state.slices.add((arrival.sliced for arrival in arrivals), self.objective)
         pending.metrics.append(
-            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None)
+            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None) | sliced
         )
         if (told := learned.contributions) is not None:
             of = self.engine.participants, arrivals, told, state.clients, self.objective, version
@@ -166,6 +169,19 @@ class Learning:
         main = self.objective.main_metric
         value, rates = so_far.get(main, math.nan), state.totals.rows_per_second
         self._on_progress(Progress(tick.name, state.totals.rows_learned, rates, main, value))
+
+    def _keep_limits(self, tick: Tick, counts: Counts, arrivals: Sequence[Arrival], learned: Round) -> None:
+        """Note that rows are dropped from here on, or none any more; decide which share of the next ones is learned."""
+        limits = self.state.limits
+        if limits.dropping != bool(counts.dropped) and (counts.dropped or counts.labelled):
+            limits.dropping = bool(counts.dropped)
+            offered = counts.dropped + counts.labelled
+            what = f"{counts.dropped:,} of {offered:,} rows are above the limits"
+            action = "a sample is learned, the others are in the table dropped" if counts.dropped else "all are learned"
+            self._happened(tick, "limit", what, action, counts.dropped)
+        spent = max(arrival.seconds for arrival in arrivals) + learned.seconds_learning + learned.seconds_exchanging
+        if not tick.warm and limits.took(spent, counts.labelled):
+            self._order(Orders(share=limits.share))
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
         events = self.state.totals.events
@@ -233,6 +249,8 @@ class Learning:
             self.state.load_state_dict(kept)
             self.engine.start(Commit(version, weights, kept["engine"]))
             self._pass_over(self.state.dropped)
+            if kept.get("limits", {"share": 1.0})["share"] < 1.0:  # the limit itself may have changed since
+                self._order(Orders(share=self.state.limits.share))
         if self._begun is None:
             self._begun = time.perf_counter() - self.state.totals.seconds
 
@@ -287,8 +305,12 @@ class Learning:
             return None
         held = gate.held
         wanted = bool(held) and self.directory.promoted_by_hand()
-        due = gate.due
-        verdict = gate.verdict(total(self.engine.judge()), wanted=wanted) if due else gate.unasked()
+        newest = self._newest()
+        due = gate.due or bool(gate.refuses(newest))
+        if due:
+            verdict = gate.verdict(total(self.engine.judge()), wanted=wanted, newest=newest)
+        else:
+            verdict = gate.unasked(newest)
         if not verdict.promoted and gate.goes_back:
             return verdict
         gate.aside = gate.aside + 1 if self._went_back else 0
@@ -301,6 +323,14 @@ class Learning:
                 action = f"version {version} is held, {self.directory.champion()} goes on serving"
             self._happened(self.pending.last, "promoted" if verdict.promoted else "held", verdict.why, action, 0)
         return verdict
+
+    def _newest(self) -> Newest | None:
+        """Compare the version that is about to be committed with the champion on rows held back, if there are any."""
+        champion = self.directory.champion() if self.job.publish.holdout else None
+        if champion is None:
+            return None
+        compared = self.engine.compare(self.directory.load(champion)[0])
+        return Newest.of(Comparison.total(compared), self.objective)
 
     def _put_aside(self, verdict: Verdict) -> None:
         """Go back from a version that is held, before it is committed, and learn on without its rows."""

@@ -143,6 +143,7 @@ class Loop:
             "name": self.job.name,
             "engine": self.engine.name,
             **self.totals.summary(self.objective),
+            **({"slices": slices} if (slices := self.learning.state.slices.summary(self.objective)) else {}),
             "model_sha256": model_sha256(self.engine.weights()),
             "version": self.learning.commits.version,
             "seed": self.job.learner.seed,

@@ -25,6 +25,7 @@ class PendingCommit:
 
     last: the last increment's tick; None if there is nothing to commit. metrics: a row per increment.
     rows: participant -> ids of the rows it learned. duplicates: participant -> ids of rows that were learned before.
+    dropped: the same of rows that are not learned, since there are more than the limits allow.
     bad, bad_files: rows and files that cannot be used. diverged: the rows of diverged increments, as tables.
     events: what happened besides. clients: a row per client and increment, where an engine tells of each.
     """
@@ -33,6 +34,7 @@ class PendingCommit:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     duplicates: dict[str, list[Tensor]] = field(default_factory=dict)
+    dropped: dict[str, list[Tensor]] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
     bad_files: list[BadFile] = field(default_factory=list)
     diverged: list[pa.Table] = field(default_factory=list)
@@ -50,6 +52,8 @@ class PendingCommit:
                 self.rows.setdefault(name, []).append(arrival.rows)
             if len(arrival.duplicates):
                 self.duplicates.setdefault(name, []).append(arrival.duplicates)
+            if len(arrival.dropped):
+                self.dropped.setdefault(name, []).append(arrival.dropped)
             self.bad += arrival.bad
         # All who read the files report the same bad ones.
         files = list(dict.fromkeys(file for arrival in arrivals for file in arrival.bad_files))
@@ -57,12 +61,13 @@ class PendingCommit:
         return files
 
     def tables(self, version: int, origins: Sequence[str], increment: int) -> dict[str, pa.Table]:
-        """What a commit takes of it: metrics, ledger, duplicates, quarantine, events and clients.
+        """What a commit takes of it: metrics, ledger, duplicates, dropped, quarantine, events and clients.
 
         origins: of rows by number; increment: the last one.
 
-        >>> {name: len(table) for name, table in PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7).items()}
-        {'metrics': 1, 'ledger': 0, 'duplicates': 0, 'quarantine': 0, 'events': 0, 'clients': 0}
+        >>> tables = PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7)
+        >>> tables["metrics"].num_rows, [name for name, table in tables.items() if not table.num_rows]
+        (1, ['ledger', 'duplicates', 'dropped', 'quarantine', 'events', 'clients'])
         """
 
         def entries(rows: dict[str, list[Tensor]]) -> pa.Table:
@@ -73,6 +78,7 @@ class PendingCommit:
             "metrics": metrics_table(self.metrics),
             "ledger": entries(self.rows),
             "duplicates": entries(self.duplicates),
+            "dropped": entries(self.dropped),
             "quarantine": pa.concat_tables([quarantine_table(self.bad), files_table(self.bad_files), *self.diverged]),
             "events": events_table(self.events),
             "clients": metrics_table(self.clients),
@@ -109,6 +115,7 @@ def metrics_row(
         "rows_labelled": 0 if skipped else rows.labelled,
         "rows_scored": rows.scored,
         "rows_duplicate": rows.duplicates,
+        **({"rows_dropped": rows.dropped} if rows.dropped else {}),
         **{f"metric.{name}": value for name, value in now.items()},
         **{f"total.{name}": value for name, value in so_far.items()},
         **{f"loss.{name}": value / learned.passes_rows for name, value in learned.losses.items()},

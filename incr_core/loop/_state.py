@@ -8,8 +8,10 @@ from typing import Any
 
 from incr_core.data.timeline import Tick
 from incr_core.job import Job
-from incr_core.loop._client_rows import ClientSums
 from incr_core.loop._gate import Gate
+from incr_core.loop._limits import Limits
+from incr_core.loop._named_sums import NamedSums
+from incr_core.loop._slice_totals import SliceTotals
 from incr_core.loop._totals import Totals
 
 __all__ = ["LoopState"]
@@ -18,14 +20,16 @@ __all__ = ["LoopState"]
 class LoopState:
     """The loop's own state, as it is at the beginning of a job's run.
 
-    totals, clients: sums over all increments, and those of each client. controller, review, gate: what notices drift,
-    looks back and judges versions; None where the job does not ask for it. dropped: up to which increment and which
-    time rows are set aside, and why; None where none are. reached: where the last increment ended, in microseconds.
+    totals, clients, slices: sums over all increments, and those of each client and each slice. controller, review,
+    gate: what notices drift, looks back and judges versions; None where the job does not ask for it. limits: which
+    share of rows is learned. dropped: up to which increment and which time rows are set aside, and why; None where none
+    are. reached: where the last increment ended, in microseconds.
     """
 
     def __init__(self, job: Job) -> None:
-        self.totals, self.clients = Totals(), ClientSums()
+        self.totals, self.clients, self.slices = Totals(), NamedSums(), SliceTotals()
         self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
+        self.limits = Limits(job.limits.seconds)
         self.dropped: dict[str, Any] | None = None
         self.reached = 0
 
@@ -40,6 +44,8 @@ class LoopState:
             "controller": None if self.controller is None else self.controller.state_dict(),
             "review": None if self.review is None else self.review.state_dict(),
             "clients": self.clients.state_dict(),
+            "slices": self.slices.state_dict(),
+            "limits": self.limits.state_dict(),
             "gate": None if self.gate is None else self.gate.state_dict(),
             "dropped": self.dropped,
             "reached": self.reached,
@@ -50,6 +56,9 @@ class LoopState:
         """Go on from a commit."""
         self.totals = Totals(**state["totals"])
         self.clients.load_state_dict(state.get("clients", {"clients": [], "sums": {}}))
+        for name, kept in (("slices", self.slices), ("limits", self.limits)):
+            if name in state:  # an earlier incr kept none
+                kept.load_state_dict(state[name])
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])
         if self.review is not None:

@@ -36,6 +36,7 @@ class Totals:
     rows_predicted: int = 0
     rows_quarantined: int = 0
     rows_duplicate: int = 0
+    rows_dropped: int = 0
     files_quarantined: int = 0
     bytes_exchanged: int = 0
     seconds: float = 0.0
@@ -59,6 +60,7 @@ class Totals:
         self.rows_predicted += rows.predicted
         self.rows_quarantined += rows.bad
         self.rows_duplicate += rows.duplicates
+        self.rows_dropped += rows.dropped
 
     @property
     def rows_per_second(self) -> float:
@@ -74,6 +76,7 @@ class Totals:
             "rows_quarantined": self.rows_quarantined,
             "files_quarantined": self.files_quarantined,
             "rows_duplicate": self.rows_duplicate,
+            **({"rows_dropped": self.rows_dropped} if self.rows_dropped else {}),
             "events": self.events,
             "rows_per_second": round(self.rows_per_second, 1),
             "main_metric": objective.main_metric,

@@ -155,7 +155,7 @@ class Committed:
         for key, value in {"version": number, "parent": number - 1 or None}.items():
             if manifest.get(key) != value:
                 self._wrong(place, f"{key} {value}", str(manifest.get(key)), _RESTORE)
-        for name in ("ledger", "duplicates"):
+        for name in ("ledger", "duplicates", "dropped"):
             table = tables.get(name)
             if table is None or not table.num_rows:
                 continue

@@ -45,6 +45,7 @@ class Committing(Reading):
         metrics: pa.Table,
         ledger: pa.Table,
         duplicates: pa.Table | None = None,
+        dropped: pa.Table | None = None,
         quarantine: pa.Table | None = None,
         events: pa.Table | None = None,
         clients: pa.Table | None = None,
@@ -74,7 +75,8 @@ class Committing(Reading):
         version = self.next_version()
         learned = self._learned.with_rows(ledger)
         tables = {"metrics": metrics, "ledger": ledger}
-        others = {"duplicates": duplicates, "quarantine": quarantine, "events": events, "clients": clients}
+        others = {"duplicates": duplicates, "dropped": dropped, "quarantine": quarantine}
+        others |= {"events": events, "clients": clients}
         for name, table in others.items():
             if table is not None and table.num_rows:
                 tables[name] = table

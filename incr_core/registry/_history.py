@@ -19,7 +19,7 @@ __all__ = ["FOLD", "TRIES", "UNDONE", "History", "manifest_table"]
 FOLD = 32
 """So many versions behind the last segment make another one."""
 
-UNDONE = frozenset({"metrics", "ledger", "duplicates", "quarantine", "clients"})
+UNDONE = frozenset({"metrics", "ledger", "duplicates", "dropped", "quarantine", "clients"})
 """Tables in which versions that were rolled back do not count."""
 
 TRIES = 5

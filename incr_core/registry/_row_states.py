@@ -4,6 +4,7 @@ learned       in the ledger, by one participant in one version
 quarantined   it, its file, or the increment it was to be learned in could not be used, or somebody set it aside; the
               table has the reason of each
 duplicate     its key was learned before
+dropped       there were more rows than the job's limits allow, and it was not in the sample that was learned
 erased        by `incr forget`, whatever its state was before
 pending       in the files and not learned: not reached yet, waiting for its label, held by a participant that was
               not drawn, without a label, or skipped by a frozen learner
@@ -83,11 +84,12 @@ class RowStates:
             ("learned", rows.learned),
             ("in quarantine", rows.quarantined),
             ("a duplicate", rows.duplicate),
+            ("dropped", rows.dropped),
             ("held until a participant's turn", waiting),
         ]
         for (one, mine), (other, theirs) in combinations(told, 2):
             rows.wrong(mine & theirs, "every row in one state", f"{one} and {other} at once")
-        accounted = rows.learned | rows.quarantined | rows.duplicate | waiting
+        accounted = rows.learned | rows.quarantined | rows.duplicate | rows.dropped | waiting
         if has_files:
             rows.within_files(accounted - waiting)
             rows.as_the_stream_stands(accounted | rows.erased, everything=all_held and not frozen)
@@ -115,14 +117,16 @@ def _counted(
     """
     learned, duplicate = rows.learned, rows.duplicate - rows.learned
     quarantined = (rows.quarantined | standing.rejected) - learned - duplicate
-    everything = standing.there | learned | duplicate | quarantined | waiting
+    dropped = rows.dropped - learned - duplicate - quarantined
+    everything = standing.there | learned | duplicate | quarantined | dropped | waiting
     states = {
         "learned": len(learned - rows.erased),
         "quarantined": len(quarantined - rows.erased),
         "duplicate": len(duplicate - rows.erased),
+        **({"dropped": len(dropped - rows.erased)} if dropped else {}),
         "erased": len(rows.erased & everything),
     }
-    left = everything - learned - duplicate - quarantined - rows.erased
+    left = everything - learned - duplicate - quarantined - dropped - rows.erased
     pending = dict[str, int]()
     for reason, mine in (
         ("held by a participant", waiting),

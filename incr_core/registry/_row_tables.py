@@ -38,12 +38,13 @@ class RowTables:
         quarantine = tables["quarantine"]
         if quarantine.num_rows:
             quarantine = quarantine.filter(pc.is_valid(quarantine["row"]))
-        for table in (tables["ledger"], tables["duplicates"], quarantine, erased):
+        for table in (tables["ledger"], tables["duplicates"], self._of("dropped"), quarantine, erased):
             if table.num_rows:
                 self.names += sorted(set(table["fragment"].unique().to_pylist()) - set(self.names))
         self._known = len(standing.names)
         self.learned = self._entries("ledger", "learned")
         self.duplicate = self._entries("duplicates", "told as a duplicate")
+        self.dropped = self._entries("dropped", "dropped")
         at = self._addresses(quarantine, "quarantine")
         self.quarantined = RowSet.of_ids(at)
         self.wrong(RowSet.repeated(at, at + 1), "every row in quarantine once", "there twice")
@@ -53,6 +54,10 @@ class RowTables:
             self._bad_files()
 
     # -- reading
+
+    def _of(self, name: str) -> pa.Table:
+        """A table of rows; an owner has no rows dropped."""
+        return self.tables.get(name, pa.table({}))
 
     def _numbers(self, table: pa.Table) -> Ints:
         numbers = pc.index_in(table["fragment"], pa.array(self.names, pa.string()))
@@ -73,7 +78,7 @@ class RowTables:
 
     def _entries(self, name: str, verb: str) -> RowSet:
         """The rows of a ledger; a row that is in it twice is a violation that names its participants."""
-        table = self.tables[name]
+        table = self._of(name)
         if not table.num_rows:
             return RowSet()
         entry, start, stop = flat(table)
@@ -122,7 +127,7 @@ class RowTables:
         """Rows of files that the run has never met."""
         for number in range(self._known, len(self.names)):
             rows = self._of_files([number])
-            kept = (self.learned | self.duplicate | self.quarantined) & rows
+            kept = (self.learned | self.duplicate | self.dropped | self.quarantined) & rows
             self.wrong(kept, "rows of the stream's files", f"one of {self.names[number]}, which is none of them")
 
     def _of_files(self, numbers: list[int]) -> RowSet:
@@ -159,7 +164,7 @@ class RowTables:
         if not passed - len(self.erased - accounted) <= rows <= passed:
             expected = f"the {passed:,} rows that have passed"
             got = f"{rows:,} rows in one of them"
-            self.violations.append(Violation("ledger, quarantine and duplicates", expected, got, _COPY))
+            self.violations.append(Violation("ledger, quarantine, duplicates and dropped", expected, got, _COPY))
 
     def as_the_stream_stands(self, accounted: RowSet, *, everything: bool) -> None:
         """Rows that were due must be in a table, if `everything` must be, and others must not be learned."""

@@ -35,7 +35,7 @@ from incr_core.storage import (
 __all__ = ["INDEX", "MANIFESTS", "TABLES", "Segment", "Segments", "join", "read_index"]
 
 INDEX = "segments.json"
-TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "clients")
+TABLES = ("metrics", "ledger", "duplicates", "dropped", "quarantine", "events", "clients")
 
 MANIFESTS = "manifests"
 """The table of the versions themselves: number, and manifest as text."""

@@ -15,6 +15,7 @@ from incr_core.registry import RunDirectory
 from incr_core.report._caution import caution
 from incr_core.report._course import Course, floats, read_summary
 from incr_core.report._sections import events, headline, learned_from, quarantine, section, time_bar, versions
+from incr_core.report._slices import slices
 from incr_core.report._style import STYLE
 from incr_core.report._words import escaped, increments, words
 from incr_core.storage import expose, write_atomically
@@ -60,6 +61,7 @@ def write_report(run: RunDirectory) -> Path:
         if course.rows.any()
         else "",
         clients(run.table("clients"), course, floats(learned, "increment")),
+        slices(learned),
         learned_from(run),
         events(happened),
         versions(run, course),

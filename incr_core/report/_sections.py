@@ -73,13 +73,15 @@ def versions(run: RunDirectory, course: Course) -> str:
     shown = [m for i, m in enumerate(manifests) if i < _MOST_VERSIONS or m["champion"]]
     totals = dict(zip(course.versions, course.totals, strict=True))
     judged = any("gate" in m for m in shown)
+    held_back = any("holdout" in m.get("gate", {}) for m in shown)
     rows = [
         [
             f"<b>{m['version']}</b>" + _marks(m),
             escaped(m.get("name", m.get("increment", ""))),
             count(m["rows"]),
             number(totals.get(float(m["version"]), np.nan)),
-            *([_against_champion(m)] if judged else []),
+            *([_against_champion(m.get("gate", {}))] if judged else []),
+            *([_against_champion(m.get("gate", {}).get("holdout", {}))] if held_back else []),
             escaped(m["created"][:19].replace("T", " ")),
             f"<code>{escaped(m['model_sha256'][:12])}</code>" + ("" if m["has_weights"] else " <small>pruned</small>"),
         ]
@@ -90,8 +92,10 @@ def versions(run: RunDirectory, course: Course) -> str:
         f"{count(hidden)} earlier {'ones are' if hidden > 1 else 'one is'} in the folder manifests." if hidden else ""
     )
     head = ["version", "up to", "rows", f"{words(course.metric)} so far"]
-    head += [*(["loss on the past, champion's"] if judged else []), "committed (UTC)", "model sha256"]
-    return section("Versions", note, html_table(head, rows, numeric=(2, 3, 4) if judged else (2, 3)))
+    head += ["loss on the past, champion's"] if judged else []
+    head += ["loss on rows held back, champion's"] if held_back else []
+    numeric = tuple(range(2, len(head)))
+    return section("Versions", note, html_table([*head, "committed (UTC)", "model sha256"], rows, numeric=numeric))
 
 
 def _marks(manifest: Mapping[str, Any]) -> str:
@@ -100,9 +104,9 @@ def _marks(manifest: Mapping[str, Any]) -> str:
     return mark if manifest.get("gate", {}).get("promoted", True) else f"{mark} <small>held</small>"
 
 
-def _against_champion(manifest: Mapping[str, Any]) -> str:
-    gate = manifest.get("gate", {})
-    return f"{number(gate['challenger'])}, {number(gate['champion'])}" if "challenger" in gate else ""
+def _against_champion(judged: Mapping[str, Any]) -> str:
+    """The challenger's mean loss on some rows, and the champion's."""
+    return f"{number(judged['challenger'])}, {number(judged['champion'])}" if "challenger" in judged else ""
 
 
 def learned_from(run: RunDirectory) -> str:

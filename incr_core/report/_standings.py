@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from incr_core.report._course import Floats, floats, rolling
 
-__all__ = ["Standing", "standings"]
+__all__ = ["ERRORS", "SPANS", "Standing", "standings"]
 
-_ERRORS = ("loss", "log_loss", "mae", "perplexity", "rmse")
+ERRORS = ("loss", "log_loss", "mae", "perplexity", "rmse")
 """Metrics of which less is better."""
 
 SPANS = 10
@@ -96,7 +96,7 @@ def standings(table: pa.Table) -> list[Standing]:
                 recent=recent,
             )
         )
-    sign = -1.0 if metric in _ERRORS else 1.0
+    sign = -1.0 if metric in ERRORS else 1.0
     return sorted(found, key=lambda one: (math.isnan(one.value), sign * one.value, one.client))
 
 
@@ -104,7 +104,7 @@ def _forgetting(recent: Floats, metric: str) -> float:
     known = recent[np.isfinite(recent)]
     if not len(known):
         return math.nan
-    return float(known[-1] - known.min() if metric in _ERRORS else known.max() - known[-1])
+    return float(known[-1] - known.min() if metric in ERRORS else known.max() - known[-1])
 
 
 def _rounds(increments: Floats, of_rounds: Floats) -> float:

@@ -7,6 +7,7 @@ from incr_core.rounds._aggregations import AGGREGATIONS
 from incr_core.rounds._arrival import Arrival, Counts, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._capped import capped, capped_rows
+from incr_core.rounds._comparison import Comparison
 from incr_core.rounds._contributions import Contribution, Contributions
 from incr_core.rounds._contributor import Contributor
 from incr_core.rounds._exchange import Alone, Exchange
@@ -41,6 +42,7 @@ __all__ = [
     "AsRecorded",
     "ByTime",
     "Cohort",
+    "Comparison",
     "Consolidated",
     "Contribution",
     "Contributions",

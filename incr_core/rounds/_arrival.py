@@ -29,8 +29,10 @@ class Arrival:
     """A participant's report of an increment: counts, row ids and additive statistics; rows never leave their owner.
 
     rows: ids of the rows to learn, (n,) int64. duplicates: ids of rows that were learned before.
+    dropped: ids of rows that are not learned, since there are more than the job's limits allow.
     arriving: rows that arrived; predicted: those of them that count as predictions; scored: earlier predictions whose
-    labels became known. statistics: additive, of the rows scored.
+    labels became known. statistics: additive, of the rows scored. sliced: slice -> how many of these rows are in it,
+    and their statistics.
     observed: what the rows to learn add to the running statistics of the model and the objective; packed, where another
     process has sent it.
     probed: for each `Probe`, sums over rows scored or arriving. tasks: of the rows to learn, if strategies consolidate
@@ -50,6 +52,8 @@ class Arrival:
     bad: Sequence[BadRow] = field(default_factory=list)
     bad_files: Sequence[BadFile] = field(default_factory=list)
     seconds: float = 0.0
+    sliced: Mapping[str, tuple[int, Packed]] = field(default_factory=dict)
+    dropped: Tensor = field(default_factory=_no_rows)
 
     @property
     def labelled(self) -> int:
@@ -69,9 +73,11 @@ class Arrival:
             "tick": (tick.number, tick.name, tick.warm, tick.time),
             "rows": _ids(self.rows),
             "duplicates": _ids(self.duplicates),
+            "dropped": _ids(self.dropped),
             "statistics": metrics.packed(self.statistics),
             "observed": {name: _packed(value) for name, value in self.observed.items()},
             "probed": [_packed(value) for value in self.probed],
+            "sliced": {name: (rows, metrics.packed(sums)) for name, (rows, sums) in self.sliced.items()},
         }
         return _arrived, tuple(told.get(name, getattr(self, name)) for name in FIELDS)
 
@@ -83,6 +89,7 @@ def _arrived(*values: Any) -> Arrival:
     arrival = Arrival(*values)
     arrival.tick = _tick(arrival.tick)
     arrival.rows, arrival.duplicates = _of_ids(arrival.rows), _of_ids(arrival.duplicates)
+    arrival.dropped = _of_ids(arrival.dropped)
     arrival.probed = [_unpacked(value) for value in arrival.probed]
     return arrival
 
@@ -118,10 +125,10 @@ def _unpacked(value: Tensor | Told) -> Tensor:
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Rows of an increment over all participants: those that arrived, and of them those predicted; earlier predictions
-    scored; rows to learn; rows that were learned before; rows that cannot be used.
+    scored; rows to learn; rows that were learned before; rows that cannot be used; rows dropped by limits.
 
     >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
-    Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0)
+    Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0, dropped=0)
     """
 
     arriving: int
@@ -130,12 +137,21 @@ class Counts:
     labelled: int
     duplicates: int
     bad: int
+    dropped: int = 0
 
     @classmethod
     def of(cls, arrivals: Sequence[Arrival]) -> Counts:
         """Add up what participants report."""
         told = [
-            (one.arriving, one.predicted, one.scored, one.labelled, one.duplicates.numel(), len(one.bad))
+            (
+                one.arriving,
+                one.predicted,
+                one.scored,
+                one.labelled,
+                one.duplicates.numel(),
+                len(one.bad),
+                one.dropped.numel(),
+            )
             for one in arrivals
         ]
         return cls(*map(sum, zip(*told, strict=True)))

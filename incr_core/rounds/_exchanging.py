@@ -15,6 +15,7 @@ from incr_core.numerics import local
 from incr_core.rounds._account import Account
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._borrowing import Lending, borrowed
+from incr_core.rounds._comparison import Comparison
 from incr_core.rounds._delayed_mean import DelayedMean
 from incr_core.rounds._exchange import Alone, Exchange
 from incr_core.rounds._fragments import Fragments, fragments_of
@@ -138,6 +139,11 @@ class Exchanging:
         """Compare the weights with the champion's; the shards of a replica know the same rows, and the first counts."""
         judged = self.participant.judge()
         return judged if self.participant.learner.shard[0] == 0 else torch.zeros_like(judged)
+
+    def compare(self, champion: Weights) -> Comparison:
+        """Compare the weights with the champion's on the rows held back; the first shard of a replica reports."""
+        compared = self.participant.compare(champion)
+        return compared if self.participant.learner.shard[0] == 0 else Comparison()
 
     def skip(self) -> None:
         """Drop the rows of the increment at hand."""

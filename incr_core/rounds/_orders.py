@@ -19,6 +19,7 @@ class Orders:
     flush: empty the memories. enlarge: let memories hold this many times as many rows. restart: the learning rate's
     schedule begins again (a warm restart). verdict: on the version that was judged last (`Reference.follow`).
     aside: rates leave out what becomes known from where a participant stands up to this time, in microseconds.
+    share: from the next increment on, learn this share of its rows (`limits.seconds`).
 
     >>> bool(Orders()), bool(Orders(rate=3.0))
     (False, True)
@@ -31,6 +32,7 @@ class Orders:
     restart: bool = False
     verdict: str | None = None
     aside: int | None = None
+    share: float | None = None
 
     def __bool__(self) -> bool:
         return self != Orders()
@@ -45,6 +47,7 @@ class Orders:
             self.restart or other.restart,
             self.verdict if other.verdict is None else other.verdict,
             self.aside if other.aside is None else other.aside,
+            self.share if other.share is None else other.share,
         )
 
 

@@ -8,6 +8,7 @@ Every engine makes the same few calls on its participants, in the same order, fo
     consolidate  let the strategies keep what was learned
     review       learn rows of the history once more
     judge        before a commit, compare the new version with the champion on rows of the past
+    compare      and on the newest rows, which are held back until the next increment
     save         at a commit, keep everything that learning on depends on
 
 An increment that must not be learned is skipped instead of begun.
@@ -24,17 +25,19 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch, Limit, cat
-from incr_core.data.timeline import Increment, Stream, Tick
+from incr_core.data.timeline import Blocks, Increment, Stream, Tick
 from incr_core.errors import ArgumentError
 from incr_core.learner import EarlyStopping, Learner
 from incr_core.rounds._arrival import Arrival
 from incr_core.rounds._at_hand import AtHand
+from incr_core.rounds._comparison import Comparison, compared
 from incr_core.rounds._orders import Orders, follow
 from incr_core.rounds._personal import check_not_shared, personal_names
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
 from incr_core.rounds._reference import Reference
 from incr_core.rounds._resuming import Resuming
+from incr_core.rounds._sampling import Sampling
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._untaken_rows import taken
 from incr_core.update import Update, Weights
@@ -63,6 +66,10 @@ class Participant(Resuming):
         since the last time, of which at least the last `keeps` are kept.
     personal: by name pattern, weights that stay here: no anchor changes them, and no update tells them.
     reference: rows of the past on which versions are judged; None where they are not.
+    holdout: a share of an increment's rows, or a number of them, the last ones, that are held back to judge versions
+        on, and learned with the next increment.
+    rows_per_hour: how many rows are learned at most of an hour of the stream; where replicas deal out one stream, by
+        all of them together.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class Participant(Resuming):
         stopping: EarlyStopping | None = None,
         personal: Sequence[str] = (),
         reference: Reference | None = None,
+        holdout: float = 0,
+        rows_per_hour: float | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -97,11 +106,12 @@ class Participant(Resuming):
                 "personal: expected none where a strategy gives each participant a model of its own, got both; leave "
                 "one of the two out"
             )
-        self.reference = reference
+        self.reference, self.holdout = reference, holdout
+        self.sampling = Sampling(rows_per_hour, stream.partition.count if isinstance(stream.partition, Blocks) else 1)
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
         self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None
-        self._evaluation = Prequential(learner, probes)
+        self._evaluation = Prequential(learner, probes, () if stream.slices is None else stream.slices.names)
         self._passes: tuple[Batch, Batch, int] | None = None  # rows to pass over, held back, and how often at most
 
     @property
@@ -119,14 +129,23 @@ class Participant(Resuming):
     def ahead(self) -> tuple[Tensor, int] | None:
         """Ids of the rows that the next increment will offer to learn, and the passes over them; None where there is
         none. It is read for that."""
-        waiting = self.increment.labelled.row_ids if self.increment is not None and self.increment.waiting else None
+        waiting = self.increment.left.row_ids if self.increment is not None and self.increment.waiting else None
         tick = self.coming
         if tick is None or self._ahead is None:
             return None if waiting is None else (waiting, self.passes())
         rows = self._ahead.labelled.row_ids
         assert rows is not None
         rows = rows if tick.warm or not self.frozen else rows[:0]
-        return (rows if waiting is None else torch.cat([waiting, rows])), self._passes_of(tick)
+        rows = rows if waiting is None else torch.cat([waiting, rows])
+        rows = rows[self.sampling.kept(rows, tick, self._cursor)]
+        return rows[: len(rows) - self._held_back(tick, len(rows))], self._passes_of(tick)
+
+    def _held_back(self, tick: Tick, rows: int) -> int:
+        """How many of an increment's rows to learn are held back: never more than half of them."""
+        if tick.warm or self.frozen:
+            return 0
+        wanted = int(self.holdout * rows) if self.holdout < 1 else int(self.holdout)
+        return min(wanted, rows // 2)
 
     def receive(self, number: int | None = None) -> Arrival | None:
         """Take the next increment, predict and score; None when the stream has ended.
@@ -138,20 +157,32 @@ class Participant(Resuming):
         """
         increment, last = self._ahead or self._next(), self.increment
         self._ahead = None
-        waiting = last.labelled if last is not None and last.waiting else None
+        waiting = last.left if last is not None and last.waiting else None
         if increment is None:
+            if waiting is None and last is not None and self.holdout:
+                # Others may have rows left, and this one takes part in their increment.
+                self.increment = AtHand(Tick(last.tick.number + 1, WAITING), last.labelled.slice(0, 0))
             return None if waiting is None else self._remaining(waiting, number)
         if number is not None:
             increment.tick = replace(increment.tick, number=number)
         begun = time.perf_counter()
+        before = self._cursor
         self._cursor, self._learned = increment.cursor, increment.learned
         with taken(self.learner, self.stream, increment.arriving):
             scores = self._evaluation.evaluate(increment)
-        warm, labelled = increment.tick.warm, increment.labelled
+        warm, labelled = increment.tick.warm, increment.labelled.without_slices()
         learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
         if waiting is not None:
             learns = cat([waiting, learns])
-        self.increment = AtHand(increment.tick, learns, passes=self._passes_of(increment.tick))
+        assert learns.row_ids is not None
+        kept, dropped = self.sampling.kept(learns.row_ids, increment.tick, before), learns.row_ids[:0]
+        if len(kept) < len(learns):
+            dropped = learns.without(learns.row_ids[kept]).row_ids
+            learns = learns.take(kept)
+        held = None
+        if count := self._held_back(increment.tick, len(learns)):
+            learns, held = learns.slice(0, len(learns) - count), learns.slice(len(learns) - count, len(learns))
+        self.increment = AtHand(increment.tick, learns, passes=self._passes_of(increment.tick), held=held)
         assert learns.row_ids is not None
         return Arrival(
             increment.tick,
@@ -167,6 +198,8 @@ class Participant(Resuming):
             bad=increment.bad,
             bad_files=increment.bad_files,
             seconds=time.perf_counter() - begun,
+            sliced=scores.sliced,
+            dropped=dropped,
         )
 
     def _next(self) -> Increment | None:
@@ -294,6 +327,13 @@ class Participant(Resuming):
             self.adopt(anchor)
         return self.reference.judge(self.learner)
 
+    def compare(self, champion: Mapping[str, Tensor], anchor: Mapping[str, Tensor] | None = None) -> Comparison:
+        """Compare these weights with the champion's on the rows held back, which neither has learned."""
+        if anchor is not None:
+            self.adopt(anchor)
+        held = None if self.increment is None else self.increment.held
+        return compared(self.learner, {**champion, **self._own()}, held)
+
     @property
     def spans(self) -> bool:
         """Whether strategies consolidate when ordered to, over several increments, and not after each."""
@@ -304,6 +344,8 @@ class Participant(Resuming):
         follow(orders, self.learner, self.reference)
         if orders.aside is not None:
             self._leave_out(orders.aside)
+        if orders.share is not None:
+            self.sampling.share = orders.share
 
     @property
     def unconsolidated(self) -> int:

@@ -7,40 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from incr_core import metrics
 from incr_core.data.timeline import Increment
 from incr_core.learner import Learner
-from incr_core.metrics import Statistics
+from incr_core.metrics import Packed, Statistics
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import Probe
 
 __all__ = ["Prequential", "Scores"]
+
+Sliced = dict[str, tuple[int, Packed]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What an increment's labels say of earlier predictions.
 
-    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums.
+    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums. sliced: slice ->
+    how many of these predictions are in it, and their statistics.
     """
 
     scored: int
     statistics: Statistics
     probed: list[Tensor]
+    sliced: Sliced = field(default_factory=dict)
 
 
 class Prequential:
     """Predict an increment's rows with a learner, and score the predictions whose labels it brings.
 
-    probes: statistics to report besides. pending: the predictions not scored yet.
+    probes: statistics to report besides. slices: the names of the slices that rows are in (`Batch.slices`). pending:
+    the predictions not scored yet.
     """
 
-    def __init__(self, learner: Learner, probes: Sequence[Probe]) -> None:
-        self.learner = learner
+    def __init__(self, learner: Learner, probes: Sequence[Probe], slices: Sequence[str] = ()) -> None:
+        self.learner, self.slices = learner, tuple(slices)
         self.probes = tuple(probes)
         self.pending = PendingPredictions()
 
@@ -59,7 +65,7 @@ class Prequential:
         if self.probes and not warm:
             of_arriving = [probe.of_arriving(arriving.inputs) for probe in self.probes]
             probed = [torch.cat([one, other]) for one, other in zip(of_arriving, scores.probed, strict=True)]
-            return Scores(scores.scored, scores.statistics, probed)
+            return replace(scores, probed=probed)
         return scores
 
     def _score(self, increment: Increment) -> Scores:
@@ -71,4 +77,17 @@ class Prequential:
         if len(place) == 0:
             return Scores(0, {}, probed)
         weights = None if revealed.weights is None else revealed.weights[place]
-        return Scores(len(place), objective.measure(predictions, targets, weights), probed)
+        sliced: Sliced = {}
+        if self.slices and revealed.slices is not None:
+            sliced = self._sliced(revealed.slices[place], predictions, targets, weights)
+        return Scores(len(place), objective.measure(predictions, targets, weights), probed, sliced)
+
+    def _sliced(self, slices: Tensor, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Sliced:
+        """Measure the predictions of each slice. slices: of each prediction, (n, columns)."""
+        found: Sliced = {}
+        for number in slices.unique().tolist():
+            rows = (slices == number).any(1).nonzero().flatten()
+            weight = None if weights is None else weights[rows]
+            measured = self.learner.objective.measure(predictions[rows], targets[rows], weight)
+            found[self.slices[number]] = len(rows), metrics.coarse(measured)
+        return found

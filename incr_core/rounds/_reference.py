@@ -15,6 +15,8 @@ from torch import Tensor
 
 from incr_core.batch import Batch, cat
 from incr_core.learner import Learner
+from incr_core.rounds._losses import losses_of
+from incr_core.rounds._sampling import ids_of, smallest
 
 __all__ = ["VERDICTS", "Reference"]
 
@@ -62,7 +64,7 @@ class Reference:
         """Sample the rows of an increment that is about to be learned."""
         if len(labelled):
             rows = labelled if self._since is None else cat([self._since, labelled])
-            self._since = rows.take(_smallest(rows, self.size))
+            self._since = rows.take(smallest(ids_of(rows), self.size))
 
     def judge(self, learner: Learner) -> Tensor:
         """Sums (5,) float64 over the rows of the past: how many, the champion's losses, the learner's, their difference
@@ -101,7 +103,7 @@ class Reference:
             place = next(place for place, one in enumerate(self._past) if one.level == level)
             older, newer = self._past[place : place + 2]
             rows, losses = cat([older.rows, newer.rows]), torch.cat([older.losses, newer.losses])
-            kept = _smallest(rows, self.size)
+            kept = smallest(ids_of(rows), self.size)
             self._past[place : place + 2] = [Slice(level + 1, rows.take(kept), losses[kept])]
             level += 1
 
@@ -135,28 +137,8 @@ class Reference:
         self._judged = state["judged"]
 
 
-WORST = 1e6
-"""The loss of a prediction that is not a number."""
-
-FIBONACCI = 0x9E3779B97F4A7C15 - (1 << 64)
-"""2^64 over the golden ratio, as an int64 (Knuth 1973, 6.4)."""
-
-
 def _losses(learner: Learner, rows: Batch) -> Tensor:
     """The learner's loss of each row, (B,) float64; NaN where it tells nothing."""
     if not learner.objective.ready:
         return torch.full((len(rows),), torch.nan, dtype=torch.float64)
-    predictions = learner.predict(rows.inputs)
-    sound = predictions.isfinite().reshape(len(rows), -1).all(1)
-    losses = learner.objective.prediction_losses(predictions.nan_to_num(0.0), rows.targets).double()
-    return torch.where(sound, losses, WORST).clamp(max=WORST)
-
-
-def _smallest(rows: Batch, count: int) -> Tensor:
-    """The places of the `count` rows whose ids have the smallest hashes, in their order."""
-    assert rows.row_ids is not None, "rows of a stream have ids"
-    if len(rows) <= count:
-        return torch.arange(len(rows))
-    hashes = rows.row_ids * FIBONACCI  # int64 wraps
-    hashes = (hashes ^ (hashes >> 29)) * FIBONACCI
-    return hashes.argsort(stable=True)[:count].sort().values
+    return losses_of(learner, learner.predict(rows.inputs), rows)

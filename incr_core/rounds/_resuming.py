@@ -14,6 +14,7 @@ from incr_core.rounds._at_hand import AtHand
 from incr_core.rounds._inheritance import inherited
 from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._reference import Reference
+from incr_core.rounds._sampling import Sampling
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.storage import checkpoint
 from incr_core.update import Weights
@@ -24,7 +25,7 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a participant that is saved, goes on from what was saved, and goes back.
 
-    stream, learner, personal, reference, increment, warm_passes, adapts: those of the participant.
+    stream, learner, personal, reference, sampling, increment, warm_passes, adapts: those of the participant.
 
     A participant that goes back keeps its reader, which gives once more what it has given since the last state that is
     kept in memory; where that was too much, or the state is another, another reader begins at the state's place.
@@ -34,6 +35,7 @@ class Resuming:
     learner: Learner
     personal: frozenset[str]
     reference: Reference | None
+    sampling: Sampling
     increment: AtHand | None
     warm_passes: int | None
     adapts: bool
@@ -90,12 +92,15 @@ class Resuming:
             "pending": self._evaluation.pending.state_dict(),
             "cursor": self._cursor,
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
-            "increment": at_hand.state_dict() if at_hand is not None and (whole or at_hand.waiting) else None,
+            "increment": at_hand.state_dict(whole=whole)
+            if at_hand is not None and (whole or at_hand.waiting)
+            else None,
             "unconsolidated": None if rows is None else rows.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "exchanged": dict(exchanged or {}),
             **({"personal": own} if own else {}),
             **({"aside": self.stream.aside} if self.stream.aside else {}),
+            **({"share": self.sampling.share} if self.sampling.share < 1.0 else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,13 +159,14 @@ class Resuming:
             self.learner.adopt({**self.learner.weights(), **state["personal"]})
         if self.reference is not None and (reference := state.get("reference")) is not None:
             self.reference.load_state_dict(reference)  # none is there where the job had no gate then
-        self.stream.aside = state.get("aside", [])
+        self.stream.aside, self.sampling.share = state.get("aside", []), state.get("share", 1.0)
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:
             tick, labelled = Tick(**at_hand["tick"]), Batch.from_state(at_hand["labelled"])
             passes = at_hand["passes"] if "passes" in at_hand else self._passes_of(tick)  # an earlier incr kept none
-            self.increment = AtHand(tick, labelled, at_hand["begun"], passes)
+            held = Batch.from_state(at_hand["held"]) if "held" in at_hand else None
+            self.increment = AtHand(tick, labelled, at_hand["begun"], passes, held)
         exchanged: dict[str, Any] = state["exchanged"]
         return exchanged
 

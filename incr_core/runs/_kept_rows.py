@@ -51,7 +51,7 @@ def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]
     return {
         "remembered": torch.cat([none, *remembered]),
         "kept": none if learned is None or learned["kept"] is None else learned["kept"]["rows"],
-        "waiting": none if at_hand is None else at_hand["labelled"]["rows"],
+        "waiting": none if at_hand is None else torch.cat([at_hand[name]["rows"] for name in _at_hand(at_hand)]),
         "predicted": state["pending"]["rows"],
         "compared": none if (reference := _reference(state)) is None else reference.rows_held(),
     }
@@ -77,7 +77,13 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
         reference.erase(ids)
         state["reference"] = reference.state_dict()
     if (at_hand := state["increment"]) is not None:
-        at_hand["labelled"] = Batch.from_state(at_hand["labelled"]).without(ids).state_dict()
+        for name in _at_hand(at_hand):
+            at_hand[name] = Batch.from_state(at_hand[name]).without(ids).state_dict()
+
+
+def _at_hand(at_hand: Mapping[str, Any]) -> list[str]:
+    """The names of the batches of the increment at hand."""
+    return [name for name in ("labelled", "held") if name in at_hand]
 
 
 def _reference(state: Mapping[str, Any]) -> Reference | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.registry import STOP, Detached, RunDirectory, RunTotals, asked, engine_of, read_progress
-from incr_core.report import standings
+from incr_core.report import slice_standings, standings
 from incr_core.runs._baseline_runs import going_on
 
 __all__ = ["Status", "held_back"]
@@ -23,6 +23,7 @@ class Status:
     increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
     prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
     the run is asked to stop. clients: of a federated run, how each stands (`report.Standing`), the worst first.
+    slices: of a job with `features.slices`, how each stands (`report.SliceStanding`), the worst first.
     held: why the gate holds the latest version back; "" where it does not. held_in_a_row: how many, with it.
     detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
     """
@@ -44,6 +45,7 @@ class Status:
     held: str = ""
     held_in_a_row: int = 0
     clients: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
     detached: dict[str, Any] | None = None
     learning: dict[str, Any] | None = None
 
@@ -73,6 +75,7 @@ class Status:
             committed=last.get("created"),
             stop_asked=asked(directory.path, STOP),
             clients=[one.document() for one in standings(directory.table("clients"))],
+            slices=[one.document() for one in slice_standings(metrics)],
             held=held_back(last),
             held_in_a_row=last.get("gate", {}).get("held", 0),
             **_kept(directory),

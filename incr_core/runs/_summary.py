@@ -26,6 +26,8 @@ class Summary:
     a distilled model. replicas: of a run whose replicas have changed, from which increments on there were how many.
     clients: of a run whose clients own their rows, how many rows of each are learned, and the hash of its own ledger.
     rows_pending: of one that simulates clients that may be away, how many rows of which client nobody has learned.
+    slices: of a job with `features.slices`, the rows scored of each slice and the metrics on them.
+    rows_dropped: not learned, since there were more than `limits` allows.
     privacy: what was spent of `federated.privacy`, of how much, at which delta, and where the clip is.
 
     >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
@@ -56,6 +58,8 @@ class Summary:
     clients: dict[str, dict[str, Any]] | None = None
     rows_pending: dict[str, int] | None = None
     privacy: dict[str, float] | None = None
+    slices: dict[str, dict[str, float]] | None = None
+    rows_dropped: int | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

@@ -38,7 +38,7 @@ OWN = ("requests", "tensorboard", "report.html")
 """Names, at any depth, that are not files of the run; the same holds for names with a leading dot."""
 
 LAZY = (".safetensors", ".arrow", ".zip")
-TABLES = ("metrics", "ledger", "duplicates", "quarantine", "events", "clients", "manifests")
+TABLES = ("metrics", "ledger", "duplicates", "dropped", "quarantine", "events", "clients", "manifests")
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which the file system's clock has advanced: a folder read later with the same time is unchanged."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from incr_core.commands.audit import audit
 from incr_core.engines import LocalEngine
 from incr_core.registry import RunDirectory
 from incr_core.runs import change
@@ -26,6 +27,33 @@ def test_one_client_is_judged_as_all_rows_in_one_process_and_two_hold_the_same_b
     assert [version["gate"] for version in alone] == [version["gate"] for version in local]
     assert [version["version"] for version in both if not version["gate"]["promoted"]] == [21, 22]
     assert both[-1]["gate"]["rows"] > local[-1]["gate"]["rows"]
+
+
+def test_law_3_rows_are_held_back_by_one_client_as_in_one_process(tmp_path: Path) -> None:
+    days = stream(flipped, 22, 24)
+    runs = {"local": LocalEngine, "one": on(InProcessGrid(1)), "two": on(InProcessGrid(2))}
+    found = {
+        name: finish(
+            job(
+                tmp_path / "days",
+                days,
+                "publish.holdout=0.2",
+                f'federated.clients="blocks:{2 if name == "two" else 1}"',
+            ),
+            tmp_path / name,
+            engine,
+        )
+        for name, engine in runs.items()
+    }
+    gates = {name: [one["gate"] for one in RunDirectory.open(tmp_path / name).versions()] for name in runs}
+    assert found["one"].sha256 == found["local"].sha256
+    assert gates["one"] == gates["local"]
+    assert found["one"].learned == found["two"].learned == found["local"].learned
+    assert [one["holdout"]["rows"] for one in gates["two"][1:-1]] == [
+        one["holdout"]["rows"] for one in gates["one"][1:-1]
+    ]
+    assert [one["promoted"] for one in gates["two"]][:22] == [True] * 20 + [False] * 2
+    assert not audit(tmp_path / "two").violations
 
 
 def test_clients_go_back_with_the_server(tmp_path: Path) -> None:

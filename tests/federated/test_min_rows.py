@@ -16,9 +16,11 @@ from federated._client_failures import FAILURE
 from federated._held_back import HeldBack
 from federated._records import told, unpack
 from federated.client_app import ANCHOR, ORDER, WORK
+from incr_core.data.encoding import Slices
 from incr_core.data.timeline import Tick
 from incr_core.registry import RunDirectory
 from incr_core.rounds import Arrival
+from tests.support import federations
 from tests.support.federated_runs import finish
 from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers
 from tests.support.hostile_server import asks, orders, reviews
@@ -162,6 +164,57 @@ def test_probes_are_over_enough_rows() -> None:
     assert blocks.tolist() == [[[21.0 + 3.0, 0.0], [10.0, 0.0]]]
     (blocks,) = held.told(Arrival(tick, probed=[rows]))["probed"]
     assert blocks[0, 1, 0] == 10.0
+
+
+def test_slices_are_told_over_enough_rows_and_so_is_what_is_left_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each slice, and of all rows but those of the slices that were told, sums are over ten rows or none."""
+    monkeypatch.setattr(federations, "COLUMNS", (*federations.COLUMNS, "size"))
+    files = windows_of_ten(tmp_path)
+    scored: dict[str, int] = {}
+    heard: dict[str, dict[str, int]] = {}
+
+    def listens(reply: Message, name: str) -> None:
+        if reply.metadata.message_type == "evaluate.receive" and (arrival := told(reply.content)["arrival"]):
+            assert all(rows >= 10 for rows, _ in arrival["sliced"].values())
+            scored[name] = scored.get(name, 0) + arrival["scored"]
+            for slice_, (rows, _) in arrival["sliced"].items():
+                heard.setdefault(name, {}).setdefault(slice_, 0)
+                heard[name][slice_] += rows
+            left = scored[name] - sum(heard.get(name, {}).values())
+            assert left == 0 or left >= 10
+
+    values = "features.slice_values={size = ['small', 'medium']}"
+    learned(tmp_path, files, *SETTINGS, "features.slices=['size']", values, spoils=listens)
+    found = [slice_ for of in heard.values() for slice_ in of]
+    assert {*found} == {"size=small", "size=medium", "size: others"}
+    table = pq.read_table(tmp_path / "run" / "metrics")
+    for slice_ in {*found}:
+        assert table[f"slice_total_rows.{slice_}"][-1].as_py() == sum(of.get(slice_, 0) for of in heard.values())
+
+
+def test_slices_of_few_rows_count_as_others_and_wait_where_these_are_few() -> None:
+    held, tick = HeldBack(10, Slices({"size": ["small", "large"]})), Tick(0, "first")
+
+    def hears(**rows: int) -> dict[str, int]:
+        names = {"small": "size=small", "large": "size=large", "others": "size: others"}
+        sliced = {names[name]: (count, {"sums": np.full(1, float(count))}) for name, count in rows.items()}
+        found = held.told(Arrival(tick, scored=sum(rows.values()), sliced=sliced))["sliced"]
+        assert all(sums["sums"].tolist() == [count] for count, sums in found.values())
+        return {name: count for name, (count, _) in found.items()}
+
+    assert hears(small=20, large=12) == {"size=small": 20, "size=large": 12}
+    assert hears(small=20, large=4) == {}, "all rows but the small ones would be four"
+    assert hears(large=3, others=12) == {}
+    other = HeldBack(10, held.slices)
+    other.load_state_dict(held.state_dict())  # another process
+    held = other
+    assert hears(large=3) == {}, "sums are told with those of all rows"
+    assert hears(others=20) == {"size=small": 20, "size=large": 10, "size: others": 32}
+    assert hears(small=190, others=3) == {}
+    assert hears(large=9, others=5) == {"size=small": 190, "size: others": 17}, "what is rare is among the others"
+    assert hears(small=199, large=2) == {}, "and waits where these are too few"
 
 
 def test_what_is_told_in_parts_adds_up_to_all(tmp_path: Path) -> None:

@@ -385,3 +385,12 @@ def test_owners_judge_versions_and_tell_sums_alone(grid: Callable[..., OwnersGri
     assert found[-1]["rows"] > 100
     assert all(one["promoted"] for one in found)
     assert not [what for kind, what in events(tmp_path / "run") if kind in ("client refused", "client lost")]
+
+
+def test_owners_hold_rows_back_and_learn_them_in_the_end(grid: Callable[..., OwnersGrid], tmp_path: Path) -> None:
+    finish(deployed("publish.gate=true", "publish.holdout=0.2"), tmp_path / "run", grid().engine)
+    found = [version["gate"] for version in RunDirectory.open(tmp_path / "run").versions()]
+    assert any(one["holdout"]["rows"] >= 10 for one in found if "holdout" in one)
+    assert not [what for kind, what in events(tmp_path / "run") if kind in ("client refused", "client lost")]
+    left = {owner: len(rows) - len(ledgers(tmp_path)[owner]) for owner, rows in all_rows(tmp_path).items()}
+    assert all(0 <= rows < 10 for rows in left.values()), "but fewer than an owner tells of"

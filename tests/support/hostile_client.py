@@ -115,6 +115,7 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "warm of another type": (RECEIVE, tells("arrival", "tick", "warm", value="no"), "without a name and a time"),
     "unfinite sums": (RECEIVE, tells("arrival", "statistics", value=unfinite), "sums for metrics"),
     "sums of another kind": (RECEIVE, tells("arrival", "statistics", value=[MARKUP]), "cannot be read"),
+    "a slice of no job": (RECEIVE, tells("arrival", "sliced", value={MARKUP: [12, {}]}), "which the job does not name"),
     "sums by other names": (RECEIVE, tells("arrival", "statistics", value={MARKUP: [1.0]}), "sums for metrics"),
     "statistics of nothing": (
         RECEIVE,

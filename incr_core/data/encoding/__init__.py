@@ -10,6 +10,7 @@ from incr_core.data.encoding._kinds import ColumnKind, kind_of_column
 from incr_core.data.encoding._leaks import gives_away
 from incr_core.data.encoding._plain_rows import PlainRows, plain_category, plain_number
 from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, reject, whole_table
+from incr_core.data.encoding._slices import Slices, frequent_values
 from incr_core.data.encoding._text import MOST_WORDS, slots_of, words_wanted
 from incr_core.data.encoding._widths import list_widths
 
@@ -23,9 +24,11 @@ __all__ = [
     "Encoded",
     "Encoder",
     "PlainRows",
+    "Slices",
     "column_kinds",
     "files_table",
     "find_classes",
+    "frequent_values",
     "gives_away",
     "indexed",
     "is_list",

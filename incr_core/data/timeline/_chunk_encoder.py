@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from incr_core.data._row_ids import offset_of, row_ids
-from incr_core.data.encoding import BadRow, Encoded, Encoder, reject
+from incr_core.data.encoding import BadRow, Encoded, Encoder, Slices, reject
 from incr_core.data.rates import Questions, Rate
 from incr_core.data.sources import Fragment, SharedReads
 from incr_core.data.timeline._alike import Alike, kind_of
@@ -45,6 +45,7 @@ class ChunkEncoder:
         floors: fragment -> a time before which no row of it counts as arriving.
         alike: what files must agree on, after those read so far.
         reads: what is the same for all owners in this process.
+        slices: what parts of the stream have metrics of their own.
     """
 
     encoder: Encoder
@@ -59,6 +60,7 @@ class ChunkEncoder:
     floors: dict[int, int] = field(default_factory=dict)
     alike: Alike = field(default_factory=Alike)
     reads: SharedReads | None = None
+    slices: Slices | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -66,7 +68,8 @@ class ChunkEncoder:
         times = [name for name in (self.predict_at, self.label_at) if name]
         owner = self.owner.columns if self.owner else []
         rates = [name for rate in self.rates for name in rate.columns]
-        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key]))
+        sliced = self.slices.columns if self.slices is not None else []
+        return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key, *sliced]))
 
     def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
         """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
@@ -126,13 +129,16 @@ class ChunkEncoder:
         encoded = self._encoded(table, ids, fragment.name, labelled)
         if encoded.good is not None:
             kept, table = kept[encoded.good], table.filter(pa.array(encoded.good))
+        batch = encoded.batch
+        if self.slices is not None:
+            batch = replace(batch, slices=self.slices.of(table, fragment.name))
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
         if bad and self.strict:
             self._reject(bad, start + len(times))
         self.alike.after(fragment.name, held, read.zoned)  # what is not alike is refused before it is made use of
         known[unusable] = NEVER
         if self.rates:
-            labels = encoded.batch.targets.numpy().astype(np.float64)
+            labels = batch.targets.numpy().astype(np.float64)
             questions = Questions.answered(self.rates, table, labels, known[kept], times[kept])
         else:
             questions = Questions.of((), table)
@@ -142,7 +148,7 @@ class ChunkEncoder:
             known,
             every,
             kept,
-            encoded.batch,
+            batch,
             questions,
             bad,
             np.array([row.offset - start for row in bad], dtype=np.int64),

@@ -29,6 +29,7 @@ def pack_chunk(chunk: Chunk) -> Transfer:
         "targets": batch.targets,
         "weights": batch.weights,
         "task": batch.task,
+        "slices": batch.slices,
     }
     tensors = {name: value for name, value in found.items() if value is not None}
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -74,6 +75,7 @@ def unpack_chunk(handed: Transfer, file: int, start: int) -> Chunk:
         tensors.get("weights"),
         tensors.get("task"),
         ids if len(good) == rows else ids[torch.from_numpy(good)],
+        tensors.get("slices"),
     )
     asked = [
         arrays.get(f"questions/{name}", np.zeros((0, len(good)), dtype))

@@ -13,7 +13,7 @@ from torch import Tensor
 from incr_core._util import prefetch, waiting
 from incr_core.batch import Batch
 from incr_core.data import times as clock
-from incr_core.data.encoding import Encoder, list_widths
+from incr_core.data.encoding import Encoder, Slices, list_widths
 from incr_core.data.rates import History, Rate
 from incr_core.data.sources import FileSource, SharedReads, open_source
 from incr_core.data.timeline._chunk_encoder import ChunkEncoder
@@ -75,6 +75,7 @@ class Stream:
         reads: shared with streams of other owners in this process, which differ in `partition` alone.
         turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
             decoded and encoded by one of them, and handed to the others.
+        slices: parts of the stream whose predictions have metrics of their own.
         called: column -> what it is called in the files, where that is not its name.
         prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
             a process there would be as many threads, and what one reads is there for the others already.
@@ -107,6 +108,7 @@ class Stream:
         partition: Partition | None = None,
         reads: SharedReads | None = None,
         turns: Turns | None = None,
+        slices: Slices | None = None,
         called: Mapping[str, str] | None = None,
         prefetch: int = 2,
     ) -> None:
@@ -127,6 +129,7 @@ class Stream:
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
         self._reads, self._turns, self._called = reads, turns, called
+        self.slices = slices
         self._source = open_source(
             source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads, called=called
         )
@@ -190,6 +193,7 @@ class Stream:
             leap=self._leap,
             key=self.key,
             reads=self._reads,
+            slices=self.slices,
         )
         return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys, self.aside)
 
