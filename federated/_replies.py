@@ -19,6 +19,7 @@ from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
 from federated.client_app import SHARED, WORK
+from incr_core.metrics import TRIVIAL
 from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
 from incr_core.shown import shown
@@ -70,6 +71,7 @@ class Known:
     probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
     step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
     once: whether rows are told once, however many passes there were, as where passes stop early.
+    trivial: the shape of the sums of trivial predictions; None where there are none.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class Known:
     step: int = 0
     passes: int = 1
     once: bool = False
+    trivial: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def sums_of(objective: Objective) -> dict[str, int]:
 
     >>> from incr_core.objectives import Multiclass
     >>> sums_of(Multiclass(4))
-    {'sums': 1, 'classes': 2, 'calibration': 2}
+    {'sums': 1, 'classes': 2, 'calibration': 2, 'matrix': 2, 'class_scores': 3}
     """
     flat, several, sequence = torch.zeros(2), torch.zeros(2, objective.outputs), torch.zeros(2, 3, objective.outputs)
     tried = [(several, targets) for targets in (flat, flat.long(), flat.double(), several)]
@@ -320,7 +323,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         if name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
-    _check_sums(arrival["statistics"], asked.known.sums)
+    _check_sums(arrival["statistics"], asked.known)
     probed, probes = arrival["probed"], asked.known.probes
     if probed and [value.shape[1:] for value in probed] != [(2, count) for count in probes]:
         raise Refused(f"probes of other shapes than the {len(probes)} that the job has")
@@ -330,7 +333,14 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         raise Refused("tasks that are no numbers")
 
 
-def _check_sums(told_of: Mapping[str, Any], known: Mapping[str, int]) -> None:
+def _check_sums(statistics: Mapping[str, Any], known_of: Known) -> None:
+    told_of, known = dict(statistics), known_of.sums
+    trivial = told_of.get(TRIVIAL)
+    if isinstance(trivial, np.ndarray) and trivial.dtype.kind == "f" and trivial.shape == known_of.trivial:
+        if not np.isfinite(told_of.pop(TRIVIAL)).all():
+            raise Refused("sums for metrics that are not finite")
+    elif trivial is not None:
+        raise Refused("sums for other metrics than the job's")
     for name, sums in told_of.items():
         if not isinstance(sums, np.ndarray) or sums.dtype.kind not in "fiu" or sums.size > MOST:
             raise Refused("sums for metrics that are no numbers")

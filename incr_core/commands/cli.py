@@ -232,8 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     audit.add_argument("--json", action="store_true", help="print what was found as JSON")
 
-    report = command("report", _report, "write the report of a run anew and print its path")
+    report = command("report", _report, "write the report of a run again and print its path")
     report.add_argument("directory", metavar="DIR")
+    report.add_argument(
+        "--tasks", metavar="ROWS.parquet", help="measure every version on each task of these rows (features.task)"
+    )
 
     command("strategies", _strategies, "list the strategies: formula, paper, hooks, what is shared")
     return parser
@@ -427,7 +430,7 @@ def _report(options: argparse.Namespace) -> int:
     from incr_core.runs import Run
     from incr_core.storage import told
 
-    print(shown(told(Run(options.directory).report)))
+    print(shown(told(Run(options.directory).write_report(options.tasks))))
     return 0
 
 

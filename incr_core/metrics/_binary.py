@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from incr_core.metrics._curves import average_precision
 from incr_core.metrics._histograms import area, calibration, calibration_error, score_histogram
 from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, ratio, unless_broken, weights
 from incr_core.metrics._temporal import kappa_temporal, temporal
@@ -38,9 +39,11 @@ def binary_statistics(
 
 
 def binary_metrics(statistics: Statistics) -> dict[str, float]:
-    """AUC, log loss, accuracy, precision, recall, F1, Brier, calibration error, Cohen's kappa, base rate.
+    """AUC, average precision, log loss, accuracy, macro recall, precision, recall, F1, Brier, calibration error,
+    Cohen's kappa, base rate.
 
-    A row is predicted positive above 0.5. Calibration error is ECE over ten equal bins (Naeini et al. 2015);
+    A row is predicted positive above 0.5. Macro recall is the mean of the two classes' recalls (balanced accuracy).
+    Calibration error is ECE over ten equal bins (Naeini et al. 2015);
     kappa_t, where the statistics have it, is defined under `last_labels`.
 
     >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])
@@ -59,8 +62,10 @@ def binary_metrics(statistics: Statistics) -> dict[str, float]:
     chance = ratio((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp), rows * rows)
     metrics = {
         "auc": area(statistics["scores"]),
+        "average_precision": average_precision(statistics["scores"][0]),
         "log_loss": ratio(loss, rows),
         "accuracy": agreement,
+        "macro_recall": (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2,
         "precision": ratio(tp, tp + fp),
         "recall": ratio(tp, tp + fn),
         "f1": ratio(2 * tp, 2 * tp + fp + fn),

@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from incr_core.report._course import read_summary
     from incr_core.report._page import write_report
     from incr_core.report._standings import Standing, standings
+    from incr_core.report._tasks import TaskMatrix
     from incr_core.report._tensorboard import TensorBoard
 else:
     __getattr__, __dir__ = exported(__name__)
 
-__all__ = ["Standing", "TensorBoard", "caution", "read_summary", "standings", "write_comparison", "write_report"]
+__all__ = [
+    "Standing",
+    "TaskMatrix",
+    "TensorBoard",
+    "caution",
+    "read_summary",
+    "standings",
+    "write_comparison",
+    "write_report",
+]

@@ -17,6 +17,7 @@ from incr_core.learner import Learner
 from incr_core.metrics import Statistics
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import Probe
+from incr_core.rounds._trivial import TrivialPredictors
 
 __all__ = ["Prequential", "Scores"]
 
@@ -25,7 +26,8 @@ __all__ = ["Prequential", "Scores"]
 class Scores:
     """What an increment's labels say of earlier predictions.
 
-    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums.
+    scored: how many predictions. statistics: additive, of these, and of trivial predictions of the same rows.
+    probed: for each `Probe`, its sums.
     """
 
     scored: int
@@ -36,13 +38,15 @@ class Scores:
 class Prequential:
     """Predict an increment's rows with a learner, and score the predictions whose labels it brings.
 
-    probes: statistics to report besides. pending: the predictions not scored yet.
+    probes: statistics to report besides. pending: the predictions not scored yet. trivial: what the model is compared
+    with.
     """
 
     def __init__(self, learner: Learner, probes: Sequence[Probe]) -> None:
         self.learner = learner
         self.probes = tuple(probes)
         self.pending = PendingPredictions()
+        self.trivial = TrivialPredictors(learner.objective)
 
     def evaluate(self, increment: Increment) -> Scores:
         """Predict the rows that arrive; score those whose labels have become known, whoever learns them.
@@ -56,6 +60,7 @@ class Prequential:
             with self.learner.answering() or nullcontext():
                 self.pending.add(arriving.row_ids, self.learner.predict(arriving.inputs))
         scores = self._score(increment)
+        self.trivial.add(increment.revealed.targets, increment.revealed.weights)
         if self.probes and not warm:
             of_arriving = [probe.of_arriving(arriving.inputs) for probe in self.probes]
             probed = [torch.cat([one, other]) for one, other in zip(of_arriving, scores.probed, strict=True)]
@@ -71,4 +76,5 @@ class Prequential:
         if len(place) == 0:
             return Scores(0, {}, probed)
         weights = None if revealed.weights is None else revealed.weights[place]
-        return Scores(len(place), objective.measure(predictions, targets, weights), probed)
+        statistics = objective.measure(predictions, targets, weights) | self.trivial.measure(targets, weights)
+        return Scores(len(place), statistics, probed)
