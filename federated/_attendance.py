@@ -23,7 +23,7 @@ from incr_core.data.sources import seconds
 from incr_core.engines import waiting
 from incr_core.errors import WorkerLost
 from incr_core.job import Job
-from incr_core.rounds import outsized
+from incr_core.rounds import TrivialPredictors, outsized
 from incr_core.shown import shown
 from incr_core.update import Weights
 
@@ -57,7 +57,9 @@ class Attendance(Roster):
         once = job.learner.validation is not None
         slices = job.slices()
         names = frozenset(() if slices is None else slices.names)
-        self._known = Known(sums_of(job.objective()), probes, job.stream.timed, step, self._passes, once, names)
+        objective = job.objective()
+        trivial = TrivialPredictors(objective).shape
+        self._known = Known(sums_of(objective), probes, job.stream.timed, step, self._passes, once, names, trivial)
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:

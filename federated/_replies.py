@@ -19,6 +19,7 @@ from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
 from federated.client_app import SHARED, WORK
+from incr_core.metrics import TRIVIAL
 from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
 from incr_core.shown import shown
@@ -70,6 +71,7 @@ class Known:
     probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
     step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
     once: whether rows are told once, however many passes there were, as where passes stop early. slices: their names.
+    trivial: the shape of the sums of trivial predictions; None where there are none.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Known:
     passes: int = 1
     once: bool = False
     slices: frozenset[str] = frozenset()
+    trivial: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def sums_of(objective: Objective) -> dict[str, int]:
 
     >>> from incr_core.objectives import Multiclass
     >>> sums_of(Multiclass(4))
-    {'sums': 1, 'classes': 2, 'calibration': 2}
+    {'sums': 1, 'classes': 2, 'calibration': 2, 'matrix': 2, 'class_scores': 3}
     """
     flat, several, sequence = torch.zeros(2), torch.zeros(2, objective.outputs), torch.zeros(2, 3, objective.outputs)
     tried = [(several, targets) for targets in (flat, flat.long(), flat.double(), several)]
@@ -331,7 +334,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         if name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
-    _check_sums(arrival["statistics"], asked.known.sums)
+    _check_sums(arrival["statistics"], asked.known)
     _check_slices(arrival, asked.known)
     probed, probes = arrival["probed"], asked.known.probes
     if probed and [value.shape[1:] for value in probed] != [(2, count) for count in probes]:
@@ -349,10 +352,17 @@ def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
             raise Refused(f"metrics of the slice {shown(name, 40)}, which the job does not name")
         if type(rows) is not int or not 0 < rows <= MOST:
             raise Refused(f"metrics of a slice of {shown(rows, 40)} rows")
-        _check_sums(sums, known.sums)
+        _check_sums(sums, known)
 
 
-def _check_sums(told_of: Mapping[str, Any], known: Mapping[str, int]) -> None:
+def _check_sums(statistics: Mapping[str, Any], known_of: Known) -> None:
+    told_of, known = dict(statistics), known_of.sums
+    trivial = told_of.get(TRIVIAL)
+    if isinstance(trivial, np.ndarray) and trivial.dtype.kind == "f" and trivial.shape == known_of.trivial:
+        if not np.isfinite(told_of.pop(TRIVIAL)).all():
+            raise Refused("sums for metrics that are not finite")
+    elif trivial is not None:
+        raise Refused("sums for other metrics than the job's")
     for name, sums in told_of.items():
         if not isinstance(sums, np.ndarray) or sums.dtype.kind not in "fiu" or sums.size > MOST:
             raise Refused("sums for metrics that are no numbers")

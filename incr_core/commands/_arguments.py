@@ -159,8 +159,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     audit.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     audit.add_argument("--json", action="store_true", help="print what was found as JSON")
 
-    report = command("report", "write the report of a run anew and print its path")
+    report = command("report", "write the report of a run again and print its path")
     report.add_argument("directory", metavar="DIR")
+    report.add_argument(
+        "--tasks", metavar="ROWS.parquet", help="measure every version on each task of these rows (features.task)"
+    )
 
     command("strategies", "list the strategies: formula, paper, hooks, what is shared")
     return incr, named

@@ -269,7 +269,7 @@ def _report(options: argparse.Namespace) -> int:
     from incr_core.runs import Run
     from incr_core.storage import told
 
-    print(shown(told(Run(options.directory).report)))
+    print(shown(told(Run(options.directory).write_report(options.tasks))))
     return 0
 
 

@@ -301,7 +301,8 @@ class PublishSection(Section):
         if self.holdout and self.on_hold == "rollback":
             raise ValueError(
                 'publish.holdout: expected on_hold = "go_on", got "rollback", which sets the rows of an increment '
-                "aside as a whole, while those held back of it would be learned with the next one; leave out one of the two"
+                "aside as a whole, while those held back of it would be learned with the next one; leave out one of "
+                "the two"
             )
         return self
 

@@ -21,7 +21,7 @@ from incr_core.loop._events import Event
 from incr_core.loop._gate import Verdict, total
 from incr_core.loop._losses import Losses
 from incr_core.loop._newest import Newest
-from incr_core.loop._pending_commit import PendingCommit, metrics_row
+from incr_core.loop._pending_commit import PendingCommit, metrics_row, trivial_columns
 from incr_core.loop._review_round import review_history
 from incr_core.loop._state import LoopState
 from incr_core.loop._totals import Progress
@@ -159,7 +159,9 @@ class Learning:
             state.gate.learned(counts.labelled if skipped is None else 0)
         sliced = state.slices.add((arrival.sliced for arrival in arrivals), self.objective)
         pending.metrics.append(
-            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None) | sliced
+            metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None)
+            | sliced
+            | trivial_columns(statistics, state.totals.statistics)
         )
         if (told := learned.contributions) is not None:
             of = self.engine.participants, arrivals, told, state.clients, self.objective, version

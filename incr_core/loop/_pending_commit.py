@@ -13,10 +13,11 @@ from torch import Tensor
 from incr_core.data.encoding import BadFile, BadRow, files_table, quarantine_table
 from incr_core.data.timeline import Tick
 from incr_core.loop._events import Event, events_table
+from incr_core.metrics import Statistics, trivial_metrics
 from incr_core.registry.ledger import entries_table
 from incr_core.rounds import Arrival, Counts, Round
 
-__all__ = ["PendingCommit", "metrics_row", "metrics_table"]
+__all__ = ["PendingCommit", "metrics_row", "metrics_table", "trivial_columns"]
 
 
 @dataclass(slots=True)
@@ -127,6 +128,20 @@ def metrics_row(
         **({"steps": learned.steps} if learned.steps else {}),
         **({"norm": learned.contributions.norm} if learned.contributions is not None else {}),
         "version": version,
+    }
+
+
+def trivial_columns(now: Statistics, so_far: Statistics) -> dict[str, float]:
+    """What trivial predictions of the same rows come to, as columns of the table of metrics; none without any.
+
+    now, so_far: the statistics of an increment, and of all so far.
+    """
+    both = (("trivial", trivial_metrics(now)), ("trivial_total", trivial_metrics(so_far)))
+    return {
+        f"{kind}.{baseline}.{metric}": value
+        for kind, found in both
+        for baseline, measured in found.items()
+        for metric, value in measured.items()
     }
 
 

@@ -17,6 +17,7 @@ from incr_core.errors import ArgumentError
 from incr_core.metrics._binary import binary_metrics, binary_statistics
 from incr_core.metrics._coarse import coarse
 from incr_core.metrics._continual import forgetting
+from incr_core.metrics._curves import average_precision, precision_recall_curve, roc_curve
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
 from incr_core.metrics._packed import Packed, Told, added, packed, packed_array, total, unpacked
@@ -24,13 +25,16 @@ from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
 from incr_core.metrics._regression import regression_metrics, regression_statistics
 from incr_core.metrics._sums import Statistics, add
 from incr_core.metrics._temporal import last_labels
+from incr_core.metrics._trivial import TRIVIAL, trivial_class_statistics, trivial_metrics, trivial_value_statistics
 
 __all__ = [
+    "TRIVIAL",
     "Packed",
     "Statistics",
     "Told",
     "add",
     "added",
+    "average_precision",
     "binary_metrics",
     "binary_statistics",
     "coarse",
@@ -43,11 +47,16 @@ __all__ = [
     "multilabel_statistics",
     "packed",
     "packed_array",
+    "precision_recall_curve",
     "ranking_metrics",
     "ranking_statistics",
     "regression_metrics",
     "regression_statistics",
+    "roc_curve",
     "total",
+    "trivial_class_statistics",
+    "trivial_metrics",
+    "trivial_value_statistics",
     "unpacked",
 ]
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from incr_core.metrics._curves import average_precision
 from incr_core.metrics._histograms import area, calibration, calibration_error, score_histogram
 from incr_core.metrics._sums import LEAST, Statistics, floats, on_grid, ratio, unless_broken, weights
 from incr_core.metrics._temporal import kappa_temporal, temporal
@@ -45,10 +46,12 @@ def binary_statistics(
 
 
 def binary_metrics(statistics: Statistics) -> dict[str, float]:
-    """Return AUC, log loss, accuracy, precision, recall, F1, Brier, calibration error, Cohen's kappa, base rate.
+    """Return AUC, average precision, log loss, accuracy, macro recall, precision, recall, F1, Brier and others.
 
-    A row is predicted positive above 0.5. The calibration error is ECE over ten equal bins. kappa_t is defined under
-    `last_labels`, and present if the statistics contain it.
+    The others are calibration error, Cohen's kappa and the base rate.
+
+    A row is predicted positive above 0.5. Macro recall is the mean of the recalls of both classes (balanced accuracy).
+    The calibration error is ECE over ten equal bins. kappa_t is defined under `last_labels`, and present if the statistics contain it.
 
     Example:
         >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])
@@ -70,8 +73,10 @@ def binary_metrics(statistics: Statistics) -> dict[str, float]:
     chance = ratio((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp), rows * rows)
     metrics = {
         "auc": area(statistics["scores"]),
+        "average_precision": average_precision(statistics["scores"][0]),
         "log_loss": ratio(loss, rows),
         "accuracy": agreement,
+        "macro_recall": (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2,
         "precision": ratio(tp, tp + fp),
         "recall": ratio(tp, tp + fn),
         "f1": ratio(2 * tp, 2 * tp + fp + fn),

@@ -7,6 +7,7 @@ import numpy as np
 from incr_core.metrics._histograms import BINS
 from incr_core.metrics._packed import Packed, total
 from incr_core.metrics._sums import Array, Statistics
+from incr_core.metrics._trivial import TRIVIAL
 
 __all__ = ["coarse"]
 
@@ -17,6 +18,8 @@ WIDTH = 16
 def coarse(statistics: Packed) -> Statistics:
     """Return the statistics with a sixteenth of the score bins: the AUC changes by less than 2e-3.
 
+    Statistics that only the report over all rows shows are left out.
+
     Example:
         >>> from incr_core.metrics import binary_metrics, binary_statistics
         >>> import torch
@@ -25,7 +28,11 @@ def coarse(statistics: Packed) -> Statistics:
         ((3, 2, 128), 0.75)
     """
     whole = total([statistics])
-    return {name: _coarse(array) if _is_histogram(array) else array for name, array in whole.items()}
+    return {
+        name: _coarse(array) if _is_histogram(array) else array
+        for name, array in whole.items()
+        if name not in ("matrix", "class_scores", TRIVIAL)
+    }
 
 
 def _is_histogram(array: Array) -> bool:

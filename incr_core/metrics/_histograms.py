@@ -9,9 +9,10 @@ import torch
 
 from incr_core.metrics._sums import Array, on_grid, ratio
 
-__all__ = ["area", "calibration", "calibration_error", "score_histogram"]
+__all__ = ["area", "calibration", "calibration_error", "count_scores", "score_histogram"]
 
 BINS = 2048  # bins of the score histogram; see `score_histogram` and `area`
+CURVE_BINS = 256  # bins of the histogram of each class of several; see `count_scores`
 CALIBRATION_BINS = 10
 _SPAN = math.asinh(46.0)  # half the logit of the least positive float32, about -92
 
@@ -23,13 +24,31 @@ def score_histogram(p: Array, y: Array, w: Array) -> Array:
     below 0.01). The asinh covers all of float32 without clipping, with the finest bins around 1/2. Offsets run from 0
     to 1 across a bin, in steps of 2**-15, so that even the sums of squares are exact.
     """
-    inside = p.clip(1e-40, 1.0 - 1e-16)
-    position = (np.arcsinh(0.5 * (np.log(inside) - np.log1p(-inside))) / _SPAN + 1.0) * (BINS / 2)
-    step = (position.clip(0.0, BINS * (1.0 - 1e-9)) * 2.0**15).astype(np.int64)
+    step = (_position(p, BINS) * 2.0**15).astype(np.int64)
     index = (step >> 15) + BINS * (y > 0.5)
     offset = (step & (2**15 - 1)) * 2.0**-15
     sums = [np.bincount(index, value, 2 * BINS) for value in (w, w * offset, w * offset * offset)]
     return np.stack(sums).reshape(3, 2, BINS)
+
+
+def count_scores(p: Array, y: Array, w: Array) -> Array:
+    """For each class, rows of the others and its own by bin of its probability: (C, 2, CURVE_BINS).
+
+    p (n, C), y (n,), w (n,). Bins as those of `score_histogram`, an eighth as many, without offsets.
+    """
+    classes = p.shape[1]
+    own = y[:, None] == np.arange(classes)
+    index = _position(p, CURVE_BINS).astype(np.int64) + CURVE_BINS * (2 * np.arange(classes) + own)
+    sums = np.bincount(index.ravel(), np.repeat(w, classes), classes * 2 * CURVE_BINS)
+    return sums.reshape(classes, 2, CURVE_BINS)
+
+
+def _position(p: Array, bins: int) -> Array:
+    """Where probabilities are on a scale of `bins` bins, in [0, bins)."""
+    inside = p.clip(1e-40, 1.0 - 1e-16)
+    position = (np.arcsinh(0.5 * (np.log(inside) - np.log1p(-inside))) / _SPAN + 1.0) * (bins / 2)
+    placed: Array = position.clip(0.0, bins * (1.0 - 1e-9))
+    return placed
 
 
 def area(scores: Array) -> float:

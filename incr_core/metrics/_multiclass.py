@@ -6,11 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incr_core.metrics._histograms import calibration, calibration_error
-from incr_core.metrics._sums import LEAST, Statistics, floats, mean, on_grid, per_class, ratio, unless_broken, weights
+from incr_core.metrics._curves import average_precision
+from incr_core.metrics._histograms import calibration, calibration_error, count_scores
+from incr_core.metrics._sums import (
+    LEAST,
+    Array,
+    Statistics,
+    floats,
+    mean,
+    on_grid,
+    per_class,
+    ratio,
+    unless_broken,
+    weights,
+)
 from incr_core.metrics._temporal import kappa_temporal, temporal
 
-__all__ = ["multiclass_metrics", "multiclass_statistics"]
+__all__ = ["MOST_CLASSES_APART", "multiclass_metrics", "multiclass_statistics"]
+
+MOST_CLASSES_APART = 32
+"""Up to this many outputs the confusion matrix and the scores of each class are counted too: at most 140 kB."""
 
 
 def multiclass_statistics(
@@ -18,8 +33,10 @@ def multiclass_statistics(
 ) -> Statistics:
     """Return additive statistics of predicted class probabilities.
 
-    The statistics count, per class, correct rows, predictions and targets. The metrics need no more of the confusion
-    matrix, and these are 3C numbers instead of C * C. A target without an output of the model has probability zero.
+    The statistics count, per class, correct rows, predictions and targets. Most metrics need no more of the
+    confusion matrix, and these are 3C numbers. Up to `MOST_CLASSES_APART` outputs the statistics also contain the
+    confusion matrix, true by predicted (C, C), and a histogram of each class's probability, for rows of other classes
+    and of its own (C, 2, 256). A target without an output of the model has probability zero.
 
     Args:
         probability: Class probabilities.
@@ -44,6 +61,10 @@ def multiclass_statistics(
         "classes": np.stack([np.bincount(c, v, classes) for c, v in ((y, w * right), (top, w), (y, w))]),
         "calibration": calibration(p[rows, top].clip(0.0, 1.0), right, w),
     }
+    if outputs <= MOST_CLASSES_APART:
+        pairs = np.bincount(y * classes + top, w, classes * classes)
+        statistics["matrix"] = pairs.reshape(classes, classes)
+        statistics["class_scores"] = count_scores(p, y, w)
     if previous is not None:
         statistics["temporal"] = temporal(right, y, floats(previous), w)
     return statistics
@@ -51,6 +72,8 @@ def multiclass_statistics(
 
 def multiclass_metrics(statistics: Statistics) -> dict[str, float]:
     """Return accuracy, macro precision, recall and F1, log loss, Cohen's kappa, calibration error of the top class.
+
+    Macro average precision, of each class against all others, is included if the scores of each class are counted.
 
     A class that is neither predicted nor true is excluded from the macro means. A class that is only predicted, or only
     true, counts as zero if its precision, recall or F1 is 0/0, as in torchmetrics.
@@ -74,4 +97,12 @@ def multiclass_metrics(statistics: Statistics) -> dict[str, float]:
         "kappa": ratio(agreement - chance, 1 - chance),
         "calibration_error": calibration_error(statistics["calibration"]),
     }
+    if "class_scores" in statistics:
+        metrics["average_precision"] = _macro_average_precision(statistics["class_scores"])
     return unless_broken(metrics | kappa_temporal(statistics), loss)
+
+
+def _macro_average_precision(scores: Array) -> float:
+    """The mean over the classes that some row was of."""
+    areas = [average_precision(of_class) for of_class in scores if of_class[1].any()]
+    return mean(np.array(areas))

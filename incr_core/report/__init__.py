@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from incr_core.report._page import write_report
     from incr_core.report._slice_standings import SliceStanding, slice_standings
     from incr_core.report._standings import Standing, standings
+    from incr_core.report._tasks import TaskMatrix
     from incr_core.report._tensorboard import TensorBoard
 else:
     __getattr__, __dir__ = exported(__name__)
@@ -20,6 +21,7 @@ else:
 __all__ = [
     "SliceStanding",
     "Standing",
+    "TaskMatrix",
     "TensorBoard",
     "caution",
     "read_summary",

@@ -9,15 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from incr_core.report._course import Course, Floats, rolling
-from incr_core.report._drawing import draw, literal, svg
+from incr_core.report._drawing import draw, for_any_screen, literal, quiet, svg
 from incr_core.report._sections import html_table, section
 from incr_core.report._standings import Standing, standings
-from incr_core.report._style import GRID, OURS, QUIET
+from incr_core.report._style import GRID, OURS
 from incr_core.report._words import count, escaped, number, short, words
 
 __all__ = ["clients"]
 
-_COLUMNS = 4
+_COLUMNS = {False: 4, True: 2}
+"""Plots beside one another, by whether the screen is narrow."""
+
 _MOST_PLOTS = 12
 _MOST_ROWS = 30
 
@@ -34,7 +36,7 @@ def clients(table: pa.Table, course: Course, increments: Floats) -> str:
         "the mean. Norm: how far an update moves the weights; drift: how far that is from the mean. Forgetting: recent "
         "value against the best so far. Learned: of the increments in which it had rows. All are in the folder clients."
     )
-    plots = _multiples(shown, course, increments) if shown else ""
+    plots = for_any_screen(lambda narrow: _multiples(shown, course, increments, narrow=narrow)) if shown else ""
     return section(title, note, plots + _table(found))
 
 
@@ -60,23 +62,24 @@ def _table(found: list[Standing]) -> str:
     )
 
 
-def _multiples(shown: list[Standing], course: Course, increments: Floats) -> str:
-    lines = -(-len(shown) // _COLUMNS)
+def _multiples(shown: list[Standing], course: Course, increments: Floats, *, narrow: bool) -> str:
+    columns = _COLUMNS[narrow]
+    lines = -(-len(shown) // columns)
     height = 1.55 * lines + 0.35
-    figure = Figure(figsize=(9.6, height))
-    figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.3 / height, bottom=0.4 / height, hspace=0.45, wspace=0.12)
-    grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    figure = Figure(figsize=(4.5 if narrow else 9.6, height))
+    figure.subplots_adjust(
+        left=0.11 if narrow else 0.05, right=0.99, top=1 - 0.3 / height, bottom=0.4 / height, hspace=0.45, wspace=0.12
+    )
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     everybody = rolling(course.values, course.scored, course.span)
     for place, axes in enumerate(grid.flat):
         if place >= len(shown):
             axes.set_visible(False)
             continue
         one = shown[place]
+        quiet(axes)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#c5ccd3")
-        axes.tick_params(colors=QUIET, labelsize=8, length=0, labelbottom=place + _COLUMNS >= len(shown))
+        axes.tick_params(labelsize=8, labelbottom=place + columns >= len(shown))
         draw(axes, course.x, everybody, color="#b4bdc6", linewidth=1.0)
         draw(axes, np.interp(one.increments, increments, course.x), one.recent, color=OURS, linewidth=1.6)
         axes.set_title(f"{literal(short(one.client, 20))}  {number(one.value)}", fontsize=9, loc="left", pad=4)
@@ -87,7 +90,7 @@ def _multiples(shown: list[Standing], course: Course, increments: Floats) -> str
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    return svg(figure, f"{words(course.metric)} of each client over time")
+    return svg(figure, f"{words(course.metric)} of each client over time", narrow=narrow)
 
 
 def _percent(value: float) -> str:

@@ -42,13 +42,25 @@ class Course:
     """The name of the last increment."""
     events: dict[str, Floats]
     """Kind of event -> where such events were, on the scale of x."""
+    trivial: dict[str, tuple[Floats, Floats]]
+    """Trivial prediction -> its values and totals of the same metric, where they are known."""
 
     @classmethod
-    def of(cls, name: str, table: pa.Table, summary: Mapping[str, Any], events: pa.Table | None = None) -> Course:
-        """The course in a table of metrics, where its summary says how it ended, and the run's events."""
+    def of(
+        cls,
+        name: str,
+        table: pa.Table,
+        summary: Mapping[str, Any],
+        events: pa.Table | None = None,
+        metric: str | None = None,
+    ) -> Course:
+        """The course in a table of metrics, where its summary says how it ended, and the run's events.
+
+        metric: the one to follow; None: the summary's main metric.
+        """
         names = table.column_names
         metrics = [column.removeprefix("metric.") for column in names if column.startswith("metric.")]
-        metric = summary.get("main_metric") or (metrics[0] if metrics else "")
+        metric = metric or summary.get("main_metric") or (metrics[0] if metrics else "")
         dates = days(table["name"].to_pylist()) if "name" in names else None
         totals = floats(table, f"total.{metric}")
         known = totals[np.isfinite(totals)]
@@ -75,7 +87,22 @@ class Course:
             span=max(1, round(table.num_rows / 40)),
             label=str(table["name"][-1]) if "name" in names and table.num_rows else "",
             events={} if events is None else _places(events, x, floats(table, "increment")),
+            trivial={
+                baseline: (floats(table, f"trivial.{baseline}.{metric}"), floats(table, column))
+                for column in names
+                if column.startswith("trivial_total.") and column.endswith(f".{metric}")
+                for baseline in [column.removeprefix("trivial_total.").removesuffix(f".{metric}")]
+            },
         )
+
+    @property
+    def published(self) -> Floats:
+        """Where versions were committed, on the scale of x: at the last increment of each."""
+        known = np.flatnonzero(np.isfinite(self.versions))
+        if not len(known):
+            return np.empty(0)
+        last = np.r_[np.diff(self.versions[known]) != 0, True]
+        return self.x[known[last]]
 
     @property
     def has_metric(self) -> bool:

@@ -1,11 +1,11 @@
-"""Figures with a quiet frame and lines named where they end, as SVG."""
+"""Figures with a quiet frame, as SVG: a wide one whose lines are named where they end, and one for a phone."""
 
 from __future__ import annotations
 
 import html
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -17,31 +17,74 @@ from matplotlib.ticker import MaxNLocator
 
 from incr_core.report._course import Course, Floats
 from incr_core.report._style import DASHES, EVENTS, GRID, OTHERS, OURS, QUIET
-from incr_core.report._words import short
+from incr_core.report._words import escaped, short
 from incr_core.shown import shown
 
-__all__ = ["draw", "label_ends", "leave_room", "line_style", "literal", "mark_events", "new_figure", "svg", "x_axis"]
+__all__ = [
+    "draw",
+    "for_any_screen",
+    "key",
+    "label_ends",
+    "leave_room",
+    "line_style",
+    "literal",
+    "mark_events",
+    "mark_versions",
+    "new_figure",
+    "new_square",
+    "quiet",
+    "svg",
+    "x_axis",
+]
 
 _MOST_POINTS = 1200
 _MOST_MARKS = 200
 
 
-def new_figure(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of `rows` plots above one another, 9.6 inches wide and `height` high."""
-    figure = Figure(figsize=(9.6, height))
+def for_any_screen(plot: Callable[[bool], str]) -> str:
+    """Both drawings of a plot, of which the page shows the one that fits; plot(narrow) draws it."""
+    return f'<div class="wide">{plot(False)}</div><div class="narrow">{plot(True)}</div>'
+
+
+def new_figure(height: float, rows: int = 1, *, narrow: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `rows` plots above one another, 9.6 inches wide and `height` high; narrow: 4.5 inches wide."""
+    figure = Figure(figsize=(4.5 if narrow else 9.6, height))
     # The same margins everywhere, so that the plots line up; the right one is for the lines' names.
-    figure.subplots_adjust(left=0.075, right=0.81, top=1 - 0.12 / height, bottom=0.45 / height, hspace=0.12)
+    left, right = (0.135, 0.985) if narrow else (0.075, 0.81)
+    figure.subplots_adjust(left=left, right=right, top=1 - 0.12 / height, bottom=0.5 / height, hspace=0.12)
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False)
     for axes in grid[:, 0]:
+        quiet(axes)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#c5ccd3")
-        axes.tick_params(colors=QUIET, labelsize=9, length=0, pad=6)
-        axes.yaxis.label.set_color(QUIET)
-        axes.yaxis.label.set_fontsize(9)
         axes.locator_params(axis="y", nbins=5)
     return figure, list(grid[:, 0])
+
+
+def new_square(x: str, y: str) -> tuple[Figure, Axes]:
+    """A small square plot of two shares, with what its axes are called."""
+    figure = Figure(figsize=(3.7, 3.5))
+    figure.subplots_adjust(left=0.15, right=0.97, top=0.97, bottom=0.14)
+    axes = figure.subplots()
+    quiet(axes)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y, xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    return figure, axes
+
+
+def quiet(axes: Axes) -> None:
+    """A frame of one line, and grey numbers."""
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#c5ccd3")
+    axes.tick_params(colors=QUIET, labelsize=9, length=0, pad=6)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=QUIET, fontsize=9)
+
+
+def key(lines: Iterable[tuple[str, str]]) -> str:
+    """What colours mean: names and their colours."""
+    cells = (f'<span><i style="background:{color}"></i>{escaped(name)}</span>' for name, color in lines)
+    return f'<div class="key">{"".join(cells)}</div>'
 
 
 def line_style(i: int, name: str) -> dict[str, Any]:
@@ -104,16 +147,24 @@ def mark_events(axes: Axes, course: Course) -> None:
             axes.axvline(place, color=EVENTS.get(kind, QUIET), linewidth=1.0, alpha=0.7, zorder=2, gid=f"event {kind}")
 
 
-def x_axis(axes: Axes, course: Course) -> None:
+def mark_versions(axes: Axes, course: Course) -> None:
+    """A short tick on the lower edge where a version was committed."""
+    places = course.published
+    for place in places[:: -(-len(places) // _MOST_MARKS) or 1]:
+        axes.axvline(place, ymax=0.035, color=QUIET, linewidth=1.2, zorder=2, gid="version")
+
+
+def x_axis(axes: Axes, course: Course, *, narrow: bool = False) -> None:
     """Label the increments, by date where they have one."""
     axes.margins(x=0.01)
+    most = 5 if narrow else 9
     if course.dated:
-        locator = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]
+        locator = AutoDateLocator(minticks=3, maxticks=most)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     else:
         axes.set_xlabel("increment", color=QUIET, fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True))
     if len(course.x) == 1:
         axes.set_xticks(course.x.tolist(), [literal(course.label)])
     axes.xaxis.get_offset_text().set_color(QUIET)
@@ -124,13 +175,17 @@ def literal(text: str) -> str:
     return shown(text).replace("$", r"\$")
 
 
-def svg(figure: Figure, label: str) -> str:
-    """The figure as an <svg> element that a screen reader calls `label`."""
-    buffer = io.StringIO()
+def svg(figure: Figure, label: str, *, narrow: bool = False) -> str:
+    """The figure as an <svg> element that a screen reader calls `label`.
+
+    narrow: whether there is a wide one of that label too. A page shows one of them, and names within the hidden one
+    must not be taken for its own.
+    """
+    buffer, salt = io.StringIO(), f"{label}, narrow" if narrow else label
     # Text stays text: smaller, selectable, and in the reader's own font, which may have letters that ours lacks.
     with (
         warnings.catch_warnings(action="ignore", category=UserWarning),
-        matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": label}),
+        matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": salt}),
     ):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from incr_core.job import told_columns
 from incr_core.registry import RunDirectory
 from incr_core.report._course import Course
 from incr_core.report._style import EVENTS, OURS, QUIET
 from incr_core.report._words import count, escaped, number, size, words
 
-__all__ = ["events", "headline", "learned_from", "quarantine", "section", "time_bar", "versions"]
+__all__ = ["events", "headline", "quarantine", "section", "time_bar", "versions"]
 
 _MOST_VERSIONS = 15
 _MOST_REASONS = 30
@@ -95,7 +94,7 @@ def versions(run: RunDirectory, course: Course) -> str:
     head += ["loss on the past, champion's"] if judged else []
     head += ["loss on rows held back, champion's"] if held_back else []
     numeric = tuple(range(2, len(head)))
-    return section("Versions", note, html_table([*head, "committed (UTC)", "model sha256"], rows, numeric=numeric))
+    return section("Versions", note, html_table([*head, "committed (UTC)", "model sha256"], rows, numeric, "lines"))
 
 
 def _marks(manifest: Mapping[str, Any]) -> str:
@@ -107,15 +106,6 @@ def _marks(manifest: Mapping[str, Any]) -> str:
 def _against_champion(judged: Mapping[str, Any]) -> str:
     """The challenger's mean loss on some rows, and the champion's."""
     return f"{number(judged['challenger'])}, {number(judged['champion'])}" if "challenger" in judged else ""
-
-
-def learned_from(run: RunDirectory) -> str:
-    """What the run learns, and from which columns."""
-    try:
-        rows = [[escaped(kind), escaped(found)] for kind, found in told_columns(run.job()).items()]
-    except KeyError:  # of a job that is no job
-        return ""
-    return section("Columns", "What is learned, and from what.", html_table(["", "columns"], rows, numeric=()))
 
 
 def events(table: pa.Table) -> str:
@@ -172,11 +162,15 @@ def section(title: str, note: str, body: str) -> str:
     return f"<section><h2>{escaped(title)}</h2><p>{escaped(note)}</p>{body}</section>"
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: tuple[int, ...]) -> str:
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: tuple[int, ...], kind: str = "") -> str:
+    """A table that scrolls where it is wider than the screen. head: none of it is shown where all of it is empty."""
+
     def line(tag: str, cells: Iterable[str]) -> str:
         return "<tr>" + "".join(
             f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)
         ) + "</tr>"  # fmt: skip
 
     body = "".join(line("td", row) for row in rows)
-    return f"<table><thead>{line('th', map(escaped, head))}</thead><tbody>{body}</tbody></table>"
+    top = f"<thead>{line('th', map(escaped, head))}</thead>" if any(head) else ""
+    table = f"<table{f' class={kind}' if kind else ''}>{top}<tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'

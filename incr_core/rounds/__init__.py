@@ -27,6 +27,7 @@ from incr_core.rounds._review import Review
 from incr_core.rounds._round import Cohort, Consolidated, Round, consolidate, joined_rounds, take_round
 from incr_core.rounds._side_by_side import learn_side_by_side
 from incr_core.rounds._snapshot import Snapshot
+from incr_core.rounds._trivial import TrivialPredictors
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Round",
     "SavedState",
     "Snapshot",
+    "TrivialPredictors",
     "UnconsolidatedRows",
     "capped",
     "capped_rows",

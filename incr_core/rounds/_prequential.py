@@ -18,6 +18,7 @@ from incr_core.learner import Learner
 from incr_core.metrics import Packed, Statistics
 from incr_core.rounds._pending_predictions import PendingPredictions
 from incr_core.rounds._probe import Probe
+from incr_core.rounds._trivial import TrivialPredictors
 
 __all__ = ["Prequential", "Scores"]
 
@@ -28,7 +29,8 @@ Sliced = dict[str, tuple[int, Packed]]
 class Scores:
     """What an increment's labels say of earlier predictions.
 
-    scored: how many predictions. statistics: additive, of these. probed: for each `Probe`, its sums. sliced: slice ->
+    scored: how many predictions. statistics: additive, of these and of
+    trivial predictions of the same rows. probed: for each `Probe`, its sums. sliced: slice ->
     how many of these predictions are in it, and their statistics.
     """
 
@@ -42,13 +44,14 @@ class Prequential:
     """Predict an increment's rows with a learner, and score the predictions whose labels it brings.
 
     probes: statistics to report besides. slices: the names of the slices that rows are in (`Batch.slices`). pending:
-    the predictions not scored yet.
+    the predictions not scored yet. trivial: the predictions that the model is compared with.
     """
 
     def __init__(self, learner: Learner, probes: Sequence[Probe], slices: Sequence[str] = ()) -> None:
         self.learner, self.slices = learner, tuple(slices)
         self.probes = tuple(probes)
         self.pending = PendingPredictions()
+        self.trivial = TrivialPredictors(learner.objective)
 
     def evaluate(self, increment: Increment) -> Scores:
         """Predict the rows that arrive; score those whose labels have become known, whoever learns them.
@@ -62,6 +65,7 @@ class Prequential:
             with self.learner.answering() or nullcontext():
                 self.pending.add(arriving.row_ids, self.learner.predict(arriving.inputs))
         scores = self._score(increment)
+        self.trivial.add(increment.revealed.targets, increment.revealed.weights)
         if self.probes and not warm:
             of_arriving = [probe.of_arriving(arriving.inputs) for probe in self.probes]
             probed = [torch.cat([one, other]) for one, other in zip(of_arriving, scores.probed, strict=True)]
@@ -80,7 +84,8 @@ class Prequential:
         sliced: Sliced = {}
         if self.slices and revealed.slices is not None:
             sliced = self._sliced(revealed.slices[place], predictions, targets, weights)
-        return Scores(len(place), objective.measure(predictions, targets, weights), probed, sliced)
+        statistics = objective.measure(predictions, targets, weights) | self.trivial.measure(targets, weights)
+        return Scores(len(place), statistics, probed, sliced)
 
     def _sliced(self, slices: Tensor, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Sliced:
         """Measure the predictions of each slice. slices: of each prediction, (n, columns)."""

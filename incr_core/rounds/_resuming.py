@@ -90,6 +90,7 @@ class Resuming:
         return {
             "learner": self.learner.state_dict(),
             "pending": self._evaluation.pending.state_dict(),
+            "trivial": self._evaluation.trivial.state_dict(),
             "cursor": self._cursor,
             "keys": self._keys if self._learned is None else self._learned.state_dict(),
             "increment": at_hand.state_dict(whole=whole)
@@ -152,6 +153,8 @@ class Resuming:
     def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
         self.learner.load_state_dict(state["learner"])
         self._evaluation.pending.load_state_dict(state["pending"])
+        if "trivial" in state:  # an earlier incr kept none
+            self._evaluation.trivial.load_state_dict(state["trivial"])
         self._cursor, self._keys, self._learned = state["cursor"], state["keys"], None
         if self._unconsolidated is not None:
             self._unconsolidated.load_state_dict(state["unconsolidated"])

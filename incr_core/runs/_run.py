@@ -20,6 +20,7 @@ from incr_core.runs._learn import OnProgress, learn
 from incr_core.runs._status import Status
 from incr_core.runs._stop import stop
 from incr_core.runs._summary import Summary
+from incr_core.runs._task_matrix import task_matrix
 from incr_core.runs._version import Version
 from incr_core.runs._version_record import VersionRecord
 from incr_core.storage import located, told
@@ -159,8 +160,16 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The page `report.html`, written anew."""
-        return write_report(RunDirectory.open(self.path))
+        """The page `report.html`, written again."""
+        return self.write_report()
+
+    def write_report(self, tasks: str | Path | None = None) -> Path:
+        """Write the page `report.html` again and return its path.
+
+        tasks: a file of labelled rows with the column `features.task`; every version is measured on each of its tasks.
+        """
+        matrix = None if tasks is None else task_matrix(self.path, self.job, tasks)
+        return write_report(RunDirectory.open(self.path), matrix)
 
     def __repr__(self) -> str:
         return f"Run({told(self.path)!r}): {self._in_words()}"

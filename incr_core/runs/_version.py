@@ -120,6 +120,19 @@ class Version:
         measured = objective.metrics(objective.measure(found, encoded.batch.targets, encoded.batch.weights))
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
 
+    def evaluate_tasks(self, rows: str | Path | Any) -> dict[int, float]:
+        """Task -> the main metric on its labelled rows; nothing where the rows do not tell their tasks."""
+        encoded = self.encoded(rows, "the table", labelled=True)
+        found, encoded = _asked(self, encoded, str(rows) if isinstance(rows, str | Path) else "the table")
+        batch, objective = encoded.batch, self.learner.objective
+        measured: dict[int, float] = {}
+        for task in [] if batch.task is None else torch.unique(batch.task).tolist():
+            place = (batch.task == task).nonzero().flatten()
+            weights = None if batch.weights is None else batch.weights[place]
+            statistics = objective.measure(found[place], batch.targets[place], weights)
+            measured[int(task)] = objective.metrics(statistics)[objective.main_metric]
+        return measured
+
     def export(
         self,
         out: str | Path,

@@ -7,16 +7,19 @@ import dataclasses
 from collections import deque
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
 from federated._records import told, unpack
-from federated._replies import Asked, Known, Refused, checked, named, sums_of
+from federated._replies import Asked, Known, Refused, _check_sums, checked, named, sums_of
 from federated.client_app import ANCHOR
 from incr_core.errors import CheckpointError
+from incr_core.metrics import TRIVIAL
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
+from incr_core.rounds import TrivialPredictors
 from incr_core.storage import packing
 from tests.support.federated_runs import finish
 from tests.support.federations import deployed, each_row_once, federation
@@ -33,7 +36,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, M
     asked: dict[str, RecordDict] = {}
     found: dict[str, tuple[Asked, Message]] = {}
     job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
-    known = Known(sums_of(job.objective()), [], timed=True, step=16, passes=2)
+    objective = job.objective()
+    trivial = TrivialPredictors(objective).shape
+    known = Known(sums_of(objective), [], timed=True, step=16, passes=2, trivial=trivial)
 
     def hears(message: Message, name: str) -> None:
         asked[message.metadata.message_type] = message.content
@@ -96,6 +101,17 @@ def test_what_no_honest_client_answers_is_refused(honest: dict[str, tuple[Asked,
     assert not refused.value.silent
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("sums", [np.zeros((3, 2)), np.full((2, 2), np.nan), np.zeros((2, 3, 8)), 1.0])
+def test_sums_of_trivial_predictions_have_the_jobs_shape(
+    honest: dict[str, tuple[Asked, Message]], sums: object
+) -> None:
+    known = honest["evaluate.receive"][0].known
+    assert known.trivial == (2, 2)
+    _check_sums({TRIVIAL: np.ones((2, 2))}, known)
+    with pytest.raises(Refused, match="sums for"):
+        _check_sums({TRIVIAL: sums}, known)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def drawings(page: str) -> list[str]:
 @pytest.mark.parametrize(("n", "name"), [(1, "date"), (2, "other"), (300, "date"), (10_000, "other")])
 def test_any_length_of_run_makes_a_small_page_that_stands_alone(tmp_path: Path, n: int, name: str) -> None:
     page = report(tmp_path, metrics(n, name), SUMMARY)
-    assert len(drawings(page)) == 3
+    assert len(drawings(page)) == 6, "each plot for a wide and for a narrow screen"
     for drawing in drawings(page):
         xml.dom.minidom.parseString(drawing)
     for line in re.findall(r'<path d="([^"]*)" clip-path', page):
