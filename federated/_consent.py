@@ -87,7 +87,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
     """All columns that a job names."""
     stream, features = document["stream"], document["features"]
     named: list[Any] = [stream.get("predict_at"), stream.get("label_at"), stream.get("key")]
-    keys = ("label", "numeric", "categorical", "text", "date", "item", "weight", "task")
+    keys = ("label", "numeric", "categorical", "text", "date", "ids", "item", "weight", "task")
     named += [features.get(key) for key in keys]
     for rate in features.get("rate", ()):
         named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]

@@ -11,7 +11,9 @@ from incr_core.models._asking import Asking, keeps_nothing
 from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
+from incr_core.models._factorisation import Factorisation
 from incr_core.models._forward_decay import freshness
+from incr_core.models._id_table import ADMITTED, IdTable, absorb_ids, is_id_count, kept_in_id_tables, retracted
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
@@ -26,6 +28,7 @@ from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
 __all__ = [
+    "ADMITTED",
     "LEVELS",
     "MODELS",
     "STEPS",
@@ -34,6 +37,8 @@ __all__ = [
     "Calls",
     "Entries",
     "ExtraState",
+    "Factorisation",
+    "IdTable",
     "LearnsFromSums",
     "Moments",
     "OwnGenerators",
@@ -45,16 +50,20 @@ __all__ = [
     "TableShape",
     "TokenCNN",
     "TwoTower",
+    "absorb_ids",
     "answering",
     "arguments_of",
     "ask",
     "freshness",
+    "is_id_count",
     "keep_frozen_in_eval",
     "keeps_nothing",
+    "kept_in_id_tables",
     "matches",
     "merge_rules",
     "one_way",
     "restored",
+    "retracted",
     "same_bits",
 ]
 

@@ -31,7 +31,11 @@ class Ranking(Objective):
     A loss needs the other rows of its batch, so larger batches ask harder questions, and `accumulate` does not make one
     batch of several.
 
-    A prediction is (B, 1 + candidates): the score of the row's own item, then those of the items of the next rows,
+    Where the model says how an item stands in the whole catalogue (`TwoTower` with `ranks`), a prediction is (B, 6): the
+    score of the row's own item, and that standing. Recall and NDCG are those of the full ranking, beside those of a
+    ranking by how often items were seen ("popularity recall@10"). Items that the user has seen before are ranked too.
+
+    Elsewhere it is (B, 1 + candidates): the score of the row's own item, then those of the items of the next rows,
     around the end. Recall and NDCG rank the first among all; they are means over relevant rows, and easier than a
     ranking of the whole catalogue (Krichene & Rendle 2020, "On sampled metrics for item recommendation").
 
@@ -62,6 +66,7 @@ class Ranking(Objective):
         self.loss = one_of("ranking.loss", loss, ["bpr", "softmax"])
         self.temperature = positive("ranking.temperature", temperature)
         self.candidates = at_least_one("ranking.candidates", candidates)
+        self.ranks_catalogue = False
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row among its batch, (B,); 0 where the relevance is."""
@@ -80,6 +85,10 @@ class Ranking(Objective):
     def predict(self, output: Tensor) -> Tensor:
         """Scores of the own item and of candidates, (B, 1 + candidates); the lowest of numbers where there is none."""
         query, item = self._vectors(output.float())
+        if self.ranks_catalogue:
+            own = (query * item).sum(1, keepdim=True) / self.temperature
+            standing = output[:, self.outputs :].float()
+            return torch.cat([own, standing if standing.shape[1] else own.new_zeros(len(own), 5)], dim=1)
         lowest = torch.finfo(query.dtype).min
         found = [(query * item).sum(1)]
         for ahead in range(1, self.candidates + 1):
@@ -96,7 +105,10 @@ class Ranking(Objective):
         return ((p * (1 - p)).sqrt() * torch.cat([item, query], dim=1) / self.temperature)[None]
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """The loss of the own item among the candidates; NaN where it is not relevant."""
+        """The loss of the own item among the candidates, or of its place in the catalogue p, log(1 + p); NaN where it is
+        not relevant."""
+        if self.ranks_catalogue:
+            return (prediction[:, 1] + 0.5 * prediction[:, 2]).log1p().masked_fill(targets <= 0, torch.nan)
         own, others = prediction[:, :1], prediction[:, 1:]
         if self.loss == "softmax":
             losses = -prediction.log_softmax(1)[:, 0]
@@ -107,19 +119,23 @@ class Ranking(Objective):
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Where some candidate scores as high as the own item; NaN where that is not relevant."""
+        if self.ranks_catalogue:
+            return (prediction[:, 1:3].sum(1) > 0).float().masked_fill(targets <= 0, torch.nan)
         beaten = (prediction[:, 1:] >= prediction[:, :1]).any(1).float()
         return beaten.masked_fill(targets <= 0, torch.nan)
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """See `metrics.ranking_statistics`, of the rows that are relevant."""
+        """See `metrics.ranking_statistics` and `metrics.catalogue_statistics`, of the rows that are relevant."""
         relevant = (targets > 0).to(prediction.dtype)
+        if self.ranks_catalogue:
+            return metrics.catalogue_statistics(prediction[:, 1:], relevant if weights is None else relevant * weights)
         own = torch.zeros(len(prediction), dtype=torch.int64)
         return metrics.ranking_statistics(prediction, own, relevant if weights is None else relevant * weights)
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """See `metrics.ranking_metrics`."""
-        return metrics.ranking_metrics(statistics)
+        """See `metrics.ranking_metrics` and `metrics.catalogue_metrics`."""
+        return (metrics.catalogue_metrics if self.ranks_catalogue else metrics.ranking_metrics)(statistics)
 
     def _vectors(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        query, item = output.reshape(-1, 2, self.dimension).unbind(1)
+        query, item = output[:, : self.outputs].reshape(-1, 2, self.dimension).unbind(1)
         return query, item
