@@ -19,8 +19,8 @@ from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
 from federated.client_app import SHARED, WORK
-from incr_core.numerics import all_finite
 from incr_core.models import ADMITTED, is_id_count
+from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
 from incr_core.shown import shown
 

@@ -91,7 +91,7 @@ class JobFile(Section):
         features, learner = document.get("features"), document.get("learner")
         has_ids = isinstance(features, dict) and bool(features.get("ids"))
         if has_ids and isinstance(learner, dict) and "optimizer" not in learner:
-            return {**document, "learner": {**learner, "optimizer": {"name": "adagrad", "lr": 0.1}}}
+            return {**document, "learner": {**learner, "optimizer": {"name": "adagrad", "lr": 0.15}}}
         return document
 
     @model_validator(mode="after")

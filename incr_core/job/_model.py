@@ -114,14 +114,16 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
     sizes = hidden, job.model.embedding, job.model.dropout
     if encoder.of_tokens:
         return TokenCNN(shape.outputs, *sizes)
-    of_tables = {"sparse": takes_sparse(job), "averaged": job.cluster.average_every == 1}
+    sparse, averaged = bool(shape.ids) and takes_sparse(job), job.cluster.average_every == 1
     if job.learner.objective == "ranking":
-        return TwoTower(shape, _places_of_item(job, encoder), *sizes, ranks=ranks_catalogue(job), **of_tables)
+        return TwoTower(
+            shape, _places_of_item(job, encoder), *sizes, ranks=ranks_catalogue(job), sparse=sparse, averaged=averaged
+        )
     if job.model.kind == "factorisation":
-        return Factorisation(shape, job.model.embedding, **of_tables)
+        return Factorisation(shape, job.model.embedding, sparse=sparse, averaged=averaged)
     try:
         if shape.ids:
-            return TableMLP(shape, *sizes, **of_tables)
+            return TableMLP(shape, *sizes, sparse=sparse, averaged=averaged)
         return (TableExperts if job.model.kind == "auto" else TableMLP)(shape, *sizes)
     except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
         raise JobError(

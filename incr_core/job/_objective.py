@@ -59,7 +59,7 @@ def check_ids(job: JobFile) -> None:
     if not features.ids:
         return
     in_the_way = {
-        "a model that looks ids up, got model.kind = \"auto\"; \"mlp\" and \"factorisation\" do": model.kind == "auto",
+        'a model that looks ids up, got model.kind = "auto"; "mlp" and "factorisation" do': model.kind == "auto",
         "no model.factory, which makes a model of its own": model.factory is not None,
         "no learner.head, whose features learn nothing": job.learner.head is not None,
         f"no sequences of tokens, got learner.objective = {objective!r}": objective == "next_token",

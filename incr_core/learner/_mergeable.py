@@ -120,8 +120,8 @@ class Mergeable:
         """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
 
         It is additive: the sum over participants, added to the anchor before anybody learns, gives all of them the
-        statistics of all rows; counts of ids are joined (`models.is_id_count`). Where the learner has `typical` rows it tells of these, as many times as there are rows
-        to learn, and of those nothing.
+        statistics of all rows; counts of ids are joined (`models.is_id_count`). Where the learner has `typical` rows it
+        tells of these, as many times as there are rows to learn, and of those nothing.
         """
         if self.typical is not None:
             times = len(labelled) / len(self.typical)
@@ -146,7 +146,9 @@ class Mergeable:
         if measured:
             mine = self.weights()
             changed = absorb_ids(mine, measured)
-            self._begin_rows({name.removeprefix("model.").removesuffix(".weight"): rows for name, rows in changed.items()})
+            self._begin_rows(
+                {name.removeprefix("model.").removesuffix(".weight"): rows for name, rows in changed.items()}
+            )
             for name, value in measured.items():
                 if not is_id_count(name):
                     mine[name] += value.to(self.device)
@@ -166,9 +168,10 @@ class Mergeable:
                 table.counted(keys[:, place])
 
     def share_ids(self, anchor: Mapping[str, Tensor]) -> None:
-        """Before rows of tables merge: scale what was learned since the anchor by this participant's share of each id."""
+        """Scale what tables learned since the anchor by this participant's share of each id, before rows merge."""
         for name, table in self.id_tables.items():
-            table.share(anchor[f"model.{name}.weight"])
+            if (start := anchor.get(f"model.{name}.weight")) is not None:  # else it is this participant's own
+                table.share(start)
 
     @torch.no_grad()
     def _begin_rows(self, changed: Mapping[str, Tensor]) -> None:

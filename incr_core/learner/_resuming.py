@@ -37,7 +37,11 @@ class Resuming:
     entries: Entries
     extra: ExtraState
     device: torch.device
-    id_tables: Mapping[str, IdTable]
+
+    @property
+    def id_tables(self) -> dict[str, IdTable]:
+        """The model's tables of ids by name, in the order of the columns; none where it has none."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning on from here depends on, besides the weights; tensors are the live ones.

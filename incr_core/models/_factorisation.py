@@ -8,26 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Inputs
-from incr_core.models._id_table import IdTable, count_ids
+from incr_core.models._id_counts import count_ids
+from incr_core.models._id_table import IdTable
 from incr_core.models._mlp import TableShape
 from incr_core.models._moments import Moments
 
 __all__ = ["Factorisation"]
 
 SHRUNK_BIAS, SHRUNK_FACTORS = 1.0, 10.0
-"""Times an id is seen until its bias, and its factors, count half. Chosen on made-up ratings (`benchmarks/ratings.py`)
-of other seeds than those that are reported."""
+"""Times an id is seen until its bias, and its factors, count half. Chosen on made-up ratings of other seeds than those
+reported in `benchmarks/ratings.py`."""
 
 
 class Factorisation(nn.Module):
     """Biased matrix factorisation of two ids, and a factorisation machine of more.
 
-        output = b + sum_k b_k n_k / (n_k + 1) + sum_{k<l} <u_k, u_l> + w x + sum_c w_c        u_k = v_k n_k / (n_k + 10)
+        output = b + sum_k b_k n_k / (n_k + 1) + sum_{k<l} <u_k, u_l> + w x + sum_c w_c
+        u_k = v_k n_k / (n_k + 10)
 
-    b_k and v_k are the bias and the factors of the row's k-th id (`IdTable`), which was seen n_k times, x its numbers, normalised by moments that
-    merge exactly, with an indicator where they are missing, and w_c the weights of its categories. The objective adds
-    the mean: `Regression` works in units of the target's spread around it. Ids that were seen rarely are shrunk towards
-    0, and an id without a row counts nothing, so a new user and a new item are predicted at the mean.
+    b_k and v_k are the bias and the factors of the row's k-th id (`IdTable`), which was seen n_k times. x are the row's
+    numbers, normalised by moments that merge exactly, with an indicator where they are missing, and w_c the weights of
+    its categories. The objective adds the mean: `Regression` works in units of the target's spread around it. Ids seen
+    rarely are shrunk towards 0, and an id without a row counts nothing, so a new user and a new item are predicted at
+    the mean.
 
     Koren, Bell & Volinsky 2009, "Matrix factorization techniques for recommender systems", equation 4; Rendle 2010,
     "Factorization machines", equation 1.

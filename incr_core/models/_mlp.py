@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Inputs
-from incr_core.models._id_table import IdTable, count_ids
+from incr_core.models._id_counts import count_ids
+from incr_core.models._id_table import IdTable
 from incr_core.models._moments import Moments
 from incr_core.models._text import TextBag
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
@@ -71,6 +72,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.ranks = ranks
+        self.tells_standing = True
         counts = {"numeric": shape.numeric, "categorical": shape.categorical, "ids": shape.ids}
         for tower, wanted in (("item", True), ("query", False)):
             found = {
@@ -96,23 +98,25 @@ class TwoTower(nn.Module):
             hidden = torch.zeros_like(u[:, :1])
             return torch.cat([u[:, :-1], hidden, v[:, :-1], hidden], dim=1)
         rows, items = table.rows_of(item["ids"][:, 0]), table.in_use()
-        all_items = {"numeric": u.new_zeros(len(items), 0), "ids": table.keys[items][:, None]}
         u = torch.cat([u[:, :-1], torch.ones_like(u[:, :1])], dim=1)
         v = torch.cat([v[:, :-1], self._popularity(table, rows)], dim=1)
+        if not self.tells_standing:
+            return torch.cat([u, v], dim=1)
+        all_items = {"numeric": u.new_zeros(len(items), 0), "ids": table.keys[items][:, None]}
         others = torch.cat([self.item(all_items)[:, :-1], self._popularity(table, items)], dim=1)
-        return torch.cat([u, v, self._standing(u, v, rows, others, items).to(u)], dim=1)
+        return torch.cat([u, v, self._standing(u, rows, others, items).to(u)], dim=1)
 
     def _popularity(self, table: IdTable, rows: Tensor) -> Tensor:
         """log((n + 1) / (all + 1)) of rows, (B, 1); of row 0, which is no item, n = 0."""
         seen = torch.where(rows > 0, table.seen[rows], 0)
         return ((seen + 1).double() / (table.clock + 1)).log().float()[:, None]
 
-    def _standing(self, u: Tensor, v: Tensor, rows: Tensor, others: Tensor, items: Tensor) -> Tensor:
+    def _standing(self, u: Tensor, rows: Tensor, others: Tensor, items: Tensor) -> Tensor:
         """Items of the catalogue that score higher than the own and as high, without itself; the same by how often they
         were seen; how many items there are: (B, 5). An item that is not in the catalogue stands behind all."""
         seen, found = self.catalogue.seen[items], []
         step = max(1, AT_ONCE // max(1, len(items)))
-        for query, own, row in zip(u.split(step), v.split(step), rows.split(step), strict=True):
+        for query, row in zip(torch.split(u, step), torch.split(rows, step), strict=True):
             scores, known = query @ others.t(), row > 0
             place = items == row[:, None]
             mine = torch.where(place, scores, -torch.inf).amax(1, keepdim=True) if len(items) else scores
@@ -123,6 +127,15 @@ class TwoTower(nn.Module):
             behind = torch.tensor([1, 0, 1, 0, 1], device=row.device) * len(items)
             found.append(torch.where(known[:, None], counts, behind))
         return torch.cat(found)
+
+    @contextmanager
+    def without_standing(self) -> Iterator[None]:
+        """Inside, answers are [u | v] alone: of many items at once nobody asks where each stands."""
+        self.tells_standing = False
+        try:
+            yield
+        finally:
+            self.tells_standing = True
 
     @property
     def catalogue(self) -> IdTable:

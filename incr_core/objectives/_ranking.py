@@ -31,8 +31,8 @@ class Ranking(Objective):
     A loss needs the other rows of its batch, so larger batches ask harder questions, and `accumulate` does not make one
     batch of several.
 
-    Where the model says how an item stands in the whole catalogue (`TwoTower` with `ranks`), a prediction is (B, 6): the
-    score of the row's own item, and that standing. Recall and NDCG are those of the full ranking, beside those of a
+    Where the model says how an item stands in the whole catalogue (`TwoTower` with `ranks`), a prediction is (B, 6):
+    the score of the row's own item, and that standing. Recall and NDCG are those of the full ranking, beside those of a
     ranking by how often items were seen ("popularity recall@10"). Items that the user has seen before are ranked too.
 
     Elsewhere it is (B, 1 + candidates): the score of the row's own item, then those of the items of the next rows,
@@ -105,7 +105,7 @@ class Ranking(Objective):
         return ((p * (1 - p)).sqrt() * torch.cat([item, query], dim=1) / self.temperature)[None]
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """The loss of the own item among the candidates, or of its place in the catalogue p, log(1 + p); NaN where it is
+        """The loss of the own item among the candidates, or log(1 + p) of its place p in the catalogue; NaN where it is
         not relevant."""
         if self.ranks_catalogue:
             return (prediction[:, 1] + 0.5 * prediction[:, 2]).log1p().masked_fill(targets <= 0, torch.nan)

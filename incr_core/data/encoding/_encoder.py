@@ -43,12 +43,12 @@ class Encoder:
     """Turns tables into batches. It is made for rows of one shape, and nothing that it encodes changes it.
 
     Inputs are a float32 tensor (B, N) where there are only numbers, otherwise {"numeric": (B, N) float32,
-    "categorical": (B, C, 2) int64, "text": (B, T, slots) int32, "ids": (B, K) int64}, without what no column is. A null number is missing,
-    which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a bad row. A category
-    becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that collide in
-    one hash still differ in the other. So unseen categories need no vocabulary, and null is a category of its own. A
-    time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of words (`text_buckets`), an id
-    a key of 64 bits (`id_key`).
+    "categorical": (B, C, 2) int64, "text": (B, T, slots) int32, "ids": (B, K) int64}, without what no column is. A null
+    number is missing, which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a
+    bad row. A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two
+    categories that collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is
+    a category of its own. A time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of
+    words (`text_buckets`), an id a key of 64 bits (`id_key`).
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
