@@ -18,7 +18,7 @@ from incr_core.models import (
     retracted,
 )
 from incr_core.objectives import Regression
-from incr_core.update import Update, mean
+from incr_core.update import mean
 
 
 def absorbed(table: IdTable, *keys: list[int]) -> Tensor:
@@ -54,7 +54,7 @@ def test_the_split_of_rows_makes_no_difference() -> None:
     for name, value in one.state_dict().items():
         assert value.equal(two.state_dict()[name]), name
     held = one.keys[one.keys != 0]
-    assert len(held.unique()) == len(held) > 10
+    assert len(torch.unique(held)) == len(held) > 10
 
 
 def test_where_a_table_is_full_the_id_unused_for_longest_loses_its_row() -> None:
@@ -116,7 +116,7 @@ def test_start_of_rows_has_the_spread_it_should_and_is_no_two_ids_own() -> None:
     assert start[:, 0].abs().sum() == 0
     assert float(start[:, 1:].std()) == pytest.approx(0.05, rel=0.02)
     assert float(start[:, 1:].mean()) == pytest.approx(0.0, abs=0.002)
-    assert len(start.unique(dim=0)) == 2000
+    assert len({tuple(row) for row in start.tolist()}) == 2000
     assert float(torch.corrcoef(start[:, 1:].t()).fill_diagonal_(0).abs().max()) < 0.1
 
 

@@ -1,4 +1,4 @@
-"""Jobs with ids, as a person runs them: ratings and choices learned, items recommended, what cannot be refused by name."""
+"""Jobs with ids, as a person runs them: learned, recommended from, and refused by name where they cannot be."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_metrics_of_a_catalogue_in_closed_form() -> None:
     assert found["ndcg@5"] == pytest.approx((1 + 0.5 * fifth) / 3)
     assert found["ndcg@10"] == pytest.approx((1 + 0.5 * (fifth + sixth)) / 3)
     assert found["popularity ndcg@10"] == pytest.approx((fifth + 1) / 3)
-    halves = [catalogue_statistics(part)["sums"] for part in standing.split([1, 2])]
+    halves = [catalogue_statistics(part)["sums"] for part in (standing[:1], standing[1:])]
     assert np.array_equal(sum(halves), catalogue_statistics(standing)["sums"])
 
 
