@@ -29,9 +29,13 @@ class _Data(_Section):
 
 
 class _Allow(_Section):
-    """What a job may use besides what incr brings along; disk: gigabytes that may be kept here."""
+    """What a job may use besides what incr brings along; disk: gigabytes that may be kept here.
+
+    ids: columns, as a job calls them, whose ids may be told, as hashes, with how often each occurs.
+    """
 
     modules: list[str] = []
+    ids: list[str] = []
     disk: float = Field(10.0, gt=0)
 
 

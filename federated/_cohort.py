@@ -13,6 +13,7 @@ from torch import Tensor
 from federated._records import told, unpack
 from federated._roster import Roster
 from federated.client_app import SHARED
+from incr_core.models import absorb_ids, is_id_count, kept_in_id_tables, retracted
 from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer, capped, capped_rows
 from incr_core.strategies import Strategy, derived
 from incr_core.update import Update, Weights
@@ -84,13 +85,18 @@ class ClientCohort:
 
     def absorb(self, observed: Mapping[str, Tensor]) -> None:
         """Add the statistics of rows about to be learned to the running ones."""
+        tables = kept_in_id_tables(self.weights) if any(map(is_id_count, observed)) else []
+        weights = [name.replace(".keys", ".weight") for name in tables if name.endswith(".keys")]
+        added = [name for name in observed if not is_id_count(name)]
+        self.weights = self.weights | {name: self.weights[name].clone() for name in [*tables, *weights, *added]}
+        absorb_ids(self.weights, observed)
         for name, value in observed.items():
-            self.weights[name] = self.weights[name].clone()
-            self.weights[name] += value
+            if not is_id_count(name):
+                self.weights[name] += value
 
     def retract(self, observed: Mapping[str, Tensor]) -> None:
         """Take back the statistics of rows that were not learned after all."""
-        self.absorb({name: -value for name, value in observed.items()})
+        self.absorb({name: retracted(value) if is_id_count(name) else -value for name, value in observed.items()})
 
     def anchor(self) -> Weights:
         """The weights all stand at; clients learn on copies of their own."""
@@ -100,6 +106,8 @@ class ClientCohort:
         """The aggregate of all clients' updates, and their rows."""
         weighed = updates if self.max_share is None else capped(updates, self.max_share)
         merged = self.aggregation.merge(weighed, anchor, self.rules)
+        # Which id has which row is derived here, and no client has to be believed.
+        merged = {**merged, **{name: anchor[name] for name in kept_in_id_tables(anchor)}}
         if not exactly:
             shares = self.aggregation.shares(weighed)
             self.contributions.add(self.learners, updates, anchor, merged, self.rules, shares)

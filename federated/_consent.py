@@ -66,6 +66,8 @@ def agreed(file: ClientFile, told: str) -> Job:
         document |= {"federated": {"personal": personal}, "publish": publish}
         stream = {key: value for key, value in document["stream"].items() if key in STREAM}
         asked = [f"the column {name}" for name in sorted(set(_columns(document)) - file.columns.keys())]
+        ids = document["features"].get("ids", [])
+        asked += [f"the ids in the column {name} (allow.ids)" for name in ids if name not in file.allow.ids]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Declined(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
@@ -87,7 +89,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
     """All columns that a job names."""
     stream, features = document["stream"], document["features"]
     named: list[Any] = [stream.get("predict_at"), stream.get("label_at"), stream.get("key")]
-    keys = ("label", "numeric", "categorical", "text", "date", "item", "weight", "task", "slices")
+    keys = ("label", "numeric", "categorical", "text", "date", "ids", "item", "weight", "task", "slices")
     named += [features.get(key) for key in keys]
     for rate in features.get("rate", ()):
         named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]

@@ -20,6 +20,7 @@ from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
 from federated.client_app import SHARED, WORK
 from incr_core.metrics import TRIVIAL
+from incr_core.models import ADMITTED, is_id_count
 from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
 from incr_core.shown import shown
@@ -130,6 +131,8 @@ def unusual(observed: Mapping[int, Mapping[str, Tensor]], rows: Mapping[int, int
     if len(tell) < 3:
         return found
     for name in observed[tell[0]]:
+        if is_id_count(name):  # as many rows as the client has told of, which is checked
+            continue
         sizes = {
             client: float(sums.double().norm()) / rows[client]
             for client in tell
@@ -331,7 +334,9 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         raise Refused("seconds that are not finite")
     anchor = asked.anchor
     for name, value in arrival["observed"].items():
-        if name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
+        if is_id_count(name):
+            _check_ids(name, value, arrival["labelled"], anchor)
+        elif name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
     _check_sums(arrival["statistics"], asked.known)
@@ -343,6 +348,18 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
     tasks = arrival["tasks"]
     if len(tasks) > MOST_NAMES or not all(type(task) is int and abs(task) < LATEST for task in tasks):
         raise Refused("tasks that are no numbers")
+
+
+def _check_ids(name: str, counts: Tensor, rows: int, anchor: Mapping[str, Tensor]) -> None:
+    """Distinct ids, each seen in some of the rows, behind an entry that counts all rows."""
+    if name.removesuffix(ADMITTED) + ".keys" not in anchor:
+        raise Refused(f"counts of ids of {shown(name, 40)}, which is no table of ids")
+    if counts.dtype != torch.int64 or counts.dim() != 2 or counts.shape[1] != 2 or not 1 <= len(counts) <= rows + 1:
+        raise Refused("counts of ids that are none")
+    keys, times = counts.unbind(1)
+    right = int(keys[0]) == 0 and int(times[0]) == rows and bool((times > 0).all())
+    if not right or int(times[1:].sum()) > rows or len(torch.unique(keys)) < len(keys):
+        raise Refused(f"counts of ids that do not fit {rows} rows")
 
 
 def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:

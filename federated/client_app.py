@@ -175,7 +175,9 @@ def review(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         _adopt(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
-        return _contribution(participant, participant.review(host.rows(rows)))
+        update = participant.review(host.rows(rows))
+        participant.learner.share_ids(unpack(message.content.array_records[ANCHOR], copy=False))
+        return _contribution(participant, update)
 
     return _answer(message, host, work)
 

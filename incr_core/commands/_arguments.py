@@ -59,6 +59,14 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     predict.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 
+    recommend = command("recommend", "name the items of the highest score for a user, best first")
+    recommend.add_argument("directory", metavar="DIR")
+    recommend.add_argument("--user", required=True, metavar="ID", help="the user's id")
+    recommend.add_argument("-k", type=int, default=10, metavar="N", help="how many items (default: 10)")
+    recommend.add_argument("--with-seen", action="store_true", help="items too that are in rows of the user")
+    recommend.add_argument("--rows", metavar="ROWS", help="where items and users' rows are (default: the run's stream)")
+    recommend.add_argument("--version", type=int, metavar="N", help="default: the champion")
+
     evaluate = command("evaluate", "measure a run's champion on labelled rows of a file")
     evaluate.add_argument("directory", metavar="DIR")
     evaluate.add_argument("rows", metavar="ROWS.parquet")

@@ -136,6 +136,12 @@ def _predict(options: argparse.Namespace) -> int:
     return predict(options)
 
 
+def _recommend(options: argparse.Namespace) -> int:
+    from incr_core.commands.recommend import recommend
+
+    return recommend(options)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from incr_core.commands.predict import evaluate
 
@@ -285,6 +291,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "client": _client,
     "predict": _predict,
+    "recommend": _recommend,
     "evaluate": _evaluate,
     "distill": _distill,
     "export": _export,

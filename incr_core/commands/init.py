@@ -21,6 +21,7 @@ USES = {
     "categorical": "hashed",
     "text": "words",
     "date": "date parts",
+    "ids": "id rows",
     "exclude": "left out",
 }
 """What is done with a column, in a word."""

@@ -16,7 +16,7 @@ from incr_core.runs import Version, with_columns
 from incr_core.shown import shown
 from incr_core.storage import write_atomically
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "for_a_terminal", "predict"]
 
 REASONS = 3
 """How many of the rows that cannot be predicted are told with their reasons."""
@@ -33,7 +33,7 @@ def predict(options: argparse.Namespace) -> int:
     keep = [name for name in (options.keep or "").split(",") if name]
     table = with_columns(table, options.rows, keep, version.job.stream.format)
     if output is None:
-        csv.write_csv(_for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
+        csv.write_csv(for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:
         write = csv.write_csv if output.suffix == ".csv" else pq.write_table
         write_atomically(output, lambda file: write(table, file))
@@ -65,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _for_a_terminal(table: pa.Table) -> pa.Table:
+def for_a_terminal(table: pa.Table) -> pa.Table:
     """The table with names and labels that a terminal may print; a program that reads gets them as they are."""
     columns = [
         pa.array([None if value is None else shown(value) for value in column.to_pylist()])

@@ -72,6 +72,11 @@ def check_exportable(job: Job, learner: Learner) -> None:
             "follows the newest rows; serve it (incr serve), or teach one network what they know: incr distill DIR "
             "--out DIR2 --student 'model.kind=\"mlp\"' --student learner.epochs=1"
         )
+    if job.features.ids:
+        raise JobError(
+            "features.ids: expected a model without tables of ids to export, since an id is found by its key, of which "
+            "ONNX has no operator; serve it (incr serve), or name the columns in features.categorical"
+        )
     if any(step.name == "experts" for step in job.model.adapt):
         raise JobError(
             "model.adapt experts: expected a model of one path to export, got experts, of which each row chooses one; "

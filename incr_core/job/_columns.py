@@ -23,7 +23,7 @@ MOST_TOLD = 12
 def is_open(job: JobFile) -> bool:
     """Whether a job leaves it to its data which columns it learns from."""
     features = job.features
-    named = features.numeric or features.categorical
+    named = features.numeric or features.categorical or features.ids
     return not named and job.learner.objective != "next_token"
 
 
@@ -79,6 +79,7 @@ def told_columns(document: Mapping[str, Any], columns: Columns | None = None) ->
         "categories": named("categorical"),
         "text": named("text"),
         "dates": named("date"),
+        "ids": named("ids"),
         "left out": columns.left_out or dict.fromkeys(features.get("exclude", ()), ""),
     }
     return {what: _listed(found) for what, found in kinds.items() if found}

@@ -201,6 +201,7 @@ def encoder_of(job: JobFile) -> Encoder:
         text=features.text,
         text_buckets=features.text_buckets,
         text_words=features.text_words or MOST_WORDS,
+        id_columns=features.ids,
     )
 
 

@@ -86,6 +86,16 @@ class JobFile(Section):
     def _outer_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rare_rows_take_large_steps(cls, document: Any) -> Any:
+        """Rows of ids are met in few steps, so their model has another default optimiser: Adagrad, a rate for each."""
+        features, learner = document.get("features"), document.get("learner")
+        has_ids = isinstance(features, dict) and bool(features.get("ids"))
+        if has_ids and isinstance(learner, dict) and "optimizer" not in learner:
+            return {**document, "learner": {**learner, "optimizer": {"name": "adagrad", "lr": 0.15}}}
+        return document
+
     @model_validator(mode="after")
     def _known_names(self) -> Self:
         if self.learner.schedule is None and any("restart_schedule" in drift.action for drift in self.drift):
@@ -206,7 +216,7 @@ class JobFile(Section):
     @model_validator(mode="after")
     def _columns_are_one_thing(self) -> Self:
         features = self.features
-        used = [*features.numeric, *features.categorical, *features.text, *features.date]
+        used = [*features.numeric, *features.categorical, *features.text, *features.date, *features.ids]
         said = {features.weight, features.task, self.stream.predict_at, self.stream.label_at, *features.labels}
         for name in features.exclude:
             if name in used:
@@ -247,6 +257,8 @@ class JobFile(Section):
             ("capacity", self.features.capacity is not None, "multiclass"),
             ("vocabulary", self.features.vocabulary is not None, "next_token"),
         ):
+            if key == "item" and self.model.kind == "factorisation":
+                continue
             if given and self.learner.objective != objective:
                 raise ValueError(
                     f'features.{key}: expected with the objective "{objective}" only, got it with '

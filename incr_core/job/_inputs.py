@@ -46,7 +46,13 @@ class ByColumn:
                 )
         left = [
             column
-            for column in [*numeric, *job.features.categorical, *job.features.text, *job.features.date]
+            for column in [
+                *numeric,
+                *job.features.categorical,
+                *job.features.text,
+                *job.features.date,
+                *job.features.ids,
+            ]
             if column not in taken
         ]
         left += ["the rates of features.rate"] * bool(job.features.rate)

@@ -12,10 +12,23 @@ from torch.nn.parameter import is_lazy
 from incr_core._util import build
 from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder, slots_of
-from incr_core.errors import IncrError, JobError
+from incr_core.errors import ArgumentError, IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._inputs import ByColumn
-from incr_core.models import MODELS, TableExperts, TableMLP, TableShape, TokenCNN, TwoTower, answering, ask
+from incr_core.job._learning import optimizer_of
+from incr_core.job._objective import ranks_catalogue
+from incr_core.learner import check_gradients
+from incr_core.models import (
+    MODELS,
+    Factorisation,
+    TableExperts,
+    TableMLP,
+    TableShape,
+    TokenCNN,
+    TwoTower,
+    answering,
+    ask,
+)
 from incr_core.models.adapt import ADAPTATIONS, ridge
 from incr_core.numerics import seeded
 
@@ -89,8 +102,9 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
 def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableShape:
     """What the model must know about encoded rows of `numeric` numbers."""
     features, slots = job.features, slots_of(encoder.text_words)
-    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else ()
-    return TableShape(numeric, len(features.categorical), features.buckets, outputs, *text)
+    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else (0, 0, 0)
+    ids = (len(features.ids), features.id_rows, features.id_after, features.id_unused or 0) if features.ids else ()
+    return TableShape(numeric, len(features.categorical), features.buckets, outputs, *text, *ids)
 
 
 def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
@@ -100,10 +114,16 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
     sizes = hidden, job.model.embedding, job.model.dropout
     if encoder.of_tokens:
         return TokenCNN(shape.outputs, *sizes)
+    sparse, averaged = bool(shape.ids) and takes_sparse(job), job.cluster.average_every == 1
     if job.learner.objective == "ranking":
-        numeric, categorical = _places_of_item(job, encoder)
-        return TwoTower(shape, numeric, categorical, *sizes)
+        return TwoTower(
+            shape, _places_of_item(job, encoder), *sizes, ranks=ranks_catalogue(job), sparse=sparse, averaged=averaged
+        )
+    if job.model.kind == "factorisation":
+        return Factorisation(shape, job.model.embedding, sparse=sparse, averaged=averaged)
     try:
+        if shape.ids:
+            return TableMLP(shape, *sizes, sparse=sparse, averaged=averaged)
         return (TableExperts if job.model.kind == "auto" else TableMLP)(shape, *sizes)
     except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
         raise JobError(
@@ -127,8 +147,17 @@ def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
     return model
 
 
-def _places_of_item(job: JobFile, encoder: Encoder) -> tuple[list[int], list[int]]:
-    """Where among a row's numbers, and among its categories, those of the item are."""
+def takes_sparse(job: JobFile) -> bool:
+    """Whether the optimiser takes gradients that hold only the rows looked up."""
+    try:
+        check_gradients(optimizer_of(job, fused=False), ["ids"], ["others"])
+    except ArgumentError:
+        return False
+    return True
+
+
+def _places_of_item(job: JobFile, encoder: Encoder) -> dict[str, list[int]]:
+    """Where among a row's numbers, its categories and its ids those of the item are."""
     features = job.features
     strangers = [name for name in features.item if name not in encoder.inputs]
     if not features.item or strangers or len(features.item) == len(encoder.inputs):
@@ -137,9 +166,12 @@ def _places_of_item(job: JobFile, encoder: Encoder) -> tuple[list[int], list[int
             f"features.item: expected some of the {len(encoder.inputs)} feature columns, got {got}; "
             "name those that tell items apart, and leave some to the query"
         )
-    places = encoder.places
-    numeric = [place for name in features.numeric if name in features.item for place in places[name]]
-    return numeric, [place for place, name in enumerate(features.categorical) if name in features.item]
+    of_numbers = encoder.places
+    numeric = [place for name in features.numeric if name in features.item for place in of_numbers[name]]
+    places = {"numeric": numeric}
+    for key, names in (("categorical", features.categorical), ("ids", features.ids)):
+        places[key] = [place for place, name in enumerate(names) if name in features.item]
+    return places
 
 
 def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
@@ -165,12 +197,14 @@ def _try_out(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bo
 
 def _answer_one(model: nn.Module, job: JobFile, shape: TableShape, *, of_tokens: bool) -> Tensor:
     inputs: Inputs = torch.zeros(1, shape.numeric, dtype=torch.int64 if of_tokens else torch.float32)
-    if shape.categorical or shape.text:
+    if shape.categorical or shape.text or shape.ids:
         inputs = {"numeric": torch.zeros(1, shape.numeric)}
         if shape.categorical:
             inputs["categorical"] = torch.zeros(1, shape.categorical, 2, dtype=torch.int64)
         if shape.text:
             inputs["text"] = torch.zeros(1, shape.text, shape.slots, dtype=torch.int32)
+        if shape.ids:
+            inputs["ids"] = torch.zeros(1, shape.ids, dtype=torch.int64)
     try:
         with torch.no_grad(), answering(model):
             output: Tensor = ask(model, inputs)

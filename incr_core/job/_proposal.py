@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +28,9 @@ USES = {
     "time": "date",
 }
 """The key of [features] in which columns of each kind are named; others are left out."""
+
+MANY_IDS, FEW_OTHERS = 50, 4
+"""Distinct ids from which each has a row of its own, and columns besides ids up to which a label depends on these."""
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ def propose(path: str | Path, label: str) -> Proposal:
             column.leaks = True
     _keep_one(found, label)
     found.empty_rows = _empty_rows([c.values for c in found.columns if c.use in set(USES.values())])
+    _factorise(found)
     return found
 
 
@@ -139,6 +143,23 @@ def _keep_one(found: Proposal, label: str) -> None:
             f"label {label}: expected other columns to predict it from, got none that tells anything of it "
             f"({', '.join(shown(c.name, 60) for c in found.columns if c.use != 'label') or 'no other column'})"
         )
+
+
+def _factorise(found: Proposal) -> None:
+    """Give ids rows of their own where a label depends on who and what: two or more ids, and little else."""
+    ids = [column for column in found.columns if column.kind.name == "id" and column.use == "categorical"]
+    ids = [column for column in ids if column.kind.distinct >= MANY_IDS]
+    others = [column for column in found.columns if column.use in set(USES.values()) and column not in ids]
+    if found.label is None or len(ids) < 2 or len(others) > FEW_OTHERS or any(c.use == "text" for c in others):
+        return
+    if found.label.objective == "multiclass" and found.label.otherwise:  # stars are amounts
+        stars = found.label.told.replace("multiclass", "regression")
+        found.label = replace(found.label, objective="regression", told=stars, otherwise='"multiclass", if names')
+        next(column for column in found.columns if column.use == "label").why = stars
+    if found.label.objective not in ("regression", "binary"):
+        return
+    for column in ids:
+        column.use, column.why = "ids", f"{column.kind.distinct:,} ids, each with a row of numbers of its own"
 
 
 def _empty_rows(columns: list[pa.ChunkedArray]) -> int:

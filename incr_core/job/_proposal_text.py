@@ -40,6 +40,8 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
         *_columns("categorical", proposal.used_as("categorical")),
         *_columns("text", proposal.used_as("text")),
         *_columns("date", proposal.used_as("date")),
+        *_columns("ids", ids := proposal.used_as("ids")),
+        *([_line("item", [_item_of(ids)], "what is recommended: incr recommend")] if ids else []),
         *_columns("exclude", proposal.used_as("exclude")),
         _line("on_bad_row", "quarantine", _bad(proposal)),
         "",
@@ -47,28 +49,48 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
         "[learner]",
         _line("objective", proposal.label.objective, f"or {proposal.label.otherwise}" * bool(proposal.label.otherwise)),
         *_passes(proposal, rows or seen),
+        *_strategy(proposal),
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _item_of(ids: Sequence[ProposedColumn]) -> str:
+    """Which of the ids is the item: the last, unless it is called a user."""
+    named = [column.name for column in ids]
+    return next((name for name in reversed(named) if "user" not in name.lower()), named[-1])
+
+
+def _strategy(proposal: Proposal) -> list[str]:
+    if proposal.used_as("ids"):  # a row of a table moves where its id is seen, so little is forgotten
+        return []
+    return [
         "",
         "[[strategy]]",
         _line("name", "replay", "remembers rows and learns them again, so that what was learned stays"),
         *([_line("capacity", 500), _line("memory", "window", "the newest rows")] if _has_experts(proposal) else []),
     ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _has_experts(proposal: Proposal) -> bool:
     """Whether `model.kind = "auto"` is for these rows: plain tables, whose answers can be mixed."""
+    if proposal.used_as("ids"):
+        return False
     objective = proposal.label.objective if proposal.label else ""
     return objective in ("binary", "multiclass", "regression") and not proposal.used_as("text")
 
 
 def _model(proposal: Proposal) -> list[str]:
     why = "several models side by side, weighted by their recent errors"
+    if proposal.used_as("ids"):
+        return ["[model]", _line("kind", "factorisation", "a bias and factors for each id, and a linear part"), ""]
     return ["[model]", _line("kind", "auto", why), ""] if _has_experts(proposal) else []
 
 
 def _passes(proposal: Proposal, rows: int) -> list[str]:
     if _has_experts(proposal):
         return [_line("epochs", "auto", "passes over each increment: the more, the fewer rows are known")]
+    if proposal.used_as("ids"):
+        return []
     return [_line("epochs", 3, "passes over each increment: a short stream has few steps")] if rows < SHORT else []
 
 

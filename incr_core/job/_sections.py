@@ -113,6 +113,10 @@ class FeaturesSection(Section):
     text_buckets: int = Field(2**16, ge=2, le=2**30)
     text_words: int | None = Field(None, ge=1, le=4096)
     date: list[str] = []
+    ids: list[str] = []
+    id_rows: int = Field(2**16, ge=1, le=2**26)
+    id_after: int = Field(1, ge=1)
+    id_unused: int | None = Field(None, ge=1)
     exclude: list[str] = []
     item: list[str] = []
     weight: str | None = None
@@ -153,7 +157,7 @@ class FeaturesSection(Section):
 class ModelSection(Section):
     """The model: the built-in one for tables, or anybody's factory; `adapt` changes it, in order, before it learns."""
 
-    kind: Literal["mlp", "auto"] = "mlp"
+    kind: Literal["mlp", "auto", "factorisation", "two_towers"] = "mlp"
     factory: str | None = None
     arguments: dict[str, Any] = {}
     inputs: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from incr_core.learner._adaptive_passes import MOST_PASSES, passes_after
 from incr_core.learner._early_stopping import EarlyStopping
 from incr_core.learner._learner import Learner
-from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, fusable, optimizer_named
+from incr_core.learner._optimizers import OPTIMIZERS, OptimizerFactory, check_gradients, fusable, optimizer_named
 from incr_core.learner._predicting import OF_ROWS, may_be_of_rows
 from incr_core.learner._schedule import SCHEDULES, Schedule
 from incr_core.learner._stacked import learn_stacked, why_alone
@@ -20,6 +20,7 @@ __all__ = [
     "Learner",
     "OptimizerFactory",
     "Schedule",
+    "check_gradients",
     "fusable",
     "learn_stacked",
     "learn_stateless",

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from incr_core.batch import Batch
 from incr_core.errors import CheckpointError, StrategyError
-from incr_core.models import Entries
+from incr_core.models import Entries, IdTable, absorb_ids, is_id_count
 from incr_core.numerics import like, local, refusal_of
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy, derived
@@ -40,6 +41,7 @@ class Mergeable:
     context: Context
     device: torch.device
     typical: Batch | None
+    optimizer: Optimizer
 
     def weights(self) -> Weights:
         """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
@@ -55,6 +57,8 @@ class Mergeable:
     @torch.no_grad()
     def adopt(self, anchor: Mapping[str, Tensor]) -> None:
         """Start from these weights: copy them into the model and the objective."""
+        tables = self.id_tables
+        held = {name: table.keys.clone() for name, table in tables.items()}
         for name, mine in self.weights().items():
             found = anchor.get(name)
             if found is None or found.shape not in (mine.shape, local(mine).shape):
@@ -66,6 +70,7 @@ class Mergeable:
             own, theirs = local(mine), like(found, mine)
             if own.data_ptr() != theirs.data_ptr() or own.device != theirs.device:
                 own.copy_(theirs)
+        self._begin_rows({name: (table.keys != held[name]).nonzero().flatten() for name, table in tables.items()})
         self.adopted()
 
     def adopted(self) -> None:
@@ -115,8 +120,8 @@ class Mergeable:
         """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
 
         It is additive: the sum over participants, added to the anchor before anybody learns, gives all of them the
-        statistics of all rows. Where the learner has `typical` rows it tells of these, as many times as there are rows
-        to learn, and of those nothing.
+        statistics of all rows; counts of ids are joined (`models.is_id_count`). Where the learner has `typical` rows it
+        tells of these, as many times as there are rows to learn, and of those nothing.
         """
         if self.typical is not None:
             times = len(labelled) / len(self.typical)
@@ -140,5 +145,40 @@ class Mergeable:
         """Add what all participants observed."""
         if measured:
             mine = self.weights()
+            changed = absorb_ids(mine, measured)
+            self._begin_rows(
+                {name.removeprefix("model.").removesuffix(".weight"): rows for name, rows in changed.items()}
+            )
             for name, value in measured.items():
-                mine[name] += value.to(self.device)
+                if not is_id_count(name):
+                    mine[name] += value.to(self.device)
+
+    @property
+    def id_tables(self) -> dict[str, IdTable]:
+        """The model's tables of ids by name, in the order of the columns; none where it has none."""
+        found: dict[str, IdTable] = getattr(self.model, "id_tables", {})
+        return found
+
+    def note_ids(self, labelled: Batch) -> None:
+        """Count how often this participant sees each id in the increment at hand, for `share_ids`."""
+        if tables := self.id_tables:
+            assert isinstance(labelled.inputs, dict)
+            keys = labelled.inputs["ids"].to(self.device)
+            for place, table in enumerate(tables.values()):
+                table.counted(keys[:, place])
+
+    def share_ids(self, anchor: Mapping[str, Tensor]) -> None:
+        """Scale what tables learned since the anchor by this participant's share of each id, before rows merge."""
+        for name, table in self.id_tables.items():
+            if (start := anchor.get(f"model.{name}.weight")) is not None:  # else it is this participant's own
+                table.share(start)
+
+    @torch.no_grad()
+    def _begin_rows(self, changed: Mapping[str, Tensor]) -> None:
+        """Clear what the optimiser keeps of rows that now belong to another id."""
+        start = self.optimizer.defaults.get("initial_accumulator_value", 0.0)
+        for name, rows in changed.items():
+            weight = self.id_tables[name].weight
+            for value in self.optimizer.state.get(weight, {}).values() if len(rows) else ():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    value[rows] = start

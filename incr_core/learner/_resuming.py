@@ -13,7 +13,7 @@ from incr_core.errors import CheckpointError
 from incr_core.learner._division import Division
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._signature import check_signature, signature_of
-from incr_core.models import Entries, ExtraState, OwnGenerators
+from incr_core.models import Entries, ExtraState, IdTable, OwnGenerators
 from incr_core.numerics import GlobalRandomState
 from incr_core.strategies import Context
 
@@ -23,8 +23,8 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a learner that is saved and loaded.
 
-    strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device: those of the
-    learner.
+    strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device, id_tables:
+    those of the learner.
     """
 
     strategies: nn.ModuleList
@@ -37,6 +37,11 @@ class Resuming:
     entries: Entries
     extra: ExtraState
     device: torch.device
+
+    @property
+    def id_tables(self) -> dict[str, IdTable]:
+        """The model's tables of ids by name, in the order of the columns; none where it has none."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
@@ -55,6 +60,8 @@ class Resuming:
             "rows_independent": self.division.independent,
             "made_of": self._signature(),
             "extra": self.extra.state_dict(),
+            # Whose rows the optimiser's moments are: an anchor that gives a row to another id clears them.
+            "ids": {name: table.keys for name, table in self.id_tables.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,6 +87,8 @@ class Resuming:
         self.random_state.load_state_dict(state["random"])
         self.own_generators.load_state_dict(state["random"].get("modules", {}))
         self.extra.load_state_dict(state.get("extra", {}))
+        for name, keys in state.get("ids", {}).items():
+            self.id_tables[name].keys.copy_(keys)
         self.context.increment = state["increment"]
         self.context.step = state["step"]
         self.division.settle(state.get("rows_independent"))

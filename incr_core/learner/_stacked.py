@@ -63,6 +63,8 @@ def _declared(learner: Learner) -> str:
         return "learner.accumulate"
     if sparse_weights(learner.model):
         return "the model has sparse gradients"
+    if learner.id_tables:
+        return "the model has tables of ids (features.ids)"
     for strategy in learner.strategies:
         assert isinstance(strategy, Strategy)
         if not (strategy.traits.stacks or strategy.off):

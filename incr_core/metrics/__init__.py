@@ -21,7 +21,12 @@ from incr_core.metrics._curves import average_precision, precision_recall_curve,
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
 from incr_core.metrics._multilabel import multilabel_metrics, multilabel_statistics
 from incr_core.metrics._packed import Packed, Told, added, packed, packed_array, total, unpacked
-from incr_core.metrics._ranking import ranking_metrics, ranking_statistics
+from incr_core.metrics._ranking import (
+    catalogue_metrics,
+    catalogue_statistics,
+    ranking_metrics,
+    ranking_statistics,
+)
 from incr_core.metrics._regression import regression_metrics, regression_statistics
 from incr_core.metrics._sums import Statistics, add
 from incr_core.metrics._temporal import last_labels
@@ -37,6 +42,8 @@ __all__ = [
     "average_precision",
     "binary_metrics",
     "binary_statistics",
+    "catalogue_metrics",
+    "catalogue_statistics",
     "coarse",
     "forgetting",
     "last_labels",

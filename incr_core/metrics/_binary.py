@@ -51,7 +51,8 @@ def binary_metrics(statistics: Statistics) -> dict[str, float]:
     The others are calibration error, Cohen's kappa and the base rate.
 
     A row is predicted positive above 0.5. Macro recall is the mean of the recalls of both classes (balanced accuracy).
-    The calibration error is ECE over ten equal bins. kappa_t is defined under `last_labels`, and present if the statistics contain it.
+    The calibration error is ECE over ten equal bins. kappa_t is defined under `last_labels`, and present if the
+    statistics contain it.
 
     Example:
         >>> rows = torch.tensor([0.9, 0.2, 0.6, 0.3]), torch.tensor([1.0, 0.0, 0.0, 1.0])

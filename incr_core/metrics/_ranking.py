@@ -7,7 +7,7 @@ from torch import Tensor
 
 from incr_core.metrics._sums import Array, Statistics, floats, on_grid, ratio, weights
 
-__all__ = ["ranking_metrics", "ranking_statistics"]
+__all__ = ["catalogue_metrics", "catalogue_statistics", "ranking_metrics", "ranking_statistics"]
 
 CUTOFFS = (1, 5, 10, 20)  # the k of recall@k and ndcg@k
 
@@ -64,6 +64,40 @@ def ranking_metrics(statistics: Statistics) -> dict[str, float]:
         Jarvelin and Kekalainen 2002.
     """
     names = [f"{name}@{k}" for k in CUTOFFS for name in ("recall", "ndcg")]
+    *sums, rows = statistics.get("sums", np.zeros(len(names) + 1)).tolist()
+    return {name: ratio(value, rows) for name, value in zip(names, sums, strict=True)}
+
+
+def catalogue_statistics(standing: Tensor, weight: Tensor | None = None) -> Statistics:
+    """The places of items in a catalogue, each row `weight` (n,) times.
+
+    standing: (n, 5): items ranked higher than the row's own, items that tie with it; the same two by popularity; and
+    how many items there are.
+    """
+    s, w = floats(standing), weights(weight, len(standing))
+    sums = []
+    for higher, ties in ((s[:, 0], s[:, 1]), (s[:, 2], s[:, 3])):
+        for k in CUTOFFS:
+            inside = np.clip(np.stack([higher, higher + ties + 1]), 0, k)
+            hits = (inside[1] - inside[0]) / (ties + 1)
+            earned = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
+            places = np.nan_to_num(inside).astype(np.int64)
+            gained = (earned[places[1]] - earned[places[0]]) / (ties + 1)
+            sums += [on_grid(hits * w).sum(), on_grid((gained + 0.0 * hits) * w).sum()]
+    return {"sums": np.array([*sums, on_grid(s[:, 4] * w).sum(), w.sum()])}
+
+
+def catalogue_metrics(statistics: Statistics) -> dict[str, float]:
+    """recall@k and ndcg@k of one relevant item among the whole catalogue, for k in 1, 5, 10, 20, of the model and of a
+    ranking by popularity; and the mean size of the catalogue. Items of equal score share what their places earn.
+
+    >>> import torch
+    >>> metrics = catalogue_metrics(catalogue_statistics(torch.tensor([[0.0, 1.0, 30.0, 0.0, 50.0]])))
+    >>> metrics["recall@1"], metrics["popularity recall@10"], metrics["items"]
+    (0.5, 0.0, 50.0)
+    """
+    names = [f"{name}@{k}" for k in CUTOFFS for name in ("recall", "ndcg")]
+    names += [f"popularity {name}" for name in names] + ["items"]
     *sums, rows = statistics.get("sums", np.zeros(len(names) + 1)).tolist()
     return {name: ratio(value, rows) for name, value in zip(names, sums, strict=True)}
 

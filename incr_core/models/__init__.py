@@ -12,7 +12,10 @@ from incr_core.models._calling import Calls, arguments_of, ask
 from incr_core.models._derived import Derived
 from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
+from incr_core.models._factorisation import Factorisation
 from incr_core.models._forward_decay import freshness
+from incr_core.models._id_counts import ADMITTED, absorb_ids, is_id_count, kept_in_id_tables, retracted
+from incr_core.models._id_table import IdTable
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
@@ -27,6 +30,7 @@ from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
 
 __all__ = [
+    "ADMITTED",
     "LEVELS",
     "MODELS",
     "STEPS",
@@ -36,6 +40,8 @@ __all__ = [
     "Derived",
     "Entries",
     "ExtraState",
+    "Factorisation",
+    "IdTable",
     "LearnsFromSums",
     "Moments",
     "OwnGenerators",
@@ -47,16 +53,20 @@ __all__ = [
     "TableShape",
     "TokenCNN",
     "TwoTower",
+    "absorb_ids",
     "answering",
     "arguments_of",
     "ask",
     "freshness",
+    "is_id_count",
     "keep_frozen_in_eval",
     "keeps_nothing",
+    "kept_in_id_tables",
     "matches",
     "merge_rules",
     "one_way",
     "restored",
+    "retracted",
     "same_bits",
 ]
 

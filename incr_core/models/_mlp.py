@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from incr_core.batch import Inputs
+from incr_core.models._id_counts import count_ids
+from incr_core.models._id_table import IdTable
 from incr_core.models._moments import Moments
 from incr_core.models._text import TextBag
 
@@ -23,7 +25,8 @@ class TableShape:
 
     numeric: how many numbers a row has; categorical: how many categories; buckets: the hash buckets of each.
     outputs: how many numbers the objective wants. text: how many texts; slots: the words and pairs of each;
-    text_buckets: the hash buckets of these.
+    text_buckets: the hash buckets of these. ids: how many ids; id_rows, id_after, id_unused: of the table of each (see
+    `IdTable`).
     """
 
     numeric: int
@@ -33,6 +36,10 @@ class TableShape:
     text: int = 0
     slots: int = 0
     text_buckets: int = 0
+    ids: int = 0
+    id_rows: int = 0
+    id_after: int = 1
+    id_unused: int = 0
 
 
 class TableMLP(nn.Module):
@@ -43,10 +50,10 @@ class TableMLP(nn.Module):
     mean and std are running moments that merge exactly between participants (`Moments`). A missing number becomes 0,
     the mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
     (hash embeddings: Svenstrup et al. 2017). Of texts, `TextBag` gives sums over words, to the layers and to the
-    output.
+    output. Each id has a row of `embedding` numbers in a table that grows (`IdTable`).
 
     shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
-    dropout: share of hidden units silenced while learning.
+    dropout: share of hidden units silenced while learning. sparse, averaged: of the tables of ids, see `IdTable`.
 
     >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
     >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
@@ -57,7 +64,14 @@ class TableMLP(nn.Module):
     draws_nothing: ClassVar[bool] = True
 
     def __init__(
-        self, shape: TableShape, hidden: Sequence[int] = (128, 64), embedding: int = 8, dropout: float = 0.0
+        self,
+        shape: TableShape,
+        hidden: Sequence[int] = (128, 64),
+        embedding: int = 8,
+        dropout: float = 0.0,
+        *,
+        sparse: bool = False,
+        averaged: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -71,7 +85,10 @@ class TableMLP(nn.Module):
         if shape.text:
             self.text = TextBag(shape.text, shape.text_buckets, embedding, shape.outputs)
         of_text = 0 if self.text is None else self.text.width
-        widths = [2 * shape.numeric + shape.categorical * embedding + of_text, *hidden]
+        of_table = (shape.id_rows, embedding, shape.id_after, shape.id_unused)
+        tables = [IdTable(*of_table, sparse=sparse, averaged=averaged) for _ in range(shape.ids)]
+        self.tables = nn.ModuleList(tables)
+        widths = [2 * shape.numeric + (shape.categorical + shape.ids) * embedding + of_text, *hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
@@ -99,14 +116,26 @@ class TableMLP(nn.Module):
             assert isinstance(inputs, dict)
             deep, by_word = self.text(inputs["text"])
             columns.append(deep)
+        if len(self.tables):
+            assert isinstance(inputs, dict)
+            columns += [table(inputs["ids"][:, place]) for place, table in enumerate(self.tables)]
         output: Tensor = self.layers(torch.cat(columns, dim=1))
         return output if by_word is None else output + by_word
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments."""
+        """What rows about to be learned add to the moments, and which ids they hold."""
         if self.settles and bool(self.moments.sums.any()):
             return {}
-        return {"moments.sums": self.moments.measure(numbers_and_categories(inputs)[0])}
+        measured = {"moments.sums": self.moments.measure(numbers_and_categories(inputs)[0])}
+        if len(self.tables):
+            assert isinstance(inputs, dict)
+            measured |= count_ids(self.id_tables, inputs["ids"])
+        return measured
+
+    @property
+    def id_tables(self) -> dict[str, IdTable]:
+        """The table of each id, in the order of `features.ids`, by its name."""
+        return {f"tables.{place}": table for place, table in enumerate(self.tables) if isinstance(table, IdTable)}
 
 
 def numbers_and_categories(inputs: Inputs) -> tuple[Tensor, Tensor | None]:

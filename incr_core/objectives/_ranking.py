@@ -30,9 +30,14 @@ class Ranking(Objective):
     The loss depends on the other rows of the batch. Larger batches give harder questions, and `accumulate` does not
     combine several batches into one.
 
-    A prediction is (B, 1 + candidates): the score of the row's own item, followed by those of the next rows' items,
-    cyclically. Recall and NDCG rank the first among all. They are means over relevant rows, and higher than for a
-    ranking of the whole catalogue (Krichene & Rendle 2020).
+    If the model reports the position of an item in the whole catalogue (`TwoTower` with `ranks`), a prediction is
+    (B, 6): the score of the row's own item, followed by that position. Recall and NDCG are those of the full ranking.
+    Those of a ranking by the number of times an item was seen are reported too ("popularity recall@10"). Items that the
+    user has seen before are ranked as well.
+
+    Otherwise a prediction is (B, 1 + candidates): the score of the row's own item, followed by those of the next rows'
+    items, cyclically. Recall and NDCG rank the first among all. They are means over relevant rows, and higher than for
+    a ranking of the whole catalogue (Krichene & Rendle 2020).
 
     Args:
         dimension: D.
@@ -71,6 +76,7 @@ class Ranking(Objective):
         self.loss = one_of("ranking.loss", loss, ["bpr", "softmax"])
         self.temperature = positive("ranking.temperature", temperature)
         self.candidates = at_least_one("ranking.candidates", candidates)
+        self.ranks_catalogue = False
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each row among its batch, (B,); 0 for a relevance of 0."""
@@ -91,6 +97,10 @@ class Ranking(Objective):
         candidate.
         """
         query, item = self._vectors(output.float())
+        if self.ranks_catalogue:
+            own = (query * item).sum(1, keepdim=True) / self.temperature
+            standing = output[:, self.outputs :].float()
+            return torch.cat([own, standing if standing.shape[1] else own.new_zeros(len(own), 5)], dim=1)
         lowest = torch.finfo(query.dtype).min
         found = [(query * item).sum(1)]
         for ahead in range(1, self.candidates + 1):
@@ -109,7 +119,11 @@ class Ranking(Objective):
         return ((p * (1 - p)).sqrt() * torch.cat([item, query], dim=1) / self.temperature)[None]
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of the own item among the candidates; NaN if it is not relevant."""
+        """Return the loss of the own item among the candidates, or log(1 + p) of its place p in the catalogue; NaN if
+        it is not relevant.
+        """
+        if self.ranks_catalogue:
+            return (prediction[:, 1] + 0.5 * prediction[:, 2]).log1p().masked_fill(targets <= 0, torch.nan)
         own, others = prediction[:, :1], prediction[:, 1:]
         if self.loss == "softmax":
             losses = -prediction.log_softmax(1)[:, 0]
@@ -120,19 +134,23 @@ class Ranking(Objective):
 
     def prediction_errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return 1 where a candidate scores at least as high as the own item; NaN if that is not relevant."""
+        if self.ranks_catalogue:
+            return (prediction[:, 1:3].sum(1) > 0).float().masked_fill(targets <= 0, torch.nan)
         beaten = (prediction[:, 1:] >= prediction[:, :1]).any(1).float()
         return beaten.masked_fill(targets <= 0, torch.nan)
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """See `metrics.ranking_statistics`, for the relevant rows."""
+        """See `metrics.ranking_statistics` and `metrics.catalogue_statistics`, for the relevant rows."""
         relevant = (targets > 0).to(prediction.dtype)
+        if self.ranks_catalogue:
+            return metrics.catalogue_statistics(prediction[:, 1:], relevant if weights is None else relevant * weights)
         own = torch.zeros(len(prediction), dtype=torch.int64)
         return metrics.ranking_statistics(prediction, own, relevant if weights is None else relevant * weights)
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """See `metrics.ranking_metrics`."""
-        return metrics.ranking_metrics(statistics)
+        """See `metrics.ranking_metrics` and `metrics.catalogue_metrics`."""
+        return (metrics.catalogue_metrics if self.ranks_catalogue else metrics.ranking_metrics)(statistics)
 
     def _vectors(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        query, item = output.reshape(-1, 2, self.dimension).unbind(1)
+        query, item = output[:, : self.outputs].reshape(-1, 2, self.dimension).unbind(1)
         return query, item

@@ -15,6 +15,7 @@ from incr_core import metrics
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
 from incr_core.metrics import Packed, Told
+from incr_core.models import is_id_count
 from incr_core.update import Weights
 
 __all__ = ["Arrival", "Counts", "total_observed"]
@@ -158,7 +159,7 @@ class Counts:
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:
-    """The sum of what the participants observed, in their order.
+    """The sum of what the participants observed, in their order; counts of ids are joined, since each has its own ids.
 
     >>> total_observed([])
     {}
@@ -167,7 +168,11 @@ def total_observed(arrivals: Sequence[Arrival]) -> Weights:
     for arrival in arrivals:
         for name, value in arrival.observed.items():
             columns.setdefault(name, []).append(value)
-    return {name: _added(column) for name, column in columns.items()}
+    return {name: (_joined if is_id_count(name) else _added)(column) for name, column in columns.items()}
+
+
+def _joined(column: Sequence[Tensor | Told]) -> Tensor:
+    return torch.cat([value if isinstance(value, Tensor) else _unpacked(value) for value in column])
 
 
 def _added(column: Sequence[Tensor | Told]) -> Tensor:

@@ -169,6 +169,8 @@ class Exchanging:
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].num_rows:
             self._merge_buffers(anchor)
+        if self.exchange.size > 1:
+            self.participant.learner.share_ids(anchor)
         left = {} if exactly else {name: value for name, value in self._left.items() if name in updates[0].weights}
         merged = self.exchange.mean(updates[0], anchor, self.rules, left)
         if exactly:

@@ -236,6 +236,7 @@ class Participant(Resuming):
         again, self.increment.begun = self.increment.begun, True
         if self.reference is not None and not again:
             self.reference.add(self.increment.labelled)
+        self.learner.note_ids(self.increment.labelled)
         labelled, passes = self._prepared(self.passes() if passes is None else passes)
         since = self._unconsolidated
         if since is None:
@@ -288,7 +289,9 @@ class Participant(Resuming):
         """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
         self.adopt(anchor)
         self.prepare(first)
-        return self.advance()
+        update = self.advance()
+        self.learner.share_ids(anchor)
+        return update
 
     def prepare(self, first: bool) -> None:
         """Lay out a round over the increment at hand, the first or another."""

@@ -24,6 +24,7 @@ from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory, loop_state, states_of
 from incr_core.runs._answer_columns import AnswerColumn, AnswerColumns
 from incr_core.runs._kept_columns import with_columns
+from incr_core.runs._recommend import recommended
 from incr_core.shown import shown
 from incr_core.storage import checkpoint
 
@@ -132,6 +133,16 @@ class Version:
             statistics = objective.measure(found[place], batch.targets[place], weights)
             measured[int(task)] = objective.metrics(statistics)[objective.main_metric]
         return measured
+
+    def recommend(
+        self, user: object, k: int = 10, *, with_seen: bool = False, rows: str | Path | None = None
+    ) -> pa.Table:
+        """The k items of the highest score for a user, best first, without those in rows of the user.
+
+        Columns: that of the item, and `score`, `value` or `probability`. Items and what the user has seen are those of
+        the run's stream, or of `rows`. See `docs/job.md`, ids.
+        """
+        return recommended(self, user, k, with_seen=with_seen, rows=rows)
 
     def export(
         self,

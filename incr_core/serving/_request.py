@@ -88,7 +88,9 @@ def columns_of(job: Job) -> dict[str, Column]:
             return Column("number", ids=encoder.ids.get(name))
         if name == encoder.task:
             return Column("task")
-        timed = name in encoder.date or (name == time and name not in (*encoder.categorical, *encoder.text))
+        timed = name in encoder.date or (
+            name == time and name not in (*encoder.categorical, *encoder.text, *encoder.id_columns)
+        )
         return Column("time" if timed else "category")
 
     asked = columns_asked(encoder, job.rates(), time, labelled=False)

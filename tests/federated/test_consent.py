@@ -48,6 +48,7 @@ def test_paths_are_the_owners(tmp_path: Path) -> None:
     ("changes", "what"),
     [
         ({"features__numeric": ["height", "income"]}, "the column income"),
+        ({"features__ids": ["weight"], "features__numeric": ["height"]}, "the ids in the column weight"),
         ({"features__label": "ill"}, "the column ill"),
         ({"stream__label_at": "known"}, "the column known"),
         ({"features__rate": [{"by": ["street"], "window": "1h"}]}, "the column street"),

@@ -255,7 +255,7 @@ def test_the_models_that_come_with_us_divide() -> None:
     assert rows_independent(heads, Multiclass(3), with_task(batch), 2) is True
     tokens = torch.randint(0, 7, (16, 5), generator=torch.Generator().manual_seed(0))
     assert rows_independent(TokenCNN(7, [8]), NextToken(7), Batch(tokens, tokens), 2) is True
-    towers = TwoTower(shape, [0], [0], [8], 4, 0.0)
+    towers = TwoTower(shape, {"numeric": [0], "categorical": [0]}, [8], 4, 0.0)
     assert rows_independent(towers, Outputs(), table(), 2) is True
 
 

@@ -110,6 +110,22 @@ def test_all_usual_values_have_the_bits_of_a_table_and_take_no_detour(rates: Any
         assert bits(found) == bits(expected), rows
 
 
+def test_ids_have_the_bits_of_a_table() -> None:
+    made, draw = (
+        Encoder("late", ["height"], ["colour"], objective="binary", classes=None, id_columns=["zip"]),
+        random.Random(3),
+    )
+    for _ in range(50):
+        rows = [{name: draw.choice(values) for name, values in USUAL.items()} for _ in range(3)]
+        found, expected = PlainAsked(made).inputs(rows), by_table(made, rows, (), None, None)
+        assert isinstance(found, dict)
+        assert expected is not None
+        assert bits(found) == bits(expected), rows
+        assert [key == 0 for key in found["ids"][:, 0].tolist()] == [row["zip"] is None for row in rows]
+    strange = [{**{name: values[0] for name, values in USUAL.items()}, "zip": [1]}]
+    assert PlainAsked(made).inputs(strange) is None
+
+
 @pytest.mark.parametrize("zone", ZONES)
 def test_an_odd_value_is_left_to_the_table_or_has_its_bits(zone: str | None) -> None:
     made, past, draw = encoder(), history(), random.Random(2)

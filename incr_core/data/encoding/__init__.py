@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from incr_core.data.encoding._columns import is_list, parsed
 from incr_core.data.encoding._encoder import Encoded, Encoder
-from incr_core.data.encoding._hashing import ColumnHash, indexed, text
+from incr_core.data.encoding._hashing import ColumnHash, id_key, indexed, text
 from incr_core.data.encoding._infer import Columns, column_kinds, find_classes
 from incr_core.data.encoding._kinds import ColumnKind, kind_of_column
 from incr_core.data.encoding._leaks import gives_away
@@ -30,6 +30,7 @@ __all__ = [
     "find_classes",
     "frequent_values",
     "gives_away",
+    "id_key",
     "indexed",
     "is_list",
     "kind_of_column",

@@ -16,7 +16,7 @@ from incr_core.batch import Batch, Inputs
 from incr_core.data._row_ids import offset_of
 from incr_core.data.encoding._columns import Fault
 from incr_core.data.encoding._dates import PARTS
-from incr_core.data.encoding._hashing import ColumnHash, text
+from incr_core.data.encoding._hashing import ColumnHash, id_keys, text
 from incr_core.data.encoding._id_numbers import no_ids
 from incr_core.data.encoding._labels import Labels
 from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
@@ -43,11 +43,12 @@ class Encoder:
     """Turns tables into batches. It is made for rows of one shape, and nothing that it encodes changes it.
 
     Inputs are a float32 tensor (B, N) where there are only numbers, otherwise {"numeric": (B, N) float32,
-    "categorical": (B, C, 2) int64, "text": (B, T, slots) int32}, without what no column is. A null number is missing,
-    which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a bad row. A category
-    becomes two independent hashes of its text into [0, buckets): add two embeddings, and two categories that collide in
-    one hash still differ in the other. So unseen categories need no vocabulary, and null is a category of its own. A
-    time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of words (`text_buckets`).
+    "categorical": (B, C, 2) int64, "text": (B, T, slots) int32, "ids": (B, K) int64}, without what no column is. A null
+    number is missing, which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a
+    bad row. A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two
+    categories that collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is
+    a category of its own. A time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of
+    words (`text_buckets`), an id a key of 64 bits (`id_key`).
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
     a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
@@ -56,7 +57,7 @@ class Encoder:
 
     Args:
         label: the label column, or several; None where there never is one.
-        numeric, categorical, date, text: the feature columns.
+        numeric, categorical, date, text, id_columns: the feature columns.
         objective, classes, capacity: what labels mean, see above.
         weight, task: the columns of a row's weight and of its task, a number.
         buckets: how many values a hash has; text_buckets: that of a word.
@@ -68,7 +69,7 @@ class Encoder:
             number a row. None: a `Stream` finds out from its data.
 
     Attributes:
-        hashes: what hashes the categories of each column; word_hashes: the words.
+        hashes: what hashes the categories of each column; word_hashes: the words; id_hashes: the ids.
         ids: the numeric columns whose numbers the model looks entries up by, and which there are.
 
     >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
@@ -98,6 +99,7 @@ class Encoder:
         text: Sequence[str] = (),
         text_buckets: int = 2**16,
         text_words: int = 256,
+        id_columns: Sequence[str] = (),
     ) -> None:
         self.tasks = tasks
         self.guesses = guesses
@@ -106,6 +108,7 @@ class Encoder:
         self.numeric, self.categorical = list(numeric), list(categorical)
         self.date, self.text = list(date), list(text)
         self.text_buckets, self.text_words = text_buckets, text_words
+        self.id_columns = list(id_columns)
         self.objective, self.buckets = objective, buckets
         check_labels(objective, self.labels, vocabulary, len(self.inputs))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
@@ -122,6 +125,7 @@ class Encoder:
         self.is_measured = widths is not None
         self.hashes = {name: ColumnHash(name) for name in self.categorical}
         self.word_hashes = {name: ColumnHash(name) for name in self.text}
+        self.id_hashes = {name: ColumnHash(name) for name in self.id_columns}
         self.ids: dict[str, range] = {}
 
     @property
@@ -132,7 +136,12 @@ class Encoder:
     @property
     def inputs(self) -> list[str]:
         """The columns that features are made of."""
-        return [*self.numeric, *self.date, *self.categorical, *self.text]
+        return [*self.numeric, *self.date, *self.categorical, *self.text, *self.id_columns]
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether the inputs of a row are numbers, or tokens, alone: one tensor."""
+        return not (self.categorical or self.text or self.id_columns)
 
     @property
     def columns(self) -> list[str]:
@@ -224,12 +233,14 @@ class Encoder:
         """A batch of no rows, of the right widths and dtypes."""
         rows = torch.zeros(0, dtype=torch.int64)
         inputs: Any = torch.zeros(0, self.width, dtype=torch.int64 if self.of_tokens else torch.float32)
-        if self.categorical or self.text:
+        if not self.of_numbers:
             inputs = {"numeric": torch.zeros(0, self.width)}
         if self.categorical:
             inputs["categorical"] = torch.zeros(0, len(self.categorical), 2, dtype=torch.int64)
         if self.text:
             inputs["text"] = torch.zeros(0, len(self.text), slots_of(self.text_words), dtype=torch.int32)
+        if self.id_columns:
+            inputs["ids"] = torch.zeros(0, len(self.id_columns), dtype=torch.int64)
         width = (self.width,) if self.of_tokens else self._labels.width
         targets = torch.from_numpy(np.zeros((0, *width), self._labels.dtype))
         task = None if self.task is None else torch.zeros(0, dtype=torch.int64)
@@ -257,12 +268,14 @@ class Encoder:
         found, targets, faults = self._inputs_and_targets(table, place, known)
         numeric = torch.from_numpy(found)
         inputs: Any = numeric
-        if self.categorical or self.text:
+        if not self.of_numbers:
             inputs = {"numeric": numeric}
         if self.categorical:
             inputs["categorical"] = torch.from_numpy(hash_pairs(table, self.hashes, self.buckets, place))
         if self.text:
             inputs["text"] = self.texts({name: table[name] for name in self.text}, place)
+        if self.id_columns:
+            inputs["ids"] = self.keys({name: table[name] for name in self.id_columns}, place)
         weight: Tensor | None = None
         task: Tensor | None = None
         if self.weight is not None:
@@ -290,6 +303,11 @@ class Encoder:
             for name, column in columns.items()
         ]
         return torch.from_numpy(found[0][:, None] if len(found) == 1 else np.stack(found, axis=1))
+
+    def keys(self, columns: Mapping[str, pa.ChunkedArray], place: str) -> Tensor:
+        """The keys of columns of ids, (B, K) int64."""
+        found = [id_keys(column, self.id_hashes[name], place) for name, column in columns.items()]
+        return torch.from_numpy(np.stack(found, axis=1))
 
     def _inputs_and_targets(
         self, table: pa.Table, place: str, known: np.ndarray[Any, np.dtype[np.bool_]]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from incr_core.errors import StreamError
 
-__all__ = ["ColumnHash", "indexed", "text"]
+__all__ = ["ColumnHash", "id_key", "id_keys", "indexed", "text"]
 
 Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
 
@@ -137,3 +137,34 @@ class ColumnHash:
             known = int.from_bytes(blake2b(data, digest_size=8, key=self._salt).digest(), "little")
             self._seen[value] = known
         return known
+
+
+def id_key(hashed: ColumnHash, value: object) -> int:
+    """The key of one id: its hash as a signed number of 64 bits, never 0; 0 where the id is missing.
+
+    >>> id_key(ColumnHash("user"), None), id_key(ColumnHash("user"), 42) == id_key(ColumnHash("user"), "42")
+    (0, True)
+    """
+    written = text(value)
+    if written is None:
+        return 0
+    key = hashed.of(written)
+    return (key - 2**64 if key >= 2**63 else key) or 1
+
+
+def id_keys(
+    column: pa.ChunkedArray, hashed: ColumnHash, place: str | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The key of each row's id, (B,) int64, see `id_key`. `place` names the file in errors.
+
+    Of a million ids, two share a key with a probability of 3e-8.
+
+    >>> keys = id_keys(pa.chunked_array([[7, None, 7]]), ColumnHash("user"))
+    >>> bool(keys[0] == keys[2] == id_key(ColumnHash("user"), "7")), keys[1]
+    (True, np.int64(0))
+    """
+    distinct, codes = hashed.distinct(column, place)
+    keys = distinct.astype(np.int64)
+    missing = distinct == np.uint64(hashed.of(None))
+    keys = np.where(missing, 0, np.where(keys == 0, 1, keys))
+    return keys.take(codes) if len(codes) else np.zeros(0, dtype=np.int64)

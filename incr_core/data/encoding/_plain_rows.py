@@ -12,7 +12,7 @@ import torch
 
 from incr_core.batch import Inputs
 from incr_core.data.encoding._encoder import Encoder
-from incr_core.data.encoding._hashing import text
+from incr_core.data.encoding._hashing import id_key, text
 from incr_core.data.encoding._id_numbers import no_ids
 
 __all__ = ["PlainRows", "plain_category", "plain_number"]
@@ -61,7 +61,7 @@ class PlainRows:
             return None
         if numeric is None or pairs is None or task is None:
             return None
-        if not len(pairs) and not len(task) and not self._encoder.text:
+        if not len(task) and self._encoder.of_numbers:
             return torch.from_numpy(numeric)
         found = {"numeric": torch.from_numpy(numeric)}
         if self._encoder.text:
@@ -70,6 +70,12 @@ class PlainRows:
             told = {name: [text(row[name]) for row in rows] for name in self._encoder.text}
             columns = {name: pa.chunked_array([pa.array(values, pa.string())]) for name, values in told.items()}
             found["text"] = self._encoder.texts(columns, "a request")
+        if self._encoder.id_columns:
+            if not all(plain_category(row[name]) for row in rows for name in self._encoder.id_columns):
+                return None
+            hashes = self._encoder.id_hashes
+            keys = [[id_key(hashed, row[name]) for name, hashed in hashes.items()] for row in rows]
+            found["ids"] = torch.tensor(keys, dtype=torch.int64)
         if len(pairs):
             found["categorical"] = torch.from_numpy(pairs)
         if len(task):

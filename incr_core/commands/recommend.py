@@ -1,0 +1,25 @@
+"""`incr recommend`: the items that a version scores highest for a user."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import pyarrow.csv as csv
+
+from incr_core.commands.predict import for_a_terminal
+from incr_core.runs import Version
+from incr_core.shown import shown
+
+__all__ = ["recommend"]
+
+
+def recommend(options: argparse.Namespace) -> int:
+    """Print the best items for a user as CSV, best first; returns the exit code."""
+    version = Version.load(options.directory, options.version)
+    found = version.recommend(options.user, options.k, with_seen=options.with_seen, rows=options.rows)
+    csv.write_csv(for_a_terminal(found) if sys.stdout.isatty() else found, sys.stdout.buffer)
+    if found.num_rows < options.k:
+        left = "" if options.with_seen else " that the user has not seen (--with-seen: all)"
+        print(f"incr: {found.num_rows} items{left}, {shown(options.k)} were asked for", file=sys.stderr)
+    return 0
