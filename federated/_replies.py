@@ -266,7 +266,7 @@ def _check_compared(document: Mapping[str, Any], known: Known) -> None:
     """Sums over rows held back, and what the metrics of both versions are made of."""
     _check_judged(document["sums"])
     for name in ("champion", "challenger"):
-        _check_sums(document[name], known.sums)
+        _check_sums(document[name], known)
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:
