@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process"]
+__all__ = ["Process", "scheduling_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,25 @@ class Process:
         return self.is_here and self._state() in "ZX"
 
     def _state(self) -> str:
-        """The letter that tells it; one that is not there is dead."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return "X"
+        return scheduling_state(str(self.pid))
 
     def kill(self) -> None:
         """End it where it can be ended from here; a stopped one too."""
         if self.is_here:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
+
+
+def scheduling_state(task: str) -> str:
+    """The kernel's letter for the state of a process or a thread, by its place in /proc; X (dead) where there is none.
+
+    >>> scheduling_state("self"), scheduling_state("0")
+    ('R', 'X')
+    """
+    try:
+        return Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def _namespace() -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from cluster import _peer_transfer, _process_groups
+from cluster._processes import scheduling_state
 
 __all__ = ["Seen", "WatchedThread"]
 
@@ -69,10 +70,7 @@ def _seconds(native: int) -> float:
 
 def _may_run(native: int) -> bool:
     """Whether a thread runs, or could if a processor were free; False where the system does not say."""
-    try:
-        return Path(f"/proc/self/task/{native}/stat").read_text().rpartition(")")[2].split()[0] == "R"
-    except OSError:
-        return False
+    return scheduling_state(f"self/task/{native}") == "R"
 
 
 def _own(frame: FrameType) -> FrameType:
@@ -88,12 +86,6 @@ def _is_prefetching(frame: FrameType) -> bool:
 
 
 def _told(frame: FrameType) -> str:
-    """The place in one's own code.
-
-    >>> def step():
-    ...     return _told(sys._getframe())
-    >>> step().startswith("step ("), step().endswith(", line 2)")
-    (True, True)
-    """
+    """The place in one's own code, as "step (my_model.py, line 7)"."""
     own = _own(frame)
     return f"{own.f_code.co_name} ({Path(own.f_code.co_filename).name}, line {own.f_lineno})"

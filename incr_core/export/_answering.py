@@ -12,6 +12,7 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.objectives import Objective
+from incr_core.shown import shown
 
 __all__ = ["Answering", "check_exportable", "named_inputs"]
 
@@ -66,6 +67,15 @@ def check_exportable(job: Job, learner: Learner) -> None:
             f"learner.objective: expected one of {', '.join(OUTPUTS)} to export, got {objective!r}, whose answers are "
             "no columns of one tensor; serve it (incr serve), or ask it in Python (Version.predict)"
         )
+    for key, columns, instead in (
+        ("text", job.features.text, "serve it (incr serve)"),
+        ("date", job.features.date, "serve it (incr serve), or name them in features.numeric, as days since 1970"),
+    ):
+        if columns:
+            raise JobError(
+                f"features.{key}: expected none to export, since encoder.py makes inputs of numbers and categories, "
+                f"got {shown(columns[0], 60)}; {instead}"
+            )
     if job.model.kind == "auto":
         raise JobError(
             'model.kind = "auto": expected a model of one network to export, got experts side by side, whose mix '

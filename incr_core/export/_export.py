@@ -15,7 +15,7 @@ from torch import Tensor
 
 from incr_core._util import json_text, unknown
 from incr_core.batch import Batch
-from incr_core.data.sources import FileSource, PythonSource, as_table, open_source, read_table
+from incr_core.data.sources import FileSource, PythonSource, as_table, open_source, read_rows_file
 from incr_core.data.timeline import EncodedRows, columns_asked
 from incr_core.errors import ArgumentError, ExportError, StreamError
 from incr_core.export import encoder as encoder_module
@@ -139,12 +139,7 @@ def _free(out: str | Path) -> Path:
 def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
     """The rows to check on, and where they are from."""
     if isinstance(check, str | Path):
-        if not (is_address(check) or Path(check).is_file()):
-            raise StreamError(f"{check}: expected a file of rows to check on, got nothing there")
-        file = open_source(check, job.stream.format)
-        assert isinstance(file, FileSource)
-        [(name, path)] = file.paths.items()
-        return read_table(path, None, file.format_of(name), name), name
+        return read_rows_file(check, None, job.stream.format, "a file of rows to check on")
     if check is not None:
         return as_table(check, "the table"), "the table"
     try:

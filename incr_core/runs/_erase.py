@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from incr_core.data.sources import RemoteFile, Source, open_source, read_table
+from incr_core.data.sources import Source, open_source, read_rows_file
 from incr_core.errors import ArgumentError, CheckpointError, JobError, StreamError
 from incr_core.job import Job
 from incr_core.registry import (
@@ -32,7 +32,7 @@ from incr_core.runs._baseline_runs import baseline_runs
 from incr_core.runs._kept_rows import KEPT, Memories, delete_rows, is_participants, memories_of, rows_kept
 from incr_core.runs._learned_rows import learned_rows
 from incr_core.runs._summed_rows import take_out_of_sums
-from incr_core.storage import checkpoint, is_address, located, remove
+from incr_core.storage import checkpoint, located, remove
 
 __all__ = ["erase", "rows_in_file", "rows_in_source", "rows_where"]
 
@@ -143,10 +143,8 @@ def rows_in_source(
 
 def rows_in_file(path: str | Path) -> pa.Table:
     """The addresses that a file lists in its columns `fragment` and `offset`, as the quarantine does."""
-    file = RemoteFile(str(path)) if is_address(path) else Path(path)
-    if not (file.exists() if isinstance(file, RemoteFile) else file.is_file()):
-        raise StreamError(f"--rows {path}: expected a file with the columns fragment and offset, got none")
-    found = read_table(file, SCHEMA.names, None, f"--rows {path}").cast(SCHEMA)
+    table, _ = read_rows_file(path, SCHEMA.names, expected="a file with the columns fragment and offset")
+    found = table.cast(SCHEMA)
     return found.filter(pc.is_valid(found["offset"]))  # a whole file in quarantine has none
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from incr_core.data.sources import RemoteFile, as_table, check_columns, format_of, read_table
+from incr_core.data.sources import as_table, check_columns, read_rows_file
 from incr_core.errors import ArgumentError
-from incr_core.storage import address_in, is_address
 
 __all__ = ["with_columns"]
 
@@ -33,8 +32,7 @@ def with_columns(answers: pa.Table, rows: str | Path | Any, keep: Sequence[str],
             f"{', '.join(answers.column_names)}; leave it out, or rename it in the rows"
         )
     if isinstance(rows, str | Path):
-        file = RemoteFile(address_in(rows)) if is_address(rows) else Path(rows)
-        table = read_table(file, keep, format_of(file) or format, file.name)
+        table, _ = read_rows_file(rows, keep, format)
     else:
         table = as_table(rows, "the table")
         check_columns(table.column_names, keep, "the table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from cluster._causes import of_peers
 from cluster._heartbeat import Beat, Pulse
 from cluster._peer_transfer import PeerTurns
 from cluster._rank import Rank
-from cluster._watched_thread import Seen, WatchedThread
+from cluster._watched_thread import Seen, WatchedThread, _told
 from incr_core._util import prefetch
 
 Beats = dict[float, Beat]
@@ -108,3 +109,10 @@ def test_who_waits_in_a_group_that_a_peer_does_not_join_waits_for_peers() -> Non
         assert of_peers(failed.value)
 
     assert seen(join, lambda one: one.waits and one.at.startswith("between_replicas ("))
+
+
+def test_a_place_is_told_by_its_function_file_and_line() -> None:
+    def step() -> str:
+        return _told(sys._getframe())
+
+    assert step().startswith("step (test_heartbeat.py, line ")

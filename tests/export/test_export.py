@@ -289,6 +289,18 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path, monkeypatch:
         (
             "tall",
             "binary",
+            {"features": {"text": ["note"]}},
+            "features.text: expected none to export, .* got note; serve it",
+        ),
+        (
+            "tall",
+            "binary",
+            {"features": {"date": ["at"]}},
+            "features.date: expected none to export, .* got at; .* features.numeric, as days since 1970",
+        ),
+        (
+            "tall",
+            "binary",
             {
                 "stream": {"predict_at": "at", "every": "1h"},
                 "features": {
@@ -302,7 +314,8 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path, monkeypatch:
 def test_jobs_that_no_model_can_be_exported_of_are_refused(
     tmp_path: Path, label: str, objective: str, sections: dict[str, Any], told: str
 ) -> None:
-    rows = ROWS.append_column("seen", ROWS["tall"])
+    note = pa.array(["a tall one" if tall else "a small one" for tall in ROWS["tall"].to_pylist()])
+    rows = ROWS.append_column("seen", ROWS["tall"]).append_column("note", note)
     version = learned(tmp_path, label, objective, rows, **sections)
     with pytest.raises(JobError, match=told):
         version.export(tmp_path / "out", "safetensors")

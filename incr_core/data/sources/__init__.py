@@ -12,6 +12,7 @@ from incr_core.data.sources._mixed_lines import is_mixed
 from incr_core.data.sources._open import SOURCES, open_source
 from incr_core.data.sources._python_source import PythonSource
 from incr_core.data.sources._remote_file import RemoteFile
+from incr_core.data.sources._rows_file import read_rows_file
 from incr_core.data.sources._sample import Sample, sample_of
 from incr_core.data.sources._settling import SETTLE, seconds
 from incr_core.data.sources._shared_reads import SharedReads
@@ -39,6 +40,7 @@ __all__ = [
     "is_mixed",
     "is_opaque",
     "open_source",
+    "read_rows_file",
     "read_table",
     "sample_of",
     "seconds",

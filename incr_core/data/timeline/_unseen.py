@@ -16,10 +16,9 @@ from incr_core.data._local_time import LocalTime, in_zone
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
-from incr_core.data.sources import RemoteFile, format_of, read_table
+from incr_core.data.sources import read_rows_file
 from incr_core.data.times import NEVER, Instants, instants, readable
 from incr_core.errors import StreamError
-from incr_core.storage import address_in, is_address
 
 __all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table", "moments", "outcomes_of"]
 
@@ -71,15 +70,10 @@ def encode_file(
         predict_at, time_zone, format: those of the stream; the format is for files whose ending is of none.
         labelled: whether the rows have labels.
     """
-    file = RemoteFile(address_in(path)) if is_address(path) else Path(path)
-    if not (file.exists() if isinstance(file, RemoteFile) else file.is_file()):
-        got = "a folder" if isinstance(file, Path) and file.is_dir() else "nothing there"
-        raise StreamError(f"{file}: expected a file of rows, got {got}")
-    name = file.name
-    kind = format_of(file) or format
     # Tasks are read where the file has them, whether they are needed or not.
     optional = encoder.task is not None and not encoder.asks_task
-    table = read_table(file, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
+    asked = None if optional else columns_asked(encoder, rates, predict_at, labelled)
+    table, name = read_rows_file(path, asked, format)
     return encode_table(
         table, name, encoder, rates, history, predict_at=predict_at, time_zone=time_zone, labelled=labelled
     )
