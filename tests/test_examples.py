@@ -41,6 +41,19 @@ def test_an_objective_of_ones_own_runs_and_covers_nine_in_ten(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_ratings_are_predicted_and_choices_are_ranked_better_than_by_popularity(tmp_path: Path) -> None:
+    folder = ROOT / "examples/ratings"
+    rated = run(Job.read(folder / "job.toml"), tmp_path / "rated")
+    assert rated.summary.prequential["mae"] < 0.56
+    best = rated.champion.recommend(42, 3)
+    assert best.column_names == ["film_id", "value"]
+    chosen = run(Job.read(folder / "choices.toml"), tmp_path / "chosen")
+    found = chosen.summary.prequential
+    assert found["recall@10"] > found["popularity recall@10"] + 0.02
+    assert chosen.champion.recommend("nobody", 3).num_rows == 3
+
+
+@pytest.mark.slow
 def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert notebook.run(out, days=2).summary.rows_learned == 800
