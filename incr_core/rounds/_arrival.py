@@ -1,4 +1,4 @@
-"""What a participant reports about an increment before it learns it."""
+"""A participant's report about an increment before it is learned."""
 
 from __future__ import annotations
 
@@ -26,15 +26,23 @@ def _no_rows() -> Tensor:
 
 @dataclass(slots=True)
 class Arrival:
-    """A participant's report of an increment: counts, row ids and additive statistics; rows never leave their owner.
+    """A participant's report of an increment: counts, row ids and additive statistics. Rows never leave their owner.
 
-    rows: ids of the rows to learn, (n,) int64. duplicates: ids of rows that were learned before.
-    arriving: rows that arrived; predicted: those of them that count as predictions; scored: earlier predictions whose
-    labels became known. statistics: additive, of the rows scored.
-    observed: what the rows to learn add to the running statistics of the model and the objective; packed, where another
-    process has sent it.
-    probed: for each `Probe`, sums over rows scored or arriving. tasks: of the rows to learn, if strategies consolidate
-    by task. bad, bad_files: what cannot be used. seconds: that predicting and scoring took.
+    Attributes:
+        tick: The increment's tick.
+        rows: Ids of the rows to learn, (n,) int64.
+        arriving: Number of rows that arrived.
+        predicted: Number of them that count as predictions.
+        scored: Number of earlier predictions whose labels became known.
+        statistics: Additive statistics of the rows scored.
+        observed: Additions of the rows to learn to the running statistics of the model and the objective; encoded if
+            sent by another process.
+        probed: Sums over rows scored or arriving, for each `Probe`.
+        tasks: Tasks of the rows to learn, if strategies consolidate by task.
+        duplicates: Ids of rows that were learned before.
+        bad: Unusable rows.
+        bad_files: Unusable files.
+        seconds: Duration of predicting and scoring.
     """
 
     tick: Tick
@@ -53,16 +61,18 @@ class Arrival:
 
     @property
     def labelled(self) -> int:
-        """How many rows there are to learn."""
+        """Number of rows to learn."""
         return self.rows.numel()
 
     def __reduce__(self) -> tuple[Callable[..., Arrival], tuple[Any, ...]]:
-        """In few bytes, as plain tuples: torch takes a hundred times as long to read a small tensor, and a thousand
-        replicas tell of every increment.
+        """Pickle as plain tuples.
 
-        >>> import pickle
-        >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
-        tensor([0, 1, 2])
+        Torch takes a hundred times as long to read a small tensor, and a thousand replicas report every increment.
+
+        Example:
+            >>> import pickle
+            >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
+            tensor([0, 1, 2])
         """
         tick = self.tick
         told = {
@@ -89,7 +99,7 @@ def _arrived(*values: Any) -> Arrival:
 
 @lru_cache(16)
 def _tick(told: Any) -> Tick:
-    """All who report the same increment report the same tick."""
+    """Return the tick, cached: all participants that report the same increment report the same tick."""
     return Tick(*told)
 
 
@@ -102,7 +112,7 @@ def _of_ids(told: Any) -> Tensor:
 
 
 def _packed(value: Tensor | Told) -> Tensor | Told:
-    """As bytes; a type that numpy does not know stays torch's."""
+    """Encode a tensor as bytes. A dtype unknown to numpy stays a tensor."""
     if not isinstance(value, Tensor):
         return value
     try:
@@ -117,11 +127,19 @@ def _unpacked(value: Tensor | Told) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of an increment over all participants: those that arrived, and of them those predicted; earlier predictions
-    scored; rows to learn; rows that were learned before; rows that cannot be used.
+    """Row counts of an increment over all participants.
 
-    >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
-    Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0)
+    Attributes:
+        arriving: Rows that arrived.
+        predicted: Those of them that were predicted.
+        scored: Earlier predictions scored.
+        labelled: Rows to learn.
+        duplicates: Rows that were learned before.
+        bad: Unusable rows.
+
+    Example:
+        >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
+        Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0)
     """
 
     arriving: int
@@ -133,7 +151,7 @@ class Counts:
 
     @classmethod
     def of(cls, arrivals: Sequence[Arrival]) -> Counts:
-        """Add up what participants report."""
+        """Add up the participants' reports."""
         told = [
             (one.arriving, one.predicted, one.scored, one.labelled, one.duplicates.numel(), len(one.bad))
             for one in arrivals
@@ -142,10 +160,11 @@ class Counts:
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:
-    """The sum of what the participants observed, in their order.
+    """Return the sum of the participants' observed statistics, in their order.
 
-    >>> total_observed([])
-    {}
+    Example:
+        >>> total_observed([])
+        {}
     """
     columns: dict[str, list[Tensor | Told]] = {}
     for arrival in arrivals:

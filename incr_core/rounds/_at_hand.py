@@ -1,4 +1,4 @@
-"""The increment that a participant is at."""
+"""A participant's current increment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ __all__ = ["AtHand"]
 
 @dataclass(slots=True)
 class AtHand:
-    """The increment that a participant is at: its rows to learn, whether it has begun to, and the passes over them."""
+    """A participant's current increment.
+
+    Attributes:
+        tick: Its tick.
+        labelled: Its rows to learn.
+        begun: Whether learning has begun.
+        passes: Passes over the rows.
+    """
 
     tick: Tick
     labelled: Batch
@@ -26,7 +33,7 @@ class AtHand:
         return not self.begun and len(self.labelled) > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as states keep it."""
+        """Return the complete state."""
         return {
             "tick": asdict(self.tick),
             "labelled": self.labelled.state_dict(),
