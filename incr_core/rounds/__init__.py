@@ -1,4 +1,4 @@
-"""Participants and their rounds: what each of them does in an increment, the exchange of updates, the outer step."""
+"""Participants and their rounds: the steps of an increment, the exchange of updates, and the outer step."""
 
 from __future__ import annotations
 

@@ -16,13 +16,18 @@ __all__ = ["Adagrad", "Adam", "Yogi"]
 
 
 class _Adaptive(Outer):
-    """Step along the mean of differences to the anchor, each entry at a rate of its own.
+    """Step along the mean difference from the anchor, with an adaptive rate for each element.
 
-        d = mean - anchor        m <- beta1 m + (1 - beta1) d        v <- as the subclass says
+        d = mean - anchor        m <- beta1 m + (1 - beta1) d        v <- defined by the subclass
         next = anchor + lr * m / (sqrt(v) + tau)
 
-    Without a correction of bias, as in the paper; v begins at tau^2. Only what merges by "mean" is moved; counters and
-    statistics are taken as merged. Complex weights count as pairs of real ones.
+    There is no bias correction, as in the paper; v starts at tau^2. Only entries that merge by "mean" are moved;
+    counters and statistics keep their merged values. Complex weights count as pairs of real numbers.
+
+    Args:
+        lr: Outer learning rate.
+        beta1: Decay of the first moment.
+        tau: Bound on the rate of an element.
     """
 
     def __init__(self, lr: float, beta1: float, tau: float) -> None:
@@ -37,12 +42,12 @@ class _Adaptive(Outer):
         self.second: dict[str, Tensor] = {}
 
     def following(self, second: Tensor, square: Tensor) -> Tensor:
-        """The next v, from v and d^2."""
+        """Return the next v, from v and d^2."""
         raise NotImplementedError
 
     @torch.no_grad()
     def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
-        """One step; both moments are kept per entry."""
+        """Take one step; both moments are kept per entry."""
         moved: Weights = {}
         for name, value in mean.items():
             if rules.get(name, "mean") != "mean":
@@ -59,11 +64,11 @@ class _Adaptive(Outer):
         return moved
 
     def state_dict(self) -> dict[str, object]:
-        """Both moments by entry."""
+        """Return both moments by entry."""
         return {"first": dict(self.first), "second": dict(self.second)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore them."""
+        """Restore both moments."""
         first, second = state["first"], state["second"]
         assert isinstance(first, dict)
         assert isinstance(second, dict)
@@ -73,16 +78,17 @@ class _Adaptive(Outer):
 class Adagrad(_Adaptive):
     """FedAdagrad: v <- v + d^2.
 
-    >>> outer = Adagrad(lr=1.0, tau=1.0)
-    >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([3.0])}, {})  # 3 / (sqrt(1 + 9) + 1)
-    {'w': tensor([0.7208])}
+    Example:
+        >>> outer = Adagrad(lr=1.0, tau=1.0)
+        >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([3.0])}, {})  # 3 / (sqrt(1 + 9) + 1)
+        {'w': tensor([0.7208])}
     """
 
     def __init__(self, lr: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> None:
         super().__init__(lr, beta1, tau)
 
     def following(self, second: Tensor, square: Tensor) -> Tensor:
-        """The sum of squares."""
+        """Return the sum of squares."""
         return second + square
 
 
@@ -97,24 +103,26 @@ class _Decaying(_Adaptive):
 class Adam(_Decaying):
     """FedAdam: v <- beta2 v + (1 - beta2) d^2.
 
-    >>> outer = Adam(lr=1.0, beta1=0.0, beta2=0.5, tau=1.0)
-    >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])}, {})  # 1 / (sqrt(0.5 + 0.5) + 1)
-    {'w': tensor([0.5000])}
+    Example:
+        >>> outer = Adam(lr=1.0, beta1=0.0, beta2=0.5, tau=1.0)
+        >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])}, {})  # 1 / (sqrt(0.5 + 0.5) + 1)
+        {'w': tensor([0.5000])}
     """
 
     def following(self, second: Tensor, square: Tensor) -> Tensor:
-        """The moving mean of squares."""
+        """Return the moving mean of squares."""
         return self.beta2 * second + (1 - self.beta2) * square
 
 
 class Yogi(_Decaying):
-    """FedYogi: v <- v - (1 - beta2) d^2 sign(v - d^2), which lets v shrink no faster than d^2 allows.
+    """FedYogi: v <- v - (1 - beta2) d^2 sign(v - d^2), so that v shrinks no faster than d^2 allows.
 
-    >>> outer = Yogi(lr=1.0, beta1=0.0, beta2=0.5, tau=1.0)
-    >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}, {})  # 2 / (sqrt(1 + 0.5 * 4) + 1)
-    {'w': tensor([0.7321])}
+    Example:
+        >>> outer = Yogi(lr=1.0, beta1=0.0, beta2=0.5, tau=1.0)
+        >>> outer.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}, {})  # 2 / (sqrt(1 + 0.5 * 4) + 1)
+        {'w': tensor([0.7321])}
     """
 
     def following(self, second: Tensor, square: Tensor) -> Tensor:
-        """Moved towards the square by a part of the square."""
+        """Return v moved towards the square by a fraction of the square."""
         return second - (1 - self.beta2) * square * torch.sign(second - square)

@@ -1,7 +1,7 @@
-"""From the updates of a round to one: the mean, or what a few hostile updates cannot move far.
+"""Aggregation of the updates of a round: the weighted mean, and robust alternatives against hostile updates.
 
-Robust aggregations look at all updates of a round side by side. So they are for a server that has them all, and not for
-workers that add up their sums.
+Robust aggregations compare all updates of a round. They therefore need a server that holds all updates, and do not suit
+workers that exchange sums.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ __all__ = ["Aggregation", "Krum", "Median", "MultiKrum", "TrimmedMean", "Weighte
 
 
 class Aggregation:
-    """From the updates of a round to the weights that the outer step is given.
+    """Base class of the aggregations: from the updates of a round to the input of the outer step.
 
-    Updates without rows are left out. The weights of none are the anchor.
+    Updates without rows are skipped. The result without updates is the anchor.
 
-    of_clients: arguments that are those of the clients' optimiser, where a job does not say others.
-    moves_alone: whether weights move even where nobody has learned.
+    Attributes:
+        of_clients: Names of arguments that default to those of the clients' optimiser.
+        moves_alone: Whether weights change even if no client has learned.
     """
 
     of_clients: ClassVar[tuple[str, ...]] = ()
     moves_alone: ClassVar[bool] = False
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The weights that stand for all updates, each entry by its merge rule."""
+        """Return the merged weights of all updates, each entry by its merge rule."""
         raise NotImplementedError
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
-        """What each update weighs in that, where it is a mean of them; None where it is none."""
+        """Return the weight of each update, if the result is a mean, or None."""
         return None
 
     def merge_shared(
@@ -47,26 +48,27 @@ class Aggregation:
         rules: Mapping[str, str],
         anchor: Mapping[str, Tensor],
     ) -> Weights:
-        """The strategy state that stands for all that clients share; where nobody learned a row, all count alike."""
+        """Return the merged strategy state of all clients. If no client learned a row, all count equally."""
         counts = rows if any(rows) else [1] * len(rows)
         updates = [Update(dict(state), count) for state, count in zip(states, counts, strict=True)]
         return {name: value.clone() for name, value in self.merge(updates, anchor, rules).items()}
 
 
 class WeightedMean(Aggregation):
-    """The mean, weighted by rows: FedAvg (McMahan et al. 2017). One hostile update moves it as far as it likes.
+    """The mean, weighted by rows: FedAvg (McMahan et al. 2017). A single hostile update can move it arbitrarily.
 
-    >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
-    >>> WeightedMean().merge(two, {}, {"w": "mean"})
-    {'w': tensor([4.])}
+    Example:
+        >>> two = [Update({"w": torch.tensor([1.0])}, num_rows=1), Update({"w": torch.tensor([5.0])}, num_rows=3)]
+        >>> WeightedMean().merge(two, {}, {"w": "mean"})
+        {'w': tensor([4.])}
     """
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """`update.mean` of them."""
+        """Return `update.mean` of the updates."""
         return mean(updates, anchor, rules)
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
-        """By rows."""
+        """Return the shares by rows."""
         rows = [update.num_rows for update in updates]
         return shares(rows) if any(rows) else [0.0] * len(rows)
 
@@ -77,21 +79,28 @@ class WeightedMean(Aggregation):
         rules: Mapping[str, str],
         anchor: Mapping[str, Tensor],
     ) -> Weights:
-        """`update.merge_shared` of them."""
+        """Return `update.merge_shared` of the states."""
         return merge_shared(states, rows, rules, anchor)
 
 
 class TrimmedMean(Aggregation):
-    """For each number, the mean without the largest and the smallest ones (Yin et al. 2018, arXiv:1803.01498, def. 2).
+    """For each element, the mean without the largest and smallest values.
 
-        of n values v_(1) <= ... <= v_(n):    mean of v_(k+1) ... v_(n-k),    k = min(ceil(share n), (n - 1) // 2)
+            of n values v_(1) <= ... <= v_(n):    mean of v_(k+1) ... v_(n-k),    k = min(ceil(share n), (n - 1) // 2)
 
-    Every client counts alike, whatever rows it claims. What merges by "sum" moves by n times the trimmed mean of what
-    clients added; "max" stays the maximum. At most a `share` of the clients may be hostile.
+    Every client counts equally, regardless of its stated rows. Entries that merge by "sum" move by n times the trimmed
+    mean of the clients' additions; "max" stays the maximum.
 
-    >>> four = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, 3.0, -90.0)]
-    >>> TrimmedMean(0.25).merge(four, {}, {"w": "mean"})
-    {'w': tensor([1.5000])}
+    Args:
+        share: Maximum fraction of hostile clients.
+
+    Example:
+        >>> four = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, 3.0, -90.0)]
+        >>> TrimmedMean(0.25).merge(four, {}, {"w": "mean"})
+        {'w': tensor([1.5000])}
+
+    Reference:
+        Yin et al. 2018, arXiv:1803.01498, definition 2.
     """
 
     def __init__(self, share: float = 0.2) -> None:
@@ -99,28 +108,32 @@ class TrimmedMean(Aggregation):
         self.share = share
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The trimmed mean of each entry."""
+        """Return the trimmed mean of each entry."""
 
         def trimmed(values: Tensor) -> Tensor:
             trim = _hostile(self.share, len(values))
             kept = values.sort(0).values[trim : len(values) - trim]
-            return kept[0] + (kept - kept[0]).mean(0)  # what is equal everywhere stays as it is
+            return kept[0] + (kept - kept[0]).mean(0)  # values that are equal everywhere stay exact
 
         return _by_number(updates, anchor, rules, trimmed)
 
 
 class Median(Aggregation):
-    """For each number, the median (Yin et al. 2018, arXiv:1803.01498, def. 1); of an even count, the middle two's mean.
+    """For each element, the median; for an even count, the mean of the middle two.
 
-    Right while fewer than half of the clients are hostile. Every client counts alike; see `TrimmedMean`.
+    It is correct while fewer than half of the clients are hostile. Every client counts equally; see `TrimmedMean`.
 
-    >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
-    >>> Median().merge(three, {}, {"w": "mean"})
-    {'w': tensor([1.])}
+    Example:
+        >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
+        >>> Median().merge(three, {}, {"w": "mean"})
+        {'w': tensor([1.])}
+
+    Reference:
+        Yin et al. 2018, arXiv:1803.01498, definition 1.
     """
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The median of each entry."""
+        """Return the median of each entry."""
 
         def median(values: Tensor) -> Tensor:
             middle = len(values) // 2
@@ -131,19 +144,27 @@ class Median(Aggregation):
 
 
 class Krum(Aggregation):
-    """The mean of the `keep` updates that have the nearest neighbours (Blanchard et al. 2017, Krum and Multi-Krum).
+    """The mean of the `keep` updates with the nearest neighbours.
 
         score_i = sum of the squared distances from w_i to the n - f - 2 nearest others,
         f = min(ceil(share n), (n - 1) // 2)
 
-    Distances are those of weights that merge by "mean". The updates with the smallest scores are kept, and weighted by
-    rows; what merges by other rules is merged as by `Median`, since a client that is near by its weights may lie there.
-    keep: how many, 1 is Krum; None: all but f, which is Multi-Krum. Fewer than three updates have no neighbours to
-    compare: then it is the mean of all. The paper needs n >= 2 f + 3.
+    Distances are between weights that merge by "mean". The updates with the smallest scores are kept, and weighted by
+    rows. Entries with other merge rules are merged as by `Median`, because a client with close weights may still send
+    false values there. Fewer than three updates have no neighbours to compare; the result is then the mean of all. The
+    paper requires n >= 2 f + 3.
 
-    >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
-    >>> Krum(0.34).merge(three, {}, {"w": "mean"})
-    {'w': tensor([1.])}
+    Args:
+        share: Maximum fraction of hostile clients.
+        keep: Number of updates to keep; 1 is Krum. None keeps all but f, which is Multi-Krum.
+
+    Example:
+        >>> three = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (1.0, 2.0, -90.0)]
+        >>> Krum(0.34).merge(three, {}, {"w": "mean"})
+        {'w': tensor([1.])}
+
+    Reference:
+        Blanchard et al. 2017, Krum and Multi-Krum.
     """
 
     def __init__(self, share: float = 0.2, keep: int | None = 1) -> None:
@@ -153,14 +174,14 @@ class Krum(Aggregation):
         self.share, self.keep = share, keep
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The mean of those that are kept."""
+        """Return the mean of the kept updates."""
         counted = [update for update in updates if update.num_rows > 0]
         merged = mean([counted[place] for place in self.kept(counted, rules)], anchor, rules)
         others = Median().merge(counted, anchor, rules)
         return {name: value if rules.get(name, "mean") == "mean" else others[name] for name, value in merged.items()}
 
     def kept(self, updates: Sequence[Update], rules: Mapping[str, str]) -> list[int]:
-        """The places of the updates that are kept, in their order."""
+        """Return the places of the kept updates, in order."""
         count = len(updates)
         if count < 3:
             return list(range(count))
@@ -174,25 +195,26 @@ class Krum(Aggregation):
 
 
 class MultiKrum(Krum):
-    """`Krum` that keeps all but the share of clients that may be hostile."""
+    """`Krum` that keeps all but the fraction of clients that may be hostile."""
 
     def __init__(self, share: float = 0.2) -> None:
         super().__init__(share, None)
 
 
 def distances(updates: Sequence[Update], rules: Mapping[str, str]) -> Tensor:
-    """How far each update is from each other, by the weights that merge by "mean"; float64 (n, n).
+    """Return the pairwise distances of updates by the weights that merge by "mean", float64 (n, n).
 
-    >>> two = [Update({"w": torch.tensor([0.0, 3.0])}, 1), Update({"w": torch.tensor([4.0, 0.0])}, 1)]
-    >>> distances(two, {"w": "mean"})
-    tensor([[0., 5.],
-            [5., 0.]], dtype=torch.float64)
+    Example:
+        >>> two = [Update({"w": torch.tensor([0.0, 3.0])}, 1), Update({"w": torch.tensor([4.0, 0.0])}, 1)]
+        >>> distances(two, {"w": "mean"})
+        tensor([[0., 5.],
+                [5., 0.]], dtype=torch.float64)
     """
     squares = torch.zeros(len(updates), len(updates), dtype=torch.float64)
     for name in updates[0].weights if updates else ():
         if rules.get(name, "mean") == "mean":
             for block in _blocks([widened(update.weights[name]) for update in updates]):
-                # Not by the product of rows with each other: near neighbours would be told apart by rounding alone.
+                # Not by matrix products, whose rounding error exceeds the distance of near neighbours.
                 squares += torch.cdist(block, block, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
     return squares.sqrt()
 
@@ -203,7 +225,7 @@ def _by_number(
     rules: Mapping[str, str],
     centre: Callable[[Tensor], Tensor],
 ) -> Weights:
-    """Merge every number of every entry for itself. centre: of values (n, numbers), the numbers."""
+    """Merge every element independently. `centre` maps values (n, elements) to (elements,)."""
     counted = [update for update in updates if update.num_rows > 0]
     if not counted:
         return dict(anchor)
@@ -225,14 +247,14 @@ def _by_number(
 
 
 def _centre(values: Sequence[Tensor], centre: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `centre` makes of each number of values of one shape; float64, complex numbers as pairs."""
+    """Apply `centre` to each element of values of one shape; float64, complex numbers as pairs."""
     shape = as_reals(values[0]).shape
     parts = [centre(block) for block in _blocks(values)]
     return torch.cat(parts).view(shape) if parts else torch.zeros(shape, dtype=torch.float64)
 
 
 def _blocks(values: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Values of one shape side by side, float64 (n, numbers), in parts that a processor's cache may hold."""
+    """Yield values of one shape stacked, float64 (n, elements), in blocks that fit a processor's cache."""
     flat = [as_reals(value).flatten() for value in values]
     for column in zip(*(torch.split(part, max(1, BLOCK // len(values))) for part in flat), strict=True):
         if column[0].numel():
@@ -240,19 +262,19 @@ def _blocks(values: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _as(reals: Tensor, like: Tensor) -> Tensor:
-    """Numbers that were calculated in float64, in a tensor's own type."""
+    """Convert float64 results to the dtype of `like`."""
     if like.is_complex():
         return torch.view_as_complex(reals.to(as_reals(like).dtype))
     return reals.to(like.dtype) if like.is_floating_point() else reals.round().to(like.dtype)
 
 
 def _hostile(share: float, count: int) -> int:
-    """How many of so many clients may be hostile, at most.
+    """Return the maximum number of hostile clients among `count`.
 
     >>> _hostile(0.2, 4), _hostile(0.28, 25), _hostile(0.4, 3)
     (1, 7, 1)
     """
-    return min(math.ceil(share * count - 1e-9), (count - 1) // 2)  # 0.28 * 25 is a little more than 7
+    return min(math.ceil(share * count - 1e-9), (count - 1) // 2)  # 0.28 * 25 is slightly more than 7
 
 
 def _check_share(share: float) -> None:

@@ -1,4 +1,4 @@
-"""The aggregations by the names that job files use."""
+"""Catalogue of the aggregations, by their names in job files."""
 
 from __future__ import annotations
 

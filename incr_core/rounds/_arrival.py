@@ -1,4 +1,4 @@
-"""What a participant reports about an increment before it learns it."""
+"""A participant's report about an increment before it is learned."""
 
 from __future__ import annotations
 
@@ -27,17 +27,25 @@ def _no_rows() -> Tensor:
 
 @dataclass(slots=True)
 class Arrival:
-    """A participant's report of an increment: counts, row ids and additive statistics; rows never leave their owner.
+    """A participant's report of an increment: counts, row ids and additive statistics. Rows never leave their owner.
 
-    rows: ids of the rows to learn, (n,) int64. duplicates: ids of rows that were learned before.
-    dropped: ids of rows that are not learned, since there are more than the job's limits allow.
-    arriving: rows that arrived; predicted: those of them that count as predictions; scored: earlier predictions whose
-    labels became known. statistics: additive, of the rows scored. sliced: slice -> how many of these rows are in it,
-    and their statistics.
-    observed: what the rows to learn add to the running statistics of the model and the objective; packed, where another
-    process has sent it.
-    probed: for each `Probe`, sums over rows scored or arriving. tasks: of the rows to learn, if strategies consolidate
-    by task. bad, bad_files: what cannot be used. seconds: that predicting and scoring took.
+    Attributes:
+        tick: The increment's tick.
+        rows: Ids of the rows to learn, (n,) int64.
+        arriving: Number of rows that arrived.
+        predicted: Number of them that count as predictions.
+        scored: Number of earlier predictions whose labels became known.
+        statistics: Additive statistics of the rows scored.
+        observed: Additions of the rows to learn to the running statistics of the model and the objective; encoded if
+            sent by another process.
+        probed: Sums over rows scored or arriving, for each `Probe`.
+        tasks: Tasks of the rows to learn, if strategies consolidate by task.
+        duplicates: Ids of rows that were learned before.
+        dropped: Ids of rows that are not learned because of the job's limits.
+        sliced: Number of scored rows in each slice, and their statistics.
+        bad: Unusable rows.
+        bad_files: Unusable files.
+        seconds: Duration of predicting and scoring.
     """
 
     tick: Tick
@@ -58,16 +66,18 @@ class Arrival:
 
     @property
     def labelled(self) -> int:
-        """How many rows there are to learn."""
+        """Number of rows to learn."""
         return self.rows.numel()
 
     def __reduce__(self) -> tuple[Callable[..., Arrival], tuple[Any, ...]]:
-        """In few bytes, as plain tuples: torch takes a hundred times as long to read a small tensor, and a thousand
-        replicas tell of every increment.
+        """Pickle as plain tuples.
 
-        >>> import pickle
-        >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
-        tensor([0, 1, 2])
+        Torch takes a hundred times as long to read a small tensor, and a thousand replicas report every increment.
+
+        Example:
+            >>> import pickle
+            >>> pickle.loads(pickle.dumps(Arrival(Tick(0, "first"), torch.arange(3)))).rows
+            tensor([0, 1, 2])
         """
         tick = self.tick
         told = {
@@ -97,7 +107,7 @@ def _arrived(*values: Any) -> Arrival:
 
 @lru_cache(16)
 def _tick(told: Any) -> Tick:
-    """All who report the same increment report the same tick."""
+    """Return the tick, cached: all participants that report the same increment report the same tick."""
     return Tick(*told)
 
 
@@ -110,7 +120,7 @@ def _of_ids(told: Any) -> Tensor:
 
 
 def _packed(value: Tensor | Told) -> Tensor | Told:
-    """As bytes; a type that numpy does not know stays torch's."""
+    """Encode a tensor as bytes. A dtype unknown to numpy stays a tensor."""
     if not isinstance(value, Tensor):
         return value
     try:
@@ -125,11 +135,20 @@ def _unpacked(value: Tensor | Told) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of an increment over all participants: those that arrived, and of them those predicted; earlier predictions
-    scored; rows to learn; rows that were learned before; rows that cannot be used; rows dropped by limits.
+    """Row counts of an increment over all participants.
 
-    >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
-    Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0, dropped=0)
+    Attributes:
+        arriving: Rows that arrived.
+        predicted: Those of them that were predicted.
+        scored: Earlier predictions scored.
+        labelled: Rows to learn.
+        duplicates: Rows that were learned before.
+        bad: Unusable rows.
+        dropped: Rows dropped by limits.
+
+    Example:
+        >>> Counts.of([Arrival(Tick(0, "first"), torch.arange(3), arriving=5), Arrival(Tick(0, "first"), arriving=2)])
+        Counts(arriving=7, predicted=0, scored=0, labelled=3, duplicates=0, bad=0, dropped=0)
     """
 
     arriving: int
@@ -142,7 +161,7 @@ class Counts:
 
     @classmethod
     def of(cls, arrivals: Sequence[Arrival]) -> Counts:
-        """Add up what participants report."""
+        """Add up the participants' reports."""
         told = [
             (
                 one.arriving,
@@ -159,10 +178,13 @@ class Counts:
 
 
 def total_observed(arrivals: Sequence[Arrival]) -> Weights:
-    """The sum of what the participants observed, in their order; counts of ids are joined, since each has its own ids.
+    """Return the sum of the participants' observed statistics, in their order.
 
-    >>> total_observed([])
-    {}
+    Counts of ids are joined, since each participant has its own ids.
+
+    Example:
+        >>> total_observed([])
+        {}
     """
     columns: dict[str, list[Tensor | Told]] = {}
     for arrival in arrivals:

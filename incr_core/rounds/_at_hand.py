@@ -1,4 +1,4 @@
-"""The increment that a participant is at."""
+"""A participant's current increment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ __all__ = ["AtHand"]
 
 @dataclass(slots=True)
 class AtHand:
-    """The increment that a participant is at: its rows to learn, whether it has begun to, and the passes over them.
+    """A participant's current increment.
 
-    held: rows held back to judge versions on, which are learned with the next increment; None where there are none.
+    Attributes:
+        tick: Its tick.
+        labelled: Its rows to learn.
+        begun: Whether learning has begun.
+        passes: Passes over the rows.
+        held: Rows held back to judge versions, learned with the next increment. None if no rows are held back.
     """
 
     tick: Tick
@@ -31,12 +36,12 @@ class AtHand:
 
     @property
     def left(self) -> Batch:
-        """The rows whose learning has not begun: those that the next increment begins with."""
+        """Rows whose learning has not begun. The next increment starts with them."""
         labelled = self.labelled.slice(0, 0) if self.begun else self.labelled
         return labelled if self.held is None else cat([labelled, self.held])
 
     def state_dict(self, *, whole: bool) -> dict[str, Any]:
-        """As states keep it. whole: all of it; else what is left."""
+        """Return the complete state, or only the rows left if not `whole`."""
         left = AtHand(self.tick, self.left, False, self.passes)
         kept = self if whole else left
         return {

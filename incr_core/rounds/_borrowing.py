@@ -1,16 +1,16 @@
-"""Remembered rows of all replicas: a sample of what the others remember, borrowed for an increment.
+"""Borrowing of remembered rows: a sample of the other replicas' memories, for one increment.
 
     before an increment, with memories that hold s_j rows, and replica i about to draw d_i remembered rows:
 
     replica i borrows  n_i = min(S_i, ceil(d_i S_i / (s_i + S_i)))  rows,  S_i = sum of s_j over the others j,
-    of replica j       n_i s_j / S_i  of them, which j draws at random when the increment begins
-    and learns         of each `count` rows drawn, S_i / (s_i + S_i) borrowed ones, the rest of its own
+    from replica j     n_i s_j / S_i  of them, which j draws at random at the start of the increment
+    and learns         of each `count` rows drawn, S_i / (s_i + S_i) borrowed ones, the rest from its own memory
 
-Its own memory goes on taking in new rows meanwhile. What is drawn follows from what the replicas remember, from their
-number, and from the generators of their learners: so it is part of what a commit keeps, and no clock has a part in it.
-What an increment needs of others is known when it begins; most of it is fetched while its first steps are taken.
+Its own memory receives new rows meanwhile. The draws are a function of the replicas' memories, their number, and the
+generators of their learners, which are all part of a commit; no clock is involved. The rows that an increment needs are
+known at its start; most of them are fetched during its first steps.
 
-Rows in the memories of others, fetched while the model learns: Bouvier et al. 2024, arXiv:2406.03285, section IV.
+Reference: Bouvier et al. 2024, arXiv:2406.03285, section IV (fetching remembered rows during learning).
 """
 
 from __future__ import annotations
@@ -37,33 +37,44 @@ FIRST = 512
 """Rows of a sample that are fetched before the others, so that learning can begin."""
 
 MOST = 1 << 28
-"""Bytes of a sample at most; of a larger one the first rows are drawn several times."""
+"""Maximum number of bytes of a sample; if the sample would be larger, its rows are drawn several times."""
 
 
 class Lending(Protocol):
-    """How replicas lend one another rows.
+    """Transfer of remembered rows between replicas.
 
-    bytes_sent: by this one so far. seconds_waited: for the others, so far.
+    Attributes:
+        bytes_sent: Bytes sent by this replica so far.
+        seconds_waited: Seconds waited for other replicas so far.
     """
 
     bytes_sent: int
     seconds_waited: float
 
     def begin(self) -> None:
-        """All begin to lend anew, for what they learn next: what was lent before is not asked for any more."""
+        """Start lending for the next rows to learn; earlier loans are no longer requested."""
 
     def lend(self, taker: int, piece: int, rows: Weights) -> None:
-        """Let a replica have these columns, as that piece of what it borrows."""
+        """Offer these columns to a replica, as the given piece of its loan."""
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
-        """Begin to fetch pieces, of which each replica in `pieces` lends a part; each waits for its parts, in order."""
+        """Start fetching pieces, each in parts from the replicas listed in `pieces`; each result waits for its parts,
+        in order.
+        """
 
 
 @contextmanager
 def borrowed(learner: Learner, exchange: Exchange, lending: Lending, rows: int, batches: int) -> Iterator[None]:
-    """While this lasts, draws from a learner's memories take rows that others remember too.
+    """Let draws from a learner's memories include rows that other replicas remember, within the context.
 
-    All replicas enter it at the same time. rows, batches: how many this one is about to learn.
+    All replicas enter it at the same time.
+
+    Args:
+        learner: The learner.
+        exchange: Its exchange.
+        lending: Transfer of rows.
+        rows: Number of rows that this replica is about to learn.
+        batches: Number of batches of these rows.
     """
     memories, wants = _drawn_from(learner, rows, batches)
     if not memories:
@@ -83,14 +94,18 @@ def borrowed(learner: Learner, exchange: Exchange, lending: Lending, rows: int, 
 
 
 def check_borrowing(strategies: Sequence[Strategy]) -> None:
-    """JobError where not all that strategies remember can be drawn from the memories of all replicas.
+    """Check that all strategies with memories can draw from the memories of all replicas.
 
-    >>> from incr_core.strategies import GDumb
-    >>> check_borrowing([GDumb()])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: cluster.memory_scope: expected strategies that draw remembered rows with "all", got
-    GDumb, which needs its memory as a whole; use "own", or replay
+    Raises:
+        JobError: A strategy needs its memory as a whole, a memory overrides `sample`, or no strategy has a memory.
+
+    Example:
+        >>> from incr_core.strategies import GDumb
+        >>> check_borrowing([GDumb()])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: cluster.memory_scope: expected strategies that draw remembered rows with "all", got
+        GDumb, which needs its memory as a whole; use "own", or replay
     """
     place, remembers = "cluster.memory_scope", False
     for strategy in strategies:
@@ -112,12 +127,16 @@ def check_borrowing(strategies: Sequence[Strategy]) -> None:
 
 
 def loans(held: Sequence[int], wants: Sequence[int], most: int) -> list[list[int]]:
-    """How many rows each replica borrows of each other one.
+    """Return how many rows each replica borrows from each other replica.
 
-    held: rows in the memory of each; wants: rows that each is about to draw; most: that one may borrow.
+    Args:
+        held: Rows in the memory of each replica.
+        wants: Rows that each is about to draw.
+        most: Maximum number that one may borrow.
 
-    >>> loans([4, 2, 2], wants=[6, 0, 100], most=5)
-    [[0, 1, 2], [0, 0, 0], [3, 2, 0]]
+    Example:
+        >>> loans([4, 2, 2], wants=[6, 0, 100], most=5)
+        [[0, 1, 2], [0, 0, 0], [3, 2, 0]]
     """
     table = []
     for taker, want in enumerate(wants):
@@ -130,7 +149,7 @@ def loans(held: Sequence[int], wants: Sequence[int], most: int) -> list[list[int
 
 
 def _drawn_from(learner: Learner, rows: int, batches: int) -> tuple[list[Memory], list[int]]:
-    """The memories that are drawn from, and how many rows are about to be."""
+    """Return the memories that are drawn from, and the number of rows about to be drawn from each."""
     memories, wants = list[Memory](), list[int]()
     for strategy in learner.strategies:
         assert isinstance(strategy, Strategy)
@@ -155,9 +174,9 @@ def _lend_and_borrow(
     most: int,
     lending: Lending,
 ) -> None:
-    """held, wanted: rows by replica and memory."""
-    going: dict[tuple[int, int], Weights] = {}  # columns by who takes them and piece
-    coming: list[tuple[list[int], list[int]]] = []  # for each memory the rows of each piece, by who gives them
+    """Offer rows and fetch rows for each memory. `held` and `wanted` are rows by replica and memory."""
+    going: dict[tuple[int, int], Weights] = {}  # columns by borrower and piece
+    coming: list[tuple[list[int], list[int]]] = []  # for each memory the rows of each piece, by lender
     for number, memory in enumerate(memories):
         sizes = [one[number] for one in held]
         pieces = [_pieces(row) for row in loans(sizes, [one[number] for one in wanted], most)]
@@ -184,7 +203,7 @@ def _lend_and_borrow(
 
 
 def _pieces(counts: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The rows of each giver in the first piece of what one borrows, and in the second.
+    """Return the rows of each lender in the first piece of a loan, and in the second.
 
     >>> _pieces([0, 512, 1536])
     ([0, 128, 384], [0, 384, 1152])
@@ -196,7 +215,7 @@ def _pieces(counts: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def _drawn_for_each(memory: Memory, counts: Sequence[int], generator: torch.Generator) -> list[Columns]:
-    """So many rows for each who borrows; none twice for one, and none for two before all were drawn once.
+    """Draw rows for each borrower: distinct for one borrower, and for several until all rows were drawn once.
 
     >>> from incr_core.memories import Reservoir
     >>> memory, generator = Reservoir(4), torch.Generator()
@@ -219,7 +238,7 @@ def _drawn_for_each(memory: Memory, counts: Sequence[int], generator: torch.Gene
 
 
 def _columns(come: Callable[[], list[Weights]], order: Tensor, number: int) -> Columns:
-    """What has come for one memory, in the order in which it is to be drawn."""
+    """Return the received columns of one memory, in the order in which they are to be drawn."""
     own = f"{number}/"
     parts = [
         {name.removeprefix(own): column for name, column in part.items() if name.startswith(own)} for part in come()

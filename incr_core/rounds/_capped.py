@@ -1,4 +1,4 @@
-"""A cap on what one update may weigh in a mean by rows."""
+"""Cap on the weight of a single update in a mean by rows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from incr_core.update import Update, shares
 __all__ = ["capped", "capped_rows"]
 
 UNITS = 1 << 40
-"""Rows that updates are counted in once they are capped, all together: so fine that no share is rounded by much."""
+"""Total of the adjusted row counts after capping, large enough that rounding hardly changes a share."""
 
 
 def _capped_shares(rows: Sequence[int], most: float) -> list[float]:
-    """p_i = rows_i / rows, but none above `most`; what is cut goes to the others, by their rows.
+    """Return p_i = rows_i / rows, limited to `most`; the excess goes to the others in proportion to their rows.
 
-    Where there are too few to share a whole so (n * most <= 1), all with rows count alike.
+    If too few participants have rows (n * most <= 1), all of them have equal shares.
 
-    >>> _capped_shares([80, 10, 10], 0.5)
-    [0.5, 0.25, 0.25]
-    >>> _capped_shares([80, 15, 5], 0.4)  # the second, too, once it has its part of what was cut
-    [0.4, 0.4, 0.2]
-    >>> _capped_shares([80, 20, 0], 0.5)
-    [0.5, 0.5, 0.0]
+        >>> _capped_shares([80, 10, 10], 0.5)
+        [0.5, 0.25, 0.25]
+        >>> _capped_shares([80, 15, 5], 0.4)  # the second, too, once it has its part of what was cut
+        [0.4, 0.4, 0.2]
+        >>> _capped_shares([80, 20, 0], 0.5)
+        [0.5, 0.5, 0.0]
     """
     learned = [place for place, count in enumerate(rows) if count]
     if len(learned) * most <= 1.0:
@@ -36,12 +36,13 @@ def _capped_shares(rows: Sequence[int], most: float) -> list[float]:
 
 
 def capped_rows(rows: Sequence[int], most: float) -> Sequence[int]:
-    """Rows, or as many other ones as weigh no more than `most` each; the same where none does.
+    """Return row counts whose shares do not exceed `most`; the same object if none does.
 
-    >>> capped_rows([80, 10, 10], 0.9), capped_rows([0, 0], 0.5)
-    ([80, 10, 10], [0, 0])
-    >>> [count / UNITS for count in capped_rows([80, 10, 10], 0.5)]
-    [0.5, 0.25, 0.25]
+    Example:
+        >>> capped_rows([80, 10, 10], 0.9), capped_rows([0, 0], 0.5)
+        ([80, 10, 10], [0, 0])
+        >>> [count / UNITS for count in capped_rows([80, 10, 10], 0.5)]
+        [0.5, 0.25, 0.25]
     """
     if not any(rows) or (wanted := _capped_shares(rows, most)) == shares(rows):
         return rows
@@ -49,9 +50,9 @@ def capped_rows(rows: Sequence[int], most: float) -> Sequence[int]:
 
 
 def capped(updates: Sequence[Update], most: float) -> Sequence[Update]:
-    """Updates that weigh no more than `most` each in a mean by rows; the same where none does.
+    """Return updates whose weight in a mean by rows does not exceed `most`; the same object if none does.
 
-    Their rows, and sums over rows, are scaled.
+    Rows, and sums over rows, are scaled.
     """
     rows = [update.num_rows for update in updates]
     counted = capped_rows(rows, most)

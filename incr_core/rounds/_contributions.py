@@ -1,4 +1,4 @@
-"""What each participant has contributed to the rounds of an increment, where a server sees all updates side by side."""
+"""Contributions of the participants to the rounds of an increment, recorded where a server sees all updates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ __all__ = ["Contribution", "Contributions", "distance"]
 class Contribution:
     """One participant's part in an increment.
 
-    offered: rows that it had to learn, whether it was asked to or not. rounds: in which it took part.
-    weight: its share in the mean, over all rounds; NaN where the aggregation gives none. norm: how far it moved the
-    weights, |w_i - a|, and drift: how far that is from where all went, |w_i - w|, each a mean over its rounds.
-    loss: the mean loss over rows learned. failures: answers that did not come, or were left out, and why the last was.
+    Attributes:
+        offered: Rows that it had to learn, whether or not it was selected.
+        rounds: Number of rounds in which it took part.
+        weight: Its share in the mean, averaged over all rounds; NaN if the aggregation is not a mean.
+        norm: Distance of its weights from the anchor, |w_i - a|, averaged over its rounds.
+        drift: Distance of its weights from the merged weights, |w_i - w|, averaged over its rounds.
+        loss: Mean loss over the rows it learned.
+        failures: Number of missing or rejected replies.
+        failure: Reason of the last failure.
     """
 
     offered: int = 0
@@ -36,15 +41,19 @@ class Contribution:
 
 
 class Contributions:
-    """Those of all participants, by their number; of who had nothing to do with the increment there is none.
+    """Contributions by participant number; participants without a part in the increment have none.
 
-    rounds: how many there were. norm: how far all went together, |w - a|, a mean over the rounds.
+    Attributes:
+        rounds: Number of rounds.
+        norm: Distance of the merged weights from the anchor, |w - a|, averaged over the rounds.
+        of: The contributions.
 
-    >>> two = [Update({"w": torch.tensor([value])}, rows, {"loss": rows}) for value, rows in ((3.0, 1), (7.0, 3))]
-    >>> found = Contributions()
-    >>> found.add([4, 9], two, {"w": torch.zeros(1)}, {"w": torch.tensor([6.0])}, {"w": "mean"}, [0.25, 0.75])
-    >>> found.of[4].weight, found.of[4].norm, found.of[4].drift, found.of[4].loss, found.norm
-    (0.25, 3.0, 3.0, 1.0, 6.0)
+    Example:
+        >>> two = [Update({"w": torch.tensor([value])}, rows, {"loss": rows}) for value, rows in ((3.0, 1), (7.0, 3))]
+        >>> found = Contributions()
+        >>> found.add([4, 9], two, {"w": torch.zeros(1)}, {"w": torch.tensor([6.0])}, {"w": "mean"}, [0.25, 0.75])
+        >>> found.of[4].weight, found.of[4].norm, found.of[4].drift, found.of[4].loss, found.norm
+        (0.25, 3.0, 3.0, 1.0, 6.0)
     """
 
     def __init__(self) -> None:
@@ -52,11 +61,11 @@ class Contributions:
         self.of: dict[int, Contribution] = {}
 
     def one(self, participant: int) -> Contribution:
-        """A participant's, to be added to."""
+        """Return a participant's contribution, created on first use."""
         return self.of.setdefault(participant, Contribution())
 
     def failed(self, participant: int, why: str) -> None:
-        """An answer of a participant did not come, or was left out."""
+        """Record that a participant's reply is missing or was rejected."""
         one = self.one(participant)
         one.failures, one.failure = one.failures + 1, why
 
@@ -69,7 +78,16 @@ class Contributions:
         rules: Mapping[str, str],
         shares: Sequence[float] | None,
     ) -> None:
-        """Add a round: who learned, what, from where, and what was made of it with which share of each."""
+        """Add a round.
+
+        Args:
+            participants: Numbers of the participants that learned.
+            updates: Their updates.
+            anchor: The weights at the start of the round.
+            merged: The merged weights.
+            rules: Merge rule of each entry.
+            shares: Share of each update in the result; None if it is not a mean.
+        """
         self.rounds += 1
         self.norm = _joined(self.norm, distance(merged, anchor, rules), self.rounds)
         weights = [math.nan] * len(updates) if shares is None else shares
@@ -86,16 +104,17 @@ class Contributions:
 
 
 def _joined(mean: float, value: float, count: int) -> float:
-    """The mean of `count` values, of which this is the last."""
+    """Return the mean of `count` values, given the mean of the previous ones and the last value."""
     return value if math.isnan(mean) else mean + (value - mean) / count
 
 
 @torch.no_grad()
 def distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor], rules: Mapping[str, str]) -> float:
-    """How far weights are from others, by what merges as a mean.
+    """Return the distance between weights, by the entries that merge as a mean.
 
-    >>> distance({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w": "mean"})
-    5.0
+    Example:
+        >>> distance({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {"w": "mean"})
+        5.0
     """
     return math.hypot(
         *(

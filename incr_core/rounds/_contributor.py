@@ -1,4 +1,4 @@
-"""A contributor: a participant and its exchanges with others. Without others, it is all of the local engine."""
+"""A contributor: a participant with its exchanges. Without peers, it is the whole local engine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Contributor"]
 
 
 class Contributor(Exchanging):
-    """A participant among its peers (`Exchanging`), that begins, goes on from what it has saved, and goes back.
+    """A participant among its peers (`Exchanging`) that can start, resume from saved state, and roll back.
 
-    It is made of the same arguments.
+    It takes the same arguments as `Exchanging`.
     """
 
     def _prepare(self) -> None:
@@ -26,9 +26,12 @@ class Contributor(Exchanging):
         self._kept: Snapshot | None = None
 
     def start(self, saved: SavedState | None, weights: Weights | None, found: bool = True) -> None:
-        """Begin anew, or go on from a saved state and these weights.
+        """Start from the beginning, or resume from a saved state and weights.
 
-        found: whether to take in files that were found since.
+        Args:
+            saved: The saved state; None starts from the beginning.
+            weights: The weights of the commit.
+            found: Whether to include files that appeared since.
         """
         self._renew()
         if saved is None or weights is None:
@@ -41,9 +44,14 @@ class Contributor(Exchanging):
     def inherit(
         self, saved: Sequence[SavedState], weights: Weights, number: int, count: int, found: bool = True
     ) -> None:
-        """Go on as number `number` of `count` from these weights and the states of another number of contributors.
+        """Resume as number `number` of `count` contributors from the states of a different number of contributors.
 
-        found: as in `start`.
+        Args:
+            saved: The saved states of all previous contributors.
+            weights: The weights of the commit.
+            number: Number of this contributor.
+            count: New number of contributors.
+            found: As in `start`.
         """
         self._renew()
         self._fresh = False
@@ -52,17 +60,19 @@ class Contributor(Exchanging):
         states = [one.load(learner) for one in saved]
         exchanged = self.participant.inherit(states, number, count, found=found)
         if number >= len(saved):
-            exchanged = {**exchanged, "left": {}}  # who joins has sent nothing yet that was rounded
+            exchanged = {**exchanged, "left": {}}  # a new contributor has no rounding residue yet
         self._take_back(exchanged)
 
     def _renew(self) -> None:
-        """Let the participant be one that has begun nothing."""
+        """Replace a used participant by a new one."""
         if not self._fresh:
             self.participant.close()
             self._prepare()
 
     def go_back(self, version: int | None) -> bool:
-        """Go back to a version, if its state is kept in memory: with the same model, and the same reader."""
+        """Roll back to a version whose state is in memory, keeping the model object and the reader. Return False
+        otherwise.
+        """
         kept = self._kept
         if kept is None or kept.version != version:
             return False
@@ -77,16 +87,16 @@ class Contributor(Exchanging):
             value.copy_(exchanged["left"][name]) if name in exchanged["left"] else value.zero_()
 
     def save(self, path: Path, version: int | None = None) -> None:
-        """Keep the state of the participant and of its exchanges, of that version."""
+        """Save the state of the participant and of its exchanges for that version."""
         if self._keeps and version is not None:
             self.snapshot(version).write(path)
         else:
             checkpoint.save(path, self._state())
 
     def snapshot(self, version: int) -> Snapshot:
-        """Keep the state in memory alone, to go back to or to be written while learning goes on.
+        """Keep the state in memory, for rolling back or for writing it while learning continues.
 
-        It lies where the last one lay (`Snapshot.of`).
+        It reuses the memory of the previous snapshot (`Snapshot.of`).
         """
         before, self._kept = self._kept, None
         self._kept = Snapshot.of(version, self._weights(), self._state(), before)

@@ -1,4 +1,4 @@
-"""How a contributor merges with its peers, and the exchange of one that has none."""
+"""The protocol of an exchange between contributors, and the exchange without peers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ __all__ = ["Alone", "Exchange"]
 
 
 class Exchange(Protocol):
-    """How a contributor merges named tensors with its peers; all call the same method at the same time.
+    """Merging of named tensors among contributors. All call the same method at the same time.
 
-    size: how many contributors merge, this one included. rank: which of them this one is. bytes_sent: by it, so far.
-    rounds: the types of weights that may be rounded on their way.
+    Attributes:
+        size: Number of contributors, including this one.
+        rank: Number of this contributor.
+        bytes_sent: Bytes sent by it so far.
+        rounds: Dtypes of weights that may be rounded in transfer.
     """
 
     size: int
@@ -26,28 +29,35 @@ class Exchange(Protocol):
     rounds: frozenset[torch.dtype]
 
     def total(self, count: int, device: torch.device) -> int:
-        """The sum of all contributors' counts. device: on which tensors can be sent."""
+        """Return the sum of all contributors' counts. `device` is one from which tensors can be sent."""
 
     def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
-        """The counts of each contributor, in rank order; as many of each."""
+        """Return the counts of each contributor, in rank order; all have the same number of counts."""
 
     def mean(
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
     ) -> tuple[Weights, int]:
-        """`update.mean` of all contributors' updates, in this one's tensors or others, and the rows they stand for.
+        """Return `update.mean` of all contributors' updates, and their total number of rows.
 
-        left: of weights that may be rounded, what rounding has left over so far; changed in place.
+        The result may reuse the update's tensors.
+
+        Args:
+            update: This contributor's update.
+            anchor: The anchor.
+            rules: Merge rule of each entry.
+            left: Accumulated rounding residue of weights that may be rounded; changed in place.
         """
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """`update.merge_shared` of all contributors' shared strategy states, in this one's tensors or others."""
+        """Return `update.merge_shared` of all contributors' shared strategy states; may reuse `state`."""
 
 
 class Alone:
     """The exchange of a contributor without peers.
 
-    >>> Alone().mean(Update({"w": torch.ones(1)}, num_rows=3), {}, {})
-    ({'w': tensor([1.])}, 3)
+    Example:
+        >>> Alone().mean(Update({"w": torch.ones(1)}, num_rows=3), {}, {})
+        ({'w': tensor([1.])}, 3)
     """
 
     size = 1
@@ -56,19 +66,19 @@ class Alone:
     rounds: frozenset[torch.dtype] = frozenset()
 
     def total(self, count: int, device: torch.device) -> int:
-        """Its own count."""
+        """Return its own count."""
         return count
 
     def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
-        """Its own counts."""
+        """Return its own counts."""
         return [list(counts)]
 
     def mean(
         self, update: Update, anchor: Weights, rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
     ) -> tuple[Weights, int]:
-        """Its own update."""
+        """Return its own update."""
         return mean([update], anchor, rules), update.num_rows
 
     def shared(self, state: Weights, rows: int, anchor: Weights, rules: Mapping[str, str]) -> Weights:
-        """Its own state."""
+        """Return its own state."""
         return state

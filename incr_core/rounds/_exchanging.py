@@ -1,4 +1,4 @@
-"""The part of a contributor that learns: rounds of its participant with those of its peers."""
+"""The learning part of a contributor: rounds of its participant and the exchange with peers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ __all__ = ["Exchanging"]
 
 
 ONCE = EverySteps()
-"""One round of all steps there are."""
+"""A single round of all available steps."""
 
 
 class Exchanging:
-    """The part of a contributor that learns: the `Cohort` of its participant and its peers, seen from here.
+    """The learning part of a contributor: the `Cohort` of its participant and its peers, from its own point of view.
 
-    Every contributor takes the outer step itself, on its shard: it is the same function of the same numbers everywhere,
-    so the result need not be sent.
+    Every contributor takes the outer step itself, on its shard. The step is the same function of the same numbers
+    everywhere, so the result need not be sent.
 
-    make, outer: factories of the participant and of the outer step, called again where a run returns to a commit.
-    exchange: with the same shard of the other replicas; within: with the other shards of this replica. keeps: whether
-    to keep a saved state in memory too, to go back to. overlaps: whether one round is exchanged while the next is
-    learned (`DelayedMean`). lending: how replicas lend one another remembered rows; None: each draws from its own.
-    fragments: in how many parts, each in a round of its own, weights are (`Fragments`).
+    Args:
+        make: Creates the participant; called again when a run returns to a commit.
+        outer: Creates the outer step; likewise.
+        exchange: Exchange with the same shard of the other replicas.
+        within: Exchange with the other shards of this replica.
+        keeps: Whether to keep saved state in memory as well, for rolling back.
+        overlaps: Whether a round is exchanged while the next is learned (`DelayedMean`).
+        lending: Transfer of remembered rows between replicas; None draws from the own memory only.
+        fragments: Number of fragments of the weights, each exchanged in its own round (`Fragments`).
     """
 
     def __init__(
@@ -70,10 +74,10 @@ class Exchanging:
         self.participant = self._make()
         self.participant.keeps_increments = self._keeps
         self.outer = self._make_outer()
-        self._fresh = True  # nothing has begun
-        self._summed: Weights | None = None  # shared state that merges by "sum", as merged last
+        self._fresh = True  # learning has not begun
+        self._summed: Weights | None = None  # last merged shared state with the rule "sum"
         self.rules = self.participant.learner.rules()
-        # Only what is learned is rounded on its way, or comes late: not buffers, nor counts.
+        # Only trained weights are rounded in transfer or delayed: not buffers or counts.
         learned = {f"model.{name}" for name in self.participant.learner.context.names}
         self._steered = {name for name, rule in self.rules.items() if name in learned and rule == "mean"}
         self._left = {
@@ -81,7 +85,7 @@ class Exchanging:
             for name, value in (self._weights() if self.exchange.rounds else {}).items()
             if name in self._steered and value.dtype in self.exchange.rounds
         }
-        # Weights are copied into the anchor only where the merge or the outer step needs them.
+        # Weights are copied to the anchor only if the merge or the outer step needs them.
         self._anchored = {
             name
             for name, rule in self.rules.items()
@@ -96,14 +100,16 @@ class Exchanging:
         return self.participant.learner.remakes and self.exchange.size > 1
 
     def receive(self) -> Arrival | None:
-        """Take the next increment; None at the end of the stream."""
+        """Take the next increment; return None at the end of the stream."""
         self._fresh = False
         return self.participant.receive()
 
     def learn(self, observed: Weights, pace: Pace = ONCE) -> Round:
-        """Learn the increment at hand, in the rounds of that pace.
+        """Learn the current increment, in the rounds given by `pace`.
 
-        observed: what all arrivals add to running statistics.
+        Args:
+            observed: Sum of all arrivals' additions to running statistics.
+            pace: The rounds.
         """
         self._account.begin()
         learner, done, taken = self.participant.learner, Round(), list[int]()
@@ -136,7 +142,9 @@ class Exchanging:
         return self._accounted(done)
 
     def judge(self) -> Tensor:
-        """Compare the weights with the champion's; the shards of a replica know the same rows, and the first counts."""
+        """Compare the weights with the champion's. All shards of a replica have the same rows, so only the first
+        counts.
+        """
         judged = self.participant.judge()
         return judged if self.participant.learner.shard[0] == 0 else torch.zeros_like(judged)
 
@@ -146,11 +154,11 @@ class Exchanging:
         return compared if self.participant.learner.shard[0] == 0 else Comparison()
 
     def skip(self) -> None:
-        """Drop the rows of the increment at hand."""
+        """Drop the rows of the current increment."""
         self.participant.skip()
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Do what is ordered, then adopt these weights."""
+        """Follow orders, then adopt these weights."""
         if orders.consolidate:
             consolidate(self)
         self.participant.follow(orders)
@@ -161,11 +169,11 @@ class Exchanging:
     # -- the cohort ----------------------------------------------------------------------------------------------
 
     def anchor(self) -> Weights:
-        """The current weights; copies of those that the merge or the outer step needs."""
+        """Return the current weights, with copies of those that the merge or the outer step needs."""
         return {name: value.clone() if name in self._anchored else value for name, value in self._weights().items()}
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
-        """The mean of its update and its peers'. Where that is exact, nothing that rounding left stays."""
+        """Return the mean of the update and its peers'. An exact merge also clears the rounding residue."""
         with_peers = time.perf_counter()
         if self._within.size > 1 and self.participant.learner.divides and updates[0].num_rows:
             self._merge_buffers(anchor)
@@ -179,13 +187,13 @@ class Exchanging:
         return merged
 
     def _settle(self) -> None:
-        """All weights are the same everywhere, as they are: nothing is left over of what went before."""
+        """Clear the rounding residue, because all weights are now equal everywhere."""
         for value in self._left.values():
             value.zero_()
 
     @torch.no_grad()
     def _merge_buffers(self, anchor: Weights) -> None:
-        """Merge the buffers that this replica's shards have changed in forwards, each over its shard of the rows."""
+        """Merge the buffers that this replica's shards have changed in forwards, each on its shard of the rows."""
         weights = self.participant.learner.weights()
         buffers = {name: value for name, value in weights.items() if local(value) is value}
         if buffers:
@@ -195,7 +203,7 @@ class Exchanging:
 
     @torch.no_grad()
     def adopt(self, weights: Weights) -> None:
-        """Take these weights, of this contributor's shard."""
+        """Adopt these weights, of this contributor's shard."""
         for name, mine in self._weights().items():
             if mine.data_ptr() != weights[name].data_ptr():
                 mine.copy_(weights[name])
@@ -208,7 +216,7 @@ class Exchanging:
         return Consolidated([rows], [state], [Update(self._weights, rows)])
 
     def merge_shared(self, made: Consolidated) -> None:
-        """Merge what strategies share with the peers."""
+        """Merge the strategies' shared state with the peers."""
         if self.exchange.size > 1 and made.states[0]:
             with_peers = time.perf_counter()
             learner = self.participant.learner
@@ -219,20 +227,20 @@ class Exchanging:
         self._summed = None
 
     def derive(self) -> None:
-        """Let the strategies here derive weights from what was merged: all workers come to the same ones."""
+        """Let the strategies derive weights from the merged state; all workers compute the same ones."""
         self.participant.learner.derive()
 
     # -- within a round ------------------------------------------------------------------------------------------
 
     def _borrowed(self, rows: int) -> AbstractContextManager[None]:
-        """While so many rows are learned: whether remembered ones are drawn from the memories of all replicas."""
+        """Return a context in which remembered rows are drawn from the memories of all replicas, if configured."""
         lending, learner = self._lending, self.participant.learner
         if lending is None or self.exchange.size == 1:
             return nullcontext()
         return borrowed(learner, self.exchange, lending, rows, -(-rows // learner.batch_size))
 
     def _overlap(self, pace: Pace, taken: list[int], done: Round) -> None:
-        """All rounds of an increment, each exchanged while the next is learned; buffers are merged after the last."""
+        """Learn all rounds of an increment, each exchanged while the next is learned; buffers are merged at the end."""
         anchor = self.anchor()
         delayed = DelayedMean(
             self._learned_weights,
@@ -245,7 +253,9 @@ class Exchanging:
         self._merge_others(anchor, rows)
 
     def _stagger(self, pace: Pace, taken: list[int], done: Round) -> None:
-        """All rounds of an increment, each with the exchange of one fragment; buffers are merged after the last."""
+        """Learn all rounds of an increment, each followed by the exchange of one fragment; buffers are merged at the
+        end.
+        """
         anchor = self.anchor()
         fragments = Fragments(
             self._weights,
@@ -257,13 +267,13 @@ class Exchanging:
         self._merge_others(anchor, rows)
 
     def _take(self, pace: Pace, taken: list[int], done: Round) -> int:
-        """Learn a round that is exchanged otherwise than by `merge`; returns of how many rows."""
+        """Learn a round that is not exchanged by `merge`; return its number of rows."""
         updates = self._advance(pace, taken)
         done.add(updates)
         return updates[0].num_rows
 
     def _learned_weights(self) -> Weights:
-        """Those that are learned, and averaged."""
+        """Return the trained weights, which are averaged."""
         return {name: value for name, value in self._weights().items() if name in self._steered}
 
     def _merge_fragment(self, update: Update, base: Weights) -> tuple[Weights, int]:
@@ -274,7 +284,7 @@ class Exchanging:
         return merged
 
     def _merge_others(self, anchor: Weights, rows: int) -> None:
-        """Merge what is not learned, buffers and counts, over the rows of all rounds; then all stand where all do."""
+        """Merge buffers and counts over the rows of all rounds; afterwards all contributors have equal weights."""
         buffers = {name: value for name, value in self._weights().items() if name not in self._steered}
         if buffers:
             merged, total = self.merge([Update(buffers, rows)], anchor)
@@ -284,14 +294,14 @@ class Exchanging:
         self.participant.learner.adopted()
 
     def _goes_on(self, pace: Pace, rounds: int) -> bool:
-        """Whether there is another round after so many."""
+        """Whether another round follows after `rounds` rounds."""
         learner = self.participant.learner
         if pace.rounds is not None:
             return rounds < pace.rounds
         return rounds == 0 or self.exchange.total(learner.steps.left, learner.device) > 0
 
     def _advance(self, pace: Pace, taken: list[int]) -> list[Update]:
-        """Take a round's steps, and note how many; the first begins here, since strategies begin behind its anchor."""
+        """Take the steps of a round, and record their number; the first begins here, after its anchor was taken."""
         if not taken:
             self.participant.begin()
         steps = self.participant.learner.steps
@@ -301,7 +311,9 @@ class Exchanging:
         return [self._local(update)]
 
     def _agreed(self, limit: Limit) -> Limit:
-        """The same for all shards of a replica, which take their steps together: by the clock of the first."""
+        """Return a limit that holds for all shards of a replica, which take steps together: the clock of the first
+        decides.
+        """
         learner = self.participant.learner
         if not callable(limit) or self._within.size == 1:
             return limit
@@ -312,11 +324,12 @@ class Exchanging:
         return Update({name: local(value) for name, value in update.weights.items()}, update.num_rows, update.losses)
 
     def _weights(self) -> Weights:
-        """The weights of this contributor's shard, as live views."""
+        """Return the weights of this contributor's shard, as live views."""
         return {name: local(value) for name, value in self.participant.learner.weights().items()}
 
     def _accounted(self, done: Round) -> Round:
-        # The shards of a replica learn the same rows: the first counts them, and each reports its share of the loss.
+        # The shards of a replica learn the same rows: only the first counts them, and each reports its share of the
+        # loss.
         rank, shards = self.participant.learner.shard
         if shards > 1:
             done.passes_rows *= rank == 0

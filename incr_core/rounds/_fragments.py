@@ -1,5 +1,7 @@
-"""Fragments of a model that are exchanged in turn, one a round (Streaming DiLoCo, Douillard et al. 2025,
-arXiv:2501.18512)."""
+"""Fragments of a model that are exchanged in turn, one per round.
+
+Reference: Streaming DiLoCo, Douillard et al. 2025, arXiv:2501.18512.
+"""
 
 from __future__ import annotations
 
@@ -12,48 +14,50 @@ from incr_core.update import Update, Weights
 __all__ = ["Fragments", "fragments_of"]
 
 Merge = Callable[[Update, Weights], tuple[Weights, int]]
-"""`Exchange.mean` of an update, in its own tensors, and the anchor."""
+"""`Exchange.mean` of an update, which owns its tensors, and the anchor."""
 
 
 def fragments_of(sizes: Mapping[str, int], count: int) -> list[list[str]]:
-    """Names in at most `count` groups of neighbours, about equally large; none is empty.
+    """Divide names into at most `count` groups of neighbours of about equal size, none of them empty.
 
-    >>> fragments_of({"a": 4, "b": 1, "c": 3, "d": 4}, 3)
-    [['a'], ['b', 'c'], ['d']]
-    >>> fragments_of({"a": 4}, 3)
-    [['a']]
+    Example:
+        >>> fragments_of({"a": 4, "b": 1, "c": 3, "d": 4}, 3)
+        [['a'], ['b', 'c'], ['d']]
+        >>> fragments_of({"a": 4}, 3)
+        [['a']]
     """
     total, before = sum(sizes.values()), 0
     found: list[list[str]] = [[] for _ in range(count)]
     for name, size in sizes.items():
-        # It belongs where its middle lies.
+        # A name belongs to the group that contains its midpoint.
         found[min(count - 1, (2 * before + size) * count // max(1, 2 * total))].append(name)
         before += size
     return [group for group in found if group]
 
 
 class Fragments:
-    """Weights of one learner, of which each fragment was last the same everywhere in another round.
+    """Weights of one learner in fragments, each synchronised in a different round.
 
-    With P fragments, B_f where all stand with fragment f, u_{i,f} what replica i has moved it by since, and p_i its
-    share of the rows since,
+    With P fragments, B_f the common base of fragment f, u_{i,f} the change that replica i has made to it since, and p_i
+    its share of the rows since,
 
         after round k, of k = 0, 1, ...     fragment f = k mod P:   B_f <- outer(B_f, B_f + sum_i p_i u_{i,f})
-        after the last round                so with all fragments
+        after the last round                the same for all fragments
 
     Args:
-        weights: gives the live ones.
-        names: of the weights of each fragment.
-        merge: with the peers.
-        step: the outer step, from B_f and the mean to the next B_f.
+        weights: Returns the live weights.
+        names: Names of the weights of each fragment.
+        merge: The exchange with the peers.
+        step: The outer step, from B_f and the mean to the next B_f.
 
-    >>> weights = {"a": torch.tensor([8.0]), "b": torch.tensor([4.0])}
-    >>> halve = lambda own, base: ({name: value / 2 for name, value in own.weights.items()}, own.num_rows)
-    >>> fragments = Fragments(lambda: weights, [["a"], ["b"]], halve, lambda base, mean: mean)
-    >>> fragments.learned(3, last=False); weights
-    {'a': tensor([4.]), 'b': tensor([4.])}
-    >>> fragments.learned(3, last=True); weights
-    {'a': tensor([2.]), 'b': tensor([2.])}
+    Example:
+        >>> weights = {"a": torch.tensor([8.0]), "b": torch.tensor([4.0])}
+        >>> halve = lambda own, base: ({name: value / 2 for name, value in own.weights.items()}, own.num_rows)
+        >>> fragments = Fragments(lambda: weights, [["a"], ["b"]], halve, lambda base, mean: mean)
+        >>> fragments.learned(3, last=False); weights
+        {'a': tensor([4.]), 'b': tensor([4.])}
+        >>> fragments.learned(3, last=True); weights
+        {'a': tensor([2.]), 'b': tensor([2.])}
     """
 
     def __init__(
@@ -70,9 +74,11 @@ class Fragments:
         self._round = 0
 
     def learn(self, take: Callable[[], int], goes_on: Callable[[], bool]) -> int:
-        """Take all rounds of an increment; returns the rows learned.
+        """Learn all rounds of an increment; return the number of rows learned.
 
-        take: a round, of so many rows. goes_on: whether there is another.
+        Args:
+            take: Learns a round, and returns its number of rows.
+            goes_on: Returns whether there is another round.
         """
         rows, more = 0, True
         while more:
@@ -83,7 +89,7 @@ class Fragments:
         return rows
 
     def learned(self, rows: int, *, last: bool) -> None:
-        """A round is over, in which so many rows were learned: exchange the fragment whose turn it is, or all."""
+        """Finish a round of `rows` rows: exchange the fragment whose turn it is, or all after the last round."""
         self._rows = [before + rows for before in self._rows]
         turn = self._round % len(self._names)
         self._round += 1
@@ -96,7 +102,7 @@ class Fragments:
         mine, base = {name: live[name] for name in self._names[number]}, self._bases[number]
         merged, total = self._merge(Update(mine, self._rows[number]), base)
         self._rows[number] = 0
-        if total:  # as in a round of its own: without, momentum is not applied either
+        if total:  # without rows the outer step is skipped, so that momentum alone moves nothing
             following = self._step(base, merged)
             torch._foreach_copy_([mine[name] for name in following], list(following.values()))
             torch._foreach_copy_([base[name] for name in following], list(following.values()))

@@ -1,13 +1,13 @@
-"""What becomes of participants' states when their number changes: nothing that one knows is lost.
+"""Transfer of participants' states when their number changes, without loss of information.
 
-    who stays    keeps its state, and takes in its part of what those who leave have
-    who leaves   leaves its remembered rows and pending predictions to all who stay, row by row in turn, and its rows
-                 that strategies have yet to consolidate to one of them
-    who joins    takes its part of the remembered rows of all others, and of all else the state of the first, whose
-                 weights, optimiser and strategies have gone through the same; it draws its own random numbers
+    staying    keeps its state, and receives its part of the leaving participants' data
+    leaving    distributes its remembered rows and pending predictions among all staying participants, row by row in
+               turn, and passes its unconsolidated rows to one of them
+    joining    receives its part of the remembered rows of all others, and otherwise the state of the first, whose
+               weights, optimiser and strategies have the same history; it draws its own random numbers
 
-Participants are numbered: of more than before the last ones join, of fewer the last ones leave. So what comes out is a
-function of the states and of the two numbers, however it came to the change.
+Participants are numbered: if the number grows, the last ones join; if it shrinks, the last ones leave. The result is a
+function of the states and of the two numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ State = dict[str, Any]
 
 
 def inherited(learner: Learner, states: Sequence[State], number: int, count: int, keeps: int | None) -> State:
-    """The state of participant `number` of `count`, from those of all participants before, in their order.
+    """Return the state of participant `number` of `count`, from the states of all previous participants, in order.
 
-    learner: the participant's own, not used before; what it holds afterwards is to be loaded anew. keeps: rows kept for
-    a consolidation (`UnconsolidatedRows`), None where strategies consolidate after every increment.
+    All states must belong to one commit, and to one common stream that is dealt out.
 
-    All states must be of one commit, and of one common stream that is dealt out.
+    Args:
+        learner: The participant's unused learner; its contents afterwards must be loaded again.
+        states: The previous states.
+        number: Number of this participant.
+        count: New number of participants.
+        keeps: Rows kept for a consolidation (`UnconsolidatedRows`); None if strategies consolidate after every
+            increment.
     """
     before, staying = len(states), min(len(states), count)
     joins, leaving = number >= staying, states[count:]
@@ -43,7 +48,7 @@ def inherited(learner: Learner, states: Sequence[State], number: int, count: int
     if joins:
         state["learner"] = {**state["learner"], **_draws(learner)}
         state["pending"] = PendingPredictions().state_dict()
-        state["reference"] = None  # what the first one keeps of its rows counts once
+        state["reference"] = None  # the first one's reference rows must count once
     state["unconsolidated"] = _unconsolidated(state, leaving[number::count], keeps, joins=joins)
     pieces = _pieces(learner, states if joins else leaving, number, count)
 
@@ -52,7 +57,7 @@ def inherited(learner: Learner, states: Sequence[State], number: int, count: int
         if joins:
             memory.clear()
         elif count > before:
-            memory.deal(range(before), of=count)  # the other parts are theirs who join
+            memory.deal(range(before), of=count)  # the other parts go to joining participants
         for piece in taken:
             memory.join(piece)
     _correct_sums(learner, state["exchanged"].get("summed"), [] if number else leaving, joins=joins)
@@ -63,13 +68,13 @@ def inherited(learner: Learner, states: Sequence[State], number: int, count: int
 
 
 def _draws(learner: Learner) -> State:
-    """What the random numbers that a learner will draw depend on."""
+    """Return the states on which a learner's future random numbers depend."""
     state = learner.state_dict()
     return {name: deepcopy(state[name]) for name in ("generator", "steps", "random")}
 
 
 def _pieces(learner: Learner, givers: Sequence[State], number: int, count: int) -> list[list[Memory]]:
-    """For each of the learner's memories the parts, number `number` of `count`, that others give of theirs."""
+    """Return, for each of the learner's memories, part `number` of `count` of the givers' memories."""
     pieces: list[list[Memory]] = [[] for _ in learner.memories()]
     for state in givers:
         learner.load_state_dict(state["learner"])
@@ -82,11 +87,11 @@ def _pieces(learner: Learner, givers: Sequence[State], number: int, count: int) 
 
 @torch.no_grad()
 def _correct_sums(learner: Learner, summed: Weights | None, leaving: Sequence[State], *, joins: bool) -> None:
-    """Let strategies' sums over all rows stay so: what was added since they were merged last counts once.
+    """Correct strategies' sums over all rows, so that additions since the last merge count once.
 
-    The first takes in what those who leave have added; who joins has added nothing.
+    The first participant receives the additions of those that leave; a joining participant has none.
     """
-    if summed is None:  # they were merged just now, and are equal in all
+    if summed is None:  # they were just merged, and are equal everywhere
         return
     state, _ = learner.shared_state()
     for name, before in summed.items():
@@ -97,7 +102,7 @@ def _correct_sums(learner: Learner, summed: Weights | None, leaving: Sequence[St
 
 
 def _pending(own: State, leaving: Sequence[State], number: int, count: int) -> State:
-    """The pending predictions of one who stays, and its part of those of all who leave."""
+    """Return the pending predictions of a staying participant, with its part of those of all that leave."""
     kept = PendingPredictions()
     kept.load_state_dict(own)
     for state in leaving:
@@ -108,7 +113,7 @@ def _pending(own: State, leaving: Sequence[State], number: int, count: int) -> S
 
 
 def _unconsolidated(state: State, leaving: Sequence[State], keeps: int | None, *, joins: bool) -> State | None:
-    """The rows that strategies have yet to consolidate, and those of some who leave."""
+    """Return the unconsolidated rows, including those of some leaving participants."""
     if keeps is None or state["unconsolidated"] is None:
         return None
     rows = UnconsolidatedRows(keeps)

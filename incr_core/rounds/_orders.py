@@ -1,4 +1,4 @@
-"""Orders: what all participants are to do besides learning the increments as they come."""
+"""Orders to all participants besides learning the increments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ __all__ = ["Orders", "follow"]
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What to do between two increments; every participant gets the same.
+    """Orders between two increments; every participant receives the same.
 
-    consolidate: let the strategies consolidate what was learned since they last did.
-    rate: from now on the learning rate is this many times its configured value; None: leave it.
-    flush: empty the memories. enlarge: let memories hold this many times as many rows. restart: the learning rate's
-    schedule begins again (a warm restart). verdict: on the version that was judged last (`Reference.follow`).
-    aside: rates leave out what becomes known from where a participant stands up to this time, in microseconds.
-    share: from the next increment on, learn this share of its rows (`limits.seconds`).
+    Attributes:
+        consolidate: Let the strategies consolidate what was learned since the last consolidation.
+        rate: New factor on the configured learning rate; None keeps the current one.
+        flush: Empty the memories.
+        enlarge: Factor on the capacity of memories.
+        restart: Restart the learning-rate schedule (a warm restart).
+        verdict: Verdict on the version that was judged last (`Reference.follow`).
+        aside: Rates exclude outcomes from the participant's current stream time up to this time, in microseconds.
+        share: Share of the rows to learn from the next increment on (`limits.seconds`).
 
-    >>> bool(Orders()), bool(Orders(rate=3.0))
-    (False, True)
+    Example:
+        >>> bool(Orders()), bool(Orders(rate=3.0))
+        (False, True)
     """
 
     consolidate: bool = False
@@ -38,7 +42,7 @@ class Orders:
         return self != Orders()
 
     def __or__(self, other: Orders) -> Orders:
-        """Both: what either of them asks for; of two numbers the second."""
+        """Combine orders; of two numbers the second is taken."""
         return Orders(
             self.consolidate or other.consolidate,
             self.rate if other.rate is None else other.rate,
@@ -52,7 +56,7 @@ class Orders:
 
 
 def follow(orders: Orders, learner: Learner, reference: Reference | None) -> None:
-    """Do what a learner, and rows of the past, can do of orders: all but consolidating and leaving out rows."""
+    """Apply orders to a learner and to reference rows: all but consolidation and excluded rows."""
     if orders.rate is not None:
         learner.descent.rate = orders.rate
     if orders.restart and learner.descent.schedule is not None:

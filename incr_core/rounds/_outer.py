@@ -1,6 +1,6 @@
 """The outer step: from the anchor and the mean of the updates to the next anchor.
 
-On a cluster this is DiLoCo's outer optimiser (Douillard et al. 2023, arXiv:2311.08105); on federated clients the same
+On a cluster this is DiLoCo's outer optimiser (Douillard et al. 2023, arXiv:2311.08105). On federated clients the same
 function is FedAvg (McMahan et al. 2017) or FedAvgM (Hsu et al. 2019).
 """
 
@@ -19,42 +19,47 @@ __all__ = ["Mean", "Momentum", "Nesterov", "Outer"]
 
 
 class Outer:
-    """From (anchor, mean) to the next anchor. Its state travels with the commit."""
+    """Base class of the outer steps, from (anchor, mean) to the next anchor. The state is part of a commit."""
 
     needs_anchor: bool = True
 
     def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
-        """The next anchor."""
+        """Return the next anchor."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, object]:
-        """The state between rounds."""
+        """Return the state between rounds."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state."""
 
 
 class Mean(Outer):
     """The mean itself: FedAvg, periodic weight averaging.
 
-    >>> Mean().step({}, {"w": torch.ones(1)}, {})
-    {'w': tensor([1.])}
+    Example:
+        >>> Mean().step({}, {"w": torch.ones(1)}, {})
+        {'w': tensor([1.])}
     """
 
     needs_anchor = False
 
     def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
-        """The mean, unchanged."""
+        """Return the mean, unchanged."""
         return mean
 
 
 class _Velocity(Outer):
-    """Treat the difference between anchor and mean as a gradient, and gather it in a velocity.
+    """Treat the difference between anchor and mean as a gradient, and accumulate it in a velocity.
 
-        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (as the subclass says)
+        d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (defined by the subclass)
 
-    Only what merges by "mean" is moved; counters and statistics are taken as merged.
+    Only entries that merge by "mean" are moved; counters and statistics keep their merged values.
+
+    Args:
+        lr: Outer learning rate.
+        momentum: Decay of the velocity, in [0, 1).
     """
 
     def __init__(self, lr: float, momentum: float) -> None:
@@ -68,12 +73,12 @@ class _Velocity(Outer):
         self.velocity: dict[str, Tensor] = {}
 
     def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
-        """What is stepped along."""
+        """Return the direction of the step."""
         raise NotImplementedError
 
     @torch.no_grad()
     def step(self, anchor: Mapping[str, Tensor], mean: Weights, rules: Mapping[str, str]) -> Weights:
-        """One step; the velocity is kept per entry."""
+        """Take one step; the velocity is kept per entry."""
         following: Weights = {}
         for name, value in mean.items():
             if rules.get(name, "mean") != "mean":
@@ -88,53 +93,66 @@ class _Velocity(Outer):
         return following
 
     def state_dict(self) -> dict[str, object]:
-        """The velocity by entry."""
+        """Return the velocity by entry."""
         return {"velocity": dict(self.velocity)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore it."""
+        """Restore the velocity."""
         velocity = state["velocity"]
         assert isinstance(velocity, dict)
         self.velocity = dict(velocity)
 
 
 class Nesterov(_Velocity):
-    """Treat the difference between anchor and mean as a gradient, and step along it with Nesterov momentum.
+    """Treat the difference between anchor and mean as a gradient, and take a step with Nesterov momentum.
 
         d = anchor - mean        v <- momentum * v + d        next = anchor - lr * (d + momentum * v)
 
-    With momentum 0 and lr 1 this is
-    `Mean`, to rounding. Douillard et al. 2023, section 3, use lr 0.7 and momentum 0.9.
+    With momentum 0 and lr 1 this is `Mean`, to rounding. The paper uses lr 0.7 and momentum 0.9.
 
-    >>> outer = Nesterov(lr=1.0, momentum=0.5)
-    >>> outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
-    {'w': tensor([-0.5000])}
+    Args:
+        lr: Outer learning rate.
+        momentum: Decay of the velocity, in [0, 1).
+
+    Example:
+        >>> outer = Nesterov(lr=1.0, momentum=0.5)
+        >>> outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
+        {'w': tensor([-0.5000])}
+
+    Reference:
+        Douillard et al. 2023, arXiv:2311.08105, section 3.
     """
 
     def __init__(self, lr: float = 0.7, momentum: float = 0.9) -> None:
         super().__init__(lr, momentum)
 
     def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
-        """Where the velocity will be."""
+        """Return the lookahead direction."""
         return direction + self.momentum * velocity
 
 
 class Momentum(_Velocity):
-    """Treat the difference between anchor and mean as a gradient, and step along it with heavy-ball momentum.
+    """Treat the difference between anchor and mean as a gradient, and take a step with heavy-ball momentum.
 
         d = anchor - mean        v <- momentum * v + d        next = anchor - lr * v
 
-    Hsu et al. 2019, arXiv:1909.06335, section 4: FedAvgM.
+    Args:
+        lr: Outer learning rate.
+        momentum: Decay of the velocity, in [0, 1).
 
-    >>> outer = Momentum(lr=1.0, momentum=0.5)
-    >>> first = outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
-    >>> outer.step(first, first, {"w": "mean"})
-    {'w': tensor([-0.5000])}
+    Example:
+        >>> outer = Momentum(lr=1.0, momentum=0.5)
+        >>> first = outer.step({"w": torch.tensor([1.0])}, {"w": torch.tensor([0.0])}, {"w": "mean"})
+        >>> outer.step(first, first, {"w": "mean"})
+        {'w': tensor([-0.5000])}
+
+    Reference:
+        Hsu et al. 2019, arXiv:1909.06335, section 4 (FedAvgM).
     """
 
     def __init__(self, lr: float = 1.0, momentum: float = 0.9) -> None:
         super().__init__(lr, momentum)
 
     def step_of(self, direction: Tensor, velocity: Tensor) -> Tensor:
-        """The velocity."""
+        """Return the velocity."""
         return velocity

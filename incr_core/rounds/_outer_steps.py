@@ -1,4 +1,4 @@
-"""The outer steps by the names that job files use."""
+"""Catalogue of the outer steps, by their names in job files."""
 
 from __future__ import annotations
 

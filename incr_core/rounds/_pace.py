@@ -1,6 +1,6 @@
-"""When replicas exchange within an increment: after so many steps, rows or seconds.
+"""Timing of exchanges within an increment: after a number of steps, rows or seconds.
 
-What a job says is an `Interval`; what it comes to in one increment is a `Pace`, which all its replicas keep.
+A job specifies an `Interval`. For each increment it is converted to a `Pace`, which all replicas follow.
 """
 
 from __future__ import annotations
@@ -19,30 +19,32 @@ __all__ = ["AsRecorded", "ByTime", "EverySteps", "Interval", "Pace"]
 
 
 class Pace(Protocol):
-    """How far each replica learns before an exchange; the same for all of them.
+    """Limits on learning before an exchange, the same for all replicas.
 
-    rounds: how many there are in the increment; None: until nobody has rows left.
-    records: whether the steps that were taken are kept with the metrics, since nothing else tells them.
+    Attributes:
+        rounds: Number of rounds in the increment; None continues until no replica has rows left.
+        records: Whether the steps taken are recorded with the metrics, because nothing else determines them.
     """
 
     @property
     def rounds(self) -> int | None:
-        """How many there are in the increment; None: until nobody has rows left."""
+        """Number of rounds in the increment; None continues until no replica has rows left."""
 
     @property
     def records(self) -> bool:
-        """Whether the steps that were taken are kept with the metrics, since nothing else tells them."""
+        """Whether the steps taken are recorded with the metrics, because nothing else determines them."""
 
     def limit(self, number: int, replica: int) -> Limit:
-        """How far a replica goes in a round that begins now."""
+        """Return the limit of a replica in a round that begins now."""
 
 
 @dataclass(frozen=True, slots=True)
 class EverySteps:
-    """So many rounds of so many optimiser steps each (None: all there are).
+    """A fixed number of rounds and of optimiser steps per round (None: all available).
 
-    >>> EverySteps(rounds=3, steps=4).limit(0, replica=1)
-    4
+    Example:
+        >>> EverySteps(rounds=3, steps=4).limit(0, replica=1)
+        4
     """
 
     rounds: int = 1
@@ -50,33 +52,35 @@ class EverySteps:
     records: ClassVar[bool] = False
 
     def limit(self, number: int, replica: int) -> Limit:
-        """The same everywhere."""
+        """Return the same limit for every replica."""
         return self.steps
 
 
 @dataclass(frozen=True, slots=True)
 class ByTime:
-    """A round lasts so many seconds, in which each takes the steps it manages: one at least, while it has rows."""
+    """Rounds of a fixed duration, in which each replica takes as many steps as it can, but at least one."""
 
     seconds: float
     rounds: ClassVar[None] = None
     records: ClassVar[bool] = True
 
     def limit(self, number: int, replica: int) -> Limit:
-        """Until the seconds are over."""
+        """Return a limit that stops after the duration."""
         end = time.monotonic() + self.seconds
         return lambda: time.monotonic() >= end
 
 
 @dataclass(frozen=True, slots=True)
 class AsRecorded:
-    """The steps of an increment learned by time, taken once more.
+    """Replay of the steps of an increment that was learned by time.
 
-    steps: of each replica, in each round; the column `steps` of the metrics.
+    Args:
+        steps: Steps of each replica in each round; the column `steps` of the metrics.
 
-    >>> again = AsRecorded([[3, 0], [2, 1]])
-    >>> again.rounds, again.limit(0, replica=0), again.limit(1, replica=1)
-    (2, 3, 1)
+    Example:
+        >>> again = AsRecorded([[3, 0], [2, 1]])
+        >>> again.rounds, again.limit(0, replica=0), again.limit(1, replica=1)
+        (2, 3, 1)
     """
 
     steps: Sequence[Sequence[int]]
@@ -84,25 +88,26 @@ class AsRecorded:
 
     @property
     def rounds(self) -> int:
-        """As many as there were."""
+        """Number of recorded rounds."""
         return len(self.steps[0])
 
     def limit(self, number: int, replica: int) -> Limit:
-        """What this replica took in that round."""
+        """Return the recorded number of steps."""
         return self.steps[replica][number]
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What lies between two exchanges: optimiser steps of a replica, rows of all replicas together, or seconds.
+    """The interval between two exchanges: optimiser steps of a replica, rows of all replicas together, or seconds.
 
-    >>> Interval.of(8), Interval.of("1000 rows").unit, Interval.of("2s").amount
-    (Interval(amount=8, unit='steps'), 'rows', 2)
-    >>> Interval.of("soon")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: expected a number of steps, a number of rows such as "1000 rows", or a duration such
-    as "5s", got 'soon'
+    Example:
+        >>> Interval.of(8), Interval.of("1000 rows").unit, Interval.of("2s").amount
+        (Interval(amount=8, unit='steps'), 'rows', 2)
+        >>> Interval.of("soon")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: expected a number of steps, a number of rows such as "1000 rows", or a
+        duration such as "5s", got 'soon'
     """
 
     amount: int
@@ -110,7 +115,7 @@ class Interval:
 
     @classmethod
     def of(cls, told: int | str) -> Self:
-        """What a job says: a number of steps, a number of rows as "1000 rows", or a duration."""
+        """Parse the value of a job: a number of steps, a number of rows such as "1000 rows", or a duration."""
         if isinstance(told, int):
             return cls(told, "steps")
         if (rows := re.fullmatch(r"\s*(\d+)\s*rows?\s*", told)) and int(rows[1]):
@@ -124,17 +129,20 @@ class Interval:
             ) from None
 
     def pace(self, steps: Sequence[int], rows_a_step: int) -> Pace:
-        """What it comes to in an increment.
+        """Return the pace in an increment.
 
-        steps: how many each replica has to take. rows_a_step: new rows of a full step.
+        A number of rows is converted to whole steps, the same for each replica: at most that many rows, but at least
+        one step. Without peers all rows are learned in one round.
 
-        A number of rows is one of whole steps, of which each replica takes as many: no more rows than that, but for one
-        step at least. Who has no peers learns all in one round.
+        Args:
+            steps: Number of steps that each replica has to take.
+            rows_a_step: New rows in a full step.
 
-        >>> Interval.of(2).pace([5, 4], rows_a_step=16)
-        EverySteps(rounds=3, steps=2)
-        >>> Interval.of("100 rows").pace([5, 4], rows_a_step=16)
-        EverySteps(rounds=2, steps=3)
+        Example:
+            >>> Interval.of(2).pace([5, 4], rows_a_step=16)
+            EverySteps(rounds=3, steps=2)
+            >>> Interval.of("100 rows").pace([5, 4], rows_a_step=16)
+            EverySteps(rounds=2, steps=3)
         """
         if len(steps) == 1 or self.amount == 0:
             return EverySteps()

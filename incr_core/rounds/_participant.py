@@ -1,15 +1,15 @@
-"""A participant: one learner and its part of the stream, wherever it lives.
+"""A participant: one learner and its part of the stream, on any engine.
 
-Every engine makes the same few calls on its participants, in the same order, for every increment:
+Every engine makes the same calls on its participants, in the same order, for every increment:
 
     receive      take the next increment: predict the rows that arrive, score those whose labels became known
     begin        prepare the rows to learn
     advance      take optimiser steps; the engine exchanges weights between calls
-    consolidate  let the strategies keep what was learned
+    consolidate  let the strategies consolidate what was learned
     review       learn rows of the history once more
-    judge        before a commit, compare the new version with the champion on rows of the past
+    judge        before a commit, compare the new version with the champion on past rows
     compare      and on the newest rows, which are held back until the next increment
-    save         at a commit, keep everything that learning on depends on
+    save         at a commit, save all state that further learning depends on
 
 An increment that must not be learned is skipped instead of begun.
 """
@@ -45,31 +45,34 @@ from incr_core.update import Update, Weights
 __all__ = ["WAITING", "Participant"]
 
 WAITING = "waiting rows"
-"""The name of an increment of rows that still wait, after the stream's end."""
+"""Name of an additional increment after the end of the stream, of rows that were still waiting."""
 
 KEPT_ROWS = 100_000
-"""Rows, of several increments since a commit, that are kept in memory at most to be received once more."""
+"""Maximum number of rows, of several increments since a commit, that are kept in memory for repeated delivery."""
 
 
 class Participant(Resuming):
     """One learner and its part of the stream.
 
-    name: unique in the run; its state is kept under it.
-    stream, learner: what it owns.
-    warm_passes: passes over the warm start, where it is more than the learner's `epochs`.
-    adapts: whether passes over other increments follow from the rows known before (`passes_after`).
-    frozen: learn nothing after the warm start; a baseline.
-    probes: statistics to report about rows before they are learned.
-    stopping: when to stop passing over an increment's rows; by default after all passes.
-    reports_tasks: whether to report which tasks the rows to learn are of.
-    keeps: None where strategies consolidate after every increment. Else they do when ordered to, on the rows learned
-        since the last time, of which at least the last `keeps` are kept.
-    personal: by name pattern, weights that stay here: no anchor changes them, and no update tells them.
-    reference: rows of the past on which versions are judged; None where they are not.
-    holdout: a share of an increment's rows, or a number of them, the last ones, that are held back to judge versions
-        on, and learned with the next increment.
-    rows_per_hour: how many rows are learned at most of an hour of the stream; where replicas deal out one stream, by
-        all of them together.
+    Args:
+        name: Unique name in the run; the state is stored under it.
+        stream: Its part of the stream.
+        learner: Its learner.
+        warm_passes: Passes over the warm start, if more than the learner's `epochs`.
+        adapts: Whether the passes over other increments depend on the number of rows known before (`passes_after`).
+        frozen: Learn nothing after the warm start, as a baseline.
+        probes: Statistics to report about rows before they are learned.
+        keeps: None if strategies consolidate after every increment. Otherwise they consolidate when ordered, on the
+            rows learned since the last time, of which at least the last `keeps` are kept.
+        reports_tasks: Whether to report the tasks of the rows to learn.
+        stopping: Early stopping of passes over an increment's rows; None takes all passes.
+        personal: Name patterns of weights that stay with this participant: they are neither set by an anchor nor sent
+            in an update.
+        reference: Past rows on which versions are judged; None without a gate.
+        holdout: Share or number of an increment's last rows that are held back to judge versions, and learned with the
+            next increment.
+        rows_per_hour: Maximum number of rows learned of an hour of the stream. Replicas that share one stream share the
+            maximum.
     """
 
     def __init__(
@@ -121,14 +124,16 @@ class Participant(Resuming):
 
     @property
     def coming(self) -> Tick | None:
-        """The tick of the next increment, which is read for that; None where there is none."""
+        """The tick of the next increment, which is read for this; None at the end."""
         if self._ahead is None:
             self._ahead = self._next()
         return None if self._ahead is None else self._ahead.tick
 
     def ahead(self) -> tuple[Tensor, int] | None:
-        """Ids of the rows that the next increment will offer to learn, and the passes over them; None where there is
-        none. It is read for that."""
+        """Return the row ids that the next increment will offer to learn, and the passes over them.
+
+        The increment is read for this. The result is None if there is none.
+        """
         waiting = self.increment.left.row_ids if self.increment is not None and self.increment.waiting else None
         tick = self.coming
         if tick is None or self._ahead is None:
@@ -141,19 +146,20 @@ class Participant(Resuming):
         return rows[: len(rows) - self._held_back(tick, len(rows))], self._passes_of(tick)
 
     def _held_back(self, tick: Tick, rows: int) -> int:
-        """How many of an increment's rows to learn are held back: never more than half of them."""
+        """Return the number of rows held back of an increment: at most half of its rows to learn."""
         if tick.warm or self.frozen:
             return 0
         wanted = int(self.holdout * rows) if self.holdout < 1 else int(self.holdout)
         return min(wanted, rows // 2)
 
     def receive(self, number: int | None = None) -> Arrival | None:
-        """Take the next increment, predict and score; None when the stream has ended.
+        """Take the next increment, predict and score; return None at the end of the stream.
 
-        number: that of the increment among all participants', where each has a clock of its own.
+        Rows that an engine has left waiting since the last increment come first among those to learn. At the end of the
+        stream they form a further increment, so that every row is learned.
 
-        Rows that an engine has left waiting since the last increment come first among those to learn, and once more,
-        alone, after the stream's end: every row is learned.
+        Args:
+            number: Number of the increment among all participants, if each participant has its own clock.
         """
         increment, last = self._ahead or self._next(), self.increment
         self._ahead = None
@@ -217,7 +223,7 @@ class Participant(Resuming):
         return increment
 
     def _remaining(self, waiting: Batch, number: int | None) -> Arrival:
-        """An increment after the last, of the rows that still wait."""
+        """Return an increment of the rows that still wait, after the last one."""
         assert self.increment is not None
         assert waiting.row_ids is not None
         number = self.increment.tick.number + 1 if number is None else number
@@ -226,12 +232,12 @@ class Participant(Resuming):
         return Arrival(self.increment.tick, waiting.row_ids, observed=self.learner.observe(waiting))
 
     def passes(self) -> int:
-        """Passes over the increment at hand."""
+        """Return the passes over the current increment."""
         assert self.increment is not None
         return self.increment.passes
 
     def begin(self, passes: int | None = None) -> None:
-        """Prepare the rows of the increment at hand for `passes` passes."""
+        """Prepare the rows of the current increment for `passes` passes."""
         assert self.increment is not None, "receive an increment before learning it"
         again, self.increment.begun = self.increment.begun, True
         if self.reference is not None and not again:
@@ -247,7 +253,7 @@ class Participant(Resuming):
                 since.add(self.increment.labelled)
 
     def _prepared(self, passes: int) -> tuple[Batch, int]:
-        """The rows to learn, and the passes over them: one at first, where early stopping decides on the others."""
+        """Return the rows to learn, and the passes over them: one at first if early stopping decides on the others."""
         assert self.increment is not None
         labelled, self._passes = self.increment.labelled, None
         if self.stopping is not None and self.stopping.applies(len(labelled), passes):
@@ -257,12 +263,12 @@ class Participant(Resuming):
         return labelled, passes
 
     def skip(self) -> None:
-        """Drop the rows of the increment at hand: they are neither learned nor offered again."""
+        """Drop the rows of the current increment: they are neither learned nor offered again."""
         assert self.increment is not None, "receive an increment before skipping it"
         self.increment.labelled, self.increment.begun = self.increment.labelled.slice(0, 0), True
 
     def advance(self, steps: Limit = None) -> Update:
-        """Take the next `steps` optimiser steps, or all that are left."""
+        """Take the next `steps` optimiser steps, or all that remain."""
         before = self.learner.context.step
         assert self.increment is not None, "receive an increment before learning it"
         with taken(self.learner, self.stream, self.increment.labelled):
@@ -278,15 +284,15 @@ class Participant(Resuming):
         return self.learner.advance(steps)
 
     def adopt(self, anchor: Mapping[str, Tensor]) -> None:
-        """Start from these weights, but for those that are its own."""
+        """Adopt these weights, except the personal ones."""
         self.learner.adopt({**anchor, **self._own()} if self.personal else anchor)
 
     def told(self, weights: Weights) -> Weights:
-        """Of its weights, those that others may have."""
+        """Return the weights that may be sent to others."""
         return {name: value for name, value in weights.items() if name not in self.personal}
 
     def learn(self, anchor: Mapping[str, Tensor], first: bool = True) -> Update:
-        """One round over the increment at hand, the first or another: adopt the anchor, learn, contribute."""
+        """Learn one round over the current increment, the first or a later one: adopt the anchor, learn, contribute."""
         self.adopt(anchor)
         self.prepare(first)
         update = self.advance()
@@ -294,26 +300,26 @@ class Participant(Resuming):
         return update
 
     def prepare(self, first: bool) -> None:
-        """Lay out a round over the increment at hand, the first or another."""
+        """Prepare a round over the current increment, the first or a later one."""
         if first:
             self.begin()
         else:
             self.learner.again(*self._prepared(self.passes()))
 
     def review(self, rows: Tensor) -> Update:
-        """Learn rows of its history once more, by their ids (n,); none where their files are gone."""
+        """Learn rows of the history once more, by their ids (n,); none if their files are gone."""
         assert self._cursor is not None, "there is no history before the first increment"
         found = self.stream.read_back(rows, self._cursor) if len(rows) else None
         if found is None:
             return Update(self.learner.weights(), 0)
-        # What strategies share was merged already, and counts each row once.
+        # Shared strategy state was merged already, and must count each row once.
         shared = {name: value.clone() for name, value in self.learner.shared_state()[0].items()}
         update = self.learner.rehearse(found)
         self.learner.adopt_shared(shared)
         return update
 
     def consolidate(self, anchor: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Let the strategies consolidate at the round's result; returns what they share."""
+        """Let the strategies consolidate at the round's result; return their shared state."""
         if anchor is not None:
             self.adopt(anchor)
         assert self.increment is not None
@@ -324,14 +330,14 @@ class Participant(Resuming):
         return self.learner.shared_state()[0]
 
     def judge(self, anchor: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Compare these weights with the champion: sums over rows of the past (`Reference.judge`)."""
+        """Compare these weights with the champion: sums over past rows (`Reference.judge`)."""
         assert self.reference is not None, "the job has a gate"
         if anchor is not None:
             self.adopt(anchor)
         return self.reference.judge(self.learner)
 
     def compare(self, champion: Mapping[str, Tensor], anchor: Mapping[str, Tensor] | None = None) -> Comparison:
-        """Compare these weights with the champion's on the rows held back, which neither has learned."""
+        """Compare these weights with the champion's on the rows held back, which neither version has learned."""
         if anchor is not None:
             self.adopt(anchor)
         held = None if self.increment is None else self.increment.held
@@ -339,11 +345,11 @@ class Participant(Resuming):
 
     @property
     def spans(self) -> bool:
-        """Whether strategies consolidate when ordered to, over several increments, and not after each."""
+        """Whether strategies consolidate when ordered, over several increments, instead of after each."""
         return self._unconsolidated is not None
 
     def follow(self, orders: Orders) -> None:
-        """Do what is ordered, except consolidating, which takes an exchange."""
+        """Follow orders, except consolidation, which needs an exchange."""
         follow(orders, self.learner, self.reference)
         if orders.aside is not None:
             self._leave_out(orders.aside)
@@ -352,6 +358,6 @@ class Participant(Resuming):
 
     @property
     def unconsolidated(self) -> int:
-        """How many rows the strategies would consolidate now."""
+        """Number of rows that the strategies would consolidate now."""
         assert self.increment is not None
         return len(self.increment.labelled) if self._unconsolidated is None else self._unconsolidated.count

@@ -14,11 +14,12 @@ __all__ = ["PendingPredictions"]
 class PendingPredictions:
     """Predictions waiting for their labels, by row id.
 
-    >>> pending = PendingPredictions()
-    >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
-    >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
-    >>> place.tolist(), predictions.tolist(), len(pending.rows)
-    ([1, 2], [0.8999999761581421, 0.699999988079071], 1)
+    Example:
+        >>> pending = PendingPredictions()
+        >>> pending.add(torch.tensor([7, 9, 8]), torch.tensor([0.7, 0.9, 0.8]))
+        >>> place, predictions = pending.take(torch.tensor([5, 9, 7]))
+        >>> place.tolist(), predictions.tolist(), len(pending.rows)
+        ([1, 2], [0.8999999761581421, 0.699999988079071], 1)
     """
 
     def __init__(self) -> None:
@@ -26,14 +27,14 @@ class PendingPredictions:
         self.predictions: Tensor | None = None
 
     def add(self, rows: Tensor, predictions: Tensor) -> None:
-        """Keep predictions (n, ...) of these rows."""
+        """Store predictions (n, ...) of these rows."""
         if self.predictions is not None:
             rows, predictions = torch.cat([self.rows, rows]), torch.cat([self.predictions, predictions])
         self.rows, order = rows.sort()
         self.predictions = predictions.index_select(0, order)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in `rows` that had a prediction, and the predictions, which are removed."""
+        """Remove and return the predictions of `rows`: their places in `rows`, and the predictions."""
         if self.predictions is None or len(self.rows) == 0 or len(rows) == 0:
             return torch.empty(0, dtype=torch.int64), torch.empty(0)
         where = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
@@ -46,14 +47,14 @@ class PendingPredictions:
         return place, found
 
     def join(self, other: PendingPredictions, part: int, of: int) -> None:
-        """Keep the predictions of another too: of every `of` of them, the one after `part`."""
+        """Add part `part` of `of` of another object's predictions, dealt in turn."""
         if other.predictions is not None and len(other.rows):
             self.add(other.rows[part::of], other.predictions[part::of])
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows and predictions."""
+        """Return rows and predictions."""
         return {"rows": self.rows, "predictions": self.predictions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore rows and predictions."""
         self.rows, self.predictions = state["rows"], state["predictions"]

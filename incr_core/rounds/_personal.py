@@ -1,4 +1,4 @@
-"""Weights that stay with their participant: a head of its own, norms of its own (FedBN, Li et al. 2021)."""
+"""Personal weights, which stay with their participant: a personal head or personal norms (FedBN, Li et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from incr_core.models import matches
 __all__ = ["check_not_shared", "personal_names"]
 
 RULES = ("mean", "average")
-"""How weights merge that may be a participant's own; counts and sums are everybody's."""
+"""Merge rules of weights that may be personal; counts and sums are always common."""
 
 
 def personal_names(rules: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
-    """The weights that patterns mean, by their names in a learner; a pattern that names a module means all in it.
+    """Return the names of weights that match patterns; a pattern that names a module matches all its weights.
 
-    rules: name -> how a weight merges. Raises ArgumentError for a pattern that means none, or what must be common.
+    Args:
+        rules: Merge rule of each weight, by its name in a learner.
+        patterns: The patterns.
 
-    >>> rules = {"model.body.weight": "mean", "model.norm.running_mean": "average", "model.norm.seen": "sum"}
-    >>> personal_names(rules, ["norm.running*"])
-    ['model.norm.running_mean']
-    >>> personal_names(rules, ["hed"])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: personal: expected patterns that mean weights of the model, got 'hed', which means
-    none; there are body.weight, norm.running_mean
+    Raises:
+        ArgumentError: A pattern matches no weight that may be personal.
+
+    Example:
+        >>> rules = {"model.body.weight": "mean", "model.norm.running_mean": "average", "model.norm.seen": "sum"}
+        >>> personal_names(rules, ["norm.running*"])
+        ['model.norm.running_mean']
+        >>> personal_names(rules, ["hed"])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: personal: expected patterns that mean weights of the model, got 'hed', which
+        means none; there are body.weight, norm.running_mean
     """
     own = {name.removeprefix("model."): name for name in rules if name.startswith("model.")}
     may_be = {short: name for short, name in own.items() if rules[name] in RULES}
@@ -40,13 +46,14 @@ def personal_names(rules: Mapping[str, str], patterns: Sequence[str]) -> list[st
 
 
 def check_not_shared(shared: Collection[str], personal: Collection[str]) -> None:
-    """Raise ArgumentError where strategies share state of weights that are each participant's own.
+    """Raise an ArgumentError if strategies share state of personal weights.
 
-    >>> check_not_shared(["0.anchor.head/weight"], ["model.head.weight"])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: personal: expected strategies that share nothing of these weights, got one that
-    shares its anchor of head.weight; leave the strategy out, or let the weight be common
+    Example:
+        >>> check_not_shared(["0.anchor.head/weight"], ["model.head.weight"])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: personal: expected strategies that share nothing of these weights, got one that
+        shares its anchor of head.weight; leave the strategy out, or let the weight be common
     """
     own = {name.removeprefix("model.").replace(".", "/"): name.removeprefix("model.") for name in personal}
     for name in shared:

@@ -1,6 +1,6 @@
-"""Prequential evaluation (Dawid 1984): rows are predicted as they arrive, and scored once their labels are known.
+"""Prequential evaluation (Dawid 1984): rows are predicted as they arrive, and scored when their labels become known.
 
-A prediction is made with the weights of the last round, and so depends on no label that was not known at its time.
+A prediction is made with the weights of the last round, and therefore depends on no label unknown at its time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ Sliced = dict[str, tuple[int, Packed]]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an increment's labels say of earlier predictions.
+    """Scores of earlier predictions whose labels an increment reveals.
 
-    scored: how many predictions. statistics: additive, of these and of
-    trivial predictions of the same rows. probed: for each `Probe`, its sums. sliced: slice ->
-    how many of these predictions are in it, and their statistics.
+    Attributes:
+        scored: Number of predictions scored.
+        statistics: Their additive statistics, and those of trivial predictions of the same rows.
+        probed: Sums of each `Probe`.
+        sliced: Number of these predictions in each slice, and their statistics.
     """
 
     scored: int
@@ -41,10 +43,16 @@ class Scores:
 
 
 class Prequential:
-    """Predict an increment's rows with a learner, and score the predictions whose labels it brings.
+    """Predicts an increment's rows with a learner, and scores the predictions whose labels it reveals.
 
-    probes: statistics to report besides. slices: the names of the slices that rows are in (`Batch.slices`). pending:
-    the predictions not scored yet. trivial: the predictions that the model is compared with.
+    Args:
+        learner: The learner.
+        probes: Further statistics to report.
+        slices: Names of the slices (`Batch.slices`).
+
+    Attributes:
+        pending: Predictions that are not scored yet.
+        trivial: Trivial predictions for comparison.
     """
 
     def __init__(self, learner: Learner, probes: Sequence[Probe], slices: Sequence[str] = ()) -> None:
@@ -54,10 +62,11 @@ class Prequential:
         self.trivial = TrivialPredictors(learner.objective)
 
     def evaluate(self, increment: Increment) -> Scores:
-        """Predict the rows that arrive; score those whose labels have become known, whoever learns them.
+        """Predict the rows that arrive, and score those whose labels have become known, regardless of where they are
+        learned.
 
-        Of the warm start nothing is predicted, and nothing while the objective is not `ready`: of a stream of numbers
-        without a warm start, the first increment's rows.
+        Rows of the warm start are not predicted, and no rows are while the objective is not `ready`: in a regression
+        stream without a warm start these are the rows of the first increment.
         """
         arriving, warm = increment.arriving, increment.tick.warm
         if len(arriving) and not warm and self.learner.objective.ready:

@@ -1,4 +1,4 @@
-"""The mean of clipped updates, with noise that hides each: DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963)."""
+"""Differentially private mean of clipped updates: DP-FedAvg."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ __all__ = ["PrivateMean"]
 
 
 class PrivateMean(Aggregation):
-    """Every client counts alike, and moves the weights by no more than `clip / clients`.
+    """Mean of clipped updates with Gaussian noise. Every client counts equally, and moves weights by at most `clip /
+    clients`.
 
         w = a + (sum_i clip(w_i - a) + N(0, (noise clip)^2)) / clients
 
-    noise: the standard deviation, by the clip. clip: a number, or one that follows the updates. secret: of which noise
-    is drawn, and by the sum that it hides, so that it is never on two sums.
-    clients: an attribute, how many are expected in a round: of how many there are, the sum must tell nothing.
+    Entries that do not merge as a mean stay unchanged. A round in which no client has learned moves the weights too;
+    otherwise it would reveal that no client was drawn.
 
-    What merges otherwise than as a mean stays as it is. A round in which nobody has learned moves the weights too: else
-    it would tell that nobody was drawn.
+    Args:
+        noise: Standard deviation of the noise, relative to the clip.
+        clip: A number, or a clip that follows the updates.
+        secret: Secret from which the noise is derived, together with the sum that it hides, so that it is never added
+            to two sums.
 
-    >>> mean = PrivateMean(noise=0.0, clip=1.0, secret=b"s")
-    >>> mean.clients = 2
-    >>> two = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (0.5, 9.0)]
-    >>> mean.merge(two, {"w": torch.zeros(1)}, {"w": "mean"})
-    {'w': tensor([0.7500])}
+    Attributes:
+        clients: Expected number of clients in a round; the sum must not reveal the actual number.
+
+    Example:
+        >>> mean = PrivateMean(noise=0.0, clip=1.0, secret=b"s")
+        >>> mean.clients = 2
+        >>> two = [Update({"w": torch.tensor([value])}, num_rows=1) for value in (0.5, 9.0)]
+        >>> mean.merge(two, {"w": torch.zeros(1)}, {"w": "mean"})
+        {'w': tensor([0.7500])}
+
+    Reference:
+        McMahan et al. 2018, arXiv:1710.06963.
     """
 
     moves_alone: ClassVar[bool] = True
@@ -44,12 +54,12 @@ class PrivateMean(Aggregation):
 
     @property
     def clip(self) -> float:
-        """As it is now."""
+        """The current clip."""
         return self._clip.clip if isinstance(self._clip, AdaptiveClip) else self._clip
 
     @torch.no_grad()
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The noisy mean."""
+        """Return the noisy mean."""
         clip, norms = self.clip, list[float]()
         sums = {
             name: torch.zeros_like(as_reals(widened(value)), dtype=torch.float64)
@@ -73,13 +83,17 @@ class PrivateMean(Aggregation):
         )
 
     def update_noise(self) -> float:
-        """The noise on the updates, by the clip: more than `noise` where a count has some too. ArgumentError where that
-        takes all."""
+        """Return the noise on the updates, relative to the clip; above `noise` if the count of an adaptive clip is
+        noisy too.
+
+        Raises:
+            ArgumentError: The noise on the count uses up the whole budget.
+        """
         adaptive = isinstance(self._clip, AdaptiveClip)
         return self._clip.update_noise(self.noise, self.clients) if adaptive else self.noise  # type: ignore[union-attr]
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
-        """Alike."""
+        """Return equal shares."""
         return [1 / self.clients if update.num_rows else 0.0 for update in updates]
 
     def _purpose(self, sums: Mapping[str, Tensor]) -> bytes:
@@ -89,12 +103,12 @@ class PrivateMean(Aggregation):
         return found.digest()
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rounds there were, and where the clip is."""
+        """Return the number of rounds, and the state of the clip."""
         clip = self._clip.state_dict() if isinstance(self._clip, AdaptiveClip) else {}
         return {"merged": self._merged, **clip}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         self._merged = int(state["merged"])
         if isinstance(self._clip, AdaptiveClip):
             self._clip.load_state_dict(state)

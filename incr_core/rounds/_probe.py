@@ -1,7 +1,7 @@
 """Statistics that participants report so that the driver can detect drift, although rows never leave their owners.
 
-They are sums over a few rows each, known before the rows are learned: of the loss or error of predictions, made when
-their rows arrived, once their labels are known; or of the features of rows that arrive.
+They are sums over a few rows each, computed before the rows are learned: of the loss or error of predictions, once
+their labels are known, or of the features of rows that arrive.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ PROBED = ("loss", "error", "features")
 """The statistics that a probe can report."""
 
 PROBE_ROWS = 8
-"""Rows in a sum. More would blur the order of several participants' rows; fewer would reveal more of single rows."""
+"""Rows per sum. More would blur the order of several participants' rows; fewer would reveal more about single rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What to report about each increment: sums and counts (m, 2, F) over every `rows` rows, in their order.
+    """A report about each increment: sums and counts (m, 2, F) over every `rows` rows, in order.
 
-    statistic: "loss" or "error" of the predictions scored, or "features": the `columns` of the numeric inputs of the
-    rows that arrive.
+    Attributes:
+        statistic: "loss" or "error" of the predictions scored, or "features".
+        rows: Rows per sum.
+        columns: For "features", the columns of the numeric inputs of the rows that arrive.
 
-    >>> from incr_core.objectives import Binary
-    >>> probe = Probe("error", rows=2)
-    >>> probe.of_scored(Binary(), torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1.0, 0.0, 0.0])).tolist()
-    [[[1.0], [2.0]], [[0.0], [1.0]]]
+    Example:
+        >>> from incr_core.objectives import Binary
+        >>> probe = Probe("error", rows=2)
+        >>> probe.of_scored(Binary(), torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1.0, 0.0, 0.0])).tolist()
+        [[[1.0], [2.0]], [[0.0], [1.0]]]
     """
 
     statistic: str
@@ -42,14 +45,14 @@ class Probe:
     columns: tuple[int, ...] = ()
 
     def of_scored(self, objective: Objective, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Sums over rows whose labels have become known, (B, ...) predictions and (B,) targets."""
+        """Return sums over rows whose labels have become known, (B, ...) predictions and (B,) targets."""
         if self.statistic == "features":
             return torch.zeros(0, 2, len(self.columns), dtype=torch.float64)
         values = objective.prediction_losses if self.statistic == "loss" else objective.prediction_errors
         return block_sums(values(predictions, targets).reshape(-1, 1), self.rows)
 
     def of_arriving(self, inputs: Inputs) -> Tensor:
-        """Sums over rows to be predicted."""
+        """Return sums over rows to be predicted."""
         if self.statistic != "features":
             return torch.zeros(0, 2, 1, dtype=torch.float64)
         numeric = inputs["numeric"] if isinstance(inputs, dict) else inputs
@@ -57,10 +60,11 @@ class Probe:
 
 
 def block_sums(values: Tensor, rows: int) -> Tensor:
-    """Sums and counts of the finite values (B, F) of every `rows` rows, (m, 2, F) float64.
+    """Return sums and counts of the finite values (B, F) of every `rows` rows, (m, 2, F) float64.
 
-    >>> block_sums(torch.tensor([[1.0], [2.0], [torch.nan]]), 2).tolist()
-    [[[3.0], [2.0]], [[0.0], [0.0]]]
+    Example:
+        >>> block_sums(torch.tensor([[1.0], [2.0], [torch.nan]]), 2).tolist()
+        [[[3.0], [2.0]], [[0.0], [0.0]]]
     """
     count = -(-len(values) // rows)
     known = values.isfinite()
@@ -71,11 +75,13 @@ def block_sums(values: Tensor, rows: int) -> Tensor:
 
 
 def interleaved(reports: Sequence[Tensor]) -> Tensor:
-    """The sums of all participants, by place and then by participant: about the order in which the rows came.
+    """Interleave the sums of all participants, by place and then by participant, which approximates the order of
+    arrival.
 
-    >>> one, two = torch.tensor([1.0, 2.0]).reshape(2, 1, 1), torch.tensor([5.0]).reshape(1, 1, 1)
-    >>> interleaved([one, two]).flatten().tolist()
-    [1.0, 5.0, 2.0]
+    Example:
+        >>> one, two = torch.tensor([1.0, 2.0]).reshape(2, 1, 1), torch.tensor([5.0]).reshape(1, 1, 1)
+        >>> interleaved([one, two]).flatten().tolist()
+        [1.0, 5.0, 2.0]
     """
     if len(reports) == 1:
         return reports[0]

@@ -1,7 +1,7 @@
-"""Reference rows: a bounded sample of the past that a participant keeps to compare a new version with the champion on.
+"""Reference rows: a bounded sample of the past on which a participant compares a new version with the champion.
 
-Only losses are compared, and the champion's are kept beside the rows: they were worked out when it was the new one. So
-nobody keeps a second set of weights, and a commit costs one forward pass over the rows kept.
+Only losses are compared. The champion's losses were computed when it was the new version, and are stored with the rows.
+No second set of weights is needed, and a commit costs one forward pass over the reference rows.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from incr_core.rounds._sampling import ids_of, smallest
 __all__ = ["VERDICTS", "Reference"]
 
 VERDICTS = ("hold", "promote", "recover", "restart")
-"""What may be said of a version (`Reference.follow`)."""
+"""Possible verdicts on a version (`Reference.follow`)."""
 
 ALIKE = 2
-"""Slices of equally long periods; of one more the two oldest become one."""
+"""Number of slices of equal length; if there is one more, the two oldest are merged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows of a period, which is 2^level verdicts long, and the champion's loss of each (B,) float64."""
+    """Rows of a period that is 2^level verdicts long, and the champion's loss of each (B,) float64."""
 
     level: int
     rows: Batch
@@ -37,28 +37,31 @@ class Slice:
 
 
 class Reference:
-    """Rows of the past, by periods that double in length going back, and the rows learned since the last verdict.
+    """Rows of the past, in periods that double in length going back, and the rows learned since the last verdict.
 
-    size: rows kept of a period, those whose ids have the smallest hashes: a uniform sample that needs no state. So of
-    n commits there are at most 2 size log2(n) rows, half of them from the latest sqrt(n).
+    For n commits at most 2 size log2(n) rows are kept, half of them from the latest sqrt(n).
 
-    >>> from incr_core.objectives import Binary
-    >>> learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD)
-    >>> reference = Reference(size=2)
-    >>> for day in range(3):
-    ...     rows = torch.arange(4) + 4 * day
-    ...     reference.add(Batch(torch.ones(4, 1), torch.ones(4), row_ids=rows))
-    ...     judged = reference.judge(learner)
-    ...     reference.follow("promote")
-    >>> judged[0], judged[1] == judged[2], len(reference.rows_held())
-    (tensor(4., dtype=torch.float64), tensor(True), 4)
+    Args:
+        size: Rows kept per period: those whose ids have the smallest hashes, a uniform sample that needs no state.
+
+    Example:
+        >>> from incr_core.objectives import Binary
+        >>> learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD)
+        >>> reference = Reference(size=2)
+        >>> for day in range(3):
+        ...     rows = torch.arange(4) + 4 * day
+        ...     reference.add(Batch(torch.ones(4, 1), torch.ones(4), row_ids=rows))
+        ...     judged = reference.judge(learner)
+        ...     reference.follow("promote")
+        >>> judged[0], judged[1] == judged[2], len(reference.rows_held())
+        (tensor(4., dtype=torch.float64), tensor(True), 4)
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._past: list[Slice] = []  # oldest first
-        self._since: Batch | None = None  # learned since a version was last promoted
-        self._judged: Tensor | None = None  # the losses of the version judged last, of all of these rows in order
+        self._since: Batch | None = None  # rows learned since a version was last promoted
+        self._judged: Tensor | None = None  # losses of the version judged last, on all of these rows in order
 
     def add(self, labelled: Batch) -> None:
         """Sample the rows of an increment that is about to be learned."""
@@ -67,8 +70,10 @@ class Reference:
             self._since = rows.take(smallest(ids_of(rows), self.size))
 
     def judge(self, learner: Learner) -> Tensor:
-        """Sums (5,) float64 over the rows of the past: how many, the champion's losses, the learner's, their difference
-        and its square. Rows of which the champion's loss is not known do not count.
+        """Return sums (5,) float64 over past rows: the count, the champion's losses, the learner's, the difference, its
+        square.
+
+        Rows with an unknown loss of the champion do not count.
         """
         kept = [one.rows for one in self._past] + ([] if self._since is None else [self._since])
         self._judged = _losses(learner, cat(kept)) if kept else torch.empty(0, dtype=torch.float64)
@@ -79,10 +84,12 @@ class Reference:
         return torch.stack([known.sum().double(), champion.sum(), now.sum(), change.sum(), (change**2).sum()])
 
     def follow(self, verdict: str) -> None:
-        """Do what a verdict on the version that was judged last means.
+        """Apply the verdict on the version that was judged last.
 
-        "hold": its rows are no past yet. "promote": it is the champion now, and its rows belong to the past. "recover":
-        the same after versions were held, whose rows are let go. "restart": those rows are all the past there is.
+        Args:
+            verdict: "hold": its rows do not belong to the past yet. "promote": it is now the champion, and its rows
+                belong to the past. "recover": the same after versions were held, whose rows are dropped. "restart":
+                those rows become the whole past.
         """
         judged, self._judged = self._judged, None
         if verdict == "hold" or judged is None:
@@ -97,7 +104,7 @@ class Reference:
             self._thin()
 
     def _thin(self) -> None:
-        """Join slices where there are too many of one length."""
+        """Merge slices while there are too many of one length."""
         level = 0
         while sum(one.level == level for one in self._past) > ALIKE:
             place = next(place for place, one in enumerate(self._past) if one.level == level)
@@ -108,7 +115,7 @@ class Reference:
             level += 1
 
     def rows_held(self) -> Tensor:
-        """The ids (n,) of all rows that are kept here."""
+        """Return the ids (n,) of all rows kept here."""
         held = [one.rows for one in self._past] + ([] if self._since is None else [self._since])
         return torch.cat(
             [torch.empty(0, dtype=torch.int64), *(rows.row_ids for rows in held if rows.row_ids is not None)]
@@ -123,7 +130,7 @@ class Reference:
         self._since = None if self._since is None else self._since.without(ids)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, and the champion's losses; between a verdict and the next, which is when a state is saved."""
+        """Return the rows and the champion's losses. States are saved between a verdict and the next."""
         return {
             "past": [{"level": one.level, "rows": one.rows.state_dict(), "losses": one.losses} for one in self._past],
             "since": None if self._since is None else self._since.state_dict(),
@@ -131,14 +138,14 @@ class Reference:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the rows and losses."""
         self._past = [Slice(one["level"], Batch.from_state(one["rows"]), one["losses"]) for one in state["past"]]
         self._since = None if state["since"] is None else Batch.from_state(state["since"])
         self._judged = state["judged"]
 
 
 def _losses(learner: Learner, rows: Batch) -> Tensor:
-    """The learner's loss of each row, (B,) float64; NaN where it tells nothing."""
+    """Return the learner's loss of each row, (B,) float64; NaN if it is not meaningful."""
     if not learner.objective.ready:
         return torch.full((len(rows),), torch.nan, dtype=torch.float64)
     return losses_of(learner, learner.predict(rows.inputs), rows)

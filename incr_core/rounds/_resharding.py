@@ -1,13 +1,13 @@
-"""The state of a contributor, and how it is cut anew where a model is held by more or fewer shards than it was.
+"""Saved state of a contributor, and its redistribution when the number of shards of a model changes.
 
-FSDP gives each of S shards ceil(n / S) of a weight's n rows, the last ones what is left. What a state keeps of a weight
-is cut alike:
+FSDP gives each of S shards ceil(n / S) of a weight's n rows, and the last ones the remainder. State that belongs to a
+weight is divided in the same way:
 
-    moments of the optimiser     of the shape of the weight's shard
-    strategies                   what they keep in a `PerWeight`, and sums of it as they were merged last
-    exchanges                    the outer step's state, and what rounding has left over, under the weight's name
+    moments of the optimiser     in the shape of the weight's shard
+    strategies                   tensors in a `PerWeight`, and their last merged sums
+    exchanges                    the outer step's state and the rounding residue, under the weight's name
 
-All else is the same in every shard.
+All other state is the same in every shard.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from incr_core.strategies import PerWeight
 __all__ = ["SavedState"]
 
 Key = tuple[Any, ...]
-"""Where in a nested state a tensor is."""
+"""Path of a tensor in a nested state."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """Where the state is that a contributor goes on from.
+    """Location of the state from which a contributor resumes.
 
-    paths: the folder of its own state; or, to be `cut`, those of all shards that there were, in their order.
+    Attributes:
+        paths: The folder of its own state; if it must be `cut`, the folders of all previous shards, in order.
+        cut: Whether the state must be redistributed.
     """
 
     paths: Sequence[Path]
     cut: bool = False
 
     def load(self, learner: Learner) -> dict[str, Any]:
-        """The state, as the shard that holds this learner has it; CheckpointError where it cannot be cut.
+        """Load the state for the shard that holds this learner, with one file in memory at a time.
 
-        One file is in memory at a time.
+        Raises:
+            CheckpointError: The state cannot be redistributed.
         """
         state: dict[str, Any]
         if not self.cut:
@@ -62,11 +65,11 @@ class SavedState:
 
 
 class _Uneven(Exception):
-    """The shards' states are not those of one learner."""
+    """The shards' states do not belong to one learner."""
 
 
 class _Cutting:
-    """Put together one shard's part of what other shards have saved. shards: how many those are."""
+    """Assembles one shard's part from the states of other shards. `shards` is their number."""
 
     def __init__(self, learner: Learner, shards: int) -> None:
         self._shards = shards
@@ -82,7 +85,7 @@ class _Cutting:
         self._common: dict[Key, Tensor] = {}
 
     def take(self, shard: int, state: dict[str, Any]) -> None:
-        """Take in what a shard has saved: this one's part of its part, and that all else is what the first has."""
+        """Add the state of a shard: this shard's part of it; check that all other state equals that of the first."""
         found = dict(_tensors(state))
         if shard == 0:
             self._first = state
@@ -99,7 +102,7 @@ class _Cutting:
             elif shard == 0:
                 self._common[key] = value
             elif key[:2] == ("learner", "extra"):
-                continue  # what modules keep besides tensors is each learner's own; a version has the first's, too
+                continue  # non-tensor state of modules differs between learners; a version has the first's, too
             elif key not in self._common or not _same(self._common[key], value):
                 raise _Uneven(
                     f"expected the same {_told(key)} in the states of all shards, or a part of it for each weight "
@@ -107,7 +110,7 @@ class _Cutting:
                 )
 
     def _length(self, key: Key, value: Tensor, shard: int) -> int | None:
-        """How many rows the weight has of which this is a shard's part; None where it is no part of any."""
+        """Return the total number of rows of the weight to which a tensor belongs, or None if it belongs to none."""
         if key[:3] == ("learner", "optimizer", "state"):
             weight = self._parameters[key[3]]
             first, last = _rows(weight.shape[0], shard, self._shards)
@@ -125,7 +128,7 @@ class _Cutting:
         return length
 
     def state(self) -> dict[str, Any]:
-        """This shard's state: the first's, with this one's part of what is cut."""
+        """Return this shard's state: the first shard's, with this shard's part of divided tensors."""
         whole: dict[str, Any] = self._rebuilt(self._first, ())
         return whole
 
@@ -140,7 +143,7 @@ class _Cutting:
 
 
 def _rows(length: int, shard: int, shards: int) -> tuple[int, int]:
-    """Which rows of a weight a shard has: from the first up to the last.
+    """Return the row range of a weight's shard, from the first up to the last.
 
     >>> [_rows(5, shard, 4) for shard in range(4)]
     [(0, 2), (2, 4), (4, 5), (5, 5)]
@@ -161,7 +164,7 @@ def _tensors(node: Any, key: Key = ()) -> Iterator[tuple[Key, Tensor]]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits, as predictions that are NaN may."""
+    """Whether two tensors are bit-identical, including NaN."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (one, other)))

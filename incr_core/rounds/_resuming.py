@@ -1,4 +1,4 @@
-"""State of a participant: all it needs to go on as if it had never stopped, in another process or where it is."""
+"""State of a participant, from which it resumes exactly, in another process or in place."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ __all__ = ["Resuming"]
 
 
 class Resuming:
-    """The part of a participant that is saved, goes on from what was saved, and goes back.
+    """The part of a participant that saves its state, resumes from it, and rolls back.
 
-    stream, learner, personal, reference, sampling, increment, warm_passes, adapts: those of the participant.
+    The attributes `stream`, `learner`, `personal`, `reference`, `sampling`, `increment`, `warm_passes` and `adapts` are those of
+    the participant.
 
-    A participant that goes back keeps its reader, which gives once more what it has given since the last state that is
-    kept in memory; where that was too much, or the state is another, another reader begins at the state's place.
+    A participant that rolls back keeps its reader, which repeats the increments delivered since the last state kept in
+    memory. If these were too many, or the state is a different one, another reader starts at the state's position.
     """
 
     stream: Stream
@@ -44,18 +45,18 @@ class Resuming:
 
     def __init__(self) -> None:
         self._increments: Iterator[Increment] | None = None  # None: not started
-        self._ahead: Increment | None = None  # read and not received yet
+        self._ahead: Increment | None = None  # read but not received yet
         self._cursor: dict[str, Any] | None = None
-        self._learned: Learned | None = None  # keys, where rows have them
+        self._learned: Learned | None = None  # keys, if rows have keys
         self._keys: dict[str, Any] | None = None  # the same, as they were loaded
-        self._takes_found = True  # whether files that were found since are taken in
+        self._takes_found = True  # whether to include files that appeared since
         self.keeps_increments = False
         self._since: list[Increment] | None = []  # received since the last state kept in memory; None: too many
         self._rows_since = 0
-        self._again: deque[Increment] = deque()  # of these, to be received once more
+        self._again: deque[Increment] = deque()  # of these, the increments to repeat
 
     def begin_at(self, cursor: dict[str, Any] | None) -> None:
-        """Begin at another participant's stream position, before anything was received."""
+        """Start at another participant's stream position, before any increment was received."""
         assert self._increments is None, "a participant begins once"
         self._cursor = cursor
 
@@ -68,7 +69,7 @@ class Resuming:
         return {name: value for name, value in self.learner.weights().items() if name in self.personal}
 
     def _leave_out(self, until: int) -> None:
-        """From here on rates leave out what becomes known from where the stream stands up to that time."""
+        """From now on exclude from rates the outcomes between the stream's current time and `until`."""
         stands = (self._cursor or {}).get("time")
         if stands is not None and stands < until and self.stream.set_aside(stands, until):
             self._read_anew(self._takes_found)
@@ -76,14 +77,16 @@ class Resuming:
     def save(
         self, path: Path, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False, **manifest: Any
     ) -> None:
-        """Keep `state_dict` in a folder."""
+        """Save `state_dict` in a folder."""
         checkpoint.save(path, self.state_dict(exchanged, whole=whole), **manifest)
 
     def state_dict(self, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False) -> dict[str, Any]:
-        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
+        """Return all state on which further learning depends, except the weights; tensors are the live ones.
 
-        exchanged: the state of its exchanges. whole: keep the rows of the increment at hand too, as
-        must be done in the middle of one; at a commit those already learned are not needed again.
+        Args:
+            exchanged: State of the exchanges.
+            whole: Include the rows of the current increment, which is necessary in the middle of one. At a commit,
+                learned rows are not needed again.
         """
         at_hand, rows = self.increment, self._unconsolidated
         own = self._own() if self.personal else self.learner.own_weights()
@@ -105,22 +108,26 @@ class Resuming:
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Restore what `save` kept; returns the exchange's state, and the manifest.
+        """Restore the state that `save` stored; return the exchange's state, and the manifest.
 
-        found: whether to take in files that were found since.
+        Args:
+            path: The folder.
+            found: Whether to include files that appeared since.
         """
         state, manifest = checkpoint.load(path)
         return self.resume(state, found=found), manifest
 
     def resume(self, state: Mapping[str, Any], found: bool = True) -> dict[str, Any]:
-        """Go on from a state that was saved, and read the stream anew from there; returns the exchange's state."""
+        """Resume from a saved state, and restart the reader there; return the exchange's state."""
         exchanged = self._take_back(state)
         self._read_anew(found)
         return exchanged
 
     def inherit(self, states: Sequence[dict[str, Any]], number: int, count: int, found: bool = True) -> dict[str, Any]:
-        """Go on as participant `number` of `count`, from the states of all those before, of whom there were more or
-        fewer (`inherited`); returns the exchange's state.
+        """Resume as participant `number` of `count` from the states of more or fewer participants (`inherited`).
+
+        Returns:
+            The exchange's state.
         """
         keeps = None if self._unconsolidated is None else self._unconsolidated.keeps
         exchanged = self._take_back(inherited(self.learner, states, number, count, keeps))
@@ -134,12 +141,14 @@ class Resuming:
         self.saved()
 
     def saved(self) -> None:
-        """What was received until now is in a state that is kept in memory."""
+        """Note that all increments received so far are part of a state kept in memory."""
         self._since, self._rows_since = [], 0
 
     def go_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Go back to the last `saved` state. Its reader stays, and gives once more what it has given since, if that is
-        kept; else another reads it again.
+        """Roll back to the last `saved` state, and return the exchange's state.
+
+        The reader stays and repeats the increments delivered since, if they are kept; otherwise another reader reads
+        them again.
         """
         exchanged = self._take_back(state)
         self._ahead = None
@@ -153,7 +162,7 @@ class Resuming:
     def _take_back(self, state: Mapping[str, Any]) -> dict[str, Any]:
         self.learner.load_state_dict(state["learner"])
         self._evaluation.pending.load_state_dict(state["pending"])
-        if "trivial" in state:  # an earlier incr kept none
+        if "trivial" in state:  # absent in older states
             self._evaluation.trivial.load_state_dict(state["trivial"])
         self._cursor, self._keys, self._learned = state["cursor"], state["keys"], None
         if self._unconsolidated is not None:
@@ -161,7 +170,7 @@ class Resuming:
         if self.personal:
             self.learner.adopt({**self.learner.weights(), **state["personal"]})
         if self.reference is not None and (reference := state.get("reference")) is not None:
-            self.reference.load_state_dict(reference)  # none is there where the job had no gate then
+            self.reference.load_state_dict(reference)  # absent if the job had no gate then
         self.stream.aside, self.sampling.share = state.get("aside", []), state.get("share", 1.0)
         at_hand = state["increment"]
         self.increment = None

@@ -1,4 +1,4 @@
-"""Reviews of the history: when one is due, and its rows, drawn uniformly from the ledger."""
+"""Reviews of the history: their schedule, and their rows, drawn uniformly from the ledger."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ Ints = npt.NDArray[np.int64]
 
 
 class Review:
-    """A pass over `rows` rows of the history, every so many increments or so much of the stream's time.
+    """A pass over `rows` rows of the history, at an interval of increments or stream time.
 
-    every: a number of increments, or a duration such as "7d". seed: of the draws; each depends on the seed and the
-    number of its increment alone.
+    Args:
+        every: A number of increments, or a duration such as "7d".
+        rows: Number of rows.
+        seed: Seed of the draws; each draw depends only on the seed and the number of its increment.
 
-    >>> review = Review(2, 100, seed=0)
-    >>> [review.due(number, 0) for number in range(4)]
-    [False, True, False, True]
+    Example:
+        >>> review = Review(2, 100, seed=0)
+        >>> [review.due(number, 0) for number in range(4)]
+        [False, True, False, True]
     """
 
     def __init__(self, every: int | str, rows: int, seed: int) -> None:
@@ -49,31 +52,38 @@ class Review:
         return due
 
     def draw(self, number: int, learned: Mapping[str, Sequence[Tensor]], ledger: pa.Table, names: list[str]) -> Any:
-        """The rows to review, by participant; see `draw_rows`."""
+        """Return the rows to review, by participant; see `draw_rows`."""
         return draw_rows(self.rows, [self.seed, number], learned, ledger, names)
 
     def state_dict(self) -> dict[str, Any]:
-        """When the last review was."""
+        """Return the time of the last review."""
         return {"increments": self._increments, "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore the time of the last review."""
         self._increments, self._last = state["increments"], state["last"]
 
 
 def draw_rows(
     count: int, seed: Sequence[int], learned: Mapping[str, Sequence[Tensor]], ledger: pa.Table, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Ids of `count` rows, or all if there are fewer, by the participant that learned them.
+    """Return ids of `count` rows, or of all if there are fewer, by the participant that learned them.
 
-    learned: rows by participant that are not in the ledger yet. names: fragments by number. When which row was
-    committed makes no difference.
+    The draw does not depend on when rows were committed.
 
-    >>> from incr_core.registry.ledger import entry_table
-    >>> ledger = entry_table(1, "b", torch.arange(5), ["x"], increment=0)
-    >>> drawn = draw_rows(6, [0], {"a": [torch.arange(5, 7)]}, ledger, ["x"])
-    >>> sum(map(len, drawn.values())), sorted(drawn)
-    (6, ['a', 'b'])
+    Args:
+        count: Number of rows.
+        seed: Seed of the draw.
+        learned: Rows by participant that are not in the ledger yet.
+        ledger: The ledger.
+        names: Fragments by number.
+
+    Example:
+        >>> from incr_core.registry.ledger import entry_table
+        >>> ledger = entry_table(1, "b", torch.arange(5), ["x"], increment=0)
+        >>> drawn = draw_rows(6, [0], {"a": [torch.arange(5, 7)]}, ledger, ["x"])
+        >>> sum(map(len, drawn.values())), sorted(drawn)
+        (6, ['a', 'b'])
     """
     numbers = {name: number for number, name in enumerate(names)}
     parts = [_ranges_of(ledger, numbers)] if ledger.num_rows else []
@@ -98,7 +108,7 @@ def draw_rows(
 
 
 def _ranges_of(ledger: pa.Table, numbers: Mapping[str, int]) -> tuple[npt.NDArray[np.str_], Ints]:
-    """Who learned each range of the ledger, and its ids (n, 2): of its first row, and one past its last."""
+    """Return the owner of each range of the ledger, and its ids (n, 2): of its first row, and one past its last."""
     entry, start, stop = flat(ledger)
     base = np.array([numbers[name] << OFFSET_BITS for name in ledger["fragment"].to_pylist()], dtype=np.int64)[entry]
     owners = np.array(ledger["participant"].to_pylist())[entry]

@@ -1,7 +1,7 @@
-"""One round, written once for all engines: anchor, learn, merge, outer step, adopt; and consolidation after rounds.
+"""One round, defined once for all engines: anchor, learn, merge, outer step, adopt; and consolidation after rounds.
 
-The participants of a round are a `Cohort`, seen from where the arithmetic is done: the one participant of a process, a
-Ray worker with its exchange, a Flower server with its clients.
+The participants of a round form a `Cohort`, from the point of view of the process that computes: the single participant
+of a process, a Ray worker with its exchange, or a Flower server with its clients.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ __all__ = ["Cohort", "Consolidated", "Round", "consolidate", "joined_rounds", "t
 
 @dataclass(slots=True)
 class Round:
-    """The losses and costs of learning, in one round or several.
+    """Losses and costs of learning, in one round or several.
 
-    losses: name -> sum of the loss term over learned rows.
-    passes_rows: rows learned, counting a row once per pass.
-    seconds_hidden: of exchanges, while learning went on.
-    steps: optimiser steps taken, of each participant in each round, where only the clock told how many (`ByTime`).
-    contributions: what each participant contributed, where a server sees it; None elsewhere.
+    Attributes:
+        losses: Sum of each loss term over learned rows, by name.
+        passes_rows: Rows learned, counting a row once per pass.
+        bytes_exchanged: Bytes sent.
+        seconds_learning: Seconds of learning.
+        seconds_exchanging: Seconds of exchanges.
+        seconds_hidden: Seconds of exchanges during which learning continued.
+        steps: Optimiser steps of each participant in each round, if only a clock determined them (`ByTime`).
+        contributions: Contributions of the participants, if a server records them; otherwise None.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -48,12 +52,13 @@ class Round:
 
 
 def joined_rounds(rounds: Sequence[Round]) -> Round:
-    """What several contributors did at the same time, as one: sums, and the longest of their times.
+    """Combine the simultaneous work of several contributors: sums of counts, and maxima of times.
 
-    >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
-    >>> both = joined_rounds([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
-    >>> both.losses, both.passes_rows, both.seconds_learning
-    ({'loss': 4.0}, 4, 0.5)
+    Example:
+        >>> one = Round({"loss": 1.0}, passes_rows=2, seconds_learning=0.5)
+        >>> both = joined_rounds([one, Round({"loss": 3.0}, passes_rows=2, seconds_learning=0.25)])
+        >>> both.losses, both.passes_rows, both.seconds_learning
+        ({'loss': 4.0}, 4, 0.5)
     """
     losses: dict[str, float] = {}
     for done in rounds:
@@ -72,10 +77,12 @@ def joined_rounds(rounds: Sequence[Round]) -> Round:
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
-    """What participants contribute after their strategies have consolidated, in their order.
+    """Contributions of the participants after their strategies have consolidated, in order.
 
-    rows: how many each learned since its last consolidation; states: what its strategies share; updates: its weights,
-    if strategies change them.
+    Attributes:
+        rows: Rows that each learned since its last consolidation.
+        states: Shared state of its strategies.
+        updates: Its weights, if strategies change them.
     """
 
     rows: Sequence[int]
@@ -84,9 +91,10 @@ class Consolidated:
 
 
 class Cohort(Protocol):
-    """The participants of a round, seen from where the arithmetic is done.
+    """The participants of a round, from the point of view of the process that computes.
 
-    outer: the outer step, from a round's anchor and mean to the next anchor.
+    Attributes:
+        outer: The outer step, from a round's anchor and mean to the next anchor.
     """
 
     outer: Outer
@@ -100,32 +108,39 @@ class Cohort(Protocol):
         """Whether strategies change weights when they consolidate, so that weights are merged once more."""
 
     def anchor(self) -> Weights:
-        """The current common weights; those that the merge or the outer step needs are safe from learning."""
+        """Return the current common weights; those that the merge or the outer step needs are copies."""
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
-        """The mean of all participants' updates, those given and others, and how many rows they stand for.
+        """Return the mean of all participants' updates, given here or elsewhere, and their total number of rows.
 
-        exactly: no weight may be rounded on its way, though the job lets what was learned be.
+        Args:
+            updates: The updates made in this process.
+            anchor: The anchor.
+            exactly: Whether weights must not be rounded in transfer, even if the job allows it for learned weights.
         """
 
     def adopt(self, weights: Weights) -> None:
-        """Make these the weights of all participants."""
+        """Set the weights of all participants."""
 
     def consolidate(self) -> Consolidated:
-        """Let strategies consolidate, at weights that are the same everywhere."""
+        """Let strategies consolidate, at weights that are equal everywhere."""
 
     def merge_shared(self, made: Consolidated) -> None:
-        """Merge what strategies share, for all participants."""
+        """Merge the strategies' shared state, for all participants."""
 
     def derive(self) -> None:
-        """Let strategies derive weights from what was merged."""
+        """Let strategies derive weights from the merged state."""
 
 
 def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Round) -> None:
     """Learn, merge, and take the outer step from the anchor.
 
-    learn: returns the updates made here, a contributor's own or all clients'. done: to which their losses are added. In
-    a round in which no rows were learned the outer step is skipped: it would apply momentum alone.
+    If no rows were learned in a round, the outer step is skipped: it would apply momentum alone.
+
+    Args:
+        cohort: The participants.
+        learn: Returns the updates made in this process: the contributor's own, or all clients'.
+        done: The losses are added to it.
     """
     anchor = cohort.anchor()
     updates = learn()
@@ -136,7 +151,7 @@ def take_round(cohort: Cohort, learn: Callable[[], Sequence[Update]], done: Roun
 
 
 def consolidate(cohort: Cohort) -> None:
-    """Let strategies consolidate at the round's result; merge what they share and the weights that they changed."""
+    """Let strategies consolidate at the round's result, and merge their shared state and changed weights."""
     anchor = cohort.anchor() if cohort.remakes else {}
     made = cohort.consolidate()
     cohort.merge_shared(made)

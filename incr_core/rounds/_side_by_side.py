@@ -1,4 +1,4 @@
-"""A round of many participants in one process, learned as one batch where their learners allow it."""
+"""A round of many participants in one process, learned as one batch if their learners allow it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ __all__ = ["learn_side_by_side"]
 def learn_side_by_side(
     participants: Sequence[Participant], anchor: Weights, first: Sequence[bool]
 ) -> tuple[list[Update], str]:
-    """One round of each over the increment at hand, from one anchor; and, where they had to be learned one by one, why.
+    """Learn one round of each participant over its current increment, from one anchor.
 
-    first: for each, whether it is its first round over the increment. Learned as one batch, a participant contributes
-    what it would alone, to rounding (law 12), and its model keeps the weights that it has until it adopts an anchor.
+    Learned as one batch, a participant contributes the same as alone, to rounding (law 12), and its model keeps its
+    weights until it adopts an anchor.
+
+    Args:
+        participants: The participants.
+        anchor: The anchor.
+        first: Whether it is the first round over the increment, for each participant.
+
+    Returns:
+        The updates, and the reason if the participants had to be learned one by one, otherwise "".
     """
     why = _why_alone(participants)
     if why:

@@ -1,4 +1,4 @@
-"""The state of a version in memory: to go back to, or to be written while learning goes on."""
+"""The state of a version in memory, for rolling back or for writing it while learning continues."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["Snapshot"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a version, in memory: copies of a contributor's weights, and of all else as tensors and JSON.
+    """The state of a version in memory: copies of a contributor's weights, and of all other state as tensors and JSON.
 
-    >>> import torch
-    >>> one = Snapshot.of(1, {"w": torch.ones(1)}, {"step": torch.tensor(3)})
-    >>> other = Snapshot.of(2, {"w": torch.zeros(1)}, {"step": torch.tensor(4)}, one)
-    >>> other.weights, other.state(), other.weights["w"] is one.weights["w"]
-    ({'w': tensor([0.])}, {'step': tensor(4)}, True)
+    Example:
+        >>> import torch
+        >>> one = Snapshot.of(1, {"w": torch.ones(1)}, {"step": torch.tensor(3)})
+        >>> other = Snapshot.of(2, {"w": torch.zeros(1)}, {"step": torch.tensor(4)}, one)
+        >>> other.weights, other.state(), other.weights["w"] is one.weights["w"]
+        ({'w': tensor([0.])}, {'step': tensor(4)}, True)
     """
 
     version: int
@@ -31,16 +32,16 @@ class Snapshot:
 
     @classmethod
     def of(cls, version: int, weights: Weights, state: Any, before: Snapshot | None = None) -> Self:
-        """Copies of these. They lie where those of the snapshot before lay, which nobody may be writing any more."""
+        """Copy weights and state, reusing the memory of the snapshot `before`, which must not be in use any more."""
         kept, tensors = ({}, {}) if before is None else (before.weights, before.tensors)
         for name, value in weights.items():
             kept[name] = kept[name].copy_(value) if name in kept else value.clone()
         return cls(version, kept, *pack(state, tensors))
 
     def state(self) -> Any:
-        """All but the weights, in copies, for it becomes what is learned on."""
+        """Return copies of all state except the weights; learning continues on the copies."""
         return unpack({name: value.clone() for name, value in self.tensors.items()}, self.structure)
 
     def write(self, path: Path) -> None:
-        """Put all but the weights on disk, as `Contributor.save` does."""
+        """Write all state except the weights to disk, as `Contributor.save` does."""
         checkpoint.save_packed(path, self.tensors, self.structure)

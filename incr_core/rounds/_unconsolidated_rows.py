@@ -1,4 +1,4 @@
-"""Rows learned since the last consolidation, when consolidation is explicit and not after every increment."""
+"""Rows learned since the last consolidation, if consolidation is explicit instead of after every increment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ __all__ = ["UnconsolidatedRows"]
 
 
 class UnconsolidatedRows:
-    """Rows learned since the strategies last consolidated: at least the last `keeps` of them.
+    """Rows learned since the last consolidation: at least the last `keeps` of them.
 
-    number: how many times they have consolidated. count: how many rows were learned since.
+    Attributes:
+        number: Number of consolidations so far.
+        count: Number of rows learned since the last one.
 
-    >>> import torch
-    >>> rows = UnconsolidatedRows(keeps=3)
-    >>> for day in range(4):
-    ...     rows.add(Batch(torch.zeros(2, 1), torch.full((2,), float(day))))
-    >>> rows.count, rows.take().targets.tolist(), rows.number, rows.count
-    (8, [2.0, 2.0, 3.0, 3.0], 1, 0)
+    Example:
+        >>> import torch
+        >>> rows = UnconsolidatedRows(keeps=3)
+        >>> for day in range(4):
+        ...     rows.add(Batch(torch.zeros(2, 1), torch.full((2,), float(day))))
+        >>> rows.count, rows.take().targets.tolist(), rows.number, rows.count
+        (8, [2.0, 2.0, 3.0, 3.0], 1, 0)
     """
 
     def __init__(self, keeps: int) -> None:
@@ -45,7 +48,7 @@ class UnconsolidatedRows:
             held -= len(self._kept.pop(0))
 
     def take(self) -> Batch | None:
-        """The rows to consolidate on, None if nothing was learned; counting starts anew."""
+        """Return the rows to consolidate on, None if there are none, and reset the count."""
         if not self.count:
             return None
         rows = cat(self._kept)
@@ -53,27 +56,27 @@ class UnconsolidatedRows:
         return rows
 
     def join(self, other: UnconsolidatedRows) -> None:
-        """Hold the rows of another too, as if they had been learned here."""
+        """Add the rows of another object, as if they had been learned here."""
         self._kept += other._kept
         self.count += other.count
 
     def empty(self) -> None:
-        """Hold no rows, as if none had been learned since the last consolidation."""
+        """Remove all rows, as if none had been learned since the last consolidation."""
         self._kept, self.count = [], 0
 
     def erase(self, ids: Tensor) -> int:
-        """Erase these rows (n,); returns how many of them were kept."""
+        """Erase these rows (n,); return how many of them were held."""
         before = sum(map(len, self._kept))
         self._kept = [rows.without(ids) for rows in self._kept]
         return before - sum(map(len, self._kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows kept, and the counts."""
+        """Return the rows and the counts."""
         kept = cat(self._kept).state_dict() if self._kept else None
         return {"kept": kept, "sizes": list(map(len, self._kept)), "rows": self.count, "number": self.number}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the rows and the counts."""
         self.count, self.number, self._kept = state["rows"], state["number"], []
         if state["kept"] is not None:
             whole, start = Batch.from_state(state["kept"]), 0

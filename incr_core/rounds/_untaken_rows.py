@@ -1,4 +1,4 @@
-"""Rows that a model cannot take: an error in a forward is told with the rows that it is of."""
+"""Rows that a model rejects: an error in a forward is reported with the rows that cause it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from incr_core.learner import OF_ROWS, Learner, may_be_of_rows
 __all__ = ["taken"]
 
 TOLD = 5
-"""Rows that are looked for, and named, at most."""
+"""Maximum number of rows that are searched for and named."""
 
 
 @contextmanager
 def taken(learner: Learner, stream: Stream, rows: Batch) -> Iterator[None]:
-    """Within, these rows go through the learner's model. StreamError that names those which it cannot take alone.
+    """Report errors of the learner's model within the context as StreamErrors that name the rows it rejects alone.
 
-    An error that no row is to blame for stays what it is; so does one in a shard, which can ask nothing by itself.
+    An error that no single row causes is raised unchanged. So is an error in a shard, which cannot run the model alone.
     """
     try:
         yield

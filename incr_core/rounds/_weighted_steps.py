@@ -1,8 +1,8 @@
-"""Aggregations that step from the anchor by a weighted sum of what each client moved: FedNova and q-FedAvg.
+"""Aggregations that step from the anchor by a weighted sum of the clients' changes: FedNova and q-FedAvg.
 
-    w = a + sum_i c_i (w_i - a)         for what merges by "mean"; all else merges as in the mean by rows
+    w = a + sum_i c_i (w_i - a)         for entries that merge by "mean"; others merge as in the mean by rows
 
-With c_i = rows_i / rows this would be the mean. Both say another c_i, by what clients tell of how they learned.
+With c_i = rows_i / rows this would be the mean. Each aggregation defines other c_i, from the clients' reports.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ __all__ = ["FedNova", "QFedAvg"]
 
 
 class FedNova(WeightedMean):
-    """Let clients that take more steps pull no harder: each moves as far as its mean step (Wang et al. 2020,
-    arXiv:2007.07481, equations 6 and 10).
+    """Normalise the clients' changes by their numbers of steps, so that clients with more steps do not dominate.
 
         c_i = p_i t / t_i        t = sum_i p_i t_i,        p_i = rows_i / rows
 
-    t_i are the optimiser steps that client i took. With heavy-ball momentum rho its last steps count for less:
-    t_i = (s - rho (1 - rho^s) / (1 - rho)) / (1 - rho) of s steps, if momentum begins at zero. Where all took as many
-    steps it is the mean by rows, to the bit.
+    t_i are the optimiser steps of client i. With heavy-ball momentum rho its last steps count less: t_i = (s - rho (1 -
+    rho^s) / (1 - rho)) / (1 - rho) for s steps, if momentum starts at zero. If all took the same number of steps, the
+    result is the mean by rows, bit for bit.
 
-    momentum: that of the clients' optimiser; in a job, the one that `learner.optimizer` says.
+    Args:
+        momentum: Momentum of the clients' optimiser; in a job, that of `learner.optimizer`.
 
-    >>> two = [Update({"w": torch.tensor([4.0])}, num_rows=1), Update({"w": torch.tensor([2.0])}, num_rows=1)]
-    >>> two[0].steps, two[1].steps = 4, 1
-    >>> FedNova().merge(two, {"w": torch.zeros(1)}, {"w": "mean"})  # 2.5 / 2 * (4 / 4 + 2 / 1)
-    {'w': tensor([3.7500])}
+    Example:
+        >>> two = [Update({"w": torch.tensor([4.0])}, num_rows=1), Update({"w": torch.tensor([2.0])}, num_rows=1)]
+        >>> two[0].steps, two[1].steps = 4, 1
+        >>> FedNova().merge(two, {"w": torch.zeros(1)}, {"w": "mean"})  # 2.5 / 2 * (4 / 4 + 2 / 1)
+        {'w': tensor([3.7500])}
+
+    Reference:
+        Wang et al. 2020, arXiv:2007.07481, equations 6 and 10.
     """
 
     of_clients = ("momentum",)
@@ -47,20 +51,21 @@ class FedNova(WeightedMean):
         self.momentum = momentum
 
     def length(self, steps: int) -> float:
-        """What so many steps come to, in plain ones.
+        """Return the equivalent number of plain steps.
 
-        >>> FedNova(momentum=0.5).length(2)  # the first counts 1 + 0.5, the second 1
-        2.5
+        Example:
+            >>> FedNova(momentum=0.5).length(2)  # the first counts 1 + 0.5, the second 1
+            2.5
         """
         rho = self.momentum
         return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
 
     def shares(self, updates: Sequence[Update]) -> list[float] | None:
-        """By rows, where the step is their mean."""
+        """Return the shares by rows if the result is their mean."""
         return super().shares(updates) if _alike([update for update in updates if update.num_rows > 0]) else None
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The step; the mean by rows where somebody does not tell its steps, as after a review."""
+        """Return the step, or the mean by rows if a client does not report its steps, as after a review."""
         counted = [update for update in updates if update.num_rows > 0]
         if _alike(counted):
             return mean(counted, anchor, rules)
@@ -72,19 +77,24 @@ class FedNova(WeightedMean):
 
 
 class QFedAvg(Aggregation):
-    """Clients with a larger loss count for more, so that all come to do about as well (Li et al. 2020,
-    arXiv:1905.10497, algorithm 2).
+    """Weigh clients by their loss, so that performance becomes more uniform.
 
         c_i = L F_i^q / sum_j h_j        h_j = q F_j^(q - 1) |L (a - w_j)|^2 + L F_j^q        L = 1 / lr
 
-    F_i is the mean loss of client i over the rows it learned, while it learned them. With q = 0 it is the mean in which
-    every client counts alike.
+    F_i is the mean loss of client i over the rows it learned, during learning. With q = 0 it is the unweighted mean of
+    the clients.
 
-    lr: the clients' learning rate; in a job, the one that `learner.optimizer` says.
+    Args:
+        q: Exponent of the loss.
+        lr: The clients' learning rate; in a job, that of `learner.optimizer`.
 
-    >>> two = [Update({"w": torch.tensor([value])}, 1, {"loss": loss}) for value, loss in ((1.0, 1.0), (-1.0, 3.0))]
-    >>> round(float(QFedAvg(q=1.0, lr=1.0).merge(two, {"w": torch.zeros(1)}, {})["w"]), 4)  # (1 - 3) / (2 + 4)
-    -0.3333
+    Example:
+        >>> two = [Update({"w": torch.tensor([value])}, 1, {"loss": loss}) for value, loss in ((1.0, 1.0), (-1.0, 3.0))]
+        >>> round(float(QFedAvg(q=1.0, lr=1.0).merge(two, {"w": torch.zeros(1)}, {})["w"]), 4)  # (1 - 3) / (2 + 4)
+        -0.3333
+
+    Reference:
+        Li et al. 2020, arXiv:1905.10497, algorithm 2.
     """
 
     of_clients = ("lr",)
@@ -97,7 +107,7 @@ class QFedAvg(Aggregation):
         self.q, self.lr = q, lr
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """The step; the mean by rows of what strategies make of the model, which has no loss."""
+        """Return the step, or the mean by rows of changes by strategies, which have no loss."""
         counted = [update for update in updates if update.num_rows > 0]
         if not counted:
             return dict(anchor)
@@ -119,12 +129,12 @@ class QFedAvg(Aggregation):
         rules: Mapping[str, str],
         anchor: Mapping[str, Tensor],
     ) -> Weights:
-        """`update.merge_shared` of them: what strategies share has no loss."""
+        """Return `update.merge_shared` of the states, which have no loss."""
         return merge_shared(states, rows, rules, anchor)
 
 
 def _alike(updates: Sequence[Update]) -> bool:
-    """Whether all took as many steps, or somebody does not tell its steps."""
+    """Whether all took the same number of steps, or a client does not report its steps."""
     return len({update.steps for update in updates}) < 2 or not all(update.steps for update in updates)
 
 
@@ -132,7 +142,7 @@ def _alike(updates: Sequence[Update]) -> bool:
 def _stepped(
     updates: Sequence[Update], factors: Sequence[float], anchor: Mapping[str, Tensor], rules: Mapping[str, str]
 ) -> Weights:
-    """a + sum_i c_i (w_i - a), added one after the other."""
+    """Return a + sum_i c_i (w_i - a), added in order."""
     moved = [name for name in updates[0].weights if rules.get(name, "mean") == "mean"]
     others = [
         Update({name: value for name, value in update.weights.items() if name not in moved}, update.num_rows)
@@ -149,7 +159,7 @@ def _stepped(
 
 
 def _square(update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> float:
-    """|a - w_i|^2 over what merges by "mean"."""
+    """Return |a - w_i|^2 over the entries that merge by "mean"."""
     apart = [
         as_reals(widened(value)).double() - as_reals(widened(anchor[name])).double()
         for name, value in update.weights.items()
