@@ -51,6 +51,7 @@ class Batch:
     weights: (B,) float, or None where every row counts once.
     task: (B,) int64, or None where the stream has no tasks.
     row_ids: (B,) int64 (see `data/_row_ids.py`), or None where nobody asks which rows these are.
+    owner: (B,) int64, the number of each row's owner, or None where a participant stands for one owner alone.
 
     >>> batch = Batch(torch.arange(6.0).reshape(3, 2), torch.tensor([0.0, 1.0, 1.0]))
     >>> len(batch), [len(part) for part in batch.split(2)]
@@ -64,6 +65,7 @@ class Batch:
     weights: Tensor | None = None
     task: Tensor | None = None
     row_ids: Tensor | None = None
+    owner: Tensor | None = None
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -80,7 +82,7 @@ class Batch:
         32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
-        others = (self.targets, self.weights, self.task, self.row_ids)
+        others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -91,6 +93,7 @@ class Batch:
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
             None if self.row_ids is None else function(self.row_ids),
+            None if self.owner is None else function(self.owner),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,13 +104,13 @@ class Batch:
         (['inputs', 'targets', 'weights', 'task', 'rows'], tensor([0, 1]))
         """
         state = asdict(self)
-        state["rows"] = state.pop("row_ids")
-        return state
+        state["rows"], owner = state.pop("row_ids"), state.pop("owner")
+        return state if owner is None else state | {"owner": owner}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Back from `state_dict`."""
-        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")))
+        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")), state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (n,), copied, in that order."""
@@ -144,7 +147,8 @@ class Batch:
             return [None] * count if tensor is None else torch.split(tensor, size)
 
         inputs = split_inputs(self.inputs, size)
-        fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.row_ids))
+        others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
+        fields = (pieces(tensor) for tensor in others)
         return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
 
 
@@ -184,6 +188,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined(weights),
         joined([batch.task for batch in batches]),
         joined([batch.row_ids for batch in batches]),
+        joined([batch.owner for batch in batches if len(batch)]) if any(map(len, batches)) else None,
     )
 
 

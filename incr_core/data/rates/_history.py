@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]])
             [0., 1.]])
     """
     inputs = widened(batch.inputs, torch.from_numpy(features))
-    return Batch(inputs, batch.targets, batch.weights, batch.task, batch.row_ids)
+    return replace(batch, inputs=inputs)
 
 
 def widened(inputs: Inputs, more: Tensor) -> Inputs:
