@@ -78,6 +78,22 @@ class Roster(ABC):
         """Whether a client with rows can be asked to learn the increment at hand."""
         return True
 
+    def candidates(self, arrivals: Sequence[Arrival]) -> dict[int, int]:
+        """Of the increment at hand, the clients that can be asked to learn, in order: client -> its rows to learn."""
+        return {
+            client: arrival.labelled
+            for client, arrival in enumerate(arrivals)
+            if arrival.labelled and client not in self.held_out and self.may_learn(client)
+        }
+
+    def take_up(self, rounds: list[list[int]], arrivals: Sequence[Arrival]) -> list[list[int]]:
+        """The participants of each round, for which these clients are drawn; their arrivals tell of the rows."""
+        return rounds
+
+    def whom(self, participants: Sequence[int], number: int) -> Sequence[Mapping[str, ArrayRecord]] | None:
+        """For each participant of the round of that number, which of its clients are drawn; None: it is one itself."""
+        return None
+
     def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
         """Of those drawn for the round of that number of the increment at hand, who is to be asked."""
         return drawn

@@ -31,6 +31,7 @@ class Federated:
     backend: Literal["grid", "flower"] | None = None
     workers: int | None = None
     batch_clients: int | None = None
+    stateless: bool | None = None
     aggregation: str | Mapping[str, Any] | None = None
     max_share: float | None = None
     personal: list[str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from incr_core.data.timeline import Blocks, ByColumn, ByDraw, ByHash, ByTime, Partition
+from incr_core.data.timeline import Blocks, ByColumn, ByDraw, ByHash, ByOwners, ByTime, Partition
 
 __all__ = ["Client"]
 
@@ -15,6 +15,7 @@ KINDS: dict[str, type[Partition]] = {
     "blocks": Blocks,
     "drawn": ByDraw,
     "time": ByTime,
+    "owners": ByOwners,
 }
 
 
@@ -36,11 +37,24 @@ class Client:
 
     def document(self) -> dict[str, Any]:
         """The client as JSON-able dictionaries."""
-        kind = next(name for name, kind in KINDS.items() if isinstance(self.partition, kind))
-        arguments = {key: value for key, value in asdict(self.partition).items() if not key.startswith("_")}
-        return {"name": self.name, "index": self.index, "kind": kind, "partition": arguments}
+        return {"name": self.name, "index": self.index, **_document(self.partition)}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Client:
         """The client that `document` describes."""
-        return cls(document["name"], document["index"], KINDS[document["kind"]](**document["partition"]))
+        return cls(document["name"], document["index"], _partition(document))
+
+
+def _document(partition: Partition) -> dict[str, Any]:
+    kind = next(name for name, kind in KINDS.items() if isinstance(partition, kind))
+    arguments = {key: value for key, value in asdict(partition).items() if not key.startswith("_")}
+    if isinstance(partition, ByOwners):
+        arguments["of"] = _document(partition.of)
+    return {"kind": kind, "partition": arguments}
+
+
+def _partition(document: dict[str, Any]) -> Partition:
+    arguments = dict(document["partition"])
+    if "of" in arguments:
+        arguments["of"] = _partition(arguments["of"])
+    return KINDS[document["kind"]](**arguments)

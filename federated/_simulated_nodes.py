@@ -56,9 +56,13 @@ class SimulatedNodes(Roster):
         self._nodes: list[int] = []
         self._told_alone = False
         self._spent = set[str]()
-        self.clients = clients_of(job)
+        self.clients = self._of(job)
         self._absences: Absences | None = None
         self.held_out = _places(job.federated.held_out, self.names)
+
+    def _of(self, job: Job) -> list[Client]:
+        """The clients of a job."""
+        return clients_of(job)
 
     @property
     def names(self) -> list[str]:
@@ -118,11 +122,15 @@ class SimulatedNodes(Roster):
         if wanted.backend == "grid":
             return RayGrid(
                 app,
-                workers_of(self.clients, wanted, workers),
+                self._workers_of(workers),
                 gpu=self._job.learner.device.startswith("cuda"),
             )
         self._simulation = FlowerSimulation(app, len(self.clients), workers)
         return self._simulation.grid
+
+    def _workers_of(self, workers: int) -> list[int]:
+        """The worker of each client, of so many."""
+        return workers_of(self.clients, self._job.federated, workers)
 
     def _found(self, grid: Grid) -> list[int]:
         """The node of each client, by the partition number that the node was given."""
@@ -187,7 +195,8 @@ class SimulatedNodes(Roster):
         known = len(self.origins)
         answers = self.ask("evaluate.receive", self.there, {"fragments": known}, anchor=anchor, shared=shared)
         arrivals: list[Arrival | None] = []
-        for answer in map(told, answers.values()):
+        for client, answer in enumerate(map(told, answers.values())):
+            self._heard(client, answer)
             self.origins += answer["fragments"][len(self.origins) - known :]
             arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
         here = [
@@ -210,6 +219,9 @@ class SimulatedNodes(Roster):
             if self.held_out.issuperset(left):
                 return []
         return everyone if self._absences is None or self._absences.begin(everyone) else self._ended(self._absences)
+
+    def _heard(self, client: int, answer: Mapping[str, Any]) -> None:
+        """What a client has told of its next increment, besides the arrival."""
 
     # -- who is there, where that is simulated -----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
     query.hello          who are you?                    -> the partition the node was given, or its owner's name
     query.open           be a client of this job         -> what the server must know of the model
     evaluate.receive     take the next increment         -> Arrival, without rows
+    evaluate.offer       of a block: take up the rows of these clients -> their ids, and statistics
     train.learn          learn it from this anchor       -> Update
     train.review         learn these rows of your history -> Update
     train.skip           let it go, unlearned
@@ -33,16 +34,17 @@ from federated._owner import Owner
 from federated._records import pack, tell, unpack
 from incr_core import metrics
 from incr_core.errors import EngineError, JobError
-from incr_core.rounds import Orders, Participant, learn_side_by_side
+from incr_core.rounds import ClientBlock, Orders, Participant, learn_side_by_side
 from incr_core.shown import shown
 from incr_core.storage import checkpoint
 from incr_core.update import Update
 
 __all__ = ["app"]
 
-ANCHOR, CHAMPION, SHARED, ROWS, ORDER, WORK = "anchor", "champion", "shared", "rows", "order", "work"
-"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, what to do; of an
-answer: what it took."""
+ANCHOR, CHAMPION, SHARED, ROWS = "anchor", "champion", "shared", "rows"
+CLIENTS, ORDER, WORK = "clients", "order", "work"
+"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, which clients of
+a block, what to do; and of an answer: what it took."""
 
 ALONE = "alone"
 """The key of what an answer took that says why clients who were to be learned as one batch were not."""
@@ -121,8 +123,22 @@ def receive(message: Message, context: Context) -> Message:
                 "coming": host.coming(participant),
                 "holds": host.holds(participant),
                 "back": host.holds_back(participant),
+                **({"offers": participant.offers()} if isinstance(participant, ClientBlock) else {}),
             }
         )
+
+    return _answer(message, host, work)
+
+
+@app.evaluate("offer")
+def offer(message: Message, context: Context) -> Message:
+    """Of a block of clients: take up the rows of those that are drawn, and tell what they add to statistics."""
+    host = host_of(context)
+
+    def work(participant: Participant) -> RecordDict:
+        assert isinstance(participant, ClientBlock)
+        rows, observed = participant.take_up(unpack(message.content.array_records[CLIENTS], copy=True)["clients"])
+        return tell({"rows": rows, "observed": observed})
 
     return _answer(message, host, work)
 
@@ -135,7 +151,11 @@ def learn(message: Message, context: Context) -> Message:
     def work(participant: Participant) -> RecordDict:
         host.check_learns(participant)
         anchor = unpack(message.content.array_records[ANCHOR], copy=False)
-        update = host.learn(participant, anchor, bool(order["first"]))
+        if isinstance(participant, ClientBlock):
+            drawn = unpack(message.content.array_records[CLIENTS], copy=True)["clients"]
+            update = participant.learn_drawn(anchor, drawn, bool(order["first"]))
+        else:
+            update = host.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
             host.learned(participant)
         return _contribution(participant, update)

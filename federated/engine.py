@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated._at_owner import ClientsAtOwner
+from federated._client_blocks import ClientBlocks
 from federated._cohort import ClientCohort, Terms, updates_of
 from federated._owners import Owners
 from federated._records import pack, told
@@ -71,7 +72,8 @@ class FederatedEngine(Engine):
                 'themselves, got "all"; leave it out (--set cluster.memory_scope=own)'
             )
         owned = job.federated.owned
-        self._roster: Roster = Owners(job, grid) if owned else SimulatedNodes(job, directory, grid)
+        simulated = ClientBlocks if job.federated.stateless else SimulatedNodes
+        self._roster: Roster = Owners(job, grid) if owned else simulated(job, directory, grid)
         if owned and job.federated.accept_failures:
             self.max_failures = MAX_FAILURES
         self._renew()
@@ -217,7 +219,8 @@ class FederatedEngine(Engine):
     def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
         asked = self._roster.answering(drawn, number)
         orders = self._roster.batched(asked, [{"first": client not in begun} for client in asked])
-        answers = self._roster.ask("train.learn", asked, orders=orders, anchor=self.cohort.anchor())
+        whom = self._roster.whom(asked, number)
+        answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=self.cohort.anchor())
         self._selection.answered(drawn, answers)
         begun.update(answers)
         return self._updates(answers)
@@ -249,18 +252,16 @@ class FederatedEngine(Engine):
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
         """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
-        held_out = self._roster.held_out
-        rows = {
-            client: arrival.labelled
-            for client, arrival in enumerate(arrivals)
-            if arrival.labelled and client not in held_out and self._roster.may_learn(client)
-        }
+        rows = self._roster.candidates(arrivals)
         warm = any(arrival.tick.warm for arrival in arrivals)
         if self.central is None or warm or self.job.federated.fraction == 1.0:
             rounds = self._selection.rounds(rows, all_of_them=warm)
         else:
             rounds = [self.central.drawn(list(rows)) for _ in range(self.job.federated.rounds if rows else 0)]
+        rounds = self._roster.take_up(rounds, arrivals)
         learners = sorted({client for drawn in rounds for client in drawn})
+        for client in learners:
+            self.cohort.contributions.one(client).offered = arrivals[client].labelled
         _hold_back(arrivals, learners)
         return rounds, learners
 

@@ -55,6 +55,7 @@ class Batch:
         weights: (B,) float, or None if every row counts once.
         task: (B,) int64, or None if the stream has no tasks.
         row_ids: (B,) int64 (see `data/_row_ids.py`), or None if row ids are not needed.
+        owner: (B,) int64, the number of each row's owner, or None if a participant stands for a single owner.
         slices: (B, columns) int64 (see `data/encoding/_slices.py`), for metrics; None if the job names no slices.
 
     Example:
@@ -70,6 +71,7 @@ class Batch:
     weights: Tensor | None = None
     task: Tensor | None = None
     row_ids: Tensor | None = None
+    owner: Tensor | None = None
     slices: Tensor | None = None
 
     def __len__(self) -> int:
@@ -88,7 +90,7 @@ class Batch:
             32
         """
         inputs = self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]
-        others = (self.targets, self.weights, self.task, self.row_ids, self.slices)
+        others = (self.targets, self.weights, self.task, self.row_ids, self.owner, self.slices)
         return sum(tensor.nbytes for tensor in (*inputs, *others) if tensor is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -99,6 +101,7 @@ class Batch:
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
             None if self.row_ids is None else function(self.row_ids),
+            None if self.owner is None else function(self.owner),
             None if self.slices is None else function(self.slices),
         )
 
@@ -111,14 +114,14 @@ class Batch:
             (['inputs', 'targets', 'weights', 'task', 'rows'], tensor([0, 1]))
         """
         state = asdict(self)
-        state["rows"] = state.pop("row_ids")
         del state["slices"]
-        return state
+        state["rows"], owner = state.pop("row_ids"), state.pop("owner")
+        return state if owner is None else state | {"owner": owner}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Restore a batch from `state_dict`."""
-        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")))
+        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")), state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """Return copies of the rows at `index` (n,), in that order."""
@@ -166,7 +169,8 @@ class Batch:
             return [None] * count if tensor is None else torch.split(tensor, size)
 
         inputs = split_inputs(self.inputs, size)
-        fields = (pieces(self.targets), pieces(self.weights), pieces(self.task), pieces(self.row_ids))
+        others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
+        fields = (pieces(tensor) for tensor in others)
         return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
 
 
@@ -208,6 +212,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined(weights),
         joined([batch.task for batch in batches]),
         joined([batch.row_ids for batch in batches]),
+        joined([batch.owner for batch in batches if len(batch)]) if any(map(len, batches)) else None,
         joined([batch.slices for batch in batches]),
     )
 

@@ -163,6 +163,7 @@ class FederatedSection(Section):
     backend: Literal["grid", "flower"] = "grid"
     workers: int = Field(2, ge=1)
     batch_clients: int = Field(0, ge=0)
+    stateless: bool = False
     aggregation: Named = Named(name="mean")
     max_share: float | None = Field(None, gt=0.0, le=1.0)
     personal: list[str] = Field(default_factory=list)
@@ -230,6 +231,32 @@ class FederatedSection(Section):
             raise ValueError(
                 f"federated.batch_clients: expected 0 where {elsewhere}, got {self.batch_clients}; leave it out: "
                 'clients can be learned as one batch in the processes of backend = "grid"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stateless_clients_keep_nothing(self) -> Self:
+        if not self.stateless:
+            return self
+        if not self.batch_clients:
+            raise ValueError(
+                "federated.stateless: expected batch_clients too, got none; say how many clients are learned as one "
+                "batch, such as batch_clients = 100"
+            )
+        kept = {
+            "availability": self.availability is not None,
+            "held_out": bool(self.held_out),
+            "personal": bool(self.personal),
+            "max_share": self.max_share is not None,
+            "privacy": self.privacy is not None,
+            "client_privacy": self.client_privacy is not None,
+            'select = "availability"': self.select == "availability",
+            f"aggregation {self.aggregation.name}": self.aggregation.name != "mean",
+        }
+        if said := next((name for name, there in kept.items() if there), None):
+            raise ValueError(
+                f"federated.stateless: expected clients of which nothing is kept or known but their rows, got {said}; "
+                "leave out one of the two"
             )
         return self
 

@@ -194,6 +194,29 @@ class JobFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _stateless_clients_are_their_rows(self) -> Self:
+        if not self.federated.stateless:
+            return self
+        kept = {
+            "features.rate": bool(self.features.rate),
+            "stream.key": bool(self.stream.keys),
+            "publish.gate": self.publish.gate,
+            "review": self.review is not None,
+            "drift": bool(self.drift),
+            "learner.validation": self.learner.validation is not None,
+            "learner.frozen": self.learner.frozen,
+            "learner.head": self.learner.head is not None,
+            'learner.epochs = "auto"': self.learner.epochs == "auto",
+            'model.kind = "auto"': self.model.kind == "auto",
+        }
+        if said := next((name for name, there in kept.items() if there), None):
+            raise ValueError(
+                f"federated.stateless: expected clients of which nothing is kept but rows that wait, got {said}; leave "
+                "out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_head_is_worked_out_whole(self) -> Self:
         if self.learner.head is not None and self.learner.consolidate != "increment":
             raise ValueError(

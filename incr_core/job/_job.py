@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from torch import nn
 from incr_core.data.encoding import Columns, Encoder, Slices
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SharedReads, Source
-from incr_core.data.timeline import Partition, Stream, Turns
+from incr_core.data.timeline import ByOwners, Partition, Stream, Turns
 from incr_core.drift import Controller
 from incr_core.job._columns import told_columns
 from incr_core.job._data import (
@@ -47,7 +47,7 @@ from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
 from incr_core.objectives import Objective
 from incr_core.registry import begun
-from incr_core.rounds import Aggregation, Outer, Participant, Probe, Reference, Review
+from incr_core.rounds import Aggregation, ClientBlock, Outer, Participant, Probe, Reference, Review
 from incr_core.strategies import Strategy
 
 __all__ = ["Job"]
@@ -242,7 +242,7 @@ class Job(JobFile):
         turns: Turns | None = None,
         personal: Sequence[str] = (),
     ) -> Participant:
-        """Participant number `index`: its part of the stream and its learner.
+        """Participant number `index`: its part of the stream and its learner; a block of clients for `ByOwners`.
 
         wrap: applied to the model before the optimiser is made, to shard it; shard: (rank, size) of the shard.
         reads, turns: shared with participants in this process, or in others, that own other parts of the stream.
@@ -250,7 +250,10 @@ class Job(JobFile):
         """
         check_judged(self, self.objective())
         stream = self.data(partition, reads, turns)
-        return Participant(
+        kind: Callable[..., Participant] = Participant
+        if isinstance(partition, ByOwners):
+            kind, index = partial(ClientBlock, seed=self.learner.seed, at_once=self.federated.batch_clients), 0
+        return kind(
             name,
             stream,
             self.learner_for(stream.numeric_width, index, wrap, shard),

@@ -7,6 +7,7 @@ from incr_core.rounds._aggregations import AGGREGATIONS
 from incr_core.rounds._arrival import Arrival, Counts, total_observed
 from incr_core.rounds._borrowing import Lending, check_borrowing
 from incr_core.rounds._capped import capped, capped_rows
+from incr_core.rounds._client_block import ClientBlock
 from incr_core.rounds._comparison import Comparison
 from incr_core.rounds._contributions import Contribution, Contributions
 from incr_core.rounds._contributor import Contributor
@@ -42,6 +43,7 @@ __all__ = [
     "Arrival",
     "AsRecorded",
     "ByTime",
+    "ClientBlock",
     "Cohort",
     "Comparison",
     "Consolidated",

@@ -197,7 +197,7 @@ class Participant(Resuming):
             predicted=0 if warm else len(increment.arriving),
             scored=scores.scored,
             statistics=scores.statistics,
-            observed=self.learner.observe(learns) if len(learns) else {},
+            observed=self._observed(learns) if len(learns) else {},
             probed=scores.probed,
             tasks=torch.unique(learns.task).tolist() if self.reports_tasks and learns.task is not None else [],
             duplicates=increment.duplicates,
@@ -229,7 +229,11 @@ class Participant(Resuming):
         number = self.increment.tick.number + 1 if number is None else number
         tick = Tick(number, WAITING)
         self.increment = AtHand(tick, waiting, passes=self._passes_of(tick))
-        return Arrival(self.increment.tick, waiting.row_ids, observed=self.learner.observe(waiting))
+        return Arrival(self.increment.tick, waiting.row_ids, observed=self._observed(waiting))
+
+    def _observed(self, rows: Batch) -> Weights:
+        """What rows that are offered add to running statistics."""
+        return self.learner.observe(rows)
 
     def passes(self) -> int:
         """Return the passes over the current increment."""

@@ -25,8 +25,8 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a participant that saves its state, resumes from it, and rolls back.
 
-    The attributes `stream`, `learner`, `personal`, `reference`, `sampling`, `increment`, `warm_passes` and `adapts` are those of
-    the participant.
+    The attributes `stream`, `learner`, `personal`, `reference`, `sampling`, `increment`, `warm_passes` and `adapts` are
+    those of the participant.
 
     A participant that rolls back keeps its reader, which repeats the increments delivered since the last state kept in
     memory. If these were too many, or the state is a different one, another reader starts at the state's position.

@@ -20,7 +20,7 @@ from incr_core.data.timeline._bad_files import check_encodes
 from incr_core.data.timeline._chunk import Chunk, Ints, Mask
 from incr_core.data.timeline._dealt_chunk import DealtChunk
 from incr_core.data.timeline._keys import keys_of
-from incr_core.data.timeline._partition import ByRow
+from incr_core.data.timeline._partition import ByOwners, ByRow
 from incr_core.data.timeline._row_times import RowTimes
 from incr_core.data.times import NEVER
 from incr_core.errors import ArgumentError, StreamError
@@ -76,7 +76,7 @@ class ChunkEncoder:
         dealt = self._dealt(fragment, table, start)
         if dealt is not None and self.owner is not None:
             return self.accept(fragment, dealt.owned_by(self.owner.mark))
-        return self.accept(fragment, self.made(fragment, table, start))
+        return self.accept(fragment, self._told_owners(self.made(fragment, table, start), table))
 
     def _dealt(self, fragment: Fragment, table: pa.Table, start: int) -> DealtChunk | None:
         """The chunk of all owners that share what they read; None where each must make its own: rows are bad, or there
@@ -90,11 +90,20 @@ class ChunkEncoder:
                 chunk = replace(self, owner=None).made(fragment, table, start)
             except (StreamError, ArgumentError):
                 return None
-            return None if chunk.bad else DealtChunk.of(chunk, *owner.marks(table, chunk.row_ids, chunk.times))
+            if chunk.bad:
+                return None
+            return DealtChunk.of(self._told_owners(chunk, table), *owner.marks(table, chunk.row_ids, chunk.times))
 
         place = ("chunk", fragment.number, fragment.fingerprint(), start, len(table), self._floor(fragment))
         dealt: DealtChunk | None = self.reads.once(place, make, lambda made: 0 if made is None else made.nbytes)
         return dealt
+
+    def _told_owners(self, chunk: Chunk, table: pa.Table) -> Chunk:
+        """The chunk of a table; where it is for several owners, each row tells its own."""
+        if isinstance(self.owner, ByOwners):
+            owners = self.owner.owners(table, chunk.row_ids, chunk.times)
+            chunk.batch.owner = torch.from_numpy(owners[chunk.good])
+        return chunk
 
     def accept(self, fragment: Fragment, chunk: Chunk) -> Chunk:
         """Remember what a chunk holds, made here or elsewhere. StreamError where it is not like those before."""

@@ -23,7 +23,7 @@ from incr_core.data.sources import open_source
 from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks, Numbered
 from incr_core.errors import StreamError
 
-__all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByRow", "ByTime", "Partition", "owners"]
+__all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByOwners", "ByRow", "ByTime", "Partition", "owners"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,48 @@ class Blocks:
         return batch.take(torch.cat([full, torch.arange(start, start + length + (turn < longer))]))
 
 
-ByRow = ByColumn | ByHash | ByDraw | ByTime
+@dataclass(frozen=True)
+class ByOwners(Numbered):
+    """The rows of `size` consecutive owners: block `index` of them, whose rows tell their owner (`Batch.owner`).
+
+    Args:
+        of: the partition of any one owner; all others are numbered as it is.
+        index: the block, from 0.
+        size: how many owners a block has; the last one may have fewer.
+
+    Example:
+        >>> table, ids = pa.table({"x": [0.0] * 6}), np.arange(6)
+        >>> block = ByOwners(ByDraw(0, 4, "iid"), index=1, size=2)
+        >>> block.owners(table, ids, ids).tolist(), block.marked(*block.marks(table, ids, ids)).tolist()
+        ([2, 3, 2, 3, 1, 0], [True, True, True, True, False, False])
+    """
+
+    of: ByHash | ByDraw | ByTime
+    index: int
+    size: int
+
+    @property
+    def columns(self) -> list[str]:
+        """What must be read to tell the owner of a row."""
+        return self.of.columns
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return -(-self.of.count // self.size)
+
+    def owners(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Codes:
+        """The number of each row's owner, (B,) int64."""
+        return np.asarray(self.of.marks(table, ids, times)[1]).astype(np.int64)
+
+    def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
+        """The blocks, and for each row which of them it belongs to."""
+        return range(self.count), self.owners(table, ids, times) // self.size
+
+
+Codes = np.ndarray[Any, np.dtype[np.int64]]
+
+ByRow = ByColumn | ByHash | ByDraw | ByTime | ByOwners
 """Partitions of the data: what a row holds, when it arrives, and which it is, tells its owner."""
 
 Partition = ByRow | Blocks
