@@ -41,8 +41,8 @@ from incr_core.update import Update
 __all__ = ["app"]
 
 ANCHOR, CHAMPION, SHARED, ROWS, ORDER, WORK = "anchor", "champion", "shared", "rows", "order", "work"
-"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, what to do; of an answer:
-what it took."""
+"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, what to do; of an
+answer: what it took."""
 
 ALONE = "alone"
 """The key of what an answer took that says why clients who were to be learned as one batch were not."""

@@ -154,3 +154,19 @@ def test_what_cannot_be_is_refused_by_name(settings: list[str], message: str, ta
         document["stream"]["predict_at"] = "at"
     with pytest.raises(JobError, match=message):
         Job.from_document(document, [setting for setting in settings if "null" not in setting])
+
+
+def test_older_versions_lose_their_weights_where_the_directory_is_full(tmp_path: Path) -> None:
+    wanted = by_day(tmp_path, "model.hidden=[256, 128]", days=12)
+    plain = Run(tmp_path / "plain", wanted.resolved()).run()
+    limited = Run(tmp_path / "run", wanted.with_settings(["limits.disk=0.003"]).resolved()).run()
+    assert limited.summary.model_sha256 == plain.summary.model_sha256
+    kept = [version["version"] for version in RunDirectory.open(limited.path).versions() if version["has_weights"]]
+    assert kept[-2:] == [11, 12]
+    assert len(kept) < 12
+    assert RunDirectory.open(limited.path).bytes() < 3_000_000 < RunDirectory.open(plain.path).bytes()
+    told = [event for event in limited.table("events").to_pylist() if event["kind"] == "limit"]
+    assert told
+    assert told[0]["what"] == "the run's directory has reached 0.003 GB"
+    assert "older versions have lost their weights" in told[0]["action"]
+    assert not audit(limited.path).violations
