@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop._limits import Limits
 from incr_core.loop._loop import Loop
-from incr_core.registry import RunDirectory
+from incr_core.registry import Committed, RunDirectory
 from incr_core.runs import Run
 from tests.support.federated_runs import finish, people
 from tests.support.poisoned import BY_DAY, DAY, flipped, job, stream, timed
@@ -74,15 +73,9 @@ def test_law_1_a_run_that_was_stopped_comes_to_the_same_bits(
 
 
 def test_a_row_that_is_in_two_states_is_found(hourly: tuple[Path, Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    def both(*arguments: Any) -> dict[str, Any]:
-        tables = read(*arguments)
-        return {**tables, "dropped": tables["ledger"]}
-
-    from incr_core.registry import Committed
-
-    read, found = (lambda committed: committed.tables), Committed.read(hourly[0])
+    found = Committed.read(hourly[0])
+    found.tables = {**found.tables, "dropped": found.tables["ledger"]}
     monkeypatch.setattr(Committed, "read", lambda folder: found)
-    found.tables = both(found)
     assert any("learned and dropped at once" in str(one) for one in audit(hourly[0]).violations)
 
 
