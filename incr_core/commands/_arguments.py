@@ -113,6 +113,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     serve.add_argument("--journal", metavar="FOLDER", help="keep predictions here, and take labels for them: /feedback")
     serve.add_argument("--labelled", metavar="FOLDER", help="rows whose labels came, for a stream (default: in there)")
     serve.add_argument("--join-every", type=float, default=60.0, metavar="SECONDS", help="between these (default: 60)")
+    serve.add_argument("--shadow", metavar="N", help='a version asked beside the champion, or "newest": /shadow')
     serve.add_argument("--keep", type=int, default=1_000_000, metavar="N", help="predictions kept (default: 1000000)")
 
     attach = command("attach", "follow a detached run to its end; Ctrl-C leaves it alone")

@@ -13,7 +13,7 @@ from pathlib import Path
 from uvicorn import Config, Server
 
 from incr_core.errors import ArgumentError
-from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion, Feedback, Guard, Journal
+from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion, Feedback, Guard, Journal, Shadow
 from incr_core.shown import shown
 
 __all__ = ["Serving", "serve"]
@@ -27,7 +27,7 @@ class Serving:
     """How a champion is served; each as the option of `incr serve` of its name.
 
     journal: the folder in which predictions are kept; None: they are not. labelled: where rows are written to whose
-    labels have come; None: `labelled` in the journal's folder.
+    labels have come; None: `labelled` in the journal's folder. shadow: a version that is asked beside the champion.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +43,7 @@ class Serving:
     labelled: str | None = None
     join_every: float = 60.0
     keep: int = 1_000_000
+    shadow: str | None = None
 
     def check(self) -> None:
         """Raise ArgumentError where a limit is below what it may be, or options do not go together."""
@@ -90,9 +91,17 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     options.check()
     token = options.token()
     champion = Champion(directory)
+    shadow = None if options.shadow is None else Shadow(directory, options.shadow)
     feedback = options.feedback(champion)
     guard = Guard(token, options.rate, options.concurrency)
-    app = App(champion, max_bytes=options.max_bytes, max_rows=options.max_rows, feedback=feedback, guard=guard)
+    app = App(
+        champion,
+        max_bytes=options.max_bytes,
+        max_rows=options.max_rows,
+        feedback=feedback,
+        guard=guard,
+        shadow=shadow,
+    )
     host, port = options.host, options.port
     config = Config(
         app,

@@ -304,9 +304,8 @@ class PublishSection(Section):
             )
         if self.holdout and self.on_hold == "rollback":
             raise ValueError(
-                'publish.holdout: expected on_hold = "go_on", got "rollback", which sets the rows of an increment '
-                "aside as a whole, while those held back of it would be learned with the next one; leave out one of "
-                "the two"
+                'publish.holdout: expected on_hold = "go_on", got "rollback", which sets increments aside as a whole, '
+                "while the rows held back of it would be learned with the next one; leave out one of the two"
             )
         return self
 
@@ -321,6 +320,7 @@ class LimitsSection(Section):
 
     rows_per_hour: float | None = Field(None, gt=0)
     seconds: float | None = Field(None, gt=0)
+    disk: float | None = Field(None, gt=0)
 
 
 class TrackSection(Section):

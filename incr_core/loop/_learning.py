@@ -62,6 +62,7 @@ class Learning:
             self._losses.noticed(lost)
         self._went_back = False  # since the last commit, from a version that the gate has held
         self._begun: float | None = None
+        self._cleared: list[int] = []  # versions without weights, since the disk is limited
 
     # -- one increment -------------------------------------------------------------------------------------------
 
@@ -293,6 +294,10 @@ class Learning:
         saving, last = self.commits.save(), self.pending.last
         if last is not None:
             healed = [("worker lost", *told) for told in self._losses.tell()]
+            if self._cleared:
+                what = f"the run's directory has reached {self.job.limits.disk:g} GB"
+                healed.append(("limit", what, f"{len(self._cleared):,} older versions have lost their weights"))
+                self._cleared = []
             for kind, what, action in (*healed, *saving.news):
                 self._happened(last, kind, what, action, 0)
         pending, self.pending = self.pending, PendingCommit()
@@ -345,5 +350,7 @@ class Learning:
 
     def _committed(self) -> None:
         self._losses.committed()
+        if cleared := self.directory.take_cleared():
+            self._cleared += cleared
         if self._alerts is not None:
             self._alerts.committed()

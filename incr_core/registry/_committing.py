@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Committing"]
 
+LEAST = 2
+"""Versions that keep their weights however large they are."""
+
 
 class Committing(Reading):
     """The part of a run directory that makes versions.
 
     path: where it is. keep: how many of the newest keep their weights (None: all), beside the champion.
+
+    disk: how many bytes the directory may take before older versions lose their weights; None: any number. cleared: the
+    versions that have lost them for that since `take_cleared`.
     """
 
     def __init__(self, path: Path, keep: int | None) -> None:
@@ -34,6 +41,8 @@ class Committing(Reading):
             raise ArgumentError(f"keep: expected at least 1 or None, got {keep}")
         super().__init__(path)
         self._keep = keep
+        self.disk: int | None = None
+        self.cleared: list[int] = []
         self._learned = LearnedOnce(self._versions.history)
         self._states = States(self.path)
 
@@ -109,6 +118,7 @@ class Committing(Reading):
             if publish:
                 make_champion(self.path, version, durable=False)
             self._versions.prune(self._keep)
+            self._clear()
             if participants is None:
                 participants = ledger["participant"].unique().to_pylist()
             self._states.committed(version, participants, self.champion())
@@ -116,6 +126,29 @@ class Committing(Reading):
             self._versions.fold(FOLD)
             self._lock.push()
         return version
+
+    def _clear(self) -> None:
+        """Let older versions go without weights until the directory takes no more of the disk than it may."""
+        while self.disk is not None and len(there := self._versions.with_weights) > LEAST and self.bytes() > self.disk:
+            self._versions.prune(max(LEAST, len(there) // 2))
+            gone = [version for version in there if version not in self._versions.with_weights]
+            self.cleared += gone
+            if not gone:  # the champion is one of them
+                break
+
+    def bytes(self) -> int:
+        """What the directory takes of the disk."""
+        return sum(
+            (Path(folder) / name).stat().st_size
+            for folder, _, names in os.walk(self.path)
+            for name in names
+            if (Path(folder) / name).exists()
+        )
+
+    def take_cleared(self) -> list[int]:
+        """The versions that have lost their weights for want of room, since this was asked last."""
+        cleared, self.cleared = self.cleared, []
+        return cleared
 
     def restore(
         self, version: int, *, state: Callable[[dict[str, Any]], dict[str, Any]], events: pa.Table | None = None

@@ -94,6 +94,11 @@ class Versions:
         """The versions that a run can go on from, as far as the loop's state tells."""
         return [version for version in self._with_state if version in self._with_weights]
 
+    @property
+    def with_weights(self) -> list[int]:
+        """The versions that have their weights, oldest first."""
+        return list(self._with_weights)
+
     def prune(self, keep: int | None) -> None:
         """Leave weights to the newest `keep` versions, and to the champion; and states to fewer."""
         self._drop_states()

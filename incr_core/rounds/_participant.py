@@ -37,7 +37,7 @@ from incr_core.rounds._prequential import Prequential
 from incr_core.rounds._probe import Probe
 from incr_core.rounds._reference import Reference
 from incr_core.rounds._resuming import Resuming
-from incr_core.rounds._sampling import Sampling
+from incr_core.rounds._sampling import Sampling, ids_of
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._untaken_rows import taken
 from incr_core.update import Update, Weights
@@ -183,7 +183,7 @@ class Participant(Resuming):
         assert learns.row_ids is not None
         kept, dropped = self.sampling.kept(learns.row_ids, increment.tick, before), learns.row_ids[:0]
         if len(kept) < len(learns):
-            dropped = learns.without(learns.row_ids[kept]).row_ids
+            dropped = ids_of(learns.without(learns.row_ids[kept]))
             learns = learns.take(kept)
         held = None
         if count := self._held_back(increment.tick, len(learns)):

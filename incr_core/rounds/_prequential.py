@@ -99,7 +99,7 @@ class Prequential:
     def _sliced(self, slices: Tensor, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Sliced:
         """Measure the predictions of each slice. slices: of each prediction, (n, columns)."""
         found: Sliced = {}
-        for number in slices.unique().tolist():
+        for number in torch.unique(slices).tolist():
             rows = (slices == number).any(1).nonzero().flatten()
             weight = None if weights is None else weights[rows]
             measured = self.learner.objective.measure(predictions[rows], targets[rows], weight)

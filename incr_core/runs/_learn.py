@@ -19,6 +19,7 @@ from incr_core.loop import Alerts, Loop, Progress
 from incr_core.registry import CHANGE, STOP, RunDirectory, asked
 from incr_core.report import TensorBoard, write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
+from incr_core.storage import copy_of
 
 __all__ = ["OnProgress", "learn"]
 
@@ -72,6 +73,18 @@ def _baselines(job: Job) -> dict[str, Job]:
     return found
 
 
+def _disk(job: Job, out: Path) -> int | None:
+    """How many bytes the run directory may take; None: any number."""
+    if job.limits.disk is None:
+        return None
+    if copy_of(out) is not None:
+        raise JobError(
+            "limits.disk: expected a run directory on a disk, got one at an address, whose store has limits of its "
+            "own; leave it out, or set publish.keep"
+        )
+    return int(job.limits.disk * 1e9)
+
+
 def _learn_one(
     job: Job,
     out: Path,
@@ -87,6 +100,7 @@ def _learn_one(
     stop = threading.Event()
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
+        directory.disk = _disk(job, out)
         tracker = TensorBoard(directory) if job.track.tensorboard else None
 
         def seen(done: Progress) -> None:

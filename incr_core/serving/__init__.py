@@ -11,6 +11,7 @@ from incr_core.serving._guard import Guard
 from incr_core.serving._http import BoundedHttp
 from incr_core.serving._journal import Journal, JournalledRow, Kept
 from incr_core.serving._request import Column, RequestError, table_of
+from incr_core.serving._shadow import Shadow
 
 __all__ = [
     "MAX_BYTES",
@@ -27,6 +28,7 @@ __all__ = [
     "Kept",
     "Question",
     "RequestError",
+    "Shadow",
     "ask",
     "erase_in_journal",
     "table_of",

@@ -26,6 +26,7 @@ from incr_core.serving._http import Receive, Reply, Scope, Send, body_of, header
 from incr_core.serving._metrics import Metrics
 from incr_core.serving._page import PAGE, PAGE_HEADERS
 from incr_core.serving._request import RequestError, rows_in
+from incr_core.serving._shadow import Shadow
 from incr_core.serving._standing import exposition, standing
 
 __all__ = ["MAX_BYTES", "MAX_ROWS", "App"]
@@ -43,13 +44,15 @@ Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
 
 class App:
-    """POST /predict with {"rows": [{...}, ...]} and /feedback; GET /version, /health, /ready, /metrics, /openapi.json.
+    """POST /predict with {"rows": [{...}, ...]}, /feedback and /shadow; GET /version, /health, /ready, /metrics and
+    /openapi.json.
 
     Args:
         champion: who answers.
         max_bytes, max_rows: of one request. What it may hold is told at /openapi.json, by the job's columns.
         feedback: keeps predictions, and takes labels; None: neither is done.
         guard: who may ask, and how much.
+        shadow: another version that is asked the same; None: there is none.
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class App:
         max_rows: int = MAX_ROWS,
         feedback: Feedback | None = None,
         guard: Guard | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
-        self.champion, self.feedback = champion, feedback
+        self.champion, self.feedback, self.shadow = champion, feedback, shadow
         self.max_bytes, self.max_rows = max_bytes, max_rows
         self.guard = guard or Guard()
         self.metrics = Metrics()
@@ -82,6 +86,8 @@ class App:
         if feedback is not None:
             feedback.attend(champion)
             self._paths["/feedback"] = {"POST": self._feedback}
+        if shadow is not None:
+            self._paths["/shadow"] = {"POST": self._ask_shadow}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -128,7 +134,9 @@ class App:
 
     def openapi(self) -> dict[str, Any]:
         """What may be asked, as OpenAPI tells it."""
-        return documented(self.champion, self.max_rows, feedback=self.feedback is not None)
+        return documented(
+            self.champion, self.max_rows, feedback=self.feedback is not None, shadow=self.shadow is not None
+        )
 
     def close(self) -> None:
         """End its threads, and what it keeps."""
@@ -137,12 +145,16 @@ class App:
         self._joiner.shutdown()
         if self.feedback is not None:
             self.feedback.close()
+        if self.shadow is not None:
+            self.shadow.close()
 
     def _keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
         if self.feedback is not None:
             self.feedback.keep(questions, answers)
         for answer in answers:
             self.metrics.predicted(answer)
+        if self.shadow is not None:
+            self.shadow.watch(questions, answers)
 
     async def _body(self, scope: Scope, receive: Receive, *kinds: str) -> bytes:
         if _kind(scope) not in ("application/json", *kinds) or header(scope, b"content-encoding") not in (
@@ -166,6 +178,17 @@ class App:
         answers = ask(questions)
         self._keep(questions, answers)
         return said(answers[0])
+
+    async def _ask_shadow(self, scope: Scope, receive: Receive) -> Reply:
+        """What the shadow answers to the same question; nothing of it is kept."""
+        body = await self._body(scope, receive)
+        shadow, champion = self.shadow, self.champion.current
+        assert shadow is not None
+
+        def answered() -> dict[str, Any]:
+            return shadow.answer(champion.question(rows_in(body, self.max_rows)))
+
+        return said(await asyncio.get_running_loop().run_in_executor(self._pool, answered))
 
     def _bulk(self, body: bytes) -> Reply:
         table = table_in(body, BULK * self.max_rows)

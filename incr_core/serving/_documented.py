@@ -50,8 +50,10 @@ REFUSALS = {
 DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 
 
-def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> dict[str, Any]:
-    """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels."""
+def documented(champion: Champion, max_rows: int, *, feedback: bool = False, shadow: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels.
+    shadow: whether another version is asked beside it.
+    """
     answer: dict[str, Any] = ANSWER
     if feedback:
         answer = {
@@ -65,6 +67,11 @@ def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> 
         "requestBody": _json(body, arrow=True) | {"required": True},
         "responses": {"200": {"description": "An answer for each row"} | _json(answer, arrow=True)} | _refusals(),
     }
+    beside = {
+        "summary": "Ask the shadow, the version that is compared with the champion; nothing is kept",
+        "requestBody": _json(body) | {"required": True},
+        "responses": {"200": {"description": "An answer for each row"} | _json(ANSWER)} | _refusals(),
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -75,6 +82,7 @@ def documented(champion: Champion, max_rows: int, *, feedback: bool = False) -> 
         "paths": {
             "/predict": {"post": predict},
             **({"/feedback": {"post": _feedback()}} if feedback else {}),
+            **({"/shadow": {"post": beside}} if shadow else {}),
             "/version": {"get": _told("Which version answers")},
             "/health": {"get": _told("Whether the version that answers is the champion")},
             "/ready": {"get": _told("Whether labelled rows can be written")},

@@ -18,7 +18,8 @@ __all__ = ["exposition", "standing"]
 
 def exposition(app: App) -> bytes:
     """All that a server counts, in Prometheus's text format."""
-    lines = [*exposed([*app.metrics.told(), *_of_champion(app), *_of_feedback(app)]), *app.metrics.histogram()]
+    lines = [*exposed([*app.metrics.told(), *_of_champion(app), *_of_feedback(app), *_of_shadow(app)])]
+    lines += app.metrics.histogram()
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -38,6 +39,7 @@ def standing(app: App) -> dict[str, Any]:
         "rows": metrics.rows,
         "seconds": {name: metrics.quantile(share) for name, share in (("p50", 0.5), ("p99", 0.99))},
         "feedback": feedback,
+        "shadow": None if app.shadow is None else app.shadow.describe(),
         "recent": list(metrics.shown),
     }
 
@@ -57,6 +59,10 @@ def _of_champion(app: App) -> Iterable[Metric]:
     yield "incr_swaps_total", "counter", "Champions that took another's place.", [({}, champion.swaps)]
     yield "incr_forwards_total", "counter", "Forwards of the model.", [({}, app.batches.forwards)]
     yield "incr_requests_under_way", "gauge", "Requests that are not answered yet.", [({}, app.guard.inside)]
+
+
+def _of_shadow(app: App) -> Iterable[Metric]:
+    return () if app.shadow is None else app.shadow.told()
 
 
 def _of_feedback(app: App) -> Iterable[Metric]:

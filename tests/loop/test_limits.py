@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop._limits import Limits
 from incr_core.loop._loop import Loop
-from incr_core.registry import RunDirectory
+from incr_core.registry import Committed, RunDirectory
 from incr_core.runs import Run
 from tests.support.federated_runs import finish, people
 from tests.support.poisoned import BY_DAY, DAY, flipped, job, stream, timed
@@ -74,15 +73,9 @@ def test_law_1_a_run_that_was_stopped_comes_to_the_same_bits(
 
 
 def test_a_row_that_is_in_two_states_is_found(hourly: tuple[Path, Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    def both(*arguments: Any) -> dict[str, Any]:
-        tables = read(*arguments)
-        return {**tables, "dropped": tables["ledger"]}
-
-    from incr_core.registry import Committed
-
-    read, found = (lambda committed: committed.tables), Committed.read(hourly[0])
+    found = Committed.read(hourly[0])
+    found.tables = {**found.tables, "dropped": found.tables["ledger"]}
     monkeypatch.setattr(Committed, "read", lambda folder: found)
-    found.tables = both(found)
     assert any("learned and dropped at once" in str(one) for one in audit(hourly[0]).violations)
 
 
@@ -154,3 +147,19 @@ def test_what_cannot_be_is_refused_by_name(settings: list[str], message: str, ta
         document["stream"]["predict_at"] = "at"
     with pytest.raises(JobError, match=message):
         Job.from_document(document, [setting for setting in settings if "null" not in setting])
+
+
+def test_older_versions_lose_their_weights_where_the_directory_is_full(tmp_path: Path) -> None:
+    wanted = by_day(tmp_path, "model.hidden=[256, 128]", days=12)
+    plain = Run(tmp_path / "plain", wanted.resolved()).run()
+    limited = Run(tmp_path / "run", wanted.with_settings(["limits.disk=0.003"]).resolved()).run()
+    assert limited.summary.model_sha256 == plain.summary.model_sha256
+    kept = [version["version"] for version in RunDirectory.open(limited.path).versions() if version["has_weights"]]
+    assert kept[-2:] == [11, 12]
+    assert len(kept) < 12
+    assert RunDirectory.open(limited.path).bytes() < 3_000_000 < RunDirectory.open(plain.path).bytes()
+    told = [event for event in limited.table("events").to_pylist() if event["kind"] == "limit"]
+    assert told
+    assert told[0]["what"] == "the run's directory has reached 0.003 GB"
+    assert "older versions have lost their weights" in told[0]["action"]
+    assert not audit(limited.path).violations

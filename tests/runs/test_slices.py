@@ -29,7 +29,7 @@ def days() -> list[dict[str, list[Any]]]:
 
 
 def learned(out: Path, rows: list[dict[str, list[Any]]], **keys: Any) -> Run:
-    wanted = {"numeric": ["x", "z"], "classes": [0, 1], "slices": ["origin"]} | keys
+    wanted: dict[str, Any] = {"numeric": ["x", "z"], "classes": [0, 1], "slices": ["origin"]} | keys
     return open_run(out, stream=rows, label="late", **wanted).run()
 
 
