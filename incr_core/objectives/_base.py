@@ -16,6 +16,7 @@ from incr_core._util import MadeWith
 from incr_core.metrics import Statistics
 from incr_core.models import Moments
 from incr_core.numerics import log_softmax_gradient
+from incr_core.objectives._balance import Balance
 from incr_core.objectives._losses import Loss
 
 __all__ = ["Binary", "Multiclass", "Objective", "Regression"]
@@ -112,7 +113,7 @@ class Objective(MadeWith, nn.Module):
 class Binary(Objective):
     """Two classes: binary cross-entropy of one logit, targets 0 or 1.
 
-    loss: "gce" or "sce" instead of cross-entropy.
+    loss: "gce" or "sce" instead of cross-entropy. balance: what rows of the rarer class count, of 2 classes.
 
     >>> loss = Binary()
     >>> round(float(loss(torch.zeros(2), torch.tensor([0.0, 1.0]))), 4)
@@ -127,24 +128,25 @@ class Binary(Objective):
     main_metric = "auc"
     higher_is_better = True
 
-    def __init__(self, loss: Loss | None = None) -> None:
+    def __init__(self, loss: Loss | None = None, balance: Balance | None = None) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.balance = loss, balance
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean loss; without weights in one fused call, since this is the hot path."""
-        if weights is None and self.loss is None:
+        if weights is None and self.loss is None and self.balance is None:
             return F.binary_cross_entropy_with_logits(output.reshape(-1), targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """-(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the loss made of it."""
         ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
-        return ce if self.loss is None else self.loss(ce)
+        losses = ce if self.loss is None else self.loss(ce)
+        return losses if self.balance is None else losses * self.balance.of_rows(targets)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """(p - y) / B."""
-        if self.loss is not None:
+        if self.loss is not None or self.balance is not None:
             return None
         error = output.sigmoid().sub_(targets.reshape(output.shape))
         rows = targets.shape[0]
@@ -152,11 +154,28 @@ class Binary(Objective):
 
     def predict(self, output: Tensor) -> Tensor:
         """The probability of class 1, (B,)."""
-        return output.reshape(-1).float().sigmoid()
+        logit = output.reshape(-1).float()
+        if self.balance is not None:
+            shift = self.balance.predicted_shift()
+            logit = logit - (shift[1] - shift[0])
+        return logit.sigmoid()
+
+    def learned_shift(self) -> Tensor:
+        """By how much class weights have moved what is learned, as an output (1,): 0 without `balance`."""
+        if self.balance is None:
+            return torch.zeros(1)
+        shift = self.balance.learned_shift()
+        return (shift[1] - shift[0]).reshape(1)
+
+    def observe(self, targets: Tensor) -> dict[str, Tensor]:
+        """The counts of labels about to be learned, where rare classes count more."""
+        if self.balance is None:
+            return {}
+        return {f"balance.{name}": value for name, value in self.balance.observe(targets).items()}
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """E[(y - p)^2] = p (1 - p): one vector, sqrt(p (1 - p)), exact."""
-        p = self.predict(output)
+        """E[(y - p)^2] = p (1 - p): one vector, sqrt(p (1 - p)), exact; p as it is learned."""
+        p = output.reshape(-1).float().sigmoid()
         return (p * (1 - p)).sqrt().reshape(1, -1, 1)
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
@@ -179,7 +198,7 @@ class Binary(Objective):
 class Multiclass(Objective):
     """One of C classes: cross-entropy of C logits, targets int64 class numbers.
 
-    loss: "gce" or "sce" instead of cross-entropy.
+    loss: "gce" or "sce" instead of cross-entropy. balance: what rows of rare classes count, of C classes.
 
     >>> loss = Multiclass(4)
     >>> round(float(loss(torch.zeros(2, 4), torch.tensor([0, 3]))), 4)
@@ -193,32 +212,44 @@ class Multiclass(Objective):
     higher_is_better = True
     target_type = torch.int64
 
-    def __init__(self, classes: int, loss: Loss | None = None) -> None:
+    def __init__(self, classes: int, loss: Loss | None = None, balance: Balance | None = None) -> None:
         super().__init__()
         self.outputs = classes
-        self.loss = loss
+        self.loss, self.balance = loss, balance
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean loss; without weights in one fused call, since this is the hot path."""
-        if weights is None and self.loss is None:
+        if weights is None and self.loss is None and self.balance is None:
             return F.cross_entropy(output, targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """-log softmax(output)[y], (B,), or the loss made of it."""
         ce = F.cross_entropy(output, targets, reduction="none")
-        return ce if self.loss is None else self.loss(ce)
+        losses = ce if self.loss is None else self.loss(ce)
+        return losses if self.balance is None else losses * self.balance.of_rows(targets)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """(p - e_y) / B."""
-        if self.loss is not None:
+        if self.loss is not None or self.balance is not None:
             return None
         wanted = torch.zeros_like(output).scatter_(1, targets[:, None], -1.0 / len(targets))
         return log_softmax_gradient(wanted, output.log_softmax(1), 1, output.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
         """Class probabilities, (B, C)."""
-        return output.float().softmax(dim=1)
+        logits = output.float()
+        return (logits if self.balance is None else logits - self.balance.predicted_shift()).softmax(dim=1)
+
+    def learned_shift(self) -> Tensor:
+        """By how much class weights have moved what is learned, as an output (C,): 0 without `balance`."""
+        return torch.zeros(self.outputs) if self.balance is None else self.balance.learned_shift()
+
+    def observe(self, targets: Tensor) -> dict[str, Tensor]:
+        """The counts of labels about to be learned, where rare classes count more."""
+        if self.balance is None:
+            return {}
+        return {f"balance.{name}": value for name, value in self.balance.observe(targets).items()}
 
     def visible(self, output: Tensor) -> Tensor:
         """The output with classes that there are not yet put out of reach, (B, C): here all are there."""
@@ -226,7 +257,7 @@ class Multiclass(Objective):
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """sqrt(p_c) (e_c - p) for every class c: exact up to `EXACT_CLASSES` classes; above, e_y - p for a drawn y."""
-        p = self.predict(output)
+        p = self.visible(output).float().softmax(dim=1)
         classes = p.shape[1]
         if classes > EXACT_CLASSES:
             # Where the model has diverged there is nothing to draw from; who looks at the loss will say so.
