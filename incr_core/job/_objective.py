@@ -11,6 +11,7 @@ from incr_core.models import TableExperts
 from incr_core.objectives import (
     LOSSES,
     OBJECTIVES,
+    Balance,
     Binary,
     Blend,
     GrowingMulticlass,
@@ -108,12 +109,21 @@ def _of_one(job: JobFile) -> Objective:
             f"features.classes: expected those of the objective {name}, got none; name them, or let Job.resolved(), "
             "which Job.read calls, find them in the data"
         )
+    if job.learner.balance is not None and name not in ("binary", "multiclass"):
+        raise JobError(
+            f'learner.balance: expected the objective "binary" or "multiclass", got {name!r}; leave learner.balance out'
+        )
+    if job.learner.balance is not None and job.learner.head is not None:
+        raise JobError(
+            "learner.balance: expected no learner.head, which is solved for and has no loss whose rows could count "
+            "more, got both; leave one of them out"
+        )
     if name == "multiclass":
         return _multiclass(job, classes)
     if name == "multilabel":
         return Multilabel(classes, _loss(job, Multilabel))
     if name == "binary":
-        return Binary(_loss(job, Binary))
+        return Binary(_loss(job, Binary), _balance(job, 2))
     if name == "regression":
         return Regression(_loss(job, Regression))
     if name == "ranking":
@@ -129,10 +139,16 @@ def _of_one(job: JobFile) -> Objective:
 def _multiclass(job: JobFile, classes: int) -> Objective:
     capacity = job.features.capacity
     if capacity is None:
-        return Multiclass(classes, _loss(job, Multiclass))
+        return Multiclass(classes, _loss(job, Multiclass), _balance(job, classes))
     if capacity < classes:
         raise JobError(f"features.capacity: expected at least the {classes} classes named, got {capacity}")
-    return GrowingMulticlass(capacity, _loss(job, GrowingMulticlass))
+    return GrowingMulticlass(capacity, _loss(job, GrowingMulticlass), _balance(job, capacity))
+
+
+def _balance(job: JobFile, classes: int) -> Balance | None:
+    """What rows of rare classes count; None where all rows count alike."""
+    wanted = job.learner.balance
+    return None if wanted is None else Balance(classes, **wanted.model_dump())
 
 
 def _ranking(job: JobFile) -> Objective:

@@ -193,11 +193,20 @@ class HeadSection(Section):
     bias: float = Field(1.0, ge=0, lt=math.inf)
 
 
+class BalanceSection(Section):
+    """What rows of rare classes count, and the class shares that predictions are for."""
+
+    strength: float = Field(0.5, ge=0, le=1)
+    prior: Literal["stream", "uniform"] = "stream"
+    half_life: float | None = Field(None, gt=0, lt=math.inf)
+
+
 class LearnerSection(Section):
     """The update rule."""
 
     objective: str
     loss: Named | None = None
+    balance: BalanceSection | None = None
     head: HeadSection | None = None
     optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
     schedule: Named | None = None
@@ -228,6 +237,11 @@ class LearnerSection(Section):
     @classmethod
     def _others_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("balance", mode="before")
+    @classmethod
+    def _balance_or_not(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @field_validator("optimizer", mode="before")
     @classmethod

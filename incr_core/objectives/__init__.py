@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from incr_core._util import Catalogue
+from incr_core.objectives._balance import Balance
 from incr_core.objectives._base import Binary, Multiclass, Objective, Regression
 from incr_core.objectives._blend import Blend
 from incr_core.objectives._distillation import distillation_loss
@@ -15,6 +16,7 @@ from incr_core.objectives._ranking import Ranking
 __all__ = [
     "LOSSES",
     "OBJECTIVES",
+    "Balance",
     "Binary",
     "Blend",
     "GrowingMulticlass",

@@ -16,6 +16,7 @@ from incr_core._util import MadeWith
 from incr_core.metrics import Statistics
 from incr_core.models import Moments
 from incr_core.numerics import log_softmax_gradient
+from incr_core.objectives._balance import Balance
 from incr_core.objectives._losses import Loss
 
 __all__ = ["Binary", "Multiclass", "Objective", "Regression"]
@@ -122,6 +123,7 @@ class Binary(Objective):
 
     Args:
         loss: A robust loss, "gce" or "sce" of `LOSSES`, instead of cross-entropy.
+        balance: Class weights of rows of rare classes.
 
     Example:
         >>> loss = Binary()
@@ -137,24 +139,25 @@ class Binary(Objective):
     main_metric = "auc"
     higher_is_better = True
 
-    def __init__(self, loss: Loss | None = None) -> None:
+    def __init__(self, loss: Loss | None = None, balance: Balance | None = None) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.balance = loss, balance
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean loss; without weights in one fused call, because this is the hot path."""
-        if weights is None and self.loss is None:
+        if weights is None and self.loss is None and self.balance is None:
             return F.binary_cross_entropy_with_logits(output.reshape(-1), targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return -(y log p + (1 - y) log(1 - p)) with p = sigmoid(output), (B,), or the robust loss of it."""
         ce = F.binary_cross_entropy_with_logits(output.reshape(-1), targets, reduction="none")
-        return ce if self.loss is None else self.loss(ce)
+        losses = ce if self.loss is None else self.loss(ce)
+        return losses if self.balance is None else losses * self.balance.of_rows(targets)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """Return (p - y) / B."""
-        if self.loss is not None:
+        if self.loss is not None or self.balance is not None:
             return None
         error = output.sigmoid().sub_(targets.reshape(output.shape))
         rows = targets.shape[0]
@@ -162,11 +165,28 @@ class Binary(Objective):
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the probability of class 1, (B,)."""
-        return output.reshape(-1).float().sigmoid()
+        logit = output.reshape(-1).float()
+        if self.balance is not None:
+            shift = self.balance.predicted_shift()
+            logit = logit - (shift[1] - shift[0])
+        return logit.sigmoid()
+
+    def learned_shift(self) -> Tensor:
+        """Return the shift of the learned output caused by class weights, (1,): 0 without `balance`."""
+        if self.balance is None:
+            return torch.zeros(1)
+        shift = self.balance.learned_shift()
+        return (shift[1] - shift[0]).reshape(1)
+
+    def observe(self, targets: Tensor) -> dict[str, Tensor]:
+        """Return the label counts of the rows to learn; none without `balance`."""
+        if self.balance is None:
+            return {}
+        return {f"balance.{name}": value for name, value in self.balance.observe(targets).items()}
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return one vector, sqrt(p (1 - p)), since E[(y - p)^2] = p (1 - p); exact."""
-        p = self.predict(output)
+        """Return one vector, sqrt(p (1 - p)), since E[(y - p)^2] = p (1 - p); exact. p is the learned probability."""
+        p = output.reshape(-1).float().sigmoid()
         return (p * (1 - p)).sqrt().reshape(1, -1, 1)
 
     def prediction_losses(self, prediction: Tensor, targets: Tensor) -> Tensor:
@@ -192,6 +212,7 @@ class Multiclass(Objective):
     Args:
         classes: C.
         loss: A robust loss, "gce" or "sce" of `LOSSES`, instead of cross-entropy.
+        balance: Class weights of rows of rare classes.
 
     Example:
         >>> loss = Multiclass(4)
@@ -206,32 +227,44 @@ class Multiclass(Objective):
     higher_is_better = True
     target_type = torch.int64
 
-    def __init__(self, classes: int, loss: Loss | None = None) -> None:
+    def __init__(self, classes: int, loss: Loss | None = None, balance: Balance | None = None) -> None:
         super().__init__()
         self.outputs = classes
-        self.loss = loss
+        self.loss, self.balance = loss, balance
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean loss; without weights in one fused call, because this is the hot path."""
-        if weights is None and self.loss is None:
+        if weights is None and self.loss is None and self.balance is None:
             return F.cross_entropy(output, targets)
         return super().forward(output, targets, weights)
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return -log softmax(output)[y], (B,), or the robust loss of it."""
         ce = F.cross_entropy(output, targets, reduction="none")
-        return ce if self.loss is None else self.loss(ce)
+        losses = ce if self.loss is None else self.loss(ce)
+        return losses if self.balance is None else losses * self.balance.of_rows(targets)
 
     def slope(self, output: Tensor, targets: Tensor) -> Tensor | None:
         """Return (p - e_y) / B."""
-        if self.loss is not None:
+        if self.loss is not None or self.balance is not None:
             return None
         wanted = torch.zeros_like(output).scatter_(1, targets[:, None], -1.0 / len(targets))
         return log_softmax_gradient(wanted, output.log_softmax(1), 1, output.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
         """Return class probabilities, (B, C)."""
-        return output.float().softmax(dim=1)
+        logits = output.float()
+        return (logits if self.balance is None else logits - self.balance.predicted_shift()).softmax(dim=1)
+
+    def learned_shift(self) -> Tensor:
+        """Return the shift of the learned output caused by class weights, (C,): 0 without `balance`."""
+        return torch.zeros(self.outputs) if self.balance is None else self.balance.learned_shift()
+
+    def observe(self, targets: Tensor) -> dict[str, Tensor]:
+        """Return the label counts of the rows to learn; none without `balance`."""
+        if self.balance is None:
+            return {}
+        return {f"balance.{name}": value for name, value in self.balance.observe(targets).items()}
 
     def visible(self, output: Tensor) -> Tensor:
         """Return the output with unseen classes masked, (B, C). Here all classes count as seen."""
@@ -239,7 +272,7 @@ class Multiclass(Objective):
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return sqrt(p_c) (e_c - p) for every class c, exact; above `EXACT_CLASSES` classes, e_y - p for a drawn y."""
-        p = self.predict(output)
+        p = self.visible(output).float().softmax(dim=1)
         classes = p.shape[1]
         if classes > EXACT_CLASSES:
             # If the model has diverged, p is NaN and cannot be drawn from; the check of the loss reports the

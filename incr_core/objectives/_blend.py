@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from incr_core.metrics import Statistics
 from incr_core.models import Derived, freshness
-from incr_core.objectives._base import Objective, Regression
+from incr_core.objectives._base import Binary, Multiclass, Objective, Regression
 from incr_core.objectives._least_squares_mix import least_squares_mix
 
 __all__ = ["Blend"]
@@ -159,7 +159,9 @@ class Blend(Objective):
         """Return the prediction from closed-form outputs: values as they are, classes by log-odds."""
         if isinstance(self.each, Regression):
             return part.reshape(-1).double()
-        return self.each.predict(STEEP * (part.float() - 0.5))
+        # Rows count alike in a closed form: class weights have not moved it, and what predictions allow for is put on.
+        assert isinstance(self.each, Binary | Multiclass)
+        return self.each.predict(STEEP * (part.float() - 0.5) + self.each.learned_shift().to(part.device))
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the mix of the experts' predictions, (B,) or (B, C)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.errors import ArgumentError
+from incr_core.objectives._balance import Balance
 from incr_core.objectives._base import Multiclass
 from incr_core.objectives._losses import Loss
 
@@ -43,8 +44,8 @@ class GrowingMulticlass(Multiclass):
     merge: ClassVar[dict[str, str]] = {"counts": "sum"}
     counts: Tensor
 
-    def __init__(self, capacity: int, loss: Loss | None = None) -> None:
-        super().__init__(capacity, loss)
+    def __init__(self, capacity: int, loss: Loss | None = None, balance: Balance | None = None) -> None:
+        super().__init__(capacity, loss, balance)
         self.register_buffer("counts", torch.zeros(capacity, dtype=torch.float64))
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -76,7 +77,7 @@ class GrowingMulticlass(Multiclass):
                 f"growing.capacity: expected classes numbered below {self.outputs}, got {highest}; "
                 f"start a new run with a capacity of at least {highest + 1}"
             )
-        return {"counts": F.one_hot(targets, self.outputs).sum(0).double()}
+        return {"counts": F.one_hot(targets, self.outputs).sum(0).double(), **super().observe(targets)}
 
     def _seen(self) -> Tensor:
         return self.counts > 0
