@@ -116,6 +116,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
+    explain = command("explain", _explain, "describe a key of a job file, a section, or all sections")
+    explain.add_argument("key", nargs="?", metavar="SECTION.KEY", help="such as stream.every, or learner; none: all")
+
     client = command("client", _client, "let a federated run learn from rows of your own, which stay on this machine")
     client.add_argument("file", metavar="CLIENT.toml", help="where the rows are, and what a run may do with them")
     what = client.add_mutually_exclusive_group(required=True)
@@ -282,6 +285,13 @@ def _run_apart(options: argparse.Namespace) -> int:
     from incr_core.commands.run import run_apart
 
     return run_apart(options, _guarded)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from incr_core.commands.explain import explained
+
+    print(explained(options.key))
+    return 0
 
 
 def _client(options: argparse.Namespace) -> int:
