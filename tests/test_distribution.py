@@ -24,6 +24,7 @@ from tests.support.repository import ROOT
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("incr_core", "cluster", "federated")
+DATA = ("incr_core/py.typed", "incr_core/commands/job_reference.json")
 GENERATED = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "site")
 JOB = """
 [stream]
@@ -66,7 +67,7 @@ def test_the_wheel_holds_the_packages_and_the_licence_and_no_tests(built: Built)
         licence = archive.read("incr-0.1.0.dist-info/licenses/LICENSE").decode()
         metadata = Parser().parsestr(archive.read("incr-0.1.0.dist-info/METADATA").decode())
     ours = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert {name for name in names if not name.startswith("incr-0.1.0.dist-info/")} == {*ours, "incr_core/py.typed"}
+    assert {name for name in names if not name.startswith("incr-0.1.0.dist-info/")} == {*ours, *DATA}
     assert licence == (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in licence
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -42,6 +42,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     run.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
+    explain = command("explain", "describe a key of a job file, a section, or all sections")
+    explain.add_argument("key", nargs="?", metavar="SECTION.KEY", help="such as stream.every, or learner; none: all")
+
     client = command("client", "let a federated run learn from rows of your own, which stay on this machine")
     client.add_argument("file", metavar="CLIENT.toml", help="where the rows are, and what a run may do with them")
     what = client.add_mutually_exclusive_group(required=True)

@@ -119,6 +119,13 @@ def _run_apart(options: argparse.Namespace) -> int:
     return run_apart(options, _guarded)
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from incr_core.commands.explain import explained
+
+    print(explained(options.key))
+    return 0
+
+
 def _client(options: argparse.Namespace) -> int:
     from incr_core.engines import at_owner
 
@@ -289,6 +296,7 @@ def _strategies(options: argparse.Namespace) -> int:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "init": _init,
     "run": _run,
+    "explain": _explain,
     "client": _client,
     "predict": _predict,
     "recommend": _recommend,

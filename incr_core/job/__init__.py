@@ -7,23 +7,20 @@
 from __future__ import annotations
 
 from incr_core._util import names_code
+from incr_core.job._cluster_section import ClusterSection
 from incr_core.job._columns import told_columns
-from incr_core.job._engine_sections import AvailabilitySection, ClusterSection, FederatedSection
+from incr_core.job._data_sections import FeaturesSection, StreamSection
 from incr_core.job._fault import first_fault
 from incr_core.job._field_types import Settle, TimeZone
+from incr_core.job._federated_section import AvailabilitySection, FederatedSection
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
+from incr_core.job._learner_sections import LearnerSection, ModelSection
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._proposal import Proposal, looked_at, propose
 from incr_core.job._proposal_text import job_text
 from incr_core.job._replicas import Replicas
-from incr_core.job._sections import (
-    AlertsSection,
-    FeaturesSection,
-    LearnerSection,
-    ModelSection,
-    StreamSection,
-)
+from incr_core.job._run_sections import AlertsSection
 
 __all__ = [
     "OBJECT",

@@ -9,7 +9,7 @@ from incr_core.data.encoding import Encoder
 from incr_core.drift import BLOCK, Alarm, Controller, Detector
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
-from incr_core.job._sections import DriftSection
+from incr_core.job._run_sections import DriftSection
 from incr_core.learner import Schedule
 from incr_core.memories import Memory
 from incr_core.objectives import Objective

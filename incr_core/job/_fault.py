@@ -57,8 +57,10 @@ def as_job_error() -> Iterator[None]:
         raise JobError(str(error)) from error
 
 
-def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
+def first_fault(error: ValidationError, model: type[BaseModel], explained: bool = False) -> str:
     """The first thing wrong with a job of this `model`; unknown keys first: they often cause the rest.
+
+    explained: whether `incr explain` knows the keys, so that the message may end with the command.
 
     >>> class Learner(BaseModel):
     ...     batch_size: int = 32
@@ -72,22 +74,57 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = faults[0]
     path, kind, default = _key_at(model, fault["loc"])
     place = ".".join(map(str, path))
+    more = f"; see: incr explain {_dotted(path)}" if explained and path else ""
     if fault["type"] == "extra_forbidden":
-        section = _model_of(kind)
-        known = [] if section is None else list(section.model_fields)
         unknown = str(fault["loc"][len(path)])
-        near = difflib.get_close_matches(unknown, known, 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(known)}"
+        hint = _nearest(unknown, kind, model) or f"{_known(kind)}{more}"
         return f"{'.'.join(map(str, [*path, unknown]))}: unknown key; {hint}"
     if fault["type"] == "missing":
-        return f"{'.'.join(map(str, fault['loc']))}: missing; the job needs it"
+        more = f"; see: incr explain {_dotted(fault['loc'])}" if explained else ""
+        return f"{'.'.join(map(str, fault['loc']))}: missing; the job needs it{more}"
+    if fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
     # Of a key that may be one of several kinds of value, each kind that it is not complains.
     same = [other for other in faults if _key_at(model, other["loc"])[0] == path]
     own = next((other["msg"] for other in same if other["type"] == "value_error"), None)
     if own is not None:  # a message of ours says more than pydantic's
         message = own.removeprefix("Value error, ")
         return f"{place}: {message}" if place else message
-    return f"{place}: expected {_expected(same)}, got {_shown(fault['input'])}{_remedy(same, place, kind, default)}"
+    return (
+        f"{place}: expected {_expected(same)}, got {_shown(fault['input'])}{_remedy(same, place, kind, default)}{more}"
+    )
+
+
+def _dotted(path: Sequence[int | str]) -> str:
+    """A key as `incr explain` is asked for it: without places in lists."""
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+def _nearest(unknown: str, kind: Any, model: type[BaseModel]) -> str:
+    """What may have been meant by an unknown key: keys of its section like it, or the same key of another section."""
+    section = _model_of(kind)
+    known = [] if section is None else list(section.model_fields)
+    if near := difflib.get_close_matches(unknown, known, 3, 0.75) or difflib.get_close_matches(unknown, known, 1):
+        return f"did you mean {' or '.join(json.dumps(name) for name in near)}?"
+    elsewhere = {key.rpartition(".")[2]: key for key in _keys_of(model)}
+    if near := difflib.get_close_matches(unknown, elsewhere, 1, 0.9):
+        return f"did you mean {elsewhere[near[0]]}?"
+    return ""
+
+
+def _known(kind: Any) -> str:
+    section = _model_of(kind)
+    return f"known keys: {', '.join([] if section is None else section.model_fields)}"
+
+
+def _keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All keys of a job, dotted."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if (section := _model_of(kind)) is not None:
+                yield from _keys_of(section, f"{prefix}{name}.")
 
 
 def _expected(faults: Sequence[ErrorDetails]) -> str:

@@ -14,22 +14,20 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from incr_core._util import Catalogue
 from incr_core.errors import JobError
-from incr_core.job._engine_sections import ClusterSection, FederatedSection
+from incr_core.job._cluster_section import ClusterSection
+from incr_core.job._data_sections import FeaturesSection, StreamSection
 from incr_core.job._fault import first_fault
-from incr_core.job._sections import (
+from incr_core.job._federated_section import FederatedSection
+from incr_core.job._learner_sections import LearnerSection, ModelSection
+from incr_core.job._run_sections import (
     AlertsSection,
     DriftSection,
-    FeaturesSection,
-    LearnerSection,
     LimitsSection,
-    ModelSection,
-    Named,
     PublishSection,
     ReviewSection,
-    Section,
-    StreamSection,
     TrackSection,
 )
+from incr_core.job._section import Named, Section
 from incr_core.models import MODELS
 from incr_core.models.adapt import ADAPTATIONS
 from incr_core.objectives import OBJECTIVES
@@ -56,23 +54,46 @@ class JobFile(Section):
     """
 
     name: str = Field("job", min_length=1)
+    """The name of the run. Default: the name of the file, or of its folder where the file is `job.toml`."""
     root: str = "."
+    """The folder where relative paths and modules are looked up. Default: the folder of the job file."""
     stream: StreamSection
+    """Where rows come from and what an increment is."""
     features: FeaturesSection
+    """Which columns are what."""
     model: ModelSection = ModelSection()
+    """The model."""
     learner: LearnerSection
+    """The update rule."""
     strategy: list[Named] = Field(default_factory=list)
+    """What the learner does besides following the loss: `name` and its arguments. `incr strategies` lists them."""
     drift: list[DriftSection] = Field(default_factory=list)
+    """Detectors of drift and their actions."""
     review: ReviewSection | None = None
+    """Passes over rows of the history."""
     outer: Named = Named(name="mean")
+    """What the mean of the updates becomes, on a cluster as with clients: `"mean"` (FedAvg); `"nesterov"` (DiLoCo)
+    with `lr` 0.7, `momentum` 0.9; `"momentum"` (FedAvgM) with `lr` 1, `momentum` 0.9; `"adam"`, `"yogi"` with `lr`
+    0.1, `beta1` 0.9, `beta2` 0.99, `tau` 0.001, or `"adagrad"` with `beta1` 0 (Reddi et al. 2021).
+    """
     cluster: ClusterSection = ClusterSection()
+    """Learning on Ray."""
     federated: FederatedSection = FederatedSection()
+    """Learning on Flower clients."""
     publish: PublishSection = PublishSection()
+    """When versions are committed, and which are kept and served."""
     limits: LimitsSection = LimitsSection()
+    """What an increment may take. Above a limit a sample of its rows is learned."""
     track: TrackSection = TrackSection()
+    """Where else metrics are written."""
     alerts: AlertsSection = AlertsSection()
+    """Which messages are sent while a run goes on, and where."""
     baselines: dict[str, list[str]] = Field(default_factory=dict)
+    """`name = ["section.key=value", ...]`: runs of the same job with these settings, on the local engine, drawn beside
+    it in the report.
+    """
     objects: dict[str, str] = Field(default_factory=dict)
+    """Written by `incr_core.open_run`, not by hand: what the objects are that only Python has."""
 
     _objects_given: Mapping[str, Callable[..., Any]] = PrivateAttr(default_factory=dict)
 
@@ -329,7 +350,7 @@ class JobFile(Section):
         try:
             job = cls.model_validate(changed)
         except ValidationError as error:
-            raise JobError(f"{place}: {first_fault(error, cls)}") from None
+            raise JobError(f"{place}: {first_fault(error, cls, explained=True)}") from None
         job._objects_given = dict(objects or {})
         return job
 

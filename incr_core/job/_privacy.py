@@ -14,10 +14,12 @@ __all__ = ["ClientPrivacy", "ServerPrivacy"]
 
 
 class _Promise(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     delta: float = Field(1e-5, gt=0, lt=1)
+    """Delta of the promise (epsilon, delta)."""
     noise: float = Field(1.0, gt=0)
+    """Standard deviation of the noise, in units of the clip."""
 
     def _check_buys_a_step(self, epsilon: float) -> None:
         once = Accountant()
@@ -32,11 +34,6 @@ class _Promise(BaseModel):
 class ClientPrivacy(_Promise):
     """A client's promise: (epsilon, delta) for what it hides, its unit, and the noise and the clip that hide it.
 
-    epsilon: None: nothing is promised.
-    unit: "rows": one row of every increment, all of them together. "row": each row by itself. "client": all rows.
-    noise: its standard deviation, by the clip. clip: the largest norm of a row's gradient, or of a client's update.
-    metrics: whether sums for metrics are told, which nothing hides.
-
     >>> ClientPrivacy(epsilon=1.0, noise=0.5)
     Traceback (most recent call last):
     ...
@@ -45,9 +42,15 @@ class ClientPrivacy(_Promise):
     """
 
     epsilon: float | None = Field(None, gt=0)
+    """The budget. Default: nothing is promised."""
     unit: Literal["rows", "row", "client"] = "rows"
+    """What is hidden. `"rows"`: one row of every increment, all of them together. `"row"`: each row by itself.
+    `"client"`: all rows of the client.
+    """
     clip: float = Field(1.0, gt=0)
+    """The largest norm of the gradient of a row, or of the update of a client."""
     metrics: bool = False
+    """Whether sums for metrics are reported, without noise and outside of the promise."""
 
     @model_validator(mode="after")
     def _is_a_promise(self) -> Self:
@@ -59,15 +62,16 @@ class ClientPrivacy(_Promise):
 
 
 class ServerPrivacy(_Promise):
-    """A server's promise about what its models tell of a client: its budget, and what hides a client in a round.
-
-    clip: the largest norm of a client's update; or the arguments of `AdaptiveClip`. clients: by how many the sum of a
-    round's updates is divided; None: by how many are expected.
-    """
+    """A server's promise about what its models tell of a client: its budget, and what hides a client in a round."""
 
     epsilon: float = Field(gt=0)
+    """The budget. Required."""
     clip: float | dict[str, Any] = 1.0
+    """The largest norm of an update; or `{ quantile = 0.5, start = 0.1, rate = 0.2, count_noise }`, which follows the
+    updates.
+    """
     clients: int | None = Field(None, ge=1)
+    """The number by which the sum of updates is divided. Default: the expected number of clients."""
 
     @model_validator(mode="after")
     def _is_a_promise(self) -> Self:

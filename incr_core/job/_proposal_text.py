@@ -26,7 +26,7 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
     of = f"all {seen:,} rows" if proposal.sample.whole else f"{seen:,} rows" + ("" if rows is None else f" of {rows:,}")
     lines = [
         f"# Written by `{command}`, which looked at {of}.",
-        "# Every key is explained in docs/job.md; what is not here has its default.",
+        "# `incr explain SECTION.KEY` describes a key; what is not here has its default.",
         "",
         _line("name", name),
         "",

@@ -21,6 +21,20 @@ sys.exit(code)
 """
 
 
+EXPLAIN = """
+import sys
+sys.modules["torch"] = None
+from incr_core.commands.cli import main
+sys.exit(main(["explain"]) or main(["explain", "learner"]) or main(["explain", "stream.every"]))
+"""
+
+
+def test_a_key_is_explained_without_torch() -> None:
+    process = subprocess.run([sys.executable, "-c", EXPLAIN], capture_output=True, text=True, timeout=300, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "learner.batch_size" in process.stdout
+
+
 @pytest.mark.slow
 def test_a_run_is_looked_at_without_torch(tmp_path: Path) -> None:
     table = made_up(40).select(["height", "weight", "tall"])

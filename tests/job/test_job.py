@@ -11,8 +11,6 @@ import pytest
 from incr_core.engines import LocalEngine
 from incr_core.errors import ArgumentError, JobError, StrategyError, StreamError
 from incr_core.job import Job
-from incr_core.job._sections import Section
-from tests.support.repository import ROOT
 
 MINIMAL = """
 [stream]
@@ -242,13 +240,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         Job.read(tmp_path / "nothing.toml")
     with pytest.raises(StreamError, match="people"):
         Job.read(write(tmp_path, MINIMAL))
-
-
-def test_every_key_is_in_the_documentation() -> None:
-    text = (ROOT / "docs/job.md").read_text()
-    keys = [name for section in Section.__subclasses__() for name in section.model_fields]
-    assert len(keys) > 40
-    assert [key for key in keys if f"`{key}`" not in text and f"[{key}]" not in text] == []
 
 
 @pytest.mark.parametrize(

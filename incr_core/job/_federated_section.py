@@ -1,144 +1,38 @@
-"""The tables of the job file that say how engines work together: [cluster] and [federated]."""
+"""The section [federated] of a job file: how clients learn together."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from incr_core.job._field_types import Duration
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
-from incr_core.job._replicas import Replicas
-from incr_core.job._sections import Named, Section
-from incr_core.rounds import Interval
+from incr_core.job._section import Named, Section
 
-__all__ = ["AvailabilitySection", "ClusterSection", "FederatedSection"]
-
-
-class ClusterSection(Section):
-    """Learning on Ray."""
-
-    replicas: int | str | list[tuple[int, int]] = 2
-    shards: int = Field(1, ge=1)
-    average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
-    pace: Literal["rows", "time"] = "rows"
-    wire: Literal["float32", "float16", "int8"] = "float32"
-    overlap: bool = False
-    memory_scope: Literal["own", "all"] = "own"
-    fragments: int = Field(1, ge=1)
-    scale_lr: Literal["none", "sqrt", "linear"] = "none"
-    partition: str = "blocks"
-    gpus: float = Field(1.0, gt=0, le=1)
-    address: str | None = None
-    timeout: float = Field(30.0, gt=0)
-    spares: int = Field(0, ge=0)
-    max_failures: int = Field(10, ge=0)
-
-    @field_validator("replicas")
-    @classmethod
-    def _some(cls, value: int | str | list[tuple[int, int]]) -> int | str | list[tuple[int, int]]:
-        Replicas.of(value)
-        return value
-
-    @model_validator(mode="after")
-    def _can_change(self) -> ClusterSection:
-        if not self.members.fixed and self.partition != "blocks":
-            raise ValueError(
-                'expected partition = "blocks" where the number of replicas may change, since all rows of a value '
-                f"stay with one replica, got {self.partition!r}"
-            )
-        return self
-
-    @property
-    def members(self) -> Replicas:
-        """How many replicas there are, or may be."""
-        return Replicas.of(self.replicas)
-
-    def rate_of(self, replicas: int) -> float:
-        """What the learning rate of each of so many replicas is multiplied by."""
-        return {"none": 1.0, "sqrt": math.sqrt(replicas), "linear": float(replicas)}[self.scale_lr]
-
-    @property
-    def interval(self) -> Interval:
-        """What lies between two exchanges."""
-        return Interval.of(self.average_every)
-
-    @field_validator("average_every")
-    @classmethod
-    def _is_an_interval(cls, value: int | str) -> int | str:
-        Interval.of(value)
-        return value
-
-    @model_validator(mode="after")
-    def _overlaps_rounds(self) -> Self:
-        if self.overlap and self.average_every == 0:
-            raise ValueError(
-                "cluster.overlap: expected several exchanges in an increment, of which the next round hides one, "
-                "got average_every = 0; set it to a number of steps or rows, or leave overlap out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _shards_have_their_own(self) -> Self:
-        if self.gpus < 1 and self.shards > 1:
-            raise ValueError(
-                f"cluster.gpus: expected 1 where replicas are sharded, since each shard needs a GPU of its own, got "
-                f"{self.gpus:g}; leave it out, or set cluster.shards = 1"
-            )
-        return self
-
-    @field_validator("gpus")
-    @classmethod
-    def _shares_fill_a_gpu(cls, value: float) -> float:
-        sharing = round(1 / value)
-        # No worker has parts of two GPUs; of each, Ray hands out ten-thousandths.
-        if not 0 <= 1 - sharing * value < value / 100:
-            most = int(1 / value)
-            fitting = " or ".join(f"{math.floor(10_000 / count) / 10_000:g}" for count in (most, most + 1))
-            raise ValueError(
-                f"expected one part of 2, 3, ... that a GPU has, got {value:g}, of which a GPU has {most} and a rest "
-                f"that no worker can take; set it to {fitting}"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _fragments_take_turns(self) -> Self:
-        if self.fragments > 1 and self.average_every == 0:
-            raise ValueError(
-                "cluster.fragments: expected several exchanges in an increment, in which fragments take turns, "
-                f"got {self.fragments} and average_every = 0; set that to a number of steps or rows, or leave this out"
-            )
-        if self.fragments > 1 and self.overlap:
-            raise ValueError(
-                f"cluster.fragments: expected 1 with overlap = true, got {self.fragments}; leave out one of the two: "
-                "overlap hides an exchange, fragments make it smaller"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _paced_by_what_is_counted(self) -> Self:
-        timed = self.interval.unit == "seconds"
-        if timed != (self.pace == "time"):
-            told = f"{self.average_every!r}".replace("'", '"')
-            raise ValueError(
-                f'cluster.pace: expected "time" with average_every = {told}, got "rows"; say so, since the clock then '
-                "decides what is learned, and only the steps recorded in the metrics repeat a run"
-                if timed
-                else f'cluster.average_every: expected a duration such as "5s" with pace = "time", got {told}'
-            )
-        return self
+__all__ = ["AvailabilitySection", "FederatedSection"]
 
 
 class AvailabilitySection(Section):
     """Which simulated clients are there, and which answer: by a trace, or by chance."""
 
+    engines = ("federated",)
+
     trace: str | None = None
+    """A file (CSV, Parquet or JSONL) with a row for each time that a client is present: `client`, `start`, `stop`, and
+    optionally `rows_per_second`.
+    """
     present: float = Field(1.0, ge=0.0, le=1.0)
+    """The probability that a client is present in an increment."""
     dropout: float = Field(0.0, ge=0.0, le=1.0)
+    """The probability that a client that is asked to learn does not answer."""
     rows_per_second: float | None = Field(None, gt=0.0)
+    """The median speed of clients. One that would take longer than `federated.round_timeout` is late."""
     spread: float = Field(0.0, ge=0.0)
+    """The standard deviation of the logarithm of speeds."""
     seed: int | None = None
+    """The seed of these draws. Default: `learner.seed`."""
 
     @model_validator(mode="after")
     def _spreads_something(self) -> Self:
@@ -153,28 +47,82 @@ class AvailabilitySection(Section):
 class FederatedSection(Section):
     """Learning on Flower clients."""
 
+    engines = ("federated",)
+
     clients: str = "blocks:2"
+    """Simulated only. A column (a client for each value), `"hash:COLUMN:N"`, `"blocks:N"`, or N clients that are
+    drawn: `"iid:N"`, `"dirichlet:N:ALPHA"`, `"labels:N:K"`, `"shards:N:S"`, `"quantity:N:ALPHA"`,
+    `"time:N:DURATION"` ([what each means](federated.md#who-has-which-rows)).
+    """
     rounds: int = Field(1, ge=1)
+    """Rounds in an increment."""
     fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """The share of the clients with rows that take part in a round."""
     clients_per_round: int | None = Field(None, ge=1)
+    """The number of clients that take part in a round, in place of `fraction`."""
     select: Literal["uniform", "rows", "availability"] = "uniform"
+    """[Which clients are drawn](federated.md#who-learns-in-a-round) for a round. `"uniform"`: with equal chances.
+    `"rows"`: by the number of rows to learn. `"availability"`: by the share of orders that each has answered.
+    """
     availability: AvailabilitySection | None = None
+    """Simulated only. Which clients are present, and which answer in time, by a trace file or by chance:
+    `"trace.csv"`, or a table such as `{present = 0.8, dropout = 0.05}` ([what its keys
+    mean](federated.md#who-is-there-and-who-answers-in-time)).
+    """
     held_out: list[str] = Field(default_factory=list)
+    """Names of clients, or owners, that never learn: the model is [evaluated on their
+    rows](federated.md#clients-that-only-evaluate).
+    """
     backend: Literal["grid", "flower"] = "grid"
+    """Simulated only. `"grid"`: resident actors. `"flower"`: the simulation engine of Flower."""
     workers: int = Field(2, ge=1)
+    """Simulated only. Processes that hold the clients."""
     batch_clients: int = Field(0, ge=0)
+    """Simulated only. At most so many clients are learned as one batch, where model, optimiser and strategies allow it
+    ([many small clients](federated.md#many-small-clients)). 0: each by itself.
+    """
     stateless: bool = False
+    """Simulated only, with `batch_clients`. Clients keep nothing from round to round but their rows: no optimiser
+    moments, no memory, no record. Processes then hold blocks of clients with one reader and one learner each, so
+    100,000 clients cost about what their rows cost.
+    """
     aggregation: Named = Named(name="mean")
+    """How the server merges the updates of a round. `"mean"`: by rows. Robust to a `share` of hostile clients: `{name
+    = "trimmed_mean", share = 0.2}`, `"median"`, `{name = "krum", share = 0.2, keep = 1}`, `"multi_krum"`. Means
+    with other weights: `"fednova"` (less for each step), `{name = "qfedavg", q = 0.1}` (more for a larger loss). Or
+    a class of your own as `"module:Class"`. The outer step follows.
+    """
     max_share: float | None = Field(None, gt=0.0, le=1.0)
+    """The largest weight of one client in a mean by rows. What is cut goes to the others; with too few clients for
+    that, all count alike. Default: no limit.
+    """
     personal: list[str] = Field(default_factory=list)
+    """Weights that stay with each client, by name pattern (`["layers.4"]`, `["*norm*"]`):
+    [personalisation](federated.md#weights-of-a-clients-own).
+    """
     superlink: str | None = Field(None, pattern=r"^\S+:\d+$")
+    """Owners only. `"HOST:PORT"` of a Flower SuperLink, whose clients own their rows ([federated runs](federated.md)).
+    """
     certificates: str | None = None
+    """Owners only. A file with the certificate that signed the SuperLink's. Default: no TLS."""
     min_clients: int = Field(1, ge=1)
+    """How many owners must be present, at the start and at every increment; also the smallest number of clients,
+    simulated or not, that is drawn where not all take part.
+    """
     round_timeout: Duration = "10m"
+    """How long a client may take for an answer."""
     accept_failures: bool = True
+    """Owners only. Go on without an owner that fails, does not answer, or sends an invalid answer. Its rows wait until
+    it returns.
+    """
     checks: bool = True
+    """Owners only. Reject an update that moves the weights, or running statistics, more than five times as far as the
+    median of the round's owners, by rows. It needs three owners.
+    """
     privacy: ServerPrivacy | None = None
+    """What the server promises about its clients: [differential privacy](federated.md#differential-privacy)."""
     client_privacy: ClientPrivacy | None = None
+    """Simulated only. What each client promises, with the keys of `[privacy]` in an owner's file."""
 
     @property
     def owned(self) -> bool:
