@@ -121,7 +121,8 @@ class Batch:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Restore a batch from `state_dict`."""
-        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")), state.get("owner"))
+        of = [state[name] for name in ("inputs", "targets", "weights", "task", "rows")]
+        return cls(*of, owner=state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """Return copies of the rows at `index` (n,), in that order."""
@@ -171,7 +172,7 @@ class Batch:
         inputs = split_inputs(self.inputs, size)
         others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
         fields = (pieces(tensor) for tensor in others)
-        return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
+        return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]
 
 
 def cat(batches: Sequence[Batch]) -> Batch:

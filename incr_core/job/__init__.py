@@ -11,8 +11,8 @@ from incr_core.job._cluster_section import ClusterSection
 from incr_core.job._columns import told_columns
 from incr_core.job._data_sections import FeaturesSection, StreamSection
 from incr_core.job._fault import first_fault
-from incr_core.job._field_types import Settle, TimeZone
 from incr_core.job._federated_section import AvailabilitySection, FederatedSection
+from incr_core.job._field_types import Settle, TimeZone
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._learner_sections import LearnerSection, ModelSection

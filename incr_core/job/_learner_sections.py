@@ -96,7 +96,7 @@ class BalanceSection(Section):
     """Weights of rows of rare classes, and the class shares that predictions assume."""
 
     strength: float = Field(0.5, ge=0, le=1)
-    """A row of a class with n_c rows so far counts as n_c^-strength, in units in which rows count 1 on average. 0.5: the
+    """A row of a class with n_c rows so far counts as n_c^-strength, scaled so that rows count 1 on average. 0.5: the
     root of its rarity. 1: all classes alike. 0: no weights.
     """
     prior: Literal["stream", "uniform"] = "stream"
