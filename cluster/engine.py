@@ -6,8 +6,9 @@
     save       all workers keep their state
 
 So an increment costs two calls to every worker, also where each is committed: workers then save, and hand over, as
-soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. Workers take the
-next increment while the version is written. The driver does no arithmetic on weights.
+soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. The driver writes
+a version to a folder in a thread of its own, while workers take and learn the next increment; the next commit waits
+for it. A version in an object store is written before they go on. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ class ClusterEngine(Engine):
             retired=self._members.retired,
             news=news,
             meanwhile=self._states.are_files,
-            settle=self._settle if self._saves_meanwhile else lambda: None,
+            settle=self._settle,
             committed=partial(self._committed, version),
             regroups=self._regroups,
         )
@@ -313,8 +314,9 @@ class ClusterEngine(Engine):
 
     def _settle(self) -> None:
         """Wait until no worker is writing any more."""
-        with self._lost("writing a version"):
-            self._pool.call("settle")
+        if self._saves_meanwhile:
+            with self._lost("writing a version"):
+                self._pool.call("settle")
 
     def _regroups(self) -> bool:
         """Whether there are to be more or fewer replicas from now on."""
