@@ -183,7 +183,7 @@ class ClusterEngine(Engine):
         """Let every replica take its next increment."""
         self._changed()
         with self._lost("receiving an increment"):
-            told: list[Received | None] = self._pool.call("receive")
+            told: list[Received | None] = self._pool.call("receive", waiting=self.while_waiting)
         received = [found for found, rank in zip(told, self.ranks, strict=True) if rank.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
         if len(arrivals) not in (0, len(received)) or len({arrival.tick for arrival in arrivals}) > 1:
