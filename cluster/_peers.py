@@ -65,11 +65,12 @@ class Peers:
         """Wait for an exchange, torch's `Work`. EngineError where a peer is gone, or the generation ends before."""
         with self._heartbeat.doing(WAITING):
             while True:
+                over = work.is_completed()  # asked before: it may end just when the time to wait for it does
                 try:
                     work.wait(LOOK)
                     return
                 except RuntimeError as error:  # of time, or of a connection
-                    if work.is_completed():
+                    if over:
                         raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
                     self._go_on()
 

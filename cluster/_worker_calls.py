@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,11 +79,17 @@ class WorkerCalls:
         self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.ranks)), ()))
 
     def call_each(
-        self, method: str, arguments: Sequence[Sequence[Any]], *, then: str = "", **options: Any
+        self,
+        method: str,
+        arguments: Sequence[Sequence[Any]],
+        *,
+        then: str = "",
+        waiting: Callable[[], None] | None = None,
+        **options: Any,
     ) -> list[Any]:
         """Call a method of all workers, each with its own arguments; their results, by rank.
 
-        then: a method to `begin` behind it.
+        then: a method to `begin` behind it. waiting: called every second while it lasts.
 
         Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
         """
@@ -94,7 +100,7 @@ class WorkerCalls:
             calls = self._begun(method, dict(enumerate(arguments)), options)
         if then:
             self.begin(then)
-        return self._results(calls, method)
+        return self._results(calls, method, waiting)
 
     def call_first(self, method: str, **options: Any) -> Any:
         """Call a method of the workers of the first replica; what the first of them returns."""
@@ -112,7 +118,7 @@ class WorkerCalls:
             for number, own in arguments.items()
         }
 
-    def _results(self, calls: Mapping[int, Any], method: str) -> list[Any]:
+    def _results(self, calls: Mapping[int, Any], method: str, waiting: Callable[[], None] | None = None) -> list[Any]:
         """What calls return."""
         self._pulse.listen()
         begun, told = time.monotonic(), False
@@ -122,6 +128,8 @@ class WorkerCalls:
             except GetTimeoutError:
                 with self._ended_by_errors():
                     lost = self._looked_at(calls)
+                if waiting is not None and not lost:
+                    waiting()
                 if not told and method == "build" and time.monotonic() - begun > SLOW_START:
                     told = self._tell_of_slow_start()
             except (RayActorError, RayTaskError) as error:

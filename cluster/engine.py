@@ -6,8 +6,9 @@
     save       all workers keep their state
 
 So an increment costs two calls to every worker, also where each is committed: workers then save, and hand over, as
-soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. Workers take the
-next increment while the version is written. The driver does no arithmetic on weights.
+soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. The driver writes
+a version to a folder in a thread of its own, while workers take and learn the next increment; the next commit waits
+for it. A version in an object store is written before they go on. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class ClusterEngine(Engine):
         self._origins: list[str] = []
         self._steps: list[int] = []
         self._version: int | None = None
+        self._next = 1  # the version that is saved next
         self._handover: Handover | None = None
         self._learned: list[LearnedHere] = []  # with what the commit needs that follows at once
         self._ended = False
@@ -149,6 +151,7 @@ class ClusterEngine(Engine):
         Who is left, and took part in the commit, goes on from its own memory.
         """
         self._version = None if commit is None else commit.version
+        self._next = (self._version or 0) + 1
         self._exports.committed(self._version or 0)
         self._changed()
         with self._lost("starting"):
@@ -190,7 +193,7 @@ class ClusterEngine(Engine):
         """Let every replica take its next increment."""
         self._changed()
         with self._lost("receiving an increment"):
-            told: list[Received | None] = self._pool.call("receive")
+            told: list[Received | None] = self._pool.call("receive", waiting=self.while_waiting)
         received = [found for found, rank in zip(told, self.ranks, strict=True) if rank.shard == 0]
         arrivals = [found.arrival for found in received if found is not None]
         if arrivals and arrivals[0].tick.name == WAITING:  # rows held back, which not every replica has
@@ -246,7 +249,7 @@ class ClusterEngine(Engine):
         if self.job.publish.every > 1:
             return None
         saves = self._states.are_files and not self._saves_meanwhile and not self.job.publish.gate
-        return Due(gathers=not self._saves_meanwhile, version=(self._version or 0) + 1 if saves else None)
+        return Due(gathers=not self._saves_meanwhile, version=self._next if saves else None)
 
     def _changed(self) -> None:
         """What was told with what was learned is not what workers have now."""
@@ -280,7 +283,8 @@ class ClusterEngine(Engine):
     def save(self, version: int) -> Saving:
         """Let all workers keep their state for this version."""
         handed, news = self._handed_over(gathers=not self._saves_meanwhile), self._members.news
-        weights = self._begin_writing(version) if self._saves_meanwhile else self._keep(version)
+        weights = self._begin_writing(version) if self._saves_meanwhile else self._keep(version, handed)
+        self._next = version + 1
         # Where states are objects, or some are kept for longer, workers do not remove their own.
         workers_sweep = self._states.are_files and not self.job.publish.keeps_older
         return Saving(
@@ -291,13 +295,13 @@ class ClusterEngine(Engine):
             history=handed.history,
             retired=self._members.retired,
             news=news,
-            meanwhile=self._saves_meanwhile,
+            meanwhile=self._states.are_files,
             settle=self._settle,
             committed=partial(self._committed, version),
             regroups=self._regroups,
         )
 
-    def _keep(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
+    def _keep(self, version: int, handed: Handover) -> Callable[[Callable[[], bool]], Weights]:
         """Let all workers save, if they have not with what they learned."""
         # Who is to have no others beside it next goes on at once, while the version is written.
         then = "receive" if self._members.wanted.fixed and not self._ended else ""
@@ -310,7 +314,7 @@ class ClusterEngine(Engine):
             elif then:
                 self._pool.begin(then)
         self._states.kept(self.ranks, version, saved)
-        return lambda given_up: self.weights()
+        return lambda given_up: handed.weights.tensors()
 
     def _begin_writing(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
         """Let all workers write their state while they learn on."""
@@ -328,8 +332,9 @@ class ClusterEngine(Engine):
 
     def _settle(self) -> None:
         """Wait until no worker is writing any more."""
-        with self._lost("writing a version"):
-            self._pool.call("settle")
+        if self._saves_meanwhile:
+            with self._lost("writing a version"):
+                self._pool.call("settle")
 
     def _regroups(self) -> bool:
         """Whether there are to be more or fewer replicas from now on."""

@@ -18,7 +18,7 @@ The operations of data owners outside of runs are a separate protocol (`AtOwner`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +62,8 @@ class Engine:
         settle_arithmetic(job.learner.threads, job.learner.device)
         self.job = job
         self.directory = directory
+        self.while_waiting: Callable[[], None] = lambda: None
+        """Called now and then by a `receive` that waits for data, where commits are made meanwhile (`Saving`)."""
 
     @classmethod
     def detach(cls, job: Job, directory: Path, token: str) -> None:

@@ -102,7 +102,8 @@ class Commits:
         """Take note of the commit under way when it is over, or `wait` for that; WorkerLost where it cannot be."""
         flight = self._flight
         if flight is not None and (wait or flight.landed):
-            flight.saving.settle()
+            if not flight.made:
+                flight.saving.settle()
             flight.result()
             self._flight = None
             self._committed(flight.version, flight.saving)

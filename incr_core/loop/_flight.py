@@ -18,8 +18,8 @@ class Flight:
     nobody wants it any more.
 
     >>> flight = Flight(3, Saving(lambda given_up: {}, state={}, swept=[], extra_state={}), lambda given_up: None)
-    >>> flight.result(), flight.version, flight.landed
-    (None, 3, True)
+    >>> flight.result(), flight.version, flight.landed, flight.made
+    (None, 3, True, True)
     """
 
     def __init__(self, version: int, saving: Saving, finish: Callable[[Callable[[], bool]], None]) -> None:
@@ -41,6 +41,11 @@ class Flight:
     def landed(self) -> bool:
         """Whether it is over, well or not."""
         return self._future.done()
+
+    @property
+    def made(self) -> bool:
+        """Whether the version is there."""
+        return self._future.done() and self._future.exception() is None
 
     def give_up(self) -> None:
         """Nobody wants it any more; it ends without a commit, unless all is on the disk already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from incr_core import metrics
@@ -57,6 +58,7 @@ class Learning:
         self.state = LoopState(job)
         self.pending = PendingCommit()
         self.commits = Commits(job, engine, directory, self._committed)
+        engine.while_waiting = partial(self.commits.land, wait=False)
         self._divergence, self._losses = Divergence(), Losses()
         if lost:
             self._losses.noticed(lost)

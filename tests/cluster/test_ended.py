@@ -46,11 +46,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
         run.communicate()
 
 
-def test_a_raylet_that_is_killed_ends_the_run_in_plain_words(start: Start, long_job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("daemon", ["raylet/raylet", pytest.param("gcs/gcs_server", marks=pytest.mark.chaos)])
+def test_a_ray_whose_daemon_is_killed_ends_the_run_in_plain_words(
+    daemon: str, start: Start, long_job: Job, tmp_path: Path
+) -> None:
+    """Ray itself ends a process that has not reached its GCS for a minute."""
     run = start(long_job)
     wait_until((tmp_path / "run" / "versions" / "3").exists, run)
-    [raylet] = [pid for pid, command in descendants(run.pid).items() if "raylet/raylet" in command.split(" ")[0]]
-    os.kill(raylet, signal.SIGKILL)
+    [killed] = [pid for pid, command in descendants(run.pid).items() if daemon in command.split(" ")[0]]
+    os.kill(killed, signal.SIGKILL)
     said, told = run.communicate()
     assert run.returncode == 1
     assert said == ""

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster._rank import Rank
+from cluster.engine import ClusterEngine
 from incr_core.errors import JobError, StreamError
 from incr_core.job import Job
+from incr_core.storage import model_sha256
 from tests.support.cluster_runs import Learned, all_rows, first_rows, learned_on_cluster, rows_learned, run
 from tests.support.heavy_rows import job as heavy_job
 from tests.support.heavy_rows import table, written
@@ -68,6 +71,27 @@ def test_what_a_worker_meets_in_its_stream_arrives_as_itself(small_job: Callable
     job = small_job("cluster.replicas=1", "features.numeric=['height', 'size']")
     with pytest.raises(StreamError, match=r"stream\.features\.size: expected float"):
         learned_on_cluster(job, tmp_path)
+
+
+def test_a_version_stays_as_it_was_while_the_next_increment_is_learned(
+    small_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    """Workers save their state of the version after the one that is being written."""
+    engine = ClusterEngine(small_job(), tmp_path)
+    try:
+        engine.start(None)
+        engine.learn(engine.receive())
+        learned = {name: value.clone() for name, value in engine.weights().items()}
+        saving = engine.save(1)
+        engine.learn(engine.receive())
+        assert saving.meanwhile
+        assert model_sha256(saving.weights(lambda: False)) == model_sha256(learned)
+        assert model_sha256(engine.weights()) != model_sha256(learned)
+        for replica in range(2):
+            assert Rank(replica, 2, 0, 1).state(tmp_path, 1).is_dir()
+            assert Rank(replica, 2, 0, 1).state(tmp_path, 2).is_dir()
+    finally:
+        engine.close()
 
 
 def test_replicas_return_to_the_last_commit_when_an_increment_diverges(tmp_path: Path) -> None:

@@ -155,8 +155,9 @@ class Stranger:
 @pytest.mark.chaos
 def test_a_range_takes_what_the_cluster_has(tmp_path: Path) -> None:
     """A replica joins once there is room for it, and one whose place somebody else takes leaves."""
-    free = int(ray.available_resources()["CPU"])  # type: ignore[no-untyped-call]
-    stranger = ray.remote(num_cpus=free - 1)(Stranger)  # leaves room for one replica
+    # Not what is free now: workers of the test before may still be ending.
+    total = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+    stranger = ray.remote(num_cpus=total - 1)(Stranger)  # leaves room for one replica
     strangers: list[Any] = [stranger.remote()]
     ray.get(strangers[0].here.remote())
     end, together, killed = tmp_path / "end", 0, False

@@ -118,3 +118,20 @@ def test_a_node_that_does_not_see_the_streams_files_is_named(
     said = rf"expected replica 1 on {socket.gethostname()} to read the stream's files at .*only-there.*got none there;"
     with pytest.raises(JobError, match=said):
         ShardWorker().build(Rank(1, 2, 0, 1), "alive/1", 1, setup)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "another folder"])
+def test_a_node_that_does_not_reach_the_run_directory_is_named(
+    there: bool, small_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    shared = SharedFolder.mark(tmp_path / "run")
+    shared.unmark()
+    if there:
+        SharedFolder.mark(tmp_path / "run")  # by another run, on a disk of the node's own
+    else:
+        shared.path.rmdir()
+    setup = Setup(small_job().model_dump(), {}, Rendezvous("127.0.0.1", 1, timedelta(seconds=1)), shared)
+    got = "another folder" if there else "none there"
+    said = rf"expected replica 1 on {socket.gethostname()} to reach the run directory {shared.path}, got {got}; put"
+    with pytest.raises(JobError, match=said):
+        ShardWorker().build(Rank(1, 2, 0, 1), "alive/1", 1, setup)

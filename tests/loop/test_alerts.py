@@ -18,6 +18,7 @@ from incr_core._util import SIGNATURE, Webhook, signed
 from incr_core.errors import JobError
 from incr_core.runs import Run, open_run
 from tests.support.processes import wait_until
+from tests.support.repository import ROOT
 
 HANGS = 0
 
@@ -171,7 +172,7 @@ def test_the_command_tells_when_it_is_stale_and_ends_though_nobody_answers(tmp_p
             command = ["run", str(tmp_path / "job.toml"), "--out", str(out), "--quiet"]
             with subprocess.Popen(
                 [sys.executable, "-m", "incr_core.commands.cli", *command, "--set", f'alerts.webhook="{one.url}"'],
-                env={"HUSH": "hush", "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+                env={"HUSH": "hush", "PATH": "", "PYTHONPATH": str(ROOT)},
                 stderr=subprocess.PIPE,
                 text=True,
             ) as running:

