@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from incr_core.report._course import Floats, floats
+from incr_core.report._course import Floats
 from incr_core.report._standings import ERRORS, SPANS
 
 __all__ = ["SliceStanding", "slice_standings"]
@@ -63,11 +63,18 @@ def slice_standings(table: pa.Table) -> list[SliceStanding]:
             for column in table.column_names
             if column.startswith("slice_total.") and column.split(".", 2)[2] == name
         )
-        whole, value = _last(floats(table, f"total.{metric}")), _last(floats(table, f"slice_total.{metric}.{name}"))
-        now, rows = floats(table, f"slice.{metric}.{name}"), np.nan_to_num(floats(table, f"slice_rows.{name}"))
+        whole, value = _last(_floats(table, f"total.{metric}")), _last(_floats(table, f"slice_total.{metric}.{name}"))
+        now, rows = _floats(table, f"slice.{metric}.{name}"), np.nan_to_num(_floats(table, f"slice_rows.{name}"))
         gap = value - whole if metric in ERRORS else whole - value
-        found.append(SliceStanding(name, int(_last(floats(table, column))), metric, value, gap, _recent(now, rows)))
+        found.append(SliceStanding(name, int(_last(_floats(table, column))), metric, value, gap, _recent(now, rows)))
     return sorted(found, key=lambda one: (one.rows < FEW or math.isnan(one.gap), -one.gap, one.slice))
+
+
+def _floats(table: pa.Table, column: str) -> Floats:
+    """A column, NaN where it is null; without Arrow's compute functions, which take long to load."""
+    if column not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.array([np.nan if value is None else value for value in table[column].to_pylist()], np.float64)
 
 
 def _recent(values: Floats, rows: Floats) -> float:
