@@ -19,7 +19,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 from cluster._devices import backend_among, require_own
 from cluster._fsdp_units import check_shardable, kept_whole, units_of
 from cluster._rank import Rank
-from cluster._torch_privates import nccl_group
+from incr_core.numerics import nccl_group
 
 __all__ = ["between_replicas", "inside_replica", "shard_model"]
 

@@ -1,35 +1,174 @@
 """What we use of Flower beyond its documented API, in one place.
 
-A grid of one's own needs more than `Grid` tells: who a message comes from, a message's number, a message put together
+A grid of one's own needs more than `Grid` says: who a message comes from, a message's name, a message put together
 again where it arrives; and a record whose bytes are not copied on their way.
+
+The SuperLink has three HTTP APIs: Control starts a run, Runtime serves a run's ServerApp, Fleet serves the nodes.
+Flower reaches them from processes that it starts itself; a server and an owner of ours are processes that a person
+starts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import flwr
 import numpy as np
 from flwr.app import Array, Message, RecordDict
 from flwr.simulation import run_simulation
 
-from federated._flower_version import fault, undocumented
-
-with undocumented():
-    from flwr.app.message import make_message
-    from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-    from flwr.supercore.run import Run
-    from flwr.supercore.task_identity import TaskIdentity
+from incr_core.errors import IncrError
 
 __all__ = [
+    "AcquireTaskRequest",
+    "ActivateNodeRequest",
+    "CliClientHttpInterceptor",
+    "ControlHttpClient",
+    "DeactivateNodeRequest",
     "ErrorCode",
+    "Fab",
+    "FleetHttpClient",
+    "FlowerError",
+    "HeartbeatSender",
+    "Node",
+    "NodeAuthHttpInterceptor",
+    "ObjectPushError",
+    "ProtobufClientInterceptor",
+    "PullMessagesRequest",
+    "PullTaskInputRequest",
+    "PushMessagesRequest",
+    "PushTaskOutputRequest",
+    "RegisterNodeFleetRequest",
     "Run",
+    "RunGrid",
+    "RuntimeHttpClient",
+    "RuntimeVersionHttpInterceptor",
+    "SendNodeHeartbeatRequest",
+    "StartRunRequest",
+    "SubStatus",
+    "TaskIdentity",
+    "TaskType",
+    "UnregisterNodeFleetRequest",
     "be_server_of",
+    "build_fab_from_files",
+    "fab_to_proto",
     "flat_array",
+    "generate_key_pairs",
+    "get_all_nested_objects",
+    "get_object_tree",
+    "make_confirm_message_received_fn_protobuf",
+    "make_pull_object_fn_protobuf",
+    "make_push_object_fn_protobuf",
+    "make_task_heartbeat_fn_http",
+    "message_from_proto",
     "message_of",
-    "number",
+    "message_to_proto",
+    "named",
+    "no_object_id_recompute",
+    "public_key_to_bytes",
+    "pull_and_inflate_object_from_tree",
+    "push_objects",
+    "remove_content_from_message",
+    "run_from_proto",
     "run_numbered",
     "run_simulation",
 ]
+
+TESTED = "1.41.0"
+
+
+def fault(expected: str, got: str) -> IncrError:
+    """What is said of another Flower."""
+    return IncrError(
+        f"flwr {flwr.__version__}: expected {expected} as in flwr {TESTED}, with which incr was tested, got {got}; "
+        f"pip install 'flwr=={TESTED}'"
+    )
+
+
+@contextmanager
+def undocumented() -> Iterator[None]:
+    """Within, names that Flower's documentation does not have are imported. IncrError where one is gone."""
+    try:
+        yield
+    except ImportError as error:
+        raise fault("its undocumented names", str(error)) from error
+
+
+with undocumented():
+    from flwr.app.message import make_message, remove_content_from_message
+    from flwr.cli.build import build_fab_from_files
+    from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+    from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SubStatus
+    from flwr.common.serde import fab_to_proto, message_from_proto, message_to_proto, run_from_proto
+    from flwr.proto.control_pb2 import StartRunRequest
+    from flwr.proto.fleet_pb2 import (
+        ActivateNodeRequest,
+        DeactivateNodeRequest,
+        PullMessagesRequest,
+        PushMessagesRequest,
+        RegisterNodeFleetRequest,
+        UnregisterNodeFleetRequest,
+    )
+    from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+    from flwr.proto.node_pb2 import Node
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.error import FlowerError
+    from flwr.supercore.fab import Fab
+    from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+    from flwr.supercore.inflatable.inflatable_object import (
+        get_all_nested_objects,
+        get_object_tree,
+        no_object_id_recompute,
+    )
+    from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+        make_confirm_message_received_fn_protobuf,
+        make_pull_object_fn_protobuf,
+        make_push_object_fn_protobuf,
+    )
+    from flwr.supercore.inflatable.inflatable_utils import (
+        ObjectPushError,
+        pull_and_inflate_object_from_tree,
+        push_objects,
+    )
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+    from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+    from flwr.supercore.run import Run
+    from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.superlink.grid import HttpGrid
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+
+class RunGrid(HttpGrid):
+    """Flower's grid of one run, with what it keeps to itself by public names.
+
+    patience: seconds to try again where the SuperLink does not answer.
+    """
+
+    def __init__(self, address: str, insecure: bool, trusted: bytes | None, token: str, patience: float) -> None:
+        super().__init__(address, insecure, trusted, token=token)
+        self._retry_invoker.max_time = patience
+
+    @property
+    def client(self) -> RuntimeHttpClient:
+        """What it asks the SuperLink with."""
+        return self._runtime_client
+
+    def hurry(self) -> None:
+        """Try nothing again any more."""
+        self._retry_invoker.max_tries = 1
+
+
+def named(message: Message, name: str | None = None) -> Message:
+    """The message, with this name, which a reply refers to; by default the one that its content gives it."""
+    message.metadata.__dict__["_message_id"] = message.object_id if name is None else name
+    return message
 
 
 def run_numbered(number: int) -> Run:
@@ -42,11 +181,6 @@ def be_server_of(run: Run) -> None:
     TaskIdentity.run_id = run.run_id
     TaskIdentity.node_id = SUPERLINK_NODE_ID
     TaskIdentity.task_id = 1
-
-
-def number(message: Message, name: str) -> None:
-    """Give a message the name that a reply refers to."""
-    message.metadata.__dict__["_message_id"] = name
 
 
 def message_of(metadata: Any, content: RecordDict) -> Message:
@@ -68,9 +202,11 @@ def _check() -> None:
     try:
         be_server_of(run_numbered(1))
         message = Message(RecordDict(), 1, "query")
-        number(message, "7")
+        named(message, "7")
         if message.metadata.message_id != "7" or message_of(message.metadata, RecordDict()).metadata.message_id != "7":
             faults.append("the number of a message")
+        if not isinstance(RunGrid("127.0.0.1:1", True, None, "token", patience=0.0).client, RuntimeHttpClient):
+            faults.append("the client of a grid")
         if flat_array(np.ones(1, np.uint8)).data[0] != 1:
             faults.append("the data of an array")
     except Exception as error:

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 
 from cluster.session import Session, require_ray
 from federated._client_process import Worker
-from federated._flower_privates import ErrorCode, Run, be_server_of, number, run_numbered
+from federated._flower_privates import ErrorCode, Run, be_server_of, named, run_numbered
 from federated._message_batching import wrap
 
 __all__ = ["RayGrid", "spread"]
@@ -101,7 +101,7 @@ class RayGrid(Grid):
         """Send messages, one call per worker; returns ids to pull the replies with."""
         waiting = list(messages)
         for message in waiting:
-            number(message, f"{self._run.run_id}-{next(self._numbers)}")
+            named(message, f"{self._run.run_id}-{next(self._numbers)}")
         envelopes, shared = wrap(waiting)
         require_ray()
         store = ray.put(shared)

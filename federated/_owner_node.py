@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
 
-from federated import _flower_wire as wire
+from federated import _flower_privates as flower
 from incr_core.errors import EngineError, JobError
 
 __all__ = ["OwnerNode", "TurnedAway", "node_key"]
@@ -45,29 +45,29 @@ class OwnerNode:
     def __init__(self, address: str, certificates: bytes | None = None, keys: Keys | None = None) -> None:
         self._address = address
         self._registers = keys is None
-        self._keys = wire.generate_key_pairs() if keys is None else keys
-        self._client = wire.FleetHttpClient.from_server_address(
+        self._keys = flower.generate_key_pairs() if keys is None else keys
+        self._client = flower.FleetHttpClient.from_server_address(
             address,
             certificates is None,
             certificates,
             [
-                wire.RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                wire.NodeAuthHttpInterceptor(*self._keys),
+                flower.RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                flower.NodeAuthHttpInterceptor(*self._keys),
             ],
         )
         self._left = threading.Event()
         self._pause = PAUSES[0]
 
     def __enter__(self) -> OwnerNode:
-        key = wire.public_key_to_bytes(self._keys[1])
+        key = flower.public_key_to_bytes(self._keys[1])
         try:
             if self._registers:
-                self._client.RegisterNode(wire.RegisterNodeFleetRequest(public_key=key))
-            joined = self._client.ActivateNode(wire.ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT))
+                self._client.RegisterNode(flower.RegisterNodeFleetRequest(public_key=key))
+            joined = self._client.ActivateNode(flower.ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT))
         except httpx.HTTPError as error:
             self._client.close()
             raise self._fault(error, joins=True) from error
-        self.node = wire.Node(node_id=joined.node_id)
+        self.node = flower.Node(node_id=joined.node_id)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 
@@ -76,9 +76,9 @@ class OwnerNode:
     ) -> None:
         self._left.set()
         try:
-            self._client.DeactivateNode(wire.DeactivateNodeRequest(node_id=self.node.node_id))
+            self._client.DeactivateNode(flower.DeactivateNodeRequest(node_id=self.node.node_id))
             if self._registers:
-                self._client.UnregisterNode(wire.UnregisterNodeFleetRequest(node_id=self.node.node_id))
+                self._client.UnregisterNode(flower.UnregisterNodeFleetRequest(node_id=self.node.node_id))
         except (httpx.HTTPError, RuntimeError):  # it will see that nobody is there
             pass
         self._client.close()
@@ -86,45 +86,45 @@ class OwnerNode:
     def receive(self) -> Message | None:
         """The next message, once there is one; None after a while without any."""
         try:
-            found = self._client.PullMessages(wire.PullMessagesRequest(node=self.node))
+            found = self._client.PullMessages(flower.PullMessagesRequest(node=self.node))
             if not found.messages_list:
                 time.sleep(self._pause)
                 self._pause = min(self._pause * 1.5, PAUSES[1])
                 return None
             self._pause = PAUSES[0]
-            metadata = wire.message_from_proto(found.messages_list[0]).metadata
+            metadata = flower.message_from_proto(found.messages_list[0]).metadata
             run = metadata.run_id
-            received = wire.make_confirm_message_received_fn_protobuf(
+            received = flower.make_confirm_message_received_fn_protobuf(
                 self._client.ConfirmMessageReceived, self.node, run
             )
-            message: Message = wire.pull_and_inflate_object_from_tree(
+            message: Message = flower.pull_and_inflate_object_from_tree(
                 found.message_object_trees[0],
-                wire.make_pull_object_fn_protobuf(self._client.PullObject, self.node, run),
+                flower.make_pull_object_fn_protobuf(self._client.PullObject, self.node, run),
                 received,
                 return_type=Message,
             )
         except Exception as error:  # what Flower raises where a message is not whole, too
             raise self._fault(error) from error
-        return wire.named(message, metadata.message_id)
+        return flower.named(message, metadata.message_id)
 
     def send(self, reply: Message) -> None:
         """Answer a message."""
         try:
-            with wire.no_object_id_recompute():
-                objects = wire.get_all_nested_objects(wire.named(reply))
-                bare = wire.message_to_proto(_without_content(reply))
+            with flower.no_object_id_recompute():
+                objects = flower.get_all_nested_objects(flower.named(reply))
+                bare = flower.message_to_proto(_without_content(reply))
                 sent = self._client.PushMessages(
-                    wire.PushMessagesRequest(
+                    flower.PushMessagesRequest(
                         node=self.node,
                         messages_list=[bare],
-                        message_object_trees=[wire.get_object_tree(reply)],
+                        message_object_trees=[flower.get_object_tree(reply)],
                         clientapp_runtime_list=[0.0],
                     )
                 )
-                push = wire.make_push_object_fn_protobuf(
+                push = flower.make_push_object_fn_protobuf(
                     self._client.PushObject, self.node, reply.metadata.run_id, sent.session_id
                 )
-                wire.push_objects(objects, push, object_ids_to_push=set(sent.objects_to_push))
+                flower.push_objects(objects, push, object_ids_to_push=set(sent.objects_to_push))
         except Exception as error:
             raise self._fault(error) from error
 
@@ -133,7 +133,7 @@ class OwnerNode:
         while not self._left.wait(HEARTBEAT / 2):
             try:
                 self._client.SendNodeHeartbeat(
-                    wire.SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
+                    flower.SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
                 )
             except (httpx.HTTPError, RuntimeError):  # what asks for messages meets it too, and tells
                 continue
@@ -143,7 +143,7 @@ class OwnerNode:
         place = f"--superlink {self._address}"
         if not isinstance(error, httpx.HTTPStatusError):
             return EngineError(f"{place}: expected a SuperLink, got {type(error).__name__}: {error}")
-        told = wire.FlowerError.from_json(error.response.text)
+        told = flower.FlowerError.from_json(error.response.text)
         what = f"status {error.response.status_code} ({told.message if told else error.response.text[:200]})"
         if joins and error.response.status_code in (401, 403, 412):
             return TurnedAway(
@@ -154,7 +154,7 @@ class OwnerNode:
 
 
 def _without_content(message: Message) -> Message:
-    return wire.remove_content_from_message(message) if message.has_content() else message
+    return flower.remove_content_from_message(message) if message.has_content() else message
 
 
 def node_key(path: str | Path) -> Keys:

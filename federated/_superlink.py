@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 from flwr.app import Message
 
-from federated import _flower_wire as wire
+from federated import _flower_privates as flower
 from incr_core.errors import EngineError, JobError
 
 __all__ = ["SuperLinkGrid", "certificate"]
@@ -53,7 +53,7 @@ out = ""
 """
 
 
-class SuperLinkGrid(wire.RunGrid):
+class SuperLinkGrid(flower.RunGrid):
     """Reaches the nodes of the SuperLink at `address` ("HOST:PORT"), as the ServerApp of a run of its own.
 
     certificates: a file with the certificate of who signed the SuperLink's, PEM; None: no TLS. Raises EngineError where
@@ -66,18 +66,18 @@ class SuperLinkGrid(wire.RunGrid):
         try:
             token = _claimed(*where)
             super().__init__(*where, token, PATIENCE)
-            given = self.client.PullTaskInput(wire.PullTaskInputRequest())
+            given = self.client.PullTaskInput(flower.PullTaskInputRequest())
         except httpx.HTTPError as error:
             command = f"flower-superlink --insecure --isolation process --port {address.rpartition(':')[2]}"
             raise EngineError(
                 f"federated.superlink: expected a SuperLink at {address}, got {_said(error)}; mend the address, or "
                 f"start one: {command}"
             ) from error
-        run = wire.run_from_proto(given.run)
-        wire.TaskIdentity.task_id, wire.TaskIdentity.run_id = given.task_id, run.run_id
-        wire.TaskIdentity.node_id = self.node.node_id
+        run = flower.run_from_proto(given.run)
+        flower.TaskIdentity.task_id, flower.TaskIdentity.run_id = given.task_id, run.run_id
+        flower.TaskIdentity.node_id = self.node.node_id
         self.set_run(run)
-        self._heartbeat = wire.HeartbeatSender(wire.make_task_heartbeat_fn_http(self.client))
+        self._heartbeat = flower.HeartbeatSender(flower.make_task_heartbeat_fn_http(self.client))
         self._heartbeat.start()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -89,13 +89,13 @@ class SuperLinkGrid(wire.RunGrid):
         wanted = list(messages)
         try:
             return list(super().push_messages(wanted))
-        except wire.ObjectPushError:
+        except flower.ObjectPushError:
             return [self._pushed_alone(message) for message in wanted]
 
     def _pushed_alone(self, message: Message) -> str:
         try:
             return next(iter(super().push_messages([message])), "")
-        except wire.ObjectPushError as error:
+        except flower.ObjectPushError as error:
             log.warning("federated: a message to node %s was not sent: %s", message.metadata.dst_node_id, error)
             return ""
 
@@ -123,7 +123,7 @@ class SuperLinkGrid(wire.RunGrid):
         self.hurry()
         self._heartbeat.stop()
         try:
-            done = wire.PushTaskOutputRequest(sub_status=wire.SubStatus.COMPLETED, details="")
+            done = flower.PushTaskOutputRequest(sub_status=flower.SubStatus.COMPLETED, details="")
             self.client.PushTaskOutput(done)
         except httpx.HTTPError:  # it is gone before us
             pass
@@ -145,19 +145,19 @@ def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
     with warnings.catch_warnings():
         # Flower 1.41 uses a name of pathspec's that newer ones deprecate.
         warnings.simplefilter("ignore", DeprecationWarning)
-        fab, _ = wire.build_fab_from_files({"pyproject.toml": APP.format(version=version("incr")).encode()})
-    names = wire.fab_to_proto(wire.Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
-    known: list[wire.ProtobufClientInterceptor] = [
-        wire.RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
-        wire.CliClientHttpInterceptor(),
+        fab, _ = flower.build_fab_from_files({"pyproject.toml": APP.format(version=version("incr")).encode()})
+    names = flower.fab_to_proto(flower.Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
+    known: list[flower.ProtobufClientInterceptor] = [
+        flower.RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+        flower.CliClientHttpInterceptor(),
     ]
-    control = wire.ControlHttpClient.from_server_address(address, insecure, trusted, known)
-    executor = [wire.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
-    runtime = wire.RuntimeHttpClient.from_server_address(address, insecure, trusted, executor)
+    control = flower.ControlHttpClient.from_server_address(address, insecure, trusted, known)
+    executor = [flower.RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+    runtime = flower.RuntimeHttpClient.from_server_address(address, insecure, trusted, executor)
     try:
         for _ in range(TRIES):
-            control.StartRun(wire.StartRunRequest(fab=names))
-            task = runtime.AcquireTask(wire.AcquireTaskRequest(supported_task_types=[wire.TaskType.SERVER_APP]))
+            control.StartRun(flower.StartRunRequest(fab=names))
+            task = runtime.AcquireTask(flower.AcquireTaskRequest(supported_task_types=[flower.TaskType.SERVER_APP]))
             # A run is an identity, and all of ours are alike: one that somebody else has started will do.
             if task.HasField("task") and task.token:
                 return str(task.token)
@@ -173,6 +173,6 @@ def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
 def _said(error: httpx.HTTPError) -> str:
     """What is wrong, in one line."""
     if isinstance(error, httpx.HTTPStatusError):
-        told = wire.FlowerError.from_json(error.response.text)
+        told = flower.FlowerError.from_json(error.response.text)
         return f"status {error.response.status_code}" + (f" ({told.message})" if told else "")
     return f"{type(error).__name__}: {error}"

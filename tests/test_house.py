@@ -12,21 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.privates import PRIVATES
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("incr_core", "cluster", "federated")
 PRODUCT = (*PACKAGES, "examples", "benchmarks")
-PRIVATES = {
-    "federated/_flower_wire.py",
-    "cluster/_ray_privates.py",
-    "cluster/_torch_privates.py",
-    "federated/_flower_privates.py",
-    "incr_core/drift/_river.py",
-    "incr_core/numerics/_torch_privates.py",
-}
-"""The files that use what other libraries keep to themselves, and check at import or first use that it is there."""
 DOCUMENTED = r"_foreach_\w+|_(save_to|load_from)_state_dict|_replace|_asdict|_fields|_make|_exit|_current_frames"
 """Names that look private and are not: torch's operations on lists, what its docstrings tell modules to override, those
 of named tuples, `os._exit`, `sys._current_frames`."""
@@ -165,20 +157,26 @@ def test_what_other_libraries_keep_to_themselves_is_used_in_one_file_for_each() 
     found = {
         named(path): wrong
         for path in sources(*PRODUCT, "tests")
-        if named(path) not in PRIVATES
+        if named(path) not in PRIVATES.values()
         and (
             wrong := imported_privates(tree_of(path))
             # Tests may look into what they test.
             + ([] if named(path).startswith("tests/") else used_privates(tree_of(path), ours))
         )
     }
-    assert found == {}, f"give it a public name in one of {', '.join(sorted(PRIVATES))}, and check it there"
+    assert found == {}, f"give it a public name in one of {', '.join(PRIVATES.values())}, and check it there"
 
 
 def test_the_files_of_privates_exist_and_need_their_place_there() -> None:
-    trees = [tree_of(ROOT / name) for name in PRIVATES]
+    trees = [tree_of(ROOT / name) for name in PRIVATES.values()]
     # A name that a file of ours uses too is theirs there.
     assert all(imported_privates(tree) + used_privates(tree, ours_in(tree)) for tree in trees)
+
+
+@pytest.mark.parametrize(("library", "file"), PRIVATES.items())
+def test_a_file_of_privates_uses_those_of_its_own_library(library: str, file: str) -> None:
+    others = [name for name in imported_privates(tree_of(ROOT / file)) if name.split(" ")[1].split(".")[0] != library]
+    assert others == []
 
 
 @pytest.mark.parametrize(

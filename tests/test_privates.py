@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,26 +16,42 @@ from torch import nn
 
 from incr_core.errors import IncrError
 from incr_core.numerics import ToldOfChanges, is_stand_in, log_softmax_gradient, own_buffers, writes
+from tests.support.privates import PRIVATES
+from tests.support.repository import ROOT
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "said"),
-    [
-        ("cluster._torch_privates", "_timeout", "torch .*: expected torch.distributed's private names "),
-        ("incr_core.numerics._torch_privates", "_buffers", "torch .*: expected its private names "),
-    ],
-)
-def test_a_torch_without_a_name_is_refused(module: str, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    privates = importlib.import_module(module)
-    if module == "cluster._torch_privates":
-        options = SimpleNamespace(Options=SimpleNamespace())  # as no build for processors has them
-        stand_in = SimpleNamespace(is_nccl_available=lambda: True, ProcessGroupNCCL=options)
-        monkeypatch.setattr(privates, "dist", stand_in)
+def test_each_library_has_one_file_of_privates() -> None:
+    """Any other file that says with which version it was tested, or is called so, is a second one."""
+    files = {
+        str(path.relative_to(ROOT))
+        for package in ("incr_core", "cluster", "federated")
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem.endswith("_privates") or re.search(r"^TESTED = ", path.read_text(), re.MULTILINE)
+    }
+    assert files == set(PRIVATES.values())
+
+
+@pytest.mark.parametrize(("library", "file"), PRIVATES.items())
+def test_the_version_that_was_tested_is_the_one_that_is_installed(library: str, file: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    tested = re.search(r'^TESTED = "(.+)"$', (ROOT / file).read_text(), re.MULTILINE)
+    assert tested is not None
+    assert f"{metadata.version(library)}.".startswith(f"{tested[1]}.")
+
+
+@pytest.mark.parametrize("name", ["_buffers", "_timeout"])
+def test_a_torch_without_a_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    privates = importlib.import_module("incr_core.numerics._torch_privates")
+    options = SimpleNamespace(Options=SimpleNamespace(_timeout=None))  # as no build for processors has them
+    stand_in = SimpleNamespace(is_nccl_available=lambda: True, ProcessGroupNCCL=options)
+    monkeypatch.setattr(privates, "dist", stand_in)
+    privates._check()
     monkeypatch.setattr(
         privates, "hasattr", lambda thing, asked: asked != name and hasattr(thing, asked), raising=False
     )
-    remedy = rf"{name}, found none; incr was tested with torch 2\.13: pip install 'torch==2\.13\.\*'$"
-    with pytest.raises(IncrError, match=f"^{said}({name}, )?{remedy}"):
+    said = rf"{name}, found none; incr was tested with torch 2\.13: pip install 'torch==2\.13\.\*'$"
+    with pytest.raises(IncrError, match=rf"^torch .*: expected its private names {said}"):
         privates._check()
 
 
@@ -60,18 +77,10 @@ def test_a_river_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.flower
-@pytest.mark.parametrize(
-    ("module", "holder", "name"),
-    [
-        ("federated._flower_privates", "flwr.app.message", "make_message"),
-        ("federated._flower_wire", "flwr.supercore.fab", "Fab"),
-    ],
-)
-def test_a_flower_without_a_name_is_refused(
-    module: str, holder: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("holder", "name"), [("flwr.app.message", "make_message"), ("flwr.supercore.fab", "Fab")])
+def test_a_flower_without_a_name_is_refused(holder: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flwr.app")
-    whole = importlib.import_module(module)
+    whole = importlib.import_module("federated._flower_privates")
     monkeypatch.delattr(importlib.import_module(holder), name)
     assert whole.__file__ is not None
     spec = importlib.util.spec_from_file_location("again", whole.__file__)
@@ -86,7 +95,7 @@ def test_a_flower_without_a_name_is_refused(
 def test_a_flower_that_does_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flwr.app")
     privates = importlib.import_module("federated._flower_privates")
-    monkeypatch.setattr(privates, "number", lambda message, name: None)
+    monkeypatch.setattr(privates, "named", lambda message, name: message)
     with pytest.raises(IncrError, match=r"^flwr [\d.]+: expected the number of a message as in flwr 1\.41\.0"):
         privates._check()
 

@@ -4,6 +4,7 @@ They serve these purposes. Hooks: a step or a forward without observers may take
 Non-persistent buffers: torch exposes them in no other way. Base classes of norms: the public classes are leaves. The
 write counter of a tensor: a cache derived from the tensor may be out of date. Parts of layers and losses. Optimisers:
 the import of the compiler is avoided. CUDA graphs: a failed capture is cleaned up.
+Process groups: the timeout of a group of GPUs that is not the default group.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import wraps
 from operator import attrgetter
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, _compile, nn, optim
 from torch.autograd import profiler
 from torch.nn.modules import module as torch_module
@@ -40,6 +43,7 @@ __all__ = [
     "is_stand_in",
     "log_softmax_gradient",
     "module_is_hooked",
+    "nccl_group",
     "own_buffers",
     "step_is_watched",
     "tree_flatten",
@@ -142,6 +146,13 @@ def failed_capture_ended(device: torch.device, pool: Any) -> Iterator[None]:
         raise
 
 
+def nccl_group(store: Any, rank: int, size: int, patience: timedelta) -> Any:
+    """Return a process group over NCCL with the given timeout, beside the default group."""
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = patience
+    return dist.ProcessGroupNCCL(store, rank, size, options)
+
+
 def step_is_watched(optimizer: Optimizer) -> bool:
     """Whether a profiler runs, or a hook is registered on the steps of this optimiser or of all optimisers."""
     return bool(
@@ -236,6 +247,8 @@ def _check() -> None:
         (torch_optimizer, "_use_grad_for_differentiable"),
         (_compile, "_disable_dynamo"),
     ]
+    if dist.is_nccl_available():
+        needed.append((dist.ProcessGroupNCCL.Options, "_timeout"))
     missing = [name for holder, name in needed if not hasattr(holder, name)]
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
     missing += [name for name in hooks if name not in Optimizer.__annotations__]

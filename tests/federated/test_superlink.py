@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 from flwr.app import Message, RecordDict
 
-from federated import _flower_wire as wire
+from federated import _flower_privates as flower
 from federated._client_node import answer_all
 from federated._owner import Owner
 from federated._owner_node import OwnerNode
@@ -43,14 +43,14 @@ def test_one_owner_on_a_superlink_equals_local_bit_for_bit(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And that though the SuperLink once lets go of a question before all of it has come."""
-    push, pushed = wire.RuntimeHttpClient.PushObject, count(1)
+    push, pushed = flower.RuntimeHttpClient.PushObject, count(1)
 
-    def too_slowly(client: wire.RuntimeHttpClient, request: Any) -> Any:
+    def too_slowly(client: flower.RuntimeHttpClient, request: Any) -> Any:
         if next(pushed) == 20:
             request.session_id = "one that is over"
         return push(client, request)
 
-    monkeypatch.setattr(wire.RuntimeHttpClient, "PushObject", too_slowly)
+    monkeypatch.setattr(flower.RuntimeHttpClient, "PushObject", too_slowly)
     pq.write_table(made_up(300), tmp_path / "rows.parquet")
     (tmp_path / "north.toml").write_text(
         tomli_w.dumps({"data": {"path": "rows.parquet", "settle": "0s"}, "columns": list(COLUMNS)})
@@ -76,12 +76,12 @@ def test_one_owner_on_a_superlink_equals_local_bit_for_bit(
 
 
 def test_a_question_that_never_comes_through_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def push(grid: wire.RunGrid, messages: list[Message]) -> list[str]:
+    def push(grid: flower.RunGrid, messages: list[Message]) -> list[str]:
         if any(message.metadata.dst_node_id == 2 for message in messages):
-            raise wire.ObjectPushError("anchor", 7, "one that is over")
+            raise flower.ObjectPushError("anchor", 7, "one that is over")
         return [f"to {message.metadata.dst_node_id}" for message in messages]
 
-    monkeypatch.setattr(wire.RunGrid, "push_messages", push)
+    monkeypatch.setattr(flower.RunGrid, "push_messages", push)
     grid = object.__new__(SuperLinkGrid)
     sent = grid.push_messages(Message(RecordDict(), node, "query.hello") for node in (1, 2, 3))
     assert sent == ["to 1", "", "to 3"]

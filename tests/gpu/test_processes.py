@@ -22,14 +22,13 @@ from cluster._exchange import ReplicaExchange
 from cluster._rank import Rank
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import SharedFolder
-from cluster._torch_privates import nccl_group
 from cluster._worker import ShardWorker
 from cluster._worker_messages import Setup
 from incr_core.batch import Batch
 from incr_core.errors import JobError
 from incr_core.learner import Learner
 from incr_core.models import TableShape
-from incr_core.numerics import FlatTensors, settle_arithmetic, whole
+from incr_core.numerics import FlatTensors, nccl_group, settle_arithmetic, whole
 from incr_core.objectives import Multiclass
 from incr_core.rounds import EverySteps, total_observed
 from incr_core.update import Update, mean
