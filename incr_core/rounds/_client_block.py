@@ -111,9 +111,7 @@ class ClientBlock(Participant):
         for some, counts in zip(whose.split(self._at_once), sizes.split(self._at_once), strict=True):
             stop = start + int(counts.sum())
             orders = self._orders(some, counts, passes)
-            updates.append(
-                learn_stateless(self.learner, rows.slice(start, stop), counts, passes, dict(anchor), orders)
-            )
+            updates.append(learn_stateless(self.learner, rows.slice(start, stop), counts, passes, dict(anchor), orders))
             start = stop
         merged = Update(mean(updates, anchor, self.learner.rules()), sum(update.num_rows for update in updates))
         merged.losses = {"loss": sum(update.losses["loss"] for update in updates)}
