@@ -110,7 +110,8 @@ class Batch:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Back from `state_dict`."""
-        return cls(*(state[name] for name in ("inputs", "targets", "weights", "task", "rows")), state.get("owner"))
+        fields = (state[name] for name in ("inputs", "targets", "weights", "task", "rows"))
+        return cls(*fields, owner=state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (n,), copied, in that order."""
@@ -149,7 +150,7 @@ class Batch:
         inputs = split_inputs(self.inputs, size)
         others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
         fields = (pieces(tensor) for tensor in others)
-        return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]  # type: ignore[arg-type]
+        return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]
 
 
 def cat(batches: Sequence[Batch]) -> Batch:
