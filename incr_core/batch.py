@@ -110,8 +110,10 @@ class Batch:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Back from `state_dict`."""
-        fields = (state[name] for name in ("inputs", "targets", "weights", "task", "rows"))
-        return cls(*fields, owner=state.get("owner"))
+        inputs, targets, weights, task, rows = (
+            state[name] for name in ("inputs", "targets", "weights", "task", "rows")
+        )
+        return cls(inputs, targets, weights, task, rows, state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (n,), copied, in that order."""
