@@ -5,8 +5,9 @@
     python -m benchmarks.federated --repeats 1 --out /tmp/federated.json
 
 Learners: one round of FedAvg over clients in this process, one thread: adopt the anchor, one pass, the mean by rows. Of
-100,000 clients 1,000 are drawn; as many learners stand for whoever is drawn, who keeps nothing between rounds. All arms
-learn in turns, and their means must agree to `TOLERANCE`.
+100,000 clients 1,000 are drawn; as many learners stand for those that are drawn, which keep nothing between rounds, or,
+"stateless", one for all of them (`learn_stateless`). All arms learn in turns, and their means must agree to
+`TOLERANCE`.
 
 Engine: the same with everything around it, on our grid: rows from a Parquet file that all clients read, predicted
 before they are learned, states and versions kept. What counts is the CPU time of all processes, once they are there;
@@ -210,7 +211,7 @@ def compare_learners(case: Case, repeats: int) -> dict[str, Any]:
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
-def job_of(folder: Path, clients: int, rows: int, at_once: int) -> Job:
+def job_of(folder: Path, clients: int, rows: int, at_once: int, stateless: bool) -> Job:
     """Three increments of so many rows, dealt to so many clients of one table."""
     draw, count = np.random.default_rng(0), 3 * rows
     inputs = draw.normal(size=(count, 20)).astype(np.float32)
@@ -228,7 +229,12 @@ def job_of(folder: Path, clients: int, rows: int, at_once: int) -> Job:
         "model": {"hidden": [64, 32]},
         "learner": {"objective": "binary", "batch_size": 10, "epochs": 1, "optimizer": {"name": "sgd", "lr": LR}},
         "strategy": [],
-        "federated": {"clients": "who", "workers": 2, "batch_clients": at_once},
+        "federated": {
+            "clients": f"iid:{clients}" if stateless else "who",
+            "workers": 2,
+            "batch_clients": at_once,
+            "stateless": stateless,
+        },
     }
     return Job.from_document(document).resolved()
 
@@ -270,7 +276,7 @@ def hand_of_engine(clients: int, rows: int) -> float:
     return timed(work)[0]
 
 
-def compare_engine(clients: int, rows: int, at_once: int) -> dict[str, Any]:
+def compare_engine(clients: int, rows: int, at_once: int, stateless: bool) -> dict[str, Any]:
     """What the engine spends on opening its clients, and on an increment, beside the loop by hand."""
     phases: dict[str, float] = {}
 
@@ -282,7 +288,7 @@ def compare_engine(clients: int, rows: int, at_once: int) -> dict[str, Any]:
         return found
 
     with tempfile.TemporaryDirectory() as folder:
-        engine = FederatedEngine(job_of(Path(folder), clients, rows, at_once), Path(folder, "run"))
+        engine = FederatedEngine(job_of(Path(folder), clients, rows, at_once, stateless), Path(folder, "run"))
         try:
             engine.start(None)  # starts the processes, in which everything is imported
             spend("open", partial(engine._roster.start, None))
@@ -319,9 +325,9 @@ def main() -> None:
             print(name, json.dumps(found["learners"][name], indent=1))
     if "engine" in options.parts:
         for clients in options.clients:
-            for at_once in (0, 50):
-                name = f"{clients} clients, 10000 rows, batch_clients = {at_once}"
-                found.setdefault("engine", {})[name] = compare_engine(clients, 10_000, at_once)
+            for at_once, stateless in ((0, False), (50, False), (50, True)):
+                name = f"{clients} clients, 10000 rows, batch_clients = {at_once}{', stateless' * stateless}"
+                found.setdefault("engine", {})[name] = compare_engine(clients, 10_000, at_once, stateless)
                 print(name, json.dumps(found["engine"][name], indent=1))
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -78,7 +78,7 @@ class ClientBlocks(SimulatedNodes):
     def _by_block(self, clients: Sequence[int]) -> dict[int, Tensor]:
         """Clients, in order, by the block that each is in."""
         numbers = torch.tensor(clients, dtype=torch.int64)
-        blocks, counts = (numbers // self._size).unique_consecutive(return_counts=True)
+        blocks, counts = (numbers // self._size).unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         return dict(zip(blocks.tolist(), numbers.split(counts.tolist()), strict=True)) if len(numbers) else {}
 
 

@@ -84,7 +84,7 @@ class FederatedSection(Section):
     stateless: bool = False
     """Simulated only, with `batch_clients`. Clients keep nothing from round to round but their rows: no optimiser
     moments, no memory, no record. Processes then hold blocks of clients with one reader and one learner each, so
-    100,000 clients cost about what their rows cost.
+    [100,000 clients](federated.md#a-hundred-thousand-clients) cost about what their rows cost.
     """
     aggregation: Named = Named(name="mean")
     """How the server merges the updates of a round. `"mean"`: by rows. Robust to a `share` of hostile clients: `{name

@@ -74,7 +74,7 @@ def learn_stateless(
 
 def _steps_of(learner: Learner, sizes: Tensor, passes: int) -> Tensor:
     """How many steps each takes, (K,)."""
-    found, which = sizes.unique(return_inverse=True)
+    found, which = sizes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return torch.tensor([learner.steps_in(size, passes) for size in found.tolist()])[which]
 
 

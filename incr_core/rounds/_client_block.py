@@ -106,7 +106,7 @@ class ClientBlock(Participant):
                 f"federated.stateless: expected clients that can be learned as one batch, got {why}; leave it out"
             )
         assert rows.owner is not None
-        whose, sizes = rows.owner.unique_consecutive(return_counts=True)
+        whose, sizes = rows.owner.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         updates, start = list[Update](), 0
         for some, counts in zip(whose.split(self._at_once), sizes.split(self._at_once), strict=True):
             stop = start + int(counts.sum())

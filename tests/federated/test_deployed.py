@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,34 @@ def test_three_processes_learn_the_model_of_the_simulation(deployment: Deploymen
     assert_each_row_once(tmp_path)
     hashes = [line for owner in OWNERS for line in (tmp_path / owner).rglob("ledger.jsonl")]
     assert all(summary["clients"][path.parts[-5]]["ledger_sha256"] in path.read_text() for path in hashes)
+
+
+@pytest.mark.chaos
+def test_owners_are_drawn_in_every_way_and_one_only_evaluates(deployment: Deployment, tmp_path: Path) -> None:
+    """Two of three learn in each round, by each kind of draw; rows of the third wait for their turn."""
+    tell_of_single_rows(tmp_path)
+    deployment.superlink()
+    for owner in OWNERS:
+        deployment.client(owner)
+    drawn = ("federated.min_clients=2", "federated.clients_per_round=2")
+    for select in ("uniform", "rows", "availability"):
+        server = deployment.server(*drawn, f"federated.select={select}", out=select)
+        assert server.wait(LONG) == 0, deployment.log("server")
+        clients = deployment.summary(select)["clients"]
+        assert sum(found["rows_learned"] for found in clients.values()) == 700
+        told = pq.read_table(tmp_path / select / "clients").to_pylist()
+        later = [row for row in told if row["increment"] > 0]  # in the warm start all learn
+        took_part = Counter(row["increment"] for row in later if row["rounds"])
+        assert max(took_part.values()) == 2
+        assert {row["client"] for row in later if row["rounds"]} == {*OWNERS}
+    held = 'federated.held_out=["red"]'
+    assert deployment.server(*drawn[:1], held, out="held").wait(LONG) == 0, deployment.log("server")
+    clients = deployment.summary("held")["clients"]
+    assert (clients["red"]["rows_learned"], clients["blue"]["rows_learned"] > 0) == (0, True)
+    scored = [
+        row["rows_scored"] for row in pq.read_table(tmp_path / "held/clients").to_pylist() if row["client"] == "red"
+    ]
+    assert sum(scored) > 0
 
 
 @pytest.mark.chaos

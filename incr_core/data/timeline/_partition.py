@@ -144,7 +144,7 @@ class ByOwners(Numbered):
         >>> table, ids = pa.table({"x": [0.0] * 6}), np.arange(6)
         >>> block = ByOwners(ByDraw(0, 4, "iid"), index=1, size=2)
         >>> block.owners(table, ids, ids).tolist(), block.marked(*block.marks(table, ids, ids)).tolist()
-        ([2, 3, 2, 3, 1, 0], [True, True, True, True, False, False])
+        ([2, 2, 1, 2, 2, 2], [True, True, False, True, True, True])
     """
 
     of: ByHash | ByDraw | ByTime
