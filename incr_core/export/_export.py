@@ -141,7 +141,7 @@ def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
     if isinstance(check, str | Path):
         if not (is_address(check) or Path(check).is_file()):
             raise StreamError(f"{check}: expected a file of rows to check on, got nothing there")
-        file = open_source(check, job.stream.format)
+        file = open_source(check, job.stream.file_format)
         assert isinstance(file, FileSource)
         [(name, path)] = file.paths.items()
         return read_table(path, None, file.format_of(name), name), name

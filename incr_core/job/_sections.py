@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from incr_core._util import unknown
 from incr_core.data.rates import Rate
-from incr_core.data.sources import SETTLE
+from incr_core.data.sources import SETTLE, CsvFormat
 from incr_core.data.timeline import MAX_LEAP
 from incr_core.data.times import SECOND, duration
 from incr_core.drift import ACTIONS
+from incr_core.errors import ArgumentError
 from incr_core.learner import MOST_PASSES
 
 __all__ = [
@@ -54,11 +55,20 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+class CsvSection(Section):
+    """How CSV files are written."""
+
+    delimiter: str = ","
+    decimal: str = "."
+    thousands: str | None = None
+
+
 class StreamSection(Section):
     """Where rows come from and what an increment is."""
 
     path: str = Field("", min_length=1)
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
+    csv: CsvSection | None = None
     order: Literal["time", "file"] = "time"
     predict_at: str | None = None
     label_at: str | None = None
@@ -69,6 +79,24 @@ class StreamSection(Section):
     settle: str = SETTLE
     key: str | Annotated[list[str], Field(min_length=1)] | None = None
     key_window: str | Annotated[int, Field(strict=True)] | None = None
+
+    @property
+    def file_format(self) -> str | None:
+        """The format of the stream's files, with how CSV is written; None where their names tell."""
+        return self.format if self.csv is None else CsvFormat(**self.csv.model_dump())
+
+    @model_validator(mode="after")
+    def _csv_is_csv(self) -> Self:
+        if self.csv is not None:
+            if self.format not in (None, "csv"):
+                raise ValueError(
+                    f'stream.csv: expected stream.format = "csv" or none, got "{self.format}"; leave one out'
+                )
+            try:
+                CsvFormat(**self.csv.model_dump())
+            except ArgumentError as error:
+                raise ValueError(f"stream.{error}") from None
+        return self
 
     @property
     def timed(self) -> bool:

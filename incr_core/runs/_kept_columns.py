@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from incr_core.data.sources import RemoteFile, as_table, check_columns, format_of, read_table
+from incr_core.data.sources import RemoteFile, as_table, check_columns, kind_of, read_table
 from incr_core.errors import ArgumentError
 from incr_core.storage import address_in, is_address
 
@@ -34,7 +34,7 @@ def with_columns(answers: pa.Table, rows: str | Path | Any, keep: Sequence[str],
         )
     if isinstance(rows, str | Path):
         file = RemoteFile(address_in(rows)) if is_address(rows) else Path(rows)
-        table = read_table(file, keep, format_of(file) or format, file.name)
+        table = read_table(file, keep, kind_of(file, format), file.name)
     else:
         table = as_table(rows, "the table")
         check_columns(table.column_names, keep, "the table")

@@ -16,7 +16,7 @@ from incr_core.data._local_time import LocalTime, in_zone
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
-from incr_core.data.sources import RemoteFile, format_of, read_table
+from incr_core.data.sources import RemoteFile, kind_of, read_table
 from incr_core.data.times import NEVER, Instants, instants, readable
 from incr_core.errors import StreamError
 from incr_core.storage import address_in, is_address
@@ -76,7 +76,7 @@ def encode_file(
         got = "a folder" if isinstance(file, Path) and file.is_dir() else "nothing there"
         raise StreamError(f"{file}: expected a file of rows, got {got}")
     name = file.name
-    kind = format_of(file) or format
+    kind = kind_of(file, format)
     # Tasks are read where the file has them, whether they are needed or not.
     optional = encoder.task is not None and not encoder.asks_task
     table = read_table(file, None if optional else columns_asked(encoder, rates, predict_at, labelled), kind, name)
