@@ -87,6 +87,13 @@ def described(proposal: Proposal) -> str:
 
 def _notes(proposal: Proposal) -> list[str]:
     notes = []
+    if proposal.csv is not None:
+        told = ", ".join(f'{key} "{shown(value)}"' for key, value in proposal.csv.settings.items())
+        notes.append(f"CSV with {told}: stream.csv says so")
+    notes += [
+        f"{shown(name, 60)}: {count:,} times have no zone, others have one; stream.time_zone says what they mean"
+        for name, count in proposal.times.without_zone.items()
+    ]
     if proposal.label is not None and proposal.label.missing:
         notes.append(f"{proposal.label.missing:,} of these rows have no label: they are not learned (on_bad_row)")
     if proposal.empty_rows:

@@ -31,7 +31,7 @@ def predict(options: argparse.Namespace) -> int:
     version = Version.load(options.directory, options.version, client=options.client)
     table, bad = version.answer(options.rows)
     keep = [name for name in (options.keep or "").split(",") if name]
-    table = with_columns(table, options.rows, keep, version.job.stream.format)
+    table = with_columns(table, options.rows, keep, version.job.stream.file_format)
     if output is None:
         csv.write_csv(for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:

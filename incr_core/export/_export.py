@@ -139,7 +139,7 @@ def _free(out: str | Path) -> Path:
 def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
     """The rows to check on, and where they are from."""
     if isinstance(check, str | Path):
-        return read_rows_file(check, None, job.stream.format, "a file of rows to check on")
+        return read_rows_file(check, None, job.stream.file_format, "a file of rows to check on")
     if check is not None:
         return as_table(check, "the table"), "the table"
     try:

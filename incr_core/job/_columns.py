@@ -42,7 +42,7 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
         source,
         taken.union(job.stream.keys, features.text, features.date),
         exclude=features.exclude,
-        format=job.stream.format,
+        format=job.stream.file_format,
         tolerant=features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
     )

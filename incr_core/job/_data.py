@@ -77,7 +77,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
     if isinstance(source, str):
         whole = address_in(source) if is_address(source) else str(Path(source).absolute())
         source = document["stream"]["path"] = whole
-    features, objective, format = job.features, job.learner.objective, job.stream.format
+    features, objective, format = job.features, job.learner.objective, job.stream.file_format
     columns = columns_of(job, settled, source)
     if is_open(job):
         document["features"] |= {"numeric": columns.numeric, "categorical": columns.categorical, "text": columns.text}
@@ -109,7 +109,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
     """How many words of a text count: as many as nearly all of the first rows have, within bounds."""
-    format, tolerant, settle = job.stream.format, job.features.tolerates_bad_files, seconds(job.stream.settle)
+    format, tolerant, settle = job.stream.file_format, job.features.tolerates_bad_files, seconds(job.stream.settle)
     return words_wanted(open_source(source, format, tolerant=tolerant, settle=settle).head(columns))
 
 
@@ -237,7 +237,7 @@ def stream_of(
         source_of(job),
         encoder=encoder,
         every=job.stream.every,
-        format=job.stream.format,
+        format=job.stream.file_format,
         order=job.stream.order,
         predict_at=job.stream.predict_at,
         label_at=job.stream.label_at,
@@ -269,7 +269,7 @@ def opened(job: JobFile) -> Source | None:
 def _source(job: JobFile) -> Source:
     return open_source(
         source_of(job),
-        job.stream.format,
+        job.stream.file_format,
         tolerant=job.features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
     )
@@ -279,7 +279,7 @@ def rows_in_files(job: JobFile) -> int | None:
     """How many rows the stream's files hold, where their format tells without reading them."""
     if job.federated.owned or not isinstance(path := source_of(job), str):
         return None
-    source = open_source(path, job.stream.format)
+    source = open_source(path, job.stream.file_format)
     paths = list(getattr(source, "paths", {}).values())
     if not paths or not all(isinstance(path, Path) and path.name.endswith((".parquet", ".pq")) for path in paths):
         return None  # of objects in a store, each footer costs a question or two

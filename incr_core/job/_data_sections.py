@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from incr_core.data.rates import Rate
-from incr_core.data.sources import SETTLE
+from incr_core.data.sources import SETTLE, CsvFormat
 from incr_core.data.timeline import MAX_LEAP
+from incr_core.errors import ArgumentError
 from incr_core.job._field_types import Duration, Settle, TickLength, TimeZone
 from incr_core.job._section import Section
 
-__all__ = ["FeaturesSection", "RateSection", "StreamSection"]
+__all__ = ["CsvSection", "FeaturesSection", "RateSection", "StreamSection"]
+
+
+class CsvSection(Section):
+    """How CSV files are written."""
+
+    delimiter: str = ","
+    """The character between the values of a line."""
+    decimal: str = "."
+    """The decimal sign of numbers, `"."` or `","`."""
+    thousands: str | None = None
+    """The sign between groups of three digits: a comma, point, apostrophe or space. Default: none."""
 
 
 class StreamSection(Section):
@@ -26,6 +38,11 @@ class StreamSection(Section):
     """
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
     """The format of the files. Default: by their endings."""
+    csv: CsvSection | None = None
+    """How CSV files are written, if not with commas between values and points in numbers: `{ delimiter = ";", decimal =
+    ",", thousands = "." }`. `incr init` finds it. A text that is a number written in this way is read as that number.
+    `predict` and `evaluate` read CSV files in the same way.
+    """
     order: Literal["time", "file"] = "time"
     """`"time"`: rows are sorted by `predict_at` where there is one. `"file"`: rows keep the order of their files."""
     predict_at: str | None = None
@@ -63,6 +80,24 @@ class StreamSection(Section):
     """How far back keys are remembered: a number of rows, or a duration of `predict_at` such as `"7d"`. Default:
     100000 rows.
     """
+
+    @property
+    def file_format(self) -> str | None:
+        """The format of the stream's files, and how CSV is written; None if their endings decide."""
+        return self.format if self.csv is None else CsvFormat(**self.csv.model_dump())
+
+    @model_validator(mode="after")
+    def _csv_is_csv(self) -> Self:
+        if self.csv is not None:
+            if self.format not in (None, "csv"):
+                raise ValueError(
+                    f'stream.csv: expected stream.format = "csv" or none, got "{self.format}"; leave one out'
+                )
+            try:
+                CsvFormat(**self.csv.model_dump())
+            except ArgumentError as error:
+                raise ValueError(f"stream.{error}") from None
+        return self
 
     @property
     def timed(self) -> bool:

@@ -10,7 +10,16 @@ import pyarrow.compute as pc
 
 from incr_core._util import unknown
 from incr_core.data.encoding import ColumnKind, gives_away, kind_of_column, text
-from incr_core.data.sources import FileSource, Sample, index_columns, is_opaque, open_source, sample_of
+from incr_core.data.sources import (
+    CsvFormat,
+    FileSource,
+    Sample,
+    found_csv_format,
+    index_columns,
+    is_opaque,
+    open_source,
+    sample_of,
+)
 from incr_core.errors import ArgumentError, StreamError
 from incr_core.job._proposed_label import ProposedLabel, label_of
 from incr_core.job._proposed_times import ProposedTimes, times_of
@@ -31,6 +40,10 @@ USES = {
 
 MANY_IDS, FEW_OTHERS = 50, 4
 """Distinct ids from which each has a row of its own, and columns besides ids up to which a label depends on these."""
+
+
+LOOKED_AT = 1 << 16
+"""Bytes of a CSV file that are looked at for how it is written."""
 
 
 @dataclass(slots=True)
@@ -54,7 +67,7 @@ class ProposedColumn:
 class Proposal:
     """A job for some files.
 
-    empty_rows: rows in which no feature has a value.
+    empty_rows: rows in which no feature has a value. csv: how CSV files are written, where that is not the plain way.
     """
 
     path: str
@@ -63,6 +76,7 @@ class Proposal:
     label: ProposedLabel | None = None
     times: ProposedTimes = field(default_factory=ProposedTimes)
     empty_rows: int = 0
+    csv: CsvFormat | None = None
 
     def used_as(self, use: str) -> list[ProposedColumn]:
         """The columns that are put to a use."""
@@ -77,15 +91,12 @@ def looked_at(path: str | Path) -> Proposal:
     source = open_source(path)
     if not isinstance(source, FileSource):
         raise StreamError(f"{path}: expected a file, a folder or a glob, got a function; write its job by hand")
+    written = _csv_format(source)
+    if written is not None:
+        source = open_source(path, written)
+        assert isinstance(source, FileSource)
     sample, schema = sample_of(source), source.head().schema
     indices = {*index_columns(schema), *(field.name for field in schema if is_opaque(field))}
-    names = sample.table.column_names
-    if source.is_csv and len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), None)):
-        told = "a tab" if mark == "\t" else f'"{mark}"'
-        raise StreamError(
-            f"{shown(path)}: expected columns parted by commas, got one column called {shown(names[0], 60)}, whose "
-            f"names seem to be parted by {told}; write it with commas, or as Parquet"
-        )
     columns = []
     for name in sample.table.column_names:
         values = sample.table[name]
@@ -96,7 +107,19 @@ def looked_at(path: str | Path) -> Proposal:
             kind = ColumnKind("index", kind.distinct, kind.missing, "it numbers the rows (pandas' index)")
         use = USES.get(kind.name, "exclude")
         columns.append(ProposedColumn(name, values, kind, _example(values), use, kind.why))
-    return Proposal(str(path), sample, columns)
+    return Proposal(str(path), sample, columns, csv=written)
+
+
+def _csv_format(source: FileSource) -> CsvFormat | None:
+    """How the first of some CSV files is written, where that is not the plain way."""
+    if not source.is_csv:
+        return None
+    path = next(iter(source.paths.values()))
+    packed = "gzip" if path.name.lower().endswith(".gz") else None
+    with pa.input_stream(path.open("rb"), compression=packed) as file:
+        text = file.read(LOOKED_AT).decode(errors="replace")
+    found = found_csv_format(text if len(text) < LOOKED_AT else text[: text.rfind("\n")])
+    return found if found.settings else None
 
 
 def propose(path: str | Path, label: str) -> Proposal:

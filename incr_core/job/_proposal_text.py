@@ -32,6 +32,7 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
         "",
         "[stream]",
         _line("path", path),
+        *([_line("csv", proposal.csv.settings, "how these files are written")] if proposal.csv else []),
         *_clock(proposal, rows or seen),
         "",
         "[features]",
@@ -96,10 +97,15 @@ def _passes(proposal: Proposal, rows: int) -> list[str]:
 
 def _clock(proposal: Proposal, rows: int) -> list[str]:
     times = proposal.times
+    zone = []
+    if times.without_zone:
+        told = ", ".join(f"{count:,} times in {name}" for name, count in times.without_zone.items())
+        zone = [_line("time_zone", "UTC", f"of {told}, which have no zone as others have: correct it")]
     if times.predict_at is None:
-        return [_line("every", rows_an_increment(rows), "rows are predicted, then learned, so many at a time")]
+        return [*zone, _line("every", rows_an_increment(rows), "rows are predicted, then learned, so many at a time")]
     known = times.later[0] if times.later else "..."
     return [
+        *zone,
         _line("predict_at", times.predict_at, "rows are predicted, then learned, in the order of this time"),
         _line("every", times.every, "how much time an increment takes"),
         "# " + _line("label_at", known, "the time at which a row's label is known, if that is later"),
@@ -135,6 +141,8 @@ def _toml(value: Any) -> str:
     >>> _toml(["a", 'b"']), _toml(3)
     ('["a", "b\\\\""]', '3')
     """
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from incr_core.data.times import SECOND, Instants, duration, instants
+from incr_core.data import in_zone
+from incr_core.data.times import NAIVE, SECOND, Instants, duration, instants
 from incr_core.errors import StreamError
 
 __all__ = ["ProposedTimes", "rows_an_increment", "times_of"]
@@ -23,6 +25,9 @@ _EPOCH_NAME = re.compile(r"(at|time|timestamp|ts|epoch|unix.*|.*_(at|ts|time|tim
 _EPOCH = range(300_000_000, 4_000_000_000)
 """Seconds since 1970 that are taken for times: of the years 1979 to 2096."""
 
+_NAIVE, _ZONED = f"{NAIVE}$", rf"{NAIVE}(Z|[+-]\d{{2}}:?\d{{2}}|[+-]\d{{2}})$"
+"""Times as text, without a zone and with one."""
+
 TICKS = ["1m", "10m", "1h", "6h", "1d", "7d", "28d"]
 MOST_TICKS = 400
 FEWEST_ROWS = 20
@@ -31,11 +36,15 @@ FEWEST_ROWS = 20
 
 @dataclass(slots=True)
 class ProposedTimes:
-    """The column that orders a stream, how long its increments are, and the columns of times that are later still."""
+    """The column that orders a stream, how long its increments are, and the columns of times that are later still.
+
+    without_zone: columns in which times with a zone stand among others without one -> how many are without.
+    """
 
     predict_at: str | None = None
     every: str = ""
     later: list[str] = field(default_factory=list)
+    without_zone: dict[str, int] = field(default_factory=dict)
 
 
 def times_of(columns: Mapping[str, pa.ChunkedArray]) -> ProposedTimes:
@@ -47,14 +56,27 @@ def times_of(columns: Mapping[str, pa.ChunkedArray]) -> ProposedTimes:
     >>> times_of({"sent": pa.chunked_array([pa.array([0, 60, 120], pa.timestamp("s"))])}).predict_at
     'sent'
     """
+    mixed = {name: count for name, column in columns.items() if (count := _without_zone(column))}
+    columns = {
+        name: in_zone(column, "UTC", late=False) if name in mixed else column for name, column in columns.items()
+    }
     read = {name: found for name, column in columns.items() if (found := _read(name, column)) is not None}
+    mixed = {name: count for name, count in mixed.items() if name in read}
     good = {name: found for name, found in read.items() if _is_clock(name, found, alone=len(read) == 1)}
     if not good:
-        return ProposedTimes()
+        return ProposedTimes(without_zone=mixed)
     ahead = {name: sum(_share_later(other, found) > 0.5 for other in good.values()) for name, found in good.items()}
     first = max(good, key=lambda name: (ahead[name], _never_back(good[name]), bool(_ARRIVES.fullmatch(name))))
     later = [name for name, found in read.items() if name != first and _share_later(found, good[first]) > 0.5]
-    return ProposedTimes(first, _every(good[first]), later)
+    return ProposedTimes(first, _every(good[first]), later, mixed)
+
+
+def _without_zone(column: pa.ChunkedArray) -> int:
+    """How many times of a column of text have no zone, where others have one; else 0."""
+    if not pa.types.is_string(column.type):
+        return 0
+    naive, zoned = (int(pc.sum(pc.match_substring_regex(column, sign)).as_py() or 0) for sign in (_NAIVE, _ZONED))
+    return naive if zoned else 0
 
 
 def _read(name: str, column: pa.ChunkedArray) -> Instants | None:

@@ -99,7 +99,7 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
     job = _job(run, {} if job is None else job.objects_given)
     _refuse_owned(job, f"--where {condition}")
     learned = _fragments(run.table("ledger"))
-    source, tolerates = open_source(job.source(), job.stream.format), job.features.tolerates_bad_files
+    source, tolerates = open_source(job.source(), job.stream.file_format), job.features.tolerates_bad_files
     found, there = rows_in_source(source, condition, learned, tolerates=tolerates)
     return found, sorted(learned - there)
 

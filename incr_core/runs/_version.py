@@ -93,7 +93,7 @@ class Version:
         `token` and `probability` (next_token), `score` of the row's item (ranking), or `value`. keep: columns of the
         rows that stand behind `row`, such as their ids.
         """
-        return with_columns(self.answer(rows)[0], rows, keep, self.job.stream.format)
+        return with_columns(self.answer(rows)[0], rows, keep, self.job.stream.file_format)
 
     def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
         """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""
@@ -165,7 +165,7 @@ class Version:
             "labelled": labelled,
         }
         if isinstance(rows, str | Path):
-            return encode_file(rows, job.encoder, job.rates(), self.history, format=stream.format, **wanted)
+            return encode_file(rows, job.encoder, job.rates(), self.history, format=stream.file_format, **wanted)
         return encode_table(as_table(rows, name), name, job.encoder, job.rates(), self.history, **wanted)
 
 

@@ -233,12 +233,11 @@ def test_what_a_job_leaves_open_is_inferred_kept_and_said(tmp_path: Path) -> Non
     assert Job.from_document(job.document()).resolved() == job
 
 
-def test_a_file_with_other_marks_between_its_columns_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_marks_between_columns_are_found_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_text("x;y\n1.5;0\n2.5;1\n")
-    assert main(["init", str(tmp_path / "a.csv"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 2
-    assert 'whose names seem to be parted by ";"' in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "a.csv"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 0
+    assert 'CSV with delimiter ";"' in capsys.readouterr().out
+    assert 'csv = { delimiter = ";" }' in (tmp_path / "job.toml").read_text()
 
 
 def test_of_many_files_only_some_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

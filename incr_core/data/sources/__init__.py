@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from incr_core.data.sources._csv import CsvFormat, found_csv_format
 from incr_core.data.sources._declared import index_columns, is_opaque
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._fingerprint import file_fingerprint
-from incr_core.data.sources._formats import check_columns, format_of, read_table
+from incr_core.data.sources._formats import check_columns, format_of, kind_of, read_table
 from incr_core.data.sources._fragment import Fragment
 from incr_core.data.sources._listing import Listing, await_files
 from incr_core.data.sources._mixed_lines import is_mixed
@@ -22,6 +23,7 @@ from incr_core.data.sources._tables import Tables, as_table
 __all__ = [
     "SETTLE",
     "SOURCES",
+    "CsvFormat",
     "FileSource",
     "Fragment",
     "Listing",
@@ -36,9 +38,11 @@ __all__ = [
     "check_columns",
     "file_fingerprint",
     "format_of",
+    "found_csv_format",
     "index_columns",
     "is_mixed",
     "is_opaque",
+    "kind_of",
     "open_source",
     "read_rows_file",
     "read_table",

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.feather
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from incr_core.data.sources._csv import CsvFormat, read_csv
 from incr_core.data.sources._declared import plain, with_categories
 from incr_core.data.sources._mixed_lines import read_mixed_lines
 from incr_core.data.sources._remote_file import File, RemoteFile
@@ -28,6 +28,7 @@ __all__ = [
     "Offsets",
     "check_columns",
     "format_of",
+    "kind_of",
     "parquet_head",
     "parts_of",
     "read_chunks",
@@ -82,7 +83,7 @@ def read_chunks(
         if kind == "arrow":
             table = _read_ipc(path)
         elif kind == "csv":
-            table = pyarrow.csv.read_csv(_stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=True))
+            table = read_csv(_stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=True), kind)
         else:
             table = _read_lines(path, in_bytes)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
@@ -92,6 +93,16 @@ def read_chunks(
         raise _unreadable(place, kind, error) from error
     check_columns(table.column_names, columns, place)
     yield readable(plain(table if columns is None else table.select(list(columns))))
+
+
+def kind_of(path: File, format: str | None) -> str | None:
+    """The format of a file beside a stream, by its ending; where that is of none, or CSV, the stream's.
+
+    >>> kind_of("day.parquet", "csv"), kind_of("day.txt", "csv"), kind_of("day.csv", CsvFormat(";")).delimiter
+    ('parquet', 'csv', ';')
+    """
+    found = format_of(path)
+    return format if found is None or (found == "csv" and isinstance(format, CsvFormat)) else found
 
 
 def parts_of(path: File, format: str | None, place: str) -> list[int | None]:
@@ -118,7 +129,7 @@ def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int
     try:
         if kind != "csv":
             return int(_read_lines(path, in_bytes).num_rows)
-        return int(pyarrow.csv.read_csv(_bytes_of(path, in_bytes, header=True)).num_rows)
+        return int(read_csv(_bytes_of(path, in_bytes, header=True), kind).num_rows)
     except pa.ArrowInvalid as error:
         if "Empty" in str(error) or in_bytes[0] == in_bytes[1]:
             return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from incr_core.data.sources._formats import format_of, read_table
+from incr_core.data.sources._formats import kind_of, read_table
 from incr_core.data.sources._remote_file import File, RemoteFile
 from incr_core.errors import StreamError
 from incr_core.storage import address_in, is_address
@@ -34,4 +34,4 @@ def read_rows_file(
     if not (file.exists() if isinstance(file, RemoteFile) else file.is_file()):
         got = "a folder" if isinstance(file, Path) and file.is_dir() else "nothing there"
         raise StreamError(f"{file}: expected {expected}, got {got}")
-    return read_table(file, columns, format_of(file) or format, file.name), file.name
+    return read_table(file, columns, kind_of(file, format), file.name), file.name
