@@ -120,7 +120,7 @@ def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]
     asked = [name for name in job.features.slices if name not in named]
     if asked:
         tolerant, settle = job.features.tolerates_bad_files, seconds(job.stream.settle)
-        opened = open_source(source, job.stream.format, tolerant=tolerant, settle=settle)
+        opened = open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle)
         tables = list(opened.heads(asked)) if isinstance(opened, FileSource) else [opened.head(asked)]
         named |= {name: frequent_values(tables, name) for name in asked}
         if empty := [name for name in asked if not named[name]]:

@@ -190,8 +190,8 @@ class FeaturesSection(Section):
     columns that were left out automatically.
     """
     item: list[str] = []
-    """The feature columns that describe items. `ranking`: the other features describe the query. `model.kind =
-    "factorisation"`: which columns `incr recommend` takes as the item's.
+    """The feature columns that describe items. `ranking`: the other features describe the query. With `ids`:
+    which columns `incr recommend` takes as the item's.
     """
     weight: str | None = None
     """A column with the weight of each row."""

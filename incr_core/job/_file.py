@@ -301,7 +301,7 @@ class JobFile(Section):
             ("capacity", self.features.capacity is not None, "multiclass"),
             ("vocabulary", self.features.vocabulary is not None, "next_token"),
         ):
-            if key == "item" and self.model.kind == "factorisation":
+            if key == "item" and self.features.ids:  # they say which of the ids is recommended
                 continue
             if given and self.learner.objective != objective:
                 raise ValueError(

@@ -12,12 +12,10 @@ from torch.nn.parameter import is_lazy
 from incr_core._util import build
 from incr_core.batch import Inputs
 from incr_core.data.encoding import Encoder, slots_of
-from incr_core.errors import ArgumentError, IncrError, JobError
+from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
+from incr_core.job._ids import ranks_catalogue, takes_sparse
 from incr_core.job._inputs import ByColumn
-from incr_core.job._learning import optimizer_of
-from incr_core.job._objective import ranks_catalogue
-from incr_core.learner import check_gradients
 from incr_core.models import (
     MODELS,
     Factorisation,
@@ -145,15 +143,6 @@ def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise JobError(f"model.factory: expected {factory} to make a torch.nn.Module, got {type(model).__name__}")
     return model
-
-
-def takes_sparse(job: JobFile) -> bool:
-    """Whether the optimiser takes gradients that hold only the rows looked up."""
-    try:
-        check_gradients(optimizer_of(job, fused=False), ["ids"], ["others"])
-    except ArgumentError:
-        return False
-    return True
 
 
 def _places_of_item(job: JobFile, encoder: Encoder) -> dict[str, list[int]]:

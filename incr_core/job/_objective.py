@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from incr_core._util import build, unknown
 from incr_core.errors import JobError
 from incr_core.job._file import JobFile
+from incr_core.job._ids import check_ids, ranks_catalogue, refuse
 from incr_core.models import TableExperts
 from incr_core.objectives import (
     LOSSES,
@@ -24,7 +23,7 @@ from incr_core.objectives import (
     Regression,
 )
 
-__all__ = ["objective_of", "ranks_catalogue"]
+__all__ = ["objective_of"]
 
 
 def objective_of(job: JobFile) -> Objective:
@@ -37,46 +36,6 @@ def objective_of(job: JobFile) -> Objective:
         return each
     check_auto(job)
     return Blend(each, TableExperts.LEARNED, TableExperts.SOLVED)
-
-
-def check_ids(job: JobFile) -> None:
-    """JobError for a job whose model cannot look ids up, by the key that is in the way."""
-    features, model, objective = job.features, job.model, job.learner.objective
-    if model.kind == "factorisation":
-        in_the_way = {
-            "features.ids, the columns whose ids have factors, got none": not features.ids,
-            f'learner.objective = "regression" or "binary", got "{objective}"': objective
-            not in ("regression", "binary"),
-            "no model.factory, which makes a model of its own": model.factory is not None,
-            "no model.adapt, which changes layers that there are not": bool(model.adapt),
-            "no features.text, of which it has no part": bool(features.text),
-        }
-        _refuse('model.kind = "factorisation"', in_the_way, 'set model.kind = "mlp"')
-    if model.kind == "two_towers" and objective != "ranking":
-        raise JobError(
-            f'model.kind = "two_towers": expected learner.objective = "ranking", got "{objective}"; set '
-            'model.kind = "mlp"'
-        )
-    if not features.ids:
-        return
-    in_the_way = {
-        'a model that looks ids up, got model.kind = "auto"; "mlp" and "factorisation" do': model.kind == "auto",
-        "no model.factory, which makes a model of its own": model.factory is not None,
-        "no learner.head, whose features learn nothing": job.learner.head is not None,
-        f"no sequences of tokens, got learner.objective = {objective!r}": objective == "next_token",
-        f"cluster.shards = 1, since a table lies in one piece, got {job.cluster.shards}": job.cluster.shards != 1,
-        "no features.ranges, since ids are counted as they come": bool(features.ranges),
-        "neither federated.privacy nor federated.client_privacy, since no noise hides which ids there are": (
-            job.federated.privacy is not None or job.federated.client_privacy is not None
-        ),
-    }
-    _refuse("features.ids", in_the_way, "name the columns in features.categorical, whose values are hashed")
-
-
-def _refuse(key: str, in_the_way: Mapping[str, bool], remedy: str) -> None:
-    for expected, found in in_the_way.items():
-        if found:
-            raise JobError(f"{key}: expected {expected}; {remedy}, or leave the other out")
 
 
 def check_auto(job: JobFile) -> None:
@@ -98,7 +57,7 @@ def check_auto(job: JobFile) -> None:
             bool(features.ranges)
         ),
     }
-    _refuse('model.kind = "auto"', in_the_way, 'set model.kind = "mlp"')
+    refuse('model.kind = "auto"', in_the_way, 'set model.kind = "mlp"')
 
 
 def _of_one(job: JobFile) -> Objective:
@@ -157,12 +116,6 @@ def _ranking(job: JobFile) -> Objective:
     ranking: Ranking = build(Ranking, arguments, "learner.loss", job.model.dimension)
     ranking.ranks_catalogue = ranks_catalogue(job)
     return ranking
-
-
-def ranks_catalogue(job: JobFile) -> bool:
-    """Whether items are ranked among all that there are: those of one column of ids, which has all of them."""
-    features = job.features
-    return len(features.item) == 1 and features.item[0] in features.ids and job.model.factory is None
 
 
 def _own(name: str, job: JobFile) -> Objective:

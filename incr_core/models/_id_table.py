@@ -118,7 +118,8 @@ class IdTable(nn.Embedding):
     def rows_of(self, keys: Tensor) -> Tensor:
         """The row of each id (B,), 0 for ids that have none."""
         lookup = self._found()
-        if not len(lookup.rows):
+        # Asking for a value also ends a vmap at once, in which torch warns of each operation that it maps slowly.
+        if not bool(keys.any()) or not len(lookup.rows):
             return torch.zeros_like(keys)
         place = torch.searchsorted(lookup.sorted_keys, keys.contiguous()).clamp_(max=len(lookup.rows) - 1)
         return torch.where(lookup.sorted_keys[place] == keys, lookup.rows[place], 0)

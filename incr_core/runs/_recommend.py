@@ -104,7 +104,7 @@ def _read(
     """The latest row of each item, the items in the user's rows, and the user's latest row, if there is one."""
     source = open_source(
         job.source() if rows is None else str(rows),
-        job.stream.format,
+        job.stream.file_format,
         tolerant=job.features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
     )

@@ -63,6 +63,7 @@ KINDS = {
         "features.numeric=[]",
         "features.item=['item']",
     ],
+    "ewc": ["strategy=[{name='ewc', strength=10.0}]"],
     "adam": ["learner.optimizer={name='adam', lr=0.01}", "strategy=[{name='replay', capacity=60}]"],
 }
 
