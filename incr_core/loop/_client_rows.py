@@ -1,4 +1,4 @@
-"""A row per client and increment: what it brought, how the model does on its rows, what became of its update."""
+"""Table rows per client and increment: its data, the model's performance on it, and the treatment of its update."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ __all__ = ["ClientSums", "client_rows"]
 
 
 class ClientSums:
-    """The statistics of each client's predictions so far, side by side.
+    """Accumulated statistics of each client's predictions.
 
-    >>> sums = ClientSums()
-    >>> _ = sums.add("north", {"sums": np.ones(2)})
-    >>> sums.add("north", {"sums": np.ones(2)})["sums"]
-    array([2., 2.])
-    >>> again = ClientSums()
-    >>> again.load_state_dict(sums.state_dict())
-    >>> again.add("south", {"sums": np.ones(3)})["sums"], again.add("north", {})["sums"]
-    (array([1., 1., 1.]), array([2., 2., 0.]))
+    Example:
+        >>> sums = ClientSums()
+        >>> _ = sums.add("north", {"sums": np.ones(2)})
+        >>> sums.add("north", {"sums": np.ones(2)})["sums"]
+        array([2., 2.])
+        >>> again = ClientSums()
+        >>> again.load_state_dict(sums.state_dict())
+        >>> again.add("south", {"sums": np.ones(3)})["sums"], again.add("north", {})["sums"]
+        (array([1., 1., 1.]), array([2., 2., 0.]))
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class ClientSums:
         self._sums: dict[str, Any] = {}  # statistic -> (clients, ...)
 
     def add(self, client: str, statistics: Statistics) -> Statistics:
-        """Add those of more predictions; returns what they are now, until more is added."""
+        """Add statistics of further predictions; return the client's totals, as views that later additions change."""
         place = self._places.setdefault(client, len(self._places))
         for name, value in statistics.items():
             held = self._sums.get(name, np.zeros((0,) * (value.ndim + 1)))
@@ -48,12 +49,12 @@ class ClientSums:
         return {name: held[place] for name, held in self._sums.items() if place < len(held)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The clients, and their statistics."""
+        """Return the clients and their statistics."""
         count = len(self._places)
         return {"clients": list(self._places), "sums": {name: held[:count] for name, held in self._sums.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the statistics."""
         self._places = {name: place for place, name in enumerate(state["clients"])}
         self._sums = {name: np.array(held) for name, held in state["sums"].items()}
 
@@ -68,9 +69,16 @@ def client_rows(
     *,
     learned: bool,
 ) -> list[dict[str, Any]]:
-    """The rows of an increment; none of a client that had nothing to do with it.
+    """Return the table rows of an increment; clients without a part in it have none.
 
-    learned: whether what was offered is in the model, and not in quarantine. version: the one that it will be part of.
+    Args:
+        names: Names of the clients.
+        arrivals: Their reports.
+        contributions: Their contributions.
+        sums: Their accumulated statistics.
+        objective: The objective.
+        version: The version that the increment will be part of.
+        learned: Whether the offered rows were learned, not quarantined.
     """
     metric, rows = objective.main_metric, list[dict[str, Any]]()
     for number, (name, arrival) in enumerate(zip(names, arrivals, strict=True)):

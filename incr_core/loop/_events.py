@@ -1,4 +1,4 @@
-"""Events: what happened in a run besides learning, increment by increment."""
+"""Events of a run besides learning, by increment."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at an increment.
+    """An event at an increment.
 
-    kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost" or "node leaving".
-    what: in words. action: what was done. rows: how many rows it is about.
+    Attributes:
+        tick: The increment's tick.
+        kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost" or "node leaving".
+        what: Description of the event.
+        action: Description of the reaction.
+        rows: Number of rows concerned.
 
-    >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind
-    'diverged'
+    Example:
+        >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind
+        'diverged'
     """
 
     tick: Tick
@@ -42,10 +47,11 @@ class Event:
 
 
 def events_table(events: Sequence[Event]) -> pa.Table:
-    """Events as a table, for the table of events.
+    """Return events as a table.
 
-    >>> events_table([]).column_names
-    ['increment', 'name', 'kind', 'what', 'action', 'rows']
+    Example:
+        >>> events_table([]).column_names
+        ['increment', 'name', 'kind', 'what', 'action', 'rows']
     """
     rows = [
         {

@@ -1,9 +1,10 @@
-"""The gate: whether a new version becomes the champion.
+"""The gate: decides whether a new version becomes the champion.
 
-What arrives cannot tell alone: flipped labels praise a model that has learned them. Nor can the past: a healthy step
-answers it now and then a little worse. So both are asked. Rows that the champion answers unusually badly as they come
-make the version that has learned them suspect, and it is held if it answers the past worse too. Until so many versions
-in a row are held that the world may have changed: then what arrives counts, against the champion's record.
+New rows alone are not sufficient evidence: flipped labels favour a model that has learned them. Nor are past rows: a
+healthy step sometimes makes predictions on them slightly worse. Therefore both are used. If the champion predicts new
+rows unusually badly, the version that has learned them is suspect, and it is held if its predictions on past rows are
+worse too. After a number of consecutive held versions the world may have changed: then its loss on new rows is compared
+with the champion's record.
 """
 
 from __future__ import annotations
@@ -21,44 +22,53 @@ from incr_core.rounds import Arrival
 __all__ = ["Gate", "Verdict"]
 
 SURE = 3.0
-"""Standard errors by which the past must be answered worse: chance does not hold a version back."""
+"""Number of standard errors by which past rows must be predicted worse, so that versions are not held by chance."""
 
 LENIENT = 1 / 3
-"""The least share of these bounds that is left where what arrives is answered worse than anybody has seen: the odder it
-is, the less the past must tell.
+"""Minimum factor on the bounds if the loss on new rows is unprecedented: the more unusual it is, the less evidence from
+past rows is needed.
 """
 
 SUSPECT, ANY = (1.0, 3.0), (5.0, 10.0)
-"""How much worse the past may be answered, in margins and in what champions' losses there have usually risen by: by a
-version that has learned what the champion answered badly, and by any other."""
+"""Allowed increase of the loss on past rows, in margins and in usual increases of champions' losses: for a version that
+has learned rows predicted badly by the champion, and for any other.
+"""
 
 ODD, STILL_ODD, LEAST_ODD = 4.0, 2.0, 0.1
-"""How many times as much worse than usual what arrives must be answered to be suspect, and to be so still, right after
-rows were set aside; and by which share at least.
+"""Ratio to the usual increase at which the loss on new rows is suspect, the same directly after rows were set aside,
+and the minimum relative increase.
 """
 
 MEMORY = 0.1
-"""Weight of a commit in these records, exponential means."""
+"""Weight of a commit in the exponential means of these records."""
 
 TINY = 1e-12
 
 KNOWN = 5
-"""Versions to be promoted, with a past, before there is a record to judge by."""
+"""Number of promoted versions with past rows that are needed for a record."""
 
 SPARING = 2
-"""Rows learned for each row of the past, after which a version is judged that is not suspect: with fewer, what is spent
-on looking back is no small part of what learning takes.
+"""Rows learned per past row before an unsuspected version is judged; with fewer, evaluating past rows would take a
+notable share of the time of learning.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a version, and the numbers that say so; `follow` is what participants are to do.
+    """The decision on a version, with the numbers behind it.
 
-    rows: of the past, on which champion and challenger have these mean losses; error: the standard error of their
-    difference. usual: by which share a champion's loss there has usually risen. newest: mean loss of the predictions
-    made of rows before they were learned, since the last commit; record: that of champions; suspect: whether it is
-    unusually bad. held: versions held in a row, with this one. why: in words.
+    Attributes:
+        follow: The order to participants (`Reference.follow`).
+        rows: Number of past rows.
+        champion: Mean loss of the champion on them.
+        challenger: Mean loss of the new version on them.
+        error: Standard error of the difference.
+        usual: Usual relative increase of a champion's loss on past rows.
+        newest: Mean loss of predictions of new rows since the last commit.
+        record: The same for champions.
+        suspect: Whether `newest` is unusually high.
+        held: Number of consecutive held versions, including this one.
+        why: Explanation.
     """
 
     follow: str
@@ -79,82 +89,87 @@ class Verdict:
         return self.follow != "hold"
 
     def document(self) -> dict[str, Any]:
-        """For a manifest; what is not known is left out."""
+        """Return the manifest entry, without unknown numbers."""
         told = {name: value for name, value in asdict(self).items() if not isinstance(value, float) or value == value}
         return {"promoted": self.promoted, **{name: value for name, value in told.items() if name != "follow"}}
 
 
 class Gate:
-    """Judge each new version against the champion.
+    """Judges each new version against the champion.
 
-    margin: the share of the champion's loss by which it may be worse, beside what is usual: a stream that drifts is
-    judged by its own pace. patience: versions held in a row, after which what arrives counts too. goes_back: whether
-    the rows of a version that is held are set aside; then so many in a row are a drift, since nobody has learned it.
+    Args:
+        margin: Allowed relative increase of the champion's loss, in addition to the usual increase: a drifting stream
+            is judged by its own pace.
+        patience: Number of consecutive held versions after which new rows count as well.
+        goes_back: Whether the rows of a held version are set aside. That many in a row are then a drift, because no
+            version has learned them.
 
-    >>> gate = Gate(margin=0.01, patience=2)
-    >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
-    >>> def commit(loss, sums):
-    ...     gate.seen(10, 10 * loss)
-    ...     return gate.verdict(sums).follow
-    >>> [commit(0.5, good) for _ in range(5)]
-    ['promote', 'promote', 'promote', 'promote', 'promote']
-    >>> commit(0.9, good), commit(0.9, bad), commit(0.9, good), commit(0.9, bad)
-    ('promote', 'hold', 'recover', 'hold')
-    >>> gate.verdict(bad).why
-    'loss 0.8 on 100 rows of the past, where the champion has 0.5'
-    >>> commit(0.8, bad)  # what arrives is answered better than the champion did
-    'restart'
-    >>> gate.learned(100)
-    >>> gate.due, gate.unasked().why  # while fewer rows are learned than it is worth to look back for
-    (False, 'nothing unusual has arrived; the past was not asked')
+    Example:
+        >>> gate = Gate(margin=0.01, patience=2)
+        >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
+        >>> def commit(loss, sums):
+        ...     gate.seen(10, 10 * loss)
+        ...     return gate.verdict(sums).follow
+        >>> [commit(0.5, good) for _ in range(5)]
+        ['promote', 'promote', 'promote', 'promote', 'promote']
+        >>> commit(0.9, good), commit(0.9, bad), commit(0.9, good), commit(0.9, bad)
+        ('promote', 'hold', 'recover', 'hold')
+        >>> gate.verdict(bad).why
+        'loss 0.8 on 100 past rows, compared with 0.5 for the champion'
+        >>> commit(0.8, bad)  # the loss on new rows is below the champion's
+        'restart'
+        >>> gate.learned(100)
+        >>> gate.due, gate.unasked().why  # too few rows learned since for another evaluation
+        (False, 'no unusual loss on new rows; past rows were not evaluated')
     """
 
     def __init__(self, margin: float, patience: int, *, goes_back: bool = False) -> None:
         self.margin, self.patience, self.goes_back = margin, patience, goes_back
         self.held = 0
-        self.aside = 0  # commits in a row whose rows were set aside
-        self._usual, self._odd = _Rise(), _Rise()  # of champions' losses on the past, and of those of what arrives
-        self._record: float | None = None  # mean loss of the champion's predictions as they came
-        self._first: float | None = None  # the same of the rows that came when the first of those held did
+        self.aside = 0  # consecutive commits whose rows were set aside
+        self._usual, self._odd = _Rise(), _Rise()  # of champions' losses on past rows, and on new rows
+        self._record: float | None = None  # mean loss of champions' predictions of new rows
+        self._first: float | None = None  # the same when the first of the held versions was judged
         self._newest = [0.0, 0.0]  # rows scored since the last commit, and the sum of their losses
-        self._share = 1.0  # of the bounds that is left while versions are held
-        self._past = 0  # rows of the past, when they were asked last
-        self._learned = 0  # rows learned since then
+        self._share = 1.0  # factor on the bounds while versions are held
+        self._past = 0  # number of past rows at the last evaluation
+        self._learned = 0  # rows learned since that evaluation
 
     def learned(self, rows: int) -> None:
-        """So many rows were learned."""
+        """Record that rows were learned."""
         self._learned += rows
 
     @property
     def due(self) -> bool:
-        """Whether the past must be asked for the next verdict."""
+        """Whether past rows must be evaluated for the next verdict."""
         doubt = self.held or self._standing().suspect
         return bool(doubt) or self._usual.known < KNOWN or self._learned >= SPARING * self._past
 
     @property
     def behind(self) -> bool:
-        """Whether what arrives is suspect, and the past has not been asked of the champion: it must be, before anybody
-        learns (`caught_up`), for then nobody has its weights any more.
+        """Whether new rows are suspect, and the champion was not evaluated on past rows.
+
+        It must be evaluated before further learning (`caught_up`), because afterwards its weights are gone.
         """
         return self._learned > 0 and not self.held and self._standing().suspect
 
     def caught_up(self, judged: Tensor) -> None:
-        """The past was asked of the champion."""
+        """Record that the champion was evaluated on past rows."""
         self._past, self._learned = int(judged[0]), 0
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Take note of what was scored of an increment, before it is learned: the last of the probes is the gate's."""
+        """Record the scores of an increment before it is learned; the last of the probes is the gate's."""
         for arrival in arrivals:
             if arrival.probed:
                 loss, rows = arrival.probed[-1].sum(0)[:, 0].tolist()
                 self.seen(rows, loss)
 
     def seen(self, rows: float, loss: float) -> None:
-        """So many predictions were scored, with this sum of losses."""
+        """Record a number of scored predictions and the sum of their losses."""
         self._newest = [self._newest[0] + rows, self._newest[1] + loss]
 
     def _standing(self) -> _Standing:
-        """What has arrived since the last commit, beside the record."""
+        """Compare the loss on new rows since the last commit with the record."""
         newest = self._newest[1] / self._newest[0] if self._newest[0] else math.nan
         record = math.nan if self._record is None else self._record
         odd = newest / max(record, TINY) - 1.0
@@ -163,17 +178,19 @@ class Gate:
         return _Standing(newest, record, odd, suspect, max(LENIENT, bound / odd) if suspect else 1.0)
 
     def unasked(self) -> Verdict:
-        """Promote a version without asking the past, where that is not `due`."""
+        """Promote a version without evaluating past rows, if that is not `due`."""
         one, none = self._standing(), math.nan
         self._odd.add(one.odd)
         self._took("promote", one.newest)
-        why = "nothing unusual has arrived; the past was not asked"
+        why = "no unusual loss on new rows; past rows were not evaluated"
         return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why)
 
     def verdict(self, judged: Tensor, *, wanted: bool = False) -> Verdict:
         """Judge the version that is about to be committed.
 
-        judged: the sums of all participants (`Reference.judge`). wanted: whether a person has said that it is good.
+        Args:
+            judged: The sums of all participants (`Reference.judge`).
+            wanted: Whether an operator has promoted a held version.
         """
         rows, champion, challenger, change, squared = judged.tolist()
         self.caught_up(judged)
@@ -189,12 +206,13 @@ class Gate:
         sure = 1.0 + (SURE - 1.0) * share
         bound = max(share * (margins * self.margin + rises * usual) * abs(champion), sure * error)
         worse = self._usual.known >= KNOWN and change > bound
-        told = f"loss {challenger:.4g} on {int(rows):,} rows of the past, where the champion has {champion:.4g}"
+        told = f"loss {challenger:.4g} on {int(rows):,} past rows, compared with {champion:.4g} for the champion"
         if self.aside and suspect and not worse:
-            # Who has not learned what came before finds these rows as strange: what they teach need not harm the past.
+            # Participants that have not learned the preceding rows find these equally unusual; learning them need not
+            # affect past rows.
             worse = True
-            told = f"what arrives is answered with loss {newest:.4g} still, where champions had {record:.4g}; {told}"
-        follow, why = "recover" if self.held else "promote", told if rows else "no past yet"
+            told = f"the loss on new rows is still {newest:.4g}, compared with {record:.4g} for champions; {told}"
+        follow, why = "recover" if self.held else "promote", told if rows else "no past rows yet"
         if worse and wanted:
             follow, why = "restart", f"promoted by hand: {told}"
         elif worse:
@@ -209,19 +227,22 @@ class Gate:
         )  # fmt: skip
 
     def _doubted(self, newest: float, told: str) -> tuple[str, str]:
-        """What becomes of a version that answers the past worse."""
+        """Decide on a version with a higher loss on past rows."""
         if self.held + self.aside < self.patience:
             return "hold", told
         if self.goes_back:
-            return "restart", f"a drift: {told}; the rows of {self.aside} commits before were set aside for the same"
-        # The champion made the predictions that were scored when its successor was held first.
+            return (
+                "restart",
+                f"a drift: {told}; the rows of the last {self.aside} commits were set aside for the same reason",
+            )
+        # The champion made the predictions that were scored when its successor was first held.
         before = max(value for value in (self._first, self._record, -math.inf) if value is not None)
         if newest < before:
             return "restart", (
-                f"a drift: {told}, after {self.held} versions held; but what arrives is answered with loss "
-                f"{newest:.4g}, where the champion had {before:.4g}"
+                f"a drift: {told}, after {self.held} held versions; but the loss on new rows is {newest:.4g}, "
+                f"compared with {before:.4g} for the champion"
             )
-        return "hold", f"{told}; held {self.held} times before, and what arrives is answered no better"
+        return "hold", f"{told}; held {self.held} times before, and the loss on new rows is no lower"
 
     def _took(self, follow: str, newest: float) -> None:
         if follow == "hold":
@@ -238,7 +259,7 @@ class Gate:
         self._newest = [0.0, 0.0]
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next verdict depends on."""
+        """Return the state on which the next verdict depends."""
         return {
             "held": self.held,
             "aside": self.aside,
@@ -253,7 +274,7 @@ class Gate:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore the state."""
         self.held, self.aside, self._record = state["held"], state["aside"], state["record"]
         self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
         self._first, self._newest = state["first"], list(state["newest"])
@@ -262,8 +283,14 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """The mean loss of what has arrived, that of champions, by which share it is above that; whether that is much, and
-    the share of the bounds that it leaves.
+    """Comparison of new rows with the record.
+
+    Attributes:
+        newest: Mean loss on new rows.
+        record: Mean loss of champions on new rows.
+        odd: Relative increase.
+        suspect: Whether the increase is unusual.
+        share: Factor on the bounds that results.
     """
 
     newest: float
@@ -275,7 +302,7 @@ class _Standing:
 
 @dataclass(slots=True)
 class _Rise:
-    """How much something usually rises: the root of the mean square, falls counting as none.
+    """Usual increase of a quantity: the root mean square of its increases, with decreases counted as 0.
 
     >>> rise = _Rise()
     >>> for change in (0.3, -5.0, math.nan):
@@ -288,21 +315,22 @@ class _Rise:
     squares: float = 0.0
 
     def add(self, change: float) -> None:
-        """One more; NaN where it is not known."""
+        """Add a relative change; NaN is ignored."""
         if change == change:
             self.known += 1
             self.squares += max(1 / self.known, MEMORY) * (max(change, 0.0) ** 2 - self.squares)
 
     @property
     def size(self) -> float:
-        """How much."""
+        """The usual increase."""
         return math.sqrt(self.squares)
 
 
 def total(judged: Sequence[Tensor]) -> Tensor:
-    """The sums of all participants, in their order.
+    """Return the sum over all participants, in their order.
 
-    >>> total([torch.ones(5), torch.ones(5)])[0]
-    tensor(2., dtype=torch.float64)
+    Example:
+        >>> total([torch.ones(5), torch.ones(5)])[0]
+        tensor(2., dtype=torch.float64)
     """
     return sum((one.double() for one in judged), torch.zeros(5, dtype=torch.float64))
