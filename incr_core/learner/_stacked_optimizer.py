@@ -1,4 +1,4 @@
-"""The step of many optimisers at once, each of the same weights of another learner: SGD, Adam and AdamW."""
+"""One step of many optimisers at once, for the same weights of different learners: SGD, Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ __all__ = ["StackedOptimizer", "why_not_stacked"]
 KINDS = (SGD, Adam, AdamW)
 
 PLAIN = ("amsgrad", "maximize", "capturable", "differentiable")
-"""Options under which an optimiser does other than the formulas here."""
+"""Options under which an optimiser differs from the formulas here."""
 
 
 def why_not_stacked(descent: Descent) -> str:
-    """Why an optimiser's steps cannot be taken together with those of others; empty where they can.
+    """Return why an optimiser's steps cannot be stacked with those of others; empty if they can.
 
-    >>> from torch.nn.parameter import Parameter
-    >>> weights = [Parameter(torch.zeros(1))]
-    >>> why_not_stacked(Descent(SGD(weights, lr=0.1, momentum=0.9), weights))
-    ''
-    >>> why_not_stacked(Descent(torch.optim.Rprop(weights), weights))
-    'learner.optimizer: Rprop; sgd, adam and adamw can be'
+    Example:
+        >>> from torch.nn.parameter import Parameter
+        >>> weights = [Parameter(torch.zeros(1))]
+        >>> why_not_stacked(Descent(SGD(weights, lr=0.1, momentum=0.9), weights))
+        ''
+        >>> why_not_stacked(Descent(torch.optim.Rprop(weights), weights))
+        'learner.optimizer: Rprop; sgd, adam and adamw can be'
     """
     optimizer = descent.optimizer
     if type(optimizer) not in KINDS:
         return f"learner.optimizer: {type(optimizer).__name__}; sgd, adam and adamw can be"
     if descent.schedule is not None:
-        return "learner.schedule: each client is at a place of its own in it"
+        return "learner.schedule: each client has its own progress in it"
     for group in optimizer.param_groups:
         for option in PLAIN:
             if group.get(option):
@@ -46,14 +47,15 @@ def why_not_stacked(descent: Descent) -> str:
 
 
 class StackedOptimizer:
-    """Step the stacked weights (K, ...) of K learners as the optimiser of each would step its own.
+    """Steps the stacked weights (K, ...) of K learners, as each learner's optimiser would step its own.
 
         SGD    d = g + lambda w    b = mu b + (1 - tau) d  (d at first)    w -= lr (d + mu b, or b, or d)
         Adam   m = beta1 m + (1 - beta1) g    v = beta2 v + (1 - beta2) g^2
                w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)        t counted for each learner
 
-    descents: of the K learners, all with the same settings; their parameters in the same order. `close` gives each its
-    state back.
+    Args:
+        descents: Descents of the K learners, with the same settings and their parameters in the same order. `close`
+            returns the state to each.
     """
 
     def __init__(self, descents: Sequence[Descent]) -> None:
@@ -69,7 +71,7 @@ class StackedOptimizer:
             self._gather(place, weight)
 
     def _gather(self, place: int, weight: Tensor) -> None:
-        """Stack what the optimisers know of one weight."""
+        """Stack the optimisers' state of one weight."""
         names = ["momentum_buffer"] if self._sgd else ["exp_avg", "exp_avg_sq"]
         if self._sgd and not self._settings[place]["momentum"]:
             return
@@ -87,7 +89,7 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def step(self, weights: Sequence[Tensor]) -> None:
-        """Move the weights (A, ...) of the first A learners along their gradients, which are let go of."""
+        """Move the weights (A, ...) of the first A learners along their gradients, and release these."""
         active = len(weights[0])
         self._taken[:active] += 1
         for place, (weight, settings) in enumerate(zip(weights, self._settings, strict=True)):
@@ -128,7 +130,7 @@ class StackedOptimizer:
         weight.addcdiv_(mean * _wide(size, mean), (square.sqrt() / _wide(scale, square)).add_(settings["eps"]))
 
     def close(self) -> None:
-        """Give each optimiser its state, as views of the stacked one."""
+        """Return the state to each optimiser, as views of the stacked one."""
         took = (self._taken > 0).tolist()
         for place, state in enumerate(self._state):
             parts = {name: value.unbind(0) for name, value in state.items() if name not in ("fresh", "step")}
@@ -141,5 +143,5 @@ class StackedOptimizer:
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
-    """One value (A,) for each learner, to be multiplied with its weights (A, ...)."""
+    """Reshape one value (A,) per learner for multiplication with its weights (A, ...)."""
     return values.view(-1, *(1 for _ in like.shape[1:]))
