@@ -1,4 +1,4 @@
-"""The logarithm of numbers whose size matters by factors, such as prices, counts and durations."""
+"""Logarithms of columns that vary by orders of magnitude, such as prices, counts and durations."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from incr_core.numerics import is_stand_in, writes
 __all__ = ["Magnitudes"]
 
 SKEWED = 1.5
-"""By how much the mean of a column's positive numbers exceeds their geometric mean where their logarithm is of use."""
+"""Ratio of the arithmetic to the geometric mean of a column's positive numbers above which its logarithm is used."""
 
 CLIP = 4.0
-"""Standard deviations of the logarithm beyond which it is cut off."""
+"""Number of standard deviations at which the logarithm is clipped."""
 
 NOTHING = -3.0
-"""Standard deviations below the mean at which 0 is put, which has no logarithm."""
+"""Value, in standard deviations, that represents 0, which has no logarithm."""
 
 
 class Skewed(NamedTuple):
-    """Which columns `Magnitudes.skewed` found after so many writes to `total`."""
+    """Cache of `Magnitudes.skewed`: the columns found after `writes` writes to `total`."""
 
     total: Tensor
     writes: int
@@ -31,21 +31,25 @@ class Skewed(NamedTuple):
 
 
 class Magnitudes(nn.Module):
-    """The standardised logarithm of columns without negative numbers in which a few large ones hold most of the sum.
+    """Standardised logarithm of non-negative columns in which a few large numbers make up most of the sum.
 
         m = (log v - mean of log v) / std of log v        where no v < 0 was seen, and mean v / exp(mean log v) > 1.5
 
-    and 0 for all other columns, and where v is missing. The ratio is 1.4 for numbers spread evenly from 0 on, 1.8 for
-    exponential ones, exp(s^2 / 2) for log-normal ones of spread s. Of these a standard deviation tells little: most
-    rows lie within a small part of one. All statistics are sums that merge exactly.
+    The output is 0 for all other columns, and for missing v. The ratio is 1.4 for uniform numbers from 0 on, 1.8 for
+    exponential ones, and exp(s^2 / 2) for log-normal ones with deviation s. A standard deviation is uninformative for
+    such columns, because most rows lie within a small fraction of it. All statistics are sums that merge exactly.
 
-    >>> magnitudes = Magnitudes(2)
-    >>> v = torch.stack([10.0 ** torch.arange(-2.0, 3.0), torch.arange(5.0)], dim=1)
-    >>> for name, value in magnitudes.measure(v, v).items():
-    ...     _ = magnitudes.get_buffer(name).add_(value)
-    >>> magnitudes(v)[2:4].round(decimals=2)
-    tensor([[0.0000, 0.0000],
-            [0.7100, 0.0000]])
+    Args:
+        features: Number of columns.
+
+    Example:
+        >>> magnitudes = Magnitudes(2)
+        >>> v = torch.stack([10.0 ** torch.arange(-2.0, 3.0), torch.arange(5.0)], dim=1)
+        >>> for name, value in magnitudes.measure(v, v).items():
+        ...     _ = magnitudes.get_buffer(name).add_(value)
+        >>> magnitudes(v)[2:4].round(decimals=2)
+        tensor([[0.0000, 0.0000],
+                [0.7100, 0.0000]])
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -62,7 +66,7 @@ class Magnitudes(nn.Module):
         self._skewed: Skewed | None = None
 
     def measure(self, values: Tensor, bounded: Tensor) -> dict[str, Tensor]:
-        """What rows (B, F) add to the buffers; bounded: the same, wild ones cut off, for the mean."""
+        """Return the additions of rows (B, F) to the buffers. `bounded` are the same values with outliers clipped."""
         return {
             "logs.sums": self.logs.measure(_log(values)),
             "negative": (values < 0).sum(0, dtype=torch.float64),
@@ -70,15 +74,15 @@ class Magnitudes(nn.Module):
         }
 
     def forward(self, values: Tensor) -> Tensor:
-        """(B, F) float32."""
+        """Return the standardised logarithms, (B, F) float32."""
         found = self.logs.standardise(_log(values)).clamp(-CLIP, CLIP).nan_to_num(0.0)
         return torch.where(self.skewed(), torch.where(values == 0, NOTHING, found), 0.0)
 
     def skewed(self) -> Tensor:
-        """The columns whose logarithm is of use, (F,) bool; kept until `total`, which changes last, does."""
+        """Return the columns whose logarithm is used, (F,) bool; cached until `total`, written last, changes."""
         total, kept = self.total, self._skewed
         if total.is_cuda and torch.cuda.is_current_stream_capturing():
-            return self._found()  # a graph works them out at each replay
+            return self._found()  # a CUDA graph recomputes it at each replay
         if kept is not None and kept.total is total and kept.writes == writes(total):
             return kept.columns
         columns = self._found()
@@ -93,10 +97,10 @@ class Magnitudes(nn.Module):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy counts the writes to its own `total` from 0, so it keeps nothing."""
+        """Leave the cache out: a copy counts writes to its own `total` from 0."""
         return {**self.__dict__, "_skewed": None}
 
 
 def _log(values: Tensor) -> Tensor:
-    """log v of positive numbers, NaN of others."""
+    """Return log v of positive numbers, NaN of others."""
     return torch.where(values > 0, values, torch.nan).log()

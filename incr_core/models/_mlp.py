@@ -19,11 +19,16 @@ __all__ = ["TableMLP", "TableShape"]
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a model must know about encoded rows.
+    """Shape of encoded rows, for constructing a model.
 
-    numeric: how many numbers a row has; categorical: how many categories; buckets: the hash buckets of each.
-    outputs: how many numbers the objective wants. text: how many texts; slots: the words and pairs of each;
-    text_buckets: the hash buckets of these.
+    Attributes:
+        numeric: Numeric columns per row.
+        categorical: Categorical columns per row.
+        buckets: Hash buckets of each categorical column.
+        outputs: Number of outputs that the objective needs.
+        text: Text columns per row.
+        slots: Words and word pairs per text.
+        text_buckets: Hash buckets of words and pairs.
     """
 
     numeric: int
@@ -36,22 +41,28 @@ class TableShape:
 
 
 class TableMLP(nn.Module):
-    """Normalise the numbers, look up the categories, and run both through hidden layers.
+    """Normalises numbers, embeds categories, and applies hidden layers to both.
 
-    x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
+        x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
 
     mean and std are running moments that merge exactly between participants (`Moments`). A missing number becomes 0,
-    the mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
-    (hash embeddings: Svenstrup et al. 2017). Of texts, `TextBag` gives sums over words, to the layers and to the
-    output.
+    the mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide.
+    For texts, `TextBag` adds sums over words to the input of the layers and to the output.
 
-    shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
-    dropout: share of hidden units silenced while learning.
+    Args:
+        shape: Shape of the rows.
+        hidden: Widths of the hidden layers; empty for a linear model.
+        embedding: Embedding dimension of categories.
+        dropout: Dropout probability of hidden units.
 
-    >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
-    >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
-    >>> model(inputs).shape
-    torch.Size([3, 1])
+    Example:
+        >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
+        >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
+        >>> model(inputs).shape
+        torch.Size([3, 1])
+
+    Reference:
+        Svenstrup et al. 2017 (hash embeddings).
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -61,7 +72,7 @@ class TableMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.settles = False  # whether the moments of the first rows are kept, for layers that never learn again
+        self.settles = False  # whether moments are fixed after the first rows, for layers that never learn again
         self.moments = Moments(shape.numeric)
         self.embedding: nn.Embedding | None = None
         if shape.categorical:
@@ -83,7 +94,7 @@ class TableMLP(nn.Module):
         self.offsets: Tensor
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits or values, (B, outputs)."""
+        """Return logits or values, (B, outputs)."""
         numeric, categorical = _columns(inputs)
         columns: list[Tensor] = []
         if self.shape.numeric:
@@ -103,7 +114,7 @@ class TableMLP(nn.Module):
         return output if by_word is None else output + by_word
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments."""
+        """Return the additions of rows about to be learned to the moments."""
         if self.settles and bool(self.moments.sums.any()):
             return {}
         return {"moments.sums": self.moments.measure(_columns(inputs)[0])}

@@ -1,4 +1,4 @@
-"""An expert that takes no steps: ridge regression on random features, from sums of rows that fade."""
+"""An expert in closed form: ridge regression on random features, from sums over rows with decay."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["SolvedExpert"]
 
 FEATURES = 256
 HALF_LIFE = 4000.0
-"""Rows after which a row counts half in the sums."""
+"""Number of rows after which the weight of a row in the sums is halved."""
 
 PENALTY = STEPS**2
-"""Of weights, in units of levels: 1 where a feature of one standard deviation counts one row."""
+"""Penalty on weights, in units of levels: 1 corresponds to one row for a feature of one standard deviation."""
 
 
 class Solution(NamedTuple):
-    """What was solved of `gram` after so many writes to it."""
+    """Cache of the solution: computed from `gram` after `writes` writes to it."""
 
     gram: Tensor
     writes: int
@@ -32,23 +32,28 @@ class Solution(NamedTuple):
 
 
 class SolvedExpert(nn.Module):
-    """A linear answer to a row's numbers and random features of them, that minimises squared errors in closed form.
+    """A linear model on a row's numbers and random features of them, fitted by least squares in closed form.
 
         h = [ levels of x | random features of x ]        answer = h W + b
         W, b = argmin sum_i g(n_i) |y_i - h_i W - b|^2 + penalty |W|^2        g: `freshness`
 
-    The sums are all that is kept of rows, and those of participants add up (`RidgeSums`). Solved when they change.
+    Only sums over rows are stored, and those of participants add up (`RidgeSums`). The model is solved when they
+    change.
 
-    varied: how many of the inputs are of unit scale, the others mostly 0. features: how many random ones; with none the
-    answer is linear.
+    Args:
+        inputs: Number of inputs.
+        outputs: Number of outputs.
+        varied: Number of inputs with unit scale; the others are mostly 0.
+        features: Number of random features; 0 gives a linear model.
 
-    >>> expert = SolvedExpert(inputs=1, outputs=1, varied=1)
-    >>> x = torch.linspace(-1, 1, 200)[:, None]
-    >>> for _ in range(2):
-    ...     for name, value in expert.measure(x, (x**2).double()).items():
-    ...         _ = expert.get_buffer(name).add_(value)
-    >>> bool((expert(x) - x**2).abs().max() < 0.05)
-    True
+    Example:
+        >>> expert = SolvedExpert(inputs=1, outputs=1, varied=1)
+        >>> x = torch.linspace(-1, 1, 200)[:, None]
+        >>> for _ in range(2):
+        ...     for name, value in expert.measure(x, (x**2).double()).items():
+        ...         _ = expert.get_buffer(name).add_(value)
+        >>> bool((expert(x) - x**2).abs().max() < 0.05)
+        True
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -70,9 +75,10 @@ class SolvedExpert(nn.Module):
 
     @torch.no_grad()
     def measure(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """What rows (B, D) and targets (B, K) about to be learned add to the buffers.
+        """Return the additions of rows (B, D) and targets (B, K) about to be learned to the buffers.
 
-        The first of all add only their number: they are normalised by nothing yet, and others will not be so.
+        The first rows of all only add their number, because their normalisation is unknown and later rows will be
+        normalised differently.
         """
         added = RidgeSums(self.sums.features.numel(), self.sums.targets.numel()).to(inputs.device)
         if bool(self.rows_before):
@@ -83,7 +89,7 @@ class SolvedExpert(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """The answers, (B, K); 0 while there are no sums."""
+        """Return the predictions, (B, K); 0 while the sums are empty."""
         solution = self._solved()
         return torch.addmm(solution.bias, self._features(inputs), solution.weight)
 
@@ -98,5 +104,5 @@ class SolvedExpert(nn.Module):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy counts the writes to its own sums from 0, so it keeps nothing."""
+        """Leave the cache out: a copy counts writes to its own sums from 0."""
         return {**self.__dict__, "_solution": None}

@@ -1,4 +1,4 @@
-"""The built-in model for ranking: a tower for the query, a tower for the item."""
+"""The built-in model for ranking: separate towers for query and item."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ __all__ = ["TwoTower"]
 
 
 class TwoTower(nn.Module):
-    """A table model for the columns of the item and one for all others; they meet in nothing but their inner product.
+    """A table model for the columns of the item and one for all others, combined only by their inner product.
 
-    So items can be scored ahead of queries. Covington et al. 2016, "Deep neural networks for YouTube recommendations".
+    Items can therefore be scored ahead of queries.
 
-    shape: the rows; its outputs are split in two. numeric, categorical: the places of the item's numbers, and of its
-    categories. hidden, embedding, dropout: of each tower, see `TableMLP`.
+    Args:
+        shape: Shape of the rows; its outputs are divided between the towers.
+        numeric: Places of the item's numeric columns.
+        categorical: Places of the item's categorical columns.
+        hidden: As for `TableMLP`, for each tower.
+        embedding: As for `TableMLP`, for each tower.
+        dropout: As for `TableMLP`, for each tower.
 
-    >>> model = TwoTower(TableShape(numeric=3, categorical=0, buckets=2, outputs=8), numeric=[2], hidden=[4])
-    >>> model(torch.randn(5, 3)).shape
-    torch.Size([5, 8])
+    Example:
+        >>> model = TwoTower(TableShape(numeric=3, categorical=0, buckets=2, outputs=8), numeric=[2], hidden=[4])
+        >>> model(torch.randn(5, 3)).shape
+        torch.Size([5, 8])
+
+    Reference:
+        Covington et al. 2016, "Deep neural networks for YouTube recommendations".
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -56,12 +65,12 @@ class TwoTower(nn.Module):
         self.query: TableMLP
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[u | v], (B, outputs)."""
+        """Return [u | v], (B, outputs)."""
         query, item = self._by_tower(inputs)
         return torch.cat([self.query(query), self.item(item)], dim=1)
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments of both towers."""
+        """Return the additions of rows about to be learned to the moments of both towers."""
         query, item = self._by_tower(inputs)
         return {
             **{f"query.{name}": value for name, value in self.query.observe(query).items()},
