@@ -45,7 +45,7 @@ def why_not_graphed(descent: Descent, hooks: Hooks, precision: Precision, *, sha
     if shards > 1:
         return "the model is sharded"
     if precision.scale is not None:
-        return 'learner.precision: "float16" looks at each gradient before it steps'
+        return 'learner.precision: "float16" checks each gradient before a step'
     if hooks.weigh or hooks.loss or hooks.after_backward:
         return "a strategy weighs rows, adds to the loss or edits gradients"
     if descent.schedule is not None and descent.schedule.each == "step":

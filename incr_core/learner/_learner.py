@@ -129,7 +129,7 @@ class Learner(Mergeable, Predicting, Resuming):
             raise ArgumentError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         if not trainable and shard[1] > 1:
             raise ArgumentError(
-                "cluster.shards: expected 1 for a model whose weights are worked out and not learned by steps, got "
+                "cluster.shards: expected 1 for a model whose weights are computed, not learned by steps, got "
                 f"{shard[1]}; use replicas"
             )
         parameters = list(trainable.values())
@@ -195,7 +195,7 @@ class Learner(Mergeable, Predicting, Resuming):
             pairs_rows=pairs_rows,
             strategies=bool(strategies),
         )
-        self.why_eager = "it is not asked for"
+        self.why_eager = "it is not requested"
         if graphs and not parameters:
             self.why_eager = "there are no steps"
         elif graphs:

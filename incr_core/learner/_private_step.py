@@ -117,7 +117,7 @@ def why_not_private(learner: Learner) -> str:
     if not learner.objective.rowwise:
         return f"learner.objective: {type(learner.objective).__name__} looks at several rows together; take another"
     if learner.shard[1] > 1 or learner.precision.name != "float32":
-        return f"learner.precision: {learner.precision.name}; float32 can be"
+        return f"learner.precision: {learner.precision.name}; only float32 is supported"
     if sparse_weights(learner.model):
         return "the model has sparse gradients; make its embeddings dense"
     if any(weight.is_complex() for weight in learner.context.parameters):

@@ -72,7 +72,7 @@ class Resuming:
         except (RuntimeError, ValueError) as error:  # torch names each leaf, with both shapes
             told = " ".join(str(error).split())
             raise CheckpointError(
-                f"learner: the saved state is of another model, optimiser or list of strategies: {told}; "
+                f"learner: the saved state belongs to another model, optimiser or list of strategies: {told}; "
                 "use the same ones, or start a new run"
             ) from error
         self.strategies.to(self.device)

@@ -61,7 +61,7 @@ def _declared(learner: Learner) -> str:
     if not learner.objective.rowwise:
         return f"learner.objective: {type(learner.objective).__name__} looks at several rows together"
     if learner.shard[1] > 1 or learner.precision.name != "float32":
-        return "learner.precision: it is float32 that can be"
+        return "learner.precision: only float32 is supported"
     if learner.steps.accumulate > 1:
         return "learner.accumulate"
     if sparse_weights(learner.model):
@@ -94,7 +94,7 @@ def _tried(learner: Learner, rows: Batch) -> str:
             buffer.copy_(value)
         return "the model changes buffers while it learns"
     if not torch.allclose(together, alone.expand(2), rtol=1e-4, atol=1e-6, equal_nan=True):
-        return "the model answers otherwise inside of torch.func.vmap"
+        return "the model gives other outputs inside torch.func.vmap"
     return ""
 
 
@@ -195,7 +195,7 @@ def _updates(
 
 
 def _laid_out(learners: Sequence[Learner], rows: Sequence[int], passes: int, device: torch.device) -> _Steps:
-    """Lay out the steps of each learner, in the order it would take alone; `rows` are the numbers of rows."""
+    """Prepare the steps of each learner, in the order it would take alone; `rows` are the numbers of rows."""
     size, counts = learners[0].steps.batch_size, [learner.steps.left for learner in learners]
     size = min(size, max(rows))
     sizes = torch.tensor(rows)

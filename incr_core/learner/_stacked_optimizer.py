@@ -28,11 +28,11 @@ def why_not_stacked(descent: Descent) -> str:
         >>> why_not_stacked(Descent(SGD(weights, lr=0.1, momentum=0.9), weights))
         ''
         >>> why_not_stacked(Descent(torch.optim.Rprop(weights), weights))
-        'learner.optimizer: Rprop; sgd, adam and adamw can be'
+        'learner.optimizer: Rprop; only sgd, adam and adamw are supported'
     """
     optimizer = descent.optimizer
     if type(optimizer) not in KINDS:
-        return f"learner.optimizer: {type(optimizer).__name__}; sgd, adam and adamw can be"
+        return f"learner.optimizer: {type(optimizer).__name__}; only sgd, adam and adamw are supported"
     if descent.schedule is not None:
         return "learner.schedule: each client has its own progress in it"
     for group in optimizer.param_groups:

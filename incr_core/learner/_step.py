@@ -156,7 +156,7 @@ def explain_batch_norm(error: ValueError) -> None:
         raise ArgumentError(
             "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
             "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
-            "(strategy replay), use LayerNorm, or, of a BatchNorm of your own that this came from at the end of an "
+            "(strategy replay), use LayerNorm, or, for a custom BatchNorm that raised this at the end of an "
             'increment, set model.rows = "together"'
         ) from error
 

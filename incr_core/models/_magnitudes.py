@@ -37,7 +37,7 @@ class Magnitudes(nn.Module):
 
     The output is 0 for all other columns, and for missing v. The ratio is 1.4 for uniform numbers from 0 on, 1.8 for
     exponential ones, and exp(s^2 / 2) for log-normal ones with deviation s. A standard deviation is uninformative for
-    such columns, because most rows lie within a small fraction of it. All statistics are sums that merge exactly.
+    such columns, because most rows are within a small fraction of it. All statistics are sums that merge exactly.
 
     Args:
         features: Number of columns.

@@ -53,7 +53,7 @@ def one_way(model: nn.Module, place: str, error: type[IncrError] = StrategyError
         if getattr(part, "routes_rows", False):
             raise error(
                 f"{place}: expected a model that all rows go through, got {type(part).__name__}, where rows take "
-                f"different paths; leave {place} out, or apply it to the model before experts are made of it"
+                f"different paths; leave {place} out, or apply it to the model before experts are created"
             )
 
 
@@ -86,9 +86,8 @@ class Activations:
         if self._last is None:
             name = next(name for name, part in self._model[0].named_modules() if part is self.head)
             raise StrategyError(
-                f"{self._place}: expected activations at {name or 'the model'}, the last linear layer that the model "
-                "has, and its forward does without it; leave that layer out of the model, or define it before the one "
-                "that answers"
+                f"{self._place}: expected activations at {name or 'the model'}, the model's last linear layer, but its "
+                "forward does not use it; remove that layer from the model, or define it before the output layer"
             )
         return self._last
 

@@ -136,9 +136,7 @@ def test_complex_weights_learn_in_a_job(table: Path) -> None:
 
 
 def test_packnet_names_the_weights_that_it_cannot_own() -> None:
-    with pytest.raises(
-        StrategyError, match=r"packnet: expected real weights, .*, got weight of complex64"
-    ):
+    with pytest.raises(StrategyError, match=r"packnet: expected real weights, .*, got weight of complex64"):
         Learner(Spectral(), Multiclass(2), SGD, [PackNet()])
 
 

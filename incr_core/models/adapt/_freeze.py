@@ -46,7 +46,9 @@ def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | No
                 only_these_learn(model, pattern, "freeze.names")  # raises, naming what there is
         kept = [n for n in everything if not matches(n, [*patterns, *(f"{pattern}.*" for pattern in patterns)])]
         if not kept:
-            raise ArgumentError(f"freeze.names: expected a weight to be left to learn, got {names!r}, which is all")
+            raise ArgumentError(
+                f"freeze.names: expected a weight to be left to learn, got {names!r}, which matches all"
+            )
         only_these_learn(model, kept, "freeze.names")
     freeze_statistics(model)
     return model
