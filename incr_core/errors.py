@@ -13,7 +13,7 @@
     |   +-- StoreError        an object store rejects a request or does not respond
     +-- EngineError           an engine's backend (Ray, Flower) does not start, respond or stop
     |   +-- WorkerLost        a worker died; the last commit is intact
-    +-- StrategyError         an argument of a strategy is wrong, or it cannot do what was requested
+    +-- StrategyError         an argument of a strategy is wrong, or it cannot do as requested
     +-- DivergedError         losses or weights are repeatedly not finite; the last commit is intact
 
 A message names the place, the expected value, the actual value and the remedy. Data in a message cannot affect a
@@ -129,7 +129,7 @@ class WorkerLost(EngineError):
 
 
 class StrategyError(IncrError):
-    """An argument of a strategy is wrong, or it cannot do what was requested."""
+    """An argument of a strategy is wrong, or it cannot do as requested."""
 
     exit_code = 2
 

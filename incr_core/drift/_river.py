@@ -114,8 +114,8 @@ class _PageHinkley(ChangeTest):
     _fields = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
     def restart(self) -> None:
-        # For a step of delta = 1/2 the time between false alarms grows as exp(threshold), hence the logarithm. For
-        # normal values 15 would suffice; the distribution of the mean of few errors has a long tail.
+        # For a step of delta = 1/2 the time between false alarms grows as exp(threshold), which explains log(columns).
+        # For normal values 15 would suffice; the distribution of the mean of few errors has a long tail.
         defaults = {"delta": 0.5, "threshold": 25.0 + math.log(self.columns), "min_instances": 1}
         self.inner = river().drift.PageHinkley(**{**defaults, **self.options})
 

@@ -1,4 +1,4 @@
-"""How often an increment is passed over, where that is left open: often while few rows are known, once later."""
+"""Adaptive number of passes over an increment: many while few rows are known, one later."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ __all__ = ["MOST_PASSES", "passes_after"]
 MOST_PASSES = 10
 
 PACE = 450.0
-"""All passes over n rows take the time of 2 * 450 sqrt(n) rows, where that is more than n."""
+"""All passes over n rows cost 2 * 450 sqrt(n) rows, where that exceeds n."""
 
 
 def passes_after(rows: float) -> int:
-    """Passes over an increment before which so many rows were learned: 450 / sqrt(rows), from 1 to 10.
+    """Return the passes over an increment after `rows` learned rows: 450 / sqrt(rows), from 1 to 10.
 
-    One pass of a few rows is too few steps to get anywhere; of many it is enough, and several cost as many times the
-    time. With this, all passes over 20,000 rows cost five times one, and over 200,000 rows 1.6 times.
+    One pass over few rows has too few steps to make progress. One pass over many rows suffices, and more passes
+    multiply the time. With this rule all passes over 20,000 rows cost five times one pass, and over 200,000 rows 1.6
+    times.
 
-    >>> [passes_after(rows) for rows in (0, 2_000, 8_000, 20_000, 50_000, 200_000)]
-    [10, 10, 5, 3, 2, 1]
+    Example:
+        >>> [passes_after(rows) for rows in (0, 2_000, 8_000, 20_000, 50_000, 200_000)]
+        [10, 10, 5, 3, 2, 1]
     """
     return MOST_PASSES if rows < 1 else max(1, min(MOST_PASSES, int(PACE / math.sqrt(rows))))

@@ -1,4 +1,4 @@
-"""Which rows of a batch each shard of a model learns from."""
+"""Division of a batch's rows among the shards of a model."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ Rows = Literal["independent", "together"]
 
 
 class Division:
-    """Divide the rows of batches between the shards of a model, where that changes nothing.
+    """Divides the rows of batches among the shards of a model, if that does not change the result.
 
-    FSDP averages gradients over a group's `size` shards. Where the model, the objective and all strategies treat each
-    row alone, shard k takes every size-th row from the k-th on, and its mean loss counts for its rows. Otherwise each
-    shard computes the whole batch.
+    FSDP averages gradients over a group's `size` shards. If the model, the objective and all strategies treat each row
+    alone, shard k takes every size-th row starting with the k-th, and its mean loss is weighted by its rows. Otherwise
+    each shard computes the whole batch.
 
-    weight: any of the trainable ones, which has the device and the process group. shard: (rank, size). rows: what is
-    known of the model, or None where it is to be found out. possible: whether the objective and all strategies treat
-    each row alone. chance: whether a forward draws random numbers; each shard then draws its own. smallest: the fewest
-    rows that the model can learn from.
+    Args:
+        model: The model.
+        objective: Its objective.
+        weight: A trainable weight, which determines the device and the process group.
+        shard: (rank, size).
+        rows: Whether rows are "independent" or "together"; None determines it from the first rows.
+        possible: Whether the objective and all strategies treat each row alone.
+        chance: Whether a forward draws random numbers; each shard then draws its own.
+        smallest: Minimum number of rows that the model can learn from.
 
-    divides: whether batches are divided. independent: whether rows were found to be; None before they were tried.
+    Attributes:
+        divides: Whether batches are divided.
+        independent: Whether rows were found to be independent; None before the test.
 
-    >>> import torch
-    >>> model = nn.Linear(1, 1)
-    >>> known = {"possible": True, "chance": False, "smallest": 1}
-    >>> division = Division(model, Objective(), model.weight, (1, 2), "independent", **known)
-    >>> part, copies = division.share(Batch(torch.arange(5.0), torch.arange(5.0)))
-    >>> part.inputs.tolist(), copies
-    ([1.0, 3.0], 0.8)
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(1, 1)
+        >>> known = {"possible": True, "chance": False, "smallest": 1}
+        >>> division = Division(model, Objective(), model.weight, (1, 2), "independent", **known)
+        >>> part, copies = division.share(Batch(torch.arange(5.0), torch.arange(5.0)))
+        >>> part.inputs.tolist(), copies
+        ([1.0, 3.0], 0.8)
     """
 
     def __init__(
@@ -65,19 +73,20 @@ class Division:
 
     @property
     def untried(self) -> bool:
-        """Whether the first rows must be tried before a step is taken."""
+        """Whether the first rows must be tested before a step is taken."""
         return self.size > 1 and self.independent is None
 
     def try_out(self, rows: Batch) -> None:
-        """Find out from some rows whether batches may be divided; the model is in training mode.
+        """Determine from some rows whether batches may be divided. The model must be in training mode.
 
-        Raises JobError for a model that cannot be sharded.
+        Raises:
+            JobError: The model cannot be sharded.
         """
         found = rows_independent(self._model, self._objective, rows, self.size)
         self.settle(agreed(found, self._weight))
 
     def settle(self, independent: bool | None) -> None:
-        """Divide batches from now on, if they may be, by what was found."""
+        """Divide batches from now on, if the test found that this is allowed."""
         self.independent = independent
         if self.rows is None:
             self.divides = self._possible and independent is True
@@ -89,7 +98,9 @@ class Division:
             )
 
     def share(self, batch: Batch) -> tuple[Batch, float | Tensor]:
-        """This shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole batch."""
+        """Return this shard's rows of a batch, and the factor that makes the group's mean gradient that of the whole
+        batch.
+        """
         if not self.divides or len(batch) < self.size * self.smallest:
             return batch, 1.0
         if self.own_chance is not None:

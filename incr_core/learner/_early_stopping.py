@@ -1,4 +1,4 @@
-"""Early stopping: pass over an increment's rows until a slice of them, held back, is answered no better."""
+"""Early stopping of the passes over an increment, by the loss on held-back rows."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ __all__ = ["EarlyStopping"]
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
-    """Hold back `share` of an increment's rows, and stop after `patience` passes without a smaller loss on them.
+    """Hold back `share` of an increment's rows, and stop after `patience` passes without a lower loss on them.
 
-    The weights of the best pass stay. Then the rows held back are learned too, in one pass: every row is learned, and
-    what is in the ledger is what it says. Where there are too few rows to hold one back, all passes are made.
+    The weights of the best pass are kept. The held-back rows are then learned in one pass, so that every row is
+    learned, as the ledger states. If there are too few rows to hold one back, all passes are made.
 
-    >>> kept, held = EarlyStopping(share=0.25, patience=1).split(Batch(torch.zeros(8, 1), torch.arange(8.0)), seed=0)
-    >>> len(kept), len(held), sorted(torch.cat([kept.targets, held.targets]).int().tolist())
-    (6, 2, [0, 1, 2, 3, 4, 5, 6, 7])
+    Args:
+        share: Fraction of the rows to hold back.
+        patience: Number of passes without improvement.
+
+    Example:
+        >>> rows = Batch(torch.zeros(8, 1), torch.arange(8.0))
+        >>> kept, held = EarlyStopping(share=0.25, patience=1).split(rows, seed=0)
+        >>> len(kept), len(held), sorted(torch.cat([kept.targets, held.targets]).int().tolist())
+        (6, 2, [0, 1, 2, 3, 4, 5, 6, 7])
     """
 
     share: float
     patience: int
 
     def applies(self, rows: int, passes: int) -> bool:
-        """Whether there is anything to stop, and a row to see it by."""
+        """Whether early stopping applies: more than one pass, and at least one row to hold back."""
         return passes > 1 and 0 < round(self.share * rows) < rows
 
     def split(self, labelled: Batch, seed: int) -> tuple[Batch, Batch]:
-        """The rows to pass over, and those held back: a seeded draw, each in their own order."""
+        """Divide the rows by a seeded draw into rows to learn and held-back rows, each in the original order."""
         count = round(self.share * len(labelled))
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
         held, kept = order[:count].sort().values, order[count:].sort().values
@@ -42,8 +48,15 @@ class EarlyStopping:
     def learn(self, learner: Learner, kept: Batch, held: Batch, passes: int) -> Update:
         """Learn an increment that was begun with one pass over `kept`.
 
-        Returns an update in which each row counts once, however many passes were made: participants that stop at
-        different passes count by their rows. Its loss "validation" is that of the best pass.
+        Args:
+            learner: The learner.
+            kept: The rows to pass over.
+            held: The held-back rows.
+            passes: Maximum number of passes.
+
+        Returns:
+            An update that counts each row once, regardless of the passes made, so that participants with different
+            numbers of passes are weighted by rows. Its loss "validation" is that of the best pass.
         """
         learned, losses = 0, dict[str, float]()
 

@@ -1,4 +1,4 @@
-"""What the forwards of a model need around them: its mode, its way of being called, and random numbers of its own."""
+"""The context of a model's forwards: its mode, its calling convention, and separate random numbers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ __all__ = ["Forwards"]
 
 
 class Forwards:
-    """Prepare a model to learn or to predict, and leave out what makes no difference to it.
+    """Prepares a model to learn or to predict, and skips preparations that have no effect on it.
 
     Swapping the random state, or a model's mode, takes as long as the forward of a small model.
 
-    random_state: a context in which torch's global generators are the learner's own. strategies: whether there are any.
-    extra: what its modules keep besides tensors. pairs_rows: whether the model looks at several rows together, as
-    BatchNorm does. sharded: whether it is one of several shards.
+    Args:
+        model: The model.
+        objective: Its objective.
+        random_state: Context in which torch's global generators are the learner's own.
+        extra: Non-tensor state of the modules.
+        strategies: Whether there are any strategies.
+        pairs_rows: Whether the model combines several rows, as BatchNorm does.
+        sharded: Whether it is one of several shards.
 
-    learning: a context for forwards that learn. chance: whether a forward may draw random numbers; one_at_a_time:
-    whether forwards that predict may not overlap, since they draw some, or write to the model.
+    Attributes:
+        learning: Context for forwards that learn.
+        chance: Whether a forward may draw random numbers.
+        one_at_a_time: Whether predicting forwards must not overlap, because they draw random numbers or write to the
+            model.
 
-    >>> from incr_core.objectives import Regression
-    >>> model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
-    >>> flags = {"strategies": False, "pairs_rows": False, "sharded": False}
-    >>> forwards = Forwards(model, Regression(), nullcontext(), ExtraState(model=model), **flags)
-    >>> forwards.set_mode(training=False)
-    >>> forwards.chance, model.training
-    (True, False)
+    Example:
+        >>> from incr_core.objectives import Regression
+        >>> model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+        >>> flags = {"strategies": False, "pairs_rows": False, "sharded": False}
+        >>> forwards = Forwards(model, Regression(), nullcontext(), ExtraState(model=model), **flags)
+        >>> forwards.set_mode(training=False)
+        >>> forwards.chance, model.training
+        (True, False)
     """
 
     def __init__(
@@ -55,24 +64,24 @@ class Forwards:
         self._drawing: AbstractContextManager[Any] = random_state if draws else nullcontext()
         self._asking = None if keeps_nothing(model) else Asking(model, extra, parameters=not sharded)
         self.one_at_a_time = draws or self._asking is not None
-        # A model that certainly draws nothing certainly maps a tensor to a tensor, too.
+        # A model that certainly draws nothing consists of known layers, which map a tensor to a tensor.
         self._calls = None if draws_nothing(model) else Calls(model)
         self._has_modes = pairs_rows or self.chance
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """Around forwards that predict, in eval mode."""
+        """Return the context of forwards that predict, in eval mode."""
         with self._drawing, self._asking or nullcontext():
             yield
 
     def set_mode(self, training: bool) -> None:
-        """Have the model learn, or predict, where that makes a difference to it."""
+        """Set training or eval mode, if the model's output depends on it."""
         if self._calls is not None and self._calls.settled(training, alone=not self._strategies):
             self._calls = None
         if self._has_modes:
             self._model.train(training)
 
     def stay(self, training: bool) -> None:
-        """Put the model in a mode for good: from now on `set_mode` has nothing to do."""
+        """Set a mode permanently; from now on `set_mode` does nothing."""
         self._model.train(training)
         self._has_modes = False

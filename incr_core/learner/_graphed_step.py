@@ -1,7 +1,8 @@
-"""Optimiser steps recorded as CUDA graphs: all that a step launches on a GPU is then asked for in one call.
+"""Optimiser steps recorded as CUDA graphs, which launch all kernels of a step in one call.
 
-A step of a small model is some forty kernels of a few microseconds each, and Python takes longer to ask for them than
-the GPU to run them. A graph holds those of one step of batches of one shape; rows are copied to where it reads them.
+A step of a small model consists of about forty kernels of a few microseconds each, and Python takes longer to launch
+them than the GPU to run them. A graph contains the kernels of one step for batches of one shape; rows are copied to its
+input buffers.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from incr_core.strategies import Hooks
 __all__ = ["GraphedStep", "warn_eager", "why_not_graphed"]
 
 BEFORE = 3
-"""Steps of a shape that are taken one kernel at a time before they are recorded: a step makes things at first."""
+"""Steps of a shape that run eagerly before recording, because first steps allocate tensors."""
 
 SHAPES = 8
-"""Shapes that are recorded: each keeps the memory of a step."""
+"""Maximum number of recorded shapes; each keeps the memory of a step."""
 
 log = logging.getLogger("incr")
 
 
 def why_not_graphed(descent: Descent, hooks: Hooks, precision: Precision, *, shards: int, sparse: bool) -> str:
-    """Why the steps of a learner cannot be recorded; empty where nothing that it is made of forbids it.
+    """Return why the steps of a learner cannot be recorded; empty if nothing prevents it.
 
-    What goes on between the forward and the optimiser's step is in the graph, and must be the same each time.
+    The graph contains everything between the forward and the optimiser's step, which must be the same each time.
     """
     optimizer = descent.optimizer
     fused = all(group.get("fused") for group in optimizer.param_groups)
     if shards > 1:
         return "the model is sharded"
     if precision.scale is not None:
-        return 'learner.precision: "float16" looks at each gradient before it steps'
+        return 'learner.precision: "float16" checks each gradient before a step'
     if hooks.weigh or hooks.loss or hooks.after_backward:
         return "a strategy weighs rows, adds to the loss or edits gradients"
     if descent.schedule is not None and descent.schedule.each == "step":
@@ -54,17 +55,21 @@ def why_not_graphed(descent: Descent, hooks: Hooks, precision: Precision, *, sha
     return ""
 
 
-@cache  # once, whatever the number of clients in a process
+@cache  # once, for any number of clients in a process
 def warn_eager(why: str) -> None:
-    """Tell why steps that should be recorded are not."""
+    """Log why steps that should be recorded are not."""
     log.warning("learner.graphs: steps cannot be recorded, and are taken kernel by kernel: %s", why)
 
 
 @dataclass(slots=True)
 class _Recording:
-    """A step of batches of one shape.
+    """A recorded step for batches of one shape.
 
-    graph: launches it. batches: where it reads its rows. losses, outputs: where it leaves what came of each.
+    Attributes:
+        graph: The CUDA graph.
+        batches: Its input buffers.
+        losses: Its output buffers for the losses.
+        outputs: Its output buffers for the model's outputs.
     """
 
     graph: Any
@@ -74,18 +79,20 @@ class _Recording:
 
 
 class GraphedStep:
-    """Take the steps of a `Step`, recorded where that can be; the others kernel by kernel, to the same bits.
+    """Takes the steps of a `Step` as recordings where possible, and others eagerly, with the same bits.
 
-    step: one of whose parts nothing forbids it (`why_not_graphed`).
+    On a CPU nothing is recorded.
 
-    On a CPU nothing is recorded:
+    Args:
+        step: The step; `why_not_graphed` must be empty for it.
 
-    >>> from torch import nn
-    >>> from incr_core.learner._learner import Learner
-    >>> from incr_core.objectives import Binary
-    >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2, graphs=True)
-    >>> learner.learn(Batch(torch.randn(5, 2), torch.ones(5))).num_rows
-    5
+    Example:
+        >>> from torch import nn
+        >>> from incr_core.learner._learner import Learner
+        >>> from incr_core.objectives import Binary
+        >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2, graphs=True)
+        >>> learner.learn(Batch(torch.randn(5, 2), torch.ones(5))).num_rows
+        5
     """
 
     def __init__(self, step: Step) -> None:
@@ -97,16 +104,16 @@ class GraphedStep:
 
     @property
     def recorded(self) -> int:
-        """How many steps are recorded now, each of another shape."""
+        """Number of recorded steps, each for a different shape."""
         return len(self._recordings)
 
     def begin(self) -> None:
-        """Steps follow: let go of recordings of what is no more, such as tensors that were loaded anew since."""
+        """Discard recordings that are out of date, such as after tensors were replaced by loading."""
         if self._recordings and self._fingerprint() != self._made_for:
             self._recordings, self._taken = {}, {}
 
     def take(self, batches: Sequence[Batch]) -> int:
-        """One optimiser step over the new rows of `batches`; returns how many they are."""
+        """Take one optimiser step over the new rows of `batches`; return their number."""
         step, context, mixed = self._step, self._step.context, []
         for batch in batches:
             context.new = one = batch
@@ -119,13 +126,13 @@ class GraphedStep:
             step.log({"loss": loss}, len(batch))
         if not step.after_step:
             return step.taken(batches, ())
-        # Copied: the next step leaves its own in the same place.
+        # Copied, because the next step overwrites the output buffers.
         return step.taken(
             batches, [output[: len(batch)].clone() for output, batch in zip(outputs, batches, strict=True)]
         )
 
     def _learned(self, batches: list[Batch], shares: Sequence[float | Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The losses and outputs of batches, by which a step was taken."""
+        """Take a step, and return the losses and outputs of its batches."""
         if not self._records or any(isinstance(share, Tensor) for share in shares):
             return self._descend(batches, shares)
         shape = tuple(shares), tuple((value.shape, value.dtype) for batch in batches for value in _read(batch))
@@ -144,7 +151,9 @@ class GraphedStep:
         return found.losses, found.outputs
 
     def _recorded(self, batches: list[Batch], shares: Sequence[float | Tensor]) -> _Recording | None:
-        """A step of batches like these, which is not taken; None, once and for all, where it cannot be recorded."""
+        """Record a step for batches like these, without taking it. Return None, and stop recording, if it cannot be
+        recorded.
+        """
         held = [
             Batch(
                 map_inputs(torch.clone, one.inputs),
@@ -160,10 +169,10 @@ class GraphedStep:
             with (
                 _capturable(self._step.descent.optimizer),
                 failed_capture_ended(device, pool),
-                torch.cuda.graph(graph, pool, capture_error_mode="thread_local"),  # others, who read ahead, go on
+                torch.cuda.graph(graph, pool, capture_error_mode="thread_local"),  # reader threads continue
             ):
                 losses, outputs = self._descend(held, shares)
-        except RuntimeError as error:  # whatever the model does that no graph can hold
+        except RuntimeError as error:  # the model does something that a graph cannot contain
             self._step.descent.let_go()
             self._records, self._recordings = False, {}
             warn_eager((str(error).splitlines() or [type(error).__name__])[0])
@@ -171,7 +180,7 @@ class GraphedStep:
         return _Recording(graph, held, losses, outputs)
 
     def _descend(self, batches: Sequence[Batch], shares: Sequence[float | Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Forward, backward and the optimiser's step: all that is recorded."""
+        """Run forward, backward and the optimiser's step: the part that is recorded."""
         step, losses, outputs = self._step, [], []
         for batch, share in zip(batches, shares, strict=True):
             with step.precision.autocast():
@@ -184,7 +193,7 @@ class GraphedStep:
         return losses, outputs
 
     def _fingerprint(self) -> Any:
-        """What must not change for a recording to hold: where tensors lie, and the settings of the optimiser."""
+        """Return the addresses of tensors and the optimiser's settings, on which recordings depend."""
         step, optimizer = self._step, self._step.descent.optimizer
         held = [*step.model.buffers(), *step.objective.buffers(), *step.context.parameters]
         held += [value for moments in optimizer.state.values() for value in moments.values() if torch.is_tensor(value)]
@@ -196,7 +205,7 @@ class GraphedStep:
 
 @contextmanager
 def _capturable(optimizer: Optimizer) -> Iterator[None]:
-    """Inside, let an optimiser's step be captured: one that is fused keeps nothing on the host, but asks to be told."""
+    """Allow an optimiser's step to be captured. A fused one keeps nothing on the host, but requires the flag."""
     asking = [group for group in optimizer.param_groups if "capturable" in group]
     before = [group["capturable"] for group in asking]
     for group in asking:
@@ -209,6 +218,6 @@ def _capturable(optimizer: Optimizer) -> Iterator[None]:
 
 
 def _read(batch: Batch) -> list[Tensor]:
-    """What a forward and a loss read of a batch."""
+    """Return the tensors of a batch that a forward and a loss read."""
     inputs = list(batch.inputs.values()) if isinstance(batch.inputs, dict) else [batch.inputs]
     return [*inputs, batch.targets] if batch.weights is None else [*inputs, batch.targets, batch.weights]

@@ -1,4 +1,4 @@
-"""Whether a model treats each row of a batch alone, found out by trying."""
+"""Empirical test whether a model treats each row of a batch independently."""
 
 from __future__ import annotations
 
@@ -19,32 +19,40 @@ from incr_core.objectives import Objective
 __all__ = ["rows_independent"]
 
 Outcome = tuple[list[Tensor], Tensor, list[Tensor]]
-"""Of a forward and backward: the outputs (B, ...), the loss, and its gradients."""
+"""Result of a forward and backward: the outputs (B, ...), the loss, and its gradients."""
 
 
 def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts: int) -> bool | None:
     """Whether learning the rows of a batch in `parts` parts equals, to rounding, learning them at once.
 
-    True where all of this holds for these rows:
-        the outputs, and the gradients of the loss, are the same for the whole batch as for every parts-th row, and the
-        outputs as for single rows;
-        a forward changes no buffer and nothing else that the modules hold;
-        it draws no random number, since parts would draw others, and its control flow does not depend on the values of
-        rows (`torch.func.vmap` refuses such a forward).
-    False where one does not, or where it cannot be told. None where these rows cannot tell: they are too few or equal.
+    True if all of this holds for these rows:
+        the outputs, and the gradients of the loss, are the same for the whole batch and for every parts-th row, and the
+        outputs are the same for single rows;
+        a forward changes no buffer and no other state of the modules;
+        it draws no random number, because parts would draw different ones, and its control flow does not depend on the
+        values of rows (`torch.func.vmap` rejects such a forward).
+    False if one condition fails, or cannot be tested. None if the rows are too few or all equal.
 
-    The weights are perturbed a little at random, since a mixing of rows with a factor that starts at 0 would not show.
-    The model, in the mode that it is in, the objective and the global random state are afterwards as before.
-    Sharded weights are gathered (a collective call); shards that try equal rows get the same answer.
+    The weights are perturbed randomly, because a mixing of rows with a factor that is initially 0 would not show. The
+    model, in its current mode, the objective and the global random state are restored afterwards. Sharded weights are
+    gathered (a collective call); shards that test equal rows get the same result.
 
-    Raises JobError that names a parameter which the forward overwrites: what a shard writes there would be lost.
+    Args:
+        model: The model.
+        objective: Its objective.
+        batch: Rows for the test.
+        parts: Number of parts.
 
-    >>> rows = Batch(torch.randn(8, 2), torch.zeros(8))
-    >>> from incr_core.objectives import Binary
-    >>> rows_independent(nn.Linear(2, 1), Binary(), rows, 2)
-    True
-    >>> rows_independent(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)), Binary(), rows, 2)
-    False
+    Raises:
+        JobError: The forward overwrites a parameter: a shard's writes would be lost.
+
+    Example:
+        >>> rows = Batch(torch.randn(8, 2), torch.zeros(8))
+        >>> from incr_core.objectives import Binary
+        >>> rows_independent(nn.Linear(2, 1), Binary(), rows, 2)
+        True
+        >>> rows_independent(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)), Binary(), rows, 2)
+        False
     """
     given = [value for value in tree_leaves(batch.inputs) if value.numel()]
     if len(batch) < 2 * parts or not all((value != value[:1]).any() for value in given):
@@ -56,7 +64,7 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
         global_random_state(0, batch.targets.device),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # the same warnings come when it learns
+        warnings.simplefilter("ignore")  # the same warnings are shown during learning
         trial = _Trial(model, objective, {name: _moved(weight) for name, weight in learn.items()}, fixed)
         try:
             whole = trial.run(batch)
@@ -65,14 +73,15 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
             return trial.divides(batch, whole, parts) and not trial.changed and not held.changed()
         except JobError:
             raise
-        except Exception:  # a model may raise anything when it is called in a way that its author did not foresee
+        except Exception:  #         except Exception as error:  # a model may raise anything here
             return False
 
 
 class _Trial:
-    """Forwards and backwards of a model with given weights.
+    """Runs forwards and backwards of a model with given weights.
 
-    changed: whether a forward has changed a buffer.
+    Attributes:
+        changed: Whether a forward has changed a buffer.
     """
 
     def __init__(
@@ -86,7 +95,7 @@ class _Trial:
         self.changed = False
 
     def run(self, batch: Batch) -> Outcome:
-        """Outputs, loss and gradients of a batch."""
+        """Return outputs, loss and gradients of a batch."""
         given = self.learn | self.fixed
         tensors = self._tensors()
         output = self.applied(tensors, batch.inputs)
@@ -106,7 +115,7 @@ class _Trial:
         return tree_leaves(output), loss, list(gradients)
 
     def divides(self, batch: Batch, whole: Outcome, parts: int) -> bool:
-        """Whether parts of a batch, and single rows, give what the whole gave."""
+        """Whether parts of a batch, and single rows, give the same results as the whole."""
         outputs, _, gradients = whole
         slopes = []
         for rank in range(parts):
@@ -120,7 +129,7 @@ class _Trial:
         return _close(gradients, summed) and _close(outputs, self._singly(batch.inputs))
 
     def _singly(self, inputs: Inputs) -> list[Tensor]:
-        """The outputs of rows one by one."""
+        """Return the outputs of rows computed one by one."""
         tensors = {name: value.detach() for name, value in self._tensors().items()}
 
         def one(row: Inputs) -> list[Tensor]:
@@ -137,13 +146,13 @@ class _Trial:
 
 
 def _moved(weight: Tensor) -> Tensor:
-    """A weight, perturbed a little."""
+    """Return a randomly perturbed copy of a weight."""
     drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     return weight + 0.1 * (weight.abs().mean() + 0.1) * drawn.to(weight.device, weight.dtype)
 
 
 def _close(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether two lists of tensors are equal to rounding, which is that of the largest number among them."""
+    """Whether two lists of tensors are equal up to rounding, relative to the largest element of all."""
     if len(one) != len(other) or any(a.shape != b.shape for a, b in zip(one, other, strict=True)):
         return False
     size = max((float(value.abs().max()) for value in one if value.numel()), default=0.0)

@@ -1,4 +1,4 @@
-"""What an increment says of experts before they learn it."""
+"""Evaluation of experts on an increment before it is learned."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["judged"]
 
 BATCH = 8192
-"""Rows that are answered at one time."""
+"""Rows per forward."""
 
 
 @torch.no_grad()
 def judged(learner: Learner, labelled: Batch) -> Weights:
-    """How wrong the experts are about rows that they are about to learn, and what these add to sums to solve from.
+    """Return the experts' errors on rows about to be learned, and the rows' additions to sums of closed-form experts.
 
-    Additive, by the statistic's name in the learner's weights; nothing where there are no experts.
+    The values are additive, by the statistic's name in the learner's weights. Without experts the result is empty.
     """
     objective, model = learner.objective, learner.model
     if not isinstance(objective, Blend):

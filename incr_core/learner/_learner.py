@@ -1,7 +1,6 @@
-"""The update rule: a model, an objective, an optimiser and strategies, learning from rows as they come.
+"""The update rule: a model, an objective, an optimiser and strategies, learning from rows as they arrive.
 
-A learner is made here and walks through increments; the step it takes is `Step.take`, in one place. Every engine runs
-this class and no other.
+A learner is constructed here and processes increments; its step is `Step.take`. Every engine runs this class.
 """
 
 from __future__ import annotations
@@ -40,45 +39,56 @@ __all__ = ["Learner"]
 
 
 class Learner(Mergeable, Predicting, Resuming):
-    """Learn increments of rows, one after another, and keep what was known.
+    """Learns increments of rows, one after another, without forgetting earlier ones.
 
-    model: any `nn.Module` from a batch's inputs to an output; already on its device, already sharded if it is to be.
-        Inputs that are a dict are given by name where its forward takes them so (`models.takes_by_name`); of an answer
-        that is no tensor the `logits`, or the first of a tuple, are the output (`models.answer_of`).
-    objective: what the output is for.
-    optimizer: makes the optimiser from the parameters, like `torch.optim.Adam` or a `functools.partial` of one; or
-        what a job says: "adam", or {"name": "adam", "lr": 0.003}.
-    strategies: applied in this order, but for hooks that declare a phase (`Traits.phases`).
-    batch_size, accumulate: an optimiser step follows the mean loss of `accumulate` batches of `batch_size` rows.
-        It is exact: the same step, to rounding, as one batch of `accumulate * batch_size` rows, whatever the tail
-        and the weights (but for layers that look at other rows, like BatchNorm, or at chance, like Dropout).
-    epochs: passes over an increment's rows; shuffle: in a new seeded order each.
-    clip: the largest norm of a step's gradient, or None.
-    shard: (rank, size) inside a group of workers that hold one model together.
-    precision: "float32", or "bfloat16" and "float16" for autocast forwards. float16 scales the loss up before the
-        backward and the gradients down after it; a backward that overflows is run again at a smaller scale, and where
-        none is small enough the update reports an infinite "norm of the gradient", and the step is not taken.
-    schedule: changes the learning rate; None: it stays.
-    groups: weights by name pattern, and the optimiser's arguments for them (see `grouped`).
-    rows: whether the model treats each row of a batch alone, so that shards may divide its rows. "together": it does
-        not, and each shard takes the whole batch. "independent": it does, or is to be taken so: chance (Dropout) then
-        is each shard's own, BatchNorm sees a shard's rows, and buffers that differ are merged after a round. None:
-        found out from the first rows (`rows_independent`), together where that cannot tell.
-    graphs: whether to record steps on a GPU as CUDA graphs and replay them, where nothing forbids it: `why_eager` says
-        what does. A model must then do the same at each step: what Python decides in its forward is decided once.
-    typical: rows of which running statistics are made, in place of those that are learned (`observe`).
+    With BatchNorm, or rows that belong together, a last batch of one row is merged into the batch before it, because
+    one row alone cannot be learned. Frozen parts of the model stay in eval mode (`models.keep_frozen_in_eval`).
 
-    Of its attributes, `descent` steps the optimiser and `extra` is what modules keep besides tensors. `consolidates`:
-    whether `end` changes anything; `spans`: whether `begin` or `end` does; `remakes`: whether `end` changes the model.
+    Args:
+        model: Any `nn.Module` from a batch's inputs to an output, already on its device and already sharded if it is to
+            be. Dict inputs are passed by name if its forward takes them so (`models.takes_by_name`). If it returns no
+            tensor, the `logits`, or the first element of a tuple, are the output (`models.answer_of`).
+        objective: The meaning of the output.
+        optimizer: Creates the optimiser from the parameters, such as `torch.optim.Adam` or a `functools.partial` of it;
+            or the value in a job: "adam", or {"name": "adam", "lr": 0.003}.
+        strategies: The strategies, applied in this order, except hooks that declare a phase (`Traits.phases`).
+        batch_size: Rows per batch.
+        accumulate: Batches per optimiser step. A step follows the mean loss of all rows of its batches, exactly: it is
+            the same step, to rounding, as for one batch of `accumulate * batch_size` rows, for any tail and weights
+            (except with layers that combine rows, like BatchNorm, or are random, like Dropout).
+        epochs: Passes over an increment's rows.
+        shuffle: Whether each pass has a new seeded order.
+        clip: Maximum norm of a step's gradient, or None.
+        seed: Seed of all random choices.
+        shard: (rank, size) within a group of workers that hold one model together.
+        precision: "float32", or "bfloat16" and "float16" for autocast forwards. float16 scales the loss up before the
+            backward and the gradients down after it. A backward that overflows runs again with a smaller scale; if none
+            is small enough, the step is skipped and the update reports an infinite "norm of the gradient".
+        schedule: Learning-rate schedule; None keeps the rate constant.
+        groups: Name patterns of weights, and the optimiser's arguments for them (see `grouped`).
+        rows: Whether the model treats each row of a batch alone, so that shards may divide its rows. "together": it
+            does not, and each shard takes the whole batch. "independent": it does, or is to be treated so: random
+            numbers (Dropout) are then drawn per shard, BatchNorm uses a shard's rows, and differing buffers are merged
+            after a round. None: determined from the first rows (`rows_independent`); "together" if that is
+            inconclusive.
+        graphs: Whether to record steps on a GPU as CUDA graphs and replay them, if nothing prevents it; `why_eager`
+            names the obstacle. The model must then do the same at each step: Python decisions in its forward are made
+            once.
+        typical: Rows for running statistics, instead of the learned rows (`observe`).
 
-    With BatchNorm, or rows that belong together, a last batch of one row joins the batch before it: there is nothing to
-    learn from one. Parts of the model that are frozen stay in eval mode (`models.keep_frozen_in_eval`).
+    Attributes:
+        descent: Steps the optimiser.
+        extra: Non-tensor state of the modules.
+        consolidates: Whether `end` changes anything.
+        spans: Whether `begin` or `end` changes anything.
+        remakes: Whether `end` changes the model.
 
-    >>> from incr_core.objectives import Binary
-    >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
-    >>> rows = Batch(torch.randn(5, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
-    >>> learner.learn(rows).num_rows
-    5
+    Example:
+        >>> from incr_core.objectives import Binary
+        >>> learner = Learner(nn.Linear(2, 1), Binary(), torch.optim.SGD, batch_size=2)
+        >>> rows = Batch(torch.randn(5, 2), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
+        >>> learner.learn(rows).num_rows
+        5
     """
 
     def __init__(
@@ -119,7 +129,7 @@ class Learner(Mergeable, Predicting, Resuming):
             raise ArgumentError("learner: the model has no parameter with requires_grad; there is nothing to learn")
         if not trainable and shard[1] > 1:
             raise ArgumentError(
-                "cluster.shards: expected 1 for a model whose weights are worked out and not learned by steps, got "
+                "cluster.shards: expected 1 for a model whose weights are computed, not learned by steps, got "
                 f"{shard[1]}; use replicas"
             )
         parameters = list(trainable.values())
@@ -185,7 +195,7 @@ class Learner(Mergeable, Predicting, Resuming):
             pairs_rows=pairs_rows,
             strategies=bool(strategies),
         )
-        self.why_eager = "it is not asked for"
+        self.why_eager = "it is not requested"
         if graphs and not parameters:
             self.why_eager = "there are no steps"
         elif graphs:
@@ -193,9 +203,9 @@ class Learner(Mergeable, Predicting, Resuming):
         if graphs and self.why_eager and self.device.type == "cuda":
             warn_eager(self.why_eager)
         self.graphs = None if self.why_eager else GraphedStep(self._step)
-        self.alone: str | None = None  # why it cannot be learned together with others (`why_alone`), once that is asked
-        self.stacks = False  # whether that was tried out
-        self._untried = True  # no forward has been seen, which could make tensors of its own
+        self.alone: str | None = None  # why it cannot be learned in a stack (`why_alone`), once determined
+        self.stacks = False  # whether stacking was tested
+        self._untried = True  # no forward has run yet, which could create tensors
         stepped = schedule is not None and schedule.each == "increment"
         self.consolidates = bool(self.hooks.end) or any(one.traits.shared for one in strategies) or stepped
         self.spans = self.consolidates or bool(self.hooks.begin)
@@ -211,10 +221,16 @@ class Learner(Mergeable, Predicting, Resuming):
     def begin(
         self, labelled: Batch, passes: int | None = None, increment: int | None = None, *, opens: bool = True
     ) -> None:
-        """Start an increment: tell the strategies, and lay out its steps for `passes` (default `epochs`) passes.
+        """Start an increment: notify the strategies, and prepare its steps.
 
-        opens: False where strategies, which consolidate less often than at every increment, are in the midst of it.
-        After `load_state_dict` of a state saved between two steps, go on with the same rows from there.
+        After `load_state_dict` of a state saved between two steps, it continues with the same rows at that step.
+
+        Args:
+            labelled: The rows to learn.
+            passes: Passes over the rows; `epochs` by default.
+            increment: Number of the increment; by default the next one.
+            opens: False if strategies consolidate less often than at every increment, and are between two
+                consolidations.
         """
         context = self.context
         if not (self.steps.unfinished and increment in (None, context.increment)):
@@ -227,7 +243,7 @@ class Learner(Mergeable, Predicting, Resuming):
         self.again(labelled, passes)
 
     def again(self, labelled: Batch, passes: int | None = None) -> None:
-        """Lay out more passes over the rows of an increment that has begun: its next round."""
+        """Prepare further passes over the rows of an increment that has begun: its next round."""
         labelled = labelled.to(self.device)
         if self.division.untried:
             self.forwards.set_mode(training=True)
@@ -236,20 +252,20 @@ class Learner(Mergeable, Predicting, Resuming):
 
     @property
     def rows_known(self) -> float:
-        """How many rows all participants have learned, where the objective counts them; else 0."""
+        """Number of rows that all participants have learned, if the objective counts them, otherwise 0."""
         return float(self.objective.rows_before) if isinstance(self.objective, Blend) else 0.0
 
     @property
     def divides(self) -> bool:
-        """Whether each shard takes some of a batch's rows; what a forward does to buffers then differs between them."""
+        """Whether each shard takes part of a batch's rows; forwards then change buffers differently in each shard."""
         return self.division.divides
 
     def steps_in(self, rows: int, passes: int | None = None) -> int:
-        """How many optimiser steps `passes` over that many rows take."""
+        """Return the number of optimiser steps for `passes` over that many rows."""
         return self.steps.count(rows, self.epochs if passes is None else passes)
 
     def advance(self, steps: Limit = None) -> Update:
-        """Take the next `steps` optimiser steps of the increment (default: all that are left)."""
+        """Take the next `steps` optimiser steps of the increment (default: all that remain)."""
         self.forwards.set_mode(training=True)
         self._step.losses = {}
         self.context.raised = self.descent.factor
@@ -257,7 +273,7 @@ class Learner(Mergeable, Predicting, Resuming):
         if self.graphs is not None:
             self.graphs.begin()
             take = self.graphs.take
-        if not self.context.parameters:  # there is no step to take
+        if not self.context.parameters:  # no trainable weights, so no steps
             take = self._counted
         with self.forwards.learning:
             try:
@@ -278,16 +294,16 @@ class Learner(Mergeable, Predicting, Resuming):
         return Update(self.weights, rows, losses)
 
     def _counted(self, batches: list[Batch]) -> int:
-        """A step that moves nothing, over rows that strategies take in when the increment ends."""
+        """Count a step without effect, over rows that strategies process when the increment ends."""
         self.context.step += 1
         return sum(map(len, batches))
 
     def judge_experts(self, labelled: Batch) -> Weights:
-        """What rows about to be learned say of experts, where the model has several (`judged`)."""
+        """Return the experts' statistics of rows about to be learned (`judged`)."""
         return judged(self, labelled)
 
     def rehearse(self, rows: Batch) -> Update:
-        """One more pass over rows that were learned before, of which memories, having seen them, are not told."""
+        """Pass once more over rows that were learned before, without inserting them into memories again."""
         self.again(rows, 1)
         self._step.after_step = self.hooks.after_rehearsal
         try:
@@ -297,9 +313,11 @@ class Learner(Mergeable, Predicting, Resuming):
             self.steps.close()
 
     def end(self, labelled: Batch, *, derives: bool = True) -> None:
-        """Finish the increment: let the strategies consolidate what was learned.
+        """Finish the increment: let the strategies consolidate.
 
-        derives: False where what they share is merged with others' first, and `derive` called then.
+        Args:
+            labelled: The rows of the increment.
+            derives: False if shared state is first merged with others', and `derive` is called afterwards.
         """
         if self.hooks.end:
             labelled = labelled.to(self.device)
@@ -314,19 +332,18 @@ class Learner(Mergeable, Predicting, Resuming):
 
     @property
     def answers_itself(self) -> bool:
-        """Whether a strategy may give this participant weights of its own to predict with."""
+        """Whether a strategy may give this participant personal weights for predictions."""
         return any(
             type(one).answering is not Strategy.answering for one in self.strategies if isinstance(one, Strategy)
         )
 
     def answering(self) -> AbstractContextManager[None] | None:
-        """Inside, the model has the weights by which this participant predicts its rows; None where no strategy gives
-        it any of its own."""
+        """Return a context in which the model has this participant's personal weights, or None if there are none."""
         found = (one.answering(self.context) for one in self.strategies if isinstance(one, Strategy))
         return next((one for one in found if one is not None), None)
 
     def own_weights(self) -> Weights:
-        """Copies of those weights; none where there are none."""
+        """Return copies of the personal weights; empty if there are none."""
         if (answering := self.answering()) is None:
             return {}
         with answering:
@@ -334,14 +351,18 @@ class Learner(Mergeable, Predicting, Resuming):
 
     @property
     def private(self) -> PrivateGradient | None:
-        """What hides each row, where rows are hidden."""
+        """The private gradient, if rows are hidden."""
         return self._step.private
 
     def hide_rows(self, clip: float, noise: float) -> PrivateGradient:
-        """From now on take steps that hide each row (DP-SGD); its `source` must be given before rows are learned.
+        """Take DP-SGD steps from now on, which hide each row. Its `source` must be set before rows are learned.
 
-        clip: the largest norm of a row's gradient. noise: the standard deviation of what is added, by the clip.
-        ArgumentError where rows cannot be hidden.
+        Args:
+            clip: Maximum norm of a row's gradient.
+            noise: Standard deviation of the noise, relative to the clip.
+
+        Raises:
+            ArgumentError: Rows of this learner cannot be hidden.
         """
         if why := why_not_private(self):
             raise ArgumentError(f"privacy: expected a learner that can hide each row, got one that cannot: {why}")
@@ -352,7 +373,7 @@ class Learner(Mergeable, Predicting, Resuming):
 
     @contextmanager
     def _rewound(self) -> Iterator[None]:
-        """Afterwards random numbers, and what modules keep besides tensors, are as before."""
+        """Restore random numbers and the modules' non-tensor state at exit."""
         drawn, kept = self.own_generators.state_dict(), copy.deepcopy(self.extra.state_dict())
         with rewound(self.device):
             try:
@@ -362,13 +383,13 @@ class Learner(Mergeable, Predicting, Resuming):
                 self.extra.load_state_dict(kept)
 
     def memories(self) -> list[Memory]:
-        """The memories of its strategies."""
+        """Return the memories of its strategies."""
         return [module for module in self.strategies.modules() if isinstance(module, Memory)]
 
     def drop(self, rows: Tensor) -> int:
-        """Delete the rows with these ids (n,) from all memories (`Memory.drop`); returns how many were held.
+        """Delete the rows with these ids (n,) from all memories (`Memory.drop`); return how many were held.
 
-        Of a run on disk, with everything else that it keeps of rows: `incr_core.Run.erase`, or `incr forget`.
+        For a run on disk, with all other stored data of these rows, use `incr_core.Run.erase` or `incr forget`.
         """
         return sum(memory.drop(rows) for memory in self.memories())
 

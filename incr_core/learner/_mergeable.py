@@ -1,4 +1,4 @@
-"""What learners exchange and merge: weights, statistics of the data, and the shared state of strategies."""
+"""State that learners exchange and merge: weights, statistics of the data, and the shared state of strategies."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ __all__ = ["Mergeable"]
 
 
 class Mergeable:
-    """The part of a learner that exchanges: it adopts an anchor, and gives what it made of it.
+    """The part of a learner that adopts anchors and provides its contribution.
 
-    model, objective, strategies, hooks, context, device, typical: those of the learner. entries: the tensors that
-    merge.
+    The attributes `model`, `objective`, `strategies`, `hooks`, `context`, `device` and `typical` are those of the
+    learner; `entries` are the tensors that merge.
 
-    >>> from incr_core.learner._learner import Learner
-    >>> from incr_core.objectives import Binary
-    >>> learner = Learner(nn.Linear(1, 1), Binary(), torch.optim.SGD)
-    >>> learner.adopt({"model.weight": torch.ones(1, 1), "model.bias": torch.zeros(1)})
-    >>> learner.weights()["model.weight"], learner.rules()["model.weight"]
-    (tensor([[1.]]), 'mean')
+    Example:
+        >>> from incr_core.learner._learner import Learner
+        >>> from incr_core.objectives import Binary
+        >>> learner = Learner(nn.Linear(1, 1), Binary(), torch.optim.SGD)
+        >>> learner.adopt({"model.weight": torch.ones(1, 1), "model.bias": torch.zeros(1)})
+        >>> learner.weights()["model.weight"], learner.rules()["model.weight"]
+        (tensor([[1.]]), 'mean')
     """
 
     model: nn.Module
@@ -44,14 +45,14 @@ class Mergeable:
     optimizer: Optimizer
 
     def weights(self) -> Weights:
-        """Parameters and buffers of the model, then of the objective, by name; views of the live ones.
+        """Return parameters and buffers of the model, then of the objective, by name; views of the live ones.
 
         A tensor that is used in several places has one name, the first (`entries`).
         """
         return self.entries.read()
 
     def rules(self) -> dict[str, str]:
-        """How each of the weights merges between participants."""
+        """Return the merge rule of each weight."""
         return dict(self.entries.rules)
 
     @torch.no_grad()
@@ -74,12 +75,12 @@ class Mergeable:
         self.adopted()
 
     def adopted(self) -> None:
-        """Tell the strategies that the weights are now an anchor."""
+        """Notify the strategies that the weights are now an anchor."""
         for hook in self.hooks.adopted:
             hook(self.context)
 
     def shared_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Strategy state that may leave the participant, and the rule by which each entry merges."""
+        """Return strategy state that may leave the participant, and the merge rule of each entry."""
         state: dict[str, Tensor] = {}
         rules: dict[str, str] = {}
         for index, strategy in enumerate(self.strategies):
@@ -92,7 +93,7 @@ class Mergeable:
         return state, rules
 
     def check_shared(self) -> None:
-        """Raise StrategyError for shared state that cannot be merged, by its name."""
+        """Raise a StrategyError for shared state that cannot be merged."""
         state, rules = self.shared_state()
         for name, value in state.items():
             if (refusal := refusal_of(value.dtype, rules[name])) is not None:
@@ -100,14 +101,14 @@ class Mergeable:
                 raise StrategyError(f"strategy {type(self.strategies[int(index)]).__name__}: {entry}: {refusal}")
 
     def adopt_shared(self, merged: Mapping[str, Tensor]) -> None:
-        """Take the merged strategy state."""
+        """Adopt the merged strategy state."""
         own, _ = self.shared_state()
         for name, value in own.items():
             value.copy_(merged[name])
 
     @torch.no_grad()
     def derive(self) -> None:
-        """Let strategies derive weights from what they share, which is now the same for all participants."""
+        """Let strategies derive weights from their shared state, which is now the same for all participants."""
         if self.hooks.derive:
             mine, own = self.weights(), self.shared_state()[0]
             strategies = [one for one in self.strategies if isinstance(one, Strategy)]
@@ -117,7 +118,7 @@ class Mergeable:
 
     @torch.no_grad()
     def observe(self, labelled: Batch) -> Weights:
-        """What rows about to be learned add to running statistics, by the statistic's name in `weights`.
+        """Return the additions of rows about to be learned to running statistics, by the statistic's name in `weights`.
 
         It is additive: the sum over participants, added to the anchor before anybody learns, gives all of them the
         statistics of all rows; counts of ids are joined (`models.is_id_count`). Where the learner has `typical` rows it
@@ -137,12 +138,12 @@ class Mergeable:
         return measured | self.judge_experts(labelled)
 
     def judge_experts(self, labelled: Batch) -> Weights:
-        """What rows about to be learned say of experts, where the model has several."""
+        """Return the experts' statistics of rows about to be learned, if the model has several experts."""
         raise NotImplementedError
 
     @torch.no_grad()
     def absorb(self, measured: Mapping[str, Tensor]) -> None:
-        """Add what all participants observed."""
+        """Add the observations of all participants."""
         if measured:
             mine = self.weights()
             changed = absorb_ids(mine, measured)

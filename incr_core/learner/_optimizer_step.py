@@ -1,4 +1,4 @@
-"""An optimiser's step: clipped, at some rate, by a schedule, and in half precision without vanishing gradients."""
+"""The optimiser's step, with clipping, a rate factor, a schedule and loss scaling."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ __all__ = ["Descent", "unobserved_step"]
 
 
 class Descent:
-    """Move parameters along the gradients that backward passes left on them.
+    """Moves parameters along the gradients that backward passes have left on them.
 
-    optimizer: of these parameters. clip: the largest norm of a step's gradient, or None.
-    schedule: changes the learning rate; None: it stays.
-    scale: for float16. It scales a loss up before the backward and the gradients down after it.
-    sparse: whether some gradients are.
-    rate, scaled: attributes, by both of which the optimiser's own learning rate is multiplied; `factor` is their
-    product. A drift's action changes `rate`, which is part of the state; `scaled` says how many learn together, and is
-    not: who goes on from the state may be one of more or fewer.
+    Args:
+        optimizer: The optimiser of the parameters.
+        parameters: The parameters.
+        clip: Maximum norm of a step's gradient, or None.
+        schedule: Learning-rate schedule; None keeps the rate constant.
+        scale: Loss scale for float16.
+        sparse: Whether some gradients are sparse.
 
-    >>> import torch
-    >>> weight = Parameter(torch.tensor([3.0, 4.0]))
-    >>> descent = Descent(torch.optim.SGD([weight], lr=1.0), [weight], clip=1.0)
-    >>> descent.backward((weight**2).sum() / 2)  # the gradient (3, 4) is of norm 5
-    True
-    >>> descent.step()
-    >>> weight.data, weight.grad
-    (tensor([2.4000, 3.2000]), None)
+    Attributes:
+        rate: Factor on the optimiser's learning rate, changed by a drift action; part of the state.
+        scaled: Further factor, set by the number of learners; not part of the state, because a resumed run may have
+            another number.
+
+    Example:
+        >>> import torch
+        >>> weight = Parameter(torch.tensor([3.0, 4.0]))
+        >>> descent = Descent(torch.optim.SGD([weight], lr=1.0), [weight], clip=1.0)
+        >>> descent.backward((weight**2).sum() / 2)  # the gradient (3, 4) is of norm 5
+        True
+        >>> descent.step()
+        >>> weight.data, weight.grad
+        (tensor([2.4000, 3.2000]), None)
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class Descent:
             schedule.start(optimizer)
 
     def backward(self, loss: Tensor) -> bool:
-        """Add a loss's gradients to those there are; False where half precision cannot hold them."""
+        """Add a loss's gradients to those present; return False if half precision cannot represent them."""
         if self.scale is not None:
             return self.scale.backward(loss, self.parameters)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -68,11 +74,11 @@ class Descent:
 
     @property
     def factor(self) -> float:
-        """By how much the optimiser's own learning rate is multiplied."""
+        """The total factor on the optimiser's learning rate."""
         return self.rate * self.scaled
 
     def step(self) -> None:
-        """Move, and let go of the gradients."""
+        """Take a step, and release the gradients."""
         if self.clip is not None:
             self._clip(self.parameters, self.clip)
         if self.factor == 1.0:
@@ -87,7 +93,7 @@ class Descent:
         self.let_go()
 
     def let_go(self) -> None:
-        """Let go of the gradients: what `optimizer.zero_grad()` does, without its mark for the profiler."""
+        """Release the gradients: `optimizer.zero_grad()` without its profiler mark."""
         for weight in self.parameters:
             weight.grad = None
 
@@ -104,7 +110,7 @@ class Descent:
                 group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, rates, where the schedule stands and the loss's scale; tensors are the live ones."""
+        """Return moments, rates, the schedule's progress and the loss scale; tensors are the live ones."""
         return {
             "optimizer": optimizer_state(self.optimizer),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
@@ -113,8 +119,13 @@ class Descent:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave. RuntimeError or ValueError, as torch raises it, where it does not fit."""
-        # The optimiser would keep the tensors it is given, and its next step would write into them.
+        """Restore the state.
+
+        Raises:
+            RuntimeError: The state does not fit, as torch reports it.
+            ValueError: Likewise.
+        """
+        # The optimiser would keep the given tensors, and its next step would write to them.
         load_optimizer(self.optimizer, copy.deepcopy(state["optimizer"]))
         if self.schedule is not None:
             self.schedule.load_state_dict(copy.deepcopy(state["schedule"]))
@@ -124,11 +135,11 @@ class Descent:
 
 
 def _clip_sparse(parameters: Sequence[Parameter], largest: float) -> None:
-    """What torch's `clip_grad_norm_` does, which takes no sparse gradients."""
+    """Clip gradients as torch's `clip_grad_norm_` does, but with sparse gradients too."""
     gradients = []
     for weight in parameters:
         if weight.grad is not None and weight.grad.is_sparse:
-            weight.grad = weight.grad.coalesce()  # a row that was looked up twice has one gradient
+            weight.grad = weight.grad.coalesce()  # sums the gradients of rows that were looked up twice
             gradients.append(weight.grad.values())
         elif weight.grad is not None:
             gradients.append(weight.grad)
@@ -138,19 +149,20 @@ def _clip_sparse(parameters: Sequence[Parameter], largest: float) -> None:
 
 
 def unobserved_step(optimizer: Optimizer) -> Callable[[], object]:
-    """`optimizer.step` as its author wrote it, where nothing observes it.
+    """Return `optimizer.step` without torch's wrapper, if nothing observes it.
 
-    torch wraps every optimiser's `step` to mark it for a profiler and to call hooks. The mark alone takes as long as
-    the whole step of a small model: 60 us beside 50 to 300 us. While a profiler runs, a hook is registered, or a
-    scheduler has put a `step` of its own in place, it is `optimizer.step` as it stands.
+    Torch wraps every optimiser's `step` to mark it for a profiler and to call hooks. The mark alone takes as long as
+    the whole step of a small model: 60 us compared with 50 to 300 us. While a profiler runs, a hook is registered, or a
+    scheduler has replaced `step`, the wrapped `optimizer.step` is returned.
 
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
-    >>> unobserved_step(optimizer) == optimizer.step
-    False
-    >>> handle = optimizer.register_step_post_hook(lambda *_: None)
-    >>> unobserved_step(optimizer) == optimizer.step
-    True
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
+        >>> unobserved_step(optimizer) == optimizer.step
+        False
+        >>> handle = optimizer.register_step_post_hook(lambda *_: None)
+        >>> unobserved_step(optimizer) == optimizer.step
+        True
     """
     wrapped = type(optimizer).step
     if step_is_watched(optimizer) or "step" in vars(optimizer) or not getattr(wrapped, "hooked", False):

@@ -1,4 +1,4 @@
-"""Optimisers by name, and what they can take: complex weights, and the sparse gradients of embeddings."""
+"""Optimisers by name, and the gradients they support: of complex weights, and sparse ones of embeddings."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ OPTIMIZERS: Catalogue[Callable[..., Optimizer]] = Catalogue(
     "incr.optimizers",
     error=ArgumentError,
 )
-"""Those of torch.optim in small letters."""
+"""The optimisers of torch.optim, by their lower-case names."""
 
 
 def factory_of(optimizer: OptimizerFactory | str | Mapping[str, Any], *, fused: bool = True) -> OptimizerFactory:
-    """A function that makes the optimiser: the one given, or one of the name and arguments that a job gives.
+    """Return a function that creates the optimiser: the given one, or one by the name and arguments of a job.
 
-    >>> factory_of("sgd", fused=False)
-    functools.partial(<class 'torch.optim.sgd.SGD'>)
-    >>> factory_of({"name": "sgd", "lr": 0.1})([Parameter(torch.zeros(1))]).defaults["lr"]
-    0.1
+    Example:
+        >>> factory_of("sgd", fused=False)
+        functools.partial(<class 'torch.optim.sgd.SGD'>)
+        >>> factory_of({"name": "sgd", "lr": 0.1})([Parameter(torch.zeros(1))]).defaults["lr"]
+        0.1
     """
     if callable(optimizer):
         return optimizer
@@ -61,14 +62,20 @@ def factory_of(optimizer: OptimizerFactory | str | Mapping[str, Any], *, fused: 
 def optimizer_named(
     name: str, arguments: Mapping[str, Any] | None = None, *, fused: bool = True, root: str | None = None
 ) -> partial[Optimizer]:
-    """Any of `OPTIMIZERS` by its name, whatever its capitals; where it has a fused form, that one.
+    """Return an optimiser of `OPTIMIZERS` by its name, ignoring case; the fused form if it has one.
 
-    arguments: what it takes besides the parameters. fused: False where its fused form could not take them (`fusable`).
-    root: a folder whose modules are found too. ArgumentError where there is no such optimiser, or it does not take the
-    arguments.
+    Args:
+        name: The name.
+        arguments: Its arguments besides the parameters.
+        fused: False if the fused form does not support the parameters (`fusable`).
+        root: A further folder to search for modules.
 
-    >>> optimizer_named("adam", {"lr": 0.01})([Parameter(torch.zeros(1))]).defaults["lr"]
-    0.01
+    Raises:
+        ArgumentError: There is no such optimiser, or it does not accept the arguments.
+
+    Example:
+        >>> optimizer_named("adam", {"lr": 0.01})([Parameter(torch.zeros(1))]).defaults["lr"]
+        0.01
     """
     kind = OPTIMIZERS.find(name if ":" in name else name.lower(), "learner.optimizer.name", root)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (arguments or {}).items()}
@@ -89,18 +96,25 @@ def optimizer_for(
     sharded: bool = False,
     edited: bool = False,
 ) -> tuple[Optimizer, bool]:
-    """The optimiser of a model's trainable weights, and whether some of their gradients will be sparse.
+    """Return the optimiser of a model's trainable weights, and whether some of their gradients will be sparse.
 
-    groups: weights by name pattern, and the optimiser's arguments for them. edited: whether strategies edit
-    gradients, which must be dense for them. ArgumentError where the optimiser does not take the weights or their
-    gradients.
+    Args:
+        model: The model.
+        optimizer: See `factory_of`.
+        groups: Name patterns of weights, and the optimiser's arguments for them.
+        sharded: Whether the model is sharded.
+        edited: Whether strategies edit gradients, which must then be dense.
 
-    >>> optimizer_for(nn.Embedding(2, 2, sparse=True), torch.optim.SGD)[1]
-    True
+    Raises:
+        ArgumentError: The optimiser does not support the weights or their gradients.
+
+    Example:
+        >>> optimizer_for(nn.Embedding(2, 2, sparse=True), torch.optim.SGD)[1]
+        True
     """
     make = factory_of(optimizer, fused=not sharded and fusable(model))
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    if not trainable:  # there is an optimiser all the same, of nothing: it has no state, and its step is never taken
+    if not trainable:  # an optimiser of nothing: it has no state, and its step is never taken
         return torch.optim.SGD([Parameter(torch.zeros(0))]), False
     if sparse := sparse_weights(model):
         if edited:
@@ -109,28 +123,30 @@ def optimizer_for(
     parts = grouped(trainable, groups)
     try:
         made = make(parts)
-    except ValueError as error:  # it does not take weights like these: Muon, those that are not matrices
+    except ValueError as error:  # it does not support these weights; Muon, for example, needs matrices
         raise ArgumentError(f"learner.optimizer: {error}; choose another optimizer, or freeze such weights") from error
-    if not sparse and isinstance(made, torch.optim.SparseAdam):  # the one that takes no others
+    if not sparse and isinstance(made, torch.optim.SparseAdam):  # the only one that needs sparse gradients
         check_gradients(make, (), trainable)
     return made, bool(sparse)
 
 
 def fusable(model: nn.Module) -> bool:
-    """Whether fused forms of optimisers take the model: none takes complex weights, or sparse gradients.
+    """Whether fused optimisers support the model: none supports complex weights or sparse gradients.
 
-    >>> fusable(nn.Linear(1, 1)), fusable(nn.Embedding(2, 2, sparse=True))
-    (True, False)
+    Example:
+        >>> fusable(nn.Linear(1, 1)), fusable(nn.Embedding(2, 2, sparse=True))
+        (True, False)
     """
     complex_weights = any(weight.is_complex() for weight in model.parameters() if weight.requires_grad)
     return not complex_weights and not sparse_weights(model)
 
 
 def sparse_weights(model: nn.Module) -> dict[str, Parameter]:
-    """Weights of embeddings with `sparse=True`, by name: their gradients hold only the rows that were looked up.
+    """Return the weights of embeddings with `sparse=True`, by name: their gradients hold only the rows looked up.
 
-    >>> list(sparse_weights(nn.Sequential(nn.Embedding(2, 2, sparse=True), nn.Linear(2, 1))))
-    ['0.weight']
+    Example:
+        >>> list(sparse_weights(nn.Sequential(nn.Embedding(2, 2, sparse=True), nn.Linear(2, 1))))
+        ['0.weight']
     """
     found = {
         id(part.weight)
@@ -141,13 +157,14 @@ def sparse_weights(model: nn.Module) -> dict[str, Parameter]:
 
 
 def keep_dense(sparse: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Make the gradients of these weights dense as they come; returns the weights that stay sparse: none.
+    """Make the gradients of these weights dense when they are computed; return the weights that stay sparse: none.
 
-    >>> table = nn.Embedding(3, 1, sparse=True)
-    >>> keep_dense(sparse_weights(table))
-    {}
-    >>> table(torch.tensor([1])).sum().backward(); table.weight.grad.flatten()
-    tensor([0., 1., 0.])
+    Example:
+        >>> table = nn.Embedding(3, 1, sparse=True)
+        >>> keep_dense(sparse_weights(table))
+        {}
+        >>> table(torch.tensor([1])).sum().backward(); table.weight.grad.flatten()
+        tensor([0., 1., 0.])
     """
     for weight in sparse.values():
         weight.register_post_accumulate_grad_hook(_made_dense)  # type: ignore[no-untyped-call]
@@ -160,16 +177,20 @@ def _made_dense(weight: Tensor) -> None:
 
 
 def check_gradients(make: OptimizerFactory, sparse: Collection[str], dense: Collection[str]) -> None:
-    """ArgumentError where an optimiser cannot take gradients as they come: tried out on a weight of its own.
+    """Raise an ArgumentError if an optimiser does not support the gradients, tested on a small weight.
 
-    sparse, dense: names of weights with gradients of either kind.
+    Args:
+        make: Creates the optimiser.
+        sparse: Names of weights with sparse gradients.
+        dense: Names of weights with dense gradients.
 
-    >>> check_gradients(torch.optim.Adam, ["table.weight"], [])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: learner.optimizer: expected one that takes the sparse gradient of
-    table.weight, got Adam (Adam does not support sparse gradients, please consider SparseAdam instead);
-    choose SGD, Adagrad or SparseAdam, or make the embedding with sparse=False
+    Example:
+        >>> check_gradients(torch.optim.Adam, ["table.weight"], [])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: learner.optimizer: expected one that takes the sparse gradient of
+        table.weight, got Adam (Adam does not support sparse gradients, please consider SparseAdam instead);
+        choose SGD, Adagrad or SparseAdam, or make the embedding with sparse=False
     """
     for kind, names in (("sparse", sparse), ("dense", dense)):
         if not names:

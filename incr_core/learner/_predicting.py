@@ -1,4 +1,4 @@
-"""What a learner answers: predictions, and its loss on rows that it does not learn."""
+"""Predictions of a learner, and its loss on rows that it does not learn."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from incr_core.objectives import Objective
 __all__ = ["OF_ROWS", "Predicting", "in_words", "may_be_of_rows"]
 
 OF_ROWS = (IndexError, KeyError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError)
-"""What a forward raises where it cannot take a row, such as an id without an entry."""
+"""Errors that a forward raises for an unsupported row, such as an id without an embedding."""
 
 
 class Predicting:
-    """The part of a learner that answers and learns nothing from it.
+    """The part of a learner that predicts, without learning.
 
-    model, objective, device, precision, forwards: those of the learner.
+    The attributes `model`, `objective`, `device`, `precision` and `forwards` are those of the learner.
     """
 
     model: nn.Module
@@ -31,10 +31,10 @@ class Predicting:
     precision: Precision
     forwards: Forwards
 
-    # Not `inference_mode`: a model (or FSDP) may keep what it makes here, and must still learn with it afterwards.
+    # Not `inference_mode`: a model (or FSDP) may cache tensors here that it must be able to learn with later.
     @torch.no_grad()
     def predict(self, inputs: Inputs, batch_size: int = 8192) -> Tensor:
-        """The objective's predictions for inputs (B, ...), on the CPU."""
+        """Return the objective's predictions for inputs (B, ...), on the CPU."""
         self.forwards.set_mode(training=False)
         rows = _count(inputs)
         with self.forwards.predicting(), self.precision.autocast():
@@ -43,10 +43,10 @@ class Predicting:
             return torch.cat([self._predicted(part) for part in split_inputs(inputs, batch_size)])
 
     def answers(self, inputs: Inputs, most: int = 1000) -> tuple[Tensor, dict[int, str]]:
-        """The predictions for the rows that the model can take, and why it cannot take the others, by their place.
+        """Return the predictions for the rows that the model supports, and the errors of the other rows, by place.
 
-        A row is one of these where its forward alone raises; it is found by halving, which ends when there are more
-        than `most`.
+        A row belongs to the latter if its forward alone raises an error. Such rows are found by bisection, which stops
+        when there are more than `most`.
         """
         untaken: dict[int, str] = {}
         found = [one for one in self._taken(inputs, 0, untaken, most) if len(one)]
@@ -73,7 +73,7 @@ class Predicting:
 
     @torch.no_grad()
     def loss_of(self, rows: Batch, batch_size: int = 8192) -> float:
-        """The objective's mean loss on some rows, as the model is when it predicts."""
+        """Return the objective's mean loss on some rows, in eval mode."""
         self.forwards.set_mode(training=False)
         total = weight = 0.0
         with self.forwards.predicting(), self.precision.autocast():
@@ -85,17 +85,18 @@ class Predicting:
 
 
 def in_words(error: BaseException) -> str:
-    """An error of another library in a line.
+    """Return an error of another library as one line.
 
-    >>> in_words(IndexError("index out of range in self"))
-    'IndexError: index out of range in self'
+    Example:
+        >>> in_words(IndexError("index out of range in self"))
+        'IndexError: index out of range in self'
     """
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def may_be_of_rows(error: BaseException) -> bool:
-    """Whether rows may be to blame: not for an error of ours, and behind one on a GPU nothing can be asked any more."""
+    """Whether rows may have caused an error: not an error of ours, and not a GPU error, after which nothing can run."""
     return not isinstance(error, IncrError | torch.OutOfMemoryError | torch.AcceleratorError)
 
 

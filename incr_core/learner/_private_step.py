@@ -1,12 +1,14 @@
-"""DP-SGD: the gradient of each row, clipped, and noise on their sum (Abadi et al. 2016, arXiv:1607.00133, alg. 1).
+"""DP-SGD: clipped gradients of single rows, with noise on their sum.
 
     g = (sum_i min(1, clip / |g_i|) g_i  +  N(0, (noise clip)^2)) / B
 
-Here g_i is the gradient of row i's loss, times its weight, and the step has B rows.
+g_i is the gradient of row i's loss, times its weight, and the step has B rows.
 
-The rows of a step are not drawn by chance: an increment is shuffled, and cut into batches. So nothing is claimed of
-sampling, and nothing has to be: each row is in one batch of a pass, and one pass over any rows is one step of Gaussian
-noise for each of them. The order of rows, and how many there are, tell nothing of what they hold.
+The rows of a step are not sampled at random: an increment is shuffled and divided into batches. No amplification by
+sampling is claimed, and none is needed: each row is in one batch of a pass, so one pass over any rows is one step of
+the Gaussian mechanism for each of them. The order and the number of rows reveal nothing about their contents.
+
+Reference: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
 """
 
 from __future__ import annotations
@@ -30,14 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["PrivateGradient", "why_not_private"]
 
 NUMBERS = 1 << 24
-"""Of the gradients of rows that are in memory together."""
+"""Maximum number of elements in the row gradients held at once."""
 
 
 class PrivateGradient:
-    """Leaves the noisy gradient of a step on the parameters.
+    """Computes the noisy gradient of a step.
 
-    clip: the largest norm of a row's gradient. noise: the standard deviation, by the clip. source: gives the noise; one
-    for each time that rows are learned.
+    Args:
+        context: The learner's context.
+        clip: Maximum norm of a row's gradient.
+        noise: Standard deviation of the noise, relative to the clip.
+
+    Attributes:
+        source: Source of the noise; a new one is set each time that rows are learned.
     """
 
     def __init__(self, context: Context, clip: float, noise: float) -> None:
@@ -47,14 +54,18 @@ class PrivateGradient:
         self._at_once = max(1, NUMBERS // max(1, numbers))
 
     def backward(self, batches: Sequence[Batch]) -> float:
-        """Do it for the rows of these batches; returns the sum of their losses. ArgumentError where vmap refuses."""
-        assert self.source is not None, "who learns in private has paid for it"
+        """Set the noisy gradient of the rows of these batches; return the sum of their losses.
+
+        Raises:
+            ArgumentError: vmap does not support the model.
+        """
+        assert self.source is not None, "the privacy budget is charged before learning"
         context, losses = self.context, 0.0
         sums = [torch.zeros_like(weight) for weight in context.parameters]
         try:
             for batch in batches:
                 losses += self._add(batch, sums)
-        except RuntimeError as error:  # whatever a model of somebody's own does inside of vmap
+        except RuntimeError as error:  # a user's model may do anything inside vmap
             raise ArgumentError(
                 "privacy: expected a model that torch.func.vmap takes, for the gradient of each row, got: "
                 f"{str(error).strip().splitlines()[0][:200]}; change the model, or hide the client as a whole"
@@ -67,7 +78,7 @@ class PrivateGradient:
         return losses
 
     def _add(self, batch: Batch, sums: Sequence[Tensor]) -> float:
-        """Add the clipped gradients of a batch's rows; returns the sum of their losses."""
+        """Add the clipped gradients of a batch's rows; return the sum of their losses."""
         model, objective = self.context.model, self.context.objective
 
         def loss(own: dict[str, Tensor], inputs: Inputs, target: Tensor, weight: Tensor | None) -> Tensor:
@@ -85,27 +96,28 @@ class PrivateGradient:
         norms = torch.stack([part.flatten(1).norm(dim=1) for part in parts]).norm(dim=0)
         factors = (self.clip / norms.clamp(min=self.clip)).nan_to_num(0.0)
         for total, part in zip(sums, parts, strict=True):
-            finite = part.flatten(1).nan_to_num(0.0, 0.0, 0.0)  # of such a row the factor is 0
+            finite = part.flatten(1).nan_to_num(0.0, 0.0, 0.0)  # the factor of a non-finite row is 0
             total += (factors @ finite).view_as(total)
         return float(losses.sum())
 
 
 def why_not_private(learner: Learner) -> str:
-    """Why the rows of a learner cannot be kept apart, so that each is hidden; empty where they can be.
+    """Return why the rows of a learner cannot be hidden individually; empty if they can.
 
-    >>> from torch import nn
-    >>> from incr_core.learner import Learner
-    >>> from incr_core.objectives import Regression
-    >>> model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
-    >>> why_not_private(Learner(model, Regression(), torch.optim.SGD))
-    'the model looks at several rows together (BatchNorm); use LayerNorm or GroupNorm'
+    Example:
+        >>> from torch import nn
+        >>> from incr_core.learner import Learner
+        >>> from incr_core.objectives import Regression
+        >>> model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+        >>> why_not_private(Learner(model, Regression(), torch.optim.SGD))
+        'the model looks at several rows together (BatchNorm); use LayerNorm or GroupNorm'
     """
     if learner.steps.smallest > 1:
         return "the model looks at several rows together (BatchNorm); use LayerNorm or GroupNorm"
     if not learner.objective.rowwise:
         return f"learner.objective: {type(learner.objective).__name__} looks at several rows together; take another"
     if learner.shard[1] > 1 or learner.precision.name != "float32":
-        return f"learner.precision: {learner.precision.name}; float32 can be"
+        return f"learner.precision: {learner.precision.name}; only float32 is supported"
     if sparse_weights(learner.model):
         return "the model has sparse gradients; make its embeddings dense"
     if any(weight.is_complex() for weight in learner.context.parameters):
@@ -114,5 +126,5 @@ def why_not_private(learner: Learner) -> str:
         assert isinstance(strategy, Strategy)
         if not (strategy.traits.stacks or strategy.off):
             name = type(strategy).__name__
-            return f"strategy {name} keeps rows, or what is worked out of them, beside the noise; leave it out"
+            return f"strategy {name} keeps rows, or values computed from them without noise; leave it out"
     return ""

@@ -1,4 +1,4 @@
-"""State of a learner besides its weights: all it needs to go on as if it had never stopped."""
+"""State of a learner besides its weights, from which it resumes exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Resuming"]
 
 
 class Resuming:
-    """The part of a learner that is saved and loaded.
+    """The part of a learner that saves and loads its state.
 
     strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device, id_tables:
     those of the learner.
@@ -44,9 +44,9 @@ class Resuming:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning on from here depends on, besides the weights; tensors are the live ones.
+        """Return all state on which further learning depends, except the weights; tensors are the live ones.
 
-        It may be asked for after any `advance`: with steps left, `begin` (or `again`) with the same rows goes on.
+        It may be called after any `advance`: if steps remain, `begin` (or `again`) with the same rows continues.
         """
         self.entries.check_names()
         return {
@@ -65,9 +65,10 @@ class Resuming:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave, for the same model and strategies.
+        """Restore the state, for the same model and strategies.
 
-        Raises CheckpointError that names what differs.
+        Raises:
+            CheckpointError: The state belongs to another model or other strategies; the message names the difference.
         """
         if "made_of" in state:
             with_state = {int(key.partition(".")[0]) for key in {**self.strategies.state_dict(), **state["strategies"]}}
@@ -78,7 +79,7 @@ class Resuming:
         except (RuntimeError, ValueError) as error:  # torch names each leaf, with both shapes
             told = " ".join(str(error).split())
             raise CheckpointError(
-                f"learner: the saved state is of another model, optimiser or list of strategies: {told}; "
+                f"learner: the saved state belongs to another model, optimiser or list of strategies: {told}; "
                 "use the same ones, or start a new run"
             ) from error
         self.strategies.to(self.device)

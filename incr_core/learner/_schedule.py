@@ -1,4 +1,4 @@
-"""A learning rate that changes with the steps, or with the increments; and weights that have one of their own."""
+"""Learning-rate schedules by steps or increments, and parameter groups with their own settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _OF_TORCH: dict[str, Callable[..., LRScheduler]] = {
     if isinstance(kind, type) and issubclass(kind, LRScheduler) and kind.__module__ == lr_scheduler.__name__
     if kind is not LRScheduler and not name.startswith("_") and name not in _WITHOUT_NUMBERS
 }
-"""Those of torch.optim.lr_scheduler that take numbers alone: "step", "exponential", "onecycle", and so on."""
+"""The schedulers of torch.optim.lr_scheduler with numeric arguments only: "step", "exponential", "onecycle", and so on.
+"""
 
 SCHEDULES: Catalogue[Callable[..., LRScheduler]] = Catalogue(
     "a schedule",
@@ -41,16 +42,20 @@ Groups = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 class Schedule:
-    """A learning rate scheduler of torch, stepped by the learner: after every optimiser step, or every increment.
+    """A torch learning-rate scheduler, stepped by the learner after every optimiser step or every increment.
 
-    make: makes the scheduler for an optimiser. each: "step" or "increment".
+    Args:
+        make: Creates the scheduler for an optimiser.
+        each: "step" or "increment".
 
-    >>> import torch
-    >>> schedule = Schedule(lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1), each="increment")
-    >>> optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
-    >>> schedule.start(optimizer); optimizer.step(); schedule.after("step"); schedule.after("increment")
-    >>> optimizer.param_groups[0]["lr"]
-    0.1
+    Example:
+        >>> import torch
+        >>> make = lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+        >>> schedule = Schedule(make, each="increment")
+        >>> optimizer = torch.optim.SGD([Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule.start(optimizer); optimizer.step(); schedule.after("step"); schedule.after("increment")
+        >>> optimizer.param_groups[0]["lr"]
+        0.1
     """
 
     def __init__(self, make: Callable[[Optimizer], LRScheduler], each: str = "step") -> None:
@@ -59,21 +64,22 @@ class Schedule:
         self.scheduler: LRScheduler | None = None
 
     def start(self, optimizer: Optimizer) -> None:
-        """Take charge of an optimiser's learning rates."""
+        """Create the scheduler for an optimiser."""
         self.scheduler = self.make(optimizer)
         self._first = copy.deepcopy(self.scheduler.state_dict())
         self._settings = [_settings(group) for group in optimizer.param_groups]
 
     def after(self, event: str) -> None:
-        """A step, or an increment, is done."""
+        """Step the scheduler after a "step" or an "increment", if it is configured for that event."""
         if event == self.each:
             assert self.scheduler is not None, "start it with an optimiser"
             self.scheduler.step()
 
     def restart(self) -> None:
-        """Begin again, with the rates of the first step; the optimiser keeps its moments.
+        """Restart with the initial rates; the optimiser keeps its moments.
 
-        Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
+        Reference:
+            Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
         """
         assert self.scheduler is not None, "start it with an optimiser"
         self.scheduler.load_state_dict(copy.deepcopy(self._first))
@@ -81,32 +87,35 @@ class Schedule:
             group.update(settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its progress; the rates themselves are in the optimiser's state."""
+        """Return its progress; the rates themselves are part of the optimiser's state."""
         assert self.scheduler is not None, "start it with an optimiser"
         found: dict[str, Any] = self.scheduler.state_dict()
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore its progress."""
         assert self.scheduler is not None, "start it with an optimiser"
         self.scheduler.load_state_dict(state)
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What schedulers move: rates, and momentum in the cyclic ones."""
+    """Return the settings that schedulers change: rates, and momentum in the cyclic ones."""
     return {name: group[name] for name in ("lr", "momentum", "betas") if name in group}
 
 
 def grouped(trainable: Mapping[str, Parameter], groups: Groups) -> list[Any]:
-    """The parameters as an optimiser takes them: as they are, or in groups, those that match no pattern first.
+    """Return the parameters for an optimiser: as they are, or in groups, starting with those that match no pattern.
 
-    A weight belongs to the first pattern that it matches; `*` stands for anything, dots included. ArgumentError where a
-    pattern matches nothing that earlier ones have left.
+    A weight belongs to the first pattern that it matches. `*` matches any text, including dots.
 
-    >>> import torch
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    >>> [len(group["params"]) for group in grouped(dict(model.named_parameters()), [("1.*", {"lr": 0.1})])]
-    [2, 2]
+    Raises:
+        ArgumentError: A pattern matches no remaining weight.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+        >>> [len(group["params"]) for group in grouped(dict(model.named_parameters()), [("1.*", {"lr": 0.1})])]
+        [2, 2]
     """
     if not groups:
         return list(trainable.values())

@@ -13,11 +13,12 @@ __all__ = ["check_signature", "signature_of"]
 
 
 def signature_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """The classes of the strategies, in order, and the shapes of the trainable weights by name; JSON.
+    """Return the classes of the strategies, in order, and the shapes of the trainable weights by name; JSON-compatible.
 
-    >>> import torch
-    >>> signature_of([], [("weight", torch.zeros(3, 4))])
-    {'strategies': [], 'weights': {'weight': [3, 4]}}
+    Example:
+        >>> import torch
+        >>> signature_of([], [("weight", torch.zeros(3, 4))])
+        {'strategies': [], 'weights': {'weight': [3, 4]}}
     """
     return {
         "strategies": [type(strategy).__name__ for strategy in strategies],
@@ -26,15 +27,19 @@ def signature_of(strategies: Iterable[object], weights: Iterable[tuple[str, Tens
 
 
 def check_signature(mine: Mapping[str, Any], theirs: Mapping[str, Any], with_state: Collection[int]) -> None:
-    """CheckpointError where a state belongs to other strategies than mine, or to another model.
+    """Raise a CheckpointError if a state belongs to other strategies, or to another model.
 
-    with_state: the places of strategies that have state, here or there; the others may differ.
+    Args:
+        mine: The signature of this learner.
+        theirs: The signature in the state.
+        with_state: Places of strategies that have state, here or there; the others may differ.
 
-    >>> check_signature({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]}, [0, 1])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: learner.strategies: expected the state of EWC, got that of SI, Replay; use the
-    same strategies, or start a new run
+    Example:
+        >>> check_signature({"strategies": ["EWC"]}, {"strategies": ["SI", "Replay"]}, [0, 1])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: learner.strategies: expected the state of EWC, got that of SI, Replay; use the
+        same strategies, or start a new run
     """
     expected, got = (
         ", ".join(kind for place, kind in enumerate(found["strategies"]) if place in with_state) or "none"

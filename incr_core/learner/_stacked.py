@@ -1,11 +1,11 @@
-"""Many small learners learned as one batch: their weights stacked, one forward and one backward for all of them.
+"""Stacked learning: many small learners as one batch, with one forward and one backward for all.
 
     W (K, ...) = the anchor, K times
     at step t:    l_k = loss(model(W_k, x_kt), y_kt)    W -= optimiser(d sum_k l_k / dW)
 
-The loss of a learner depends on no weights but its own, so the gradient of the sum is each one's gradient. Learners
-with more steps come first, so that those who have steps left are the first A of K; batches with fewer rows than others
-are filled up with rows of weight 0.
+The loss of a learner depends only on its own weights, so the gradient of the sum contains each learner's gradient.
+Invariant: learners are sorted by descending number of steps, so that those with remaining steps are the first A of K.
+Smaller batches are padded with rows of weight 0.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ __all__ = ["descend", "laid_out", "learn_stacked", "why_alone"]
 
 
 def why_alone(learner: Learner, rows: Batch | None = None) -> str:
-    """Why a learner cannot be learned together with others of its kind; empty where it can.
+    """Return why a learner cannot be learned in a stack with others of its kind; empty if it can.
 
-    rows: on which to try out its model. What is found is remembered.
+    Args:
+        learner: The learner.
+        rows: Rows for a test of its model; the result is cached.
 
-    >>> from torch import nn
-    >>> from incr_core.objectives import Regression
-    >>> why_alone(Learner(nn.Sequential(nn.Linear(1, 1), nn.Dropout()), Regression(), torch.optim.SGD))
-    'the model draws random numbers while it learns (Dropout)'
+    Example:
+        >>> from torch import nn
+        >>> from incr_core.objectives import Regression
+        >>> why_alone(Learner(nn.Sequential(nn.Linear(1, 1), nn.Dropout()), Regression(), torch.optim.SGD))
+        'the model draws random numbers while it learns (Dropout)'
     """
     if learner.alone is None:
         learner.alone = _declared(learner)
@@ -50,7 +53,7 @@ def why_alone(learner: Learner, rows: Batch | None = None) -> str:
 
 
 def _declared(learner: Learner) -> str:
-    """What its parts say."""
+    """Return the reason from declared properties."""
     if learner.forwards.chance:
         return "the model draws random numbers while it learns (Dropout)"
     if learner.steps.smallest > 1:
@@ -58,7 +61,7 @@ def _declared(learner: Learner) -> str:
     if not learner.objective.rowwise:
         return f"learner.objective: {type(learner.objective).__name__} looks at several rows together"
     if learner.shard[1] > 1 or learner.precision.name != "float32":
-        return "learner.precision: it is float32 that can be"
+        return "learner.precision: only float32 is supported"
     if learner.steps.accumulate > 1:
         return "learner.accumulate"
     if sparse_weights(learner.model):
@@ -73,7 +76,7 @@ def _declared(learner: Learner) -> str:
 
 
 def _tried(learner: Learner, rows: Batch) -> str:
-    """Whether the model gives for two copies of some rows, and of the weights, what it gives for them alone."""
+    """Test whether the model gives the same results for two stacked copies of rows and weights as for one."""
     rows = rows.slice(0, min(2, len(rows)))
     twice = rows.map(lambda value: torch.stack([value, value]))
     weights = [torch.stack([weight.detach()] * 2) for weight in learner.context.parameters]
@@ -85,7 +88,7 @@ def _tried(learner: Learner, rows: Batch) -> str:
         with torch.no_grad():
             alone = learner.objective(learner.model(rows.inputs), rows.targets, ones[0])
             together = _losses(learner, weights, twice.inputs, twice.targets, ones)
-    except Exception as error:  # whatever a model of somebody's own does inside of vmap
+    except Exception as error:  # a user's model may do anything inside vmap
         return f"torch.func.vmap does not take the model ({str(error).strip().splitlines()[0][:100]})"
     changed = [buffer for buffer, (_, count) in zip(buffers, before, strict=True) if writes(buffer) != count]
     if changed:
@@ -93,7 +96,7 @@ def _tried(learner: Learner, rows: Batch) -> str:
             buffer.copy_(value)
         return "the model changes buffers while it learns"
     if not torch.allclose(together, alone.expand(2), rtol=1e-4, atol=1e-6, equal_nan=True):
-        return "the model answers otherwise inside of torch.func.vmap"
+        return "the model gives other outputs inside torch.func.vmap"
     return ""
 
 
@@ -101,8 +104,12 @@ def _tried(learner: Learner, rows: Batch) -> str:
 class StackedSteps:
     """The batches of K learners, most steps first.
 
-    places (K, T * B): of each learner's rows among those of all, filled up with its first; real: which are no filling.
-    Both lie where the rows do. taken (K, T): rows of each batch, on the CPU. counts (K,): steps of each. size: B.
+    Attributes:
+        places: (K, T * B), place of each learner's rows among all rows, padded with its first row; on the rows' device.
+        real: (K, T * B), whether a place is not padding; on the rows' device.
+        taken: (K, T), rows of each batch; on the CPU.
+        counts: (K,), number of steps of each learner.
+        size: B.
     """
 
     places: Tensor
@@ -112,16 +119,21 @@ class StackedSteps:
     size: int
 
     def active(self, step: int) -> int:
-        """How many learners take this step: the first so many."""
+        """Return how many learners take this step: the first ones."""
         return sum(count > step for count in self.counts)
 
 
 def learn_stacked(learners: Sequence[Learner], rows: Sequence[Batch], passes: int, anchor: Weights) -> list[Update]:
-    """Learn an increment that all of these have begun, from the anchor on, as each would alone, to rounding.
+    """Learn an increment that all of these learners have begun, from the anchor, each as if alone, to rounding.
 
-    Learners are of one kind, with `why_alone` empty, and have adopted the anchor; rows: of each, at least one. Their
-    models keep the weights that they have: whoever goes on adopts an anchor before. Their optimisers go on as if each
-    had taken its steps.
+    The models keep their weights, so an anchor must be adopted before they are used again. The optimisers have the
+    state after each learner's steps.
+
+    Args:
+        learners: Learners of one kind, with `why_alone` empty, that have adopted the anchor.
+        rows: Rows of each, at least one.
+        passes: Passes over the rows.
+        anchor: The anchor.
     """
     first = learners[0]
     rates = [_rates(learner) for learner in learners]
@@ -170,7 +182,7 @@ def descend(
 
 
 def _rates(learner: Learner) -> list[float]:
-    """What may differ between optimisers of one kind: the learning rates, and what they are multiplied by."""
+    """Return the settings that may differ between optimisers of one kind: learning rates and their factor."""
     return [learner.descent.factor, *(group["lr"] for group in learner.optimizer.param_groups)]
 
 
@@ -183,7 +195,7 @@ def _updates(
     losses: Sequence[float],
     anchor: Weights,
 ) -> list[Update]:
-    """What each has learned, in the order in which they were given."""
+    """Return the updates, in the order of the given learners."""
     learned = {f"model.{name}": place for place, name in enumerate(learners[0].context.names)}
     assert learned.keys() <= anchor.keys(), "an anchor has every weight, under its first name"
     parts = [value.unbind(0) for value in stacked]
@@ -255,7 +267,7 @@ def _batches(rows: Batch, steps: StackedSteps, step: int, active: int) -> tuple[
 def _losses(
     learner: Learner, weights: Sequence[Tensor], inputs: Inputs, targets: Tensor, weight: Tensor | None
 ) -> Tensor:
-    """The mean loss of each of A learners, (A,), of the kind of `learner`, with weights (A, ...)."""
+    """Return the mean loss of each of A learners, (A,), of the kind of `learner`, with weights (A, ...)."""
     model, objective = learner.model, learner.objective
 
     def loss(own: dict[str, Tensor], inputs: Inputs, targets: Tensor, weight: Tensor | None) -> Tensor:
@@ -275,15 +287,15 @@ def _of_each(
 
 
 class _WeightsFirst(TorchFunctionMode):
-    """Compute linear layers as (W x^T)^T + b: the gradient of W then comes as W lies.
+    """Computes linear layers as (W x^T)^T + b, so that the gradient of W has the memory layout of W.
 
-    That of x W^T comes transposed, and is copied into place: a quarter of a step's time.
+    The gradient from x W^T is transposed, and copying it takes a quarter of a step's time.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Whatever a model calls of torch."""
+        """Intercept the torch functions that a model calls."""
         if func is F.linear and not kwargs and len(args) == 3 and args[0].dim() == 2:
             x, weight, bias = args
             product = (weight @ x.mT).mT
@@ -293,7 +305,7 @@ class _WeightsFirst(TorchFunctionMode):
 
 @torch.no_grad()
 def _clip(weights: Sequence[Tensor], largest: float) -> None:
-    """What `clip_grad_norm_` does to the gradient of each learner."""
+    """Clip the gradient of each learner, as `clip_grad_norm_` does."""
     gradients = [weight.grad.flatten(1) for weight in weights if weight.grad is not None]
     norm = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)

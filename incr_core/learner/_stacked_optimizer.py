@@ -1,4 +1,4 @@
-"""The step of many optimisers at once, each of the same weights of another learner: SGD, Adam and AdamW."""
+"""One step of many optimisers at once, for the same weights of different learners: SGD, Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ __all__ = ["StackedOptimizer", "why_not_stacked"]
 KINDS = (SGD, Adam, AdamW)
 
 PLAIN = ("amsgrad", "maximize", "capturable", "differentiable")
-"""Options under which an optimiser does other than the formulas here."""
+"""Options under which an optimiser differs from the formulas here."""
 
 
 def why_not_stacked(descent: Descent) -> str:
-    """Why an optimiser's steps cannot be taken together with those of others; empty where they can.
+    """Return why an optimiser's steps cannot be stacked with those of others; empty if they can.
 
-    >>> from torch.nn.parameter import Parameter
-    >>> weights = [Parameter(torch.zeros(1))]
-    >>> why_not_stacked(Descent(SGD(weights, lr=0.1, momentum=0.9), weights))
-    ''
-    >>> why_not_stacked(Descent(torch.optim.Rprop(weights), weights))
-    'learner.optimizer: Rprop; sgd, adam and adamw can be'
+    Example:
+        >>> from torch.nn.parameter import Parameter
+        >>> weights = [Parameter(torch.zeros(1))]
+        >>> why_not_stacked(Descent(SGD(weights, lr=0.1, momentum=0.9), weights))
+        ''
+        >>> why_not_stacked(Descent(torch.optim.Rprop(weights), weights))
+        'learner.optimizer: Rprop; only sgd, adam and adamw are supported'
     """
     optimizer = descent.optimizer
     if type(optimizer) not in KINDS:
-        return f"learner.optimizer: {type(optimizer).__name__}; sgd, adam and adamw can be"
+        return f"learner.optimizer: {type(optimizer).__name__}; only sgd, adam and adamw are supported"
     if descent.schedule is not None:
-        return "learner.schedule: each client is at a place of its own in it"
+        return "learner.schedule: each client has its own progress in it"
     for group in optimizer.param_groups:
         for option in PLAIN:
             if group.get(option):
@@ -46,7 +47,7 @@ def why_not_stacked(descent: Descent) -> str:
 
 
 class StackedOptimizer:
-    """Step the stacked weights (K, ...) of K learners as the optimiser of each would step its own.
+    """Steps the stacked weights (K, ...) of K learners, as each learner's optimiser would step its own.
 
         SGD    d = g + lambda w    b = mu b + (1 - tau) d  (d at first)    w -= lr (d + mu b, or b, or d)
         Adam   m = beta1 m + (1 - beta1) g    v = beta2 v + (1 - beta2) g^2
@@ -71,7 +72,7 @@ class StackedOptimizer:
             self._gather(place, weight)
 
     def _gather(self, place: int, weight: Tensor) -> None:
-        """Stack what the optimisers know of one weight."""
+        """Stack the optimisers' state of one weight."""
         names = ["momentum_buffer"] if self._sgd else ["exp_avg", "exp_avg_sq"]
         if self._sgd and not self._settings[place]["momentum"]:
             return
@@ -96,7 +97,7 @@ class StackedOptimizer:
 
     @torch.no_grad()
     def step(self, weights: Sequence[Tensor]) -> None:
-        """Move the weights (A, ...) of the first A learners along their gradients, which are let go of."""
+        """Move the weights (A, ...) of the first A learners along their gradients, and release these."""
         active = len(weights[0])
         self._taken[:active] += 1
         for place, (weight, settings) in enumerate(zip(weights, self._settings, strict=True)):
@@ -151,5 +152,5 @@ class StackedOptimizer:
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
-    """One value (A,) for each learner, to be multiplied with its weights (A, ...)."""
+    """Reshape one value (A,) per learner for multiplication with its weights (A, ...)."""
     return values.view(-1, *(1 for _ in like.shape[1:]))

@@ -23,13 +23,21 @@ __all__ = ["Step", "explain_batch_norm", "shares_of"]
 
 
 class Step:
-    """Take optimiser steps over the new rows of batches.
+    """Takes optimiser steps over the new rows of batches.
 
-    context, hooks, descent, precision, division: those of the learner. pairs_rows: whether the model looks at several
-    rows together.
+    Args:
+        context: The learner's context.
+        hooks: The strategies' hooks.
+        descent: Steps the optimiser.
+        precision: Precision of forwards.
+        division: Division of rows among shards.
+        pairs_rows: Whether the model combines several rows.
+        strategies: Whether there are any strategies.
 
-    losses: sums over new rows of each term of the loss, until somebody takes them. after_step: the hooks to call when a
-    step is taken, mostly those of the strategies. private: what hides each row, where rows are hidden.
+    Attributes:
+        losses: Sums over new rows of each loss term, until they are reset.
+        after_step: Hooks to call after a step, usually those of the strategies.
+        private: The private gradient, if rows are hidden.
     """
 
     def __init__(
@@ -59,13 +67,13 @@ class Step:
         self._weighting = RowWeighting(context, hooks, precision, rowwise=not pairs_rows) if hooks.weigh else None
 
     def take(self, batches: list[Batch]) -> int:
-        """One optimiser step over the new rows of `batches`; returns how many they are, 0 where none is taken."""
+        """Take one optimiser step over the new rows of `batches`; return their number, or 0 if the step was skipped."""
         if self.private is not None:
             return self._take_private(self.private, batches)
         if self._linear and len(batches) == 1 and self._take_linear(batches[0]):
             return len(batches[0])
         context, division, outputs, overflowed = self.context, self.division, [], False
-        alone = len(batches) == 1 and not division.divides  # then the loss is the mean already
+        alone = len(batches) == 1 and not division.divides  # the loss is already the mean
         for batch, share in zip(batches, shares_of(batches), strict=True):
             context.new = mixed = batch
             for augment in self.hooks.augment:
@@ -89,20 +97,22 @@ class Step:
             if self.after_step:
                 outputs.append(output.detach()[: len(batch)])
 
-        context.new = None  # what an increment brought is not kept until the next
+        context.new = None  # does not keep the increment's rows alive
         if overflowed:
             self.losses["norm of the gradient"] = float("inf")
             self.descent.let_go()
             return 0
         for hook in self.hooks.after_backward:
             hook(context)
-        self.descent.step()  # clips, too
+        self.descent.step()  # includes clipping
         return self.taken(batches, outputs)
 
     def taken(self, batches: Sequence[Batch], outputs: Sequence[Tensor]) -> int:
-        """A step is taken: tell the strategies, if any want to hear; returns how many new rows it was over.
+        """Notify the strategies of a step; return its number of new rows.
 
-        outputs: for the new rows of each batch.
+        Args:
+            batches: The new rows.
+            outputs: The outputs for the new rows of each batch.
         """
         self.context.step += 1
         if self.after_step:
@@ -113,7 +123,7 @@ class Step:
         return sum(map(len, batches))
 
     def _take_linear(self, batch: Batch) -> bool:
-        """A linear model's step, without autograd; False, and none taken, where there must be one."""
+        """Take a linear model's step without autograd; return False, without a step, if autograd is needed."""
         assert isinstance(self.model, nn.Linear)
         loss = linear_backward(self.model, self.objective, batch)
         if loss is None:
@@ -124,7 +134,7 @@ class Step:
         return True
 
     def _take_private(self, private: PrivateGradient, batches: list[Batch]) -> int:
-        """A step that hides each row; strategies that look at rows are not beside it (`why_not_private`)."""
+        """Take a step that hides each row. Strategies that read rows are excluded (`why_not_private`)."""
         self.losses["loss"] = self.losses.get("loss", 0.0) + private.backward(batches)
         for hook in self.hooks.after_backward:
             hook(self.context)
@@ -133,26 +143,26 @@ class Step:
         return sum(map(len, batches))
 
     def log(self, terms: Mapping[str, Tensor], rows: float) -> None:
-        """Add the terms of a batch's mean loss, over its new rows, to `losses`."""
+        """Add the terms of a batch's mean loss, times its new rows, to `losses`."""
         for name, term in terms.items():
-            # On the CPU there is nothing to wait for; nor for a shard's peers, where the term is whole.
+            # On the CPU, reading a value does not wait. The term of a shard's peers is not needed if the term is whole.
             value = term.item() if self._on_cpu and type(term) is Tensor else term.detach()
             self.losses[name] = self.losses.get(name, 0.0) + value * rows
 
 
 def explain_batch_norm(error: ValueError) -> None:
-    """Raise ArgumentError where an error of torch is BatchNorm's about too few rows."""
+    """Raise an ArgumentError if an error of torch is BatchNorm's about too few rows."""
     if "more than 1 value per channel" in str(error):
         raise ArgumentError(
             "learner: the model has BatchNorm, which needs at least 2 rows to learn from, and there is 1; "
             "raise learner.batch_size above 1, gather more rows in an increment (stream.every), remember rows "
-            "(strategy replay), use LayerNorm, or, of a BatchNorm of your own that this came from at the end of an "
+            "(strategy replay), use LayerNorm, or, for a custom BatchNorm that raised this at the end of an "
             'increment, set model.rows = "together"'
         ) from error
 
 
 def shares_of(batches: Sequence[Batch]) -> list[float | Tensor]:
-    """What the mean loss of each batch counts for in the mean over all their rows."""
+    """Return the share of each batch's mean loss in the mean over all their rows."""
     if len(batches) == 1:
         return [1.0]
     weights = [batch.total_weight() for batch in batches]

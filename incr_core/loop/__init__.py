@@ -1,4 +1,4 @@
-"""The loop: increments in, versions out, and back to the last commit where an increment diverges."""
+"""The loop: learns increments, commits versions, and returns to the last commit if an increment diverges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerts: what a person is told of while a run goes on, on the log and by a webhook, which nobody waits for."""
+"""Alerts about a run's events, in the log and by a webhook, without delaying the run."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ __all__ = ["Alerts"]
 LOG = logging.getLogger("incr.alerts")
 
 PATIENCE = 5.0
-"""Seconds that what was not posted yet has at the end of a run."""
+"""Seconds that unsent messages have at the end of a run."""
 
 LEAST = 20
-"""Rows of which a share in quarantine says something."""
+"""Minimum number of rows for an alert about the share in quarantine."""
 
 
 class Alerts:
-    """Tell of a run's events, as far as the job asks for it.
+    """Sends alerts about a run's events, as configured by the job.
 
-    section: the job's. run: what the run is called; directory: where it is. secret: what messages are signed with.
+    Args:
+        section: The job's section.
+        run: Name of the run.
+        directory: Its directory.
+        secret: Key for signing messages.
 
-    >>> with Alerts(AlertsSection(log=True), "flights", Path("runs/flights")) as alerts:
-    ...     alerts.happened(Event(Tick(3, "2013-02-01"), "review", "looked back", "learned", 9))  # nothing to tell
+    Example:
+        >>> with Alerts(AlertsSection(log=True), "flights", Path("runs/flights")) as alerts:
+        ...     alerts.happened(Event(Tick(3, "2013-02-01"), "review", "looked back", "learned", 9))  # nothing to tell
     """
 
     def __init__(self, section: AlertsSection, run: str, directory: Path, secret: bytes = b"") -> None:
         self.section, self._run, self._directory = section, run, directory
-        self._told = set[str]()  # what is learned again, after a loss say, is told once
+        self._told = set[str]()  # increments that are learned again, such as after a loss, give no second alert
         self._webhook = None if section.webhook is None else Webhook(section.webhook, secret, _given_up)
         self._committed, self._ended = threading.Event(), threading.Event()
         self._clock: threading.Thread | None = None
@@ -51,7 +56,11 @@ class Alerts:
 
     @classmethod
     def of(cls, job: Job, directory: Path) -> Alerts | None:
-        """Those that a job asks for; None where it asks for none. JobError where its secret is not to be had."""
+        """Return the alerts that a job configures, or None.
+
+        Raises:
+            JobError: The secret cannot be read.
+        """
         section = job.alerts
         if section.webhook is None and not section.log:
             return None
@@ -69,13 +78,13 @@ class Alerts:
             _given_up(f"{left} messages were not taken before the run ended")
 
     def happened(self, event: Event) -> None:
-        """Something happened in the run."""
+        """Alert about an event."""
         if event.kind in self.section.on:
             told = {"increment": event.tick.number, "name": event.tick.name, "rows": event.rows}
             self._tell(event.kind, event.what, event.action, told)
 
     def counted(self, tick: Tick, bad: int, arrived: int) -> None:
-        """Of so many rows of an increment that arrived, these could not be used."""
+        """Alert if too many of an increment's rows are unusable."""
         if (
             "quarantine" in self.section.on
             and bad + arrived >= LEAST
@@ -85,16 +94,16 @@ class Alerts:
             self._tell("quarantine", what, "they are in quarantine", {"increment": tick.number, "name": tick.name})
 
     def committed(self) -> None:
-        """There is a new version."""
+        """Note that a new version was committed."""
         self._committed.set()
 
     def _watch(self, stale: float) -> None:
-        """Tell once, until the next version, that there has been none for so many seconds."""
+        """Alert once, until the next version, if none was committed for `stale` seconds."""
         times = 0
         while not self._ended.is_set():
             if not self._committed.wait(stale):
                 times += 1
-                self._tell("stale", f"no version for {stale:g} s", "the last one goes on serving", {"number": times})
+                self._tell("stale", f"no version for {stale:g} s", "the last one continues to serve", {"number": times})
                 self._committed.wait()
             self._committed.clear()
 
@@ -114,7 +123,7 @@ class Alerts:
 
 
 def _secret(place: str | None, root: Path) -> bytes:
-    """The secret that a job tells the place of.
+    """Return the secret from the place that a job specifies.
 
     >>> _secret("env:SURELY_NOT_SET", Path())
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Changes that a person asks for: another champion, or a version to go on from."""
+"""Changes requested by an operator: another champion, or a version to continue from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ ACTIONS = ("rollback", "promote", "pin", "hold", "unpin")
 
 
 def carry_out(directory: RunDirectory, asked: Mapping[str, Any]) -> str:
-    """Do what is asked of a run that this process writes, and say what was done.
+    """Perform the requested change of a run that this process writes, and describe the result.
 
-    asked: `action`, one of `ACTIONS`; `version`, but for "hold" and "unpin"; `drop`, of a rollback: whether the rows
-    learned since are set aside.
+    Args:
+        directory: The run directory.
+        asked: The request: `action`, a name in `ACTIONS`; `version`, except for "hold" and "unpin"; `drop` for a
+            rollback, whether the rows learned since are set aside.
     """
     action, version, before = asked["action"], asked.get("version"), directory.champion()
     if action == "rollback":
@@ -25,7 +27,7 @@ def carry_out(directory: RunDirectory, asked: Mapping[str, Any]) -> str:
         aside = "set aside, in quarantine" if asked.get("drop") else "pending again"
         pinned = f"; the champion stays {directory.champion()}, which is pinned" if directory.pinned() else ""
         return (
-            f"version {number} is version {version} again, and learning goes on from it; {rows:,} rows learned since "
+            f"version {number} equals version {version}, and learning continues from it; {rows:,} rows learned since "
             f"are {aside}{pinned}"
         )
     if action == "promote":
@@ -33,8 +35,6 @@ def carry_out(directory: RunDirectory, asked: Mapping[str, Any]) -> str:
         return f"champion: version {version} (was {before or 'none'}), until the next one is published"
     if action in ("pin", "hold"):
         directory.pin(version if action == "pin" else before)
-        return (
-            f"champion: version {directory.champion()} (was {before or 'none'}), whatever is committed, until unpinned"
-        )
+        return f"champion: version {directory.champion()} (was {before or 'none'}), until it is unpinned"
     directory.pin(None)
     return f"no version is pinned; the champion is version {before or 'none'} until the next one is published"

@@ -1,4 +1,4 @@
-"""A row per client and increment: what it brought, how the model does on its rows, what became of its update."""
+"""Table rows per client and increment: its data, the model's performance on it, and the treatment of its update."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ def client_rows(
     *,
     learned: bool,
 ) -> list[dict[str, Any]]:
-    """The rows of an increment; none of a client that had nothing to do with it.
+    """Return the table rows of an increment; clients without a part in it have none.
 
-    learned: whether what was offered is in the model, and not in quarantine. version: the one that it will be part of.
+    Args:
+        names: Names of the clients.
+        arrivals: Their reports.
+        contributions: Their contributions.
+        sums: Their accumulated statistics.
+        objective: The objective.
+        version: The version that the increment will be part of.
+        learned: Whether the offered rows were learned, not quarantined.
     """
     metric, rows = objective.main_metric, list[dict[str, Any]]()
     for number, (name, arrival) in enumerate(zip(names, arrivals, strict=True)):

@@ -1,4 +1,4 @@
-"""Commits: the participants' state first, then, by one rename, everything else; one is under way at a time."""
+"""Commits: first the participants' state, then everything else by one rename; at most one at a time."""
 
 from __future__ import annotations
 
@@ -20,23 +20,29 @@ __all__ = ["Commits"]
 
 
 class Commits:
-    """Make what a loop has learned visible as versions: at once or, by an engine that saves meanwhile, in a flight.
+    """Publishes learned increments as versions: synchronously, or in a background flight if the engine continues
+    meanwhile.
 
-    then: called when a version is there.
+    Args:
+        job: The job.
+        engine: The engine.
+        directory: The run directory.
+        then: Called when a version is committed.
 
-    version: the newest that is there; None before the first.
+    Attributes:
+        version: The newest committed version; None before the first.
     """
 
     def __init__(self, job: Job, engine: Engine, directory: RunDirectory, then: Callable[[], None]) -> None:
         self._job, self._engine, self._directory, self._then = job, engine, directory, then
         self._flight: Flight | None = None
-        self._unsynced: list[Path] = []  # of what participants have saved for the next one
+        self._unsynced: list[Path] = []  # files that participants have saved for the next version
         self._shape: dict[str, Any] | None = None
         self.version = directory.latest()
 
     @property
     def next_version(self) -> int:
-        """The number that the next commit will have."""
+        """The number of the next commit."""
         return (self._flight.version if self._flight is not None else self._directory.latest() or 0) + 1
 
     def save(self) -> Saving:
@@ -49,8 +55,11 @@ class Commits:
     ) -> None:
         """Commit the version that participants are saving.
 
-        state: the loop's own, to go on from. verdict: of the gate, where there is one; without, every version is
-        published.
+        Args:
+            saving: The version being saved.
+            pending: The increments learned since the last commit.
+            state: The loop's own state.
+            verdict: The gate's verdict; None without a gate, and every version is then published.
         """
         version, last, unsynced = self.next_version, pending.last, self._unsynced
         increment, name = (-1, "") if last is None else (last.number, last.name)
@@ -85,7 +94,9 @@ class Commits:
             self._committed(version, saving)
 
     def _shape_of_rows(self) -> dict[str, Any]:
-        """What a version needs to predict where the stream's rows are gone; nothing where this host never had them."""
+        """Return the widths of rows, which a version needs to predict without the stream; empty if this host has no
+        rows.
+        """
         if self._shape is None:
             try:
                 self._shape = {"numeric_width": self._job.numeric_width, "widths": self._job.encoder.widths}
@@ -99,7 +110,7 @@ class Commits:
         saving.committed()
 
     def land(self, *, wait: bool = True) -> None:
-        """Take note of the commit under way when it is over, or `wait` for that; WorkerLost where it cannot be."""
+        """Finish the running commit if it is done, or `wait` for it. Raises WorkerLost if a worker was lost."""
         flight = self._flight
         if flight is not None and (wait or flight.landed):
             if not flight.made:
@@ -109,15 +120,15 @@ class Commits:
             self._committed(flight.version, flight.saving)
 
     def give_up(self) -> None:
-        """Somebody was lost: the commit that is under way ends as it can, and if it cannot, it was none."""
+        """Abandon the running commit after a loss: it completes if it still can, and otherwise does not count."""
         if self._flight is not None:
             flight, self._flight = self._flight, None
             flight.give_up()
             with suppress(IncrError):
                 flight.result()
                 self._committed(flight.version, flight.saving)
-            self.look_again()  # where it failed after all was there, too
+            self.look_again()  # a commit that failed may still have been made
 
     def look_again(self) -> None:
-        """The run has another newest version than this has made."""
+        """Reread the newest version from the run directory."""
         self.version = self._directory.latest()

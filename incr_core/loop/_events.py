@@ -1,4 +1,4 @@
-"""Events: what happened in a run besides learning, increment by increment."""
+"""Events of a run besides learning, by increment."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at an increment.
+    """An event at an increment.
 
     kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost", "node leaving" or
     "limit".
     what: in words. action: what was done. rows: how many rows it is about.
 
-    >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind
-    'diverged'
+    Example:
+        >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind
+        'diverged'
     """
 
     tick: Tick
@@ -43,10 +44,11 @@ class Event:
 
 
 def events_table(events: Sequence[Event]) -> pa.Table:
-    """Events as a table, for the table of events.
+    """Return events as a table.
 
-    >>> events_table([]).column_names
-    ['increment', 'name', 'kind', 'what', 'action', 'rows']
+    Example:
+        >>> events_table([]).column_names
+        ['increment', 'name', 'kind', 'what', 'action', 'rows']
     """
     rows = [
         {

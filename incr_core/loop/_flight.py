@@ -1,4 +1,4 @@
-"""A commit under way: what it needs is copied, and it is written in a thread while the loop goes on."""
+"""A commit in the background: its data is copied, and a thread writes it while the loop continues."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ __all__ = ["Flight"]
 
 
 class Flight:
-    """The commit of a version, in a thread of its own.
+    """The commit of a version, in its own thread.
 
-    saving: what participants save for it. finish: makes it visible once all is on the disk; asked now and then whether
-    nobody wants it any more.
+    Args:
+        version: The version.
+        saving: The state that participants save for it.
+        finish: Makes the version visible once all is on disk; its argument returns whether the commit was abandoned.
 
     >>> flight = Flight(3, Saving(lambda given_up: {}, state={}, swept=[], extra_state={}), lambda given_up: None)
     >>> flight.result(), flight.version, flight.landed, flight.made
@@ -26,7 +28,7 @@ class Flight:
         self.version, self.saving = version, saving
         self._given_up = threading.Event()
         self._future: Future[None] = Future()
-        # Of a daemon the interpreter's end waits not: whoever ends must give the flight up, or wait for it.
+        # The interpreter does not wait for a daemon thread at exit: the owner must wait for the flight or abandon it.
         threading.Thread(target=self._fly, args=(finish,), name="incr-commit", daemon=True).start()
 
     def _fly(self, finish: Callable[[Callable[[], bool]], None]) -> None:
@@ -39,7 +41,7 @@ class Flight:
 
     @property
     def landed(self) -> bool:
-        """Whether it is over, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._future.done()
 
     @property
@@ -48,9 +50,9 @@ class Flight:
         return self._future.done() and self._future.exception() is None
 
     def give_up(self) -> None:
-        """Nobody wants it any more; it ends without a commit, unless all is on the disk already."""
+        """Abandon it; it ends without a commit, unless all is on disk already."""
         self._given_up.set()
 
     def result(self) -> None:
-        """Wait until it is over; raises what it raised."""
+        """Wait for its end, and raise its error."""
         self._future.result()

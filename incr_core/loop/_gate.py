@@ -1,9 +1,10 @@
-"""The gate: whether a new version becomes the champion.
+"""The gate: decides whether a new version becomes the champion.
 
-What arrives cannot tell alone: flipped labels praise a model that has learned them. Nor can the past: a healthy step
-answers it now and then a little worse. So both are asked. Rows that the champion answers unusually badly as they come
-make the version that has learned them suspect, and it is held if it answers the past worse too. Until so many versions
-in a row are held that the world may have changed: then what arrives counts, against the champion's record.
+New rows alone are not sufficient evidence: flipped labels favour a model that has learned them. Nor are past rows: a
+healthy step sometimes makes predictions on them slightly worse. Therefore both are used. If the champion predicts new
+rows unusually badly, the version that has learned them is suspect, and it is held if its predictions on past rows are
+worse too. After a number of consecutive held versions the world may have changed: then its loss on new rows is compared
+with the champion's record.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from incr_core.rounds import Arrival
 __all__ = ["Gate", "Verdict"]
 
 SURE = 3.0
-"""Standard errors by which the past must be answered worse: chance does not hold a version back."""
+"""Number of standard errors by which past rows must be predicted worse, so that versions are not held by chance."""
 
 LENIENT = 1 / 3
-"""The least share of these bounds that is left where what arrives is answered worse than anybody has seen: the odder it
-is, the less the past must tell.
+"""Minimum factor on the bounds if the loss on new rows is unprecedented: the more unusual it is, the less evidence from
+past rows is needed.
 """
 
 SUSPECT, ANY = (1.0, 3.0), (5.0, 10.0)
-"""How much worse the past may be answered, in margins and in what champions' losses there have usually risen by: by a
-version that has learned what the champion answered badly, and by any other."""
+"""Allowed increase of the loss on past rows, in margins and in usual increases of champions' losses: for a version that
+has learned rows predicted badly by the champion, and for any other.
+"""
 
 ODD, STILL_ODD, LEAST_ODD = 4.0, 2.0, 0.1
-"""How many times as much worse than usual what arrives must be answered to be suspect, and to be so still, right after
-rows were set aside; and by which share at least.
+"""Ratio to the usual increase at which the loss on new rows is suspect, the same directly after rows were set aside,
+and the minimum relative increase.
 """
 
 MISCALIBRATED, UNUSUALLY, ENOUGH = 0.05, 4.0, 200
@@ -43,22 +45,22 @@ MISCALIBRATED, UNUSUALLY, ENOUGH = 0.05, 4.0, 200
 rows: of fewer it is mostly noise."""
 
 MEMORY = 0.1
-"""Weight of a commit in these records, exponential means."""
+"""Weight of a commit in the exponential means of these records."""
 
 TINY = 1e-12
 
 KNOWN = 5
-"""Versions to be promoted, with a past, before there is a record to judge by."""
+"""Number of promoted versions with past rows that are needed for a record."""
 
 SPARING = 2
-"""Rows learned for each row of the past, after which a version is judged that is not suspect: with fewer, what is spent
-on looking back is no small part of what learning takes.
+"""Rows learned per past row before an unsuspected version is judged; with fewer, evaluating past rows would take a
+notable share of the time of learning.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a version, and the numbers that say so; `follow` is what participants are to do.
+    """The decision on a version, with the numbers behind it.
 
     rows: of the past, on which champion and challenger have these mean losses; error: the standard error of their
     difference. usual: by which share a champion's loss there has usually risen. newest: mean loss of the predictions
@@ -86,7 +88,7 @@ class Verdict:
         return self.follow != "hold"
 
     def document(self) -> dict[str, Any]:
-        """For a manifest; what is not known is left out."""
+        """Return the manifest entry, without unknown numbers."""
         told = {name: value for name, value in asdict(self).items() if not isinstance(value, float) or value == value}
         kept = {name: value for name, value in told.items() if name not in ("follow", "newest_rows")}
         holdout = {} if self.newest_rows is None else {"holdout": self.newest_rows.document()}
@@ -94,28 +96,32 @@ class Verdict:
 
 
 class Gate:
-    """Judge each new version against the champion.
+    """Judges each new version against the champion.
 
-    margin: the share of the champion's loss by which it may be worse, beside what is usual: a stream that drifts is
-    judged by its own pace. patience: versions held in a row, after which what arrives counts too. goes_back: whether
-    the rows of a version that is held are set aside; then so many in a row are a drift, since nobody has learned it.
+    Args:
+        margin: Allowed relative increase of the champion's loss, in addition to the usual increase: a drifting stream
+            is judged by its own pace.
+        patience: Number of consecutive held versions after which new rows count as well.
+        goes_back: Whether the rows of a held version are set aside. That many in a row are then a drift, because no
+            version has learned them.
 
-    >>> gate = Gate(margin=0.01, patience=2)
-    >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
-    >>> def commit(loss, sums):
-    ...     gate.seen(10, 10 * loss)
-    ...     return gate.verdict(sums).follow
-    >>> [commit(0.5, good) for _ in range(5)]
-    ['promote', 'promote', 'promote', 'promote', 'promote']
-    >>> commit(0.9, good), commit(0.9, bad), commit(0.9, good), commit(0.9, bad)
-    ('promote', 'hold', 'recover', 'hold')
-    >>> gate.verdict(bad).why
-    'loss 0.8 on 100 rows of the past, where the champion has 0.5'
-    >>> commit(0.8, bad)  # what arrives is answered better than the champion did
-    'restart'
-    >>> gate.learned(100)
-    >>> gate.due, gate.unasked().why  # while fewer rows are learned than it is worth to look back for
-    (False, 'nothing unusual has arrived; the past was not asked')
+    Example:
+        >>> gate = Gate(margin=0.01, patience=2)
+        >>> good, bad = torch.tensor([100.0, 50, 51, 1, 3]), torch.tensor([100.0, 50, 80, 30, 40])
+        >>> def commit(loss, sums):
+        ...     gate.seen(10, 10 * loss)
+        ...     return gate.verdict(sums).follow
+        >>> [commit(0.5, good) for _ in range(5)]
+        ['promote', 'promote', 'promote', 'promote', 'promote']
+        >>> commit(0.9, good), commit(0.9, bad), commit(0.9, good), commit(0.9, bad)
+        ('promote', 'hold', 'recover', 'hold')
+        >>> gate.verdict(bad).why
+        'loss 0.8 on 100 past rows, compared with 0.5 for the champion'
+        >>> commit(0.8, bad)  # the loss on new rows is below the champion's
+        'restart'
+        >>> gate.learned(100)
+        >>> gate.due, gate.unasked().why  # too few rows learned since for another evaluation
+        (False, 'no unusual loss on new rows; past rows were not evaluated')
     """
 
     def __init__(self, margin: float, patience: int, *, goes_back: bool = False) -> None:
@@ -127,44 +133,45 @@ class Gate:
         self._record: float | None = None  # mean loss of the champion's predictions as they came
         self._first: float | None = None  # the same of the rows that came when the first of those held did
         self._newest = [0.0, 0.0]  # rows scored since the last commit, and the sum of their losses
-        self._share = 1.0  # of the bounds that is left while versions are held
-        self._past = 0  # rows of the past, when they were asked last
-        self._learned = 0  # rows learned since then
+        self._share = 1.0  # factor on the bounds while versions are held
+        self._past = 0  # number of past rows at the last evaluation
+        self._learned = 0  # rows learned since that evaluation
 
     def learned(self, rows: int) -> None:
-        """So many rows were learned."""
+        """Record that rows were learned."""
         self._learned += rows
 
     @property
     def due(self) -> bool:
-        """Whether the past must be asked for the next verdict."""
+        """Whether past rows must be evaluated for the next verdict."""
         doubt = self.held or self._standing().suspect
         return bool(doubt) or self._usual.known < KNOWN or self._learned >= SPARING * self._past
 
     @property
     def behind(self) -> bool:
-        """Whether what arrives is suspect, and the past has not been asked of the champion: it must be, before anybody
-        learns (`caught_up`), for then nobody has its weights any more.
+        """Whether new rows are suspect, and the champion was not evaluated on past rows.
+
+        It must be evaluated before further learning (`caught_up`), because afterwards its weights are gone.
         """
         return self._learned > 0 and not self.held and self._standing().suspect
 
     def caught_up(self, judged: Tensor) -> None:
-        """The past was asked of the champion."""
+        """Record that the champion was evaluated on past rows."""
         self._past, self._learned = int(judged[0]), 0
 
     def arrived(self, arrivals: Sequence[Arrival]) -> None:
-        """Take note of what was scored of an increment, before it is learned: the last of the probes is the gate's."""
+        """Record the scores of an increment before it is learned; the last of the probes is the gate's."""
         for arrival in arrivals:
             if arrival.probed:
                 loss, rows = arrival.probed[-1].sum(0)[:, 0].tolist()
                 self.seen(rows, loss)
 
     def seen(self, rows: float, loss: float) -> None:
-        """So many predictions were scored, with this sum of losses."""
+        """Record a number of scored predictions and the sum of their losses."""
         self._newest = [self._newest[0] + rows, self._newest[1] + loss]
 
     def _standing(self) -> _Standing:
-        """What has arrived since the last commit, beside the record."""
+        """Compare the loss on new rows since the last commit with the record."""
         newest = self._newest[1] / self._newest[0] if self._newest[0] else math.nan
         record = math.nan if self._record is None else self._record
         odd = newest / max(record, TINY) - 1.0
@@ -219,9 +226,10 @@ class Gate:
         sure = 1.0 + (SURE - 1.0) * share
         bound = max(share * (margins * self.margin + rises * usual) * abs(champion), sure * error)
         worse = self._usual.known >= KNOWN and change > bound
-        told = f"loss {challenger:.4g} on {int(rows):,} rows of the past, where the champion has {champion:.4g}"
+        told = f"loss {challenger:.4g} on {int(rows):,} past rows, compared with {champion:.4g} for the champion"
         if self.aside and suspect and not worse:
-            # Who has not learned what came before finds these rows as strange: what they teach need not harm the past.
+            # Participants that have not learned the preceding rows find these equally unusual; learning them need not
+            # affect past rows.
             worse = True
             told = f"what arrives is answered with loss {arrived:.4g} still, where champions had {record:.4g}; {told}"
         if against := self.refuses(newest):
@@ -258,7 +266,7 @@ class Gate:
                 f"a drift: {told}, after {self.held} versions held; but what arrives is answered with loss "
                 f"{arrived:.4g}, where the champion had {before:.4g}"
             )
-        return "hold", f"{told}; held {self.held} times before, and what arrives is answered no better"
+        return "hold", f"{told}; held {self.held} times before, and the loss on new rows is no lower"
 
     def _took(self, follow: str, newest: float) -> None:
         if follow == "hold":
@@ -275,7 +283,7 @@ class Gate:
         self._newest = [0.0, 0.0]
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next verdict depends on."""
+        """Return the state on which the next verdict depends."""
         return {
             "held": self.held,
             "aside": self.aside,
@@ -292,7 +300,7 @@ class Gate:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore the state."""
         self.held, self.aside, self._record = state["held"], state["aside"], state["record"]
         self._usual, self._odd = _Rise(*state["usual"]), _Rise(*state["odd"])
         none = _Rise().known, _Rise().squares  # an earlier incr held no rows back
@@ -303,8 +311,14 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """The mean loss of what has arrived, that of champions, by which share it is above that; whether that is much, and
-    the share of the bounds that it leaves.
+    """Comparison of new rows with the record.
+
+    Attributes:
+        newest: Mean loss on new rows.
+        record: Mean loss of champions on new rows.
+        odd: Relative increase.
+        suspect: Whether the increase is unusual.
+        share: Factor on the bounds that results.
     """
 
     newest: float
@@ -316,7 +330,7 @@ class _Standing:
 
 @dataclass(slots=True)
 class _Rise:
-    """How much something usually rises: the root of the mean square, falls counting as none.
+    """Usual increase of a quantity: the root mean square of its increases, with decreases counted as 0.
 
     >>> rise = _Rise()
     >>> for change in (0.3, -5.0, math.nan):
@@ -329,21 +343,22 @@ class _Rise:
     squares: float = 0.0
 
     def add(self, change: float) -> None:
-        """One more; NaN where it is not known."""
+        """Add a relative change; NaN is ignored."""
         if change == change:
             self.known += 1
             self.squares += max(1 / self.known, MEMORY) * (max(change, 0.0) ** 2 - self.squares)
 
     @property
     def size(self) -> float:
-        """How much."""
+        """The usual increase."""
         return math.sqrt(self.squares)
 
 
 def total(judged: Sequence[Tensor]) -> Tensor:
-    """The sums of all participants, in their order.
+    """Return the sum over all participants, in their order.
 
-    >>> total([torch.ones(5), torch.ones(5)])[0]
-    tensor(2., dtype=torch.float64)
+    Example:
+        >>> total([torch.ones(5), torch.ones(5)])[0]
+        tensor(2., dtype=torch.float64)
     """
     return sum((one.double() for one in judged), torch.zeros(5, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Learning from commit to commit: increments as they come, what is done before and after each, and the way back."""
+"""Learning between commits: increments, the actions before and after each, and the return to the last commit."""
 
 from __future__ import annotations
 
@@ -35,12 +35,20 @@ __all__ = ["Learning"]
 
 
 class Learning:
-    """Let an engine learn increments, commit what it has learned, and return to the last commit where it must.
+    """Lets an engine learn increments, commits the result, and returns to the last commit when necessary.
 
-    on_progress: called after every increment. lost: who held the run before, if that one was lost. alerts: tells a
-    person what happens.
+    Args:
+        job: The job.
+        engine: The engine.
+        directory: The run directory.
+        on_progress: Called after every increment.
+        lost: Description of the previous process of the run, if that was lost.
+        alerts: Sends alerts; None sends none.
 
-    state: what a commit keeps. pending: what was learned since the last one. commits: the versions.
+    Attributes:
+        state: The loop's part of a commit.
+        pending: The increments learned since the last commit.
+        commits: The versions.
     """
 
     def __init__(
@@ -62,14 +70,14 @@ class Learning:
         self._divergence, self._losses = Divergence(), Losses()
         if lost:
             self._losses.noticed(lost)
-        self._went_back = False  # since the last commit, from a version that the gate has held
+        self._went_back = False  # whether rows of a held version were set aside since the last commit
         self._begun: float | None = None
         self._cleared: list[int] = []  # versions without weights, since the disk is limited
 
     # -- one increment -------------------------------------------------------------------------------------------
 
     def increment(self, arrivals: Sequence[Arrival]) -> None:
-        """Learn an increment, or skip the one that has diverged; commit when it is time."""
+        """Learn an increment, or skip it if it has diverged; commit when due."""
         self.commits.land(wait=False)
         tick = arrivals[0].tick
         skipped = self._divergence.skipped.get(tick.number) or self.state.why_aside(tick)
@@ -103,7 +111,7 @@ class Learning:
                 self.resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
-        """Detect drift and new tasks in what is known before an increment is learned, and react."""
+        """Detect drift and new tasks before an increment is learned, and react."""
         controller, tick = self.state.controller, arrivals[0].tick
         if controller is None:
             return
@@ -125,7 +133,7 @@ class Learning:
         )
 
     def _after(self, arrivals: Sequence[Arrival], learned: Round) -> None:
-        """Review the history and consolidate, where an increment that was learned makes them due."""
+        """Review the history and consolidate, if the learned increment makes them due."""
         tick, review = arrivals[0].tick, self.state.review
         if review is not None and learned.passes_rows and review.due(tick.number, tick.time):
             self.commits.land()
@@ -140,7 +148,7 @@ class Learning:
             self.engine.order(orders, weights)
 
     def _record(self, arrivals: Sequence[Arrival], learned: Round, skipped: str | None) -> None:
-        """Note one increment for the next commit; skipped: why it was not learned, None where it was."""
+        """Record one increment for the next commit; `skipped` is the reason if it was not learned."""
         tick, state, pending, counts = arrivals[0].tick, self.state, self.pending, Counts.of(arrivals)
         for file in pending.add(self.engine.participants, arrivals, learned=skipped is None):
             state.totals.files_quarantined += 1
@@ -197,14 +205,16 @@ class Learning:
             self._alerts.happened(event)
 
     def _seconds(self) -> float:
-        """How long the run has gone on for, in whatever processes."""
+        """Return the total running time, over all processes of the run."""
         assert self._begun is not None, "the run has begun"
         return time.perf_counter() - self._begun
 
     # -- ends and returns ----------------------------------------------------------------------------------------
 
     def ended(self) -> bool:
-        """The stream has ended: commit what there is. False where it must be learned again, without what diverged."""
+        """Commit the rest at the end of the stream. Return False if increments must be learned again after a
+        divergence.
+        """
         self.commits.land()
         last = self.pending.last
         fault = fault_of(Round(), self.engine) if last is not None else None
@@ -215,20 +225,20 @@ class Learning:
         totals.seconds = self._seconds()
         if self.pending or self.commits.version is None:
             self.commit()
-            if self._went_back:  # there is more to receive: what is set aside
+            if self._went_back:  # the increments that were set aside are still to be received
                 return False
         if totals.events.get("diverged") and not totals.rows_learned:
             raise self._hopeless("every increment has diverged")
         return True
 
     def stopped(self) -> None:
-        """Asked to stop: commit what there is, unless it diverged; the next run finds that again."""
+        """Commit before stopping, unless the state diverged; the next run detects that again."""
         self.state.totals.seconds = self._seconds()
         if fault_of(Round(), self.engine) is None:
             self.commit()
 
     def _diverged(self, number: int, fault: str) -> None:
-        """Return to the last commit, to learn on from there without the increment that diverged, once it is known."""
+        """Return to the last commit, and from there skip the diverged increment once it is identified."""
         if self._divergence.found(number, fault):
             before = self.state.totals.diverged_in_a_row
             if before + 1 >= self.job.learner.give_up_after:
@@ -242,7 +252,7 @@ class Learning:
         return DivergedError(f"learner: {what}; lower learner.optimizer.lr or set learner.clip; {stands}")
 
     def resume(self) -> None:
-        """Begin, or return to the last commit, once it is there; what is pending is dropped."""
+        """Start, or return to the last commit once it is complete; pending increments are dropped."""
         self.commits.land()
         version, self.pending = self.commits.version, PendingCommit()
         self.state = LoopState(self.job)
@@ -260,7 +270,7 @@ class Learning:
             self._begun = time.perf_counter() - self.state.totals.seconds
 
     def resume_where_it_stood(self) -> None:
-        """Return to the last commit, with nothing pending; what the gate has set aside since stays so."""
+        """Return to the last commit with nothing pending, keeping the increments that the gate has set aside."""
         dropped, went_back = self.state.dropped, self._went_back
         self.resume()
         if went_back:
@@ -268,17 +278,17 @@ class Learning:
         self._went_back = went_back
 
     def rolled_back(self) -> None:
-        """Somebody has made another version the newest: go on from that."""
+        """Continue from the version that a rollback has made the newest."""
         self._divergence, self._went_back = Divergence(), False
         self.commits.look_again()
         self.resume()
 
     def lost(self, lost: WorkerLost) -> bool:
-        """Whether the run can go on from the last commit without a worker: not after so many in a row."""
+        """Whether the run can continue from the last commit after a loss: not after too many in a row."""
         return self._losses.heals(lost, self.engine.max_failures)
 
     def _pass_over(self, dropped: dict[str, Any] | None) -> None:
-        """Pass over what was set aside: its rows are not learned, and no rate reads their labels."""
+        """Set increments aside: their rows are not learned, and rates exclude their labels."""
         self.state.dropped = dropped
         if dropped is not None and dropped["until"] > self.state.reached:
             self._order(Orders(aside=dropped["until"]))
@@ -286,8 +296,7 @@ class Learning:
     # -- commits -------------------------------------------------------------------------------------------------
 
     def commit(self) -> Saving | None:
-        """Publish what was learned since the last commit as a version; None where it is set aside instead, since the
-        gate holds it."""
+        """Publish the increments since the last commit as a version, or return None if the gate sets them aside."""
         self.commits.land()
         verdict = self._judged()
         if verdict is not None and not verdict.promoted and self.job.publish.on_hold == "rollback":
@@ -308,7 +317,7 @@ class Learning:
         return saving
 
     def _judged(self) -> Verdict | None:
-        """Judge the version that is about to be committed, where the job has a gate, and let participants know."""
+        """Judge the version that is about to be committed, if the job has a gate, and inform the participants."""
         gate, version = self.state.gate, self.commits.next_version
         if gate is None:
             return None
@@ -329,7 +338,7 @@ class Learning:
         if self.pending.last is not None and (held or not verdict.promoted):
             action = f"version {version} is the champion"
             if not verdict.promoted:
-                action = f"version {version} is held, {self.directory.champion()} goes on serving"
+                action = f"version {version} is held, {self.directory.champion()} continues to serve"
             self._happened(self.pending.last, "promoted" if verdict.promoted else "held", verdict.why, action, 0)
         return verdict
 
@@ -342,13 +351,13 @@ class Learning:
         return Newest.of(Comparison.total(compared), self.objective)
 
     def _put_aside(self, verdict: Verdict) -> None:
-        """Go back from a version that is held, before it is committed, and learn on without its rows."""
+        """Return from a held version before it is committed, and continue without its rows."""
         last = self.pending.last
-        assert last is not None, "what has learned nothing answers as the champion does"
+        assert last is not None, "without new rows the predictions equal the champion's"
         self._went_back = True
         self.resume()
         self._pass_over({"up_to": last.number, "until": last.time, "why": f"set aside by the gate: {verdict.why}"})
-        self._happened(last, "held", verdict.why, f"learning goes on from version {self.commits.version}", 0)
+        self._happened(last, "held", verdict.why, f"learning continues from version {self.commits.version}", 0)
 
     def _committed(self) -> None:
         self._losses.committed()

@@ -1,4 +1,4 @@
-"""The loop: increments in, versions out, until the stream ends, somebody asks to stop, or too many workers are lost."""
+"""The loop: increments in, versions out, until the stream ends, a stop is requested, or too many workers are lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ __all__ = ["Loop"]
 
 
 class Loop:
-    """Drive an engine over the stream, and commit what it learns to a run directory.
+    """Drives an engine over the stream, and commits the results to a run directory.
 
-    job, engine, directory: the run. on_progress: called after every increment. lost: who held the run before, if that
-    one was lost. alerts: tells a person what happens. stop: what a signal sets, where somebody outside looks at it too.
+    `run` continues from the last commit. It returns True when the stream has ended, False when a signal requested a
+    stop.
 
-    `run` goes on from the last commit. It returns True when the stream ended, False when a signal asked it to stop.
+    Args:
+        job: The job.
+        engine: The engine.
+        directory: The run directory.
+        on_progress: Called after every increment.
+        lost: Description of the previous process of the run, if that was lost.
+        alerts: Sends alerts; None sends none.
+        stop: Event that a signal sets, if other threads observe it as well.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Loop:
             self.on_progress(progress)
 
     def run(self) -> bool:
-        """Learn until the stream ends, or until asked to stop."""
+        """Learn until the stream ends, or until a stop is requested."""
         commits = self.learning.commits
         looking = woken_by_requests(self.directory.path, self._stop, for_changes=self.engine.interruptible)
         with set_by_signals(self._stop), looking:
@@ -76,18 +83,18 @@ class Loop:
                 except BaseException:
                     try:
                         with suppress(IncrError):
-                            commits.land()  # what has gone wrong is not the commit's fault
+                            commits.land()  # the error does not concern the commit
                     finally:
                         commits.give_up()
                     raise
 
     def _learn_on(self) -> None:
-        """Go on from the last commit."""
+        """Continue from the last commit."""
         learning = self.learning
         try:
             learning.resume()
         except Stopped:
-            if self._stop.is_set():  # nothing has begun that could be ended with a commit
+            if self._stop.is_set():  # nothing was begun that a commit could save
                 raise KeyboardInterrupt from None
             learning.resume()
         while not self._stop.is_set():
@@ -111,9 +118,10 @@ class Loop:
             learning.stopped()
 
     def _change(self, *, waiting: bool = False) -> None:
-        """Carry out the change that somebody asks for, if there is one.
+        """Perform a requested change, if there is one.
 
-        waiting: whether the engine was waiting for data, and so must be started anew.
+        Args:
+            waiting: Whether the engine was waiting for data and must be restarted.
         """
         learning = self.learning
         wanted = request(self.directory.path, CHANGE)
@@ -134,9 +142,9 @@ class Loop:
             learning.resume_where_it_stood()
 
     def run_to_summary(self, **more: Any) -> dict[str, Any]:
-        """Run, and leave the numbers of the run, and `more`, in its directory as summary.json; returns them.
+        """Run, and write the run's numbers and `more` to summary.json in its directory; return them.
 
-        "finished" among them is what `run` returns.
+        The entry "finished" is the result of `run`.
         """
         finished = self.run()
         summary = {

@@ -1,4 +1,4 @@
-"""Lost workers: how often in a row, and what to tell of it once the run has healed."""
+"""Lost workers: consecutive losses, and their events after recovery."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ __all__ = ["Losses"]
 class Losses:
     """Workers that were lost since the last commit.
 
-    healed: what was lost, and what was done, for the events of the next commit.
+    Attributes:
+        healed: Loss and reaction, for the events of the next commit.
 
-    >>> now = [0.0]
-    >>> losses = Losses(clock=lambda: now[0])
-    >>> losses.heals(WorkerLost("cluster: replica 1 died while learning 2013-02-01; version 7 is ..."), most=1)
-    True
-    >>> now[0] = 0.5; losses.gone_on(); losses.healed
-    [('cluster: replica 1 died while learning 2013-02-01', 'replaced; learning went on after 0.50 s')]
-    >>> losses.heals(WorkerLost("cluster: replica 1 died; ..."), most=1)
-    False
+    Example:
+        >>> now = [0.0]
+        >>> losses = Losses(clock=lambda: now[0])
+        >>> losses.heals(WorkerLost("cluster: replica 1 died while learning 2013-02-01; version 7 is ..."), most=1)
+        True
+        >>> now[0] = 0.5; losses.gone_on(); losses.healed
+        [('cluster: replica 1 died while learning 2013-02-01', 'replaced; learning continued after 0.50 s')]
+        >>> losses.heals(WorkerLost("cluster: replica 1 died; ..."), most=1)
+        False
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,26 +35,26 @@ class Losses:
         self._told = 0
 
     def heals(self, lost: WorkerLost, most: int) -> bool:
-        """Take note of a loss; whether it may be healed: not the one after `most` in a row without a commit."""
+        """Record a loss; return whether the run may recover: not after more than `most` in a row without a commit."""
         self._in_a_row += 1
         self.noticed(str(lost).partition(";")[0])
         return self._in_a_row <= most
 
     def noticed(self, what: str) -> None:
-        """Somebody was lost, and is being replaced."""
+        """Record a loss that is being repaired."""
         self._noticed.append((self._clock(), what))
 
     def gone_on(self) -> None:
-        """An increment was learned since."""
+        """Record that an increment was learned after the loss."""
         for then, what in self._noticed:
-            self.healed.append((what, f"replaced; learning went on after {self._clock() - then:.2f} s"))
+            self.healed.append((what, f"replaced; learning continued after {self._clock() - then:.2f} s"))
         self._noticed = []
 
     def tell(self) -> list[tuple[str, str]]:
-        """What has healed, for a commit that begins."""
+        """Return the repaired losses, for a commit that begins."""
         self._told = len(self.healed)
         return list(self.healed)
 
     def committed(self) -> None:
-        """What was told of is committed."""
+        """Drop the losses that the commit has recorded."""
         self._in_a_row, self._told, self.healed = 0, 0, self.healed[self._told :]

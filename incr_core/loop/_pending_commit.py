@@ -1,4 +1,4 @@
-"""What was learned since the last commit, as the tables that the next one makes durable."""
+"""Increments learned since the last commit, as the tables of the next one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PendingCommit", "metrics_row", "metrics_table", "trivial_columns"]
 
 @dataclass(slots=True)
 class PendingCommit:
-    """What was learned since the last commit; dropped where the loop returns to it.
+    """Increments learned since the last commit; dropped if the loop returns to it.
 
     last: the last increment's tick; None if there is nothing to commit. metrics: a row per increment.
     rows: participant -> ids of the rows it learned. duplicates: participant -> ids of rows that were learned before.
@@ -46,7 +46,7 @@ class PendingCommit:
         return self.last is not None
 
     def add(self, participants: Sequence[str], arrivals: Sequence[Arrival], *, learned: bool) -> list[BadFile]:
-        """Add the rows of an increment, by the participants that own them; returns the bad files among its reports."""
+        """Add the rows of an increment, by participant; return the bad files among the reports."""
         self.last = arrivals[0].tick
         for name, arrival in zip(participants, arrivals, strict=True):
             if learned and len(arrival.rows):
@@ -56,7 +56,7 @@ class PendingCommit:
             if len(arrival.dropped):
                 self.dropped.setdefault(name, []).append(arrival.dropped)
             self.bad += arrival.bad
-        # All who read the files report the same bad ones.
+        # All participants that read the same files report the same bad ones.
         files = list(dict.fromkeys(file for arrival in arrivals for file in arrival.bad_files))
         self.bad_files += files
         return files
@@ -64,7 +64,10 @@ class PendingCommit:
     def tables(self, version: int, origins: Sequence[str], increment: int) -> dict[str, pa.Table]:
         """What a commit takes of it: metrics, ledger, duplicates, dropped, quarantine, events and clients.
 
-        origins: of rows by number; increment: the last one.
+        Args:
+            version: Number of the version.
+            origins: Names of fragments, by the number in row ids.
+            increment: Number of the last increment.
 
         >>> tables = PendingCommit(metrics=[{"increment": 7}]).tables(1, [], 7)
         >>> tables["metrics"].num_rows, [name for name, table in tables.items() if not table.num_rows]
@@ -96,16 +99,23 @@ def metrics_row(
     *,
     skipped: bool,
 ) -> dict[str, Any]:
-    """One increment as a row of the table of metrics.
+    """Return one increment as a row of the metrics table.
 
-    now, so_far: the objective's metrics over this increment and over all; version: the one that it will be part of;
-    skipped: whether its rows were not learned.
+    Args:
+        arrivals: The participants' reports.
+        rows: Counts over all participants.
+        learned: Losses and costs of learning.
+        now: The objective's metrics over this increment.
+        so_far: The objective's metrics over all increments.
+        version: The version that the increment will be part of.
+        skipped: Whether its rows were not learned.
 
-    >>> arrival = Arrival(Tick(3, "2013-02-01"), torch.arange(4), arriving=5, predicted=5, scored=4)
-    >>> told = [arrival], Counts.of([arrival]), Round({"loss": 2.0}, passes_rows=4)
-    >>> row = metrics_row(*told, {"auc": 0.7}, {"auc": 0.6}, 1, skipped=False)
-    >>> row["increment"], row["rows_labelled"], row["metric.auc"], row["total.auc"], row["loss.loss"]
-    (3, 4, 0.7, 0.6, 0.5)
+    Example:
+        >>> arrival = Arrival(Tick(3, "2013-02-01"), torch.arange(4), arriving=5, predicted=5, scored=4)
+        >>> told = [arrival], Counts.of([arrival]), Round({"loss": 2.0}, passes_rows=4)
+        >>> row = metrics_row(*told, {"auc": 0.7}, {"auc": 0.6}, 1, skipped=False)
+        >>> row["increment"], row["rows_labelled"], row["metric.auc"], row["total.auc"], row["loss.loss"]
+        (3, 4, 0.7, 0.6, 0.5)
     """
     tick = arrivals[0].tick
     return {
@@ -146,10 +156,11 @@ def trivial_columns(now: Statistics, so_far: Statistics) -> dict[str, float]:
 
 
 def metrics_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Metrics of increments as a table; a column some increments lack is null there.
+    """Return metrics of increments as a table; missing entries are null.
 
-    >>> metrics_table([{"increment": 0}, {"increment": 1, "metric.auc": 0.5}])["metric.auc"].to_pylist()
-    [None, 0.5]
+    Example:
+        >>> metrics_table([{"increment": 0}, {"increment": 1, "metric.auc": 0.5}])["metric.auc"].to_pylist()
+        [None, 0.5]
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})

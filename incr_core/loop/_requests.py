@@ -1,4 +1,4 @@
-"""Requests reach a run that waits for data, as a signal would: another host can send none."""
+"""Requests that wake a run waiting for data, for other hosts, which cannot send signals."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from incr_core.registry import CHANGE, STOP, asked
 __all__ = ["woken_by_requests"]
 
 LOOK = 1.0
-"""Seconds between looks at what others ask."""
+"""Seconds between checks for requests."""
 
 
 @contextmanager
 def woken_by_requests(directory: Path, stop: threading.Event, *, for_changes: bool) -> Iterator[None]:
-    """Inside, a request to stop in a run directory sets `stop`, also while the run waits.
+    """Set `stop` when a request to stop appears in a run directory, even while the run waits.
 
-    A request for a change only ends the waiting, where it is to (`for_changes`).
+    A request for a change only ends the waiting, if `for_changes` is set.
 
-    Within `set_by_signals`: the main thread is woken by a signal to this process. A run in another thread cannot be
-    woken; it sees `stop`, and changes, after the increment at hand.
+    Must be used inside `set_by_signals`: a signal to this process wakes the main thread. A run in another thread cannot
+    be woken; it sees `stop`, and changes, after the current increment.
     """
     ended, in_main = threading.Event(), threading.current_thread() is threading.main_thread()
 

@@ -1,4 +1,4 @@
-"""One review: a round over rows of the history, which stay in the versions they are in."""
+"""A review: a round over rows of the history, which stay in their versions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,18 @@ def review_history(
     arrivals: Sequence[Arrival],
     learned: Round,
 ) -> tuple[str, str, int] | None:
-    """Learn rows drawn from the history once more; returns what was done, its loss, and of how many rows.
+    """Learn rows drawn from the history once more.
 
-    pending: rows learned since the last commit, by participant. arrivals, learned: of the increment that it follows,
-    whose costs grow by the review's; where the review diverges, so has the increment.
+    Args:
+        review: The schedule, which draws the rows.
+        engine: The engine.
+        directory: The run directory.
+        pending: Rows learned since the last commit, by participant.
+        arrivals: Reports on the preceding increment.
+        learned: Costs of that increment, to which the review's are added. If the review diverges, so has the increment.
+
+    Returns:
+        Description, loss and number of rows of the review, or None.
     """
     names = list(engine.origins)
     rows = review.draw(arrivals[0].tick.number, pending, directory.table("ledger"), names)

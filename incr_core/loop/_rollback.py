@@ -1,4 +1,4 @@
-"""Going back to a version for good: learning goes on from it, and what was learned since is undone."""
+"""Permanent rollback to a version: learning continues from it, and later versions are undone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ __all__ = ["roll_back"]
 
 
 def roll_back(directory: RunDirectory, version: int, *, drop: bool) -> tuple[int, int]:
-    """Let a run go on from a version; returns the number that it has now, and how many rows are undone.
+    """Continue a run from an earlier version.
 
-    Those rows are pending again: they are learned anew where their files are still there. drop: they are set aside
-    instead, in quarantine, and learning goes on behind them.
+    The undone rows become pending again, and are learned again if their files still exist.
 
-    Raises VersionError where the version has no weights or state to go on from any more, RunDirectoryError where
-    participants keep theirs elsewhere.
+    Args:
+        directory: The run directory.
+        version: The version.
+        drop: Set the undone rows aside in quarantine instead, and continue after them.
+
+    Returns:
+        The new number of the version, and the number of undone rows.
+
+    Raises:
+        VersionError: The version's weights or state no longer exist.
+        RunDirectoryError: Participants store their state elsewhere.
     """
     directory.require(version)
     place, last = directory.path, directory.versions()[-1]
@@ -38,8 +46,8 @@ def roll_back(directory: RunDirectory, version: int, *, drop: bool) -> tuple[int
         if missing := [name for name in state["participants"] if name not in there]:
             raise VersionError(
                 f"{place}: version {version}: expected the states of all participants here, got none of "
-                f"{', '.join(missing[:3])}, which keeps its own elsewhere; begin another run to learn without what "
-                "came since, or pin the version (incr pin)"
+                f"{', '.join(missing[:3])}, which are stored elsewhere; start another run to learn without the "
+                "later rows, or pin the version (incr pin)"
             )
         events = state["totals"]["events"]
         events["rollback"] = events.get("rollback", 0) + 1

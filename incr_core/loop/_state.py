@@ -1,4 +1,4 @@
-"""What a run remembers from one increment to the next, besides what its participants keep: a part of every commit."""
+"""The loop's own state between increments, a part of every commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LoopState"]
 
 
 class LoopState:
-    """The loop's own state, as it is at the beginning of a job's run.
+    """The loop's own state, initially as at the start of a job's run.
 
     totals, clients, slices: sums over all increments, and those of each client and each slice. controller, review,
     gate: what notices drift, looks back and judges versions; None where the job does not ask for it. limits: which
@@ -34,11 +34,11 @@ class LoopState:
         self.reached = 0
 
     def why_aside(self, tick: Tick) -> str | None:
-        """Why an increment is not learned, where somebody has gone back and set its rows aside."""
+        """Return why an increment is set aside after a rollback, or None."""
         return None if self.dropped is None or tick.number > self.dropped["up_to"] else str(self.dropped["why"])
 
     def state_dict(self, *, copied: bool) -> dict[str, Any]:
-        """What a commit keeps of it. copied: whether it is written while all of it changes."""
+        """Return the state; `copied` if it is written while learning continues."""
         state = {
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
             "controller": None if self.controller is None else self.controller.state_dict(),
@@ -53,7 +53,7 @@ class LoopState:
         return copy.deepcopy(state) if copied else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a commit."""
+        """Restore the state."""
         self.totals = Totals(**state["totals"])
         self.clients.load_state_dict(state.get("clients", {"clients": [], "sums": {}}))
         for name, kept in (("slices", self.slices), ("limits", self.limits)):
@@ -63,7 +63,7 @@ class LoopState:
             self.controller.load_state_dict(state["controller"])
         if self.review is not None:
             self.review.load_state_dict(state["review"])
-        if self.gate is not None and state.get("gate") is not None:  # none where the job had no gate then
+        if self.gate is not None and state.get("gate") is not None:  # absent if the job had no gate then
             self.gate.load_state_dict(state["gate"])
         self.dropped, self.reached = state.get("dropped"), state.get("reached", 0)
 

@@ -1,4 +1,4 @@
-"""What a run has done so far: for its summary, and for a progress bar."""
+"""Totals of a run so far, for its summary and for progress reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Progress", "Totals"]
 
 @dataclass(slots=True)
 class Progress:
-    """What a progress bar may show after an increment."""
+    """Progress after an increment, for display."""
 
     increment: str
     rows: int
@@ -28,7 +28,9 @@ class Progress:
 class Totals:
     """Sums over all increments of a run; they survive commits and resumes.
 
-    events: kind -> how many. diverged_in_a_row: of the last increments with rows to learn, how many diverged.
+    Attributes:
+        events: Number of events, by kind.
+        diverged_in_a_row: Number of consecutive diverged increments among the last ones with rows to learn.
     """
 
     increments: int = 0
@@ -45,8 +47,14 @@ class Totals:
     diverged_in_a_row: int = 0
 
     def add(self, rows: Counts, learned: Round, statistics: Statistics, *, skipped: bool, aside: bool) -> None:
-        """Add an increment. statistics: of the predictions scored. skipped: whether its rows are not learned, but in
-        quarantine; aside: since they are set aside, and not since it has diverged.
+        """Add an increment.
+
+        Args:
+            rows: Its counts.
+            learned: Losses and costs of learning.
+            statistics: Statistics of the predictions scored.
+            skipped: Whether its rows are quarantined instead of learned.
+            aside: Whether the reason is that they are set aside, not divergence.
         """
         if skipped:
             self.rows_quarantined += rows.labelled
@@ -64,11 +72,11 @@ class Totals:
 
     @property
     def rows_per_second(self) -> float:
-        """Rows learned in a second, over the whole run."""
+        """Rows learned per second, over the whole run."""
         return self.rows_learned / max(self.seconds, 1e-9)
 
     def summary(self, objective: Objective) -> dict[str, Any]:
-        """The totals as summary.json gives them."""
+        """Return the totals for summary.json."""
         return {
             "increments": self.increments,
             "rows_learned": self.rows_learned,

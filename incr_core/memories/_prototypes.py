@@ -51,7 +51,9 @@ class Prototypes(Memory):
     def __init__(self, capacity: int | str, ttl: int | None = None, noise: float = 1.0) -> None:
         super().__init__(capacity, ttl)
         if ttl is not None:
-            raise ArgumentError("memory.ttl: prototypes are means of rows of every age, none of which can be let go")
+            raise ArgumentError(
+                "memory.ttl: prototypes are means of rows of every age, which cannot expire; leave it out"
+            )
         self.noise = not_negative("memory.noise", noise)
 
     def sample_held(self, count: int, generator: torch.Generator) -> Columns:

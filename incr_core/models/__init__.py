@@ -1,4 +1,4 @@
-"""The built-in networks, the statistics that normalise their inputs, and adaptations of any model."""
+"""Built-in networks, the statistics that normalise their inputs, and adaptations of any model."""
 
 from __future__ import annotations
 
@@ -71,4 +71,4 @@ __all__ = [
 ]
 
 MODELS: Catalogue[Callable[..., nn.Module]] = Catalogue("a model", {}, "incr.models")
-"""What `model.factory` can name. None is ours: without a factory, the network follows from the columns."""
+"""Plug-in models for `model.factory`. None is built in: without a factory, the columns determine the network."""

@@ -1,4 +1,4 @@
-"""Forwards that only answer: what they write to a model is taken back, so that nobody's question changes an answer."""
+"""Forwards without side effects: their writes to a model are undone, so that predicting does not change predictions."""
 
 from __future__ import annotations
 
@@ -17,49 +17,55 @@ __all__ = ["Asking", "keeps_nothing"]
 
 
 def keeps_nothing(*modules: nn.Module) -> bool:
-    """Whether it is certain that a forward in eval mode leaves no trace: only layers that torch made, or that say so.
+    """Whether a forward in eval mode certainly changes nothing: only torch's own layers, or layers that declare it.
 
-    >>> keeps_nothing(nn.Sequential(nn.Embedding(3, 2), nn.BatchNorm1d(2)))
-    True
-    >>> keeps_nothing(nn.Embedding(3, 2, max_norm=1.0))  # it shortens the rows that it looks up
-    False
+    Example:
+        >>> keeps_nothing(nn.Sequential(nn.Embedding(3, 2), nn.BatchNorm1d(2)))
+        True
+        >>> keeps_nothing(nn.Embedding(3, 2, max_norm=1.0))  # it shortens the rows that it looks up
+        False
     """
     shortens = any(getattr(part, "max_norm", None) is not None for one in modules for part in one.modules())
     return not shortens and draws_nothing(*modules, training=False)
 
 
 class Asking:
-    """Inside, a model answers; afterwards its tensors, and the extra state of its modules, are as they were.
+    """Context in which a model predicts; at exit its tensors, and the extra state of its modules, are restored.
 
-    A model may keep something in every forward: a moving average, a count, embeddings of `max_norm`, the statistics of
-    a norm that it puts in training mode itself. What it learns from is then learned in forwards that learn, alone.
+    A model may write in every forward: a moving average, a counter, embeddings with `max_norm`, the statistics of a
+    norm that it puts in training mode itself. With this context only forwards that learn have such effects.
 
-    All tensors are copied before the first forward, and later those that one has written to, and statistics of norms,
-    whose writes torch does not count. ArgumentError names a tensor that is written to in a later forward and was not in
-    the first.
+    All tensors are copied before the first forward. Later only those that a forward has written to are copied, and
+    statistics of norms, whose writes torch does not count. Plain attributes are not restored. The context must not be
+    used by two threads at once.
 
-    Plain attributes stay as a forward leaves them. Not for two threads at a time.
+    Args:
+        model: The model.
+        extra: Extra state of its modules.
+        parameters: Whether to include parameters. False for shards, whose forwards write to copies.
 
-    parameters: whether to look at them too. False of shards, where a forward writes to copies of them.
+    Raises:
+        ArgumentError: A later forward writes to a tensor that the first did not write to.
 
-    >>> class Counting(nn.Linear):
-    ...     def __init__(self):
-    ...         super().__init__(1, 1); self.register_buffer("calls", torch.zeros(()))
-    ...     def forward(self, x):
-    ...         self.calls += 1
-    ...         return super().forward(x)
-    >>> model = Counting(); asking = Asking(model, ExtraState(model=model))
-    >>> with asking:
-    ...     _ = model(torch.ones(1, 1))
-    >>> model.calls
-    tensor(0.)
+    Example:
+        >>> class Counting(nn.Linear):
+        ...     def __init__(self):
+        ...         super().__init__(1, 1); self.register_buffer("calls", torch.zeros(()))
+        ...     def forward(self, x):
+        ...         self.calls += 1
+        ...         return super().forward(x)
+        >>> model = Counting(); asking = Asking(model, ExtraState(model=model))
+        >>> with asking:
+        ...     _ = model(torch.ones(1, 1))
+        >>> model.calls
+        tensor(0.)
     """
 
     def __init__(self, model: nn.Module, extra: ExtraState, *, parameters: bool = True) -> None:
         self._model = model
         self._extra = extra
         self._parameters = parameters
-        self._written: set[str] | None = None  # not known before the first forward
+        self._written: set[str] | None = None  # unknown before the first forward
         self._statistics = {
             f"{name}.{buffer}" if name else buffer
             for name, part in model.named_modules()
@@ -85,7 +91,7 @@ class Asking:
 
     def __exit__(self, *_: object) -> None:
         for part, name, buffer in self._buffers:
-            if getattr(part, name) is not buffer:  # a forward has put another in its place, and this one is as it was
+            if getattr(part, name) is not buffer:  # a forward has replaced the buffer, whose value is unchanged
                 setattr(part, name, buffer)
         written = {
             name
@@ -105,9 +111,9 @@ class Asking:
         self._buffers, self._before, self._state = [], {}, {}
         if late:
             raise ArgumentError(
-                f"model.{late[0]}: expected a tensor that the model's forward leaves alone in eval mode, as its first "
-                "one did, and a later one wrote to it: what only answers would change what is answered later; write to "
-                "it only where self.training holds"
+                f"model.{late[0]}: expected a tensor that the model's forward does not write to in eval mode, as in "
+                "its first one, but a later one did: predicting would change later predictions; write to it only if "
+                "self.training holds"
             )
 
     def _copies(self, name: str) -> bool:

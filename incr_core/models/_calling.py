@@ -1,4 +1,4 @@
-"""How a model is called, and what of its answer counts, where it does not simply map a tensor to a tensor."""
+"""Calling conventions of models that do not simply map a tensor to a tensor."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 def answer_of(output: Any) -> Tensor:
-    """What counts of a model's answer: the tensor itself; `logits` of a dict or of an object that has them, such as
-    a ModelOutput of the transformers library; else the first element of a tuple.
+    """Return the tensor of a model's output that the objective uses.
 
-    ArgumentError that names what came, where that is no tensor.
+    It is the output itself; or the `logits` of a dict or of an object, such as a ModelOutput of the transformers
+    library; or the first element of a tuple.
 
-    >>> import torch
-    >>> answer_of({"loss": None, "logits": torch.ones(1)}), answer_of((torch.zeros(1), "more"))
-    (tensor([1.]), tensor([0.]))
-    >>> answer_of({"hidden": torch.ones(1)})
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: model: expected an answer that is a tensor, has logits, or is a tuple that begins
-    with one, got dict of hidden; return the tensor that the objective is for, or name it logits
+    Raises:
+        ArgumentError: The output contains no such tensor.
+
+    Example:
+        >>> import torch
+        >>> answer_of({"loss": None, "logits": torch.ones(1)}), answer_of((torch.zeros(1), "more"))
+        (tensor([1.]), tensor([0.]))
+        >>> answer_of({"hidden": torch.ones(1)})
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: model: expected an answer that is a tensor, has logits, or is a tuple that
+        begins with one, got dict of hidden; return the tensor that the objective is for, or name it logits
     """
     if isinstance(output, Tensor):
         return output
@@ -52,19 +56,20 @@ def answer_of(output: Any) -> Tensor:
 
 
 def takes_by_name(model: nn.Module, names: Collection[str]) -> bool:
-    """Whether a model's forward takes a dict's entries as arguments by name, and not the dict as one.
+    """Whether a model's forward takes a dict's entries as named arguments, instead of the dict as one argument.
 
-    So it is where the forward has several parameters of which the dict's keys are names (of some of them, where it
-    takes any others too). A wrapper that passes on whatever it is given is as the one module in it.
+    That holds if the forward has several parameters and all keys are names of parameters (or some, if it accepts
+    arbitrary named arguments). A wrapper that passes on its arguments is treated as the single module inside it.
 
-    >>> class Bert(nn.Module):
-    ...     def forward(self, input_ids, attention_mask=None): ...
-    >>> takes_by_name(Bert(), ["input_ids"]), takes_by_name(Bert(), ["inputs", "task"])
-    (True, False)
-    >>> class OfOne(nn.Module):
-    ...     def forward(self, inputs): ...
-    >>> takes_by_name(OfOne(), ["inputs"])
-    False
+    Example:
+        >>> class Bert(nn.Module):
+        ...     def forward(self, input_ids, attention_mask=None): ...
+        >>> takes_by_name(Bert(), ["input_ids"]), takes_by_name(Bert(), ["inputs", "task"])
+        (True, False)
+        >>> class OfOne(nn.Module):
+        ...     def forward(self, inputs): ...
+        >>> takes_by_name(OfOne(), ["inputs"])
+        False
     """
     known, anything = arguments_of(model)
     found = known.intersection(names)
@@ -72,14 +77,17 @@ def takes_by_name(model: nn.Module, names: Collection[str]) -> bool:
 
 
 def arguments_of(model: nn.Module) -> tuple[frozenset[str], bool]:
-    """The names that a model's forward takes, and whether it takes any others too; a wrapper's are those inside.
+    """Return the parameter names of a model's forward, and whether it accepts arbitrary named arguments.
 
-    >>> sorted(arguments_of(nn.Bilinear(1, 1, 1))[0])
-    ['input1', 'input2']
+    For a wrapper that passes on its arguments, these are the names of the module inside.
+
+    Example:
+        >>> sorted(arguments_of(nn.Bilinear(1, 1, 1))[0])
+        ['input1', 'input2']
     """
     try:
         parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # of a scripted or built-in forward
+    except (TypeError, ValueError):  # a scripted or built-in forward
         return frozenset(), False
     known = frozenset(parameter.name for parameter in parameters if parameter.kind in _NAMED)
     anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
@@ -88,46 +96,51 @@ def arguments_of(model: nn.Module) -> tuple[frozenset[str], bool]:
 
 
 def ask(model: nn.Module, inputs: Inputs) -> Tensor:
-    """A model's answer to inputs, once; `Calls` is for many times.
+    """Return a model's output for inputs once; `Calls` is for repeated calls.
 
-    >>> import torch
-    >>> ask(nn.Identity(), torch.ones(1))
-    tensor([1.])
+    Example:
+        >>> import torch
+        >>> ask(nn.Identity(), torch.ones(1))
+        tensor([1.])
     """
     by_name = isinstance(inputs, dict) and takes_by_name(model, inputs)
     return answer_of(model(**inputs) if by_name else model(inputs))  # type: ignore[arg-type]
 
 
 class Calls:
-    """Has `model(inputs)` take a batch's inputs, and give a tensor, whoever calls it (`takes_by_name`, `answer_of`).
+    """Makes `model(inputs)` accept a batch's inputs and return a tensor for any caller (`takes_by_name`, `answer_of`).
 
-    Calls that give a model its arguments by name, such as those of its author, are as they were.
+    Calls with named arguments, such as those by the model's author, are unchanged.
 
-    >>> import torch
-    >>> class Classifier(nn.Module):
-    ...     def forward(self, left, right=None):
-    ...         return {"logits": left - right}
-    >>> model = Classifier(); calls = Calls(model)
-    >>> model({"left": torch.ones(1), "right": torch.zeros(1)})
-    tensor([1.])
-    >>> model(left=torch.ones(1), right=torch.zeros(1))
-    {'logits': tensor([1.])}
+    Example:
+        >>> import torch
+        >>> class Classifier(nn.Module):
+        ...     def forward(self, left, right=None):
+        ...         return {"logits": left - right}
+        >>> model = Classifier(); calls = Calls(model)
+        >>> model({"left": torch.ones(1), "right": torch.zeros(1)})
+        tensor([1.])
+        >>> model(left=torch.ones(1), right=torch.zeros(1))
+        {'logits': tensor([1.])}
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._by_name: bool | None = None  # not known before the first call
-        self._answers = True  # with a tensor, so far
-        self._modes: set[bool] = set()  # in which it was seen, since some models answer more when they learn
+        self._by_name: bool | None = None  # unknown before the first call
+        self._answers = True  # whether all outputs so far were tensors
+        self._modes: set[bool] = set()  # modes observed so far, because some models return more in training mode
         self._ours = False
         self._handles: list[RemovableHandle] = []
         self._attach()
 
     def settled(self, training: bool, *, alone: bool) -> bool:
-        """Whether all is known; a model that needs nothing of this is then as it was, and its steps as fast.
+        """Whether the calling convention is known; hooks are removed from a model that needs none, which is then as
+        fast as before.
 
-        training: the mode of the calls that follow, if they are `alone` until this is asked again. A model that answers
-        with a tensor in that mode is then as it was too.
+        Args:
+            training: Mode of the following calls.
+            alone: Whether all calls until the next call of this method have that mode. The hooks are then removed if
+                the model returns a tensor in that mode.
         """
         if self._by_name or not self._answers:
             return True
@@ -139,7 +152,7 @@ class Calls:
         return known
 
     def _attach(self) -> None:
-        # Before any hook that takes inputs to pieces.
+        # Before any hook that modifies the inputs.
         before = self._model.register_forward_pre_hook(self._give, with_kwargs=True, prepend=True)
         self._handles = [before, self._model.register_forward_hook(self._take)]
 

@@ -1,7 +1,7 @@
-"""What modules hold: every tensor once, under the first of its names, with the rule by which it merges.
+"""Tensors of modules, each listed once under its first name, with its merge rule.
 
-A module may stand in several places of a model (ALBERT's layers, the towers of a siamese network), and a tensor in
-several modules (a decoder tied to its embedding). It is exchanged, merged, stepped and stored once.
+A module may occur several times in a model (ALBERT's layers, the towers of a siamese network), and a tensor in several
+modules (a decoder tied to its embedding). It is exchanged, merged, stepped and stored once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Entries", "merge_rules"]
 
 
 class Place(NamedTuple):
-    """Where a tensor is: an attribute of a module, under one of the module's names."""
+    """Location of a tensor: an attribute of a module, under one of the module's names."""
 
     name: str
     module: nn.Module
@@ -30,13 +30,13 @@ class Place(NamedTuple):
 
     @property
     def kept(self) -> bool:
-        """Whether the module's state holds it: not so for buffers registered with `persistent=False`."""
+        """Whether the module's state contains it; false for buffers registered with `persistent=False`."""
         return is_persistent(self.module, self.attribute)
 
 
 @dataclass(slots=True)
 class Constant:
-    """A buffer that is in no state, so learning must not change it: as it was, and how often it had been written to."""
+    """A non-persistent buffer, which learning must not change: its initial value and number of writes."""
 
     place: Place
     value: Tensor
@@ -44,15 +44,22 @@ class Constant:
 
 
 class Entries:
-    """The tensors of modules, by name: looked up once, so that reading them is quick, and read as they are now.
+    """The tensors of modules, by name. Names are resolved once, and tensors are read as they are now.
 
-    modules: by the first part of the name. rules: name -> how the entry merges. ArgumentError names a tensor that
-    cannot be merged, or has no shape yet.
+    Args:
+        modules: Modules, by the first part of the names.
 
-    >>> layer = nn.Linear(1, 1)
-    >>> entries = Entries(model=nn.Sequential(layer, nn.ReLU(), layer))
-    >>> entries.rules
-    {'model.0.weight': 'mean', 'model.0.bias': 'mean'}
+    Attributes:
+        rules: Merge rule of each entry.
+
+    Raises:
+        ArgumentError: A tensor cannot be merged, or has no shape yet.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> entries = Entries(model=nn.Sequential(layer, nn.ReLU(), layer))
+        >>> entries.rules
+        {'model.0.weight': 'mean', 'model.0.bias': 'mean'}
     """
 
     def __init__(self, **modules: nn.Module) -> None:
@@ -79,24 +86,25 @@ class Entries:
                 yield place._replace(name=f"{name}.{place.name}")
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors as they are now, by name; views of the live ones, without gradients."""
+        """Return the current tensors, by name; views of the live ones, without gradients."""
         for first, other in self._others:
             if getattr(other.module, other.attribute) is not getattr(first.module, first.attribute):
                 raise ArgumentError(
                     f"{other.name}: expected the tensor that it shares with {first.name}, got another, since a forward "
-                    f"assigned one; write into it (`{other.attribute}.copy_(...)`), or give each a tensor of its own"
+                    f"assigned one; write into it (`{other.attribute}.copy_(...)`), or give each a separate tensor"
                 )
         return {place.name: getattr(place.module, place.attribute).detach() for place in self._first}
 
     def check_constants(self) -> None:
-        """ArgumentError that names a buffer which learning has changed and nobody would save or merge."""
+        """Raise an ArgumentError if learning has changed a buffer that is neither saved nor merged."""
         for constant in self._constants:
             place = constant.place
             now: Tensor | None = getattr(place.module, place.attribute)
             if now is None or (now is place.tensor and writes(now) == constant.writes):
                 continue
             was = constant.value.to(now.device)
-            # One of another shape is a cache that follows its inputs, such as positions up to the longest sequence.
+            # A buffer of another shape is a cache that depends on the inputs, such as positions up to the longest
+            # sequence.
             if (now.shape, now.dtype) == (was.shape, was.dtype) and not torch.equal(now.detach(), was):
                 raise ArgumentError(
                     f"{place.name}: expected a buffer with persistent=False to stay as it was, and learning changed "
@@ -107,33 +115,34 @@ class Entries:
             constant.place = place._replace(tensor=now)
 
     def check_names(self) -> None:
-        """ArgumentError that names a tensor which a forward has made since."""
+        """Raise an ArgumentError if a forward has created a tensor since construction."""
         for place in self._places():
             if place.name not in self._names:
                 raise ArgumentError(
-                    f"{place.name}: expected all tensors to be there when the learner is made, and a forward made this "
-                    "one: no optimizer moves it, and nobody would save or merge it; make it in __init__, or run one "
-                    "forward, under a seed, before"
+                    f"{place.name}: expected all tensors to exist when the learner is made, and a forward made this "
+                    "one: no optimizer moves it, and it would be neither saved nor merged; make it in __init__, or "
+                    "run one forward, under a seed, before"
                 )
 
 
 def merge_rules(module: nn.Module) -> dict[str, str]:
-    """How each tensor of a module merges between participants, by the first of its names.
+    """Return the merge rule of each tensor of a module, by its first name.
 
-    Parameters: "mean", of floats or complex numbers. Such buffers: "average", the same mean, which the outer step
-    leaves alone (momentum would carry a running variance below zero). Integers and booleans: "max", since a mean of
-    counts or masks means nothing. A module may declare otherwise in a class attribute `merge = {buffer: rule}`; "sum"
-    adds up what each participant added to the anchor's value.
+    Floating and complex parameters: "mean". Floating and complex buffers: "average", the same mean, which the outer
+    step does not modify (momentum would make a running variance negative). Integers and booleans: "max", because a mean
+    of counts or masks is meaningless. A module may declare other rules in a class attribute `merge = {buffer: rule}`;
+    "sum" adds the participants' additions to the anchor's value.
 
-    >>> rules = merge_rules(nn.BatchNorm1d(2))
-    >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]
-    ('mean', 'average', 'max')
+    Example:
+        >>> rules = merge_rules(nn.BatchNorm1d(2))
+        >>> rules["weight"], rules["running_var"], rules["num_batches_tracked"]
+        ('mean', 'average', 'max')
     """
     return {same[0].name: _rule(same) for same in _by_tensor(_places(module))}
 
 
 def _places(module: nn.Module) -> Iterator[Place]:
-    """Every tensor under every name, in the order of `state_dict`."""
+    """Yield every tensor under every name, in the order of `state_dict`."""
     for prefix, part in module.named_modules(remove_duplicate=False):
         for attribute, tensor in [
             *part.named_parameters(recurse=False, remove_duplicate=False),
@@ -150,7 +159,7 @@ def _by_tensor(places: Iterator[Place]) -> list[list[Place]]:
 
 
 def _rule(same: list[Place]) -> str:
-    """How a tensor merges that stands in these places."""
+    """Return the merge rule of a tensor at these places."""
     declared: dict[str, str] = {}
     for place in same:
         rules: Mapping[str, str] = getattr(place.module, "merge", {})

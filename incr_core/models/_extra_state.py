@@ -1,4 +1,4 @@
-"""What modules keep besides tensors: the state that they give by torch's `get_extra_state`."""
+"""Non-tensor state of modules, as returned by torch's `get_extra_state`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ __all__ = ["ExtraState"]
 class ExtraState:
     """The extra state of modules, by their names.
 
-    It is no weight, so no mean is taken of it: each learner keeps its own, through rounds and when it resumes, and a
-    version holds that of the first. ArgumentError names a module whose state could not be kept without pickle.
+    It is not averaged: each learner keeps its own, through rounds and resumes, and a version contains that of the first
+    learner.
 
-    modules: by the first part of the name.
+    Args:
+        modules: Modules, by the first part of the names.
 
-    >>> class Counter(nn.Module):
-    ...     calls = 3
-    ...     def get_extra_state(self): return {"calls": self.calls}
-    ...     def set_extra_state(self, state): self.calls = state["calls"]
-    >>> ExtraState(model=nn.Sequential(nn.ReLU(), Counter())).state_dict()
-    {'model.1': {'calls': 3}}
+    Raises:
+        ArgumentError: A module's state cannot be saved without pickle.
+
+    Example:
+        >>> class Counter(nn.Module):
+        ...     calls = 3
+        ...     def get_extra_state(self): return {"calls": self.calls}
+        ...     def set_extra_state(self, state): self.calls = state["calls"]
+        >>> ExtraState(model=nn.Sequential(nn.ReLU(), Counter())).state_dict()
+        {'model.1': {'calls': 3}}
     """
 
     def __init__(self, **modules: nn.Module) -> None:
@@ -55,11 +60,11 @@ class ExtraState:
 
     @property
     def names(self) -> list[str]:
-        """The modules that have any."""
+        """Names of the modules with extra state."""
         return list(self._modules)
 
     def check_numbers(self) -> None:
-        """ArgumentError that names a plain number which learning has changed, and which nobody would save."""
+        """Raise an ArgumentError if learning has changed a plain number attribute, which is not saved."""
         for (name, part), before in self._numbers.items():
             if name in self._modules:
                 continue
@@ -67,18 +72,22 @@ class ExtraState:
             for attribute, value in before.items():
                 if attribute in now and now[attribute] != value and value == value:  # NaN equals nothing
                     raise ArgumentError(
-                        f"{name}.{attribute}: expected a number that learning leaves alone, and a forward changed it "
-                        f"from {value} to {now[attribute]}: it is neither saved nor merged, so a run would not go on "
-                        "from its commits as it was; keep it in a buffer, or give it by get_extra_state; or, where no "
-                        f"later forward depends on it, name it in the class: transient = ({attribute!r},)"
+                        f"{name}.{attribute}: expected a number that learning does not change, and a forward changed "
+                        f"it from {value} to {now[attribute]}: it is neither saved nor merged, so a resumed run would "
+                        "differ; keep it in a buffer, or return it in get_extra_state; or, if no later forward "
+                        f"depends on it, name it in the class: transient = ({attribute!r},)"
                     )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each, as it is now."""
+        """Return the current state of each module."""
         return {name: part.get_extra_state() for name, part in self._modules.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; CheckpointError that names what has none, or should have none."""
+        """Restore the states.
+
+        Raises:
+            CheckpointError: A module with extra state has none in `state`, or the reverse.
+        """
         for name in {**self._modules, **state}:
             if (name in state) != (name in self._modules):
                 expected, got = ("one", "none") if name in self._modules else ("none", "one")
@@ -90,6 +99,6 @@ class ExtraState:
 
 
 def _numbers(part: nn.Module) -> dict[str, int | float]:
-    """A module's plain numbers, but those of which it says that no later forward depends on them."""
+    """Return a module's plain number attributes, except those declared transient."""
     transient = getattr(type(part), "transient", ())
     return {name: value for name, value in vars(part).items() if type(value) in (int, float) and name not in transient}

@@ -1,4 +1,4 @@
-"""Sums that forget: rows count more the later they come, so that adding is all it takes."""
+"""Forward decay: sums that weight later rows more, so that addition is the only operation."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from torch import Tensor
 __all__ = ["freshness"]
 
 MANY = 50.0
-"""Half-lives after which the half-life grows: from then on it is this part of all rows."""
+"""Number of half-lives after which the half-life grows: from then on it is this fraction of all rows."""
 
 FEW = 5.0
-"""The half-life is this part of all rows before, where it begins short."""
+"""If the half-life starts short, it is this fraction of all earlier rows."""
 
 
 def freshness(rows: Tensor, half_life: float, *, early: bool = False) -> Tensor:
-    """What a row counts that comes after so many others: twice as much as one `half_life` rows before it.
+    """Return the weight of a row after `rows` others: twice that of a row `half_life` rows earlier.
 
         g(n) = 2^a        da / dn = 1 / H(n)        H(n) = max(half_life, n / 50)
 
-    and with `early` H(n) = n / 5 up to n = 5 half_life, but half_life / 20 at least: for what changes much while little
-    is known, such as how good a model is that has just begun.
+    With `early`, H(n) = n / 5 up to n = 5 half_life, but at least half_life / 20. It suits quantities that change fast
+    while few rows are known, such as the accuracy of a model that has just started.
 
-    A sum in which old rows must fade is multiplied by something, and what is multiplied does not merge by adding. To
-    let new rows weigh more instead is the same but for a factor, which cancels where sums are divided by sums; and what
-    all participants add, from the same count of rows on, is added up in any order (Cormode et al. 2009, "Forward decay:
-    a practical time decay model for streaming systems"). With a half-life that grows, float64 holds it for longer than
-    there are rows.
+    A sum with decay is usually multiplied by a factor, and multiplied sums do not merge by addition. Giving new rows a
+    larger weight instead differs only by a common factor, which cancels in ratios of sums; and additions of several
+    participants that start from the same count merge in any order. Because the half-life grows, float64 suffices for
+    any realistic number of rows.
 
-    rows: how many came before, float64.
+    Args:
+        rows: Number of earlier rows, float64.
+        half_life: The half-life in rows.
+        early: Whether the half-life starts short.
 
-    >>> freshness(torch.tensor([0.0, 1000.0, 3000.0], dtype=torch.float64), half_life=1000).tolist()
-    [1.0, 2.0, 8.0]
-    >>> bool(freshness(torch.tensor(1e12, dtype=torch.float64), half_life=1000).isfinite())
-    True
+    Example:
+        >>> freshness(torch.tensor([0.0, 1000.0, 3000.0], dtype=torch.float64), half_life=1000).tolist()
+        [1.0, 2.0, 8.0]
+        >>> bool(freshness(torch.tensor(1e12, dtype=torch.float64), half_life=1000).isfinite())
+        True
+
+    Reference:
+        Cormode et al. 2009, "Forward decay: a practical time decay model for streaming systems".
     """
     age = rows / half_life
     begins = 0.0
     if early:
-        shortest = FEW / 20  # half-lives until which it is the shortest
-        begins = FEW * (1.0 + math.log(20)) - FEW  # what is gained by a shorter one, in the end
+        shortest = FEW / 20  # age, in half-lives, up to which the half-life is shortest
+        begins = FEW * (1.0 + math.log(20)) - FEW  # total gain of the exponent by the shorter half-life
         log = FEW * (1.0 + (age.clamp(min=shortest) / shortest).log())
         first = torch.where(age <= shortest, 20 * age, log)
     late = MANY * (1.0 + (age.clamp(min=MANY) / MANY).log())

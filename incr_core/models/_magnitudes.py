@@ -1,4 +1,4 @@
-"""The logarithm of numbers whose size matters by factors, such as prices, counts and durations."""
+"""Logarithms of columns that vary by orders of magnitude, such as prices, counts and durations."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ from incr_core.models._moments import Moments
 __all__ = ["Magnitudes"]
 
 SKEWED = 1.5
-"""By how much the mean of a column's positive numbers exceeds their geometric mean where their logarithm is of use."""
+"""Ratio of the arithmetic to the geometric mean of a column's positive numbers above which its logarithm is used."""
 
 CLIP = 4.0
-"""Standard deviations of the logarithm beyond which it is cut off."""
+"""Number of standard deviations at which the logarithm is clipped."""
 
 NOTHING = -3.0
-"""Standard deviations below the mean at which 0 is put, which has no logarithm."""
+"""Value, in standard deviations, that represents 0, which has no logarithm."""
 
 
 class Magnitudes(nn.Module):
-    """The standardised logarithm of columns without negative numbers in which a few large ones hold most of the sum.
+    """Standardised logarithm of non-negative columns in which a few large numbers make up most of the sum.
 
         m = (log v - mean of log v) / std of log v        where no v < 0 was seen, and mean v / exp(mean log v) > 1.5
 
-    and 0 for all other columns, and where v is missing. The ratio is 1.4 for numbers spread evenly from 0 on, 1.8 for
-    exponential ones, exp(s^2 / 2) for log-normal ones of spread s. Of these a standard deviation tells little: most
-    rows lie within a small part of one. All statistics are sums that merge exactly.
+    The output is 0 for all other columns, and for missing v. The ratio is 1.4 for uniform numbers from 0 on, 1.8 for
+    exponential ones, and exp(s^2 / 2) for log-normal ones with deviation s. A standard deviation is uninformative for
+    such columns, because most rows are within a small fraction of it. All statistics are sums that merge exactly.
 
-    >>> magnitudes = Magnitudes(2)
-    >>> v = torch.stack([10.0 ** torch.arange(-2.0, 3.0), torch.arange(5.0)], dim=1)
-    >>> for name, value in magnitudes.measure(v, v).items():
-    ...     _ = magnitudes.get_buffer(name).add_(value)
-    >>> magnitudes(v)[2:4].round(decimals=2)
-    tensor([[0.0000, 0.0000],
-            [0.7100, 0.0000]])
+    Args:
+        features: Number of columns.
+
+    Example:
+        >>> magnitudes = Magnitudes(2)
+        >>> v = torch.stack([10.0 ** torch.arange(-2.0, 3.0), torch.arange(5.0)], dim=1)
+        >>> for name, value in magnitudes.measure(v, v).items():
+        ...     _ = magnitudes.get_buffer(name).add_(value)
+        >>> magnitudes(v)[2:4].round(decimals=2)
+        tensor([[0.0000, 0.0000],
+                [0.7100, 0.0000]])
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -53,7 +57,7 @@ class Magnitudes(nn.Module):
         self._skewed = Derived[tuple[Tensor]]()
 
     def measure(self, values: Tensor, bounded: Tensor) -> dict[str, Tensor]:
-        """What rows (B, F) add to the buffers; bounded: the same, wild ones cut off, for the mean."""
+        """Return the additions of rows (B, F) to the buffers. `bounded` are the same values with outliers clipped."""
         return {
             "logs.sums": self.logs.measure(_log(values)),
             "negative": (values < 0).sum(0, dtype=torch.float64),
@@ -61,7 +65,7 @@ class Magnitudes(nn.Module):
         }
 
     def forward(self, values: Tensor) -> Tensor:
-        """(B, F) float32."""
+        """Return the standardised logarithms, (B, F) float32."""
         found = self.logs.standardise(_log(values)).clamp(-CLIP, CLIP).nan_to_num(0.0)
         return torch.where(self.skewed(), torch.where(values == 0, NOTHING, found), 0.0)
 
@@ -76,5 +80,5 @@ class Magnitudes(nn.Module):
 
 
 def _log(values: Tensor) -> Tensor:
-    """log v of positive numbers, NaN of others."""
+    """Return log v of positive numbers, NaN of others."""
     return torch.where(values > 0, values, torch.nan).log()

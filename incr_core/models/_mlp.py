@@ -21,7 +21,7 @@ __all__ = ["TableMLP", "TableShape", "numbers_and_categories"]
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a model must know about encoded rows.
+    """Shape of encoded rows, for constructing a model.
 
     numeric: how many numbers a row has; categorical: how many categories; buckets: the hash buckets of each.
     outputs: how many numbers the objective wants. text: how many texts; slots: the words and pairs of each;
@@ -43,9 +43,9 @@ class TableShape:
 
 
 class TableMLP(nn.Module):
-    """Normalise the numbers, look up the categories, and run both through hidden layers.
+    """Normalises numbers, embeds categories, and applies hidden layers to both.
 
-    x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
+        x = [ (v - mean) / std, clipped to [-8, 8] | 1 where v is missing | E[h1(c)] + E[h2(c)] for each category ]
 
     mean and std are running moments that merge exactly between participants (`Moments`). A missing number becomes 0,
     the mean, and its indicator 1. Each category has two hashes, so two categories are confused only if both collide
@@ -55,10 +55,14 @@ class TableMLP(nn.Module):
     shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
     dropout: share of hidden units silenced while learning. sparse, averaged: of the tables of ids, see `IdTable`.
 
-    >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
-    >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
-    >>> model(inputs).shape
-    torch.Size([3, 1])
+    Example:
+        >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
+        >>> inputs = {"numeric": torch.randn(3, 2), "categorical": torch.zeros(3, 1, 2, dtype=torch.int64)}
+        >>> model(inputs).shape
+        torch.Size([3, 1])
+
+    Reference:
+        Svenstrup et al. 2017 (hash embeddings).
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -75,7 +79,7 @@ class TableMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.settles = False  # whether the moments of the first rows are kept, for layers that never learn again
+        self.settles = False  # whether moments are fixed after the first rows, for layers that never learn again
         self.moments = Moments(shape.numeric)
         self.embedding: nn.Embedding | None = None
         if shape.categorical:

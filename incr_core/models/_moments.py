@@ -1,4 +1,4 @@
-"""Running mean and variance whose merge between participants is exact."""
+"""Running mean and variance that merge exactly between participants."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ __all__ = ["Moments"]
 class Moments(nn.Module):
     """Count, sum and sum of squares of F features, in float64.
 
-    The three are additive, so the statistics of two participants are the sum of theirs, whatever the split:
+    The three are additive, so the statistics of all participants are the sum of theirs, for any division of rows:
 
         count += n        total += sum_i x_i        square += sum_i x_i^2
         mean = total / count        var = square / count - mean^2
 
-    Missing values (NaN) are left out of the feature they are missing from. With fewer than two values, or none that
-    differ, the mean is taken off but nothing is divided.
+    Missing values (NaN) are excluded from the feature in which they are missing. With fewer than two values, or only
+    equal ones, the mean is subtracted without division.
 
-    dtype: what mean and standard deviation are told in; float64 for values whose offset is large beside their spread.
+    Args:
+        features: F.
+        dtype: Dtype of mean and standard deviation; float64 for values with a large offset relative to their deviation.
 
-    >>> moments = Moments(1)
-    >>> moments.add(moments.measure(torch.tensor([[1.0], [3.0], [float("nan")]])))
-    >>> moments.standardise(torch.tensor([[2.0], [3.0]])).flatten().tolist()
-    [0.0, 1.0]
+    Example:
+        >>> moments = Moments(1)
+        >>> moments.add(moments.measure(torch.tensor([[1.0], [3.0], [float("nan")]])))
+        >>> moments.standardise(torch.tensor([[2.0], [3.0]])).flatten().tolist()
+        [0.0, 1.0]
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -43,7 +46,7 @@ class Moments(nn.Module):
         self._scale = Derived[tuple[Tensor, Tensor]]()
 
     def measure(self, values: Tensor) -> Tensor:
-        """What the rows `values` (B, F) would add: (3, F) of count, sum and sum of squares."""
+        """Return the additions of the rows `values` (B, F): (3, F) of count, sum and sum of squares."""
         values = values.double()
         known = ~values.isnan()
         values = torch.where(known, values, 0.0)
@@ -51,7 +54,7 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def add(self, measured: Tensor) -> None:
-        """Take in what `measure` returned, here or on another participant."""
+        """Add the result of `measure`, from here or from another participant."""
         self.sums += measured.to(self.sums.device)
 
     def scale(self) -> tuple[Tensor, Tensor]:
@@ -63,13 +66,13 @@ class Moments(nn.Module):
         known = count.clamp(min=1.0)
         mean = total / known
         variance = square / known - mean * mean
-        # Rounding leaves a constant feature with a variance of about 1e-16 * mean^2: that is zero, not a scale. And a
-        # float32 has rounded its values to 1e-7 of their size before.
+        # A constant feature has, by rounding, a variance of about 1e-16 * mean^2, which must count as zero. float32
+        # values were additionally rounded to a relative 1e-7.
         least = 1e-12 if self.dtype == torch.float32 else 1e-14
         flat = (count < 2) | (variance <= least * (1.0 + mean * mean))
         return mean.to(self.dtype), torch.where(flat, 1.0, variance.clamp(min=1e-30).sqrt()).to(self.dtype)
 
     def standardise(self, values: Tensor) -> Tensor:
-        """(values - mean) / std, (B, F). Missing values stay missing (NaN)."""
+        """Return (values - mean) / std, (B, F). Missing values stay NaN."""
         mean, std = self.scale()
         return (values - mean) / std

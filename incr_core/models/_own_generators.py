@@ -1,4 +1,4 @@
-"""Random generators that modules keep for themselves: seeded from the learner's seed, and saved with its state."""
+"""Random generators of modules, seeded from the learner's seed and saved with its state."""
 
 from __future__ import annotations
 
@@ -21,22 +21,28 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 class OwnGenerators:
     """The generators of torch, numpy and Python that are attributes of modules, by name.
 
-    Each begins anew at a seed of its own, made of `seed` and its name: so the same job draws the same, whatever made
-    the model, and a run goes on with the numbers that would have come.
+    Each is seeded with a seed derived from `seed` and its name. The same job therefore draws the same numbers, however
+    the model was made, and a resumed run continues the sequence.
 
-    modules: by the first part of the name.
+    Args:
+        seed: The learner's seed.
+        modules: Modules, by the first part of the names.
 
-    >>> class Noise(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__(); self.chance = np.random.default_rng()
-    >>> one, other = Noise(), Noise()
-    >>> generators, _ = OwnGenerators(7, model=one), OwnGenerators(7, model=other)
-    >>> one.chance.random() == other.chance.random()
-    True
-    >>> state, drawn = generators.state_dict(), one.chance.random()
-    >>> generators.load_state_dict(state)
-    >>> one.chance.random() == drawn
-    True
+    Raises:
+        ArgumentError: A generator cannot be seeded.
+
+    Example:
+        >>> class Noise(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__(); self.chance = np.random.default_rng()
+        >>> one, other = Noise(), Noise()
+        >>> generators, _ = OwnGenerators(7, model=one), OwnGenerators(7, model=other)
+        >>> one.chance.random() == other.chance.random()
+        True
+        >>> state, drawn = generators.state_dict(), one.chance.random()
+        >>> generators.load_state_dict(state)
+        >>> one.chance.random() == drawn
+        True
     """
 
     def __init__(self, seed: int, **modules: nn.Module) -> None:
@@ -58,11 +64,15 @@ class OwnGenerators:
         return bool(self._generators)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each stands."""
+        """Return the state of each generator."""
         return {name: _state(generator) for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave; CheckpointError that names what has none, or should have none."""
+        """Restore the states.
+
+        Raises:
+            CheckpointError: A generator has no entry in `state`, or the reverse.
+        """
         for name in {**self._generators, **state}:
             if (name in state) != (name in self._generators):
                 expected, got = ("one", "none") if name in self._generators else ("none", "one")

@@ -1,4 +1,4 @@
-"""Which parts of a model are meant, by name pattern."""
+"""Selection of a model's parts by name patterns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Patterns = str | Sequence[str]
 
 
 def matches(name: str, patterns: Patterns) -> bool:
-    """Whether a dotted name matches any of the patterns; `*` stands for anything, dots included.
+    """Whether a dotted name matches any of the patterns; `*` matches any text, including dots.
 
-    >>> matches("layers.0.weight", "layers.*"), matches("head.weight", ["layers.*", "body"])
-    (True, False)
+    Example:
+        >>> matches("layers.0.weight", "layers.*"), matches("head.weight", ["layers.*", "body"])
+        (True, False)
     """
     return any(fnmatchcase(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
 
@@ -28,13 +29,15 @@ def matches(name: str, patterns: Patterns) -> bool:
 def modules_matching(
     model: nn.Module, patterns: Patterns, kinds: tuple[type[nn.Module], ...], place: str
 ) -> list[tuple[str, nn.Module]]:
-    """Modules of one of these kinds whose name matches, as (name, module), in the model's order.
+    """Return modules of the given kinds whose name matches, as (name, module), in the model's order.
 
-    Raises ArgumentError that names near misses, where there is none.
+    Raises:
+        ArgumentError: There is none; the message lists similar names.
 
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
-    >>> [name for name, _ in modules_matching(model, "*", (nn.Linear,), "example")]
-    ['0', '2']
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> [name for name, _ in modules_matching(model, "*", (nn.Linear,), "example")]
+        ['0', '2']
     """
     right = [(name, module) for name, module in model.named_modules() if name and isinstance(module, kinds)]
     found = [(name, module) for name, module in right if matches(name, patterns)]
@@ -44,14 +47,18 @@ def modules_matching(
 
 
 def only_these_learn(model: nn.Module, patterns: Patterns, place: str) -> None:
-    """Freeze every weight whose name does not match; those that match learn, unless they are frozen already.
+    """Freeze every weight whose name does not match. Matching weights stay trainable, unless they are frozen already.
 
-    A pattern that names a module means all its weights. Raises ArgumentError where a pattern matches nothing.
+    A pattern that names a module matches all its weights.
 
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    >>> only_these_learn(model, "1", "example")
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['1.weight', '1.bias']
+    Raises:
+        ArgumentError: A pattern matches nothing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> only_these_learn(model, "1", "example")
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['1.weight', '1.bias']
     """
     names = [name for name, _ in model.named_parameters()]
     chosen: set[str] = set()
@@ -66,24 +73,26 @@ def only_these_learn(model: nn.Module, patterns: Patterns, place: str) -> None:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the one called `name`.
+    """Replace the module called `name` by `module`.
 
-    >>> model = nn.Sequential(nn.Linear(2, 2))
-    >>> replace_module(model, "0", nn.Identity())
-    >>> model[0]
-    Identity()
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> replace_module(model, "0", nn.Identity())
+        >>> model[0]
+        Identity()
     """
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
 
 def replace_head(model: nn.Module, place: str, make: Callable[[nn.Linear], nn.Module]) -> nn.Module:
-    """Put what `make` makes of the last linear layer in its place; `place` is what to name in errors.
+    """Replace the last linear layer by the result of `make`; `place` is used in error messages.
 
-    >>> replace_head(nn.Sequential(nn.Linear(2, 3)), "example", lambda last: nn.Identity())
-    Sequential(
-      (0): Identity()
-    )
+    Example:
+        >>> replace_head(nn.Sequential(nn.Linear(2, 3)), "example", lambda last: nn.Identity())
+        Sequential(
+          (0): Identity()
+        )
     """
     last = head_of(model, place)
     name = next((name for name, module in model.named_modules() if module is last), "")

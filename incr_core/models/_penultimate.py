@@ -14,25 +14,27 @@ __all__ = ["Activations", "head_of", "last_layer", "one_way"]
 
 
 def head_of(model: nn.Module, place: str) -> nn.Linear:
-    """The last linear layer of a model; `place` is what to name in the error where there is none.
+    """Return the last linear layer of a model; `place` is used in the error if there is none.
 
-    >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "icarl")
-    Linear(in_features=3, out_features=2, bias=True)
+    Example:
+        >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "icarl")
+        Linear(in_features=3, out_features=2, bias=True)
     """
     last = last_layer(model, place, ArgumentError)
     if not isinstance(last, nn.Linear):
         raise ArgumentError(
             f"{place}: expected a model whose last layer is nn.Linear, got {type(last).__name__}; "
-            "make heads for tasks last, of a model that is adapted otherwise"
+            "make heads for tasks last, of a model that is already adapted"
         )
     return last
 
 
 def last_layer(model: nn.Module, place: str, error: type[IncrError] = StrategyError) -> nn.Module:
-    """The last linear layer of a model, or the heads of tasks in its place (modules with `per_task` weights).
+    """Return the last linear layer of a model, or the task heads in its place (modules with `per_task` weights).
 
-    >>> last_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "features")
-    Linear(in_features=3, out_features=2, bias=True)
+    Example:
+        >>> last_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "features")
+        Linear(in_features=3, out_features=2, bias=True)
     """
     one_way(model, place, error)
     found = [part for part in model.modules() if isinstance(part, nn.Linear) or hasattr(part, "per_task")]
@@ -42,45 +44,50 @@ def last_layer(model: nn.Module, place: str, error: type[IncrError] = StrategyEr
 
 
 def one_way(model: nn.Module, place: str, error: type[IncrError] = StrategyError) -> None:
-    """Raise `error` where rows go through parts of the model of their own (a class attribute `routes_rows` says so).
+    """Raise `error` if rows take different paths through the model (class attribute `routes_rows` of a part).
 
-    >>> one_way(nn.Linear(1, 1), "ewc")
+    Example:
+        >>> one_way(nn.Linear(1, 1), "ewc")
     """
     for part in model.modules():
         if getattr(part, "routes_rows", False):
             raise error(
-                f"{place}: expected a model that all rows go through, got {type(part).__name__}, where each goes its "
-                f"own way; leave {place} out, or give it the model before experts are made of it"
+                f"{place}: expected a model that all rows go through, got {type(part).__name__}, where rows take "
+                f"different paths; leave {place} out, or apply it to the model before experts are created"
             )
 
 
 class Activations:
-    """Reads the activations of a model's last forward; a gradient flows through them.
+    """Reads the activations of a model's last forward; gradients flow through them.
 
-    >>> import torch
-    >>> model = nn.Sequential(nn.Identity(), nn.Linear(2, 1))
-    >>> activations = Activations(model, "example")
-    >>> with activations.read():
-    ...     _ = model(torch.ones(3, 2))
-    >>> activations.last.shape
-    torch.Size([3, 2])
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Identity(), nn.Linear(2, 1))
+        >>> activations = Activations(model, "example")
+        >>> with activations.read():
+        ...     _ = model(torch.ones(3, 2))
+        >>> activations.last.shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, model: nn.Module, place: str) -> None:
         self.head = last_layer(model, place)
-        self._model = (model,)  # in a tuple, so that it is no part of whoever keeps this
+        self._model = (model,)  # in a tuple, so that it is not a submodule of the owner
         self._place = place
         self._last: Tensor | None = None
 
     @property
     def last(self) -> Tensor:
-        """Those of the last forward, (B, d); StrategyError where it did not use the layer whose input they are."""
+        """Activations of the last forward, (B, d).
+
+        Raises:
+            StrategyError: The forward did not use the last layer.
+        """
         if self._last is None:
             name = next(name for name, part in self._model[0].named_modules() if part is self.head)
             raise StrategyError(
-                f"{self._place}: expected activations at {name or 'the model'}, the last linear layer that the model "
-                "has, and its forward does without it; leave that layer out of the model, or define it before the one "
-                "that answers"
+                f"{self._place}: expected activations at {name or 'the model'}, the model's last linear layer, but its "
+                "forward does not use it; remove that layer from the model, or define it before the output layer"
             )
         return self._last
 
@@ -90,7 +97,7 @@ class Activations:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Read the forwards inside."""
+        """Read the forwards within the context."""
         handle = self.head.register_forward_pre_hook(self._take)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Random features: a fixed nonlinear expansion that a linear answer can be fitted on."""
+"""Random features: a fixed nonlinear expansion for fitting a linear model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from incr_core._util import at_least_one
 __all__ = ["LEVELS", "STEPS", "RandomFeatures"]
 
 LEVELS = 127
-"""The largest level of a random feature. A product of two levels has 14 bits, so float32 sums 1,024 of them exactly."""
+"""Maximum level of a random feature. A product of two levels has 14 bits, so float32 sums 1,024 of them exactly."""
 
 STEPS = 32.0
-"""Levels in a unit of the feature: it is cut off at almost 4."""
+"""Levels per unit of the feature, which is clipped at almost 4."""
 
 
 class RandomFeatures(nn.Module):
-    """Rectified random projections, rounded to whole levels.
+    """Rectified random projections, rounded to integer levels.
 
         z = scale x P / sqrt(d) + bias b        h = round(32 z), from 0 to 127        P (d, F), b (F) standard normal
 
-    McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", section 4.
-    Levels are whole numbers in float32, so sums of their products are exact in any order (`RidgeSums`); what rounding
-    adds is a noise of 1% of a feature's deviation. They are worked out in float64, so that a row has the same levels in
-    whatever batch it comes. That they end keeps a row with wild inputs from outweighing others.
-    P and b follow from the seed by a generator whose numbers numpy has promised to keep, so they are in no state.
+    Levels are integers in float32, so sums of their products are exact in any order (`RidgeSums`). Rounding adds noise
+    of 1% of a feature's deviation. Levels are computed in float64, so that a row has the same levels in any batch. The
+    upper bound prevents rows with extreme inputs from dominating. P and b are generated from the seed by a generator
+    whose numbers numpy guarantees, so they are not part of the state.
 
-    inputs: d, of about unit scale. features: F. scale, bias: as in the formula.
+    Args:
+        inputs: d; inputs should have about unit scale.
+        features: F.
+        seed: Seed of P and b.
+        scale: Factor in the formula.
+        bias: Factor in the formula.
 
-    >>> RandomFeatures(3, 5)(torch.randn(2, 3)).shape
-    torch.Size([2, 5])
+    Example:
+        >>> RandomFeatures(3, 5)(torch.randn(2, 3)).shape
+        torch.Size([2, 5])
+
+    Reference:
+        McDonnell et al. 2023, "RanPAC: random projections and pre-trained models for continual learning", section 4.
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -48,11 +56,11 @@ class RandomFeatures(nn.Module):
         self.register_buffer("bias", torch.from_numpy(drawn[-1] * bias), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Levels, (B, F) float32."""
+        """Return levels, (B, F) float32."""
         with torch.autocast(inputs.device.type, enabled=False):
             z = torch.addmm(self.bias.double(), inputs.double(), self.projection.double())
             return (z * STEPS).round_().clamp_(0, LEVELS).float()
 
     def extra_repr(self) -> str:
-        """Its sizes."""
+        """Return the sizes."""
         return f"{self.inputs}, {self.features}"

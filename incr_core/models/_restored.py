@@ -1,4 +1,4 @@
-"""Modules as they were before somebody tried them."""
+"""Restoring modules after a test run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ __all__ = ["Held", "restored", "same_bits"]
 
 @contextmanager
 def restored(*modules: nn.Module) -> Iterator[Held]:
-    """Afterwards modules hold what they held before, as if nobody had called them.
+    """Restore the contents of modules at exit, as if they had not been called.
 
-    >>> norm = nn.BatchNorm1d(2)
-    >>> with restored(norm):
-    ...     _ = norm(torch.ones(3, 2))
-    >>> norm.running_mean, norm.num_batches_tracked
-    (tensor([0., 0.]), tensor(0))
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with restored(norm):
+        ...     _ = norm(torch.ones(3, 2))
+        >>> norm.running_mean, norm.num_batches_tracked
+        (tensor([0., 0.]), tensor(0))
     """
     held = Held(*modules)
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
@@ -35,10 +36,10 @@ def restored(*modules: nn.Module) -> Iterator[Held]:
 
 
 class Held:
-    """What modules hold, down to the contents of lists and the values of tensors that they hold without telling torch.
+    """Contents of modules, including those of lists and the values of unregistered tensors.
 
-    A module names in a class attribute `transient` what no later forward depends on: what is only handed on within one,
-    or kept so that it need not be worked out again.
+    A module declares in a class attribute `transient` the attributes on which no later forward depends: those passed on
+    within a forward, or caches.
     """
 
     def __init__(self, *roots: nn.Module) -> None:
@@ -50,7 +51,7 @@ class Held:
         self._tensors = [(value, value.detach().clone()) for value in values if isinstance(value, Tensor)]
 
     def changed(self) -> bool:
-        """Whether any of it is another than it was."""
+        """Whether any content has changed."""
         return (
             any(
                 not _same(_lasting(module, vars(module)), _lasting(module, held))
@@ -61,7 +62,7 @@ class Held:
         )
 
     def restore(self) -> None:
-        """Put all of it back."""
+        """Restore all contents."""
         for module, held in self._modules.items():
             _refill(vars(module), held)
         for value, contents in self._contents:
@@ -82,7 +83,7 @@ def _contents(value: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two dicts or lists hold the very same things."""
+    """Whether two dicts or lists contain the same objects."""
     if len(one) != len(other):
         return False
     if isinstance(one, dict):
@@ -105,10 +106,11 @@ def _refill(value: Any, contents: Any) -> None:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits.
+    """Whether two tensors are bit-identical.
 
-    >>> same_bits(torch.tensor([0.0, torch.nan]), torch.tensor([0.0, torch.nan]))
-    True
+    Example:
+        >>> same_bits(torch.tensor([0.0, torch.nan]), torch.tensor([0.0, torch.nan]))
+        True
     """
     if one is other or one.shape != other.shape or one.dtype != other.dtype or one.layout != torch.strided:
         return one is other

@@ -1,4 +1,4 @@
-"""Ridge regression from sums that add up, and are taken back, row by row."""
+"""Ridge regression from sums to which rows can be added, and from which they can be subtracted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 __all__ = ["Ridge", "RidgeSums"]
 
 PANEL = 256
-"""Columns of the Gram matrix that are computed and kept together."""
+"""Columns of the Gram matrix that are computed and stored together."""
 
 BLOCK = 1024
-"""Rows whose products are summed in float32: exactly, where features are levels (`LEVELS`)."""
+"""Rows whose products are summed in float32; the sums are exact if features are levels (`LEVELS`)."""
 
 
 class Ridge(NamedTuple):
-    """A solution: answers are x weight + bias, weight (F, K), bias (K); float64.
+    """A solution: predictions are x weight + bias, with weight (F, K) and bias (K); float64.
 
-    unexplained: the share of the targets' variance that it leaves unexplained on the rows it is of, (K).
+    Attributes:
+        unexplained: Fraction of the targets' variance that it leaves unexplained on the summed rows, (K).
     """
 
     weight: Tensor
@@ -29,25 +30,30 @@ class Ridge(NamedTuple):
 
 
 class RidgeSums(nn.Module):
-    """The sums of rows that ridge regression needs, and no row.
+    """Sums over rows for ridge regression; no row is stored.
 
         count += sum_i w_i        features += sum_i w_i x_i        targets += sum_i w_i y_i
         gram += sum_i w_i x_i x_i^T        cross += sum_i w_i x_i y_i^T        squares += sum_i w_i y_i^2
 
-    The sums of two participants add up to those of all rows, rows can come in any order, and be taken out again: what
-    is left is what there would be without them. With features of whole levels (`RandomFeatures`), whole targets and no
-    weights this is so to the bit, up to 2^53; else to rounding.
+    Sums of participants add up to those of all rows. Rows can be added in any order, and subtracted again: the result
+    equals the sums without them. With features in integer levels (`RandomFeatures`), integer targets and no weights
+    this is exact, up to 2^53; otherwise to rounding.
 
-    Of the symmetric `gram` the panels on and below the diagonal are kept, one behind the other: 17 MB for 2,000
+    Of the symmetric `gram`, the panels on and below the diagonal are stored, one after the other: 17 MB for 2,000
     features, 66 MB for 4,000, in float64.
 
-    >>> sums = RidgeSums(1, 1)
-    >>> sums.add(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [3.0], [5.0]]))
-    >>> [round(float(value), 3) for value in sums.solve(1e-6)[:2]]
-    [2.0, 1.0]
-    >>> sums.add(torch.tensor([[2.0]]), torch.tensor([[5.0]]), sign=-1)
-    >>> sums.count
-    tensor(2., dtype=torch.float64)
+    Args:
+        features: F.
+        targets: K.
+
+    Example:
+        >>> sums = RidgeSums(1, 1)
+        >>> sums.add(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [3.0], [5.0]]))
+        >>> [round(float(value), 3) for value in sums.solve(1e-6)[:2]]
+        [2.0, 1.0]
+        >>> sums.add(torch.tensor([[2.0]]), torch.tensor([[5.0]]), sign=-1)
+        >>> sums.count
+        tensor(2., dtype=torch.float64)
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -77,7 +83,7 @@ class RidgeSums(nn.Module):
 
     @classmethod
     def of(cls, sums: Mapping[str, Tensor]) -> Self:
-        """With these sums, by name; copies of them."""
+        """Create an object with copies of these sums, by name."""
         found = cls(*sums["cross"].shape)
         for name in cls.merge:
             setattr(found, name, sums[name].double().clone())
@@ -85,15 +91,22 @@ class RidgeSums(nn.Module):
 
     @torch.no_grad()
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None, sign: int = 1) -> None:
-        """Take in rows: features (n, F), targets (n, K), each counting once or `weights` (n) times.
+        """Add rows to the sums.
 
-        sign: -1 takes rows out that were taken in.
+        Args:
+            features: Their features.
+            targets: Their targets.
+            weights: Their weights; None counts each row once.
+            sign: -1 subtracts rows that were added before.
+
+        Shapes:
+            features: (n, F). targets: (n, K). weights: (n,).
         """
         for start in range(0, len(features), BLOCK):
             x, y = features[start : start + BLOCK], targets[start : start + BLOCK].double()
             if weights is None:
                 weighed, mass = x, torch.full((len(x),), 1.0, dtype=torch.float64, device=x.device)
-            else:  # products with them are no whole numbers any more
+            else:  # weighted products are not integers
                 x, mass = x.double(), weights[start : start + BLOCK].double()
                 weighed = x * mass[:, None]
             self.count += sign * mass.sum()
@@ -106,7 +119,7 @@ class RidgeSums(nn.Module):
 
     @torch.no_grad()
     def fade(self, factor: float | Tensor) -> None:
-        """Let all rows so far count `factor` times what they do."""
+        """Multiply the weight of all rows so far by `factor`."""
         for value in self.buffers():
             value *= factor
 
@@ -133,7 +146,7 @@ class RidgeSums(nn.Module):
         while True:
             diagonal += penalty - penalised
             factor, failed = torch.linalg.cholesky_ex(gram)
-            if not int(failed) or not diagonal.sum().isfinite():  # what is not finite is seen in the answer
+            if not int(failed) or not diagonal.sum().isfinite():  # non-finite values appear in the result
                 break
             penalised, penalty = penalty, 10.0 * penalty
         weight = torch.cholesky_solve(cross, factor)
@@ -143,7 +156,7 @@ class RidgeSums(nn.Module):
         return Ridge(weight, target - mean @ weight, torch.where(known, left / spread, 0.0).clamp(0.0, 1.0))
 
     def _panels(self) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        """Rows first to last of the Gram matrix and what is kept of them, (last - first, last)."""
+        """Yield the row range of each panel of the Gram matrix, and its storage (last - first, last)."""
         place = 0
         for first, last in self._spans:
             size = (last - first) * last

@@ -16,10 +16,10 @@ __all__ = ["SolvedExperts"]
 
 FEATURES = 256
 HALF_LIFE = 4000.0
-"""Rows after which a row counts half in the sums."""
+"""Number of rows after which the weight of a row in the sums is halved."""
 
 PENALTY = STEPS**2
-"""Of weights, in units of levels: 1 where a feature of one standard deviation counts one row."""
+"""Penalty on weights, in units of levels: 1 corresponds to one row for a feature of one standard deviation."""
 
 
 class SolvedExperts(nn.Module):
@@ -64,9 +64,10 @@ class SolvedExperts(nn.Module):
 
     @torch.no_grad()
     def measure(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """What rows (B, D) and targets (B, K) about to be learned add to the buffers.
+        """Return the additions of rows (B, D) and targets (B, K) about to be learned to the buffers.
 
-        The first of all add only their number: they are normalised by nothing yet, and others will not be so.
+        The first rows of all only add their number, because their normalisation is unknown and later rows will be
+        normalised differently.
         """
         added = RidgeSums(self.sums.features.numel(), self.sums.targets.numel()).to(inputs.device)
         if bool(self.rows_before):

@@ -1,4 +1,4 @@
-"""The model `kind = "auto"` for tables: experts of different kinds side by side, over the same normalised row."""
+"""The model `kind = "auto"` for tables: several experts over the same normalised row."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["LearnsFromSums", "TableExperts"]
 Layer = TypeVar("Layer", nn.Linear, nn.Embedding)
 
 CLIP = 8.0
-"""Standard deviations from the mean beyond which a number is cut off."""
+"""Number of standard deviations at which a number is clipped."""
 
 WILD = 5.0
-"""Standard deviations from the mean beyond which a number moves the mean and the deviation no further."""
+"""Number of standard deviations at which a number's effect on the running mean and deviation is bounded."""
 
 RANDOM_EMBEDDING = 4
-"""Numbers for a category, drawn once, that the closed form is given."""
+"""Dimension of the fixed random embedding of categories, an input of the closed-form experts."""
 
 
 @runtime_checkable
 class LearnsFromSums(Protocol):
-    """A model of which a part is solved from sums over rows and their targets."""
+    """A model with a part that is solved from sums over rows and their targets."""
 
     def observe_labelled(self, inputs: Inputs, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """What rows about to be learned, and numbers that stand for their targets (B, outputs), add to the sums."""
+        """Return the additions of rows about to be learned to the sums; `targets` (B, outputs) are numeric."""
 
 
 class TableExperts(nn.Module):
-    """Four answers to one row, side by side: `objectives.Blend` teaches each, and mixes what they say.
+    """Four predictions for each row, side by side: `objectives.Blend` trains and mixes them.
 
         x = [ (v - mean) / std, clipped to [-8, 8], 0 where v is missing | 1 where v is missing | `Magnitudes` of v ]
         output = [ MLP(x, embeddings) | W x + weights of categories | ridge(x) | ridge(x, random features) ]
@@ -50,12 +50,17 @@ class TableExperts(nn.Module):
     ridges take no steps: they are solved from sums over rows that fade (`SolvedExperts`), to which a category is a few
     numbers drawn once for all.
 
-    shape: the rows; its outputs are those of all four. hidden, embedding, dropout: of the MLP, see `TableMLP`.
+    Args:
+        shape: Shape of the rows; its outputs are those of all four experts.
+        hidden: As for `TableMLP`.
+        embedding: As for `TableMLP`.
+        dropout: As for `TableMLP`.
 
-    >>> model = TableExperts(TableShape(numeric=2, categorical=1, buckets=16, outputs=4), hidden=[8])
-    >>> inputs = {"numeric": torch.randn(4, 2), "categorical": torch.zeros(4, 1, 2, dtype=torch.int64)}
-    >>> model(inputs).shape
-    torch.Size([4, 4])
+    Example:
+        >>> model = TableExperts(TableShape(numeric=2, categorical=1, buckets=16, outputs=4), hidden=[8])
+        >>> inputs = {"numeric": torch.randn(4, 2), "categorical": torch.zeros(4, 1, 2, dtype=torch.int64)}
+        >>> model(inputs).shape
+        torch.Size([4, 4])
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -100,7 +105,9 @@ class TableExperts(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits or values of each expert, (B, outputs); of the one that is solved probabilities, or values."""
+        """Return logits or values of each expert, (B, outputs); of the closed-form experts, least-squares outputs or
+        values.
+        """
         values, more, categories = self._normalised(inputs)
         linear = self.linear(torch.cat([values, more], dim=1))
         deep = [values]
@@ -111,7 +118,8 @@ class TableExperts(nn.Module):
         hidden = self.layers[0](torch.cat(deep, dim=1)) + self.more(more)
         for layer in list(self.layers)[1:]:
             hidden = layer(hidden)
-        # Who learns by steps needs no answer that no step changes.
+        # While gradients are enabled, the output of the closed-form experts is not needed, because no step changes
+        # them.
         if torch.is_grad_enabled():
             return torch.cat([hidden, linear, *[torch.zeros_like(linear)] * self.SOLVED], dim=1)
         return torch.cat([hidden, linear, self.solved(self._numbers(inputs)).to(linear.dtype)], dim=1)
@@ -143,7 +151,7 @@ class TableExperts(nn.Module):
         return torch.where(missing, 0.0, values), more, categories
 
     def _numbers(self, inputs: Inputs) -> Tensor:
-        """A row as numbers of about unit scale, those of its categories drawn once for all."""
+        """Return rows as numbers of about unit scale, with fixed random embeddings of categories."""
         values, more, categories = self._normalised(inputs)
         columns = [values, more]
         if categories is not None:

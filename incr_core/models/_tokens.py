@@ -1,4 +1,4 @@
-"""The built-in model for sequences of tokens: causal convolutions."""
+"""The built-in model for token sequences: causal convolutions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ KERNEL = 3
 
 
 class TokenCNN(nn.Module):
-    """Look tokens up, and run them through convolutions that see no later token.
+    """Embeds tokens, and applies causal convolutions.
 
         h_t^(k) = relu(sum_j W_j^(k) h_(t - j d)^(k-1) + b^(k)),  j = 0, 1, 2,  d = 2^(k-1)
 
-    Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent networks for sequence modeling"
-    (arXiv 1803.01271), section 3, without its skip connections. K layers see 1 + 2 (2^K - 1) tokens back.
+    K layers have a receptive field of 1 + 2 (2^K - 1) tokens. There are no skip connections, unlike in the paper.
 
-    vocabulary: how many tokens there are. hidden: channels of the layers. embedding: numbers per token. dropout: share
-    of hidden units silenced while learning.
+    Args:
+        vocabulary: Number of tokens.
+        hidden: Channels of the layers.
+        embedding: Embedding dimension.
+        dropout: Dropout probability of hidden units.
 
-    >>> import torch
-    >>> model = TokenCNN(vocabulary=10, hidden=[8, 8])
-    >>> model(torch.zeros(2, 5, dtype=torch.int64)).shape
-    torch.Size([2, 5, 10])
+    Example:
+        >>> import torch
+        >>> model = TokenCNN(vocabulary=10, hidden=[8, 8])
+        >>> model(torch.zeros(2, 5, dtype=torch.int64)).shape
+        torch.Size([2, 5, 10])
+
+    Reference:
+        Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent networks for sequence modeling"
+        (arXiv 1803.01271), section 3.
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class TokenCNN(nn.Module):
         self.head = nn.Linear(widths[-1], vocabulary)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits of the token after each, (B, T, vocabulary)."""
+        """Return logits of the token after each place, (B, T, vocabulary)."""
         found: Tensor = self.embedding(inputs).transpose(1, 2)
         for depth, layer in enumerate(self.layers):
             found = self.dropout(F.relu(layer(F.pad(found, ((KERNEL - 1) * 2**depth, 0)))))

@@ -1,4 +1,4 @@
-"""The built-in model for ranking: a tower for the query, a tower for the item."""
+"""The built-in model for ranking: separate towers for query and item."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ KINDS = ("numeric", "categorical", "ids")
 
 
 class TwoTower(nn.Module):
-    """A table model for the columns of the item and one for all others; they meet in nothing but their inner product.
+    """A table model for the columns of the item and one for all others, combined only by their inner product.
 
-    So items can be scored ahead of queries. Covington et al. 2016, "Deep neural networks for YouTube recommendations".
+    Items can therefore be scored ahead of queries.
 
     With `ranks`, an item is its id, and the table of that id is the catalogue. Answers (without gradients) then say,
     besides both vectors, where the row's own item stands in the catalogue:

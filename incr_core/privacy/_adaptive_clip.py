@@ -68,8 +68,8 @@ class AdaptiveClip:
         if left <= 0:
             raise ArgumentError(
                 f"clip.count_noise: expected more than half of noise = {noise:g}, got {count:g}; the count of updates "
-                "within the clip would cost more than all; raise it (default: a twentieth of the clients), or give a "
-                "number as clip"
+                "within the clip would cost more than the whole budget; raise it (default: a twentieth of the "
+                "clients), or give a number as clip"
             )
         return float(left**-0.5)
 

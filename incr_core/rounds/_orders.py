@@ -15,7 +15,7 @@ class Orders:
     """Orders between two increments; every participant receives the same.
 
     Attributes:
-        consolidate: Let the strategies consolidate what was learned since the last consolidation.
+        consolidate: Let the strategies consolidate the rows learned since the last consolidation.
         rate: New factor on the configured learning rate; None keeps the current one.
         flush: Empty the memories.
         enlarge: Factor on the capacity of memories.

@@ -67,7 +67,7 @@ class _Velocity(Outer):
             if not isinstance(value, int | float) or value < 0:
                 raise ArgumentError(f"outer.{name}: expected a number of at least 0, got {value!r}")
         if momentum >= 1:
-            raise ArgumentError(f"outer.momentum: expected less than 1, got {momentum!r}: no step would ever fade")
+            raise ArgumentError(f"outer.momentum: expected less than 1, got {momentum!r}: steps would never decay")
         self.lr = lr
         self.momentum = momentum
         self.velocity: dict[str, Tensor] = {}

@@ -47,7 +47,7 @@ def outsized(
     Example:
         >>> moved = [Update({"w": torch.tensor([value])}, num_rows=10) for value in (1.0, -1.2, 0.9, 30.0)]
         >>> outsized(moved, {"w": torch.zeros(1)}, {"w": "mean"})
-        {3: 'weights moved by 30, where the median is 1.1; at most 5.5 is believed of 10 rows'}
+        {3: 'weights moved by 30, where the median is 1.1; at most 5.5 is accepted for 10 rows'}
     """
     counted = [place for place, update in enumerate(updates) if update.num_rows > 0]
     if len(counted) < _LEAST:
@@ -62,7 +62,7 @@ def outsized(
             rows = updates[place].num_rows
             most = largest * usual * max(1.0, rows / usual_rows)
             if distance > most:
-                told = f"where the median is {usual:.3g}; at most {most:.3g} is believed of {rows:,} rows"
+                told = f"where the median is {usual:.3g}; at most {most:.3g} is accepted for {rows:,} rows"
                 found.setdefault(place, f"{kind} moved by {distance:.3g}, {told}")
     return found
 

@@ -5,7 +5,7 @@ Every engine makes the same calls on its participants, in the same order, for ev
     receive      take the next increment: predict the rows that arrive, score those whose labels became known
     begin        prepare the rows to learn
     advance      take optimiser steps; the engine exchanges weights between calls
-    consolidate  let the strategies consolidate what was learned
+    consolidate  let the strategies consolidate
     review       learn rows of the history once more
     judge        before a commit, compare the new version with the champion on past rows
     compare      and on the newest rows, which are held back until the next increment
@@ -106,8 +106,7 @@ class Participant(Resuming):
         check_not_shared(learner.shared_state()[0], self.personal)
         if self.personal and learner.answers_itself:
             raise ArgumentError(
-                "personal: expected none where a strategy gives each participant a model of its own, got both; leave "
-                "one of the two out"
+                "personal: expected none beside a strategy with personal models, got both; remove one of them"
             )
         self.reference, self.holdout = reference, holdout
         self.sampling = Sampling(rows_per_hour, stream.partition.count if isinstance(stream.partition, Blocks) else 1)

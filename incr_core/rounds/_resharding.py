@@ -36,7 +36,7 @@ class SavedState:
     """Location of the state from which a contributor resumes.
 
     Attributes:
-        paths: The folder of its own state; if it must be `cut`, the folders of all previous shards, in order.
+        paths: The folder of this contributor's state; if it must be `cut`, the folders of all shards before, in order.
         cut: Whether the state must be redistributed.
     """
 
@@ -59,7 +59,7 @@ class SavedState:
                 cutting.take(shard, checkpoint.load(path)[0])
             except _Uneven as error:
                 raise CheckpointError(
-                    f"{path}: {error}; go on with cluster.shards = {len(self.paths)}, as it was saved"
+                    f"{path}: {error}; resume with cluster.shards = {len(self.paths)}, as it was saved"
                 ) from None
         return cutting.state()
 

@@ -57,9 +57,9 @@ def _rows(participant: Participant) -> Batch:
 
 def _why_alone(participants: Sequence[Participant]) -> str:
     if participants[0].personal:
-        return "federated.personal: each has weights of its own"
+        return "federated.personal: each client has personal weights"
     if any(participant.stopping is not None for participant in participants):
-        return "learner.validation: each stops after passes of its own"
+        return "learner.validation: each client stops after a different number of passes"
     if len({participant.passes() for participant in participants}) > 1:
         return "they pass over their rows a different number of times"
     if len({participant.learner.descent.factor for participant in participants}) > 1:

@@ -103,7 +103,7 @@ class QFedAvg(Aggregation):
         if q < 0:
             raise ArgumentError(f"aggregation.q: expected a number of at least 0, got {q!r}")
         if lr is None or not lr > 0:
-            raise ArgumentError(f"aggregation.lr: expected the clients' learning rate, above 0, got {lr!r}; say it")
+            raise ArgumentError(f"aggregation.lr: expected the clients' learning rate, above 0, got {lr!r}; set it")
         self.q, self.lr = q, lr
 
     def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:

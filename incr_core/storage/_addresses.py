@@ -85,14 +85,14 @@ def store_errors(address: str, doing: str) -> Iterator[None]:
         ...     raise PermissionError("Access Denied")
         Traceback (most recent call last):
         ...
-        incr_core.errors.StoreError: s3://bucket/run: cannot be read: the store refuses (Access Denied); what is ...
+        incr_core.errors.StoreError: s3://bucket/run: cannot be read: the store refuses (Access Denied); commits ...
     """
     try:
         yield
     except (FileNotFoundError, FileExistsError, IncrError):
         raise
     except Exception as error:  # clients raise their own exceptions, without a common base class
-        remedy = "the same command goes on from the last commit once the store answers again"
+        remedy = "run the same command again once the store responds; it continues from the last commit"
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, PermissionError) or "credentials" in reason.lower():
             what = f"the store refuses ({reason})"
@@ -101,4 +101,4 @@ def store_errors(address: str, doing: str) -> Iterator[None]:
             what = f"the store is too busy, or the object was changed meanwhile ({reason})"
         else:
             what = f"the store does not answer as expected ({reason})"
-        raise StoreError(f"{address}: cannot be {doing}: {what}; what is committed is intact; {remedy}") from error
+        raise StoreError(f"{address}: cannot be {doing}: {what}; commits are intact; {remedy}") from error

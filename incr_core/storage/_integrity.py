@@ -51,7 +51,7 @@ def read_verified(path: Path, expected: str, size: int | None = None) -> bytes:
     """
     content = content_of(path)
     if size is not None and len(content) != size:
-        raise CheckpointError(f"{path}: expected {size} bytes, found {len(content)}; the file is cut; {REMEDY}")
+        raise CheckpointError(f"{path}: expected {size} bytes, found {len(content)}; the file is truncated; {REMEDY}")
     if sha256(content) != expected:
         raise CheckpointError(
             f"{path}: expected SHA-256 {expected[:16]}..., found {sha256(content)[:16]}...; "

@@ -118,6 +118,6 @@ class ObjectStore:
                 raise
             reason = " ".join(str(error).split()) if isinstance(error, FileNotFoundError) else "no such container"
             raise StoreError(
-                f"{self.address}: expected a bucket that is there, and what was read to be there still, got "
-                f"{reason or 'nothing'}; make the bucket, or run the same command again"
+                f"{self.address}: expected an existing bucket, and objects that still exist, got "
+                f"{reason or 'nothing'}; create the bucket, or run the same command again"
             ) from error

@@ -139,7 +139,9 @@ class WorkingCopy:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 self.pull()
-                raise CheckpointError(f"{path}: expected a file, found none; the run has gone on meanwhile") from error
+                raise CheckpointError(
+                    f"{path}: expected a file, found none; the run has continued meanwhile"
+                ) from error
 
     def _bring(self, names: Iterable[str]) -> None:
         wanted = {name: self.path(name) for name in names}
@@ -184,8 +186,9 @@ class WorkingCopy:
             if made is None:
                 other = self._snapshots.writer(before.number + 1)
                 raise StoreError(
-                    f"{self.address}: another process (pid {other.get('pid')} on {other.get('host')}) has gone on with "
-                    "this run, and what was learned here since the last commit is no part of it; let one process run it"
+                    f"{self.address}: another process (pid {other.get('pid')} on {other.get('host')}) has continued "
+                    "this run, so rows learned here since the last commit are not part of it; let only one process "
+                    "run it"
                 )
             self.snapshot, self._pushed, self._clean = made, True, True
             for name in gone:

@@ -171,7 +171,7 @@ def drifting(concepts: Sequence[Batch], every: int, width: float = 0.0, seed: in
     if len(sizes) < 2 or not all(sizes):
         raise StreamError(
             f"drifting.concepts: expected at least 2, each with rows, got {len(sizes)} of {sizes} rows; "
-            "give what comes before a drift and what comes after"
+            "give the rows before and after a drift"
         )
     first, *others = ({name: tuple(column.shape[1:]) for name, column in columns_of(rows).items()} for rows in concepts)
     for number, columns in enumerate(others, start=1):

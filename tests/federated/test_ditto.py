@@ -89,5 +89,5 @@ def test_an_owner_predicts_with_what_it_keeps(
 
 
 def test_two_kinds_of_weights_of_ones_own_are_refused(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="personal: expected none where a strategy gives each participant a model"):
+    with pytest.raises(JobError, match="personal: expected none beside a strategy with personal models"):
         finish(people(table, DITTO, 'federated.personal=["layers.3"]'), tmp_path / "run", on(InProcessGrid(3)))

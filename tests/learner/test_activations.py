@@ -44,7 +44,7 @@ def learned(model: nn.Module) -> Tensor:
 def test_a_last_layer_that_the_forward_does_without_is_named() -> None:
     with pytest.raises(
         StrategyError,
-        match=r"^features: expected activations at auxiliary, the last linear layer .* without it; leave that",
+        match=r"^features: expected activations at auxiliary, .* last linear layer, .* not use it; remove",
     ):
         learned(WithAuxiliary(last=True))
     assert learned(WithAuxiliary(last=False)) > 0

@@ -134,7 +134,7 @@ def test_a_tensor_that_only_a_later_forward_writes_to_is_named() -> None:
     learner = learner_of(Late)
     learner.predict(some(0).inputs)
     with pytest.raises(
-        ArgumentError, match=r"^model\.mean: expected a tensor that .* write to it only where self\.training"
+        ArgumentError, match=r"^model\.mean: expected a tensor that .* write to it only if self\.training"
     ):
         learner.predict(some(0).inputs)
 

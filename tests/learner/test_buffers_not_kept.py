@@ -90,5 +90,5 @@ def test_a_cache_that_grows_with_its_inputs_is_no_state() -> None:
 
 
 def test_a_buffer_that_a_forward_registers_is_told() -> None:
-    with pytest.raises(ArgumentError, match=r"^model.mask: expected all tensors to be there when the learner is made"):
+    with pytest.raises(ArgumentError, match=r"^model.mask: expected all tensors to exist when the learner is made"):
         learner_of(Caches(persistent=True)).learn(ROWS)

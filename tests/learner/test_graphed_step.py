@@ -52,7 +52,7 @@ def test_steps_are_the_same_to_the_bit(
     [
         ([EWC], {}, "a strategy weighs rows, adds to the loss or edits gradients"),
         ([Selective], {}, "a strategy weighs rows, adds to the loss or edits gradients"),
-        ([], {"precision": "float16"}, 'learner.precision: "float16" looks at each gradient'),
+        ([], {"precision": "float16"}, 'learner.precision: "float16" checks each gradient'),
         ([], {"optimizer": torch.optim.RMSprop}, "learner.optimizer: RMSprop is not fused here"),
         (
             [],

@@ -39,9 +39,9 @@ def test_a_poisoned_week_is_held_back_from_its_first_day(poison: Callable[[Table
     assert run.champion.number == 20
     told = Status.of(run.path)
     assert (told.version, told.champion, told.held_in_a_row, told.events) == (22, 20, 2, {"held": 2})
-    assert "rows of the past, where the champion has" in told.held
+    assert "past rows, compared with" in told.held
     event = run.table("events").to_pylist()[0]
-    assert (event["kind"], event["action"]) == ("held", "version 21 is held, 20 goes on serving")
+    assert (event["kind"], event["action"]) == ("held", "version 21 is held, 20 continues to serve")
     assert "<small>held</small>" in run.report.read_text()
 
 

@@ -42,7 +42,7 @@ def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_
 ) -> None:
     run, other = learned(tmp_path / "run", 6), learned(tmp_path / "other", 8)
     assert run.rollback(3) == (
-        "version 7 is version 3 again, and learning goes on from it; 120 rows learned since are pending again"
+        "version 7 equals version 3, and learning continues from it; 120 rows learned since are pending again"
     )
     assert (run.champion.number, run.versions[6].model_sha256) == (7, run.versions[2].model_sha256)
     assert (audit(run.path).states.states["learned"], audit(run.path).holds) == (120, True)

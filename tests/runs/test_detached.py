@@ -77,7 +77,7 @@ def test_a_process_that_is_lost_is_followed_by_one_that_goes_on(
     assert summary.events == {"worker lost": 1}
     [event] = RunDirectory.open(out).table("events").to_pylist()
     assert event["what"] == f"local: the process of the loop, pid {lost.pid} on {lost.host}, was lost"
-    assert event["action"].startswith("replaced; learning went on after ")
+    assert event["action"].startswith("replaced; learning continued after ")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_of_two_writers_one_loses_by_name(place: str) -> None:
     for number, copy in enumerate((one, other)):
         (copy.folder / "champion").write_text(str(number))
     one.push({"pid": 7, "host": "first"})
-    with pytest.raises(StoreError, match=r"another process \(pid 7 on first\) has gone on with this run"):
+    with pytest.raises(StoreError, match=r"another process \(pid 7 on first\) has continued this run"):
         other.push({"pid": 8, "host": "second"})
     late = WorkingCopy(place)
     late.pull()

@@ -149,5 +149,5 @@ def test_an_address_whose_package_is_missing_says_what_to_install(
 
 
 def test_a_bucket_that_is_not_there_is_asked_for(bucket: str) -> None:
-    with pytest.raises(StoreError, match=r"nowhere/run: expected a bucket that is there.*make the bucket"):
+    with pytest.raises(StoreError, match=r"nowhere/run: expected an existing bucket.*create the bucket"):
         ObjectStore(f"{bucket.partition('://')[0]}://nowhere/run").create("manifest/1", b"one")

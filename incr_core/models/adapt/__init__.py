@@ -1,4 +1,4 @@
-"""Changes made to a model before a learner learns it: what may move, and what is put in beside.
+"""Adaptations of a model before it is learned: choice of trainable weights, and additional layers.
 
 Every adaptation is a function from a model to a model; `ADAPTATIONS` names them for job files:
 

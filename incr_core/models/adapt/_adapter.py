@@ -18,21 +18,29 @@ __all__ = ["Bottleneck", "adapter"]
 def adapter(
     model: nn.Module, width: int = 16, target: Patterns | None = None, train: Patterns = (), norms: bool = True
 ) -> nn.Module:
-    """Freeze the model, and put a small learning network behind each module that matches `target`.
+    """Freeze the model, and add a small trainable network after each module that matches `target`.
 
-        y = module(x)  becomes  y + U relu(D y + d) + u        U = 0, u = 0: at first nothing has changed
+        y = module(x)  becomes  y + U relu(D y + d) + u        U = 0, u = 0: initially no change
 
-    Houlsby et al. 2019, "Parameter-efficient transfer learning for NLP", section 2.1; as there, normalisation layers
-    keep learning their scale and shift. In a transformer, target the outputs of attention and feed-forward blocks.
+    As in the paper, normalisation layers keep learning their scale and shift. In a transformer, target the outputs of
+    attention and feed-forward blocks.
 
-    width: of the bottleneck; D is (width, out), U is (out, width). target: patterns of module names; default: every
-    nn.Linear. A module must return one tensor (B, ..., out), and hold an nn.Linear, whose last gives `out`; of modules
-    within one another the outermost gets one. train: patterns of other weights
-    that learn, such as a new head. norms: whether LayerNorm and BatchNorm learn.
+    Args:
+        model: The model.
+        width: Width of the bottleneck; D is (width, out), U is (out, width).
+        target: Patterns of module names; by default every nn.Linear. A module must return one tensor (B, ..., out), and
+            contain an nn.Linear, the last of which determines `out`. Of nested modules only the outermost gets an
+            adapter.
+        train: Patterns of other trainable weights, such as a new head.
+        norms: Whether LayerNorm and BatchNorm are trainable.
 
-    >>> model = adapter(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), width=2, target="0", train="1")
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['0.down.weight', '0.down.bias', '0.up.weight', '0.up.bias', '1.weight', '1.bias']
+    Example:
+        >>> model = adapter(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), width=2, target="0", train="1")
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['0.down.weight', '0.down.bias', '0.up.weight', '0.up.bias', '1.weight', '1.bias']
+
+    Reference:
+        Houlsby et al. 2019, "Parameter-efficient transfer learning for NLP", section 2.1.
     """
     at_least_one("adapter.width", width)
     kind = nn.Linear if target is None else nn.Module
@@ -59,12 +67,13 @@ def adapter(
 
 
 class Bottleneck(nn.Module):
-    """A module with a bottleneck behind it; see `adapter`. Inputs and output are the module's, (B, ..., out).
+    """A module followed by a bottleneck; see `adapter`. Inputs and output are the module's, (B, ..., out).
 
-    >>> import torch
-    >>> layer = Bottleneck(nn.Linear(3, 5), out=5, width=2)
-    >>> x = torch.randn(4, 3); bool((layer(x) == layer.base(x)).all())
-    True
+    Example:
+        >>> import torch
+        >>> layer = Bottleneck(nn.Linear(3, 5), out=5, width=2)
+        >>> x = torch.randn(4, 3); bool((layer(x) == layer.base(x)).all())
+        True
     """
 
     def __init__(self, base: nn.Module, out: int, width: int) -> None:
@@ -77,7 +86,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The module's output and what the bottleneck adds to it."""
+        """Return the module's output plus that of the bottleneck."""
         output = self.base(*inputs, **named)
         if not isinstance(output, Tensor):
             raise ArgumentError(

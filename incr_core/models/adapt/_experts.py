@@ -1,4 +1,4 @@
-"""An ensemble with an expert for each task, and a gate that knows whose rows are whose."""
+"""An ensemble with one expert per task, and a gate that infers the task of a row."""
 
 from __future__ import annotations
 
@@ -18,34 +18,44 @@ __all__ = ["Experts", "Gate", "experts"]
 
 
 def experts(model: nn.Module, tasks: int = 2, features: int = 0) -> Experts:
-    """An ensemble of copies of the model, one a task; see `Experts`.
+    """Return an ensemble of copies of the model, one per task; see `Experts`.
 
-    features: how many floating numbers a row's inputs hold, for the gate to judge by; 0: no gate, tasks are told.
+    Args:
+        model: The model.
+        tasks: Number of tasks.
+        features: Number of floating inputs per row, for the gate. 0 makes no gate, and tasks must be given.
 
-    >>> ensemble = experts(nn.Linear(3, 2), tasks=4)
-    >>> ensemble({"inputs": torch.randn(5, 3), "task": torch.arange(5) % 4}).shape
-    torch.Size([5, 2])
+    Example:
+        >>> ensemble = experts(nn.Linear(3, 2), tasks=4)
+        >>> ensemble({"inputs": torch.randn(5, 3), "task": torch.arange(5) % 4}).shape
+        torch.Size([5, 2])
     """
     at_least_one("experts.tasks", tasks)
     return Experts([copy.deepcopy(model) for _ in range(tasks)], features)
 
 
 class Experts(nn.Module):
-    """Each row is answered by the expert of its task; where the task is not told, a gate guesses it.
+    """Each row is processed by the expert of its task; a gate infers missing tasks.
 
-        output_i = expert[t_i](x_i)        t_i told, or argmax_t log N(x_i; mean_t, diag(var_t))
+        output_i = expert[t_i](x_i)        t_i given, or argmax_t log N(x_i; mean_t, diag(var_t))
 
-    Aljundi et al. 2017, "Expert gate", section 3, with a Gaussian a task for a gate in place of their autoencoder: its
-    statistics are sums, gathered while learning, so participants merge them exactly. An expert whose task has no row in
-    a step gets no gradient at all, so optimiser state, momentum and weight decay rest too, and its answers stay
-    the same bit for bit.
+    The gate is one Gaussian per task instead of the paper's autoencoder: its statistics are sums, collected during
+    learning, so participants merge them exactly. An expert whose task has no row in a step gets no gradient, so
+    optimiser state, momentum and weight decay do not change it either, and its predictions stay bit-identical.
 
-    inputs: a dict of "task" (B,) int64 and what the experts take, as `with_task` makes; without "task" only to predict.
-    A forward asks the device once which tasks are present, so the experts know no vmap.
+    Inputs are a dict of "task" (B,) int64 and the experts' inputs, as `with_task` makes it; "task" may be missing only
+    for predictions. A forward reads from the device once which tasks are present, so vmap is not supported.
+
+    Args:
+        members: The experts.
+        features: Number of floating inputs per row, for the gate; 0 makes no gate.
+
+    Reference:
+        Aljundi et al. 2017, "Expert gate", section 3.
     """
 
     routes_rows: ClassVar[bool] = True
-    """Whether rows go through different layers: none of these sees a whole batch."""
+    """Whether rows take different paths, so that no single layer processes a whole batch."""
 
     def __init__(self, members: list[nn.Module], features: int = 0) -> None:
         super().__init__()
@@ -53,7 +63,7 @@ class Experts(nn.Module):
         self.gate = Gate(len(members), features) if features else None
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """(B, ...), as the experts'."""
+        """Return the experts' outputs, (B, ...)."""
         rest, task = _rest_and_task(inputs)
         if task is None:
             if self.training or self.gate is None:
@@ -73,7 +83,7 @@ class Experts(nn.Module):
         return torch.cat(answers).index_select(0, torch.cat(places).argsort())
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the statistics of their tasks' experts."""
+        """Return the additions of rows about to be learned to the statistics of their tasks' experts."""
         rest, task = _rest_and_task(inputs)
         measured: dict[str, Tensor] = {}
         for number, member in enumerate(self.members):
@@ -93,12 +103,16 @@ class Experts(nn.Module):
 
 
 class Gate(nn.Module):
-    """The task under whose Gaussian a row is likeliest; see `Experts`. sums: (3, tasks, F) of count, sum and squares.
+    """Infers the task whose Gaussian gives a row the highest likelihood; see `Experts`.
 
-    >>> gate = Gate(3, features=1)
-    >>> gate.add(torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([0, 0, 2, 2]))
-    >>> gate(torch.tensor([[2.0], [7.0]])).tolist()
-    [0, 2]
+    Attributes:
+        sums: (3, tasks, F) of count, sum and sum of squares.
+
+    Example:
+        >>> gate = Gate(3, features=1)
+        >>> gate.add(torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([0, 0, 2, 2]))
+        >>> gate(torch.tensor([[2.0], [7.0]])).tolist()
+        [0, 2]
     """
 
     merge: ClassVar[dict[str, str]] = {"sums": "sum"}
@@ -111,14 +125,14 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def add(self, values: Tensor, task: Tensor) -> None:
-        """Take in rows (B, F) of these tasks (B,)."""
+        """Add rows (B, F) of these tasks (B,)."""
         values = values.double()
         members = F.one_hot(task, self.tasks).double().t()
         self.sums += torch.stack([members @ torch.ones_like(values), members @ values, members @ values.square()])
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """The likeliest task of each row, (B,); 0 where nothing is known."""
+        """Return the most likely task of each row, (B,); 0 without statistics."""
         count, total, square = self.sums
         known = count.clamp(min=1.0)
         mean = total / known

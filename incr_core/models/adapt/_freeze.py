@@ -1,4 +1,4 @@
-"""Let only some of the weights learn."""
+"""Freezing of weights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ __all__ = ["bitfit", "freeze", "freeze_statistics", "head_only"]
 def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | None = None) -> nn.Module:
     """Freeze the weights that match `names`, or all but those that match `train`.
 
-    Frozen weights get no gradient and no place in the optimiser, so neither momentum nor weight decay moves them, and
-    strategies keep no state for them. BatchNorm layers that have nothing left to learn stop gathering statistics too
-    and normalise by those they have.
+    Frozen weights get no gradient and are not passed to the optimiser, so neither momentum nor weight decay moves them,
+    and strategies keep no state for them. BatchNorm layers without trainable weights use their existing statistics and
+    do not update them.
 
-    names, train: patterns of names as in `named_parameters`, "layers.0.*", or of modules; give one of the two.
+    Args:
+        model: The model.
+        names: Patterns of names as in `named_parameters`, such as "layers.0.*", or of modules.
+        train: The same; exactly one of the two must be given.
 
-    >>> model = freeze(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), train="1.*")
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['1.weight', '1.bias']
+    Raises:
+        ArgumentError: Both or none are given, a pattern matches nothing, or no weight would be trainable.
+
+    Example:
+        >>> model = freeze(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), train="1.*")
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['1.weight', '1.bias']
     """
     if (names is None) == (train is None):
         raise ArgumentError("freeze: expected either names (what to freeze) or train (what learns), got both or none")
@@ -39,22 +46,28 @@ def freeze(model: nn.Module, names: Patterns | None = None, train: Patterns | No
                 only_these_learn(model, pattern, "freeze.names")  # raises, naming what there is
         kept = [n for n in everything if not matches(n, [*patterns, *(f"{pattern}.*" for pattern in patterns)])]
         if not kept:
-            raise ArgumentError(f"freeze.names: expected a weight to be left to learn, got {names!r}, which is all")
+            raise ArgumentError(
+                f"freeze.names: expected a weight to be left to learn, got {names!r}, which matches all"
+            )
         only_these_learn(model, kept, "freeze.names")
     freeze_statistics(model)
     return model
 
 
 def bitfit(model: nn.Module, train: Patterns | None = None) -> nn.Module:
-    """Let only biases learn, and the last linear layer.
+    """Make only biases and the last linear layer trainable.
 
-    Ben Zaken et al. 2022, "BitFit", section 3: all b and the task's head learn, every other weight stays.
+    Args:
+        model: The model.
+        train: Patterns of further trainable weights; by default the last linear layer.
 
-    train: patterns of what else may learn; default: the last linear layer.
+    Example:
+        >>> model = bitfit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['0.bias', '1.weight', '1.bias']
 
-    >>> model = bitfit(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['0.bias', '1.weight', '1.bias']
+    Reference:
+        Ben Zaken et al. 2022, "BitFit", section 3.
     """
     also = [_head_name(model, "bitfit")] if train is None else [train] if isinstance(train, str) else list(train)
     if not any(name.rpartition(".")[2] == "bias" for name, _ in model.named_parameters()):
@@ -68,11 +81,12 @@ def bitfit(model: nn.Module, train: Patterns | None = None) -> nn.Module:
 
 
 def head_only(model: nn.Module) -> nn.Module:
-    """Let only the last linear layer learn: a linear probe.
+    """Make only the last linear layer trainable: a linear probe.
 
-    >>> model = head_only(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['1.weight', '1.bias']
+    Example:
+        >>> model = head_only(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['1.weight', '1.bias']
     """
     only_these_learn(model, _head_name(model, "head_only"), "head_only")
     freeze_statistics(model)
@@ -80,13 +94,14 @@ def head_only(model: nn.Module) -> nn.Module:
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Keep BatchNorm layers without a weight that learns in eval mode, whatever mode the model is put in.
+    """Keep BatchNorm layers without trainable weights in eval mode, whatever mode the model is put in.
 
-    >>> norm = nn.BatchNorm1d(1).requires_grad_(False)
-    >>> freeze_statistics(norm)
-    >>> import torch
-    >>> _ = norm.train()(torch.full((4, 1), 9.0)); norm.running_mean
-    tensor([0.])
+    Example:
+        >>> norm = nn.BatchNorm1d(1).requires_grad_(False)
+        >>> freeze_statistics(norm)
+        >>> import torch
+        >>> _ = norm.train()(torch.full((4, 1), 9.0)); norm.running_mean
+        tensor([0.])
     """
     for module in model.modules():
         if isinstance(module, BatchNorm) and not any(weight.requires_grad for weight in module.parameters()):

@@ -1,4 +1,4 @@
-"""A head for each task, chosen row by row."""
+"""Task heads: one last layer per task, selected for each row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ __all__ = ["TaskHeads", "split_task", "task_heads", "with_task"]
 
 
 def task_heads(model: nn.Module, tasks: int = 2) -> nn.Module:
-    """Give the model a last linear layer for each task; a row's task says which one answers.
+    """Give the model one last linear layer per task, selected by each row's task.
 
         output_i = W[t_i] f_i + b[t_i]
 
-    Li & Hoiem 2018 (LwF), figure 2; van de Ven & Tolias 2019 on when the task may be told. All heads start as copies of
-    the model's own. The model takes the task with its inputs, as `with_task` puts it there, since a row to be predicted
-    needs it too. To keep a head still while other tasks are learned, add the strategy `isolate`.
+    All heads start as copies of the model's own. The model takes the task with its inputs, as `with_task` puts it
+    there, because predictions need it too. To keep a head fixed while other tasks are learned, add the strategy
+    `isolate`.
 
-    >>> import torch
-    >>> model = task_heads(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), tasks=5)
-    >>> model({"inputs": torch.randn(7, 3), "task": torch.arange(7) % 5}).shape
-    torch.Size([7, 2])
+    Args:
+        model: The model.
+        tasks: Number of tasks.
+
+    Example:
+        >>> import torch
+        >>> model = task_heads(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), tasks=5)
+        >>> model({"inputs": torch.randn(7, 3), "task": torch.arange(7) % 5}).shape
+        torch.Size([7, 2])
+
+    Reference:
+        Li & Hoiem 2018 (LwF), figure 2; van de Ven & Tolias 2019, on the availability of the task.
     """
     at_least_one("task_heads.tasks", tasks)
     last = head_of(model, "task_heads")
@@ -43,7 +51,7 @@ def task_heads(model: nn.Module, tasks: int = 2) -> nn.Module:
 
 
 class TaskHeads(nn.Module):
-    """`tasks` linear layers side by side, see `task_heads`; weight: (tasks, out, in), bias: (tasks, out)."""
+    """`tasks` parallel linear layers; see `task_heads`. weight: (tasks, out, in), bias: (tasks, out)."""
 
     per_task: ClassVar[tuple[str, ...]] = ("weight", "bias")
     """Weights whose first dimension is the task."""
@@ -58,14 +66,14 @@ class TaskHeads(nn.Module):
         self._task: Tensor | None = None
 
     def route(self, model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Take the task from the model's inputs, and pass on the rest."""
+        """Remove the task from the model's inputs, and pass on the rest."""
         inputs, self._task = split_task(arguments[0], "task_heads")
         return (inputs, *arguments[1:])
 
     def forward(self, activations: Tensor) -> Tensor:
-        """(B, in) to (B, out)."""
+        """Map activations (B, in) to outputs (B, out)."""
         assert self._task is not None, "the model's forward sets the task"
-        # All heads in one product: they are small, and choosing rows first would wait for the device.
+        # All heads in one product: they are small, and selecting rows first would synchronise with the device.
         tasks, out = self.bias.shape
         outputs = F.linear(activations, self.weight.flatten(0, 1), self.bias.flatten()).reshape(-1, tasks, out)
         chosen: Tensor = outputs.gather(1, self._task.reshape(-1, 1, 1).expand(-1, 1, out)).squeeze(1)
@@ -73,11 +81,12 @@ class TaskHeads(nn.Module):
 
 
 def split_task(inputs: Inputs, place: str) -> tuple[Inputs, Tensor]:
-    """Inputs without the task, and the task (B,); of a dict that then holds one tensor only, that tensor.
+    """Return the inputs without the task, and the task (B,). A dict with a single remaining tensor becomes that tensor.
 
-    >>> import torch
-    >>> split_task({"inputs": torch.zeros(1, 2), "task": torch.tensor([3])}, "example")
-    (tensor([[0., 0.]]), tensor([3]))
+    Example:
+        >>> import torch
+        >>> split_task({"inputs": torch.zeros(1, 2), "task": torch.tensor([3])}, "example")
+        (tensor([[0., 0.]]), tensor([3]))
     """
     if not isinstance(inputs, dict) or "task" not in inputs:
         raise ArgumentError(
@@ -90,12 +99,13 @@ def split_task(inputs: Inputs, place: str) -> tuple[Inputs, Tensor]:
 
 
 def with_task(batch: Batch) -> Batch:
-    """The batch with its task among its inputs, where `task_heads` and `experts` look for it.
+    """Return the batch with its task among its inputs, where `task_heads` and `experts` expect it.
 
-    >>> import torch
-    >>> batch = Batch(torch.zeros(1, 2), torch.zeros(1), task=torch.tensor([3]))
-    >>> sorted(with_task(batch).inputs)
-    ['inputs', 'task']
+    Example:
+        >>> import torch
+        >>> batch = Batch(torch.zeros(1, 2), torch.zeros(1), task=torch.tensor([3]))
+        >>> sorted(with_task(batch).inputs)
+        ['inputs', 'task']
     """
     if batch.task is None:
         raise ArgumentError("with_task: expected a batch with tasks, got one without; name the column in features.task")

@@ -1,4 +1,4 @@
-"""Low-rank adaptation, for any module."""
+"""Low-rank adaptation (LoRA) of any module."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ from incr_core.models.adapt._freeze import freeze_statistics
 
 __all__ = ["LowRank", "lora", "merge_lora"]
 
-# The `peft` library does this and much more, and `text.peft_lora` has it do so for transformers; but at the price of
-# transformers and accelerate as dependencies, and of a wrapper that hides the model's own class and names.
+# The `peft` library provides this and more, and `text.peft_lora` uses it for transformers. It requires transformers and
+# accelerate, and its wrapper hides the model's class and names.
 
 
 def lora(
     model: nn.Module, rank: int = 8, alpha: float | None = None, target: Patterns = "*", train: Patterns = ()
 ) -> nn.Module:
-    """Freeze the model, and learn a low-rank change to each layer that matches `target`.
+    """Freeze the model, and learn a low-rank change of each layer that matches `target`.
 
-        W x  becomes  W x + alpha / rank * B (A x)        A from a uniform draw, B = 0: at first nothing has changed
+        W x  becomes  W x + alpha / rank * B (A x)        A uniform random, B = 0: initially no change
 
-    Hu et al. 2022, "LoRA", section 4.1; a convolution's A is a convolution of its shape to `rank` channels and B one of
-    1 x 1, an embedding's A a table of `rank` numbers an entry. `merge_lora` makes plain layers of it again.
+    For a convolution, A is a convolution of the same shape with `rank` output channels, and B a 1 x 1 convolution. For
+    an embedding, A is a table with `rank` columns. `merge_lora` converts the layers back to plain ones.
 
-    rank: r; A is (r, in), B is (out, r). alpha: default `rank`, a factor of 1. target: patterns of names of nn.Linear,
-    nn.Embedding or nn.Conv2d modules. train: patterns of other weights that learn, such as a new head.
+    Args:
+        model: The model.
+        rank: r; A is (r, in), B is (out, r).
+        alpha: By default `rank`, which is a factor of 1.
+        target: Patterns of names of nn.Linear, nn.Embedding or nn.Conv2d modules.
+        train: Patterns of other trainable weights, such as a new head.
 
-    >>> model = lora(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), rank=2, target="0", train="1")
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['0.down', '0.up', '1.weight', '1.bias']
+    Example:
+        >>> model = lora(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), rank=2, target="0", train="1")
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['0.down', '0.up', '1.weight', '1.bias']
+
+    Reference:
+        Hu et al. 2022, "LoRA", section 4.1.
     """
     at_least_one("lora.rank", rank)
     scale = positive("lora.alpha", float(rank if alpha is None else alpha)) / rank
@@ -55,13 +63,17 @@ def lora(
 
 
 class LowRank(nn.Module):
-    """A layer with a low-rank change beside it; see `lora`.
+    """A layer with a low-rank change; see `lora`. Inputs and output are the base's.
 
-    base: nn.Linear, nn.Embedding or nn.Conv2d. Inputs and output are the base's.
+    Args:
+        base: nn.Linear, nn.Embedding or nn.Conv2d.
+        rank: Rank of the change.
+        scale: Factor on the change.
 
-    >>> layer = LowRank(nn.Linear(3, 5), rank=2, scale=1.0)
-    >>> x = torch.randn(4, 3); bool((layer(x) == layer.base(x)).all())
-    True
+    Example:
+        >>> layer = LowRank(nn.Linear(3, 5), rank=2, scale=1.0)
+        >>> x = torch.randn(4, 3); bool((layer(x) == layer.base(x)).all())
+        True
     """
 
     def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
@@ -74,15 +86,16 @@ class LowRank(nn.Module):
             down, up = weight.new_empty(rank, *weight.shape[1:]), weight.new_zeros(weight.shape[0], rank)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         if isinstance(base, nn.Embedding) and base.padding_idx is not None:
-            nn.init.zeros_(down[base.padding_idx])  # and it gets no gradient: padding stays as it is
+            nn.init.zeros_(down[base.padding_idx])  # it gets no gradient, so padding never changes
         self.down, self.up = nn.Parameter(down), nn.Parameter(up)
 
     def forward(self, inputs: Tensor, *rest: Any, **named: Any) -> Tensor:
-        """The base's output and the change."""
+        """Return the base's output plus the change."""
         output: Tensor = self.base(inputs, *rest, **named)
         base = self.base
         if isinstance(base, nn.Conv2d):
-            # With the base's stride, padding and dilation; of its bias there is one in `output` already.
+            # With the base's stride, padding and dilation. The bias is set to zero, because `output` includes it
+            # already.
             own = {"weight": self.down} | ({} if base.bias is None else {"bias": self.down.new_zeros(len(self.down))})
             inner = functional_call(base, own, (inputs,))
             return output + self.scale * F.conv2d(inner, self.up[:, :, None, None])
@@ -93,7 +106,7 @@ class LowRank(nn.Module):
         return output + self.scale * F.linear(inner, self.up)
 
     def change(self) -> Tensor:
-        """scale * B A, of the shape of the base's weight."""
+        """Return scale * B A, in the shape of the base's weight."""
         if isinstance(self.base, nn.Embedding):
             return self.down @ self.up.t() * self.scale
         change: Tensor = (self.up @ self.down.flatten(1)).reshape(-1, *self.down.shape[1:])
@@ -102,15 +115,16 @@ class LowRank(nn.Module):
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Add every low-rank change to its layer's weight and leave plain layers: W <- W + alpha / rank * B A.
+    """Add every low-rank change to its layer's weight, and restore plain layers: W <- W + alpha / rank * B A.
 
-    The result has the classes and names of the model before `lora`, so it can be exported or adapted again. What peft
-    can merge (`peft_lora`, `ia3`) is merged by peft.
+    The result has the classes and names of the model before `lora`, so it can be exported or adapted again. Changes by
+    peft (`peft_lora`, `ia3`) are merged by peft.
 
-    >>> merge_lora(lora(nn.Sequential(nn.Linear(4, 2)), rank=1))
-    Sequential(
-      (0): Linear(in_features=4, out_features=2, bias=True)
-    )
+    Example:
+        >>> merge_lora(lora(nn.Sequential(nn.Linear(4, 2)), rank=1))
+        Sequential(
+          (0): Linear(in_features=4, out_features=2, bias=True)
+        )
     """
     for name, layer in [*model.named_modules()]:
         if isinstance(layer, LowRank):

@@ -1,4 +1,4 @@
-"""A last layer that is worked out and not learned by steps: ridge regression on random features."""
+"""A last layer in closed form: ridge regression on random features."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ __all__ = ["RidgeHead", "ridge"]
 
 
 def ridge(model: nn.Module, features: int = 2000, seed: int = 0, scale: float = 1.0, bias: float = 1.0) -> nn.Module:
-    """Freeze a model and replace its last linear layer by `RidgeHead`, which the strategy `Ridge` fits.
+    """Freeze a model, and replace its last linear layer by `RidgeHead`, which the strategy `Ridge` fits.
 
-    What was put in is never moved again: activations of layers that move would add up to nothing. The built-in model
-    for tables is best given without hidden layers; it then keeps the scale of numbers that the first increment has, and
-    draws larger vectors for categories, which nothing will learn.
+    All other layers stay fixed, because sums over changing activations would be meaningless. The built-in model for
+    tables works best without hidden layers. It then keeps the scale of numbers from the first increment, and draws
+    larger embeddings of categories, which are not trained.
 
-    features, seed, scale, bias: those of `RandomFeatures`.
+    Args:
+        model: The model.
+        features: As for `RandomFeatures`.
+        seed: As for `RandomFeatures`.
+        scale: As for `RandomFeatures`.
+        bias: As for `RandomFeatures`.
 
-    >>> ridge(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), features=50)[1]
-    RidgeHead(
-      (features): RandomFeatures(4, 50)
-    )
+    Example:
+        >>> ridge(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), features=50)[1]
+        RidgeHead(
+          (features): RandomFeatures(4, 50)
+        )
     """
     replace_head(
         model, "ridge", lambda last: RidgeHead(last.in_features, last.out_features, features, seed, scale, bias)
@@ -40,12 +46,15 @@ def ridge(model: nn.Module, features: int = 2000, seed: int = 0, scale: float = 
 
 
 class RidgeHead(nn.Module):
-    """Random features and a linear answer from them: h(f) W + b.
+    """Random features h and a linear layer on them: h(f) W + b.
 
-    f: (B, d), what comes from the layers below; W: (F, outputs), b: (outputs), zeros until `Ridge` has worked them out.
+    Shapes:
+        f, the input from the layers below: (B, d). W: (F, outputs). b: (outputs). W and b are zero until `Ridge` solves
+            them.
 
-    >>> RidgeHead(3, 2, features=10)(torch.randn(4, 3)).shape
-    torch.Size([4, 2])
+    Example:
+        >>> RidgeHead(3, 2, features=10)(torch.randn(4, 3)).shape
+        torch.Size([4, 2])
     """
 
     draws_nothing: ClassVar[bool] = True
@@ -62,7 +71,7 @@ class RidgeHead(nn.Module):
         self.register_buffer("ridge_bias", torch.zeros(outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, or a standardised value, (B, outputs)."""
+        """Return logits, or a standardised value, (B, outputs)."""
         with torch.autocast(inputs.device.type, enabled=False):
             levels: Tensor = self.features(inputs)
             return F.linear(levels.to(self.ridge_weight.dtype), self.ridge_weight.t(), self.ridge_bias)

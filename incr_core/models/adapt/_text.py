@@ -1,4 +1,4 @@
-"""A small transformer for text; and prompts, prefixes, LoRA and IA3 for transformers of Hugging Face, through `peft`.
+"""A small transformer for text; and prompts, prefixes, LoRA and IA3 for Hugging Face transformers, by `peft`.
 
 Needs the extra `text` (transformers, peft).
 """
@@ -24,9 +24,14 @@ __all__ = ["Text", "bert", "ia3", "peft_lora", "prefix", "prompt"]
 
 
 class Text(nn.Module):
-    """A transformer's first token through a linear head: logits (B, outputs) of token ids.
+    """A transformer with a linear head on the first token: logits (B, outputs) of token ids.
 
-    inputs: ids (B, L), of any dtype, 0 being padding; or a dict of "input_ids" and perhaps "attention_mask".
+    Inputs are ids (B, L) of any dtype, with 0 as padding, or a dict of "input_ids" and optionally "attention_mask".
+
+    Args:
+        body: The transformer.
+        features: Its width.
+        outputs: Number of outputs.
     """
 
     def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
@@ -35,7 +40,7 @@ class Text(nn.Module):
         self.head = nn.Linear(features, outputs)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits, (B, outputs)."""
+        """Return logits, (B, outputs)."""
         given = inputs if isinstance(inputs, dict) else {"input_ids": inputs}
         if "numeric" in given:
             given = {"input_ids": given["numeric"]}
@@ -54,14 +59,26 @@ def bert(
     length: int = 64,
     shape: TableShape | None = None,
 ) -> Text:
-    """A BERT of that size with random weights, from a config: nothing is downloaded.
+    """Return a randomly initialised BERT of the given size; nothing is downloaded.
 
-    Devlin et al. 2019. It has one attention head per 16 numbers of `width`. shape: given by a job; its `outputs` count
-    then, so `model.factory = "incr_core.models.adapt:bert"` works in a job file, with lists of ids as numeric column.
+    It has one attention head per 16 elements of `width`. With `model.factory = "incr_core.models.adapt:bert"` a job
+    passes `shape`, and lists of ids are a numeric column.
 
-    >>> import torch
-    >>> bert(outputs=3, vocabulary=50)(torch.randint(1, 50, (2, 7))).shape
-    torch.Size([2, 3])
+    Args:
+        outputs: Number of outputs.
+        vocabulary: Number of tokens.
+        width: Hidden size, a multiple of 16.
+        layers: Number of layers.
+        length: Maximum sequence length.
+        shape: Shape of rows, passed by a job; its `outputs` replace the argument.
+
+    Example:
+        >>> import torch
+        >>> bert(outputs=3, vocabulary=50)(torch.randint(1, 50, (2, 7))).shape
+        torch.Size([2, 3])
+
+    Reference:
+        Devlin et al. 2019, BERT.
     """
     transformers = _library("transformers", "bert")
     if width % 16:
@@ -79,21 +96,26 @@ def bert(
 
 
 def prompt(model: nn.Module, length: int = 8) -> nn.Module:
-    """Freeze a transformer, and learn `length` vectors that stand before the text.
+    """Freeze a transformer, and learn `length` vectors that precede the text.
 
         e_1, e_2, ...  becomes  P_1, ..., P_length, e_1, e_2, ...
 
-    Lester et al. 2021, "The power of scale for parameter-efficient prompt tuning", section 2; P starts as the vectors
-    of random tokens (section 3.2). What the transformer says at the places of P is cut off, so a head outside reads the
-    text's tokens where it read them before; a pooler inside reads the first vector of P. The places that P takes count
-    towards the transformer's longest input.
+    P is initialised with the embeddings of random tokens (section 3.2 of the paper). The transformer's outputs at the
+    places of P are removed, so that a head outside reads the tokens of the text as before. A pooler inside reads the
+    first vector of P. The places of P count towards the transformer's maximum length.
 
-    model: a transformer of the transformers library, or any module that holds one. What stands outside of the
-    transformer, such as a classifier, goes on learning.
+    Args:
+        model: A transformer of the transformers library, or a module that contains one. Parts outside of the
+            transformer, such as a classifier, stay trainable.
+        length: Number of vectors.
 
-    >>> model = prompt(bert(), length=4)
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['body.prompt_encoder.default.embedding.weight', 'head.weight', 'head.bias']
+    Example:
+        >>> model = prompt(bert(), length=4)
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['body.prompt_encoder.default.embedding.weight', 'head.weight', 'head.bias']
+
+    Reference:
+        Lester et al. 2021, "The power of scale for parameter-efficient prompt tuning", section 2.
     """
     at_least_one("prompt.length", length)
 
@@ -108,7 +130,7 @@ def prompt(model: nn.Module, length: int = 8) -> nn.Module:
 
 
 class _WithoutPrompt:
-    """Cuts the places of a prompt off what a transformer says of each token."""
+    """Removes the places of a prompt from a transformer's token outputs."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -124,21 +146,27 @@ class _WithoutPrompt:
 
 
 def prefix(model: nn.Module, length: int = 8) -> nn.Module:
-    """Freeze a transformer, and learn `length` more keys and values in each self-attention.
+    """Freeze a transformer, and learn `length` additional keys and values in each self-attention.
 
         attention(Q, K, V)  becomes  attention(Q, [P_K; K], [P_V; V])        P: (heads, length, numbers per head)
 
-    Li & Liang 2021, "Prefix-tuning", section 4.2, each prefix learned directly instead of through an MLP, as in Liu et
-    al. 2022 (P-tuning v2). Every token may look at all of the prefix.
+    Each prefix is learned directly instead of through an MLP, as in Liu et al. 2022 (P-tuning v2). Every token may
+    attend to the whole prefix.
 
-    model: as for `prompt`; its attention must take a cache of earlier keys and values, as BERT's and GPT's do.
+    Args:
+        model: As for `prompt`; its attention must support a cache of earlier keys and values, as BERT's and GPT's do.
+        length: Number of keys and values.
 
-    >>> import torch
-    >>> prefix(bert(), length=4)(torch.randint(1, 50, (2, 7))).shape
-    torch.Size([2, 2])
+    Example:
+        >>> import torch
+        >>> prefix(bert(), length=4)(torch.randint(1, 50, (2, 7))).shape
+        torch.Size([2, 2])
+
+    Reference:
+        Li & Liang 2021, "Prefix-tuning", section 4.2; Liu et al. 2022 (P-tuning v2).
     """
     at_least_one("prefix.length", length)
-    # peft 0.21 passes keys and values by the name that transformers 5.24 calls old, and takes until 5.40.
+    # peft 0.21 passes keys and values by a name that transformers 5.24 deprecates and supports until 5.40.
     warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
 
     def config(peft: ModuleType) -> Any:
@@ -150,7 +178,7 @@ def prefix(model: nn.Module, length: int = 8) -> nn.Module:
 
 
 def _leave_out_none(transformer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Classifiers name a cache of None to their transformer, which would count more than the prefix."""
+    """Drop arguments that are None: a classifier passes an empty cache, which would replace the prefix."""
     return given, {name: value for name, value in named.items() if value is not None}
 
 
@@ -162,20 +190,28 @@ def peft_lora(
     dropout: float = 0.0,
     **options: Any,
 ) -> nn.Module:
-    """Freeze a transformer, and learn a low-rank change to some of its layers, as `peft` does it.
+    """Freeze a transformer, and learn a low-rank change of some of its layers with `peft`.
 
         W x  becomes  W x + alpha / rank * B (A dropout(x))
 
-    Hu et al. 2022, "LoRA", section 4.1. For any other module there is `adapt.lora`. `adapt.merge_lora` adds the changes
-    to W and leaves the transformer as it was made.
+    For other modules use `adapt.lora`. `adapt.merge_lora` adds the changes to W and restores the original transformer.
 
-    model: as for `prompt`. rank, alpha: as for `adapt.lora`, of which the default alpha is a factor of 1. target: names
-    of layers, by their ends ("query"), or one regular expression for whole names; default: those that peft knows for
-    the kind of transformer. options: others of `peft.LoraConfig`, such as `use_dora`.
+    Args:
+        model: As for `prompt`.
+        rank: As for `adapt.lora`.
+        alpha: As for `adapt.lora`; by default a factor of 1.
+        target: Suffixes of layer names ("query"), or one regular expression for whole names; by default peft's choice
+            for this kind of transformer.
+        dropout: Dropout probability of the input.
+        options: Further arguments of `peft.LoraConfig`, such as `use_dora`.
 
-    >>> model = peft_lora(bert(layers=1), rank=2, target=["query"])
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad][-3:]
-    ['body.base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight', 'head.weight', 'head.bias']
+    Example:
+        >>> model = peft_lora(bert(layers=1), rank=2, target=["query"])
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad][-3:]
+        ['body.base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight', 'head.weight', 'head.bias']
+
+    Reference:
+        Hu et al. 2022, "LoRA", section 4.1.
     """
     at_least_one("peft_lora.rank", rank)
     scale = positive("peft_lora.alpha", float(rank if alpha is None else alpha))
@@ -199,20 +235,27 @@ def ia3(
     feedforward: str | list[str] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Freeze a transformer, and learn a factor for each number that attention and feed-forward layers pass on.
+    """Freeze a transformer, and learn a factor on each element of attention and feed-forward outputs.
 
-        K, V, h  become  l_k * K, l_v * V, l_ff * h        l = 1: at first nothing has changed
+        K, V, h  become  l_k * K, l_v * V, l_ff * h        l = 1: initially no change
 
-    Liu et al. 2022, "Few-shot parameter-efficient fine-tuning is better and cheaper than in-context learning", section
-    3.3. `adapt.merge_lora` multiplies the weights by l and leaves the transformer as it was made.
+    `adapt.merge_lora` multiplies the weights by l and restores the original transformer.
 
-    model: as for `prompt`. target, feedforward: layers as in `peft_lora`, the second those of the first whose input is
-    scaled instead of their output; default: those that peft knows for the kind of transformer. options: others of
-    `peft.IA3Config`.
+    Args:
+        model: As for `prompt`.
+        target: Layers, as in `peft_lora`.
+        feedforward: Those of them whose input is scaled instead of their output; by default peft's choice for this kind
+            of transformer.
+        options: Further arguments of `peft.IA3Config`.
 
-    >>> model = ia3(bert(layers=1), target=["key"], feedforward=[])
-    >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
-    ['body.base_model.model.encoder.layer.0.attention.self.key.ia3_l.default', 'head.weight', 'head.bias']
+    Example:
+        >>> model = ia3(bert(layers=1), target=["key"], feedforward=[])
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['body.base_model.model.encoder.layer.0.attention.self.key.ia3_l.default', 'head.weight', 'head.bias']
+
+    Reference:
+        Liu et al. 2022, "Few-shot parameter-efficient fine-tuning is better and cheaper than in-context learning",
+        section 3.3.
     """
 
     def config(peft: ModuleType) -> Any:
@@ -227,7 +270,7 @@ def ia3(
 
 
 def _adapted(model: nn.Module, place: str, config: Callable[[ModuleType], Any]) -> tuple[nn.Module, nn.Module]:
-    """The model, with its transformer in peft's wrapper; and the wrapper."""
+    """Wrap the model's transformer with peft; return the model and the wrapper."""
     peft, transformers = _library("peft", place), _library("transformers", place)
     if any(isinstance(part, peft.PeftModel) for part in model.modules()):
         raise ArgumentError(f"{place}: expected a model that peft has not adapted yet; leave one of the two out")
@@ -237,17 +280,17 @@ def _adapted(model: nn.Module, place: str, config: Callable[[ModuleType], Any]) 
             f"{place}: expected a transformer of the transformers library, or a model that holds one, "
             f"got {type(model).__name__}"
         )
-    transformer = whole.base_model  # a classifier's transformer, without its head
+    transformer = whole.base_model  # the transformer without a classifier's head
     known = set(transformer.modules())
     try:
-        with warnings.catch_warnings():  # peft 0.21 asks for a name that transformers 5.24 calls old
+        with warnings.catch_warnings():  # peft 0.21 uses a name that transformers 5.24 deprecates
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False but", UserWarning)  # and sets it right
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False but", UserWarning)  # peft corrects it
             adapted: nn.Module = peft.get_peft_model(transformer, config(peft))
     except ValueError as error:
         raise ArgumentError(f"{place}: {error}") from error
     for part in adapted.modules():
-        if part not in known:  # in the mode of what they are put into, which tells whether it is frozen
+        if part not in known:  # new parts take the mode of the transformer, which shows whether it is frozen
             part.training = transformer.training
     if transformer is model:
         return adapted, adapted
