@@ -121,8 +121,10 @@ class Batch:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Restore a batch from `state_dict`."""
-        of = [state[name] for name in ("inputs", "targets", "weights", "task", "rows")]
-        return cls(*of, owner=state.get("owner"))
+        inputs, targets, weights, task, rows = (
+            state[name] for name in ("inputs", "targets", "weights", "task", "rows")
+        )
+        return cls(inputs, targets, weights, task, rows, state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """Return copies of the rows at `index` (n,), in that order."""
