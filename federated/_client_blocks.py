@@ -79,7 +79,7 @@ class ClientBlocks(SimulatedNodes):
         """Clients, in order, by the block that each is in."""
         numbers = torch.tensor(clients, dtype=torch.int64)
         blocks, counts = (numbers // self._size).unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
-        return dict(zip(blocks.tolist(), numbers.split(counts.tolist()), strict=True)) if len(numbers) else {}
+        return dict(zip(blocks.tolist(), torch.split(numbers, counts.tolist()), strict=True)) if len(numbers) else {}
 
 
 def blocks_of(job: Job) -> list[Client]:

@@ -195,8 +195,8 @@ class SimulatedNodes(Roster):
         known = len(self.origins)
         answers = self.ask("evaluate.receive", self.there, {"fragments": known}, anchor=anchor, shared=shared)
         arrivals: list[Arrival | None] = []
-        for client, answer in enumerate(map(told, answers.values())):
-            self._heard(client, answer)
+        for place, answer in enumerate(map(told, answers.values())):
+            self._heard(place, answer)
             self.origins += answer["fragments"][len(self.origins) - known :]
             arrivals.append(None if answer["arrival"] is None else _arrival(answer["arrival"]))
         here = [
