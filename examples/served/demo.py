@@ -42,6 +42,9 @@ START = date(2013, 2, 1)
 SLOT = timedelta(minutes=10)
 """How far time goes between two requests: what is known by its beginning is told, what departs in it is asked."""
 
+APART, SWAPS = 0.005, 20
+"""How far the AUC over HTTP may be from that of files, and how often the champion must have changed meanwhile."""
+
 SETTINGS = ["baselines={}", "publish.every=1", "features.classes=[0, 1]"]
 ASKED = [
     *("minute_of_day", "distance", "duration", "carrier", "flight", "origin", "dest", "hour", "weekday"),
@@ -253,6 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     table.add_row("read from files", f"{found['offline']:.4f}")
     console.width = max(console.width, 100)
     console.print(table)
+    apart = abs(found["served"] - found["offline"])
+    console.print(f"AUC apart by {apart:.4f} (target: {APART}), {swaps} swaps (target: {SWAPS})")
+    if options.days >= SWAPS and options.one_in == 1 and not (apart <= APART and swaps >= SWAPS):
+        raise SystemExit(1)
     return found
 
 
