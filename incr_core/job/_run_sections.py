@@ -146,8 +146,8 @@ class LimitsSection(Section):
 
     rows_per_hour: float | None = Field(None, gt=0)
     """Rows to learn of an hour of the stream (`stream.predict_at`), on average over each increment: 5 is 120 rows of a
-    day. Replicas that deal out one stream share the number. Clients, and replicas that own rows, have it each. Which
-    rows are learned depends on the rows alone. Default: no limit.
+    day. Replicas and clients that deal out one stream in blocks share the number. Those that own rows have it each.
+    Which rows are learned depends on the rows alone. Default: no limit.
     """
     seconds: float | None = Field(None, gt=0)
     """Wall time of an increment, to predict, learn and exchange. After an increment that took longer, the next one

@@ -250,3 +250,25 @@ def test_of_many_files_only_some_are_read(tmp_path: Path, capsys: pytest.Capture
         (tmp_path / "days" / f"{day:03}.csv").write_text(text)
     assert main(["init", str(tmp_path / "days"), "--label", "y", "--out", str(tmp_path / "job.toml")]) == 0
     assert kinds(tmp_path / "job.toml")["numeric"] == ["x"]
+
+
+def test_a_table_of_ratings_gives_each_id_a_row_and_takes_stars_for_amounts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw, rows = np.random.default_rng(0), 3000
+    table = {"item_id": draw.integers(0, 200, rows), "user_id": draw.integers(0, 400, rows) + 7}
+    table |= {"hour": draw.random(rows), "stars": draw.integers(1, 6, rows)}
+    path, out = as_parquet(pa.table(table), tmp_path / "stars"), tmp_path / "job.toml"
+    assert main(["init", str(path), "--label", "stars", "--out", str(out)]) == 0
+    assert " ids, each with a row of numbers of its own" in capsys.readouterr().out
+    written = tomllib.loads(out.read_text())
+    assert written["features"]["ids"] == ["item_id", "user_id"]
+    assert written["features"]["item"] == ["item_id"]
+    assert written["features"]["numeric"] == ["hour"]
+    assert (written["model"], written["learner"]) == ({"kind": "factorisation"}, {"objective": "regression"})
+    assert "strategy" not in written
+    assert Job.read(out).learner.optimizer.name == "adagrad"
+    few = {**table, "user_id": draw.integers(0, 10, rows)}
+    other = as_parquet(pa.table(few), tmp_path / "few")
+    assert main(["init", str(other), "--label", "stars", "--out", str(tmp_path / "few.toml")]) == 0
+    assert tomllib.loads((tmp_path / "few.toml").read_text())["model"] == {"kind": "auto"}

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections import deque
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,14 +14,18 @@ import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
+from federated._cohort import ClientCohort, Terms
 from federated._records import told, unpack
-from federated._replies import Asked, Known, Refused, _check_sums, checked, named, sums_of
+from federated._replies import Asked, Known, Refused, _check_ids, _check_sums, checked, named, sums_of
+from federated._roster import Roster
 from federated.client_app import ANCHOR
 from incr_core.errors import CheckpointError
 from incr_core.metrics import TRIVIAL
+from incr_core.models import IdTable, merge_rules
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
-from incr_core.rounds import TrivialPredictors
+from incr_core.rounds import AGGREGATIONS, OUTERS, TrivialPredictors
 from incr_core.storage import packing
+from incr_core.update import Update
 from tests.support.federated_runs import finish
 from tests.support.federations import deployed, each_row_once, federation
 from tests.support.hostile_client import HOSTILE, tells
@@ -206,3 +211,39 @@ def test_hostile_answers_between_good_ones_cost_no_row(tmp_path: Path) -> None:
     for kind, what in zip(done, refused, strict=True):
         assert HOSTILE[kind][2] in what
     each_row_once(tmp_path, tmp_path / "run")
+
+
+def test_counts_of_ids_must_fit_the_rows() -> None:
+    anchor = {"model.ids.keys": torch.zeros(3, dtype=torch.int64)}
+    right = torch.tensor([[0, 5], [7, 3], [-9, 1]])
+    _check_ids("model.ids.admitted", right, 5, anchor)
+    wrong = {
+        "no table": ("model.other.admitted", right, 5),
+        "another number of rows": ("model.ids.admitted", right, 4),
+        "more occurrences than rows": ("model.ids.admitted", torch.tensor([[0, 5], [7, 3], [9, 3]]), 5),
+        "an id twice": ("model.ids.admitted", torch.tensor([[0, 5], [7, 1], [7, 1]]), 5),
+        "less than none": ("model.ids.admitted", torch.tensor([[0, 5], [7, -3]]), 5),
+        "no rows": ("model.ids.admitted", torch.tensor([[7, 3]]), 5),
+        "floats": ("model.ids.admitted", right.double(), 5),
+        "another shape": ("model.ids.admitted", right[:, :1], 5),
+    }
+    for name, counts, rows in wrong.values():
+        with pytest.raises(Refused, match="counts of ids"):
+            _check_ids(name, counts, rows, anchor)
+
+
+def test_what_a_client_says_of_the_bookkeeping_of_ids_is_ignored() -> None:
+    table = IdTable(3, 2)
+    weights = {f"model.ids.{name}": value.clone() for name, value in table.state_dict().items()}
+    rules = {f"model.ids.{name}": rule for name, rule in merge_rules(table).items()}
+    cohort = ClientCohort(cast("Roster", None), OUTERS.find("mean", "here")(), AGGREGATIONS.find("mean", "here")())
+    cohort.terms = Terms(rules, {}, consolidates=False, spans=False, shares=False, remakes=False)
+    cohort.weights = weights
+    cohort.absorb({"model.ids.admitted": table.count(torch.tensor([5, 6, 5]))})
+    anchor = cohort.anchor()
+    theirs = {name: value + 1 for name, value in anchor.items()}
+    for updates in ([Update(theirs, 3)], [Update(theirs, 3), Update(dict(anchor), 3)]):
+        merged, _ = cohort.merge(updates, anchor, exactly=True)
+        assert not merged["model.ids.weight"].equal(anchor["model.ids.weight"])
+        assert all(merged[name].equal(anchor[name]) for name in anchor if name != "model.ids.weight")
+    assert weights["model.ids.keys"].sum() == 0  # what was committed stays as it was
