@@ -35,7 +35,9 @@ def clients_of(job: Job) -> list[Client]:
             with suppress(ValueError):
                 return PARTITIONERS[drawn](job, int(count), ":".join(argument))
         case column, [] if column:
-            found = owners(job.source(), column, format=job.stream.file_format, tolerant=job.features.tolerates_bad_files)
+            found = owners(
+                job.source(), column, format=job.stream.file_format, tolerant=job.features.tolerates_bad_files
+            )
             if not found:
                 raise JobError(f'federated.clients: column "{column}" has no rows, so there is no client to learn')
             return [

@@ -57,8 +57,8 @@ def tasks(matrix: TaskMatrix) -> str:
         for version, row in zip(matrix.versions, matrix.values, strict=True)
     ]
     note = (
-        f"{words(matrix.metric)} of each version on the rows of each task in {matrix.rows}. Last version: mean over "
-        f"tasks {number(matrix.average)}, forgetting {number(matrix.forgetting)}, the mean distance of a task from its "
+        f"The {words(matrix.metric)} of each version on the rows of each task in {matrix.rows}. Last version: mean "
+        f"over tasks {number(matrix.average)}, forgetting {number(matrix.forgetting)}, the mean distance of a task from its "
         "best version."
     )
     head = ["version", *(f"task {task}" for task in matrix.tasks), "mean"]
