@@ -91,7 +91,7 @@ def test_any_length_of_run_makes_a_small_page_that_stands_alone(tmp_path: Path, 
 
 
 def test_every_drawing_has_names_of_its_own(tmp_path: Path) -> None:
-    """Of two definitions by one name the first counts, which may be in a drawing that is hidden. Two points are marked."""
+    """Of two definitions by one name the first counts, which may be hidden. A line of two points has marks."""
     page = report(tmp_path, metrics(2, "other"), SUMMARY)
     named = [set(re.findall(r'<(?:clipPath|path) id="(\w+)"', one)) for one in drawings(page)]
     assert any(name.startswith("m") for names in named for name in names)
