@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from examples.notebook import notebook
 from incr_core.job import Job
@@ -61,3 +62,32 @@ def test_a_notebook_goes_on_with_the_days_that_have_come(tmp_path: Path) -> None
     assert [version.rows for version in grown.versions] == [200] * 8
     assert grown.summary.prequential["auc"] > 0.8
     assert grown.summary.model_sha256 == notebook.run(str(tmp_path / "whole"), days=4).summary.model_sha256
+
+
+@pytest.mark.slow
+def test_rare_events_are_found_by_uniform_shares(tmp_path: Path) -> None:
+    done = run(Job.read(ROOT / "examples/rare_events/job.toml"), tmp_path / "run")
+    ours, plain = done.summary.prequential, done.baselines["stream shares"].summary.prequential
+    assert ours["macro_recall"] > plain["macro_recall"] + 0.1
+    assert ours["average_precision"] == pytest.approx(plain["average_precision"], abs=0.02)
+    assert plain["base_rate"] < 0.02
+
+
+@pytest.mark.slow
+def test_a_sensor_stream_is_followed_through_its_drift(tmp_path: Path) -> None:
+    pytest.importorskip("river")
+    done = run(Job.read(ROOT / "examples/sensors/job.toml"), tmp_path / "run")
+    assert done.summary.prequential["mae"] < 0.2 * done.baselines["frozen"].summary.prequential["mae"]
+    assert "drift" in done.table("events")["kind"].to_pylist()
+
+
+@pytest.mark.slow
+@pytest.mark.text
+def test_a_transformer_sorts_tickets_by_what_lora_learns(tmp_path: Path) -> None:
+    settings = ["learner.warm_epochs=4", "learner.epochs=1", "model.arguments.layers=1", "learner.optimizer.lr=0.01"]
+    done = run(Job.read(ROOT / "examples/texts/job.toml", settings), tmp_path / "run")
+    assert done.summary.prequential["accuracy"] > 0.38  # a constant has a third
+    first, last = done.version(1).learner.weights(), done.champion.learner.weights()
+    moved = {name for name in last if not torch.equal(first[name], last[name])}
+    assert moved
+    assert all("lora_" in name or "head" in name or "counts" in name for name in moved)

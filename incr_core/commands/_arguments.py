@@ -28,9 +28,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         return added
 
     init = command("init", "look at rows, tell what is in them, and write a job that learns them")
-    init.add_argument("rows", metavar="ROWS", help="a file or a folder: Parquet, Arrow, CSV or JSON lines")
+    what = init.add_mutually_exclusive_group(required=True)
+    what.add_argument("rows", nargs="?", metavar="ROWS", help="a file or a folder: Parquet, Arrow, CSV or JSON lines")
+    what.add_argument("--example", metavar="NAME", help="write rows too: flights, reviews, sensors or ratings")
     init.add_argument("--label", metavar="COLUMN", help="the column to predict; none: tell the columns")
-    init.add_argument("--out", default="job.toml", metavar="JOB.toml", help="the job file to write (default: job.toml)")
+    init.add_argument("--out", metavar="JOB.toml", help="the job file to write (default: job.toml, or NAME/job.toml)")
 
     run = command("run", "learn a job's stream; goes on where an unfinished run of the same job stands")
     run.add_argument("job", metavar="JOB.toml")
@@ -59,6 +61,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     predict.add_argument("rows", metavar="ROWS.parquet")
     predict.add_argument("--version", type=int, metavar="N", help="default: the champion")
     predict.add_argument("--keep", metavar="COLUMN,...", help="columns of the rows to have beside their predictions")
+    predict.add_argument("--explain", action="store_true", help="what each column has to do with each prediction")
     predict.add_argument("--client", metavar="NAME", help=OWN_WEIGHTS)
     predict.add_argument("-o", "--output", metavar="OUT.parquet", help="or OUT.csv; default: CSV on standard output")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from incr_core._util import unknown
 from incr_core.errors import ArgumentError
 from incr_core.job import Proposal, job_text, looked_at, propose
 from incr_core.shown import shown
@@ -35,7 +39,9 @@ CLIMBS = 2
 
 def init(options: argparse.Namespace) -> int:
     """Print what the rows are and write a job; returns the exit code."""
-    out = Path(options.out)
+    if options.example is not None:
+        return _example(options.example, options.label, options.out)
+    out = Path(options.out or "job.toml")
     if out.exists() or not out.absolute().parent.is_dir():
         got = "one that is there" if out.exists() else f"no folder {shown(out.parent)}"
         remedy = "name another, or take it away" if out.exists() else "make it"
@@ -50,6 +56,35 @@ def init(options: argparse.Namespace) -> int:
     write_atomically(out, written.encode())
     print(described(proposal))
     print(f"\nwrote {shown(out)}; learn it with: incr run {shown(out)} --out runs/{shown(name)}")
+    return 0
+
+
+def _example(name: str, label: str | None, out: str | None) -> int:
+    """Write an example's rows and job into a folder; returns the exit code."""
+    from incr_core.commands._example_rows import EXAMPLES
+
+    if name not in EXAMPLES:
+        raise ArgumentError(f"example: {unknown('an example', name, EXAMPLES)}")
+    if label is not None:
+        raise ArgumentError("label: expected none with --example, which has one; leave it out, or name rows of yours")
+    example, job = EXAMPLES[name], Path(out or f"{name}/job.toml")
+    rows = job.parent / "rows.parquet"
+    for path in (job, rows):
+        if path.exists():
+            raise ArgumentError(
+                f"out {shown(job)}: expected a folder without {path.name}, got one with it; name another"
+            )
+    table = example.rows()
+    job.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(rows, lambda file: pq.write_table(table, file))
+    proposal = propose(rows, example.label)
+    written = job_text(proposal, path=rows.name, name=name, command=f"incr init --example {name}")
+    for key, value in example.settings.items():
+        written = re.sub(rf"^(# )?{key} = .*$", f'{key} = "{value}"', written, flags=re.MULTILINE)
+        written = re.sub(rf'^    "{value}",.*\n', "", written, flags=re.MULTILINE)  # known by then, so not left out
+    write_atomically(job, f"# {example.what}\n{written}".encode())
+    print(f"{example.what}\n\n{described(proposal)}")
+    print(f"\nwrote {shown(rows)} and {shown(job)}; learn it with: incr run {shown(job)} --out runs/{name}")
     return 0
 
 

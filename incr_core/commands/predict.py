@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from incr_core._util import json_text
 from incr_core.errors import ArgumentError
-from incr_core.runs import Version, with_columns
+from incr_core.runs import Version, explain, prequential_at, rows_seen, with_columns
 from incr_core.shown import shown
-from incr_core.storage import write_atomically
+from incr_core.storage import located, write_atomically
 
 __all__ = ["evaluate", "for_a_terminal", "predict"]
 
@@ -30,14 +30,20 @@ def predict(options: argparse.Namespace) -> int:
         raise ArgumentError(f"--output {output}: expected a file in a folder that is there, got {got}; name another")
     version = Version.load(options.directory, options.version, client=options.client)
     table, bad = version.answer(options.rows)
+    effects = explain(version, options.rows) if options.explain else None
     keep = [name for name in (options.keep or "").split(",") if name]
     table = with_columns(table, options.rows, keep, version.job.stream.file_format)
+    if effects is not None:
+        table = effects.beside(table)
     if output is None:
         csv.write_csv(for_a_terminal(table) if sys.stdout.isatty() else table, sys.stdout.buffer)
     else:
         write = csv.write_csv if output.suffix == ".csv" else pq.write_table
         write_atomically(output, lambda file: write(table, file))
         print(f"{table.num_rows - len(bad):,} predictions: {shown(options.output)}")
+    if effects is not None:
+        told_of = ", ".join(f"{shown(name, 60)} {value:.4g}" for name, value in effects.overall.items())
+        print(f"incr: mean effect on the {effects.of}: {told_of}", file=sys.stderr)
     if bad:
         told = [
             f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
@@ -56,12 +62,27 @@ def predict(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a version on the labelled rows of a file; returns the exit code."""
-    found = Version.load(options.directory, options.version, client=options.client).evaluate(options.rows)
+    version = Version.load(options.directory, options.version, client=options.client)
+    found = version.evaluate(options.rows)
+    directory = located(options.directory)
+    seen = rows_seen(directory, version.job, options.rows, version.number)
+    before = prequential_at(directory, version.number) if seen else {}
+    if seen:
+        found |= {"rows_learned": seen, "prequential": before}
     if options.json:
         print(json_text(found))
     else:
         for name, value in found.items():
-            print(f"{shown(name):20} {value:,.4f}" if isinstance(value, float) else f"{shown(name):20} {value:,}")
+            if name != "prequential":
+                print(f"{shown(name):20} {value:,.4f}" if isinstance(value, float) else f"{shown(name):20} {value:,}")
+        if seen:
+            main = version.learner.objective.main_metric
+            honest = f"prequential {shown(main)} {before[main]:,.4f}" if main in before else "none was predicted before"
+            print(
+                f"incr: version {version.number} has learned {seen:,} rows of this file, so these numbers say how well "
+                f"it remembers; on all rows before it learned them: {honest}",
+                file=sys.stderr,
+            )
     return 0
 
 

@@ -57,9 +57,9 @@ def tasks(matrix: TaskMatrix) -> str:
         for version, row in zip(matrix.versions, matrix.values, strict=True)
     ]
     note = (
-        f"{words(matrix.metric)} of each version on the rows of each task in {matrix.rows}. Last version: mean over "
-        f"tasks {number(matrix.average)}, forgetting {number(matrix.forgetting)}, the mean distance of a task from its "
-        "best version."
+        f"The {words(matrix.metric)} of each version on the rows of each task in {matrix.rows}. Last version: mean "
+        f"over tasks {number(matrix.average)}. Forgetting: {number(matrix.forgetting)}, how far tasks are from "
+        "their best version, on average."
     )
     head = ["version", *(f"task {task}" for task in matrix.tasks), "mean"]
     return section("Tasks", note, html_table(head, lines, numeric=tuple(range(1, len(head)))))

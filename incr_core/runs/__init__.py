@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from incr_core.runs._difference import difference
     from incr_core.runs._engine_choice import EngineSettings
     from incr_core.runs._erase import erase, rows_in_file, rows_in_source, rows_where
+    from incr_core.runs._explained import Explained, explain
     from incr_core.runs._from_objects import open_run
     from incr_core.runs._kept_columns import with_columns
     from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
+    from incr_core.runs._rows_seen import prequential_at, rows_seen
     from incr_core.runs._run import Run, run
     from incr_core.runs._status import Status
     from incr_core.runs._stop import stop
@@ -30,6 +32,7 @@ __all__ = [
     "Compared",
     "Comparison",
     "EngineSettings",
+    "Explained",
     "Run",
     "Status",
     "Summary",
@@ -41,12 +44,15 @@ __all__ = [
     "detach",
     "difference",
     "erase",
+    "explain",
     "go_on",
     "memories_of",
     "open_run",
+    "prequential_at",
     "rows_in_file",
     "rows_in_source",
     "rows_kept",
+    "rows_seen",
     "rows_where",
     "run",
     "stop",

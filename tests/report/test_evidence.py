@@ -150,11 +150,3 @@ def test_a_phone_sees_the_whole_width_and_no_word_is_broken(run: Run, tmp_path: 
     assert width <= 390
     assert scale > 0.9, "letters of a plot are as large as they were drawn"
     assert height < 40, "a hash is on one line"
-
-
-def test_every_drawing_has_names_of_its_own(run: Run) -> None:
-    """A hidden drawing's clip paths would clip what is shown."""
-    page = run.report.read_text()
-    clips = [re.findall(r'<clipPath id="(\w+)"', one) for one in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    named = [name for of_one in clips for name in set(of_one)]
-    assert len(named) == len(set(named))

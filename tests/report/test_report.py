@@ -90,6 +90,14 @@ def test_any_length_of_run_makes_a_small_page_that_stands_alone(tmp_path: Path, 
     assert ("increment</text>" in page) == (name == "other")
 
 
+def test_every_drawing_has_names_of_its_own(tmp_path: Path) -> None:
+    """Of two definitions by one name the first counts, which may be hidden. A line of two points has marks."""
+    page = report(tmp_path, metrics(2, "other"), SUMMARY)
+    named = [set(re.findall(r'<(?:clipPath|path) id="(\w+)"', one)) for one in drawings(page)]
+    assert any(name.startswith("m") for names in named for name in names)
+    assert sum(map(len, named)) == len(set().union(*named))
+
+
 def test_the_headline_holds_the_runs_numbers_main_metric_first(tmp_path: Path) -> None:
     page = report(tmp_path, metrics(3), SUMMARY)
     cards = re.findall(r"<b>(.*?)</b><span>(.*?)</span><small>(.*?)</small>", page)

@@ -1,0 +1,118 @@
+"""Which columns move predictions: each is given other rows' values, and what changes is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from incr_core.data.sources import RemoteFile, as_table, kind_of, read_table
+from incr_core.errors import ArgumentError
+from incr_core.runs._version import Version
+from incr_core.storage import address_in, is_address
+
+__all__ = ["Explained", "explain"]
+
+REPEATS = 10
+"""Other rows whose values a column is given, by default."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The effect of each column on the predictions of some rows.
+
+    of: what the effects are on: "probability", "probability of the predicted class" or "value", in its own unit.
+    effects: column -> effect on each row, (n,), NaN where a row cannot be predicted. overall: column -> mean absolute
+    effect, the largest first.
+    """
+
+    of: str
+    effects: dict[str, Floats]
+    overall: dict[str, float]
+
+    def beside(self, answers: pa.Table) -> pa.Table:
+        """Predictions with the columns `effect.COLUMN` behind them."""
+        columns = {f"effect.{name}": pa.array(values, from_pandas=True) for name, values in self.effects.items()}
+        return pa.table({name: answers[name] for name in answers.column_names} | columns)
+
+
+def explain(version: Version, rows: str | Path | Any, repeats: int = REPEATS, seed: int = 0) -> Explained:
+    """What the columns of rows have to do with their predictions by a version.
+
+        effect_j(x) = f(x) - mean_r f(x with column j of row r)          overall_j = mean_x |effect_j(x)|
+
+    over `repeats` random rows r of the same file, so a column is compared with what it usually is. Columns are changed
+    one at a time, before they are encoded: an effect that needs two of them together is told for both, and effects do
+    not add up to the prediction. What is told is what the model uses, which need not be a cause.
+
+    Args:
+        version: The version to explain.
+        rows: A file, or a table; at least two rows that can be used.
+        repeats: Other rows for each column.
+        seed: Of the draw.
+
+    Returns:
+        Effects by row and overall, for the job's feature columns and the keys of its rates.
+
+    Raises:
+        ArgumentError: The objective is not binary, multiclass or regression.
+
+    Reference:
+        Breiman 2001, "Random forests", section 10, for single predictions as in Robnik-Sikonja and Kononenko 2008,
+        "Explaining classifications for individual instances".
+    """
+    kind = version.job.learner.objective
+    of = {"binary": "probability", "multiclass": "probability of the predicted class", "regression": "value"}.get(kind)
+    if of is None:
+        raise ArgumentError(
+            f"explain: expected a run of the objective binary, multiclass or regression, got {kind}; leave it out"
+        )
+    table, name = _table(version, rows)
+    answered = version.encoded(table, name)
+    usable = answered.offsets.numpy()
+    found, batch = np.full(len(table), np.nan), answered.batch
+    predicted = version.learner.predict(batch.inputs)
+    chosen = predicted.argmax(1) if kind == "multiclass" else None
+    found[usable] = _number(predicted, chosen)
+    draw = np.random.default_rng(seed)
+    effects = {}
+    for column in _columns(version):
+        change, counted = np.zeros(len(table)), np.zeros(len(table))
+        for _ in range(repeats):
+            source = np.arange(len(table))
+            source[usable] = draw.permutation(usable)
+            place = table.column_names.index(column)
+            changed = version.encoded(table.set_column(place, column, table[column].take(pa.array(source))), name)
+            offsets = changed.offsets.numpy()
+            of_rows = None if chosen is None else chosen[np.searchsorted(usable, offsets)]
+            change[offsets] += found[offsets] - _number(version.learner.predict(changed.batch.inputs), of_rows)
+            counted[offsets] += 1
+        effects[column] = np.divide(change, counted, out=np.full(len(table), np.nan), where=counted > 0)
+    sizes = {column: float(np.nanmean(abs(values))) for column, values in effects.items()} if len(usable) else {}
+    return Explained(of, effects, dict(sorted(sizes.items(), key=lambda one: -one[1])))
+
+
+def _columns(version: Version) -> list[str]:
+    features = version.job.features
+    keys = [column for rate in version.job.rates() for column in rate.by]
+    named = [*(features.numeric or ()), *(features.categorical or ()), *features.text, *features.date, *keys]
+    return list(dict.fromkeys(named))
+
+
+def _number(predicted: Any, chosen: Any) -> Floats:
+    """The number of each prediction that is explained, (n,)."""
+    values = predicted if chosen is None else predicted.gather(1, chosen[:, None]).squeeze(1)
+    return np.asarray(values.double().numpy())
+
+
+def _table(version: Version, rows: str | Path | Any) -> tuple[pa.Table, str]:
+    if not isinstance(rows, str | Path):
+        return as_table(rows, "the table"), "the table"
+    file = RemoteFile(address_in(rows)) if is_address(rows) else Path(rows)
+    return read_table(file, None, kind_of(file, version.job.stream.file_format), file.name), file.name
