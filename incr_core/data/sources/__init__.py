@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from incr_core.data.sources._declared import index_columns, is_opaque
+from incr_core.data.sources._earlier_times import EarlierTimes
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._fingerprint import file_fingerprint
 from incr_core.data.sources._formats import check_columns, format_of, read_table
@@ -22,6 +23,7 @@ from incr_core.data.sources._tables import Tables, as_table
 __all__ = [
     "SETTLE",
     "SOURCES",
+    "EarlierTimes",
     "FileSource",
     "Fragment",
     "Listing",
