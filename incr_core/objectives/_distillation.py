@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.objectives._base import Binary, Multiclass, Objective
+from incr_core.objectives._blend import Blend
 from incr_core.objectives._multilabel import Multilabel
 from incr_core.objectives._next_token import NextToken
 
@@ -19,17 +21,21 @@ def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, te
         binary       T^2 KL of the two Bernoulli distributions, likewise
         multilabel   the same, in the mean over labels
         next_token   that of multiclass, in the mean over places
+        experts      the sum over those that learn by steps, each by its own objective
         others       (s - t)^2
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the size of the gradient.
 
     student, teacher: (B, ...); no gradient flows to the teacher. Returns a scalar in nats (squared outputs for others).
 
-    >>> import torch
     >>> distillation_loss(Multiclass(2), torch.zeros(1, 2), torch.zeros(1, 2)).item()
     0.0
     """
     teacher = teacher.detach()
+    if isinstance(objective, Blend):
+        pairs = zip(objective.stepping(student), objective.stepping(teacher), strict=True)
+        losses = [distillation_loss(objective.each, s, t, temperature) for s, t in pairs]
+        return torch.stack(losses).sum()
     if isinstance(objective, Multiclass | NextToken):
         s, t = student.flatten(0, -2) / temperature, teacher.flatten(0, -2) / temperature
         if isinstance(objective, Multiclass):
