@@ -133,7 +133,7 @@ def _notes(proposal: Proposal) -> list[str]:
         notes.append(f"{proposal.label.missing:,} of these rows have no label: they are not learned (on_bad_row)")
     if proposal.empty_rows:
         notes.append(f"{proposal.empty_rows:,} rows are empty but for their label: they tell nothing; look at them")
-    leaks = [shown(c.name, 60) for c in proposal.used_as("exclude") if "by itself" in c.why]
+    leaks = [shown(c.name, 60) for c in proposal.used_as("exclude") if c.leaks]
     if leaks:
         notes.append(
             f"left out as too good to be true: {', '.join(leaks)}; if known when a row is predicted, "

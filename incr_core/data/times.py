@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from incr_core.errors import ArgumentError, StreamError
 
 __all__ = [
+    "FEW",
     "NAIVE",
     "NEVER",
     "SECOND",
@@ -34,6 +35,9 @@ __all__ = [
 
 SECOND = 1_000_000
 """One second, in the unit of this module."""
+
+FEW = 32
+"""The rows from which on a part of a stream is judged by its own times alone (`leaps`)."""
 
 NEVER = int(np.iinfo(np.int64).max)
 """Later than every time: the label time of a row whose label never comes."""
@@ -240,19 +244,28 @@ def _numpy(column: pa.ChunkedArray) -> Any:
     return column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
 
 
-def leaps(times: Instants, limit: int | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def leaps(
+    times: Instants, limit: int | None, earlier: np.ndarray[Any, np.dtype[np.int64]] | None = None
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which of a column's times (n,) leap ahead: those after the first gap of more than `limit` microseconds that
     follows the median, in the order of time.
 
     So each of them is more than `limit` ahead of the median, and no other time leads there: a typing mistake or a wrong
     clock, which years of rows in one file are not. The answer depends on these times alone. limit: None finds none.
 
+    earlier: the times of the rows before, of which so many take part, the last ones, that there are `FEW` times in all:
+    the median of a single row is the row itself.
+
     >>> day = 86_400_000_000
     >>> times = Instants(np.array([1, 2, 9999, 3]) * day, np.full(4, True), np.full(4, False))
     >>> leaps(times, 366 * day)
     array([False, False,  True, False])
+    >>> leaps(Instants(np.array([9999]) * day, np.full(1, True), np.full(1, False)), 366 * day, np.array([2, 3]) * day)
+    array([ True])
     """
     values = times.values[times.known]
+    if earlier is not None and 0 < len(values) < FEW:
+        values = np.concatenate([earlier[max(0, len(earlier) - FEW + len(values)) :], values])
     # Most columns are too short in time to hold such a gap.
     if limit is None or len(values) < 2 or int(values.max()) - int(values.min()) <= limit:
         return np.zeros(len(times.values), dtype=bool)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from incr_core.data.encoding import Columns, column_kinds
-from incr_core.data.sources import seconds
+from incr_core.data.encoding import Columns, check_excluded, column_kinds
+from incr_core.data.sources import open_source, seconds
 from incr_core.job._file import JobFile
 from incr_core.shown import shown
 
@@ -34,6 +34,9 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
     """
     features = job.features
     if not is_open(job):
+        if features.exclude and not settled:
+            tolerant, settle = features.tolerates_bad_files, seconds(job.stream.settle)
+            check_excluded(open_source(source, job.stream.format, tolerant=tolerant, settle=settle), features.exclude)
         return Columns(features.numeric, features.categorical, features.text)
     if "numeric" in settled and "categorical" in settled:
         return Columns(settled["numeric"], settled["categorical"], settled.get("text", features.text))

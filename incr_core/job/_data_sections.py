@@ -65,7 +65,10 @@ class StreamSection(Section):
     max_leap: Duration = MAX_LEAP
     """How far a time (`predict_at`, `label_at`, `known_at`) may be ahead of the other times of its file. Counted from
     their median, the first gap wider than this ends the range that is accepted; rows behind it are bad rows.
-    Otherwise one row dated 2096 would move the clock for good. Each file is judged by its own times alone.
+    Otherwise one row dated 2096 would move the clock for good. Each file is judged by its own times alone. Of a
+    function, a part of fewer than 32 rows is judged together with the rows before it, 32 in all: a single row dated
+    2096 is a bad row, unless it is the first of all. After a true gap of more than `max_leap`, the first 16 rows that
+    come in small parts are bad rows; a part of 32 rows or more is accepted at once.
     """
     settle: Settle = SETTLE
     """How long a file must have been left unchanged before it is learned; `"0s"`: not at all. It applies to CSV and
@@ -186,8 +189,8 @@ class FeaturesSection(Section):
     id_unused: int | None = Field(None, ge=1)
     """Rows learned after which an id that is not seen loses its embedding. Default: only where another id needs it."""
     exclude: list[str] = []
-    """Columns that are not features where `numeric` and `categorical` are left open. The resolved job also lists the
-    columns that were left out automatically.
+    """Columns that are not features where `numeric` and `categorical` are left open. A name that is no column of the
+    rows is refused. The resolved job also lists the columns that were left out automatically.
     """
     item: list[str] = []
     """The feature columns that describe items. `ranking`: the other features describe the query. With `ids`:

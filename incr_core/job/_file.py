@@ -244,6 +244,12 @@ class JobFile(Section):
                 'learner.consolidate: expected "increment" with learner.head, which is worked out anew after each, got '
                 f"{self.learner.consolidate!r}; leave it out"
             )
+        for key in ("validation", "epochs", "warm_epochs") if self.learner.head is not None else ():
+            if (got := getattr(self.learner, key)) not in (None, 1):
+                raise ValueError(
+                    f"learner.{key}: expected none with learner.head, which takes each row into its sums once and "
+                    f"learns nothing by steps, got {got!r}; leave it out"
+                )
         if self.learner.head is not None and self.cluster.shards != 1:
             raise ValueError(
                 "cluster.shards: expected 1 with learner.head, of which nothing is learned by steps, got "

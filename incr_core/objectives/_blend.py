@@ -82,22 +82,23 @@ class Blend(Objective):
 
     def forward(self, output: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the sum of the experts' mean losses; each expert learns as it would alone."""
-        losses: list[Tensor] = [self.each(part, targets, weights) for part in self._stepping(output)]
+        losses: list[Tensor] = [self.each(part, targets, weights) for part in self.stepping(output)]
         return torch.stack(losses).sum()
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the experts' losses of each row, (B,)."""
-        return torch.stack([self.each.rows(part, targets) for part in self._stepping(output)]).sum(0)
+        return torch.stack([self.each.rows(part, targets) for part in self.stepping(output)]).sum(0)
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the score vectors of all experts, which share no output."""
         width, found = self.each.outputs, []
-        for place, part in enumerate(self._stepping(output)):
+        for place, part in enumerate(self.stepping(output)):
             ahead = place * width
             found.append(F.pad(self.each.scores(part, generator), (ahead, self.outputs - ahead - width)))
         return torch.cat(found)
 
-    def _stepping(self, output: Tensor) -> list[Tensor]:
+    def stepping(self, output: Tensor) -> list[Tensor]:
+        """The outputs of each expert that learns by steps."""
         return list(torch.split(output, self.each.outputs, dim=1))[: self.learned]
 
     def observe(self, targets: Tensor) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from incr_core.objectives._base import Binary, Multiclass, Objective
+from incr_core.objectives._blend import Blend
 from incr_core.objectives._multilabel import Multilabel
 from incr_core.objectives._next_token import NextToken
 
@@ -19,6 +21,7 @@ def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, te
         binary       T^2 KL of the two Bernoulli distributions at temperature T
         multilabel   as binary, averaged over labels
         next_token   as multiclass, averaged over places
+        experts      the sum over those that learn by steps, each by its own objective
         others       (s - t)^2
 
     T^2 preserves the size of the gradient.
@@ -44,6 +47,10 @@ def distillation_loss(objective: Objective, student: Tensor, teacher: Tensor, te
         Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2.
     """
     teacher = teacher.detach()
+    if isinstance(objective, Blend):
+        pairs = zip(objective.stepping(student), objective.stepping(teacher), strict=True)
+        losses = [distillation_loss(objective.each, s, t, temperature) for s, t in pairs]
+        return torch.stack(losses).sum()
     if isinstance(objective, Multiclass | NextToken):
         s, t = student.flatten(0, -2) / temperature, teacher.flatten(0, -2) / temperature
         if isinstance(objective, Multiclass):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.errors import StrategyError
-from incr_core.objectives import Multiclass
+from incr_core.strategies._arguments import require_classes
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
 
@@ -61,10 +61,7 @@ class ACE(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Check that the objective has classes."""
-        if not isinstance(ctx.objective, Multiclass):
-            raise StrategyError(
-                f"ace: expected the objective Multiclass, got {type(ctx.objective).__name__}; use replay without it"
-            )
+        require_classes("ace", ctx.objective, "use replay without it")
         self.register_buffer("seen", torch.zeros(ctx.objective.outputs, dtype=torch.int64))
 
     def augment(self, ctx: Context, batch: Batch) -> Batch:

@@ -14,8 +14,7 @@ from incr_core.errors import StrategyError
 from incr_core.memories import Herding, columns_of, to_batch
 from incr_core.models import Activations
 from incr_core.models.adapt import NearestMean
-from incr_core.objectives import Multiclass
-from incr_core.strategies._arguments import not_negative
+from incr_core.strategies._arguments import not_negative, require_classes
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
 from incr_core.strategies.mechanisms import Snapshot
@@ -69,8 +68,7 @@ class ICaRL(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Check the head, and allocate the teacher."""
-        if not isinstance(ctx.objective, Multiclass):
-            raise StrategyError(f"icarl: expected the objective Multiclass, got {type(ctx.objective).__name__}")
+        require_classes("icarl", ctx.objective, "use replay")
         self._activations = Activations(ctx.model, "icarl")
         head = self._activations.head
         if not isinstance(head, NearestMean):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
-from incr_core.objectives import Multiclass, distillation_loss
+from incr_core.objectives import Blend, Multiclass, Objective, distillation_loss
 from incr_core.strategies._arguments import not_negative, positive
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
@@ -83,11 +83,17 @@ class LwF(Strategy):
         if self._answers is None:
             return {}
         student, answers = output[: len(self._answers)], self._answers
-        if isinstance(ctx.objective, Multiclass):
+        if _has_classes(ctx.objective):
             answers = answers.masked_fill(self.taught == 0, NEVER * self.temperature)
         return {"lwf": self.strength * distillation_loss(ctx.objective, student, answers, self.temperature)}
 
     def end(self, ctx: Context, labelled: Batch) -> None:
         """Mark the learned outputs: in multiclass classification the classes of the rows, otherwise all."""
         if len(labelled):
-            self.learned[labelled.targets if isinstance(ctx.objective, Multiclass) else slice(None)] = 1
+            each = ctx.objective.each.outputs if isinstance(ctx.objective, Blend) else ctx.objective.outputs
+            of_experts = self.learned.view(-1, each)  # of a single network there is one
+            of_experts[:, labelled.targets if _has_classes(ctx.objective) else slice(None)] = 1
+
+
+def _has_classes(objective: Objective) -> bool:
+    return isinstance(objective.each if isinstance(objective, Blend) else objective, Multiclass)

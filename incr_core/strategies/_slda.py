@@ -8,7 +8,7 @@ from incr_core.batch import Batch
 from incr_core.errors import StrategyError
 from incr_core.models import Activations
 from incr_core.models.adapt import StreamingLDA
-from incr_core.objectives import Multiclass
+from incr_core.strategies._arguments import require_classes
 from incr_core.strategies._base import Context, Strategy
 from incr_core.strategies._traits import Traits
 
@@ -45,10 +45,7 @@ class SLDA(Strategy):
 
     def attach(self, ctx: Context) -> None:
         """Find the head."""
-        if not isinstance(ctx.objective, Multiclass):
-            raise StrategyError(
-                f"slda: expected the objective Multiclass, got {type(ctx.objective).__name__}; use a plain model for it"
-            )
+        require_classes("slda", ctx.objective, "use a plain model for it")
         self._activations = Activations(ctx.model, "slda")
         head = self._activations.head
         if not isinstance(head, StreamingLDA):

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from incr_core.batch import Batch
 from incr_core.engines import LocalEngine
-from incr_core.errors import JobError
+from incr_core.errors import JobError, StrategyError
 from incr_core.job import Job
+from incr_core.learner import Learner
 from incr_core.models import TableExperts
 from incr_core.objectives import Blend, Multiclass
+from incr_core.strategies import LwF
 from tests.support.federated_runs import people
 
 AUTO = ("model.kind=auto", "learner.epochs=auto")
@@ -64,3 +68,36 @@ def test_other_words_are_refused_by_their_key(table: Path, key: str, value: Any)
     with pytest.raises(JobError, match=key):
         people(table, f"{key}={value}")
     assert Job.from_document(people(table).document()).model.kind == "mlp"
+
+
+@pytest.mark.parametrize("strategy", ["icarl", "slda", "ace"])
+def test_strategies_of_one_network_say_what_to_do_beside_experts(table: Path, strategy: str) -> None:
+    job = people(table, *AUTO, "learner.objective=multiclass", f'strategy=[{{name="{strategy}"}}]')
+    said = rf'{strategy}: expected the objective Multiclass, got Blend; .* set model\.kind = "mlp"$'
+    with pytest.raises(StrategyError, match=said):
+        job.learner_for(2)
+
+
+def test_lwf_leaves_out_classes_that_no_expert_has_learned() -> None:
+    """The teacher's answers count over the classes that were learned, for each expert that learns by steps."""
+    torch.manual_seed(0)
+    objective = Blend(Multiclass(3), learned=2, solved=1)
+    model, lwf = torch.nn.Linear(2, 9), LwF(strength=1.0, temperature=1.0)
+    learner = Learner(model, objective, torch.optim.SGD, [lwf], batch_size=8)
+    learner.learn(Batch(torch.randn(8, 2), torch.tensor([0, 1] * 4)))
+    assert lwf.learned.reshape(3, 3).tolist() == [[1, 1, 0]] * 3
+    x = torch.randn(4, 2)
+    lwf.begin(learner.context)
+    lwf.augment(learner.context, Batch(x, torch.tensor([2] * 4)))
+    with torch.no_grad():
+        teacher = model(x).clone()
+        for expert in range(2):
+            model.bias[3 * expert + 2] += 5.0  # the class that nobody has taught
+    student = model(x)
+    [found] = lwf.loss(learner.context, Batch(x, torch.tensor([2] * 4)), student).values()
+    wanted = torch.zeros(())
+    for expert in range(2):
+        t, s = teacher[:, 3 * expert : 3 * expert + 2], student[:, 3 * expert : 3 * expert + 3]
+        target, soft = t.softmax(1), s.log_softmax(1)[:, :2]
+        wanted = wanted + (target * (target.log() - soft)).sum(1).mean()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

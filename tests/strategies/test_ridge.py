@@ -233,6 +233,16 @@ def test_bad_settings_and_models_that_nobody_fits_are_refused() -> None:
             {"learner": {"head": "ridge", "consolidate": 100}},
             'learner.consolidate: expected "increment" .* got 100',
         ),
+        (
+            {"learner": {"head": "ridge", "epochs": 3}},
+            "learner.epochs: expected none with learner.head, .* got 3; leave",
+        ),
+        ({"learner": {"head": "ridge", "epochs": "auto"}}, "learner.epochs: expected none .* got 'auto'; leave it out"),
+        ({"learner": {"head": "ridge", "warm_epochs": 2}}, "learner.warm_epochs: expected none .* got 2; leave it out"),
+        (
+            {"learner": {"head": "ridge", "epochs": 3, "validation": 0.2}},
+            "learner.validation: expected none .* got 0.2; leave it out",
+        ),
         ({"learner": {"head": "ridge"}, "cluster": {"shards": 2}}, "cluster.shards: expected 1 .* got 2; use replicas"),
     ],
 )

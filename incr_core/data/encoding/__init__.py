@@ -5,7 +5,7 @@ from __future__ import annotations
 from incr_core.data.encoding._columns import is_list, parsed
 from incr_core.data.encoding._encoder import Encoded, Encoder
 from incr_core.data.encoding._hashing import ColumnHash, id_key, indexed, text
-from incr_core.data.encoding._infer import Columns, column_kinds, find_classes
+from incr_core.data.encoding._infer import Columns, check_excluded, column_kinds, find_classes
 from incr_core.data.encoding._kinds import ColumnKind, kind_of_column
 from incr_core.data.encoding._leaks import gives_away
 from incr_core.data.encoding._plain_rows import PlainRows, plain_category, plain_number
@@ -25,6 +25,7 @@ __all__ = [
     "Encoder",
     "PlainRows",
     "Slices",
+    "check_excluded",
     "column_kinds",
     "files_table",
     "find_classes",

@@ -169,9 +169,8 @@ def column_kinds(
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
     guessed = isinstance(opened, FileSource) and opened.is_csv
     found = Columns()
+    check_excluded(opened, exclude)
     there = _first_values(opened)
-    if exclude:
-        check_columns([*there, *_index_names(opened)], exclude, "features.exclude")
     for name, column in there.items():
         if name in taken:
             continue
@@ -209,10 +208,20 @@ def _sort_in(found: Columns, name: str, column: pa.ChunkedArray, kind: ColumnKin
         found.left_out[name] = kind.why or why.get(what, what)
 
 
-def _index_names(source: Source) -> list[str]:
-    """Columns that number or describe rows, which nobody has to leave out by name."""
-    schema = source.head().schema
-    return [*index_columns(schema), *(field.name for field in schema if is_opaque(field))]
+def check_excluded(source: Source, exclude: Sequence[str]) -> None:
+    """StreamError where a column that is to be left out is not there.
+
+    >>> check_excluded(open_source(lambda: [{"age": [3.0]}]), ["agee"])
+    Traceback (most recent call last):
+    ...
+    incr_core.errors.StreamError: features.exclude: expected a column "agee", got age; the nearest is "age"; rename it
+    here or in the job
+    """
+    if exclude:
+        head = source.head()
+        check_columns(
+            [*head.column_names, *index_columns(head.schema) - {*head.column_names}], exclude, "features.exclude"
+        )
 
 
 def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core.data.sources._csv import CsvFormat, found_csv_format
 from incr_core.data.sources._declared import index_columns, is_opaque
+from incr_core.data.sources._earlier_times import EarlierTimes
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._fingerprint import file_fingerprint
 from incr_core.data.sources._formats import check_columns, format_of, kind_of, read_table
@@ -24,6 +25,7 @@ __all__ = [
     "SETTLE",
     "SOURCES",
     "CsvFormat",
+    "EarlierTimes",
     "FileSource",
     "Fragment",
     "Listing",

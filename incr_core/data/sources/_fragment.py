@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from incr_core.data.sources._earlier_times import EarlierTimes
 from incr_core.data.sources._formats import Offsets
 from incr_core.data.times import Instants, instants, leaps
 
@@ -29,6 +30,7 @@ class Fragment:
         check: makes sure that its file is as it was read, or takes note of it; `chunks` does so too.
         parts, part: the rows of each part that can be read by itself, None where that takes reading it; and a function
             that reads one, as `chunks` does. None where the fragment is one part.
+        earlier: the times of the rows before it, where fragments come in one order for all who read them.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Fragment:
     check: Callable[[], None] = lambda: None
     parts: Callable[[], list[int | None]] | None = None
     part: Callable[[Sequence[str], int], Iterator[pa.Table]] | None = None
+    earlier: EarlierTimes | None = None
 
     @property
     def file(self) -> int:
@@ -58,7 +61,7 @@ class Fragment:
     def times(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
         """Its first and last time in the column `time`, without those that leap ahead; None where no row has one."""
         read: Instants = instants(self.load([time])[time], f"stream.predict_at.{time} in {self.name}")
-        times = read.values[read.known & ~leaps(read, leap)]
+        times = read.values[read.known & ~leaps(read, leap, None if self.earlier is None else self.earlier.of(time))]
         return (int(times.min()), int(times.max())) if len(times) else None
 
     def load(self, columns: Sequence[str]) -> pa.Table:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from incr_core.data._local_time import LocalTime
 from incr_core.data.sources._declared import plain
+from incr_core.data.sources._earlier_times import EarlierTimes
 from incr_core.data.sources._fingerprint import change_between
 from incr_core.data.sources._formats import HEAD, check_columns
 from incr_core.data.sources._fragment import Fragment
@@ -78,7 +79,7 @@ class PythonSource(Source):
         on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
     ) -> Iterator[Fragment]:
         """The fragments as they come; see `Source.fragments`."""
-        latest = origin or 0
+        latest, earlier = origin or 0, EarlierTimes()
         for number, given in enumerate(self._factory()):
             name = f"part {number}"
             if number == len(self.names):
@@ -87,7 +88,9 @@ class PythonSource(Source):
                 given = as_table(given, name)
                 self._check(name, given)
             try:
-                fragment = Fragment(number, name, _chunks(as_table(given, name), name, self.local))
+                table = as_table(given, name)
+                fragment = Fragment(number, name, _chunks(table, name, self.local), earlier=earlier)
+                earlier = earlier.and_then(fragment.chunks, len(table))
                 if time is not None:
                     # A table whose rows have no times stands where the one before it ends.
                     fragment.first, fragment.last = fragment.times(time, leap) or (latest, latest)

@@ -223,7 +223,9 @@ class ChunkEncoder:
 
     def _times(self, table: pa.Table, fragment: Fragment) -> RowTimes:
         floor = self._floor(fragment)
-        return RowTimes.of(table, fragment.name, self.predict_at, self.label_at, self._known_at, floor, self.leap)
+        return RowTimes.of(
+            table, fragment.name, self.predict_at, self.label_at, self._known_at, floor, self.leap, fragment.earlier
+        )
 
     def _floor(self, fragment: Fragment) -> int:
         return max(self.floors.get(fragment.number, fragment.first), fragment.first)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from incr_core.data.sources import EarlierTimes
 from incr_core.data.times import NEVER, SECOND, Instants, instants, leaps
 
 __all__ = ["RowTimes", "Wrong"]
@@ -49,6 +50,7 @@ class RowTimes:
         known_at: Iterable[str] = (),
         floor: int = 0,
         leap: int | None = None,
+        earlier: EarlierTimes | None = None,
     ) -> RowTimes:
         """Those of a table, called `name` in errors.
 
@@ -60,6 +62,7 @@ class RowTimes:
             known_at: more columns of times, which are only checked.
             floor: no row arrives earlier, and one without a time arrives then.
             leap: a time that `leaps` further is bad.
+            earlier: the times of the rows before these, where there are any that all readers agree on.
 
         >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
         >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)
@@ -75,7 +78,7 @@ class RowTimes:
             found = instants(table[column], f"{place}.{column} in {name}")
             wrong.append(Wrong(found.wrong, column, "a time", found.got))
             zoned[column] = found.zoned
-            ahead = leaps(found, leap)
+            ahead = leaps(found, leap, None if earlier is None else earlier.of(column))
             if ahead.any():
                 wrong.append(Wrong(ahead, column, _no_leap(leap), "far ahead of all others"))
                 found.known &= ~ahead
