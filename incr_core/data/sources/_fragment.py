@@ -1,4 +1,4 @@
-"""A fragment: one file or table of a source, or the rows appended to a file, by its number."""
+"""A numbered fragment of a source: one file or table, or the rows appended to a file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ class Fragment:
     """One file or table, or rows appended to a file that was read before.
 
     Attributes:
-        number, name: its number in the source, and the name of its file or table.
-        chunks: reads some columns, a table of consecutive rows at a time; at least one table.
-        first, last: its times in microseconds, where a time column was asked for.
-        rows: reads some columns of the rows at some offsets, where that does not take reading all of them.
-        of: of appended rows, the number of the file, which their ids bear.
-        start, stop: of appended rows, the offset in the file of the first of them, and the offset after the last; None
-            where nothing follows.
-        fingerprint: of its file as it was read; None where the fragment may be another one when it is read again.
-        check: makes sure that its file is as it was read, or takes note of it; `chunks` does so too.
-        parts, part: the rows of each part that can be read by itself, None where that takes reading it; and a function
-            that reads one, as `chunks` does. None where the fragment is one part.
+        number: Its number in the source.
+        name: Name of its file or table.
+        chunks: Reads some columns, as consecutive tables; at least one.
+        first: Its first time in microseconds, if a time column was requested.
+        last: Its last time.
+        rows: Reads some columns of the rows at some offsets, if that does not require reading all rows.
+        of: For appended rows, the number of the file, which is used in their ids.
+        start: For appended rows, the offset of the first in the file.
+        stop: For appended rows, the offset after the last; None if no rows follow.
+        fingerprint: Returns the fingerprint of its file as read; None if the fragment may differ when it is read again.
+        check: Checks that its file is unchanged, or stores its fingerprint; `chunks` does so too.
+        parts: Returns the rows of each part that can be read separately, None if unknown before reading. None if the
+            fragment is one part.
+        part: Reads one part, as `chunks` does.
     """
 
     number: int
@@ -47,20 +50,20 @@ class Fragment:
 
     @property
     def file(self) -> int:
-        """The number that the ids of its rows bear."""
+        """The number used in the ids of its rows."""
         return self.number if self.of is None else self.of
 
     def take(self, columns: Sequence[str], offsets: Offsets) -> pa.Table:
-        """The rows at `offsets` (n,) of its file, in their order."""
+        """Return the rows at `offsets` (n,) of its file, in order."""
         offsets = offsets - self.start
         return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
 
     def times(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
-        """Its first and last time in the column `time`, without those that leap ahead; None where no row has one."""
+        """Return its first and last time in the column `time`, without times that leap ahead, or None without times."""
         read: Instants = instants(self.load([time])[time], f"stream.predict_at.{time} in {self.name}")
         times = read.values[read.known & ~leaps(read, leap)]
         return (int(times.min()), int(times.max())) if len(times) else None
 
     def load(self, columns: Sequence[str]) -> pa.Table:
-        """All its rows, of some columns."""
+        """Return all its rows, with some columns."""
         return pa.concat_tables(self.chunks(columns))
