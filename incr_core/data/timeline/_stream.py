@@ -29,60 +29,73 @@ from incr_core.errors import ArgumentError, StreamError
 __all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
 
 MAX_LEAP = "366d"
-"""A year: yearly rows do not leap."""
+"""A year, so that yearly rows are not leaps."""
 
 KEY_WINDOW = 100_000
-"""Rows: 1.6 MB of keys in each commit."""
+"""In rows: 1.6 MB of keys in each commit."""
 
 
 class Stream:
     """Increments of a source: a file, a folder, a glob, a callable or "module:factory".
 
-    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time,
-    and a last increment brings the labels still to come. A file found by a later run, with times the stream has
-    already passed, counts as arriving when it was found.
+    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time, and
+    a
+    last increment contains the labels still to come. Rows of a file found by a later run, with times the stream has
+    already
+    passed, arrive at the time at which the file was found.
 
-    Memory: the files of one increment, or one file if that is more; all files that overlap in time with it; and the
+    Memory use: the files of one increment, or one file if that is more; all files that overlap with it in time; and the
     files of rows whose labels are still to come.
 
     Args:
-        source: where rows are.
-        encoder: how rows become tensors; where it does not say how long lists are, the first rows do.
-        every: what an increment is: "file", a number of rows, or a duration such as "1h" whose ticks begin at
-            multiples of it since 1970 (UTC). A tick in which nothing happens is not an increment.
-        format: of the files, if their names do not say.
-        order: "time" sorts by `predict_at`; files whose times overlap are loaded, and sorted, together. "file" takes
-            rows as they lie.
-        predict_at, label_at: the columns that say when a row must be predicted and when its label is known. Without
-            `label_at` a row is learned in the increment it arrives in, after it was predicted. A row whose label time
-            is null is predicted and never learned.
-        warm_start: rows before this ISO time, or this many rows, are increment 0.
-        max_leap: how far ahead a time may be of all others of its file, counted from their median on ("30d"); where
-            one leaps further, with nothing in between, its row is bad. It would move the clock for ever.
-        time_zone: what times without a zone mean ("Europe/Berlin"). None: UTC, and either all files and columns of
-            times have a zone, or none has.
-        on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
-        on_bad_file: "fail" raises what is wrong with a file that cannot be read, lacks a column or has one of another
-            type; "quarantine" goes on without it, and reports it in `Increment.bad_files`: it keeps its number, and a
-            resumed run reads it again if it has changed. None: as `on_bad_row`.
-        rates: more numeric features, from labels already known.
-        settle: seconds for which a file of CSV or JSON lines, or one without its footer, must not have been written
-            to; a younger one is left for a later run. Rows appended to a file of CSV or JSON lines are read by a
-            resumed run.
-        key, key_window: a column, or several, that identify a row; a row whose key was learned within so many rows of
-            the stream, or a duration such as "7d" of `predict_at`, is left out, and reported in `Increment.duplicates`.
-        partition: the owner whose part of the stream this is.
-        reads: shared with streams of other owners in this process, which differ in `partition` alone.
-        turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
-            decoded and encoded by one of them, and handed to the others.
-        called: column -> what it is called in the files, where that is not its name.
-        prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
-            a process there would be as many threads, and what one reads is there for the others already.
+        source: The source of the rows.
+        encoder: The conversion of rows to tensors; lengths of lists that it does not define are those of the first
+            rows.
+        every: The size of an increment: "file", a number of rows, or a duration such as "1h" whose ticks begin at
+            multiples
+            of it since 1970 (UTC). A tick without rows or labels is not an increment.
+        format: The format of the files, if their names do not determine it.
+        order: "time" sorts by `predict_at`; files whose times overlap are loaded and sorted together. "file" keeps the
+            order of rows in the files.
+        predict_at: The column with the time at which a row must be predicted.
+        label_at: The column with the time at which the label of a row is known. Without it, a row is learned in the
+            increment in which it arrives, after its prediction. A row with a null label time is predicted and never
+            learned.
+        warm_start: Rows before this ISO time, or this many rows, are increment 0.
+        max_leap: The largest time by which a time may be ahead of all others of its file, counted from their median
+            ("30d"); a row with a larger leap, and nothing in between, is bad, because it would move the clock
+            permanently.
+        time_zone: The zone of times without one ("Europe/Berlin"). None: UTC, and either all files and columns of times
+            have a zone, or none has.
+        on_bad_row: "fail" raises `BadRows`; "quarantine" excludes such rows and reports them in `Increment.bad`.
+        on_bad_file: "fail" raises the fault of a file that cannot be read, lacks a column or has a column of another
+            type;
+            "quarantine" continues without it and reports it in `Increment.bad_files`: it keeps its number, and a
+            resumed
+            run reads it again if it has changed. None: the value of `on_bad_row`.
+        rates: Additional numeric features, computed from labels already known.
+        settle: The seconds since the last write after which a file of CSV or JSON lines, or one without its footer, is
+            read; a more recent one is left to a later run. A resumed run also reads rows appended to a file of CSV or
+            JSON
+            lines.
+        key: One or more columns that identify a row.
+        key_window: The window in which a row with a learned key is a duplicate, as a number of rows of the stream or a
+            duration of `predict_at` such as "7d"; duplicates are excluded and reported in `Increment.duplicates`.
+        partition: The owner whose part of the stream is read.
+        reads: The reads shared with streams of other owners in this process, which differ only in `partition`.
+        turns: The readers of the same stream in other processes, which differ only in `partition`: each row is decoded
+            and
+            encoded by one of them and sent to the others.
+        called: Column -> its name in the files, if different.
+        prefetch: The number of increments a thread prepares in advance; 0 means no thread. With `reads` no thread is
+            used:
+            there would be one for each owner, and the data one owner has read is available to the others.
 
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-    >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
-    [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
+    Example:
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+        >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
+        [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
     """
 
     def __init__(
@@ -136,13 +149,19 @@ class Stream:
     def increments(
         self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None, *, found: bool = True
     ) -> Generator[Increment, None, None]:
-        """The increments from the beginning, or after the one with this cursor and, where rows have keys, these keys
-        (the state of its `learned`).
+        """Yield the increments from the beginning, or those after an earlier one.
 
-        found: whether files, or rows behind them, that were found since that increment come too.
+        Close the generator to stop the thread that reads ahead.
 
-        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
-        asked to stop before the next increment is there.
+        Args:
+            cursor: The cursor of the earlier increment.
+            keys: Its keys, if rows have keys (the state of its `learned`).
+            found: Whether to include files, or rows appended to files, found since that increment.
+
+        Raises:
+            StreamError: The source cannot be read.
+            BadRows: Rows cannot be used, and `on_bad_row` is "fail".
+            Stopped: The run is to stop before the next increment is available.
         """
         share = self.partition if isinstance(self.partition, Blocks) else None
         loader = self._loader()
@@ -153,7 +172,7 @@ class Stream:
             loader.learned = self._no_keys.resumed(keys)
 
         def timeline() -> Generator[Increment, None, None]:
-            # Made in the thread that reads ahead: looking for files takes its time too.
+            # Created in the thread that reads ahead, because listing files also takes time.
             yield from Timeline(
                 self._source,
                 loader,
@@ -178,7 +197,7 @@ class Stream:
             ahead.close()
 
     def _loader(self, strict: bool | None = None, tolerant: bool | None = None) -> Loader:
-        """A loader that has read nothing yet; strict, tolerant: as the stream says, where they are None."""
+        """Return a loader that has read nothing yet; None for `strict` or `tolerant` means the stream's own option."""
         chunks = ChunkEncoder(
             self.encoder,
             self.predict_at,
@@ -194,15 +213,18 @@ class Stream:
         return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys, self.aside)
 
     def set_aside(self, start: int, stop: int) -> bool:
-        """Let rates leave out what becomes known within [start, stop), microseconds; whether that is anything new.
+        """Exclude outcomes that become known within [start, stop), in microseconds, from rates; return whether this is
+        a change.
 
-        Rows that are read from then on have such rates, so whoever reads must begin anew (`increments`). `aside` has
-        all these spans.
+        Only rows read afterwards have such rates, so after a change begin to read again (`increments`). `aside`
+        contains all
+        excluded spans.
 
-        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-        >>> stream = Stream(list, encoder=encoder, predict_at="t", rates=[Rate([], "1h")])
-        >>> stream.set_aside(5, 7), stream.set_aside(5, 7), stream.set_aside(7, 8), stream.aside
-        (True, False, True, [[5, 8]])
+        Example:
+            >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+            >>> stream = Stream(list, encoder=encoder, predict_at="t", rates=[Rate([], "1h")])
+            >>> stream.set_aside(5, 7), stream.set_aside(5, 7), stream.set_aside(7, 8), stream.aside
+            (True, False, True, [[5, 8]])
         """
         if not self.rates or any(first <= start and stop <= last for first, last in self.aside):
             return False
@@ -213,16 +235,22 @@ class Stream:
         return True
 
     def read_back(self, row_ids: Tensor, cursor: dict[str, Any]) -> Batch | None:
-        """Labelled rows given out before, by their ids (n,), as they were then; None where all their files are gone.
+        """Return labelled rows of earlier increments by their ids (n,), unchanged; None if none of their files exist.
 
-        cursor: of the last increment given out. Raises StreamError where a file has changed since.
+        Args:
+            row_ids: The ids.
+            cursor: The cursor of the last increment.
 
-        >>> import torch
-        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-        >>> first = next(stream.increments())
-        >>> stream.read_back(torch.tensor([1]), first.cursor).targets
-        tensor([2.], dtype=torch.float64)
+        Raises:
+            StreamError: A file has changed since.
+
+        Example:
+            >>> import torch
+            >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+            >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+            >>> first = next(stream.increments())
+            >>> stream.read_back(torch.tensor([1]), first.cursor).targets
+            tensor([2.], dtype=torch.float64)
         """
         source = open_source(self.source, self.format, local=self._local, called=self._called)
         source.resume(cursor["fragments"], cursor["fingerprints"], cursor.get("appended", ()))
@@ -231,9 +259,10 @@ class Stream:
         return in_order(by_address(source, self.encoder, row_ids))
 
     def standing(self, cursor: dict[str, Any]) -> Standing:
-        """How far a run with this cursor has come with the rows of its files; {}: one that has not begun.
+        """Return the progress of a run with this cursor, or {} before it began, with the rows of its files.
 
-        Raises StreamError where they cannot be read, or where the source is a Python function.
+        Raises:
+            StreamError: The files cannot be read, or the source is a Python function.
         """
         source = open_source(self.source, self.format, tolerant=True, called=self._called)
         if not isinstance(source, FileSource):
@@ -242,23 +271,25 @@ class Stream:
 
     @property
     def fragments(self) -> list[str]:
-        """Paths of the fragments by number, relative to the source; of a Python source, names of those read so far."""
+        """Return the paths of the fragments by number, relative to the source; for a Python source, names of those read
+        so far.
+        """
         return self._source.names
 
     @cached_property
     def encoder(self) -> Encoder:
-        """How rows become tensors."""
+        """The conversion of rows to tensors."""
         if self._encoder.is_measured:
             return self._encoder
         return self._encoder.measured(list_widths(self._source, self._encoder.listed))
 
     @property
     def numeric_width(self) -> int:
-        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        """The count of numbers in a row: numeric columns, lists at their length, and two for each rate."""
         return self.encoder.width + 2 * len(self.rates)
 
     def history(self) -> pa.Table | None:
-        """The outcomes known after the last increment given out, for `encode_file`; None without rates."""
+        """Return the outcomes known after the last increment, for `encode_file`; None without rates."""
         if not self.rates:
             return None
         return History(self.rates).table() if self._last is None else self._last.history()
