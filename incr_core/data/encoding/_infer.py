@@ -114,7 +114,7 @@ def find_classes(
         raise fault
     if not rows:
         young = ", ".join(list(opened.young)[:3])
-        written = f" but what is still being written ({young}, see stream.settle)" if young else ""
+        written = f" but files still being written ({young}, see stream.settle)" if young else ""
         raise StreamError(
             f"stream.path: expected rows, got none in {source}{written}; wait for data, or check the path"
         )

@@ -50,8 +50,8 @@ def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
             break
     if missing := sorted(lists.intersection(unsure)):
         raise StreamError(
-            f"stream.features.{missing[0]}: expected a list that tells how long lists are, got only null and empty "
-            f"ones; say it: features.widths = {{ {missing[0]} = 784 }}"
+            f"stream.features.{missing[0]}: expected a list of known length, got only null and empty "
+            f"ones; set features.widths = {{ {missing[0]} = 784 }}"
         )
     return {name: found[name] for name in columns if name in found}
 

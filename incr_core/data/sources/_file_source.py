@@ -76,7 +76,7 @@ class FileSource(Source):
         }
         self.names = [name for name in paths if name not in self.young]
 
-    # -- what is there
+    # -- existing files
 
     def format_of(self, name: str) -> str | None:
         """Return the format of one of its files."""

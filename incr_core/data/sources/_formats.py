@@ -279,7 +279,7 @@ def _read_ipc(path: File) -> pa.Table:
 
 
 def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
-    """Raise a StreamError unless `names` contains each of the `columns` (None: each of its own) exactly once.
+    """Raise a StreamError unless `names` contains each of the `columns` (None: each name in it) exactly once.
 
     Example:
         >>> check_columns(["distance"], ["distanse"], "day.csv")

@@ -172,7 +172,7 @@ class LiveBlocks:
         if self.loaded < place:
             raise StreamError(
                 f"stream.path: expected the {place} rows this run has seen, got {self.loaded}; "
-                "a stream may only grow: put back what was taken away"
+                "a stream may only grow: restore the removed rows"
             )
 
     def load(self) -> bool:

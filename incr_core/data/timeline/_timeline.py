@@ -215,7 +215,7 @@ class Timeline:
                 return int(block.times[place - block.start])
         return self.time or 0
 
-    # -- what lies between two cuts
+    # -- rows and labels between two cuts
 
     def _cut(self, cut: _Cut) -> Increment:
         arriving: list[Batch] = []

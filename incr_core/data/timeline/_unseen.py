@@ -115,7 +115,7 @@ def encode_table(
     if absent := [column for column in asked if column not in table.column_names]:
         raise StreamError(
             f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
-            "add what is missing, null where it is unknown"
+            "add the missing columns, with null for unknown values"
         )
     if encoder.task is not None and encoder.task not in table.column_names:
         encoder = encoder.without_task()
