@@ -22,8 +22,8 @@ def check_options(
         raise ArgumentError(f'stream.order: expected "time" or "file", got {order!r}')
     if order == "file" and predict_at is not None:
         raise ArgumentError(
-            f'stream.order: expected "time" with predict_at = "{predict_at}", got "file", which takes rows as '
-            "they lie; leave one of them out"
+            f'stream.order: expected "time" with predict_at = "{predict_at}", got "file", which keeps '
+            "the order of the files; leave one of them out"
         )
     if label_at is not None and predict_at is None:
         raise ArgumentError(
