@@ -52,7 +52,7 @@ class Multilabel(Objective):
         return output.float().sigmoid()
 
     def scores(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return sqrt(p_k (1 - p_k)) e_k for every label k, exact, (L, B, L): given the output, labels are independent."""
+        """Return sqrt(p_k (1 - p_k)) e_k for each label k (L, B, L), exact; labels are independent given the output."""
         p = self.predict(output)
         return torch.diag_embed((p * (1 - p)).sqrt()).transpose(0, 1)
 
